@@ -1,0 +1,3 @@
+from imagenet_pipeline.cli import main
+
+main()

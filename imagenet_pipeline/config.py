@@ -1,0 +1,236 @@
+"""Recipes: what to train, on what, how. TOML in, frozen and validated models out; an unknown key is an error."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imagenet_pipeline.errors import BadRecipe
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Range = tuple[Positive, Positive]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class InputRecipe(_Section):
+    """What the network sees."""
+
+    size: Annotated[int, Field(ge=1, le=4096)] = 224
+    """Side of the square input, pixels."""
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Evaluation looks at the centre square of this fraction of the shorter edge."""
+
+
+class AugmentationRecipe(_Section):
+    """Random changes to a training image; `loading/augment.py` defines each."""
+
+    crop: Literal["resized", "random", "centre"] = "resized"
+    area: tuple[Fraction, Fraction] = (0.08, 1.0)
+    aspect: Range = (3 / 4, 4 / 3)
+    flip: Fraction = 0.5
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shear: Annotated[float, Field(ge=0, le=1)] = 0.0
+    zoom: Range = (1.0, 1.0)
+    shift: Fraction = 0.0
+    pad: Annotated[int, Field(ge=0, le=1024)] = 0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    lighting: NotNegative = 0.0
+    fill: Annotated[int, Field(ge=0, le=255)] = 128
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> AugmentationRecipe:
+        for name in ("area", "aspect", "zoom"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first number, {low}, exceeds the second, {high}")
+        if self.area[1] == 0:
+            raise ValueError("area: the largest area is 0")
+        return self
+
+
+class InitialRecipe(_Section):
+    """Initial values of the weights; `networks/initial.py` defines each kind."""
+
+    kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
+
+
+class OptimizerRecipe(_Section):
+    """The update rule; `engines/__init__.py` states it."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 1e-4
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> OptimizerRecipe:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: needs momentum above 0")
+        return self
+
+
+class ScheduleRecipe(_Section):
+    """How the learning rate moves; `training/schedule.py` defines each kind."""
+
+    kind: Literal["constant", "steps", "polynomial", "cosine"] = "constant"
+    drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Epochs after which the rate falls (kind "steps")."""
+    factor: Positive = 0.1
+    """What each drop multiplies the rate by."""
+    power: Positive = 1.0
+    """Exponent of kind "polynomial"."""
+    warmup_epochs: NotNegative = 0.0
+    """Linear rise from 0 at the start, in epochs."""
+
+    @model_validator(mode="after")
+    def _check_drops(self) -> ScheduleRecipe:
+        if list(self.drops) != sorted(set(self.drops)):
+            raise ValueError(f"drops: must rise, found {list(self.drops)}")
+        if self.kind == "steps" and not self.drops:
+            raise ValueError('drops: kind "steps" needs at least one epoch')
+        return self
+
+
+class CheckpointRecipe(_Section):
+    keep: Annotated[int, Field(ge=1)] = 3
+    """How many of the latest checkpoints to keep; the best one is always kept besides."""
+
+
+class LoaderRecipe(_Section):
+    threads: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
+    """Decoding threads; 0 decodes in the training thread; "auto" is one a processor."""
+    prefetch: Annotated[int, Field(ge=1, le=64)] = 4
+    """Batches prepared ahead."""
+
+
+class Recipe(_Section):
+    """One training run, from its seed to its last epoch."""
+
+    network: str
+    records: str
+    engine: Literal["gluon", "pytorch"] = "gluon"
+    epochs: Annotated[int, Field(ge=1)] = 90
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Images a step, over all devices together."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    devices: str = "auto"
+    """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3": the ctx list."""
+    precision: Literal["auto", "float32", "float64"] = "auto"
+    input: InputRecipe = InputRecipe()
+    augmentation: AugmentationRecipe = AugmentationRecipe()
+    initial: InitialRecipe = InitialRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    loader: LoaderRecipe = LoaderRecipe()
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe file and lay `overrides` (dotted key -> value) over it.
+
+    Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadRecipe("no such recipe file", where=path) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
+    for key, value in (overrides or {}).items():
+        _put(values, key, value)
+    return _validated(values, str(path))
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Turn `key=value` words into dotted keys and values; a value is TOML, or else plain text."""
+    overrides = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise BadRecipe("not an override", where=word, expected="key=value, as in epochs=20")
+        overrides[key.strip()] = _literal(text.strip())
+    return overrides
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The whole recipe as TOML, defaults included; reads back equal."""
+    return tomli_w.dumps(recipe.model_dump(mode="json"))
+
+
+def option_names() -> list[str]:
+    """Every recipe key, dotted."""
+    return [name for name, _ in _options(Recipe, "")]
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise BadRecipe("not a section", where=key, advice=f"known keys: {', '.join(option_names())}")
+    place[last] = value
+
+
+def _validated(values: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(_with_tuples(values))
+    except ValidationError as error:
+        raise _one_line(error, where) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    # Strict models want tuples where TOML has arrays, and floats where people write 1.
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _one_line(error: ValidationError, where: str) -> BadRecipe:
+    first = error.errors()[0]
+    known = option_names()
+    # Union types add their own words to the location; the recipe key is the longest known beginning.
+    words = [str(word) for word in first["loc"]]
+    key = ".".join(words)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known, n=3)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
+        return BadRecipe(f"unknown recipe key {key!r}", where=where, advice=advice)
+    while words and ".".join(words) not in known:
+        words.pop()
+    key = ".".join(words) or key
+    if first["type"] == "missing":
+        return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
+    message = first["msg"].removeprefix("Value error, ")
+    found = None if first["type"] == "value_error" else repr(first["input"])
+    return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
+
+
+def _options(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _options(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind

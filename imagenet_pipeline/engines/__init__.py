@@ -1,0 +1,142 @@
+"""The border between the pipeline and the frameworks: NumPy in, NumPy out.
+
+An engine builds a network out of its description, keeps its values on the devices, and steps, scores and
+predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
+just issued: losses and hits stay on the device until `totals` is called.
+
+The update rule, one for every engine (w weights, g gradient of the mean loss over the batch, r learning rate,
+m momentum, d weight decay; v starts at 0):
+
+    G = g + d * w
+    v = m * v + G
+    w = w - r * v                       (Nesterov:  w = w - r * (G + m * v))
+
+The rate is outside the velocity, so a change of rate acts at once (as in PyTorch, unlike MXNet's own SGD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks.layers import Sequential
+
+Values = Mapping[str, npt.NDArray[np.floating]]
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What an engine is built from.
+
+    `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels.
+    """
+
+    network: Sequential
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    optimizer: OptimizerRecipe
+    devices: str = "auto"
+    precision: str = "auto"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (len(self.mean), self.input_size, self.input_size)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Exact counts over the batches since the last reading.
+
+    `step_losses` is the loss summed over each batch's images, float64, one row a batch.
+    """
+
+    images: int
+    rank1_hits: int
+    rank5_hits: int
+    step_losses: npt.NDArray[np.float64]
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy per image, in nats."""
+        return float(self.step_losses.sum()) / self.images
+
+    @property
+    def rank1(self) -> float:
+        """Percent of images whose true class was ranked first."""
+        return 100.0 * self.rank1_hits / self.images
+
+    @property
+    def rank5(self) -> float:
+        """Percent of images whose true class was among the first five."""
+        return 100.0 * self.rank5_hits / self.images
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.images + other.images,
+            self.rank1_hits + other.rank1_hits,
+            self.rank5_hits + other.rank5_hits,
+            np.concatenate([self.step_losses, other.step_losses]),
+        )
+
+
+NO_TOTALS = Totals(0, 0, 0, np.zeros(0))
+
+
+class Engine(Protocol):
+    """What training and evaluation ask of a framework. Images are uint8 [n, height, width, channels], RGB."""
+
+    name: str
+    versions: dict[str, str]
+    device_names: tuple[str, ...]
+
+    def train_batch(self, images: Images, labels: Labels, learning_rate: float, seed: int) -> None:
+        """Step once on a batch. `seed` drives dropout and nothing else."""
+
+    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
+        """Add a batch's loss and hits to the totals; `crops` rows of images in a row belong to one label."""
+
+    def totals(self) -> Totals:
+        """Losses and hits since the last call; waits for the device."""
+
+    def logits(self, images: Images) -> npt.NDArray[np.float32]:
+        """Scores before the softmax, [n, classes]."""
+
+    def values(self) -> dict[str, npt.NDArray[np.floating]]:
+        """A copy of every parameter and running statistic, by name."""
+
+    def set_values(self, values: Values) -> None:
+        """Replace them; names and shapes must be the network's own."""
+
+    def optimizer_state(self) -> dict[str, npt.NDArray[np.floating]]:
+        """What the update rule remembers, by name; empty before the first step."""
+
+    def set_optimizer_state(self, state: Values) -> None:
+        """Go on from a remembered state."""
+
+
+def create_engine(name: str, blueprint: Blueprint, values: Values) -> Engine:
+    """Build the named engine. Raises BadRecipe where its framework is not installed or a device is not there."""
+    if name == "gluon":
+        try:
+            from imagenet_pipeline.engines.gluon import GluonEngine
+        except ModuleNotFoundError as error:
+            raise _not_installed(name, "gluon", error) from error
+        return GluonEngine(blueprint, values)
+    raise BadRecipe("this engine is not part of this version", where=f"engine = {name!r}", expected="'gluon'")
+
+
+def _not_installed(name: str, extra: str, error: ModuleNotFoundError) -> BadRecipe:
+    return BadRecipe(
+        f"the {name} engine is not installed ({error})",
+        advice=f"pip install 'imagenet-pipeline[{extra}]'",
+    )

@@ -1,0 +1,293 @@
+"""The MXNet/Gluon engine: one hybridized network over a ctx list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.engines import Blueprint, Images, Labels, Totals, Values
+from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon_layers import build
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.networks.layers import Dropout
+from imagenet_pipeline.networks.shapes import describe
+
+STEPS_IN_FLIGHT = 2
+"""How far Python may run ahead of the devices: bounds the memory of queued batches."""
+
+
+class GluonEngine:
+    """See `engines.Engine`."""
+
+    name = "gluon"
+
+    def __init__(self, blueprint: Blueprint, values: Values) -> None:
+        self.versions = {"mxnet": mx.__version__, "numpy": np.__version__}
+        self._contexts = parse_contexts(blueprint.devices)
+        self.device_names = tuple(str(context) for context in self._contexts)
+        self._dtype = "float32" if blueprint.precision == "auto" else blueprint.precision
+        reports = describe(blueprint.network, blueprint.input_shape)
+        self._draws = any(isinstance(report.layer, Dropout) for report in reports)
+        built = build(blueprint.network, lambda name: len(values[name]))
+        self._parameters = built.parameters
+        self._network = _Normalised(built.block, blueprint, self._dtype)
+        self._prepare(values)
+        self._rule = _MomentumRule(blueprint.optimizer, self._trainable(), self._contexts)
+        self._reducer = self._make_reducer()
+        self._marks: list[list[Any]] = []
+        self._images = 0
+
+    def train_batch(self, images: Images, labels: Labels, learning_rate: float, seed: int) -> None:
+        if len(images) < len(self._contexts):
+            raise BadRecipe("fewer images in a step than devices", expected=len(self._contexts), found=len(images))
+        if self._draws:
+            for index, context in enumerate(self._contexts):
+                mx.random.seed((seed + index * 0x9E3779B1) % 2**31, ctx=context)
+        shares = list(self._shares(images, labels))
+        losses = []
+        with mx.autograd.record():
+            for share, truth in shares:
+                logits = self._network(share)
+                losses.append((_cross_entropy(logits, truth), logits, truth))
+        mx.autograd.backward([loss for loss, _, _ in losses])
+        if self._reducer is not None:
+            self._reducer.allreduce_grads()
+        self._rule.update(learning_rate, len(images))
+        self._remember([_marks(*share) for share in losses], len(images))
+
+    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
+        marks = []
+        for share, truth in self._shares(images, labels, crops):
+            logits = _mean_over_crops(self._network(share), crops)
+            marks.append(_marks(_cross_entropy(logits, truth), logits, truth))
+        self._remember(marks, len(labels))
+
+    def totals(self) -> Totals:
+        counts = np.array(
+            [np.sum([mark.asnumpy() for mark in step], axis=0, dtype=np.float64) for step in self._marks]
+        ).reshape(-1, 3)
+        images, self._images, self._marks = self._images, 0, []
+        return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
+
+    def logits(self, images: Images) -> npt.NDArray[np.float32]:
+        nothing = np.zeros(len(images), np.int64)
+        parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
+        return np.concatenate(parts).astype(np.float32, copy=False)
+
+    def values(self) -> dict[str, npt.NDArray[np.floating]]:
+        return {name: self._value(parameter) for name, parameter in self._parameters.items()}
+
+    def set_values(self, values: Values) -> None:
+        expected = {name: parameter.shape for name, parameter in self._parameters.items()}
+        check_fits(expected, values, "weights")
+        for name, parameter in self._parameters.items():
+            parameter.set_data(mx.nd.array(values[name], dtype=self._dtype))
+
+    def optimizer_state(self) -> dict[str, npt.NDArray[np.floating]]:
+        return self._rule.state()
+
+    def set_optimizer_state(self, state: Values) -> None:
+        self._rule.set_state(state)
+
+    def _prepare(self, values: Values) -> None:
+        check_fits({name: None for name in self._parameters}, values, "weights")
+        for name, parameter in self._parameters.items():
+            parameter.shape = values[name].shape
+        self._network.cast(self._dtype)
+        self._network.initialize(ctx=self._contexts)
+        self.set_values(values)
+        self._network.hybridize(static_alloc=True, static_shape=True)
+
+    def _trainable(self) -> dict[str, Any]:
+        return {name: one for name, one in self._parameters.items() if one.grad_req != "null"}
+
+    def _make_reducer(self) -> Any | None:
+        if len(self._contexts) == 1:
+            return None
+        return mx.gluon.Trainer(
+            list(self._trainable().values()), "sgd", kvstore="device", update_on_kvstore=False
+        )
+
+    def _shares(self, images: Images, labels: Labels, crops: int = 1) -> Iterator[tuple[Any, Any]]:
+        for context, rows in zip(
+            self._contexts, np.array_split(np.arange(len(labels)), len(self._contexts)), strict=True
+        ):
+            if len(rows):
+                first, last = int(rows[0]), int(rows[-1]) + 1
+                share = mx.nd.array(images[first * crops : last * crops], ctx=context, dtype="uint8")
+                yield share, mx.nd.array(labels[first:last], ctx=context, dtype="int32")
+
+    def _remember(self, marks: list[Any], images: int) -> None:
+        self._marks.append(marks)
+        self._images += images
+        if len(self._marks) > STEPS_IN_FLIGHT:
+            for mark in self._marks[-1 - STEPS_IN_FLIGHT]:
+                mark.wait_to_read()
+
+    def _value(self, parameter: Any) -> npt.NDArray[np.floating]:
+        copies = [copy.asnumpy() for copy in parameter.list_data()]
+        # Weights are equal on every device; running statistics differ, and their mean is what one device sees.
+        mean = copies[0] if parameter.grad_req != "null" else np.mean(copies, axis=0, dtype=copies[0].dtype)
+        return np.ascontiguousarray(mean)
+
+
+class _Normalised(mx.gluon.HybridBlock):  # type: ignore[misc]
+    """uint8 [n, height, width, channels] -> normalised [n, channels, height, width] -> logits."""
+
+    def __init__(self, body: Any, blueprint: Blueprint, dtype: str) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self.body = body
+        self.mean = self.params.get_constant("mean", mx.nd.array(blueprint.mean, dtype=dtype))
+        self.std = self.params.get_constant("std", mx.nd.array(blueprint.std, dtype=dtype))
+
+    def hybrid_forward(self, F: Any, images: Any, mean: Any, std: Any) -> Any:
+        pixels = F.broadcast_div(F.broadcast_sub(F.cast(images, self._dtype), mean), std)
+        return self.body(F.transpose(pixels, axes=(0, 3, 1, 2)))
+
+
+class _MomentumRule:
+    """The written rule of `engines/__init__.py`, in terms of the last displacement u = -r * v.
+
+    u' = m * (r / r_last) * u - r * G is the same rule, and a form MXNet's fused update computes in one pass.
+    The rate of the last step is kept beside u, so nothing is lost when the rate changes or a run restarts.
+    """
+
+    _ARRAYS_A_CALL = 45  # the fused kernel takes at most 60
+
+    def __init__(self, recipe: OptimizerRecipe, parameters: dict[str, Any], contexts: list[Any]) -> None:
+        self._recipe = recipe
+        self._parameters = parameters
+        self._last_rate: float | None = None
+        self._displacements = {
+            name: [mx.nd.zeros_like(parameter.data(context)) for context in contexts]
+            for name, parameter in parameters.items()
+        }
+
+    def update(self, rate: float, batch_size: int) -> None:
+        momentum = self._recipe.momentum * (rate / self._last_rate if self._last_rate else 1.0)
+        rescale = 1.0 / batch_size
+        triples = [
+            (weight, gradient, displacement)
+            for name, parameter in self._parameters.items()
+            for weight, gradient, displacement in zip(
+                parameter.list_data(), parameter.list_grad(), self._displacements[name], strict=True
+            )
+        ]
+        if self._recipe.nesterov or triples[0][0].dtype != np.float32:
+            for triple in triples:
+                self._update_one(*triple, rate, momentum, rescale)
+        else:
+            for group in self._groups(triples):
+                self._update_fused(group, rate, momentum, rescale)
+        self._last_rate = rate
+
+    def state(self) -> dict[str, npt.NDArray[np.floating]]:
+        if self._last_rate is None:
+            return {}
+        state = {f"displacement/{name}": copies[0].asnumpy() for name, copies in self._displacements.items()}
+        return {**state, "learning_rate": np.array([self._last_rate], np.float64)}
+
+    def set_state(self, state: Values) -> None:
+        if not state:
+            return
+        shapes = {f"displacement/{name}": parameter.shape for name, parameter in self._parameters.items()}
+        check_fits({**shapes, "learning_rate": (1,)}, state, "optimizer state")
+        for name, copies in self._displacements.items():
+            for copy in copies:
+                copy[:] = mx.nd.array(state[f"displacement/{name}"], dtype=copy.dtype)
+        self._last_rate = float(state["learning_rate"][0])
+
+    def _groups(self, triples: list[tuple[Any, Any, Any]]) -> Iterator[list[tuple[Any, Any, Any]]]:
+        by_context: dict[str, list[tuple[Any, Any, Any]]] = {}
+        for triple in triples:
+            by_context.setdefault(str(triple[0].context), []).append(triple)
+        for group in by_context.values():
+            for first in range(0, len(group), self._ARRAYS_A_CALL):
+                yield group[first : first + self._ARRAYS_A_CALL]
+
+    def _update_fused(
+        self, group: list[tuple[Any, Any, Any]], rate: float, momentum: float, rescale: float
+    ) -> None:
+        mx.nd.multi_sgd_mom_update(
+            *[array for triple in group for array in triple],
+            out=[weight for weight, _, _ in group],
+            num_weights=len(group),
+            lrs=[rate] * len(group),
+            wds=[self._recipe.weight_decay] * len(group),
+            momentum=momentum,
+            rescale_grad=rescale,
+        )
+
+    def _update_one(
+        self, weight: Any, gradient: Any, displacement: Any, rate: float, momentum: float, rescale: float
+    ) -> None:
+        push = (gradient * rescale + weight * self._recipe.weight_decay) * -rate
+        displacement[:] = displacement * momentum + push
+        weight[:] = weight + (
+            displacement * self._recipe.momentum + push if self._recipe.nesterov else displacement
+        )
+
+
+def parse_contexts(devices: str) -> list[Any]:
+    """The ctx list for a `devices` word. Raises BadRecipe for a device that is not there.
+
+    "auto" is the first GPU, or else the CPU.
+    """
+    gpus = mx.context.num_gpus()
+    if devices == "auto":
+        devices = "gpu" if gpus else "cpu"
+    kind, _, numbers = devices.partition(":")
+    words = numbers.split(",") if numbers else ["0"]
+    if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected="auto, cpu, cpu:0,1 or gpu:0,1")
+    missing = [word for word in words if kind == "gpu" and int(word) >= gpus]
+    if missing:
+        raise BadRecipe(
+            f"no GPU number {missing[0]}",
+            where=f"devices = {devices!r}",
+            found=f"{gpus} GPUs that MXNet can use",
+            advice="devices=cpu runs anywhere",
+        )
+    return [mx.Context(kind, int(word)) for word in words]
+
+
+def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
+    """Raise BadInput naming the first few names or shapes that differ (a shape of None fits any)."""
+    faults = [f"{name} missing" for name in expected if name not in found]
+    faults += [f"{name} not in this network" for name in found if name not in expected]
+    faults += [
+        f"{name} has shape {found[name].shape}, not {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and shape is not None and tuple(shape) != found[name].shape
+    ]
+    if faults:
+        raise BadInput(f"the {what} do not fit the network: {'; '.join(faults[:3])} ({len(faults)} in all)")
+
+
+def _cross_entropy(logits: Any, labels: Any) -> Any:
+    return -mx.nd.pick(mx.nd.log_softmax(logits), labels)
+
+
+def _mean_over_crops(logits: Any, crops: int) -> Any:
+    if crops == 1:
+        return logits
+    logs = mx.nd.log_softmax(logits).reshape((-1, crops, logits.shape[1]))
+    # Relative to the most certain crop: a probability too small for the precision must not become log 0.
+    most = logs.max(axis=1, keepdims=True)
+    return mx.nd.broadcast_sub(logs, most).exp().mean(axis=1).log() + most.squeeze(axis=1)
+
+
+def _marks(losses: Any, logits: Any, labels: Any) -> Any:
+    """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, as a stable sort has them."""
+    own = mx.nd.pick(logits, labels, keepdims=True)
+    classes = mx.nd.arange(logits.shape[1], ctx=logits.context, dtype=logits.dtype)
+    column = labels.astype(logits.dtype).expand_dims(1)
+    ahead = mx.nd.broadcast_greater(logits, own)
+    tied = mx.nd.broadcast_equal(logits, own) * mx.nd.broadcast_lesser(classes.expand_dims(0), column)
+    rank = (ahead + tied).sum(axis=1)
+    return mx.nd.stack(losses.sum(), (rank < 1).sum(), (rank < 5).sum()).reshape(3)

@@ -1,0 +1,135 @@
+"""Turn a network description into Gluon blocks, one small rule a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.networks import layers
+
+nn = mx.gluon.nn
+HybridBlock = mx.gluon.HybridBlock
+
+
+@dataclass
+class GluonNetwork:
+    """A block and its parameters by the names the whole pipeline uses."""
+
+    block: Any
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def build(network: layers.Sequential, channels_of: Callable[[str], int]) -> GluonNetwork:
+    """Build the block tree; `channels_of(name)` is the length of a one-dimensional parameter."""
+    built = GluonNetwork(None)
+    built.block = _Builder(built.parameters, channels_of).block(network, "")
+    return built
+
+
+class _Builder:
+    def __init__(self, parameters: dict[str, Any], channels_of: Callable[[str], int]) -> None:
+        self.parameters = parameters
+        self.channels_of = channels_of
+
+    def block(self, layer: layers.Layer, path: str) -> Any:
+        match layer:
+            case layers.Sequential():
+                return self._sequence(layer, path)
+            case layers.Residual():
+                shortcut = layer.shortcut and self.block(layer.shortcut, _join(path, "shortcut"))
+                return _Sum(self.block(layer.body, path), shortcut)
+            case layers.Concat():
+                return _Joined([self.block(branch, _join(path, name)) for name, branch in layer.branches])
+            case layers.Conv() | layers.Dense() | layers.BatchNorm():
+                return self._weighted(layer, path)
+            case layers.Activation(kind="prelu"):
+                block = nn.PReLU(in_channels=self.channels_of(f"{path}.slope"))
+                self.parameters[f"{path}.slope"] = block.alpha
+                return block
+            case _:
+                return _plain(layer)
+
+    def _sequence(self, layer: layers.Sequential, path: str) -> Any:
+        block = nn.HybridSequential(prefix="")
+        for name, item in layer.items:
+            block.add(self.block(item, _join(path, name)))
+        return block
+
+    def _weighted(self, layer: layers.Conv | layers.Dense | layers.BatchNorm, path: str) -> Any:
+        if isinstance(layer, layers.BatchNorm):
+            block = nn.BatchNorm(epsilon=layer.epsilon, momentum=layer.momentum, scale=layer.scale)
+            names = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+        else:
+            block = _convolution(layer) if isinstance(layer, layers.Conv) else _dense(layer)
+            names = {"weight": "weight", "bias": "bias"} if layer.bias else {"weight": "weight"}
+        for ours, theirs in names.items():
+            self.parameters[f"{path}.{ours}"] = getattr(block, theirs)
+        return block
+
+
+def _convolution(layer: layers.Conv) -> Any:
+    return nn.Conv2D(
+        layer.channels,
+        layer.kernel,
+        strides=layer.stride,
+        padding=layer.pad,
+        groups=layer.groups,
+        use_bias=layer.bias,
+    )
+
+
+def _dense(layer: layers.Dense) -> Any:
+    return nn.Dense(layer.units, use_bias=layer.bias, flatten=False)
+
+
+def _plain(layer: layers.Layer) -> Any:
+    match layer:
+        case layers.Activation(kind="elu" | "leaky"):
+            return nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type=layer.kind, slope=layer.slope))
+        case layers.Activation():
+            return nn.Activation(layer.kind)
+        case layers.Pool(kind="max"):
+            return nn.MaxPool2D(layer.size, layer.stride, layer.pad, ceil_mode=layer.ceil)
+        case layers.Pool():
+            return nn.AvgPool2D(
+                layer.size, layer.stride, layer.pad, ceil_mode=layer.ceil, count_include_pad=layer.count_pad
+            )
+        case layers.GlobalAveragePool():
+            return nn.GlobalAvgPool2D()
+        case layers.Dropout():
+            return nn.Dropout(layer.rate)
+        case layers.Flatten():
+            return nn.Flatten()
+        case layers.LocalResponseNorm():
+            return nn.HybridLambda(
+                lambda F, x: F.LRN(x, nsize=layer.size, alpha=layer.alpha, beta=layer.beta, knorm=layer.bias)
+            )
+        case _:
+            raise NotImplementedError(f"the Gluon engine has no rule for {type(layer).__name__}")
+
+
+class _Sum(HybridBlock):  # type: ignore[misc]
+    def __init__(self, body: Any, shortcut: Any | None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return self.body(x) + (self.shortcut(x) if self.shortcut is not None else x)
+
+
+class _Joined(HybridBlock):  # type: ignore[misc]
+    def __init__(self, branches: list[Any]) -> None:
+        super().__init__()
+        self.branches = branches
+        for branch in branches:
+            self.register_child(branch)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return F.concat(*[branch(x) for branch in self.branches], dim=1)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,77 @@
+"""The few kinds of failure a user can meet, each with its exit code.
+
+A message is one line: what is wrong, where, what was expected, what was found, what to do.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        found: object = None,
+        advice: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.advice = advice
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        line = self.what if self.where is None else f"{self.where}: {self.what}"
+        if self.expected is not None:
+            line += f"; expected {self.expected}"
+        if self.found is not None:
+            line += f"; found {self.found}"
+        if self.advice is not None:
+            line += f"; {self.advice}"
+        return " ".join(line.split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword arguments do not survive Exception's own pickling, and workers send errors home.
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(kind: type[PipelineError], fields: dict[str, object]) -> PipelineError:
+    what = str(fields.pop("what"))
+    return kind(what, **fields)  # type: ignore[arg-type]
+
+
+class BadRecipe(PipelineError):
+    """Usage, or a recipe that cannot be run (exit code 2)."""
+
+    exit_code = 2
+
+
+class BadInput(PipelineError):
+    """The user's data: metadata, lists, images, records of another data set (exit code 3)."""
+
+    exit_code = 3
+
+
+class Damaged(PipelineError):
+    """Files this project wrote and that are no longer as it wrote them (exit code 4)."""
+
+    exit_code = 4
+
+
+class OutOfRoom(PipelineError):
+    """Disk or memory ran out (exit code 5)."""
+
+    exit_code = 5
+
+
+class WorkerLost(PipelineError):
+    """A worker process died (exit code 6)."""
+
+    exit_code = 6

@@ -1,0 +1,206 @@
+"""The only door to the disk: a file or folder appears whole under its name, or not at all.
+
+Protocol: write beside the target under a part name, fsync, rename over the target, fsync the folder.
+A failed sync is never retried: the kernel may have dropped the pages already
+(Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, PipelineError
+
+PART_MARK = ".part-"
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing so that it appears only once everything in the block has been written.
+
+    Raises OutOfRoom when the disk (or a file size limit) is full; the earlier file of that name stays.
+    """
+    path = Path(path)
+    part = _part_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill; it is renamed to `path`, which must not exist yet, when the block ends well."""
+    path = Path(path)
+    part = _part_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        yield part
+        for inner in (*part.rglob("*"), part):
+            _sync_file(inner)
+        os.rename(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a small file whole (see `whole_file`)."""
+    with whole_file(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as readable JSON with sorted keys, so that equal values give equal bytes."""
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one of our own JSON files. Raises Damaged when it is absent or cannot be read."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Damaged("no such file", where=path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"cannot be read as JSON ({error})", where=path) from error
+
+
+def append_line(path: Path, line: str, durable: bool = True) -> None:
+    """Append one line with a single write and sync it, so that a kill leaves at most one torn last line.
+
+    A torn last line, one with no newline, is cut off first: what was never finished does not count.
+    Without `durable` it is not synced: for notes on progress, which may be lost.
+    """
+    content = line.encode() + b"\n"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _cut_torn_line(descriptor)
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _explained(error, Path(path)) from error
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one file system and make the new name durable."""
+    os.replace(source, target)
+    sync_folder(Path(target).parent)
+
+
+def point(link: Path, target_name: str) -> None:
+    """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in one step."""
+    part = _part_of(Path(link))
+    part.symlink_to(target_name)
+    rename(part, link)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill never leaves half of it under its name."""
+    part = _part_of(Path(folder))
+    os.rename(folder, part)
+    shutil.rmtree(part)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    _sync_file(folder)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left half-written in `folder`; nobody else may be writing there."""
+    for part in Path(folder).glob(f".*{PART_MARK}*"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_free_space(folder: Path, needed_bytes: int) -> None:
+    """Raise OutOfRoom unless the file system that will hold `folder` has `needed_bytes` free."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise OutOfRoom(
+            "not enough free disk space",
+            where=folder,
+            expected=f"{needed_bytes:,} bytes",
+            found=f"{free_bytes:,} bytes free",
+            advice="free some room or write elsewhere",
+        )
+
+
+def contained(root: Path, name: str) -> Path:
+    """The path of `name` (relative, or absolute) inside `root`.
+
+    Raises BadInput where it would lead outside, by `..` or by a symbolic link.
+    """
+    root = Path(root)
+    if "\0" in name:
+        raise BadInput("a path holds a NUL character", where=repr(name))
+    path = root / name
+    if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+        raise BadInput("leads outside the root folder", where=name, expected=f"a path inside {root}")
+    return path
+
+
+def _part_of(path: Path) -> Path:
+    # In containers the process number alone is no name: a restart often gets the one that was killed.
+    return path.with_name(f".{path.name}{PART_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path) -> PipelineError:
+    if error.errno in _OUT_OF_SPACE:
+        return OutOfRoom(
+            f"cannot be written ({error.strerror})",
+            where=path,
+            advice="free some room and run the same command again; nothing that was finished is lost",
+        )
+    return BadInput(f"cannot be written ({error.strerror or error})", where=path)

@@ -1,0 +1,1 @@
+"""From records to batches: order, augmentation and threads that decode."""

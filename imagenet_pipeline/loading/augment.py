@@ -1,0 +1,200 @@
+"""What happens to an image on its way to the network: one geometric and one colour transform."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline.loading.colour import colour_matrix, mean_grey, recolour
+from imagenet_pipeline.loading.geometry import Box, Distortion, Pixels, resample, resize_into
+
+COLUMNS = 40
+"""Uniform numbers for each image, used or not: switching one change on leaves the others' draws alone."""
+
+_TRIES = 10
+_AREAS, _ASPECTS = slice(0, 10), slice(10, 20)
+_LEFT, _TOP, _FLIP, _ROTATION, _SHEAR, _ZOOM, _SHIFT_X, _SHIFT_Y = range(20, 28)
+_BRIGHTNESS, _CONTRAST, _SATURATION = range(28, 31)
+_LIGHTING = slice(32, 36)  # 31 and 36 to 39 are free
+
+Range = tuple[float, float]
+
+
+class Draw(NamedTuple):
+    """One image's random choices, before its own size is known."""
+
+    areas: list[float]
+    """Ten tries of the crop's share of the image."""
+    aspects: list[float]
+    """Ten tries of the crop's width over height."""
+    left: float
+    top: float
+    """Where the crop lies within its room to move, 0 to 1."""
+    flip: bool
+    distortion: Distortion
+    brightness: float
+    contrast: float
+    saturation: float
+    lighting: NDArray[np.float64]
+    """Steps along the three principal colours, in deviations: float64 [3]."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to a training image; each is off by default save for the crop and the flip.
+
+    crop: "resized" cuts a random share (`area`) of random proportions (`aspect`, width over height, even in
+    its logarithm) and scales it to the input (Szegedy et al. 2015, "Going deeper with convolutions");
+    "random" cuts a window of just the input's size (from a smaller image, the largest square) at a random
+    place; "centre" takes the largest centred square. All cut from the image widened by `pad` pixels on each
+    side. flip: probability of mirroring. rotation_degrees, shear, shift (a share of the side): up to this
+    much either way. zoom: range of enlargement about the centre, even in its logarithm. brightness, contrast,
+    saturation: factors from 1 - x to 1 + x (see `colour_matrix`). lighting: standard deviation of AlexNet's
+    colour noise, 0.1 in its paper. fill: grey level, 0 to 255, of what lies outside the image.
+    """
+
+    crop: Literal["resized", "random", "centre"] = "resized"
+    area: Range = (0.08, 1.0)
+    aspect: Range = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    rotation_degrees: float = 0.0
+    shear: float = 0.0
+    zoom: Range = (1.0, 1.0)
+    shift: float = 0.0
+    pad: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    lighting: float = 0.0
+    fill: int = 128
+
+    @property
+    def recolours(self) -> bool:
+        """Whether any colour can change."""
+        return any((self.brightness, self.contrast, self.saturation, self.lighting))
+
+    def draws(self, uniforms: NDArray[np.float64]) -> list[Draw]:
+        """Turn uniform numbers [n, COLUMNS] into the choices for n images."""
+        signed = 2 * uniforms - 1
+        areas = _between(self.area, uniforms[:, _AREAS])
+        aspects = _between_logarithms(self.aspect, uniforms[:, _ASPECTS])
+        zooms = _between_logarithms(self.zoom, uniforms[:, _ZOOM])
+        normals = self.lighting * _normals(uniforms[:, _LIGHTING])
+        return [
+            Draw(
+                areas=areas[row].tolist(),
+                aspects=aspects[row].tolist(),
+                left=float(uniforms[row, _LEFT]),
+                top=float(uniforms[row, _TOP]),
+                flip=bool(uniforms[row, _FLIP] < self.flip),
+                distortion=Distortion(
+                    degrees=self.rotation_degrees * float(signed[row, _ROTATION]),
+                    shear=self.shear * float(signed[row, _SHEAR]),
+                    zoom=float(zooms[row]),
+                    shift_x=self.shift * float(signed[row, _SHIFT_X]),
+                    shift_y=self.shift * float(signed[row, _SHIFT_Y]),
+                ),
+                brightness=1 + self.brightness * float(signed[row, _BRIGHTNESS]),
+                contrast=1 + self.contrast * float(signed[row, _CONTRAST]),
+                saturation=1 + self.saturation * float(signed[row, _SATURATION]),
+                lighting=normals[row],
+            )
+            for row in range(len(uniforms))
+        ]
+
+
+def training_transform(image: Pixels, augmentation: Augmentation, draw: Draw, out: Pixels) -> None:
+    """Write the changed image [H, W, 3] to all of `out` [S, S, 3], one row of a batch."""
+    height, width = image.shape[:2]
+    box = training_box(augmentation, draw, height, width, out.shape[0])
+    resample(image, box, draw.flip, draw.distortion, augmentation.fill, out)
+    if augmentation.recolours:
+        grey = mean_grey(out) if augmentation.contrast else 0.0
+        recolour(out, colour_matrix(draw.brightness, draw.contrast, draw.saturation, draw.lighting, grey))
+
+
+def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int, size: int) -> Box:
+    """The crop of an image of this height and width; with `pad` it may reach beyond the image."""
+    pad = augmentation.pad
+    height, width = height + 2 * pad, width + 2 * pad
+    if augmentation.crop == "resized":
+        left, top, crop_width, crop_height = _resized_crop(augmentation.aspect, draw, height, width)
+    elif augmentation.crop == "random":
+        side = min(height, width, size)
+        left, top, crop_width, crop_height = _placed(draw, height, width, side, side)
+    else:
+        left, top, crop_width, crop_height = _centred(height, width, min(height, width), min(height, width))
+    return Box(left - pad, top - pad, crop_width, crop_height)
+
+
+def evaluation_transform(image: Pixels, crop_fraction: float, out: Pixels) -> None:
+    """Write an image [H, W, 3] to all of `out` [crops, S, S, 3] as `evaluation_boxes` says, mirrors last.
+
+    Each box is resampled once; its mirror is the same pixels mirrored.
+    """
+    height, width = image.shape[:2]
+    boxes = evaluation_boxes(height, width, crop_fraction, len(out))
+    for place, box in enumerate(boxes):
+        resize_into(image, box, False, out[place])
+    for place in range(len(boxes), len(out)):
+        cv2.flip(out[place - len(boxes)], 1, dst=out[place])
+
+
+def evaluation_boxes(height: int, width: int, crop_fraction: float, crops: int) -> list[Box]:
+    """The squares an image is scored on, of side `crop_fraction` of its shorter edge (1 pixel at least).
+
+    crops 1 and 2: the centre (2 adds its mirror). crops 10: upper left, upper right, lower left, lower right,
+    centre, and then the mirrors in that order (Krizhevsky et al. 2012, but at the corners of the whole
+    image).
+    """
+    side = max(1, round(crop_fraction * min(height, width)))
+    centre = _centred(height, width, side, side)
+    if crops != 10:
+        return [centre]
+    right, bottom = width - side, height - side
+    corners = [Box(left, top, side, side) for top in (0, bottom) for left in (0, right)]
+    return [*corners, centre]
+
+
+def _resized_crop(aspect: Range, draw: Draw, height: int, width: int) -> Box:
+    for area, proportion in zip(draw.areas, draw.aspects, strict=True):
+        pixels = area * height * width
+        crop_width, crop_height = round(math.sqrt(pixels * proportion)), round(math.sqrt(pixels / proportion))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            return _placed(draw, height, width, crop_height, crop_width)
+    # No try fitted a very long or very small image: the largest centred crop whose proportions are allowed.
+    narrowest, widest = aspect
+    crop_width = min(width, max(1, round(height * widest)))
+    crop_height = min(height, max(1, round(width / narrowest)))
+    return _centred(height, width, crop_height, crop_width)
+
+
+def _placed(draw: Draw, height: int, width: int, crop_height: int, crop_width: int) -> Box:
+    left = int(draw.left * (width - crop_width + 1))
+    return Box(left, int(draw.top * (height - crop_height + 1)), crop_width, crop_height)
+
+
+def _centred(height: int, width: int, crop_height: int, crop_width: int) -> Box:
+    return Box((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height)
+
+
+def _between(limits: Range, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = limits
+    return low + (high - low) * uniforms
+
+
+def _between_logarithms(limits: Range, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = limits
+    return low * (high / low) ** uniforms
+
+
+def _normals(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Three standard normal numbers from four uniform ones (Box and Muller, 1958): [n, 4] to [n, 3]."""
+    radius = np.sqrt(-2 * np.log1p(-uniforms[:, :2]))
+    angle = 2 * np.pi * uniforms[:, 2:]
+    return np.column_stack([radius * np.cos(angle), radius[:, 0] * np.sin(angle[:, 0])])

@@ -1,0 +1,261 @@
+"""Records to batches: threads decode and change images straight into preallocated arrays, batches ahead.
+
+Decoding and resampling release Python's lock, so threads are enough and nothing is copied between processes.
+What a batch holds follows from positions alone: neither threads nor batches ahead can change a byte.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, PipelineError
+from imagenet_pipeline.loading.augment import (
+    COLUMNS,
+    Augmentation,
+    evaluation_transform,
+    training_transform,
+)
+from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.order import epoch_order, uniforms
+from imagenet_pipeline.records.image import decode_rgb
+from imagenet_pipeline.records.recordio import ImageRecord
+
+# Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over.
+_PIECE = 8
+
+
+class Records(Protocol):
+    """What the loader needs of a record set; `read` is called from several threads at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> ImageRecord: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and labels for one step; the arrays are used again once the next batch is asked for."""
+
+    images: Pixels
+    """[n, size, size, 3] RGB, C-contiguous; [n * crops, ...] in evaluation, a record's crops together."""
+    labels: NDArray[np.int64]
+    """[n], the first label of each record."""
+    records: NDArray[np.int64]
+    """[n], the number each record carries."""
+    first_position: int
+    """How many records of the epoch, or of the file, come before this batch."""
+    wait_seconds: float
+    """How long the consumer waited for it."""
+
+
+_Write = Callable[[Pixels, int], None]
+"""Puts a decoded image [H, W, 3] into its place in the batch."""
+_Prepare = Callable[[range, Pixels], _Write]
+"""Makes the above for the positions of one batch and that batch's images."""
+
+
+class Loader:
+    """Batches of `size` x `size` images out of `records`.
+
+    threads: decoding threads, "auto" for one a processor, 0 to decode in the calling thread.
+    prefetch: batches prepared ahead; with the one in use they bound the memory.
+    classes: labels must be below this; None takes any whole number from 0.
+    OpenCV's own threads are switched off for the whole process, since the loader has its own.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        size: int,
+        batch_size: int,
+        threads: int | Literal["auto"] = "auto",
+        prefetch: int = 4,
+        classes: int | None = None,
+    ) -> None:
+        self.records = records
+        self.size = size
+        self.batch_size = batch_size
+        self.threads = len(os.sched_getaffinity(0)) if threads == "auto" else threads
+        self.prefetch = prefetch
+        self.classes = classes
+        if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
+            raise BadRecipe(
+                "a loader cannot have these settings",
+                expected="size and batch_size from 1, threads and prefetch from 0",
+                found=f"{size}, {batch_size}, {self.threads}, {prefetch}",
+            )
+        cv2.setNumThreads(0)
+
+    def steps(self) -> int:
+        """How many batches an epoch of training has. Raises BadInput when there is not even one."""
+        count = len(self.records)
+        if count < self.batch_size:
+            raise BadInput(
+                "fewer records than one batch",
+                where=self.records.name,
+                expected=f"at least {self.batch_size}",
+                found=count,
+                advice="take a smaller batch_size",
+            )
+        return count // self.batch_size
+
+    def training(self, seed: int, epoch: int, augmentation: Augmentation, start_step: int = 0) -> Batches:
+        """One epoch in random order, full batches only; `start_step` leaves out that many from its start.
+
+        Raises BadInput when there are fewer records than a batch holds.
+        """
+        cuts = _cuts(start_step * self.batch_size, self.steps() * self.batch_size, self.batch_size)
+        order = epoch_order(len(self.records), seed, epoch)
+
+        def prepare(positions: range, images: Pixels) -> _Write:
+            draws = augmentation.draws(uniforms(seed, epoch, positions, COLUMNS))
+            return lambda image, place: training_transform(image, augmentation, draws[place], images[place])
+
+        return Batches(self, cuts, order, prepare)
+
+    def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
+        """Every record exactly once, in the order of the file; the last batch may be shorter."""
+        count = len(self.records)
+
+        def prepare(positions: range, images: Pixels) -> _Write:
+            views = images.reshape(-1, crops, *images.shape[1:])
+            return lambda image, place: evaluation_transform(image, crop_fraction, views[place])
+
+        order = epoch_order(count, 0, 0, shuffle=False)
+        return Batches(self, _cuts(0, count, self.batch_size), order, prepare, crops)
+
+
+class Batches:
+    """The batches of one pass, in order; a context manager, at whose end no thread is left.
+
+    An error met by a thread is raised where its batch would have come, and ends the pass. Without `with`,
+    threads end after the last batch, after an error, or at `close`.
+    """
+
+    def __init__(
+        self, loader: Loader, cuts: list[range], order: NDArray[np.int64], prepare: _Prepare, crops: int = 1
+    ) -> None:
+        self._loader = loader
+        self._order = order
+        self._prepare = prepare
+        self._crops = crops
+        self._left = len(cuts)
+        self._produced = self._produce(cuts)
+
+    def __len__(self) -> int:
+        """How many batches are still to come."""
+        return self._left
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._produced)
+        self._left -= 1
+        return batch
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the pass and its threads; may be called again."""
+        self._produced.close()
+
+    def _produce(self, cuts: list[range]) -> Generator[Batch, None, None]:
+        upcoming = iter(cuts)
+        ahead = min(self._loader.prefetch if self._loader.threads else 0, len(cuts) - 1)
+        pool = ThreadPoolExecutor(self._loader.threads, "loading") if self._loader.threads else _ThisThread()
+        try:
+            resumed = time.perf_counter()
+            slots = [_Slot(self._loader, self._crops) for _ in range(ahead + 1)]
+            started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
+            while started:
+                slot, cut, pieces = started.popleft()
+                for piece in pieces:
+                    piece.result()
+                yield slot.batch(cut, time.perf_counter() - resumed)
+                resumed = time.perf_counter()
+                started.extend(self._start(pool, slot, cut) for cut in islice(upcoming, 1))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, pool: Executor, slot: _Slot, cut: range) -> tuple[_Slot, range, list[Future[None]]]:
+        write = self._prepare(cut, slot.images)
+        pieces = [cut[start : start + _PIECE] for start in range(0, len(cut), _PIECE)]
+        return slot, cut, [pool.submit(self._fill, slot, piece, cut.start, write) for piece in pieces]
+
+    def _fill(self, slot: _Slot, piece: range, first: int, write: _Write) -> None:
+        for position in piece:
+            stored_at = int(self._order[position])
+            place = position - first
+            record = self._loader.records.read(stored_at)
+            where = f"{self._loader.records.name}, record {stored_at} (number {record.number})"
+            slot.labels[place] = _label(record, self._loader.classes, where)
+            slot.records[place] = record.number
+            write(_decoded(record, where), place)
+
+
+class _Slot:
+    """Room for one batch, filled again and again."""
+
+    def __init__(self, loader: Loader, crops: int) -> None:
+        self.images = np.empty((loader.batch_size * crops, loader.size, loader.size, 3), np.uint8)
+        self.labels = np.empty(loader.batch_size, np.int64)
+        self.records = np.empty(loader.batch_size, np.int64)
+        self.crops = crops
+
+    def batch(self, cut: range, wait_seconds: float) -> Batch:
+        count = len(cut)
+        images = self.images[: count * self.crops]
+        return Batch(images, self.labels[:count], self.records[:count], cut.start, wait_seconds)
+
+
+class _ThisThread(Executor):
+    """Runs everything at once where it is asked for."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(call(*arguments, **named))
+        return future
+
+
+def _cuts(start: int, stop: int, batch_size: int) -> list[range]:
+    return [range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
+
+
+def _decoded(record: ImageRecord, where: str) -> Pixels:
+    try:
+        return decode_rgb(record.image)
+    except PipelineError as error:
+        # An image whose checksum holds was readable when it was built: the records are at fault.
+        kind = Damaged if record.checked else BadInput
+        raise kind(str(error), where=where) from error
+
+
+def _label(record: ImageRecord, classes: int | None, where: str) -> int:
+    first = record.labels[0] if record.labels else None
+    if first is None or not first.is_integer() or not 0 <= first < (classes or 2**24):
+        raise BadInput(
+            "unusable label",
+            where=where,
+            expected="a whole number from 0" + ("" if classes is None else f" to {classes - 1}"),
+            found="none" if first is None else f"{first:g}",
+        )
+    return int(first)

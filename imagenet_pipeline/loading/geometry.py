@@ -1,0 +1,136 @@
+"""One geometric transform per image: crop, flip, turn and shift are composed, then it is resampled once.
+
+Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x runs right, y down.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Affine = NDArray[np.float64]
+
+
+class Box(NamedTuple):
+    """A rectangle of whole pixels in the image; it may reach beyond the image's border."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """What is done to the square output, about its centre, after the crop has been scaled to it.
+
+    degrees turns clockwise; shear moves a row sideways by `shear` per unit of height; zoom > 1 enlarges;
+    shift_x, shift_y move the content right and down by a fraction of the output's side.
+    """
+
+    degrees: float = 0.0
+    shear: float = 0.0
+    zoom: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+    @property
+    def upright(self) -> bool:
+        """Whether rows stay rows and columns stay columns."""
+        return self.degrees == 0 and self.shear == 0
+
+
+def resample(image: Pixels, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
+    """Write what `box` shows of `image` [H, W, 3], distorted, then mirrored if `flip`, to `out` [S, S, 3].
+
+    An upright box inside the image is sliced and resized (see `resize_into`); anything else is one bilinear
+    affine warp, where the outside of the image has the grey `fill`.
+    """
+    if distortion.upright:
+        box = _seen_through(box, distortion)
+        if _inside(box, image):
+            resize_into(image, box, flip, out)
+            return
+        distortion = Distortion()
+    warp_into(image, affine(box, flip, distortion, out.shape[0]), fill, out)
+
+
+def resize_into(image: Pixels, box: Box, flip: bool, out: Pixels) -> None:
+    """Resize a box inside the image to all of `out`, mirrored left to right if `flip`.
+
+    At equal size pixels are copied. They are interpolated linearly below a shrinking of 4/3 and averaged over
+    areas from there on: up to 4/3 both are equally near to an ideal (Lanczos) filter, and the average takes
+    four times longer.
+    """
+    part = image[box.top : box.top + box.height, box.left : box.left + box.width]
+    both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
+    averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
+    interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
+    size = (out.shape[1], out.shape[0])
+    if flip:
+        cv2.flip(cv2.resize(part, size, interpolation=interpolation), 1, dst=out)
+    else:
+        cv2.resize(part, size, dst=out, interpolation=interpolation)
+
+
+def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
+    """Fill `out` [S, S, 3] by bilinear interpolation of `image` where `matrix` [2, 3] sends each point of it.
+
+    Bilinear interpolation skips pixels where two or more of them fall on one output pixel; there the image is
+    averaged over whole blocks first, which leaves a factor below two.
+    """
+    factor = int(math.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if factor >= 2:
+        height, width = image.shape[:2]
+        reduced = (max(1, width // factor), max(1, height // factor))
+        image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+        matrix = matrix * [[reduced[0] / width], [reduced[1] / height]]
+    # OpenCV counts from pixel centres: half a pixel in at the output, half a pixel out at the source.
+    index_matrix = matrix.copy()
+    index_matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+    cv2.warpAffine(
+        image,
+        index_matrix,
+        (out.shape[1], out.shape[0]),
+        dst=out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(fill, fill, fill),
+    )
+
+
+def affine(box: Box, flip: bool, distortion: Distortion, size: int) -> Affine:
+    """The map from points of the output square [0, size]^2 to points of the image: float64 [2, 3].
+
+    Read from the right: undo the flip, undo the distortion about the centre, go from the square to the box.
+    """
+    turn = math.radians(distortion.degrees)
+    turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    forward = distortion.zoom * turned @ [[1.0, distortion.shear], [0.0, 1.0]]
+    scale = np.diag([box.width / size, box.height / size])
+    mirror = np.diag([-1.0 if flip else 1.0, 1.0])
+    linear = scale @ np.linalg.inv(forward)
+    centre = np.array([size / 2, size / 2])
+    moved = np.array([distortion.shift_x, distortion.shift_y]) * size
+    origin = [box.left, box.top] + scale @ centre - linear @ (moved + mirror @ centre)
+    return np.column_stack([linear @ mirror, origin])
+
+
+def _seen_through(box: Box, distortion: Distortion) -> Box:
+    """The part of the image that an upright distortion of the box shows, to whole pixels."""
+    width, height = box.width / distortion.zoom, box.height / distortion.zoom
+    left = box.left + (box.width - width) / 2 - distortion.shift_x * width
+    top = box.top + (box.height - height) / 2 - distortion.shift_y * height
+    return Box(round(left), round(top), max(1, round(width)), max(1, round(height)))
+
+
+def _inside(box: Box, image: Pixels) -> bool:
+    height, width = image.shape[:2]
+    right, bottom = box.left + box.width, box.top + box.height
+    return box.left >= 0 and box.top >= 0 and right <= width and bottom <= height

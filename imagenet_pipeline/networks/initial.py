@@ -1,0 +1,112 @@
+"""Initial values, made in NumPy so that every engine starts from the same numbers.
+
+Each parameter has a generator of its own, seeded by (seed, its name): values depend neither on the order of
+the parameters nor on the other layers of the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks.layers import Activation, Sequential
+from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
+
+Values = NDArray[np.float32]
+Draw = Callable[[np.random.Generator, Shape], Values]
+
+SPARSE_INPUTS = 15
+MSRA_SLOPE = 0.25
+
+
+def xavier(random: np.random.Generator, shape: Shape) -> Values:
+    """Glorot & Bengio 2010 as `mxnet.initializer.Xavier()` has it: uniform within
+    +-sqrt(3 / mean of fan-in and fan-out).
+    """
+    limit = math.sqrt(3 / _mean_fan(shape))
+    return _uniform(random, shape, limit)
+
+
+def msra(random: np.random.Generator, shape: Shape) -> Values:
+    """He et al. 2015 as `mxnet.initializer.MSRAPrelu()` has it: normal, variance
+    2 / (1 + slope^2) / mean of fan-in and fan-out, for PReLUs that start at a slope of 0.25.
+    """
+    return _normal(random, shape, math.sqrt(2 / (1 + MSRA_SLOPE**2) / _mean_fan(shape)))
+
+
+def he(random: np.random.Generator, shape: Shape) -> Values:
+    """He et al. 2015, "Delving Deep into Rectifiers", equation 10: normal, variance 2 / fan-in
+    (torchvision's ResNets take fan-out instead).
+    """
+    return _normal(random, shape, math.sqrt(2 / _fans(shape)[0]))
+
+
+def lecun(random: np.random.Generator, shape: Shape) -> Values:
+    """LeCun et al. 1998, "Efficient BackProp", section 4.6: uniform with variance 1 / fan-in."""
+    return _uniform(random, shape, math.sqrt(3 / _fans(shape)[0]))
+
+
+def sparse(random: np.random.Generator, shape: Shape) -> Values:
+    """Martens 2010, "Deep learning via Hessian-free optimization", section 5: each unit is connected to 15
+    of its inputs by weights from the standard normal distribution, the others are 0.
+    """
+    values = np.zeros((shape[0], math.prod(shape[1:])), np.float32)
+    inputs = min(SPARSE_INPUTS, values.shape[1])
+    for row in values:
+        row[random.choice(row.size, inputs, replace=False)] = random.standard_normal(inputs, np.float32)
+    return values.reshape(shape)
+
+
+KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lecun, sparse)}
+
+
+def initial_values(network: Sequential, input_shape: Shape, kind: str, seed: int) -> dict[str, Values]:
+    """Every parameter's first values by name, float32, in order of computation.
+
+    `kind` draws the weights of Conv and Dense; a bias starts at 0 (also where a paper has it at 1, as in
+    AlexNet), a BatchNorm at weight 1, bias 0, mean 0, variance 1, and a PReLU at its layer's slope.
+    Raises BadRecipe for an unknown kind, and as `describe` does.
+    """
+    if kind not in KINDS:
+        raise BadRecipe("unknown kind of initial values", expected=" | ".join(KINDS), found=kind)
+    return {
+        parameter.name: _values(parameter, report.layer, KINDS[kind], seed)
+        for report in describe(network, input_shape)
+        for parameter in report.parameters
+    }
+
+
+def _values(parameter: Parameter, layer: object, draw: Draw, seed: int) -> Values:
+    if parameter.role == "weight":
+        return draw(_generator(seed, parameter.name), parameter.shape)
+    if parameter.role == "slope" and isinstance(layer, Activation):
+        return np.full(parameter.shape, layer.slope, np.float32)
+    return np.full(parameter.shape, 1 if parameter.role in ("scale", "variance") else 0, np.float32)
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), "<u4")
+    return np.random.default_rng([seed, *words.tolist()])
+
+
+def _fans(shape: Shape) -> tuple[int, int]:
+    """Fan-in and fan-out. MXNet does not divide the fan-out of a grouped convolution; neither do we."""
+    window = math.prod(shape[2:])
+    return shape[1] * window, shape[0] * window
+
+
+def _mean_fan(shape: Shape) -> float:
+    return sum(_fans(shape)) / 2
+
+
+def _uniform(random: np.random.Generator, shape: Shape, limit: float) -> Values:
+    return (2 * random.random(shape, np.float32) - 1) * np.float32(limit)
+
+
+def _normal(random: np.random.Generator, shape: Shape, deviation: float) -> Values:
+    return random.standard_normal(shape, np.float32) * np.float32(deviation)

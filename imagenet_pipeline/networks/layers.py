@@ -1,0 +1,148 @@
+"""The vocabulary networks are written in: frozen descriptions, no arithmetic, no engine.
+
+Images are [channels, height, width] and vectors [features]; a batch axis in front belongs to the engine.
+Weights are stored as (out, in / groups, kernel height, kernel width) for `Conv` and (out, in) for `Dense`.
+A network is a `Sequential`; `stack` writes one as a table whose keywords are the layers' names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Size = int | tuple[int, int]  # one number for both axes, or (height, width)
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """The (height, width) form of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Two-dimensional cross-correlation, `pad` zeros on every side. Parameters: weight, bias if asked for."""
+
+    channels: int
+    kernel: Size
+    stride: Size = 1
+    pad: Size = 0
+    groups: int = 1
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Fully connected layer on a vector. Parameters: weight, bias if asked for."""
+
+    units: int
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation per channel (Ioffe & Szegedy 2015), on images or vectors.
+
+    Parameters: weight, bias, running_mean, running_var (the last two are not trained; nor is the weight
+    without `scale`: it stays 1). Running value = momentum * running value + (1 - momentum) * batch value.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    scale: bool = True
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
+
+    Of "prelu" it is the initial value of the trained parameter `slope`, one number per channel.
+    """
+
+    kind: Literal["relu", "elu", "prelu", "leaky", "tanh", "sigmoid"]
+    slope: float = 0.25
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Maximum or average over windows. With `ceil` a last, partial window counts too.
+
+    `count_pad`: an average divides by the whole window, padding included (by the real pixels if not).
+    """
+
+    kind: Literal["max", "average"]
+    size: Size
+    stride: Size
+    pad: Size = 0
+    ceil: bool = False
+    count_pad: bool = True
+
+    def __post_init__(self) -> None:
+        for size, stride, pad in zip(pair(self.size), pair(self.stride), pair(self.pad), strict=True):
+            # Outside these limits MXNet and PyTorch refuse the layer or count its windows differently.
+            if 2 * pad > size or (self.ceil and pad + stride > size):
+                raise ValueError(f"{self}: needs 2 * pad <= size, and with ceil pad + stride <= size")
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool:
+    """Mean over all positions: [channels, height, width] to [channels, 1, 1]."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """In training sets this share of the values to 0 and divides the others by 1 - rate."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """[channels, height, width] to [channels * height * width], in that order."""
+
+
+@dataclass(frozen=True)
+class LocalResponseNorm:
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    bias: float = 2.0
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Named layers, one after the other."""
+
+    items: tuple[tuple[str, Layer], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.items]
+        if len(set(names)) < len(names) or any(not name.isidentifier() for name in names):
+            raise ValueError(f"the names of a Sequential's items must be different plain words: {names}")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """body(x) + shortcut(x), or + x where there is no shortcut. The body has no item named "shortcut"."""
+
+    body: Sequential
+    shortcut: Sequential | None = None
+
+
+@dataclass(frozen=True)
+class Concat:
+    """The outputs of the named branches, all fed with x, joined along the channels."""
+
+    branches: tuple[tuple[str, Layer], ...]
+
+
+Layer = (
+    Conv | Dense | BatchNorm | Activation | Pool | GlobalAveragePool | Dropout | Flatten
+    | LocalResponseNorm | Sequential | Residual | Concat
+)  # fmt: skip
+
+
+def stack(**items: Layer) -> Sequential:
+    """A Sequential from keywords: `stack(conv=Conv(20, 5), relu=Activation("relu"))`."""
+    return Sequential(tuple(items.items()))

@@ -1,0 +1,100 @@
+"""What the verb `networks` shows: one table of all networks, one of a network's layers. Data only."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import Layer
+from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
+
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One network; the two counts are None where it cannot take an input of that size."""
+
+    name: str
+    input_size: int
+    parameters: int | None
+    multiply_adds: int | None
+    summary: str
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer; shapes without the batch axis, parameters as trained numbers."""
+
+    path: str
+    layer: str
+    output_shape: Shape
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class NetworkTable:
+    """A network layer by layer, with its totals."""
+
+    name: str
+    summary: str
+    input_shape: Shape
+    classes: int
+    parameters: int
+    multiply_adds: int
+    layers: tuple[LayerRow, ...]
+
+
+def network_rows(classes: int = 1000, input_size: int | None = None) -> tuple[NetworkRow, ...]:
+    """Every network of the catalogue, each at `input_size` pixels or at its own."""
+    return tuple(_network_row(name, classes, input_size) for name in catalog.names())
+
+
+def network_table(name: str, classes: int = 1000, input_size: int | None = None) -> NetworkTable:
+    """The layers of one network for an RGB input of `input_size` pixels, or of its own size.
+
+    Raises BadRecipe for an unknown name, and for an input it cannot take.
+    """
+    entry = catalog.entry(name)
+    size = entry.input_size if input_size is None else input_size
+    shape = (CHANNELS, size, size)
+    reports = describe(catalog.build(name, classes), shape)
+    rows = tuple(
+        LayerRow(
+            report.path,
+            _phrase(report.layer),
+            report.output_shape,
+            report.parameter_count,
+            report.multiply_adds,
+        )
+        for report in reports
+    )
+    return NetworkTable(
+        name, entry.summary, shape, classes, parameter_count(reports), multiply_adds(reports), rows
+    )
+
+
+def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:
+    entry = catalog.entry(name)
+    size = entry.input_size if input_size is None else input_size
+    network = catalog.build(name, classes)
+    try:
+        reports = describe(network, (CHANNELS, size, size))
+    except BadRecipe:
+        return NetworkRow(name, size, None, None, entry.summary)
+    return NetworkRow(name, size, parameter_count(reports), multiply_adds(reports), entry.summary)
+
+
+def _phrase(layer: Layer) -> str:
+    """The layer as one would write it, its defaults left out: Conv(96, 11, stride=4)."""
+    words = []
+    for field in dataclasses.fields(layer):
+        value = getattr(layer, field.name)
+        if field.default is dataclasses.MISSING:
+            words.append(repr(value))
+        elif value != field.default:
+            words.append(f"{field.name}={value!r}")
+    return f"{type(layer).__name__}({', '.join(words)})"

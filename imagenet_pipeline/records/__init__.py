@@ -1,0 +1,1 @@
+"""Records: RecordIO files with checksums, lists, class tables, manifests, and the building of them."""

@@ -1,0 +1,280 @@
+"""From a plan to a finished data set: shards made in parallel, each once, by any executor.
+
+What is finished is on disk (a marker a shard in `OUT/.building`), so a killed build goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
+from imagenet_pipeline.records import finish
+from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
+from imagenet_pipeline.records.plan import Plan
+from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard, noted_images
+from imagenet_pipeline.records.workers import local_pool
+
+SHARD_IMAGES = 8192
+SHARD_LIMIT = 100_000
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How images are stored and how many processes do it.
+
+    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: keep the bytes of every
+    plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192 images; other splits in
+    proportion). workers: processes, default one a core. max_rejects: more unreadable images stop the build.
+    """
+
+    resize: int = 256
+    quality: int = 95
+    pass_through: bool = False
+    shards: int | None = None
+    workers: int | None = None
+    max_rejects: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"resize": (0, 16_384), "quality": (1, 100), "max_rejects": (0, 2**31)}
+        optional = {"shards": (1, SHARD_LIMIT), "workers": (1, 4096)}
+        for name, (lowest, highest) in (limits | optional).items():
+            value = getattr(self, name)
+            if not (lowest <= value <= highest if value is not None else name in optional):
+                raise BadInput(f"{name} out of range", expected=f"{lowest}..{highest}", found=value)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The options that decide the bytes."""
+        return {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build made: records and rejects per split, and what was done to the images, by kind."""
+
+    folder: Path
+    records: dict[str, int]
+    rejected: dict[str, int]
+    actions: dict[str, int]
+    classes: int
+    bytes: int
+    already_built: bool
+
+
+def build(
+    plan: Plan,
+    out: Path,
+    options: BuildOptions,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> BuildSummary:
+    """Make the data set of `plan` in the folder `out`, or finish one that was begun there.
+
+    `progress(done, total)` is called with image counts about twice a second. `executor` may be any
+    concurrent.futures executor whose workers see the same files; by default local processes.
+    Raises BadInput (another data set is in `out`, too many rejects), OutOfRoom, WorkerLost.
+    """
+    out = Path(out).absolute()
+    if (out / MANIFEST).exists():
+        summary = _already_built(plan, out, options)
+        shutil.rmtree(out / BUILDING, ignore_errors=True)
+        return summary
+    for folder in (".", *plan.folders):
+        if not (plan.root / folder).is_dir():
+            raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
+    versions = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")}
+    key = _digest([plan.digest, options.stored, versions])
+    with _claimed(out, key) as building:
+        tasks = _tasks(plan, out, building, options, key)
+        pending = [task for task in tasks if not is_finished(task)]
+        files.check_free_space(out, _estimated_bytes(plan, options, pending))
+        with _executor(options, executor, len(pending)) as (pool, parallel):
+            rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
+        if rejected > options.max_rejects:
+            raise _too_many(finish.write_rejects(out, tasks), rejected, options.max_rejects)
+        finish.write_data_set(plan, out, tasks, options.stored, versions)
+    shutil.rmtree(out / BUILDING, ignore_errors=True)
+    return summarise(out, already_built=False)
+
+
+def summarise(out: Path, already_built: bool) -> BuildSummary:
+    """The summary of a finished data set, from its manifest."""
+    manifest = Manifest.read(out)
+    actions: dict[str, int] = {}
+    for split in manifest.splits.values():
+        for name, count in split.actions.items():
+            actions[name] = actions.get(name, 0) + count
+    return BuildSummary(
+        folder=out,
+        records={name: split.records for name, split in manifest.splits.items()},
+        rejected={name: split.rejected for name, split in manifest.splits.items()},
+        actions=actions,
+        classes=manifest.classes,
+        bytes=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
+        already_built=already_built,
+    )
+
+
+def _already_built(plan: Plan, out: Path, options: BuildOptions) -> BuildSummary:
+    manifest = Manifest.read(out)
+    if (manifest.plan, manifest.options) != (plan.digest, options.stored):
+        raise BadInput(
+            "another data set is here already (other images, labels or options)",
+            where=out,
+            advice="choose another folder, or remove this one",
+        )
+    return summarise(out, already_built=True)
+
+
+@contextlib.contextmanager
+def _claimed(out: Path, key: str) -> Iterator[Path]:
+    """Hold OUT/.building for this process alone; the kernel lets go of the lock however the process ends."""
+    building = out / BUILDING
+    building.mkdir(parents=True, exist_ok=True)
+    with open(building / "lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput("another process is building here", where=out) from error
+        begun = building / "build.json"
+        if begun.exists() and files.read_json(begun) != key:
+            raise BadInput(
+                "an unfinished build of another plan, other options or other library versions is here",
+                where=out,
+                advice=f"run that build again to finish it, or remove {building}",
+            )
+        files.remove_parts(out)
+        files.remove_parts(building)
+        files.write_json(begun, key)
+        yield building
+
+
+def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: str) -> list[ShardTask]:
+    tasks = []
+    for split, images in plan.splits.items():
+        shards = _shard_count(plan, split, options)
+        edges = [len(images) * i // shards for i in range(shards + 1)]
+        for i, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+            task = ShardTask(
+                key=key,
+                name=split if shards == 1 else f"{split}-{i:05d}-of-{shards:05d}",
+                split=split,
+                folder=out,
+                building=building,
+                root=Path(plan.root).absolute(),
+                follow_links=plan.follow_links,
+                first_number=start,
+                paths=images.paths[start:end],
+                labels=images.labels[start:end].tolist(),
+                resize=options.resize,
+                quality=options.quality,
+                pass_through=options.pass_through,
+            )
+            tasks.append(task)
+    return tasks
+
+
+def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:
+    count = len(plan.splits[split])
+    if options.shards is None:
+        return math.ceil(count / SHARD_IMAGES)
+    largest = len(plan.splits.get("train", plan.splits[split]))
+    if options.shards > largest:
+        raise BadInput("more shards than images", expected=f"<= {largest}", found=options.shards)
+    return min(count, max(1, round(options.shards * count / largest)))
+
+
+@contextlib.contextmanager
+def _executor(
+    options: BuildOptions, executor: Executor | None, pending: int
+) -> Iterator[tuple[Executor | None, int]]:
+    parallel = options.workers or len(os.sched_getaffinity(0))
+    if executor is not None or not pending:
+        yield executor, parallel
+    else:
+        with local_pool(min(parallel, pending)) as pool:
+            yield pool, parallel
+
+
+def _run(
+    tasks: Sequence[ShardTask],
+    pending: Sequence[ShardTask],
+    pool: Executor | None,
+    parallel: int,
+    max_rejects: int,
+    progress: Progress | None,
+) -> int:
+    """Make the pending shards, at most `parallel` at a time; stop starting new ones at too many rejects."""
+    total = sum(len(task.paths) for task in tasks)
+    done = total - sum(len(task.paths) for task in pending)
+    waiting = iter(pending)
+    running: dict[Future[int], ShardTask] = {}
+    rejected = 0
+    while pool is not None:
+        while len(running) < parallel and rejected <= max_rejects and (task := next(waiting, None)):
+            running[pool.submit(make_shard, task)] = task
+        if not running:
+            break
+        for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+            rejected += _result(future, running)
+            done += len(running.pop(future).paths)
+        if progress is not None:
+            progress(done + sum(map(noted_images, running.values())), total)
+    return rejected
+
+
+def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        names = ", ".join(sorted(task.name for task in running.values()))
+        raise WorkerLost(
+            "a worker process died",
+            where=f"shards in work: {names}",
+            advice="run the same build again (finished shards are kept); with fewer workers if memory ran out",
+        ) from error
+    except MemoryError as error:
+        raise OutOfRoom("out of memory", where=running[future].name, advice="use fewer workers") from error
+
+
+def _too_many(rejects_file: Path, rejected: int, max_rejects: int) -> BadInput:
+    return BadInput(
+        "too many images cannot be used",
+        where=rejects_file,
+        expected=f"at most {max_rejects}",
+        found=f"{rejected} so far",
+        advice="see that list for the reasons; mend the images, or allow more with --max-rejects",
+    )
+
+
+def _estimated_bytes(plan: Plan, options: BuildOptions, pending: Sequence[ShardTask]) -> int:
+    """Room the pending shards will need, from the sizes of up to 200 of their images; never far too much."""
+    paths = [path for task in pending for path in task.paths]
+    sizes = []
+    for path in paths[:: max(1, len(paths) // 200)]:
+        with contextlib.suppress(OSError):
+            sizes.append((Path(plan.root) / path).stat().st_size)
+    if not sizes:
+        return 0
+    mean_bytes = sum(sizes) / len(sizes)
+    if options.resize and not options.pass_through:
+        mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # half a byte a pixel: less than quality 95 takes
+    return int(mean_bytes * len(paths))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

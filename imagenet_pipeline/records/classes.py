@@ -1,0 +1,81 @@
+"""The class table: which label number means which class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, Damaged
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Label i is `ids[i]` (a WordNet id, a folder name, ...), called `names[i]` for people.
+
+    `order` says how the labels were numbered: `wnid` (sorted), `devkit`, `folder`, `list`, ...
+    """
+
+    order: str
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names) or len(set(self.ids)) != len(self.ids):
+            raise BadInput("a class table needs distinct ids and one name for each", found=self.order)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of order, ids and names."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """The table as `classes.json` holds it."""
+        return {"order": self.order, "ids": list(self.ids), "names": list(self.names)}
+
+    @classmethod
+    def from_json(cls, value: Any, where: object = None) -> ClassTable:
+        """The inverse of `as_json`. Raises Damaged when `value` has another shape."""
+        try:
+            order, ids, names = value["order"], value["ids"], value["names"]
+            whole = isinstance(order, str) and all(
+                isinstance(item, list) and all(isinstance(text, str) for text in item) for item in (ids, names)
+            )
+        except (KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise Damaged("not a class table", where=where, expected="order, ids and names")
+        return cls(order, tuple(ids), tuple(names))
+
+    def write(self, path: Path) -> None:
+        """Write `classes.json`."""
+        files.write_json(path, self.as_json())
+
+    @classmethod
+    def read(cls, path: Path) -> ClassTable:
+        """Read `classes.json`. Raises Damaged."""
+        return cls.from_json(files.read_json(path), where=path)
+
+
+def require_same(first: ClassTable, second: ClassTable, where: object) -> None:
+    """Raise BadInput, naming the first difference, unless both tables number the same classes alike."""
+    if first.ids == second.ids:
+        return
+    if len(first) != len(second):
+        difference = (f"{len(first)} classes", f"{len(second)} classes")
+    else:
+        label = next(i for i, (a, b) in enumerate(zip(first.ids, second.ids, strict=True)) if a != b)
+        difference = (f"label {label} = {first.ids[label]}", f"label {label} = {second.ids[label]}")
+    raise BadInput(
+        "class tables differ",
+        where=where,
+        expected=f"{difference[0]} (order {first.order})",
+        found=f"{difference[1]} (order {second.order})",
+        advice="use the records the network was trained on, or rebuild them in that class order",
+    )

@@ -1,0 +1,89 @@
+"""The last step of a build: lists, class table, mean, rejects and, last of all, the manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records import lists
+from imagenet_pipeline.records.manifest import Manifest, Shard, Split
+from imagenet_pipeline.records.plan import Plan
+from imagenet_pipeline.records.shard import ShardTask
+
+Marker = Mapping[str, Any]
+
+
+def write_data_set(
+    plan: Plan, out: Path, tasks: Sequence[ShardTask], options: Mapping[str, Any], versions: Mapping[str, str]
+) -> None:
+    """Write everything beside the records, from the markers of the finished shards; the manifest last."""
+    markers: dict[str, list[Marker]] = {split: [] for split in plan.splits}
+    for task in tasks:
+        markers[task.split].append(files.read_json(task.marker))
+    written = ["classes.json", "mean.json", "rejects.csv"]
+    for split, images in plan.splits.items():
+        rejected = {number for marker in markers[split] for number, _, _ in marker["rejects"]}
+        kept = [number for number in range(len(images)) if number not in rejected]
+        if not kept:
+            raise BadInput(f"no image of {split} can be used", where=write_rejects(out, tasks))
+        paths = [images.paths[number] for number in kept]
+        lists.write_list(out / f"{split}.lst", kept, images.labels[kept].tolist(), paths)
+        written.append(f"{split}.lst")
+    plan.classes.write(out / "classes.json")
+    files.write_json(out / "mean.json", _statistics(markers.get("train") or sum(markers.values(), [])))
+    write_rejects(out, tasks)
+    Manifest(
+        plan=plan.digest,
+        source=dict(plan.source),
+        options=dict(options),
+        versions=dict(versions),
+        classes=len(plan.classes),
+        class_table=plan.classes.digest,
+        splits={split: _split(found) for split, found in markers.items()},
+        files={name: files.sha256_of(out / name) for name in written},
+    ).write(out)
+
+
+def write_rejects(out: Path, tasks: Sequence[ShardTask]) -> Path:
+    """Write `rejects.csv` (split, path, reason) from the markers there are; returns its path."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("split", "path", "reason"))
+    for task in tasks:
+        if task.marker.exists():
+            for _, path, reason in files.read_json(task.marker)["rejects"]:
+                writer.writerow((task.split, path, reason))
+    files.write_whole(out / "rejects.csv", text.getvalue())
+    return out / "rejects.csv"
+
+
+def _split(markers: Sequence[Marker]) -> Split:
+    actions: Counter[str] = Counter()
+    for marker in markers:
+        actions.update(marker["actions"])
+    return Split(
+        records=sum(marker["shard"]["records"] for marker in markers),
+        rejected=sum(len(marker["rejects"]) for marker in markers),
+        shards=[Shard.model_validate(marker["shard"]) for marker in markers],
+        actions=dict(actions),
+    )
+
+
+def _statistics(markers: Sequence[Marker]) -> dict[str, Any]:
+    """Mean and standard deviation of R, G, B over all pixels, 0..255, from exact integer sums."""
+    colours = [marker["colours"] for marker in markers]
+    pixels = sum(colour["pixels"] for colour in colours)
+    mean, deviation = {}, {}
+    for channel, letter in enumerate("RGB"):
+        total = sum(colour["sums"][channel] for colour in colours)
+        squares = sum(colour["squares"][channel] for colour in colours)
+        mean[letter] = total / pixels
+        deviation[letter] = sqrt(pixels * squares - total * total) / pixels
+    return {"mean": mean, "std": deviation, "pixels": pixels}

@@ -1,0 +1,218 @@
+"""One image at a time: what it really is, whether it can be used, and its bytes as they are stored.
+
+The header is read (Pillow, which decodes lazily) and held against the limits before anything is decoded
+(OpenCV >= 4.11; older ones accept truncated JPEGs: opencv/opencv#26488).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagenet_pipeline.errors import BadInput
+
+FILE_LIMIT_BYTES = 64 * 2**20
+SIDE_LIMIT_PIXELS = 16_384
+AREA_LIMIT_PIXELS = 50_000_000
+READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM"})
+
+# Turning is decided here from the EXIF tag, so that stored pixels never depend on a reader's habits.
+_DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_ORIENTATION_TAG = 0x0112
+_MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
+_JPEG_FRAMES = {0xC0: "baseline", 0xC1: "baseline", 0xC2: "progressive"}
+
+
+class Rejected(Exception):
+    """This image cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself: its real type, size in pixels and EXIF orientation (1..8).
+
+    `traits` names what makes it other than a plain 8-bit RGB or grey JPEG.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+    traits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Bytes to store, and what had to be done: "kept", or "resized" and the conversions."""
+
+    data: bytes
+    actions: tuple[str, ...]
+
+
+def prepare(data: bytes, resize: int, quality: int, pass_through: bool) -> Prepared:
+    """Turn an image file into the JPEG to store: short edge `resize` pixels (0 = as it is), never enlarged.
+
+    A JPEG that needs no change keeps its bytes; with `pass_through` so does any plain 8-bit JPEG or PNG.
+    Raises Rejected with the reason.
+    """
+    header = read_header(data)
+    larger = resize > 0 and min(header.width, header.height) > resize
+    plain = header.traits == () or (pass_through and header.traits == ("png",))
+    if plain and (pass_through or not larger):
+        return Prepared(data, ("kept",))
+    pixels = turn(_decode_strict(data, header), header.orientation)
+    actions = header.traits
+    if larger:
+        pixels = shrink(pixels, resize)
+        actions += ("resized",)
+    return Prepared(encode_jpeg(pixels, quality), actions)
+
+
+def read_header(data: bytes) -> Header:
+    """Read type, size and orientation without decoding. Raises Rejected where a limit is passed."""
+    if not data:
+        raise Rejected("empty file")
+    if len(data) > FILE_LIMIT_BYTES:
+        raise Rejected(f"file of {len(data):,} bytes, more than {FILE_LIMIT_BYTES:,}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                _check_readable(image)
+                orientation = _orientation(image)
+                traits = _traits(image, data, orientation)
+                return Header(str(image.format), image.width, image.height, orientation, traits)
+        except Rejected:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise Rejected(f"more than {AREA_LIMIT_PIXELS:,} pixels") from error
+        except Exception as error:  # Pillow's parsers raise almost anything on hostile bytes
+            raise Rejected("not an image that can be read") from error
+
+
+def decode_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
+
+    Raises BadInput when it cannot be decoded or is truncated.
+    """
+    try:
+        _, _, colour, _ = simplejpeg.decode_jpeg_header(data)
+        if colour in ("YCbCr", "RGB", "Gray"):
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
+    except ValueError:
+        pass  # not a JPEG, or one that the stricter decoder frowns at
+    pixels = _decode(data)
+    if pixels is None:
+        raise BadInput("image cannot be decoded (truncated, or not an image)")
+    return pixels
+
+
+def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
+    """Resize so that the shorter edge has `short_edge` pixels, keeping the aspect; for shrinking only."""
+    height, width = pixels.shape[:2]
+    scale = short_edge / min(height, width)
+    size = max(short_edge, round(width * scale)), max(short_edge, round(height * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def enlarge(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    """Resize to `times` the size, smoothly."""
+    return np.asarray(cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode uint8 RGB [height, width, 3] (4:2:0 chroma) or grey [height, width] as JPEG of quality 1..100."""
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise Rejected("cannot be encoded as JPEG")
+    return bytes(encoded.tobytes())
+
+
+def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo an EXIF orientation 1..8 (JEITA CP-3451, tag 0x0112)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_strict(data: bytes, header: Header) -> NDArray[np.uint8]:
+    pixels = _decode(data)
+    if pixels is None:
+        raise Rejected("cannot be decoded: truncated or damaged")
+    if pixels.shape != (header.height, header.width, 3):
+        raise Rejected("decoded size differs from the header's")
+    return pixels
+
+
+def _decode(data: bytes) -> NDArray[np.uint8] | None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+    except cv2.error:
+        return None
+    return None if pixels is None else np.asarray(pixels, np.uint8)
+
+
+def _check_readable(image: Image.Image) -> None:
+    if image.format not in READABLE_FORMATS:
+        raise Rejected(f"format {image.format} is not used")
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise Rejected(f"animated or several pages ({image.format})")
+    if min(image.size) < 1 or max(image.size) > SIDE_LIMIT_PIXELS:
+        raise Rejected(f"{image.width} x {image.height} pixels, a side not in 1..{SIDE_LIMIT_PIXELS:,}")
+    if image.width * image.height > AREA_LIMIT_PIXELS:
+        raise Rejected(f"{image.width} x {image.height}, more than {AREA_LIMIT_PIXELS:,} pixels")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value: Any = image.getexif().get(_ORIENTATION_TAG, 1)
+        return value if value in range(1, 9) else 1
+    except Exception:  # broken EXIF is common and harmless
+        return 1
+
+
+def _traits(image: Image.Image, data: bytes, orientation: int) -> tuple[str, ...]:
+    traits = []
+    if image.format != "JPEG":
+        traits.append(str(image.format).lower())
+    elif _jpeg_frame(data) not in _JPEG_FRAMES:
+        traits.append("unusual-jpeg")
+    mode = _MODE_TRAITS.get(image.mode, image.mode.lower())
+    if image.mode.startswith("I") or (image.format == "PNG" and data[24] == 16):
+        mode = "16-bit"
+    if "transparency" in image.info:
+        mode = mode or "alpha"
+    if mode:
+        traits.append(mode)
+    if orientation != 1:
+        traits.append("exif-turned")
+    return tuple(traits)
+
+
+def _jpeg_frame(data: bytes) -> int:
+    """The marker (0xC0..0xCF) of the first frame header, 0 where none is found in order."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker
+        if marker == 0xFF:
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return 0

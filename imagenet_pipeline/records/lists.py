@@ -1,0 +1,56 @@
+"""The `.lst` text lists of im2rec: index TAB label (TAB label ...) TAB relative path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput
+
+LINE_LIMIT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a list."""
+
+    index: int
+    labels: tuple[float, ...]
+    path: str
+
+
+def read_list(path: Path) -> list[Row]:
+    """Read a list with any number of labels; columns are separated by tabs, with stray blanks allowed.
+
+    Raises BadInput naming the line that is malformed.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"list cannot be read ({error.strerror})", where=path) from error
+    lines = content.split(b"\n")
+    return [_row(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths: Sequence[str]) -> None:
+    """Write a list of single whole-number labels."""
+    rows = zip(indices, labels, paths, strict=True)
+    content = "".join([f"{index}\t{label}\t{name}\n" for index, label, name in rows])
+    files.write_whole(path, content)
+
+
+def _row(line: bytes, where: str) -> Row:
+    if len(line) > LINE_LIMIT_BYTES:
+        raise BadInput("line too long", where=where, expected=f"<= {LINE_LIMIT_BYTES} bytes", found=len(line))
+    try:
+        first, *labels, name = line.decode().rstrip("\r").split("\t")
+        row = Row(int(first), tuple(map(float, labels)), name.strip())
+    except ValueError:
+        row = Row(-1, (), "")
+    if row.index < 0 or not row.labels or not row.path or "\0" in row.path:
+        raise BadInput(
+            "malformed line", where=where, expected="index TAB label(s) TAB path", found=repr(line[:80])
+        )
+    return row

@@ -1,0 +1,136 @@
+"""The manifest of a finished data set: what was built, from what, and the digest of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.records.classes import ClassTable
+
+MANIFEST = "manifest.json"
+BUILDING = ".building"
+FORMAT = "imagenet-pipeline records 1"
+
+Count = Annotated[int, Field(ge=0)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Shard(_Frozen):
+    """One record file with its index."""
+
+    file: FileName
+    records: Count
+    bytes: Count
+    sha256: Sha256
+    index_sha256: Sha256
+
+    @property
+    def index_file(self) -> str:
+        """Name of the `.idx` beside it."""
+        return self.file.removesuffix(".rec") + ".idx"
+
+
+class Split(_Frozen):
+    """The shards of one split in order; `actions` counts what was done to its images."""
+
+    records: Count
+    rejected: Count
+    shards: list[Shard]
+    actions: dict[str, Count]
+
+
+class Manifest(_Frozen):
+    """`manifest.json`. `files` has the SHA-256 of every other file; `plan` that of the rows it was built from."""
+
+    format: Literal["imagenet-pipeline records 1"] = FORMAT
+    plan: Sha256
+    source: dict[str, Any]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    classes: Count
+    class_table: Sha256
+    splits: dict[str, Split]
+    files: dict[FileName, Sha256]
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` with a digest of itself, so that no byte of it can change unnoticed."""
+        body = self.model_dump(mode="json")
+        files.write_json(folder / MANIFEST, {**body, "digest": _digest(body)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read and check `manifest.json`. Raises BadInput where there is none, Damaged where it is not whole."""
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise _no_manifest(Path(folder))
+        body = files.read_json(path)
+        if not isinstance(body, dict) or body.pop("digest", None) != _digest(body):
+            raise Damaged("manifest has changed since it was written", where=path)
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise Damaged(f"manifest not understood: {place}: {first['msg']}", where=path) from error
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A finished data set. `mean` and `std` are those of R, G, B over all training pixels, 0..255."""
+
+    folder: Path
+    manifest: Manifest
+    classes: ClassTable
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    digest: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records per split."""
+        return {name: split.records for name, split in self.manifest.splits.items()}
+
+
+def read_data_set(folder: Path) -> DataSet:
+    """Read a data set's small files and check them against the manifest (`verify` checks the records).
+
+    Raises BadInput where there is no finished data set, Damaged where a file is not as it was written.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    for name in ("classes.json", "mean.json"):
+        path = folder / name
+        if not path.is_file() or files.sha256_of(path) != manifest.files.get(name):
+            raise Damaged("file is missing or has changed since it was written", where=path)
+    statistics = files.read_json(folder / "mean.json")
+    mean, std = (tuple(float(statistics[key][c]) for c in "RGB") for key in ("mean", "std"))
+    return DataSet(
+        folder=folder,
+        manifest=manifest,
+        classes=ClassTable.read(folder / "classes.json"),
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        digest=files.sha256_of(folder / MANIFEST),
+    )
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _no_manifest(folder: Path) -> BadInput:
+    if (folder / BUILDING).is_dir():
+        return BadInput("the build here is not finished", where=folder, advice="run the same build again")
+    return BadInput("no data set here", where=folder, expected=f"a folder with {MANIFEST}, as `build` makes it")

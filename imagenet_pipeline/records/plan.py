@@ -1,0 +1,95 @@
+"""What is to be built: the images of each split with their labels, and the classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records import lists
+from imagenet_pipeline.records.classes import ClassTable
+
+SPLITS = ("train", "val", "test")
+LARGEST_EXACT_LABEL = 2**24
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one split, in the order in which they are stored; columns, to be lean at 1.28 M rows."""
+
+    paths: list[str]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Images by split (`train`, `val`, `test`; absent or empty ones are left out), paths relative to `root`.
+
+    `source` tells where the plan came from and goes into the manifest; plain JSON values only.
+    `folders` (relative to `root`) must be there before images are read.
+    `follow_links` allows symbolic links out of `root`, for layouts whose names the builder has checked.
+    """
+
+    root: Path
+    splits: Mapping[str, Images]
+    classes: ClassTable
+    source: Mapping[str, Any] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    follow_links: bool = False
+
+    def __post_init__(self) -> None:
+        splits = {name: self.splits[name] for name in SPLITS if len(self.splits.get(name, ()))}
+        object.__setattr__(self, "splits", splits)
+        if not splits:
+            raise BadInput("no images found", where=self.root)
+        for name, images in splits.items():
+            _check(name, images, len(self.classes))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images per split."""
+        return {name: len(images) for name, images in self.splits.items()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over classes, source and every row: equal plans build equal records."""
+        digest = hashlib.sha256(json.dumps([self.classes.as_json(), dict(self.source)], sort_keys=True).encode())
+        for name, images in self.splits.items():
+            digest.update(f"\0{name}\0".encode())
+            digest.update(images.labels.astype("<i8").tobytes())
+            digest.update("\n".join(images.paths).encode())
+        return digest.hexdigest()
+
+
+def write_lists(plan: Plan, out: Path) -> dict[str, Path]:
+    """Write `{train,val,test}.lst` and `classes.json` into `out`; the paths of the lists, by split."""
+    written = {}
+    for name, images in plan.splits.items():
+        written[name] = Path(out) / f"{name}.lst"
+        lists.write_list(written[name], range(len(images)), images.labels.tolist(), images.paths)
+    plan.classes.write(Path(out) / "classes.json")
+    return written
+
+
+def _check(name: str, images: Images, classes: int) -> None:
+    if len(images.labels) != len(images.paths):
+        raise BadInput(f"{name}: {len(images.paths)} paths but {len(images.labels)} labels")
+    lowest, highest = int(images.labels.min()), int(images.labels.max())
+    if lowest < 0 or highest >= min(classes, LARGEST_EXACT_LABEL):
+        raise BadInput(f"{name}: label out of range", expected=f"0..{classes - 1}", found=f"{lowest}..{highest}")
+    joined = "\n".join(images.paths)
+    if joined.count("\n") != len(images) - 1 or "\t" in joined:
+        raise BadInput(f"{name}: a path holds a tab or a line break, which a list cannot hold")
+    if not joined.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in joined):
+        raise BadInput(f"{name}: a path is not valid UTF-8")

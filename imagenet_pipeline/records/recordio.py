@@ -1,0 +1,176 @@
+"""MXNet's RecordIO container and image record, byte for byte, in plain Python.
+
+Container: dmlc-core `include/dmlc/recordio.h`. Image record: MXNet `src/io/image_recordio.h`.
+Ours differ from stock in one field only: `id2`, which stock writes as 0 and never reads, holds a format
+tag (upper 32 bits) and the CRC32C of the whole record with `id2` taken as 0 (lower 32 bits).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import google_crc32c
+
+from imagenet_pipeline.errors import BadInput, Damaged
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+RECORD_LIMIT_BYTES = 2**29
+LABEL_LIMIT = 2**16
+CHECKED_TAG = 0x49503143
+
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_CHUNK = struct.Struct("<II")
+_HEADER = struct.Struct("<IfQQ")
+_NO_ID2 = bytes(8)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image with its labels; `checked` says that its checksum was there and right."""
+
+    labels: tuple[float, ...]
+    number: int
+    image: bytes
+    checked: bool
+
+
+def frame(data: bytes) -> bytes:
+    """Wrap one record in its container: magic, length, payload, zero pad to a multiple of 4 bytes.
+
+    Raises BadInput for a record of 2**29 bytes or more, which the format cannot hold.
+    """
+    if len(data) >= RECORD_LIMIT_BYTES:
+        raise BadInput("record too long", expected=f"< {RECORD_LIMIT_BYTES:,} bytes", found=f"{len(data):,}")
+    pad = bytes(-len(data) % 4)
+    cuts = _aligned_magics(data)
+    if not cuts:
+        return b"".join((_chunk_head(_WHOLE, len(data)), data, pad))
+    # The magic itself is left out of the payload at each cut; the reader puts it back between parts.
+    starts = [0, *(cut + 4 for cut in cuts)]
+    ends = [*cuts, len(data)]
+    kinds = [_FIRST, *[_MIDDLE] * (len(cuts) - 1), _LAST]
+    parts = [
+        _chunk_head(kind, end - start) + data[start:end]
+        for kind, start, end in zip(kinds, starts, ends, strict=True)
+    ]
+    return b"".join((*parts, pad))
+
+
+def read_frame(buffer: bytes | memoryview, offset: int = 0) -> tuple[bytes, int]:
+    """Return the record whose frame starts at `offset`, and the offset just after it.
+
+    Raises Damaged (without a place; the caller knows the file) when the frame is not whole.
+    """
+    kind, payload, offset = _read_chunk(buffer, offset)
+    if kind == _WHOLE:
+        return payload, offset
+    if kind != _FIRST:
+        raise Damaged("frame starts in the middle of a split record")
+    parts = [payload]
+    total_bytes = len(payload)
+    while kind != _LAST:
+        kind, payload, offset = _read_chunk(buffer, offset)
+        if kind not in (_MIDDLE, _LAST):
+            raise Damaged("a split record has no end")
+        parts.append(payload)
+        total_bytes += len(payload) + 4
+        if total_bytes >= RECORD_LIMIT_BYTES:
+            raise Damaged("a split record is longer than the format allows")
+    return MAGIC_BYTES.join(parts), offset
+
+
+def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, record) from start to end. Raises Damaged at the first frame that is not whole."""
+    offset = 0
+    while offset < len(buffer):
+        data, following = read_frame(buffer, offset)
+        yield offset, data
+        offset = following
+
+
+def skip_frame(buffer: memoryview, offset: int) -> int:
+    """The offset just after the frame at `offset`, from its chunk heads alone. Raises Damaged as `read_frame`."""
+    kind, _, offset = _chunk_extent(buffer, offset)
+    if kind not in (_WHOLE, _FIRST):
+        raise Damaged("frame starts in the middle of a split record")
+    while kind not in (_WHOLE, _LAST):
+        kind, _, offset = _chunk_extent(buffer, offset)
+        if kind not in (_MIDDLE, _LAST):
+            raise Damaged("a split record has no end")
+    return offset
+
+
+def pack(labels: Sequence[float], number: int, image: bytes) -> bytes:
+    """Make an image record: 24-byte header, further labels, image bytes; checksum in `id2`.
+
+    One label goes into the header (flag 0); any other number n follows it as n float32 (flag n).
+    Number is the index in the list, 0..2**64-1.
+    """
+    if len(labels) == 1:
+        head, body = struct.pack("<IfQ", 0, labels[0], number), image
+    else:
+        head = struct.pack("<IfQ", len(labels), 0.0, number)
+        body = struct.pack(f"<{len(labels)}f", *labels) + image
+    id2 = CHECKED_TAG << 32 | _checksum(head, body)
+    return b"".join((head, struct.pack("<Q", id2), body))
+
+
+def unpack(data: bytes) -> ImageRecord:
+    """Read an image record, ours or a foreign one.
+
+    Raises Damaged when it is too short for its header or labels, or when its checksum is wrong.
+    """
+    if len(data) < _HEADER.size:
+        raise Damaged("record too short", expected=f">= {_HEADER.size} bytes", found=len(data))
+    flag, label, number, id2 = _HEADER.unpack_from(data)
+    body = data[_HEADER.size :]
+    checked = id2 >> 32 == CHECKED_TAG
+    if checked and id2 & 0xFFFFFFFF != _checksum(data[:16], body):
+        raise Damaged("checksum wrong")
+    if flag == 0:
+        return ImageRecord((label,), number, body, checked)
+    if flag > LABEL_LIMIT or 4 * flag > len(body):
+        raise Damaged("more labels than the record can hold", found=f"{flag:,} in {len(body):,} bytes")
+    return ImageRecord(struct.unpack_from(f"<{flag}f", body), number, body[4 * flag :], checked)
+
+
+def _checksum(head: bytes, body: bytes) -> int:
+    return int(google_crc32c.extend(google_crc32c.value(head + _NO_ID2), body))
+
+
+def _chunk_head(kind: int, length_bytes: int) -> bytes:
+    return _CHUNK.pack(MAGIC, kind << 29 | length_bytes)
+
+
+def _read_chunk(buffer: bytes | memoryview, offset: int) -> tuple[int, bytes, int]:
+    kind, end, following = _chunk_extent(buffer, offset)
+    return kind, bytes(buffer[offset + _CHUNK.size : end]), following
+
+
+def _chunk_extent(buffer: bytes | memoryview, offset: int) -> tuple[int, int, int]:
+    """(kind, end of the payload, offset after its pad) of the chunk at `offset`."""
+    if offset + _CHUNK.size > len(buffer):
+        raise Damaged("file ends inside a frame")
+    magic, word = _CHUNK.unpack_from(buffer, offset)
+    if magic != MAGIC:
+        raise Damaged("no record starts here", expected=f"magic {MAGIC:#x}", found=f"{magic:#x}")
+    end = offset + _CHUNK.size + (word & 0x1FFFFFFF)
+    following = end + -end % 4
+    if following > len(buffer):
+        raise Damaged("file ends inside a record", expected=f"{following - len(buffer):,} more bytes")
+    return word >> 29, end, following
+
+
+def _aligned_magics(data: bytes) -> list[int]:
+    found = []
+    position = data.find(MAGIC_BYTES)
+    while position >= 0:
+        if position % 4 == 0:
+            found.append(position)
+            position = data.find(MAGIC_BYTES, position + 4)
+        else:
+            position = data.find(MAGIC_BYTES, position + 1)
+    return found

@@ -1,0 +1,185 @@
+"""The unit of building: one worker makes one record file with its index, reads it back, and commits it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.records import image, recordio
+
+PROGRESS_STEP = 32
+PROGRESS_LINE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Everything a worker anywhere needs to make one shard; numbers run from `first_number`."""
+
+    key: str
+    name: str
+    split: str
+    folder: Path
+    building: Path
+    root: Path
+    follow_links: bool
+    first_number: int
+    paths: Sequence[str]
+    labels: Sequence[int]
+    resize: int
+    quality: int
+    pass_through: bool
+
+    @property
+    def marker(self) -> Path:
+        """The file whose presence says that this shard is finished."""
+        return self.building / f"{self.name}.json"
+
+    @property
+    def notes(self) -> Path:
+        """The file that grows by a line for every PROGRESS_STEP images."""
+        return self.building / f"{self.name}.progress"
+
+
+@dataclass
+class ColourSums:
+    """Exact sums over pixels: count, and per channel R, G, B the sums of values and of their squares."""
+
+    pixels: int = 0
+    sums: list[int] = field(default_factory=lambda: [0, 0, 0])
+    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+
+    def add(self, pixels: NDArray[np.uint8]) -> None:
+        """Count one uint8 image [height, width, 3]."""
+        values = np.arange(256, dtype=np.int64)
+        self.pixels += pixels.shape[0] * pixels.shape[1]
+        for channel in range(3):
+            histogram = _histogram(pixels, channel)
+            self.sums[channel] += int(histogram @ values)
+            self.squares[channel] += int(histogram @ values**2)
+
+
+def make_shard(task: ShardTask) -> int:
+    """Make one shard and its commit marker; returns how many images were rejected.
+
+    The record file gets its final name only after every record has been read back, checked and decoded.
+    """
+    cv2.setNumThreads(1)
+    task.notes.unlink(missing_ok=True)
+    record_file = task.folder / f"{task.name}.rec"
+    rejects: list[tuple[int, str, str]] = []
+    actions: Counter[str] = Counter()
+    with files.whole_file(record_file) as stream:
+        entries = _write_records(task, stream, rejects, actions)
+        stream.flush()
+        colours = _read_back(task, Path(stream.name), entries)
+    index_file = record_file.with_suffix(".idx")
+    files.write_whole(index_file, "".join([f"{number}\t{offset}\n" for number, offset in entries]))
+    marker = {
+        "key": task.key,
+        "shard": {
+            "file": record_file.name,
+            "records": len(entries),
+            "bytes": record_file.stat().st_size,
+            "sha256": files.sha256_of(record_file),
+            "index_sha256": files.sha256_of(index_file),
+        },
+        "index_bytes": index_file.stat().st_size,
+        "actions": dict(actions),
+        "rejects": rejects,
+        "colours": vars(colours),
+    }
+    files.write_json(task.marker, marker)
+    return len(rejects)
+
+
+def is_finished(task: ShardTask) -> bool:
+    """Whether the shard is committed and its files are there in full; one with rejects is looked at again."""
+    try:
+        marker = files.read_json(task.marker)
+        sizes = [(task.folder / f"{task.name}{end}").stat().st_size for end in (".rec", ".idx")]
+        expected = [marker["shard"]["bytes"], marker["index_bytes"]]
+        return bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
+    except (Damaged, OSError, KeyError, TypeError):
+        return False
+
+
+def noted_images(task: ShardTask) -> int:
+    """About how many images of a shard in work are done."""
+    try:
+        lines = task.notes.stat().st_size // PROGRESS_LINE_BYTES
+    except OSError:
+        return 0
+    return min(lines * PROGRESS_STEP, len(task.paths))
+
+
+def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
+    """Read one image file of at most the size limit. Raises image.Rejected with the reason."""
+    try:
+        full = root / path if follow_links else files.contained(root, path)
+        status = os.stat(full)
+        if not stat.S_ISREG(status.st_mode):
+            raise image.Rejected("not a regular file")
+        if status.st_size > image.FILE_LIMIT_BYTES:
+            raise image.Rejected(f"file of {status.st_size:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
+        return full.read_bytes()
+    except BadInput as error:
+        raise image.Rejected("leads outside the root folder") from error
+    except FileNotFoundError as error:
+        raise image.Rejected("file is missing") from error
+    except OSError as error:
+        raise image.Rejected(f"file cannot be read ({error.strerror})") from error
+
+
+def _write_records(
+    task: ShardTask, stream: BinaryIO, rejects: list[tuple[int, str, str]], actions: Counter[str]
+) -> list[tuple[int, int]]:
+    entries = []
+    offset = 0
+    for done, (path, label) in enumerate(zip(task.paths, task.labels, strict=True)):
+        if done % PROGRESS_STEP == 0 and done:
+            files.append_line(task.notes, ".", durable=False)
+        number = task.first_number + done
+        try:
+            source = read_image_file(task.root, path, task.follow_links)
+            prepared = image.prepare(source, task.resize, task.quality, task.pass_through)
+        except image.Rejected as reason:
+            rejects.append((number, path, str(reason)))
+            continue
+        framed = recordio.frame(recordio.pack((float(label),), number, prepared.data))
+        stream.write(framed)
+        entries.append((number, offset))
+        offset += len(framed)
+        actions.update(prepared.actions)
+    return entries
+
+
+def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> ColourSums:
+    colours = ColourSums()
+    ends = [offset for _, offset in entries[1:]] + [part.stat().st_size]
+    with open(part, "rb") as stream:
+        for (number, offset), end in zip(entries, ends, strict=True):
+            data, _ = recordio.read_frame(stream.read(end - offset))
+            record = recordio.unpack(data)
+            label = float(task.labels[number - task.first_number])
+            if (record.number, record.labels, record.checked) != (number, (label,), True):
+                raise Damaged("what was written does not read back", where=f"{part}, offset {offset}")
+            colours.add(image.decode_rgb(record.image))
+    return colours
+
+
+def _histogram(pixels: NDArray[np.uint8], channel: int) -> NDArray[np.int64]:
+    if pixels.shape[0] * pixels.shape[1] < 2**24:  # beyond it calcHist's float32 counts are not exact
+        counts = cv2.calcHist([pixels], [channel], None, [256], [0, 256])
+        return np.asarray(counts, np.int64).ravel()
+    return np.bincount(pixels[:, :, channel].ravel(), minlength=256)

@@ -1,0 +1,206 @@
+"""Checkpoints: a folder that is there whole or not at all, and that proves itself when read.
+
+    checkpoints/epoch-0042/                weights.safetensors  optimizer.safetensors  state.json  SHA256SUMS
+    checkpoints/epoch-0042-step-00012345/  the same, saved inside epoch 43 by a signal
+
+An older run's later epochs, left behind by a restart, move to checkpoints/branch-NN/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadRecipe, Damaged
+from imagenet_pipeline.records.classes import ClassTable
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+_FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+_NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint knows beside its arrays.
+
+    `epoch` counts finished epochs, `step` finished steps; `partial` holds images, rank1_hits, rank5_hits and
+    loss_sum of an epoch that was interrupted.
+    """
+
+    epoch: int
+    step: int
+    network: str
+    input_size: int
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    class_order: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data_digest: str
+    engine: str
+    versions: dict[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
+    partial: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The classes the network tells apart."""
+        return ClassTable(self.class_order, self.classes, self.class_names)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read and checked."""
+
+    folder: Path
+    state: State
+    weights: Arrays
+    optimizer: Arrays
+    weights_digest: str
+
+
+def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays) -> Path:
+    """Write a checkpoint under the run folder and read its digests back. Raises OutOfRoom when the disk is full."""
+    name = f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial else "")
+    target = run / "checkpoints" / name
+    if target.exists():
+        # Only a restart that repeats this very step gets here, and its bytes are the same.
+        files.remove_folder(target)
+    contents = {
+        "weights.safetensors": save(_contiguous(weights)),
+        "optimizer.safetensors": save(_contiguous(optimizer)),
+    }
+    files.check_free_space(target, sum(map(len, contents.values())) + 2**20)
+    with files.whole_folder(target) as folder:
+        for file, content in contents.items():
+            (folder / file).write_bytes(content)
+        files.write_json(folder / "state.json", asdict(state))
+        sums = "".join(f"{files.sha256_of(folder / file)}  {file}\n" for file in _FILES)
+        (folder / "SHA256SUMS").write_text(sums)
+    _check_sums(target)
+    return target
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint. Raises Damaged where a byte differs from what was written."""
+    sums = _check_sums(folder)
+    state = files.read_json(folder / "state.json")
+    try:
+        for key in ("classes", "class_names", "mean", "std"):
+            state[key] = tuple(state[key])
+        return Checkpoint(
+            folder,
+            State(**state),
+            load((folder / "weights.safetensors").read_bytes()),
+            load((folder / "optimizer.safetensors").read_bytes()),
+            sums["weights.safetensors"],
+        )
+    except (TypeError, KeyError, SafetensorError) as error:
+        raise Damaged(f"not a checkpoint of this version ({error})", where=folder) from error
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether there is anything to resume."""
+    return bool(_checkpoints(run))
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """The folder of "latest", "best" or an epoch number. Raises BadRecipe listing what there is."""
+    found = _checkpoints(run)
+    if not found:
+        raise BadRecipe("no checkpoint here", where=run, advice="train without --resume to start the run")
+    if which == "latest":
+        return found[-1]
+    if which == "best":
+        return _best(found) or found[-1]
+    whole = {_position(folder)[0]: folder for folder in found if _is_whole(folder)}
+    if not which.isdecimal() or int(which) not in whole:
+        there = ", ".join(map(str, whole))
+        raise BadRecipe(f"no checkpoint of epoch {which}", where=run, expected=f"latest, best or one of {there}")
+    return whole[int(which)]
+
+
+def set_aside_later(run: Path, kept: Path) -> Path | None:
+    """Move the checkpoints after `kept` to a branch folder; they are another history now."""
+    later = [folder for folder in _checkpoints(run) if _position(folder) > _position(kept)]
+    if not later:
+        return None
+    number = 1 + sum(1 for _ in (run / "checkpoints").glob("branch-*"))
+    branch = run / "checkpoints" / f"branch-{number:02d}"
+    branch.mkdir()
+    for folder in later:
+        files.rename(folder, branch / folder.name)
+    return branch
+
+
+def prune(run: Path, keep: int) -> None:
+    """Keep the last `keep` epochs and the best one, and point `latest` and `best` at theirs."""
+    found = _checkpoints(run)
+    best = _best(found)
+    kept = {*[folder for folder in found if _is_whole(folder)][-keep:], found[-1], best}
+    for folder in found:
+        if folder not in kept:
+            files.remove_folder(folder)
+    files.point(run / "checkpoints" / "latest", found[-1].name)
+    if best is not None:
+        files.point(run / "checkpoints" / "best", best.name)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    folders = (run / "checkpoints").glob("epoch-*")
+    return sorted((folder for folder in folders if _NAME.fullmatch(folder.name)), key=_position)
+
+
+def _position(folder: Path) -> tuple[int, int]:
+    match = _NAME.fullmatch(folder.name)
+    if match is None:
+        raise Damaged("not the name of a checkpoint", where=folder)
+    return int(match[1]), int(match[2] or 0)
+
+
+def _is_whole(folder: Path) -> bool:
+    return "-step-" not in folder.name
+
+
+def _best(found: list[Path]) -> Path | None:
+    ranked = [(_validation_rank1(folder), folder) for folder in found if _is_whole(folder)]
+    scored = [(rank1, folder) for rank1, folder in ranked if rank1 is not None]
+    # The first of equals, so that the best does not wander.
+    return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def _validation_rank1(folder: Path) -> float | None:
+    try:
+        rank1 = files.read_json(folder / "state.json")["metrics"].get("validation_rank1")
+        return None if rank1 is None else float(rank1)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise Damaged("not the state of a checkpoint", where=folder / "state.json") from error
+
+
+def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _check_sums(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / "SHA256SUMS").read_text().splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        for name in _FILES:
+            if files.sha256_of(folder / name) != sums.get(name):
+                raise Damaged(
+                    "its bytes are not those that were written",
+                    where=folder / name,
+                    advice="resume from an earlier epoch",
+                )
+    except (OSError, UnicodeDecodeError) as error:
+        raise Damaged(f"the checkpoint is not whole ({error})", where=folder) from error
+    return sums

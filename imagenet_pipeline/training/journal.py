@@ -1,0 +1,86 @@
+"""The run's journal: one JSON line an event, append only. History and curves are read off it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import Damaged
+
+Event = dict[str, Any]
+COLUMNS = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_loss",
+    "train_rank1",
+    "train_rank5",
+    "validation_loss",
+    "validation_rank1",
+    "validation_rank5",
+    "images_per_second",
+    "wait_percent",
+    "seconds",
+)
+
+
+class Journal:
+    """Events of one run, in the order they happened."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / "journal.jsonl"
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append an event; it is on the disk when this returns."""
+        files.append_line(self._path, json.dumps({"event": event, **fields}))
+
+    def events(self) -> list[Event]:
+        """Every event. A torn last line (a kill while writing) is left out; any other damage raises Damaged."""
+        try:
+            *lines, _torn = self._path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise Damaged(f"the journal cannot be read ({error})", where=self._path) from error
+        return [_event(line, f"{self._path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _event(line: bytes, where: str) -> Event:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Damaged("not a JSON line", where=where) from error
+    if not isinstance(event, dict) or "event" not in event:
+        raise Damaged("not an event of a run", where=where)
+    return event
+
+
+def branches(events: list[Event]) -> list[list[Event]]:
+    """The epoch rows of each start: what was left behind by a restart stays in its own list; the last is current."""
+    rows: list[list[Event]] = [[]]
+    for event in events:
+        if event["event"] == "resume" and any(row["epoch"] > event["epoch"] for row in rows[-1]):
+            rows.append([row for row in rows[-1] if row["epoch"] <= event["epoch"]])
+        elif event["event"] == "epoch":
+            rows[-1].append(event)
+    return rows
+
+
+def restarts(events: list[Event]) -> list[int]:
+    """The epochs at which the run was taken up again."""
+    return [event["epoch"] for event in events if event["event"] == "resume"]
+
+
+def write_history(run: Path, events: list[Event]) -> Path:
+    """Write `history.csv`: the current branch, one row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(branches(events)[-1])
+    files.write_whole(run / "history.csv", text.getvalue())
+    return run / "history.csv"

@@ -1,0 +1,38 @@
+"""Rank-1, rank-5 and loss, counted exactly: every record once, whatever the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.engines import NO_TOTALS, Engine, Totals
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.loading.batches import Batch
+
+
+def score(engine: Engine, batches: Iterable[Batch], crops: int = 1) -> Totals:
+    """Score every batch and add up. Raises BadInput when there is nothing to score or a loss is not finite."""
+    engine.totals()
+    for batch in batches:
+        engine.score_batch(batch.images, batch.labels, crops)
+    totals = NO_TOTALS + engine.totals()
+    if totals.images == 0:
+        raise BadInput("there is nothing to score", expected="at least one record")
+    if not np.isfinite(totals.step_losses).all():
+        raise BadInput("the network's output is not finite", advice="its weights are of no use")
+    return totals
+
+
+def top_classes(scores: npt.NDArray[np.floating], k: int = 5) -> npt.NDArray[np.int64]:
+    """The k best classes of each row of `scores` [n, classes], best first; ties go to the lower class."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
+
+
+def rank_hits(top: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]) -> tuple[int, int]:
+    """How many labels [n] stand first, and among the first five, in `top` [n, k >= 5], best class first."""
+    if top.ndim != 2 or len(top) != len(labels):
+        raise BadInput("predictions and labels differ in length", expected=len(labels), found=top.shape)
+    hits = top[:, :5] == np.asarray(labels)[:, None]
+    return int(hits[:, 0].sum()), int(hits.any(axis=1).sum())

@@ -1,0 +1,214 @@
+"""A run folder: opened new, or taken up again at a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.config import Recipe, load_recipe, recipe_text
+from imagenet_pipeline.engines import Blueprint, Engine, create_engine
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.records.classes import require_same
+from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.training.checkpoint import (
+    Checkpoint,
+    State,
+    find_checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    set_aside_later,
+)
+from imagenet_pipeline.training.journal import Event, Journal, branches
+from imagenet_pipeline.training.schedule import relative_rate
+
+log = logging.getLogger("imagenet_pipeline")
+
+_FIXED = ("network", "input.size", "seed", "batch_size")
+"""Keys a restart cannot change: the weights or the place in the epoch would not mean the same."""
+
+
+@dataclass
+class Run:
+    """What the training loop works on. `start` is the checkpoint it goes on from, if any."""
+
+    folder: Path
+    recipe: Recipe
+    data: DataSet
+    engine: Engine
+    journal: Journal
+    start: Checkpoint | None
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs at the start."""
+        return self.start.state.epoch if self.start else 0
+
+    @property
+    def step(self) -> int:
+        """Finished steps at the start."""
+        return self.start.state.step if self.start else 0
+
+    def state(self, epoch: int, step: int, metrics: dict[str, Any], partial: dict[str, float]) -> State:
+        """The state to save with a checkpoint now."""
+        return State(
+            epoch=epoch,
+            step=step,
+            network=self.recipe.network,
+            input_size=self.recipe.input.size,
+            classes=self.data.classes.ids,
+            class_names=self.data.classes.names,
+            class_order=self.data.classes.order,
+            mean=self.data.mean,
+            std=self.data.std,
+            data_digest=self.data.digest,
+            engine=self.engine.name,
+            versions=self.engine.versions,
+            metrics=metrics,
+            partial=partial,
+        )
+
+
+def open_run(
+    recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
+) -> Run:
+    """Start a run, or take one up at checkpoint `resume` ("latest" or an epoch).
+
+    Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
+    the very step the run goes on with; the rest of the schedule keeps its form. A run that was stopped before its
+    first checkpoint begins again, with or without "latest".
+    """
+    folder = folder or Path("output/runs") / recipe_path.stem
+    journal = Journal(folder)
+    for place in (folder, folder / "checkpoints"):
+        files.remove_parts(place)
+    if resume is None:
+        return _new_run(folder, journal, load_recipe(recipe_path, overrides), overrides)
+    if not journal.exists():
+        raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
+    rate_given = "optimizer.learning_rate" in overrides
+    overrides = {**_carried(journal.events()), **overrides}
+    recipe = load_recipe(recipe_path, overrides)
+    if resume == "latest" and not has_checkpoint(folder):
+        log.info("nothing was saved before this run was stopped: it begins again")
+        return _new_run(folder, journal, recipe, overrides)
+    return _resumed_run(folder, journal, recipe, overrides, resume, rate_given)
+
+
+def build_engine(recipe: Recipe, state: State, weights: Any) -> Engine:
+    """An engine that holds a checkpoint's weights."""
+    network = catalog.build(state.network, len(state.classes))
+    blueprint = Blueprint(
+        network, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision
+    )
+    return create_engine(recipe.engine, blueprint, weights)
+
+
+def _new_run(folder: Path, journal: Journal, recipe: Recipe, overrides: dict[str, Any]) -> Run:
+    if has_checkpoint(folder):
+        raise BadRecipe(
+            "a run is here already", where=folder, advice="go on with --resume latest, or choose another --run"
+        )
+    data = read_data_set(Path(recipe.records))
+    steps_per_epoch = _steps_per_epoch(recipe, data)
+    network = catalog.build(recipe.network, len(data.classes.ids))
+    shape = (len(data.mean), recipe.input.size, recipe.input.size)
+    values = initial_values(network, shape, recipe.initial.kind, recipe.seed)
+    blueprint = Blueprint(
+        network, recipe.input.size, data.mean, data.std, recipe.optimizer, recipe.devices, recipe.precision
+    )
+    engine = create_engine(recipe.engine, blueprint, values)
+    files.write_whole(folder / "recipe.toml", recipe_text(recipe))
+    journal.write("start", overrides=overrides, **_provenance(recipe, data, engine))
+    return Run(folder, recipe, data, engine, journal, None, steps_per_epoch)
+
+
+def _resumed_run(
+    folder: Path, journal: Journal, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool
+) -> Run:
+    begun = load_recipe(folder / "recipe.toml")
+    _require_unchanged(begun, recipe, folder)
+    start = load_checkpoint(find_checkpoint(folder, resume))
+    data = read_data_set(Path(recipe.records))
+    require_same(start.state.class_table, data.classes, where=data.folder)
+    if start.state.data_digest != data.digest:
+        raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
+    steps_per_epoch = _steps_per_epoch(recipe, data)
+    if rate_given:
+        recipe = _with_rate_now(recipe, start.state.step, steps_per_epoch)
+        overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
+    engine = build_engine(recipe, start.state, start.weights)
+    engine.set_optimizer_state(start.optimizer)
+    _complete_journal(journal, start.state)
+    branch = set_aside_later(folder, start.folder)
+    if branch:
+        log.info("the later checkpoints of the earlier branch are kept in %s", branch)
+    files.write_whole(folder / "recipe.toml", recipe_text(recipe))
+    place = {"epoch": start.state.epoch, "step": start.state.step}
+    journal.write("resume", **place, overrides=overrides, **_provenance(recipe, data, engine))
+    return Run(folder, recipe, data, engine, journal, start, steps_per_epoch)
+
+
+def _carried(events: list[Event]) -> dict[str, Any]:
+    starts = [event for event in events if event["event"] in ("start", "resume")]
+    return dict(starts[-1]["overrides"]) if starts else {}
+
+
+def _with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int) -> Recipe:
+    given = recipe.optimizer.learning_rate
+    peak = given / relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs)
+    log.info("learning rate %g from step %d on, as asked", given, step)
+    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": peak})})
+
+
+def _complete_journal(journal: Journal, state: State) -> None:
+    # A kill between the checkpoint and its journal line leaves the line to the restart.
+    written = [row["epoch"] for row in branches(journal.events())[-1]]
+    if state.metrics and state.epoch not in written:
+        journal.write("epoch", **state.metrics)
+
+
+def _require_unchanged(begun: Recipe, now: Recipe, folder: Path) -> None:
+    for key in _FIXED:
+        before, after = _look_up(begun, key), _look_up(now, key)
+        if before != after:
+            raise BadRecipe(
+                f"recipe key {key!r} cannot change within a run",
+                where=folder,
+                expected=before,
+                found=after,
+                advice="start a new run with --run",
+            )
+
+
+def _look_up(recipe: Recipe, key: str) -> Any:
+    value: Any = recipe
+    for word in key.split("."):
+        value = getattr(value, word)
+    return value
+
+
+def _steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
+    images = data.counts.get("train", 0)
+    steps = images // recipe.batch_size
+    if steps == 0:
+        raise BadRecipe(
+            "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
+            found=recipe.batch_size,
+        )  # fmt: skip
+    return steps
+
+
+def _provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
+    return {
+        "engine": engine.name,
+        "versions": engine.versions,
+        "devices": list(engine.device_names),
+        "data_digest": data.digest,
+        "learning_rate": recipe.optimizer.learning_rate,
+    }

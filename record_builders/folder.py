@@ -1,0 +1,94 @@
+"""A folder of class sub-folders, with or without `train`, `val` and `test` above them, into a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.plan import Images, Plan
+from record_builders.cutting import cut_fractions
+
+# What is taken for an image by its name; the build looks into each and rejects what cannot be used.
+IMAGE_ENDINGS = tuple(
+    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .pnm .gif .mpo .heic .avif .jp2 .svg".split()
+)
+DEFAULT_FRACTION = 0.1
+
+
+def plan(
+    root: Path, val_fraction: float | None = None, test_fraction: float | None = None, seed: int = 42
+) -> Plan:
+    """Plan a folder: class = sub-folder, images anywhere below it. Symbolic links are not followed.
+
+    With ROOT/train, the splits are ROOT/{train,val,test}, and an absent one is cut out of train if a fraction
+    is given. Without it ROOT holds the classes, and val and test are cut out (default 0.1 each, stratified).
+    Raises BadInput where a class is empty, or one of val or test is not in train.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise BadInput("no such folder", where=root)
+    divided = (root / "train").is_dir()
+    ids = _class_folders(root / "train" if divided else root)
+    train = _images(root, "train" if divided else "", ids)
+    _require_all_classes(root, train, ids)
+    held_out, wanted = {}, {}
+    for split, fraction in (("val", val_fraction), ("test", test_fraction)):
+        if divided and (root / split).is_dir():
+            if fraction:
+                raise BadInput(f"there is a {split} folder, so none can be cut out of train", where=root / split)
+            held_out[split] = _images(root, split, ids)
+        else:
+            wanted[split] = (0.0 if divided else DEFAULT_FRACTION) if fraction is None else fraction
+    return Plan(
+        root=root,
+        splits={**cut_fractions(train, wanted, seed), **held_out},
+        classes=ClassTable("folder", tuple(ids), tuple(ids)),
+        source={"builder": "folder", "seed": seed, "fractions": wanted},
+    )
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    if not names:
+        raise BadInput("no class folders here", where=folder, expected="one sub-folder of images for each class")
+    return sorted(names)
+
+
+def _images(root: Path, split: str, ids: Sequence[str]) -> Images:
+    found = _class_folders(root / split)
+    unknown = sorted(set(found) - set(ids))
+    if unknown:
+        raise BadInput("class is not in train", where=root / split / unknown[0])
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, class_id in enumerate(ids):
+        if class_id in found:
+            names = _image_files(root / split / class_id)
+            paths.extend(name.relative_to(root).as_posix() for name in names)
+            labels.extend([label] * len(names))
+    return Images(paths, np.array(labels, np.int64))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    names = []
+    for place, folders, entries in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in entries:
+            path = Path(place, name)
+            wanted = name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+            if wanted and not path.is_symlink():
+                names.append(path)
+    return sorted(names)
+
+
+def _require_all_classes(root: Path, train: Images, ids: Sequence[str]) -> None:
+    counts = np.bincount(train.labels, minlength=len(ids))
+    if not counts.all():
+        empty = ids[int(np.argmin(counts))]
+        raise BadInput(f"class folder {empty} holds no images", where=root, expected=" ".join(IMAGE_ENDINGS))
