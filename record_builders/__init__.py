@@ -1,1 +1,1 @@
-"""One short builder per kind of source: each turns metadata into a `Plan` for `imagenet_pipeline.records.build`."""
+"""One short builder per kind of source: each turns metadata into a `Plan` to build."""

@@ -36,13 +36,11 @@ def cut(images: Images, count: int, seed: int) -> tuple[Images, Images]:
     classes = len(np.unique(images.labels))
     if smallest < 2 or not classes <= count <= len(images) - classes:
         raise BadInput(
-            f"cannot cut {count} images out of {len(images)} of {classes} classes, the smallest of {smallest}",
+            f"cannot cut {count} images out of {len(images)} of {classes} classes, the smallest {smallest}",
             expected=f"{classes}..{len(images) - classes}, and two images of every class",
             advice="ask for another number of images, or 0 for none",
         )
-    rest, chosen = train_test_split(
-        np.arange(len(images)), test_size=count, stratify=images.labels, random_state=seed
-    )
+    rest, chosen = train_test_split(np.arange(len(images)), test_size=count, stratify=images.labels, random_state=seed)
     return take(images, rest), take(images, np.sort(chosen))
 
 

@@ -14,15 +14,13 @@ from imagenet_pipeline.records.plan import Images, Plan
 from record_builders.cutting import cut_fractions
 
 # What is taken for an image by its name; the build looks into each and rejects what cannot be used.
-IMAGE_ENDINGS = tuple(
-    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .pnm .gif .mpo .heic .avif .jp2 .svg".split()
-)
+_COMMON_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_RARE_ENDINGS = (".ppm", ".pgm", ".pnm", ".gif", ".heic", ".avif", ".jp2", ".svg")
+IMAGE_ENDINGS = _COMMON_ENDINGS + _RARE_ENDINGS
 DEFAULT_FRACTION = 0.1
 
 
-def plan(
-    root: Path, val_fraction: float | None = None, test_fraction: float | None = None, seed: int = 42
-) -> Plan:
+def plan(root: Path, val_fraction: float | None = None, test_fraction: float | None = None, seed: int = 42) -> Plan:
     """Plan a folder: class = sub-folder, images anywhere below it. Symbolic links are not followed.
 
     With ROOT/train, the splits are ROOT/{train,val,test}, and an absent one is cut out of train if a fraction
@@ -40,7 +38,7 @@ def plan(
     for split, fraction in (("val", val_fraction), ("test", test_fraction)):
         if divided and (root / split).is_dir():
             if fraction:
-                raise BadInput(f"there is a {split} folder, so none can be cut out of train", where=root / split)
+                raise BadInput(f"there is a {split} folder: none is cut out of train", where=root / split)
             held_out[split] = _images(root, split, ids)
         else:
             wanted[split] = (0.0 if divided else DEFAULT_FRACTION) if fraction is None else fraction
@@ -56,7 +54,7 @@ def _class_folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
     if not names:
-        raise BadInput("no class folders here", where=folder, expected="one sub-folder of images for each class")
+        raise BadInput("no class folders here", where=folder, expected="a sub-folder of images for each class")
     return sorted(names)
 
 

@@ -111,14 +111,15 @@ def validation_labels(devkit: Devkit) -> NDArray[np.int64]:
     ids = []
     for where, match in _matches(path, _NUMBER_LINE, "one class id"):
         if not 1 <= int(match[0]) <= len(devkit.classes):
-            raise BadInput("label out of range", where=where, expected=f"1..{len(devkit.classes)}", found=match[0])
+            valid = f"1..{len(devkit.classes)}"
+            raise BadInput("label out of range", where=where, expected=valid, found=match[0])
         ids.append(int(match[0]))
-    return devkit.label_of_id[np.array(ids, np.int64) - 1]
+    return np.take(devkit.label_of_id, np.array(ids, np.int64) - 1)
 
 
 def blacklisted_numbers(devkit: Devkit) -> set[int]:
     """Numbers (from 1) of the validation images on the kit's blacklist."""
-    return {int(match[0]) for _, match in _matches(devkit.folder / BLACKLIST, _NUMBER_LINE, "one image number")}
+    return {int(match[0]) for _, match in _matches(devkit.folder / BLACKLIST, _NUMBER_LINE, "image number")}
 
 
 def _train(root: Path, devkit: Devkit) -> Images:

@@ -27,9 +27,9 @@ def plan(
 ) -> Plan:
     """Plan the images of a list (train, shuffled), and of further lists or fractions for val and test.
 
-    Paths are relative to `root`, or absolute inside it. `classes` is a `classes.json`, or a text file with one
-    class a line; without it classes are called "0", "1", ... up to the largest label.
-    Raises BadInput naming the line that is malformed, leads outside `root`, or has another than one whole label.
+    Paths are relative to `root`, or absolute inside it. `classes` is a `classes.json`, or a text file with
+    one class a line; without it classes are called "0", "1", ... up to the largest label.
+    Raises BadInput naming the line that is malformed, leads outside `root`, or has not one whole label.
     """
     root = Path(root)
     given: Mapping[str, Path | None] = {"val": val_list, "test": test_list}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Sequential
 
-Values = Mapping[str, npt.NDArray[np.floating]]
+Array = npt.NDArray[np.floating[Any]]
+Values = Mapping[str, Array]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -111,13 +112,13 @@ class Engine(Protocol):
     def logits(self, images: Images) -> npt.NDArray[np.float32]:
         """Scores before the softmax, [n, classes]."""
 
-    def values(self) -> dict[str, npt.NDArray[np.floating]]:
+    def values(self) -> dict[str, Array]:
         """A copy of every parameter and running statistic, by name."""
 
     def set_values(self, values: Values) -> None:
         """Replace them; names and shapes must be the network's own."""
 
-    def optimizer_state(self) -> dict[str, npt.NDArray[np.floating]]:
+    def optimizer_state(self) -> dict[str, Array]:
         """What the update rule remembers, by name; empty before the first step."""
 
     def set_optimizer_state(self, state: Values) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines import Blueprint, Images, Labels, Totals, Values
+from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Totals, Values
 from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.engines.gluon_layers import build
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -76,9 +76,10 @@ class GluonEngine:
     def logits(self, images: Images) -> npt.NDArray[np.float32]:
         nothing = np.zeros(len(images), np.int64)
         parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
-        return np.concatenate(parts).astype(np.float32, copy=False)
+        scores: npt.NDArray[np.float32] = np.concatenate(parts).astype(np.float32, copy=False)
+        return scores
 
-    def values(self) -> dict[str, npt.NDArray[np.floating]]:
+    def values(self) -> dict[str, Array]:
         return {name: self._value(parameter) for name, parameter in self._parameters.items()}
 
     def set_values(self, values: Values) -> None:
@@ -87,14 +88,14 @@ class GluonEngine:
         for name, parameter in self._parameters.items():
             parameter.set_data(mx.nd.array(values[name], dtype=self._dtype))
 
-    def optimizer_state(self) -> dict[str, npt.NDArray[np.floating]]:
+    def optimizer_state(self) -> dict[str, Array]:
         return self._rule.state()
 
     def set_optimizer_state(self, state: Values) -> None:
         self._rule.set_state(state)
 
     def _prepare(self, values: Values) -> None:
-        check_fits({name: None for name in self._parameters}, values, "weights")
+        check_fits(dict.fromkeys(self._parameters), values, "weights")
         for name, parameter in self._parameters.items():
             parameter.shape = values[name].shape
         self._network.cast(self._dtype)
@@ -108,9 +109,7 @@ class GluonEngine:
     def _make_reducer(self) -> Any | None:
         if len(self._contexts) == 1:
             return None
-        return mx.gluon.Trainer(
-            list(self._trainable().values()), "sgd", kvstore="device", update_on_kvstore=False
-        )
+        return mx.gluon.Trainer(list(self._trainable().values()), "sgd", kvstore="device", update_on_kvstore=False)
 
     def _shares(self, images: Images, labels: Labels, crops: int = 1) -> Iterator[tuple[Any, Any]]:
         for context, rows in zip(
@@ -128,7 +127,7 @@ class GluonEngine:
             for mark in self._marks[-1 - STEPS_IN_FLIGHT]:
                 mark.wait_to_read()
 
-    def _value(self, parameter: Any) -> npt.NDArray[np.floating]:
+    def _value(self, parameter: Any) -> Array:
         copies = [copy.asnumpy() for copy in parameter.list_data()]
         # Weights are equal on every device; running statistics differ, and their mean is what one device sees.
         mean = copies[0] if parameter.grad_req != "null" else np.mean(copies, axis=0, dtype=copies[0].dtype)
@@ -186,7 +185,7 @@ class _MomentumRule:
                 self._update_fused(group, rate, momentum, rescale)
         self._last_rate = rate
 
-    def state(self) -> dict[str, npt.NDArray[np.floating]]:
+    def state(self) -> dict[str, Array]:
         if self._last_rate is None:
             return {}
         state = {f"displacement/{name}": copies[0].asnumpy() for name, copies in self._displacements.items()}
@@ -210,9 +209,7 @@ class _MomentumRule:
             for first in range(0, len(group), self._ARRAYS_A_CALL):
                 yield group[first : first + self._ARRAYS_A_CALL]
 
-    def _update_fused(
-        self, group: list[tuple[Any, Any, Any]], rate: float, momentum: float, rescale: float
-    ) -> None:
+    def _update_fused(self, group: list[tuple[Any, Any, Any]], rate: float, momentum: float, rescale: float) -> None:
         mx.nd.multi_sgd_mom_update(
             *[array for triple in group for array in triple],
             out=[weight for weight, _, _ in group],
@@ -228,9 +225,7 @@ class _MomentumRule:
     ) -> None:
         push = (gradient * rescale + weight * self._recipe.weight_decay) * -rate
         displacement[:] = displacement * momentum + push
-        weight[:] = weight + (
-            displacement * self._recipe.momentum + push if self._recipe.nesterov else displacement
-        )
+        weight[:] = weight + (displacement * self._recipe.momentum + push if self._recipe.nesterov else displacement)
 
 
 def parse_contexts(devices: str) -> list[Any]:

@@ -10,7 +10,6 @@ from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.networks import layers
 
 nn = mx.gluon.nn
-HybridBlock = mx.gluon.HybridBlock
 
 
 @dataclass
@@ -60,7 +59,12 @@ class _Builder:
     def _weighted(self, layer: layers.Conv | layers.Dense | layers.BatchNorm, path: str) -> Any:
         if isinstance(layer, layers.BatchNorm):
             block = nn.BatchNorm(epsilon=layer.epsilon, momentum=layer.momentum, scale=layer.scale)
-            names = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+            names = {
+                "weight": "gamma",
+                "bias": "beta",
+                "running_mean": "running_mean",
+                "running_var": "running_var",
+            }
         else:
             block = _convolution(layer) if isinstance(layer, layers.Conv) else _dense(layer)
             names = {"weight": "weight", "bias": "bias"} if layer.bias else {"weight": "weight"}
@@ -110,7 +114,7 @@ def _plain(layer: layers.Layer) -> Any:
             raise NotImplementedError(f"the Gluon engine has no rule for {type(layer).__name__}")
 
 
-class _Sum(HybridBlock):  # type: ignore[misc]
+class _Sum(mx.gluon.HybridBlock):  # type: ignore[misc]
     def __init__(self, body: Any, shortcut: Any | None) -> None:
         super().__init__()
         self.body = body
@@ -120,7 +124,7 @@ class _Sum(HybridBlock):  # type: ignore[misc]
         return self.body(x) + (self.shortcut(x) if self.shortcut is not None else x)
 
 
-class _Joined(HybridBlock):  # type: ignore[misc]
+class _Joined(mx.gluon.HybridBlock):  # type: ignore[misc]
     def __init__(self, branches: list[Any]) -> None:
         super().__init__()
         self.branches = branches

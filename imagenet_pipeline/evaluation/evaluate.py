@@ -68,9 +68,7 @@ def evaluate(
     return _scored(Path(run), recipe, checkpoint, data, split, crops)
 
 
-def _scored(
-    run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, split: str, crops: Crops
-) -> Evaluation:
+def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, split: str, crops: Crops) -> Evaluation:
     state = checkpoint.state
     engine = build_engine(recipe, state, checkpoint.weights)
     loader = Loader(

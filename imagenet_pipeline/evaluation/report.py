@@ -12,7 +12,8 @@ from imagenet_pipeline.evaluation.evaluate import Evaluation
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2.5rem auto;
        padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; font-weight: 600; margin: 0; } h2 { font-size: 1.05rem; font-weight: 600; margin: 2rem 0 .5rem; }
+h1 { font-size: 1.5rem; font-weight: 600; margin: 0; }
+h2 { font-size: 1.05rem; font-weight: 600; margin: 2rem 0 .5rem; }
 .sub { color: #666; margin: .2rem 0 1.6rem; }
 .figures { display: flex; gap: 3rem; flex-wrap: wrap; }
 .figures b { display: block; font-size: 2.2rem; font-weight: 600; line-height: 1.2; color: #1f5fa8; }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import cv2
@@ -33,6 +34,7 @@ from imagenet_pipeline.records.recordio import ImageRecord
 
 # Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over.
 _PIECE = 8
+_CLASS_LIMIT = 2**24  # beyond it float32 labels are no longer exact
 
 
 class Records(Protocol):
@@ -44,6 +46,8 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, position: int) -> ImageRecord: ...
+
+    def place(self, position: int) -> tuple[Path, int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -206,10 +210,17 @@ class Batches:
             stored_at = int(self._order[position])
             place = position - first
             record = self._loader.records.read(stored_at)
-            where = f"{self._loader.records.name}, record {stored_at} (number {record.number})"
-            slot.labels[place] = _label(record, self._loader.classes, where)
-            slot.records[place] = record.number
-            write(_decoded(record, where), place)
+            try:
+                slot.labels[place] = _label(record, self._loader.classes)
+                slot.records[place] = record.number
+                write(_decoded(record), place)
+            except PipelineError as error:
+                raise self._placed(error, stored_at) from error
+
+    def _placed(self, error: PipelineError, stored_at: int) -> PipelineError:
+        file, _, offset = self._loader.records.place(stored_at)
+        where = f"{file}, record {stored_at}, offset {offset}"
+        return type(error)(error.what, where=where, expected=error.expected, found=error.found)
 
 
 class _Slot:
@@ -240,21 +251,19 @@ def _cuts(start: int, stop: int, batch_size: int) -> list[range]:
     return [range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
 
 
-def _decoded(record: ImageRecord, where: str) -> Pixels:
+def _decoded(record: ImageRecord) -> Pixels:
     try:
         return decode_rgb(record.image)
     except PipelineError as error:
         # An image whose checksum holds was readable when it was built: the records are at fault.
-        kind = Damaged if record.checked else BadInput
-        raise kind(str(error), where=where) from error
+        raise (Damaged if record.checked else BadInput)(error.what) from error
 
 
-def _label(record: ImageRecord, classes: int | None, where: str) -> int:
+def _label(record: ImageRecord, classes: int | None) -> int:
     first = record.labels[0] if record.labels else None
-    if first is None or not first.is_integer() or not 0 <= first < (classes or 2**24):
+    if first is None or not first.is_integer() or not 0 <= first < (classes or _CLASS_LIMIT):
         raise BadInput(
             "unusable label",
-            where=where,
             expected="a whole number from 0" + ("" if classes is None else f" to {classes - 1}"),
             found="none" if first is None else f"{first:g}",
         )

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 # (datasets/imagenet.lua, there in 0..1) and used by MXNet and GluonCV; the method is section 4.1 of
 # Krizhevsky et al., NIPS 2012 (AlexNet).
 LIGHTING_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045]) * 255
-LIGHTING_DIRECTIONS = np.array(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-)
+LIGHTING_DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 GREY = np.array([0.299, 0.587, 0.114])
 """Share of R, G and B in an image's grey (ITU-R BT.601)."""

@@ -85,7 +85,7 @@ def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
     Bilinear interpolation skips pixels where two or more of them fall on one output pixel; there the image is
     averaged over whole blocks first, which leaves a factor below two.
     """
-    factor = int(math.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    factor = int(math.sqrt(abs(np.linalg.det(matrix[:, :2]))) + 1e-6)
     if factor >= 2:
         height, width = image.shape[:2]
         reduced = (max(1, width // factor), max(1, height // factor))

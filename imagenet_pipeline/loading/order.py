@@ -37,9 +37,7 @@ def uniforms(seed: int, epoch: int, positions: range, columns: int) -> NDArray[n
     if len(positions) == 0:
         return np.empty((0, columns))
     first, last = positions.start // BLOCK, (positions.stop - 1) // BLOCK
-    drawn = [
-        _generator(seed, _UNIFORMS, epoch, block).random((BLOCK, columns)) for block in range(first, last + 1)
-    ]
+    drawn = [_generator(seed, _UNIFORMS, epoch, block).random((BLOCK, columns)) for block in range(first, last + 1)]
     start = positions.start - first * BLOCK
     rows: NDArray[np.float64] = np.concatenate(drawn)[start : start + len(positions)]
     return rows
@@ -47,8 +45,6 @@ def uniforms(seed: int, epoch: int, positions: range, columns: int) -> NDArray[n
 
 def _generator(seed: int, stream: int, epoch: int, block: int = 0) -> np.random.Generator:
     if seed < 0 or epoch < 0:
-        raise BadRecipe(
-            "a seed and an epoch cannot be negative", expected="0 or more", found=f"{seed}, {epoch}"
-        )
+        raise BadRecipe("a seed and an epoch cannot be negative", expected="0 or more", found=f"{seed}, {epoch}")
     # The seed always fills two words, so that no long seed can run into the words that follow it.
     return np.random.default_rng([seed % _WORD, seed // _WORD % _WORD, stream, epoch, block])

@@ -82,11 +82,7 @@ def describe(network: Sequential, input_shape: Shape) -> tuple[LayerReport, ...]
 
 def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
     """Every parameter by name, in order of computation. Raises BadRecipe as `describe` does."""
-    return {
-        parameter.name: parameter
-        for report in describe(network, input_shape)
-        for parameter in report.parameters
-    }
+    return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}
 
 
 def parameter_count(reports: tuple[LayerReport, ...]) -> int:

@@ -72,9 +72,7 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
         )
         for report in reports
     )
-    return NetworkTable(
-        name, entry.summary, shape, classes, parameter_count(reports), multiply_adds(reports), rows
-    )
+    return NetworkTable(name, entry.summary, shape, classes, parameter_count(reports), multiply_adds(reports), rows)
 
 
 def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:

@@ -15,13 +15,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
-from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
-from imagenet_pipeline.records import finish
+from imagenet_pipeline.records import finish, image
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard, noted_images
@@ -36,9 +36,10 @@ Progress = Callable[[int, int], None]
 class BuildOptions:
     """How images are stored and how many processes do it.
 
-    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: keep the bytes of every
-    plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192 images; other splits in
-    proportion). workers: processes, default one a core. max_rejects: more unreadable images stop the build.
+    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: keep the bytes of
+    every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192 images; other
+    splits in proportion). workers: processes, default one a core. max_rejects: more unreadable images stop
+    the build.
     """
 
     resize: int = 256
@@ -96,7 +97,7 @@ def build(
     for folder in (".", *plan.folders):
         if not (plan.root / folder).is_dir():
             raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
-    versions = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")}
+    versions = image.library_versions()
     key = _digest([plan.digest, options.stored, versions])
     with _claimed(out, key) as building:
         tasks = _tasks(plan, out, building, options, key)
@@ -168,7 +169,7 @@ def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: st
     for split, images in plan.splits.items():
         shards = _shard_count(plan, split, options)
         edges = [len(images) * i // shards for i in range(shards + 1)]
-        for i, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        for i, (start, end) in enumerate(pairwise(edges)):
             task = ShardTask(
                 key=key,
                 name=split if shards == 1 else f"{split}-{i:05d}-of-{shards:05d}",
@@ -199,9 +200,7 @@ def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:
 
 
 @contextlib.contextmanager
-def _executor(
-    options: BuildOptions, executor: Executor | None, pending: int
-) -> Iterator[tuple[Executor | None, int]]:
+def _executor(options: BuildOptions, executor: Executor | None, pending: int) -> Iterator[tuple[Executor | None, int]]:
     parallel = options.workers or len(os.sched_getaffinity(0))
     if executor is not None or not pending:
         yield executor, parallel
@@ -245,7 +244,7 @@ def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
         raise WorkerLost(
             "a worker process died",
             where=f"shards in work: {names}",
-            advice="run the same build again (finished shards are kept); with fewer workers if memory ran out",
+            advice="run the same build again, with fewer workers if memory ran out; finished shards are kept",
         ) from error
     except MemoryError as error:
         raise OutOfRoom("out of memory", where=running[future].name, advice="use fewer workers") from error
@@ -272,7 +271,7 @@ def _estimated_bytes(plan: Plan, options: BuildOptions, pending: Sequence[ShardT
         return 0
     mean_bytes = sum(sizes) / len(sizes)
     if options.resize and not options.pass_through:
-        mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # half a byte a pixel: less than quality 95 takes
+        mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # quality 95 takes more than half a byte a pixel
     return int(mean_bytes * len(paths))
 
 

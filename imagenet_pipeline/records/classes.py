@@ -44,9 +44,8 @@ class ClassTable:
         """The inverse of `as_json`. Raises Damaged when `value` has another shape."""
         try:
             order, ids, names = value["order"], value["ids"], value["names"]
-            whole = isinstance(order, str) and all(
-                isinstance(item, list) and all(isinstance(text, str) for text in item) for item in (ids, names)
-            )
+            whole = isinstance(order, str) and all(isinstance(column, list) for column in (ids, names))
+            whole = whole and all(isinstance(text, str) for text in (*ids, *names))
         except (KeyError, TypeError):
             whole = False
         if not whole:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def write_data_set(
         lists.write_list(out / f"{split}.lst", kept, images.labels[kept].tolist(), paths)
         written.append(f"{split}.lst")
     plan.classes.write(out / "classes.json")
-    files.write_json(out / "mean.json", _statistics(markers.get("train") or sum(markers.values(), [])))
+    files.write_json(out / "mean.json", _statistics(markers.get("train") or [*chain(*markers.values())]))
     write_rejects(out, tasks)
     Manifest(
         plan=plan.digest,

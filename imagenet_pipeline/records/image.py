@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
@@ -55,6 +56,16 @@ class Prepared:
 
     data: bytes
     actions: tuple[str, ...]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries on which the stored bytes and the mean depend."""
+    return {
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "simplejpeg": simplejpeg.__version__,
+    }
 
 
 def prepare(data: bytes, resize: int, quality: int, pass_through: bool) -> Prepared:
@@ -130,7 +141,7 @@ def enlarge(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """Encode uint8 RGB [height, width, 3] (4:2:0 chroma) or grey [height, width] as JPEG of quality 1..100."""
+    """Encode uint8 RGB [height, width, 3] (4:2:0 chroma) or grey [height, width] as a JPEG."""
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])

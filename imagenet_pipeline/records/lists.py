@@ -50,7 +50,5 @@ def _row(line: bytes, where: str) -> Row:
     except ValueError:
         row = Row(-1, (), "")
     if row.index < 0 or not row.labels or not row.path or "\0" in row.path:
-        raise BadInput(
-            "malformed line", where=where, expected="index TAB label(s) TAB path", found=repr(line[:80])
-        )
+        raise BadInput("malformed line", where=where, expected="index TAB label(s) TAB path", found=repr(line[:80]))
     return row

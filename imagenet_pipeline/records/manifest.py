@@ -16,7 +16,6 @@ from imagenet_pipeline.records.classes import ClassTable
 
 MANIFEST = "manifest.json"
 BUILDING = ".building"
-FORMAT = "imagenet-pipeline records 1"
 
 Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
@@ -52,9 +51,9 @@ class Split(_Frozen):
 
 
 class Manifest(_Frozen):
-    """`manifest.json`. `files` has the SHA-256 of every other file; `plan` that of the rows it was built from."""
+    """`manifest.json`. `files` has the SHA-256 of every other file, `plan` that of the rows built from."""
 
-    format: Literal["imagenet-pipeline records 1"] = FORMAT
+    format: Literal["imagenet-pipeline records 1"] = "imagenet-pipeline records 1"
     plan: Sha256
     source: dict[str, Any]
     options: dict[str, Any]
@@ -71,7 +70,7 @@ class Manifest(_Frozen):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read and check `manifest.json`. Raises BadInput where there is none, Damaged where it is not whole."""
+        """Read and check `manifest.json`. Raises BadInput where there is none, Damaged if it is not whole."""
         path = Path(folder) / MANIFEST
         if not path.is_file():
             raise _no_manifest(Path(folder))
@@ -79,6 +78,7 @@ class Manifest(_Frozen):
         if not isinstance(body, dict) or body.pop("digest", None) != _digest(body):
             raise Damaged("manifest has changed since it was written", where=path)
         try:
+            body["splits"] = {name: body["splits"][name] for name in SPLITS if name in body["splits"]}
             return cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
@@ -133,4 +133,4 @@ def _digest(body: dict[str, Any]) -> str:
 def _no_manifest(folder: Path) -> BadInput:
     if (folder / BUILDING).is_dir():
         return BadInput("the build here is not finished", where=folder, advice="run the same build again")
-    return BadInput("no data set here", where=folder, expected=f"a folder with {MANIFEST}, as `build` makes it")
+    return BadInput("no data set here", where=folder, expected=f"a folder with {MANIFEST}, made by `build`")

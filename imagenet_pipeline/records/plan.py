@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.classes import ClassTable
@@ -64,7 +63,8 @@ class Plan:
     @property
     def digest(self) -> str:
         """SHA-256 over classes, source and every row: equal plans build equal records."""
-        digest = hashlib.sha256(json.dumps([self.classes.as_json(), dict(self.source)], sort_keys=True).encode())
+        head = json.dumps([self.classes.as_json(), dict(self.source)], sort_keys=True)
+        digest = hashlib.sha256(head.encode())
         for name, images in self.splits.items():
             digest.update(f"\0{name}\0".encode())
             digest.update(images.labels.astype("<i8").tobytes())

@@ -8,41 +8,40 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
+from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.records.recordio import ImageRecord
 
-Offsets = NDArray[np.int64]
+Numbers = NDArray[np.int64]
+Index = tuple[Numbers, Numbers]  # keys [n] and frame edges [n + 1] in bytes, both in file order
 
 
 class RecordSet:
     """The records of one or many `.rec` files, by position 0..len-1 in file order."""
 
-    def __init__(self, name: str, paths: Sequence[Path], ours: bool) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], ours: bool, indices: Sequence[Index] | None = None) -> None:
         """Use `RecordSet.open`. `ours`: every record must carry a checksum and the number its index says."""
         self.name = name
         self.files = list(paths)
         self._ours = ours
+        known = [file_index(path) for path in paths] if indices is None else indices
+        self._keys = [keys for keys, _ in known]
+        self._edges = [edges for _, edges in known]
+        self._starts = np.cumsum([0, *(len(keys) for keys in self._keys)])
         self._descriptors: list[int] = []
         try:
             self._descriptors.extend(os.open(path, os.O_RDONLY) for path in paths)
-            indices = [_index(path) for path in paths]
         except OSError as error:
             self.close()
             raise Damaged(f"cannot be read ({error.strerror})", where=error.filename) from error
-        except PipelineError:
-            self.close()
-            raise
-        self._keys = [keys for keys, _ in indices]
-        self._edges = [edges for _, edges in indices]
-        self._starts = np.cumsum([0, *(len(keys) for keys in self._keys)])
 
     @classmethod
     def open(cls, path: Path, split: str | None = None) -> RecordSet:
@@ -51,10 +50,10 @@ class RecordSet:
         Raises BadInput where there is no such thing, Damaged where files are missing or cut.
         """
         path = Path(path)
-        if not path.is_dir():
-            if not path.is_file():
-                raise BadInput("no such data set or record file", where=path)
+        if path.is_file():
             return cls(path.name, [path], ours=_starts_checked(path))
+        if not path.is_dir():
+            raise BadInput("no such data set or record file", where=path)
         splits = Manifest.read(path).splits
         if split is None or split not in splits:
             raise BadInput("no such split", where=path, expected=" or ".join(splits), found=split)
@@ -63,9 +62,9 @@ class RecordSet:
             if found != shard.bytes:
                 raise Damaged("record file cut", where=path / shard.file, expected=shard.bytes, found=found)
         records = cls(f"{path}:{split}", [path / shard.file for shard in splits[split].shards], ours=True)
-        if len(records) != splits[split].records:
+        if len(records) != (count := splits[split].records):
             records.close()
-            raise Damaged("index has another count", where=path, expected=splits[split].records, found=len(records))
+            raise Damaged("index has another count", where=path, expected=count, found=len(records))
         return records
 
     def __len__(self) -> int:
@@ -76,21 +75,25 @@ class RecordSet:
         file, row = self._locate(position)
         start, end = (int(edge) for edge in self._edges[file][row : row + 2])
         try:
-            data, _ = recordio.read_frame(os.pread(self._descriptors[file], end - start, start))
-            record = recordio.unpack(data)
-            if self._ours and not record.checked:
-                raise Damaged("checksum missing")
-            if self._ours and record.number != self._keys[file][row]:
-                raise Damaged("another record", expected=int(self._keys[file][row]), found=record.number)
+            return self._read(file, row, start, end)
         except Damaged as error:
-            where = f"{self.files[file]}, record {position}, offset {start}"
-            raise Damaged(error.what, where=where, expected=error.expected, found=error.found) from error
-        return record
+            where = f"{self.files[file]}, record {row}, offset {start}"
+            raise _at(where, error) from error
 
     def place(self, position: int) -> tuple[Path, int, int]:
         """Where a record lies: (file, key in its index, offset)."""
         file, row = self._locate(position)
         return self.files[file], int(self._keys[file][row]), int(self._edges[file][row])
+
+    def first_labels(self) -> NDArray[np.float32]:
+        """The first label of every record, float32 [len], from the headers alone (no checksum is read)."""
+        labels = np.zeros(len(self), np.float32)
+        for position in range(len(self)):
+            file, row = self._locate(position)
+            head = os.pread(self._descriptors[file], 36, int(self._edges[file][row]))
+            flag, label = struct.unpack_from("<If", head.ljust(36, b"\0"), 8)
+            labels[position] = struct.unpack_from("<f", head, 32)[0] if flag and len(head) == 36 else label
+        return labels
 
     def close(self) -> None:
         """Close the files; reading is over."""
@@ -103,6 +106,21 @@ class RecordSet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _read(self, file: int, row: int, start: int, end: int) -> ImageRecord:
+        try:
+            framed = os.pread(self._descriptors[file], end - start, start)
+        except OSError as error:
+            raise Damaged(f"cannot be read ({error.strerror})") from error
+        data, length = recordio.read_frame(framed)
+        if length != end - start:
+            raise Damaged("record and index disagree", expected=f"{end - start} bytes", found=f"{length}")
+        record = recordio.unpack(data)
+        if self._ours and not record.checked:
+            raise Damaged("checksum missing")
+        if self._ours and record.number != self._keys[file][row]:
+            raise Damaged("another record", expected=int(self._keys[file][row]), found=record.number)
+        return record
+
     def _locate(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)} in {self.name}")
@@ -110,27 +128,36 @@ class RecordSet:
         return file, position - int(self._starts[file])
 
 
-def _index(path: Path) -> tuple[Offsets, Offsets]:
-    """(keys [n], frame edges [n + 1]) in file order, from the `.idx` if there is one, else from the frames."""
+def file_index(path: Path) -> Index:
+    """The index of a record file, from the `.idx` beside it if there is one, else from the frames.
+
+    Raises Damaged where the `.idx` cannot belong to the file, or the frames are not whole.
+    """
     index = path.with_suffix(".idx")
+    if not index.is_file():
+        keys_and_edges, damage = _scanned(path)
+        if damage is not None:
+            raise damage
+        return keys_and_edges
     size_bytes = path.stat().st_size
-    if size_bytes % 4:
-        raise Damaged("record file cut", where=path, expected="a multiple of 4 bytes", found=f"{size_bytes:,}")
-    if index.is_file():
-        keys, offsets = read_index(index)
-    else:
-        offsets = scan_offsets(path)
-        keys = np.arange(len(offsets))
+    keys, offsets = _read_index(index)
     order = np.argsort(offsets, kind="stable")
-    keys, offsets = keys[order], offsets[order]
-    edges = np.append(offsets, size_bytes)
-    if len(offsets) and (offsets[0] != 0 or (np.diff(edges) <= 0).any() or (offsets % 4).any()):
-        raise Damaged("index does not belong to these records", where=index, advice="delete a foreign .idx to scan")
+    keys, edges = keys[order], np.append(offsets[order], size_bytes)
+    if edges[0] != 0 or (np.diff(edges) <= 0).any() or (edges % 4).any():
+        raise Damaged(
+            "index does not belong to these records, or they were cut",
+            where=index,
+            advice="without the .idx a whole record file can be read, too",
+        )
     return keys, edges
 
 
-def read_index(path: Path) -> tuple[Offsets, Offsets]:
-    """(keys, offsets) of an `.idx` file, as they stand. Raises Damaged where it is not two columns of numbers."""
+def salvaged_index(path: Path) -> Index:
+    """The index of a record file by its magic numbers, going on after damaged frames."""
+    return _scanned(path)[0]
+
+
+def _read_index(path: Path) -> tuple[Numbers, Numbers]:
     try:
         table = np.array([int(number) for number in path.read_bytes().split()], np.int64).reshape(-1, 2)
     except (ValueError, OverflowError) as error:
@@ -138,22 +165,27 @@ def read_index(path: Path) -> tuple[Offsets, Offsets]:
     return table[:, 0], table[:, 1]
 
 
-def scan_offsets(path: Path) -> Offsets:
-    """The offset of every record of a file that has no index. Raises Damaged where frames are not whole."""
-    if path.stat().st_size == 0:
-        return np.empty(0, np.int64)
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-        offsets, offset = [], 0
-        view = memoryview(buffer)
-        try:
-            while offset < len(view):
+def _scanned(path: Path) -> tuple[Index, Damaged | None]:
+    """The index of a file found by walking its frames, and the first damage met."""
+    size_bytes = path.stat().st_size
+    offsets: list[int] = []
+    damage = None
+    if size_bytes:
+        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            offset = 0
+            while offset < size_bytes:
                 offsets.append(offset)
-                offset = recordio.skip_frame(view, offset)
-        except Damaged as error:
-            raise Damaged(error.what, where=f"{path}, record {len(offsets) - 1}, offset {offset}") from error
-        finally:
-            view.release()
-    return np.array(offsets, np.int64)
+                try:
+                    offset = recordio.skip_frame(buffer, offset)
+                except Damaged as error:
+                    where = f"{path}, record {len(offsets) - 1}, offset {offset}"
+                    damage = damage or _at(where, error)
+                    offset = recordio.next_start(buffer, offset + 4)
+    return (np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
+
+
+def _at(where: str, error: Damaged) -> Damaged:
+    return Damaged(error.what, where=where, expected=error.expected, found=error.found)
 
 
 def _starts_checked(path: Path) -> bool:

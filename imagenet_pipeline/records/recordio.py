@@ -7,6 +7,7 @@ tag (upper 32 bits) and the CRC32C of the whole record with `id2` taken as 0 (lo
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAGIC_BYTES = struct.pack("<I", MAGIC)
 RECORD_LIMIT_BYTES = 2**29
 LABEL_LIMIT = 2**16
 CHECKED_TAG = 0x49503143
+
+Buffer = bytes | mmap.mmap
 
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _CHUNK = struct.Struct("<II")
@@ -53,13 +56,12 @@ def frame(data: bytes) -> bytes:
     ends = [*cuts, len(data)]
     kinds = [_FIRST, *[_MIDDLE] * (len(cuts) - 1), _LAST]
     parts = [
-        _chunk_head(kind, end - start) + data[start:end]
-        for kind, start, end in zip(kinds, starts, ends, strict=True)
+        _chunk_head(kind, end - start) + data[start:end] for kind, start, end in zip(kinds, starts, ends, strict=True)
     ]
     return b"".join((*parts, pad))
 
 
-def read_frame(buffer: bytes | memoryview, offset: int = 0) -> tuple[bytes, int]:
+def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     """Return the record whose frame starts at `offset`, and the offset just after it.
 
     Raises Damaged (without a place; the caller knows the file) when the frame is not whole.
@@ -82,7 +84,7 @@ def read_frame(buffer: bytes | memoryview, offset: int = 0) -> tuple[bytes, int]
     return MAGIC_BYTES.join(parts), offset
 
 
-def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+def scan(buffer: Buffer) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, record) from start to end. Raises Damaged at the first frame that is not whole."""
     offset = 0
     while offset < len(buffer):
@@ -91,8 +93,22 @@ def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
         offset = following
 
 
-def skip_frame(buffer: memoryview, offset: int) -> int:
-    """The offset just after the frame at `offset`, from its chunk heads alone. Raises Damaged as `read_frame`."""
+def next_start(buffer: Buffer, offset: int) -> int:
+    """The first place at or after `offset` where a record may start: an aligned magic of a first chunk.
+
+    Returns the buffer's length where there is none.
+    """
+    offset += -offset % 4
+    while 0 <= (offset := buffer.find(MAGIC_BYTES, offset)) <= len(buffer) - _CHUNK.size:
+        kind = buffer[offset + 7] >> 5
+        if offset % 4 == 0 and kind in (_WHOLE, _FIRST):
+            return offset
+        offset += 1
+    return len(buffer)
+
+
+def skip_frame(buffer: Buffer, offset: int) -> int:
+    """The offset just after the frame at `offset`, from its chunk heads alone. Raises as `read_frame`."""
     kind, _, offset = _chunk_extent(buffer, offset)
     if kind not in (_WHOLE, _FIRST):
         raise Damaged("frame starts in the middle of a split record")
@@ -145,12 +161,12 @@ def _chunk_head(kind: int, length_bytes: int) -> bytes:
     return _CHUNK.pack(MAGIC, kind << 29 | length_bytes)
 
 
-def _read_chunk(buffer: bytes | memoryview, offset: int) -> tuple[int, bytes, int]:
+def _read_chunk(buffer: Buffer, offset: int) -> tuple[int, bytes, int]:
     kind, end, following = _chunk_extent(buffer, offset)
     return kind, bytes(buffer[offset + _CHUNK.size : end]), following
 
 
-def _chunk_extent(buffer: bytes | memoryview, offset: int) -> tuple[int, int, int]:
+def _chunk_extent(buffer: Buffer, offset: int) -> tuple[int, int, int]:
     """(kind, end of the payload, offset after its pad) of the chunk at `offset`."""
     if offset + _CHUNK.size > len(buffer):
         raise Damaged("file ends inside a frame")

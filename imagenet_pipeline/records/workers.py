@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @contextlib.contextmanager
 def local_pool(workers: int) -> Iterator[Executor]:
-    """A pool of fresh processes (spawned: no locks or threads inherited); on an error they are ended at once."""
+    """A pool of fresh (spawned) processes, which inherit no locks; on an error they are ended at once."""
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers,

@@ -85,9 +85,7 @@ def _train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interru
     started = read_at = time.monotonic()
     with (
         EpochBar(epoch + 1, recipe.epochs, run.steps_per_epoch) as bar,
-        loader.training(
-            recipe.seed, epoch, _augmentation(run), start_step=passed.step - first_step
-        ) as batches,
+        loader.training(recipe.seed, epoch, _augmentation(run), start_step=passed.step - first_step) as batches,
     ):
         for batch in batches:
             rate = learning_rate(recipe, passed.step, run.steps_per_epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,12 @@ def score(engine: Engine, batches: Iterable[Batch], crops: int = 1) -> Totals:
     return totals
 
 
-def top_classes(scores: npt.NDArray[np.floating], k: int = 5) -> npt.NDArray[np.int64]:
+def top_classes(scores: npt.NDArray[np.floating[Any]], k: int = 5) -> npt.NDArray[np.int64]:
     """The k best classes of each row of `scores` [n, classes], best first; ties go to the lower class."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
 
 
-def rank_hits(top: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]) -> tuple[int, int]:
+def rank_hits(top: npt.NDArray[np.integer[Any]], labels: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:
     """How many labels [n] stand first, and among the first five, in `top` [n, k >= 5], best class first."""
     if top.ndim != 2 or len(top) != len(labels):
         raise BadInput("predictions and labels differ in length", expected=len(labels), found=top.shape)

@@ -112,7 +112,9 @@ def build_engine(recipe: Recipe, state: State, weights: Any) -> Engine:
 def _new_run(folder: Path, journal: Journal, recipe: Recipe, overrides: dict[str, Any]) -> Run:
     if has_checkpoint(folder):
         raise BadRecipe(
-            "a run is here already", where=folder, advice="go on with --resume latest, or choose another --run"
+            "a run is here already",
+            where=folder,
+            advice="go on with --resume latest, or choose another --run",
         )
     data = read_data_set(Path(recipe.records))
     steps_per_epoch = _steps_per_epoch(recipe, data)

@@ -37,7 +37,7 @@ def _share(schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epochs: in
     progress = min((step - warmup_steps) / max(epochs * steps_per_epoch - warmup_steps, 1), 1.0)
     match schedule.kind:
         case "steps":
-            return math.prod(schedule.factor for drop in schedule.drops if epoch >= drop)
+            return float(math.prod(schedule.factor for drop in schedule.drops if epoch >= drop))
         case "polynomial":
             return (1 - progress) ** schedule.power
         case "cosine":

@@ -1,0 +1,72 @@
+"""Words in, one call, answer out. Results go to stdout, progress and log lines to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from imagenet_pipeline.cli import records, runs
+from imagenet_pipeline.cli.output import Negative
+from imagenet_pipeline.errors import OutOfRoom, PipelineError
+
+app = typer.Typer(
+    help="From folders of photos to a trained, evaluated image classifier at ImageNet scale.\n\n"
+    "build -> verify -> train -> evaluate. Every verb has --help with examples; --debug shows tracebacks.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(records.build_app, name="build")
+for command in (records.verify, records.inspect, runs.networks, runs.train, runs.evaluate, runs.plot):
+    app.command()(command)
+app.add_typer(runs.benchmark_app, name="benchmark")
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; what a user can cause is one line on stderr and an exit code of its own."""
+    given = list(sys.argv[1:] if words is None else words) or ["--help"]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code = app(
+            [word for word in given if word != "--debug"],
+            prog_name="imagenet-pipeline",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        code = _explain(error)
+    sys.exit(code or 0)
+
+
+def _explain(error: Exception) -> int:
+    match error:
+        case Negative():
+            return 1
+        case PipelineError():
+            return _fail(str(error), error.exit_code)
+        case TyperException():
+            message = getattr(error, "format_message", error.__str__)()
+            return _fail(f"{message} (--help shows how)", 2)
+        case typer.Abort():
+            return _fail("interrupted", 128 + signal.SIGINT)
+        case MemoryError():
+            advice = "take a smaller batch_size, or fewer threads or workers"
+            return _fail(f"out of memory; {advice}", OutOfRoom.exit_code)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+    return _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where, please report it", 70)
+
+
+def _fail(line: str, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    return code

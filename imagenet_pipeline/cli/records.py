@@ -1,0 +1,251 @@
+"""The verbs about records: build, verify, inspect."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagenet_pipeline.cli.output import Json, Negative, image_bar, list_names, say, say_json, say_table
+from imagenet_pipeline.errors import BadRecipe
+
+build_app = typer.Typer(
+    help="Make a data set: records, lists, class table, mean colour, manifest. A killed build goes on where it was.",
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option(help="Folder of the data set.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the cuts and of the order of training images.")]
+Resize = Annotated[int, typer.Option(min=0, help="Shorter edge, pixels; smaller images stay; 0 keeps all sizes.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")]
+PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
+Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
+MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this are unreadable.")]
+ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
+
+
+@build_app.command()
+def imagenet(
+    root: Annotated[Path, typer.Option(help="The ILSVRC2015 folder (with Data, ImageSets and devkit).")],
+    out: Out,
+    class_order: Annotated[str, typer.Option(help="wnid (sorted, as torchvision) or devkit (the book's).")] = "wnid",
+    drop_blacklisted: Annotated[
+        bool, typer.Option("--drop-blacklisted", help="Leave out the kit's blacklist.")
+    ] = False,
+    test_images: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images cut out of train as test [default: 50 a class]; 0 for none."),
+    ] = None,
+    seed: Seed = 42,
+    resize: Resize = 256,
+    quality: Quality = 95,
+    pass_through: PassThrough = False,
+    shards: Shards = None,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build from ILSVRC2015 CLS-LOC and its development kit.
+
+    Example: imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
+    """
+    from record_builders import imagenet as builder
+
+    if class_order not in ("wnid", "devkit"):
+        raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
+    plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed)  # type: ignore[arg-type]
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+
+
+@build_app.command()
+def folder(
+    root: Annotated[Path, typer.Option(help="One sub-folder a class; or train/ val/ test/ of such folders.")],
+    out: Out,
+    val_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as val.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as test.")] = None,
+    seed: Seed = 42,
+    resize: Resize = 256,
+    quality: Quality = 95,
+    pass_through: PassThrough = False,
+    shards: Shards = None,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
+
+    The fractions count where there is no val/ or test/ folder [default: 0.1 without ROOT/train, else none].
+
+    Example: imagenet-pipeline build folder --root photos --out output/photos
+    """
+    from record_builders import folder as builder
+
+    plan = builder.plan(root, val_fraction, test_fraction, seed)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+
+
+@build_app.command("list")
+def listing(
+    list_file: Annotated[Path, typer.Option("--list", help="im2rec-style .lst: number TAB label(s) TAB path.")],
+    root: Annotated[Path, typer.Option(help="Folder the paths start from.")],
+    out: Out,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="classes.json, or a text file of one class a line [default: the labels]"),
+    ] = None,
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.1,
+    test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
+    seed: Seed = 42,
+    resize: Resize = 256,
+    quality: Quality = 95,
+    pass_through: PassThrough = False,
+    shards: Shards = None,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build from an im2rec-style list.
+
+    Example: imagenet-pipeline build list --list train.lst --root photos --out output/mine
+    """
+    from record_builders import listing as builder
+
+    plan = builder.plan(list_file, root, val_list, test_list, val_fraction, test_fraction, classes, seed)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+
+
+@build_app.command()
+def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = False) -> None:
+    """Build scikit-learn's 1,797 handwritten digits, through a miniature ILSVRC2015 tree: data that is always there.
+
+    Example: imagenet-pipeline build digits --out output/digits
+    """
+    from record_builders import digits as builder
+
+    _make(builder.plan(out, seed), out, False, as_json, 256, 95, False, None, workers, 0)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    as_json: Json = False,
+) -> None:
+    """Check every record, index, count and digest; exit code 1 if anything is damaged.
+
+    Example: imagenet-pipeline verify output/imagenet
+    """
+    from imagenet_pipeline.records.verify import verify as verify_records
+
+    started = time.monotonic()
+    with image_bar() as progress:
+        report = verify_records(path, progress)
+    if as_json:
+        say_json(report)
+    else:
+        for problem in report.problems:
+            say(str(problem))
+        state = f"{len(report.problems)} problems" if report.problems else "whole"
+        unchecked = f", {report.unchecked:,} of them without a checksum" if report.unchecked else ""
+        say(f"{path}: {state}: {report.records:,} records{unchecked}, {time.monotonic() - started:.1f} s")
+    if report.problems:
+        raise Negative
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    split: Annotated[str | None, typer.Option(help="train, val or test of a folder [default: the first]")] = None,
+    records: Annotated[str, typer.Option(help="Which records, as 0:8.")] = "0:8",
+    montage: Annotated[Path | None, typer.Option(help="Write a contact sheet of them, PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a data set or record file: counts, classes, and a few records.
+
+    Example: imagenet-pipeline inspect output/digits --records 0:24 --montage digits.png
+    """
+    from imagenet_pipeline.records import inspect as inspection
+
+    chosen = _range(records)
+    report = inspection.inspect(path, chosen, split)
+    if montage:
+        inspection.montage(path, chosen, montage, split)
+    if as_json:
+        say_json(report)
+        return
+    _say_inspection(report)
+    if montage:
+        say(f"montage: {montage}")
+
+
+def _say_inspection(report: Any) -> None:
+    say(f"{report.name}: {report.count:,} records")
+    say_table(
+        ["record", "number", "label", "class", "size", "bytes", "checksum"],
+        [
+            (r.position, r.number, " ".join(f"{x:g}" for x in r.labels), r.class_name or "", _size(r), r.bytes,
+             "right" if r.checked else "none")
+            for r in report.records
+        ],
+    )  # fmt: skip
+
+
+def _size(record: Any) -> str:
+    return f"{record.width}x{record.height}" if record.width else "not an image"
+
+
+def _range(words: str) -> range:
+    first, colon, last = words.partition(":")
+    try:
+        start = int(first or 0)
+        stop = int(last) if colon else start + 1
+    except ValueError:
+        start, stop = 0, -1
+    if not 0 <= start < stop:
+        raise BadRecipe("--records", expected="FIRST:LAST as in 0:8", found=words)
+    return range(start, stop)
+
+
+def _make(
+    plan: Any,
+    out: Path,
+    lists_only: bool,
+    as_json: bool,
+    resize: int,
+    quality: int,
+    pass_through: bool,
+    shards: int | None,
+    workers: int | None,
+    max_rejects: int,
+) -> None:
+    from imagenet_pipeline.records.build import BuildOptions, build
+    from imagenet_pipeline.records.plan import write_lists
+
+    if lists_only:
+        paths = write_lists(plan, out)
+        if as_json:
+            say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
+        else:
+            say(f"{out}: {list_names(plan.counts)} in {len(plan.classes):,} classes; lists only, no image was read")
+        return
+    started = time.monotonic()
+    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects)
+    with image_bar() as progress:
+        summary = build(plan, out, options, progress)
+    if as_json:
+        say_json(summary)
+        return
+    _say_summary(summary, time.monotonic() - started)
+
+
+def _say_summary(summary: Any, seconds: float) -> None:
+    done = "was built already" if summary.already_built else f"built in {seconds:.1f} s"
+    contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
+    say(f"{summary.folder}: {done}: {contents}")
+    if summary.actions:
+        say(f"images: {list_names(summary.actions)}")
+    if any(summary.rejected.values()):
+        say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")

@@ -1,0 +1,32 @@
+# Sourced by the other scripts: goes to the repository's root and puts .venv, made where it is missing, on the PATH.
+# It is made anew when setup.cfg or the constraints change.   use: . scripts/environment.sh [EXTRAS]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+    local python
+    for python in ${PYTHON:-python3.11 python3.12 python3}; do
+        if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    echo "error: Python 3.11 or 3.12 is needed (PYTHON=... names one); found $(python3 --version 2>&1)" >&2
+    return 1
+}
+
+make_environment() {
+    local target=".${1:+[$1]}" stamp
+    stamp="$target $(cat setup.cfg tests/constraints.txt | sha256sum)"
+    if [ "$(cat .venv/made-for 2>/dev/null)" = "$stamp" ]; then
+        return
+    fi
+    echo "making .venv for $target (first time only) ..." >&2
+    "$(find_python)" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt \
+        --editable "$target" >&2
+    echo "$stamp" > .venv/made-for
+}
+
+make_environment "${1:-}"
+PATH="$PWD/.venv/bin:$PATH"
