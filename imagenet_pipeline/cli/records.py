@@ -94,11 +94,12 @@ def listing(
     list_file: Annotated[Path, typer.Option("--list", help="im2rec-style .lst: number TAB label(s) TAB path.")],
     root: Annotated[Path, typer.Option(help="Folder the paths start from.")],
     out: Out,
+    val_list: Annotated[Path | None, typer.Option(help="A list for val.")] = None,
+    test_list: Annotated[Path | None, typer.Option(help="A list for test.")] = None,
     classes: Annotated[
-        Path | None,
-        typer.Option(help="classes.json, or a text file of one class a line [default: the labels]"),
+        Path | None, typer.Option(help="classes.json, or text, a class a line [default: labels]")
     ] = None,
-    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.1,
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.0,
     test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
     seed: Seed = 42,
     resize: Resize = 256,
@@ -148,8 +149,8 @@ def verify(
         say_json(report)
     else:
         for problem in report.problems:
-            say(str(problem))
-        state = f"{len(report.problems)} problems" if report.problems else "whole"
+            say(_problem_line(problem))
+        state = f"{len(report.problems)} problem(s)" if report.problems else "whole"
         unchecked = f", {report.unchecked:,} of them without a checksum" if report.unchecked else ""
         say(f"{path}: {state}: {report.records:,} records{unchecked}, {time.monotonic() - started:.1f} s")
     if report.problems:
@@ -172,7 +173,7 @@ def inspect(
     chosen = _range(records)
     report = inspection.inspect(path, chosen, split)
     if montage:
-        inspection.montage(path, chosen, montage, split)
+        inspection.montage(path, montage, chosen, split)
     if as_json:
         say_json(report)
         return
@@ -182,7 +183,12 @@ def inspect(
 
 
 def _say_inspection(report: Any) -> None:
-    say(f"{report.name}: {report.count:,} records")
+    say(f"{report.path}: {list_names(report.splits) or f'{report.count:,} records'}")
+    if report.mean and report.std:
+        say("mean R, G, B: " + _three(report.mean) + "; standard deviation: " + _three(report.std))
+    counts = sorted(report.class_counts.values())
+    if counts:
+        say(f"{report.split or 'file'}: {len(counts):,} classes of {counts[0]:,} to {counts[-1]:,} records")
     say_table(
         ["record", "number", "label", "class", "size", "bytes", "checksum"],
         [
@@ -191,6 +197,16 @@ def _say_inspection(report: Any) -> None:
             for r in report.records
         ],
     )  # fmt: skip
+
+
+def _problem_line(problem: Any) -> str:
+    place = "" if problem.record is None else f", record {problem.record}"
+    place += "" if problem.offset is None else f", offset {problem.offset:,}"
+    return f"{problem.file}{place}: {problem.what}"
+
+
+def _three(values: Any) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 def _size(record: Any) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.plan import SPLITS
 
 MANIFEST = "manifest.json"
 BUILDING = ".building"
@@ -78,12 +79,13 @@ class Manifest(_Frozen):
         if not isinstance(body, dict) or body.pop("digest", None) != _digest(body):
             raise Damaged("manifest has changed since it was written", where=path)
         try:
-            body["splits"] = {name: body["splits"][name] for name in SPLITS if name in body["splits"]}
-            return cls.model_validate(body)
+            manifest = cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise Damaged(f"manifest not understood: {place}: {first['msg']}", where=path) from error
+        splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}
+        return manifest.model_copy(update={"splits": splits})
 
 
 @dataclass(frozen=True)

@@ -72,17 +72,18 @@ class ColourSums:
 def make_shard(task: ShardTask) -> int:
     """Make one shard and its commit marker; returns how many images were rejected.
 
-    The record file gets its final name only after every record has been read back, checked and decoded.
+    The record file gets its final name only after every record has been read back and checked.
     """
-    cv2.setNumThreads(1)
+    image.calm()
     task.notes.unlink(missing_ok=True)
     record_file = task.folder / f"{task.name}.rec"
     rejects: list[tuple[int, str, str]] = []
     actions: Counter[str] = Counter()
+    colours = ColourSums()
     with files.whole_file(record_file) as stream:
-        entries = _write_records(task, stream, rejects, actions)
+        entries = _write_records(task, stream, rejects, actions, colours)
         stream.flush()
-        colours = _read_back(task, Path(stream.name), entries)
+        _read_back(task, Path(stream.name), entries)
     index_file = record_file.with_suffix(".idx")
     files.write_whole(index_file, "".join([f"{number}\t{offset}\n" for number, offset in entries]))
     marker = {
@@ -142,7 +143,11 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
 
 
 def _write_records(
-    task: ShardTask, stream: BinaryIO, rejects: list[tuple[int, str, str]], actions: Counter[str]
+    task: ShardTask,
+    stream: BinaryIO,
+    rejects: list[tuple[int, str, str]],
+    actions: Counter[str],
+    colours: ColourSums,
 ) -> list[tuple[int, int]]:
     entries = []
     offset = 0
@@ -161,11 +166,11 @@ def _write_records(
         entries.append((number, offset))
         offset += len(framed)
         actions.update(prepared.actions)
+        colours.add(prepared.pixels)
     return entries
 
 
-def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> ColourSums:
-    colours = ColourSums()
+def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> None:
     ends = [offset for _, offset in entries[1:]] + [part.stat().st_size]
     with open(part, "rb") as stream:
         for (number, offset), end in zip(entries, ends, strict=True):
@@ -174,8 +179,6 @@ def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> C
             label = float(task.labels[number - task.first_number])
             if (record.number, record.labels, record.checked) != (number, (label,), True):
                 raise Damaged("what was written does not read back", where=f"{part}, offset {offset}")
-            colours.add(image.decode_rgb(record.image))
-    return colours
 
 
 def _histogram(pixels: NDArray[np.uint8], channel: int) -> NDArray[np.int64]:

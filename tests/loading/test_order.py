@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.loading.order import BLOCK, epoch_order, uniforms
+
+GOLDEN_ORDER = [7, 2, 0, 5, 6, 3, 4, 1]
+GOLDEN_UNIFORMS = [[0.08629884621401296, 0.09538921285584301], [0.45479219149261807, 0.37242006732363475]]
+
+seeds = st.integers(0, 2**64 - 1)
+epochs = st.integers(0, 500)
+
+
+@given(st.integers(0, 3000), seeds, epochs)
+def test_an_epoch_holds_every_record_once(count: int, seed: int, epoch: int) -> None:
+    order = epoch_order(count, seed, epoch)
+    assert order.dtype == np.int64
+    assert np.array_equal(np.sort(order), np.arange(count))
+
+
+def test_without_shuffling_the_order_is_the_files() -> None:
+    assert epoch_order(5, 1, 2, shuffle=False).tolist() == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=60)
+@given(seeds, epochs, st.integers(0, 4 * BLOCK), st.integers(0, 2 * BLOCK), st.integers(1, 7))
+def test_any_slice_of_draws_is_that_slice_of_the_whole(
+    seed: int, epoch: int, start: int, length: int, columns: int
+) -> None:
+    whole = uniforms(seed, epoch, range(6 * BLOCK), columns)
+    part = uniforms(seed, epoch, range(start, start + length), columns)
+    assert part.shape == (length, columns)
+    assert np.array_equal(part, whole[start : start + length])
+    assert ((whole >= 0) & (whole < 1)).all()
+
+
+def test_no_two_keys_share_a_stream() -> None:
+    keys = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2**32, 0), (2**32 + 1, 0), (2**63, 1)]
+    for one, other in combinations(keys, 2):
+        assert not np.array_equal(epoch_order(100, *one), epoch_order(100, *other)), (one, other)
+        first, second = (uniforms(*key, range(3 * BLOCK), 2) for key in (one, other))
+        assert not np.isin(first, second).any(), (one, other)
+
+
+def test_values_are_the_same_on_every_machine_and_in_every_release() -> None:
+    assert epoch_order(8, 42, 3).tolist() == GOLDEN_ORDER
+    assert np.allclose(uniforms(42, 3, range(255, 257), 2), GOLDEN_UNIFORMS, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(-1, 0), (0, -1)])
+def test_negative_keys_are_refused(seed: int, epoch: int) -> None:
+    with pytest.raises(BadRecipe, match="negative"):
+        epoch_order(3, seed, epoch)
+    with pytest.raises(BadRecipe, match="negative"):
+        uniforms(seed, epoch, range(2), 1)

@@ -1,0 +1,31 @@
+"""Networks by name."""
+
+import pytest
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import Dense
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_network_ends_in_as_many_classes_as_asked(name):
+    last_name, last = catalog.build(name, 7).items[-1]
+    assert (last_name, last) == ("classifier", Dense(7))
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("resent50", "resnet50"), ("AlexNet", "alexnet"), ("lenet5", "lenet")]
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(name, nearest):
+    with pytest.raises(BadRecipe, match=f"no network is called '{name}'; did you mean {nearest}"):
+        catalog.build(name, 10)
+
+
+def test_a_name_near_none_is_answered_with_all():
+    with pytest.raises(BadRecipe, match=", ".join(catalog.names())):
+        catalog.entry("zzz")
+
+
+def test_a_network_without_classes_is_refused():
+    with pytest.raises(BadRecipe, match="at least one class"):
+        catalog.build("lenet", 0)

@@ -1,0 +1,105 @@
+"""Initial values: their distributions, MXNet's own initializers, and that only seed and name count."""
+
+import math
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import KINDS, initial_values
+from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, stack
+
+SHAPE = (64, 6, 6)
+# A grouped convolution's weights are (96, 32, 3, 3): fan-in 288, and a fan-out of 864 to MXNet.
+NETWORK = stack(conv=Conv(96, 3, groups=2), flatten=Flatten(), dense=Dense(200))
+FANS = {"conv.weight": (288, 864), "dense.weight": (1536, 200)}
+
+
+def drawn(kind, seed=0, network=NETWORK):
+    return initial_values(network, SHAPE, kind, seed)
+
+
+def variance(kind, fan_in, fan_out):
+    mean = (fan_in + fan_out) / 2
+    return {"xavier": 1 / mean, "msra": 2 / (1 + 0.25**2) / mean, "he": 2 / fan_in, "lecun": 1 / fan_in}[kind]
+
+
+@pytest.mark.parametrize("name", FANS)
+@pytest.mark.parametrize("kind", ["xavier", "msra", "he", "lecun"])
+def test_weights_have_mean_zero_and_the_variance_of_their_definition(kind, name):
+    values = drawn(kind)[name]
+    deviation = math.sqrt(variance(kind, *FANS[name]))
+    assert values.dtype == np.float32
+    assert abs(values.mean()) < 5 * deviation / math.sqrt(values.size)
+    assert values.std() == pytest.approx(deviation, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "initializer"), [("xavier", mx.initializer.Xavier), ("msra", mx.initializer.MSRAPrelu)]
+)
+@pytest.mark.parametrize("name", FANS)
+def test_xavier_and_msra_are_distributed_as_mxnets(kind, initializer, name):
+    ours = np.sort(drawn(kind)[name].ravel())
+    mx.random.seed(1)
+    array = mx.nd.zeros(drawn(kind)[name].shape)
+    initializer()(mx.initializer.InitDesc(name), array)
+    theirs = np.sort(array.asnumpy().ravel())
+    # Two-sample Kolmogorov-Smirnov distance; 1.95 is its critical value at a level of 0.1 percent.
+    merged = np.concatenate([ours, theirs])
+    distance = (
+        np.abs(np.searchsorted(ours, merged, "right") - np.searchsorted(theirs, merged, "right")).max()
+        / ours.size
+    )
+    assert distance < 1.95 * math.sqrt(2 / ours.size)
+    if kind == "xavier":
+        assert ours[-1] == pytest.approx(theirs[-1], rel=0.001)
+
+
+def test_sparse_units_read_fifteen_inputs():
+    network = stack(conv=Conv(8, 3), few=Conv(40, 1), flatten=Flatten(), dense=Dense(2000))
+    values = initial_values(network, (1, 5, 5), "sparse", 3)
+    for name, inputs in {"conv.weight": 9, "few.weight": 8, "dense.weight": 15}.items():
+        rows = values[name].reshape(len(values[name]), -1)
+        assert (np.count_nonzero(rows, axis=1) == inputs).all()
+    weights = values["dense.weight"][values["dense.weight"] != 0]
+    assert abs(weights.mean()) < 0.03
+    assert weights.std() == pytest.approx(1, rel=0.02)
+    # Every input is somebody's.
+    assert (np.count_nonzero(values["dense.weight"], axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_depend_on_seed_and_name_alone(kind):
+    alone = drawn(kind, network=stack(flatten=Flatten(), extra=Dense(96 * 16), dense=Dense(200)))
+    among = drawn(kind)
+    assert np.array_equal(alone["dense.weight"], among["dense.weight"])
+    assert not np.array_equal(drawn(kind, seed=1)["dense.weight"], among["dense.weight"])
+    twins = initial_values(stack(one=Conv(64, 1), two=Conv(64, 1)), SHAPE, kind, 0)
+    assert not np.array_equal(twins["one.weight"], twins["two.weight"])
+
+
+def test_what_is_not_drawn_starts_plain():
+    network = stack(conv=Conv(4, 3), norm=BatchNorm(), prelu=Activation("prelu", slope=0.1))
+    values = initial_values(network, SHAPE, "he", 0)
+    del values["conv.weight"]
+    plain = {name: set(array.tolist()) for name, array in values.items()}
+    assert plain == {
+        "conv.bias": {0.0},
+        "norm.weight": {1.0},
+        "norm.bias": {0.0},
+        "norm.running_mean": {0.0},
+        "norm.running_var": {1.0},
+        "prelu.slope": {float(np.float32(0.1))},
+    }
+
+
+def test_the_values_of_a_seed_never_change():
+    values = initial_values(catalog.build("lenet", 10), (1, 28, 28), "xavier", 42)
+    assert values["conv1.weight"].ravel()[:2].tolist() == [-0.03665609285235405, -0.06965459883213043]
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones():
+    with pytest.raises(BadRecipe, match=r"xavier \| msra \| he \| lecun \| sparse; found glorot"):
+        drawn("glorot")

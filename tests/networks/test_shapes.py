@@ -1,0 +1,227 @@
+"""Counts against published ones, and the shape arithmetic against counting windows."""
+
+import math
+import timeit
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    LocalResponseNorm,
+    Pool,
+    Residual,
+    Sequential,
+    stack,
+)
+from imagenet_pipeline.networks.shapes import (
+    describe,
+    multiply_adds,
+    parameter_count,
+    parameters,
+)
+
+# num_params and GFLOPS of torchvision's pages for ResNet18/34/50_Weights; AlexNet: Caffe's grouped CaffeNet
+# counts, multiply-adds 724 M in Sze et al., "Efficient Processing of Deep Neural Networks" (2017), table II;
+# alexnet_book: the ungrouped network's 62,378,344 and 2 x 9,568 for its batch normalisations.
+PUBLISHED = {
+    "alexnet": (60_965_224, 0.724e9),
+    "alexnet_book": (62_397_480, None),
+    "resnet18": (11_689_512, 1.814e9),
+    "resnet34": (21_797_672, 3.664e9),
+    "resnet50": (25_557_032, 4.089e9),
+}
+
+
+def described(name, size=None, classes=1000):
+    size = size or catalog.entry(name).input_size
+    return describe(catalog.build(name, classes), (3, size, size))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_and_costs_are_the_published_ones(name):
+    count, cost = PUBLISHED[name]
+    reports = described(name)
+    assert parameter_count(reports) == count
+    if cost is not None:
+        assert multiply_adds(reports) == pytest.approx(cost, rel=0.01)
+
+
+def test_lenet_has_the_431_thousand_parameters_of_caffes_on_mnist():
+    # Han et al., "Learning both Weights and Connections" (2015), table 1: LeNet-5, 431K.
+    assert parameter_count(describe(catalog.build("lenet", 10), (1, 28, 28))) == 431_080
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_book"])
+def test_alexnet_shrinks_the_image_as_the_paper_says(name):
+    sides = [report.output_shape[-1] for report in described(name) if isinstance(report.layer, Conv | Pool)]
+    assert list(dict.fromkeys(sides)) == [55, 27, 13, 6]
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_names_are_unique_and_shapes_follow_one_another(name):
+    reports = described(name)
+    listed = [parameter.name for report in reports for parameter in report.parameters]
+    assert (
+        len(set(listed)) == len(listed) == len(parameters(catalog.build(name, 1000), reports[0].input_shape))
+    )
+    assert all(item.name.startswith(report.path + ".") for report in reports for item in report.parameters)
+    assert reports[-1].output_shape == (1000,)
+
+
+def test_names_stay_what_checkpoints_have():
+    names = list(parameters(catalog.build("resnet18", 1000), (3, 224, 224)))
+    assert len(names) == 20 + 20 * 4 + 2
+    assert names[:6] == [
+        "stem.conv.weight",
+        "stem.norm.weight",
+        "stem.norm.bias",
+        "stem.norm.running_mean",
+        "stem.norm.running_var",
+        "stage1.unit1.conv1.weight",
+    ]
+    assert names[-3:] == ["stage4.unit2.norm2.running_var", "classifier.weight", "classifier.bias"]
+    assert {"stage2.unit1.conv1.weight", "stage2.unit1.shortcut.conv.weight"} <= set(names)
+
+
+def test_only_what_is_trained_counts():
+    network = stack(norm=BatchNorm(scale=False), prelu=Activation("prelu"), relu=Activation("relu"))
+    assert parameter_count(describe(network, (6, 4, 4))) == 12
+    trained = {name: item.trainable for name, item in parameters(network, (6, 4, 4)).items()}
+    assert trained == {
+        "norm.weight": False,
+        "norm.bias": True,
+        "norm.running_mean": False,
+        "norm.running_var": False,
+        "prelu.slope": True,
+    }
+
+
+def count_windows(length, size, stride, pad, ceil):
+    """Place windows one by one on the padded line; a partial one must still begin inside it."""
+    padded = length + 2 * pad
+    starts = range(0, padded, stride)
+    whole = [start for start in starts if start + size <= padded]
+    reached = whole[-1] + size if whole else 0
+    return len(whole) + (1 if ceil and whole and reached < padded else 0)
+
+
+axes = st.tuples(
+    st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.integers(0, 4)
+)  # length, size, stride, pad
+
+
+@given(axes, axes, st.integers(1, 3), st.integers(1, 4))
+def test_a_convolution_has_one_output_per_window(height, width, groups, per_group):
+    channels = groups * per_group
+    (h, kernel_h, stride_h, pad_h), (w, kernel_w, stride_w, pad_w) = height, width
+    layer = Conv(2 * groups, (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), groups)
+    expected = (count_windows(*height, ceil=False), count_windows(*width, ceil=False))
+    assume(min(expected) > 0)
+    (report,) = describe(stack(conv=layer), (channels, h, w))
+    assert report.output_shape == (2 * groups, *expected)
+    # Every output pixel of every channel reads its group's part of a window.
+    assert report.multiply_adds == math.prod(report.output_shape) * per_group * kernel_h * kernel_w
+    assert report.parameter_count == 2 * groups * (per_group * kernel_h * kernel_w + 1)
+
+
+@given(axes, st.booleans(), st.sampled_from(["max", "average"]))
+def test_pooling_has_one_output_per_window(axis, ceil, kind):
+    length, size, stride, pad = axis
+    assume(2 * pad <= size and not (ceil and pad + stride > size))
+    expected = count_windows(length, size, stride, pad, ceil)
+    assume(expected > 0)
+    (report,) = describe(stack(pool=Pool(kind, size, stride, pad, ceil)), (5, length, length))
+    assert report.output_shape == (5, expected, expected)
+    assert (report.parameter_count, report.multiply_adds) == (0, 0)
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 8))
+def test_the_other_layers_have_the_shapes_they_promise(channels, height, width, units):
+    same = stack(
+        norm=BatchNorm(), relu=Activation("relu"), drop=Dropout(0.5), response=LocalResponseNorm(size=3)
+    )
+    shape = (channels, height, width)
+    assert {report.output_shape for report in describe(same, shape)} == {shape}
+    head = describe(stack(flatten=Flatten(), dense=Dense(units, bias=False)), shape)
+    assert [report.output_shape for report in head] == [(math.prod(shape),), (units,)]
+    assert multiply_adds(head) == parameter_count(head) == math.prod(shape) * units
+    assert describe(stack(pool=GlobalAveragePool()), shape)[0].output_shape == (channels, 1, 1)
+
+
+def test_branches_are_joined_along_the_channels():
+    branches = Concat((("narrow", Conv(4, 1)), ("wide", stack(conv=Conv(6, 3, pad=1)))))
+    reports = describe(stack(squeeze=Conv(2, 1), expand=branches, last=Conv(1, 1)), (3, 8, 8))
+    assert [report.path for report in reports] == ["squeeze", "expand.narrow", "expand.wide.conv", "last"]
+    assert reports[-1].input_shape == (10, 8, 8)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("lenet", 16), ("alexnet", 67), ("alexnet_book", 67)])
+def test_the_smallest_size_named_is_true(name, smallest):
+    network = catalog.build(name, 10)
+    with pytest.raises(BadRecipe, match=rf"layer \w+: .*1x1 .*at least {smallest}x{smallest}"):
+        describe(network, (3, 1, 1))
+    assert not fits(network, smallest - 1)
+    assert fits(network, smallest)
+
+
+def test_a_small_input_is_explained():
+    with pytest.raises(BadRecipe) as caught:
+        describe(catalog.build("alexnet", 10), (3, 62, 62))
+    assert str(caught.value).startswith(
+        "layer pool5: an input of 62x62 is too small: 2x2 reach its windows of 3x3; "
+        "expected an input of at least 67x67"
+    )
+
+
+def test_a_network_nothing_fits_is_refused_without_a_size():
+    # The pooling leaves 4x4 of any image, so no input helps the convolution.
+    network = stack(pool=GlobalAveragePool(), conv=Conv(1, 5))
+    with pytest.raises(BadRecipe, match="too small") as caught:
+        describe(network, (3, 9, 9))
+    assert "expected" not in str(caught.value)
+
+
+def fits(network: Sequential, size: int) -> bool:
+    try:
+        describe(network, (3, size, size))
+    except BadRecipe:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (stack(dense=Dense(3)), "layer dense: needs a vector; put a Flatten before it"),
+        (stack(flatten=Flatten(), conv=Conv(3, 1)), "layer conv: needs an image"),
+        (stack(conv=Conv(4, 1, groups=2)), "layer conv: 2 groups do not divide the channels"),
+        (stack(unit=Residual(stack(conv=Conv(4, 1)))), "unit: the shortcut does not fit the body"),
+        (stack(fork=Concat((("a", Conv(1, 1)), ("a", Conv(1, 1))))), "two layers of one path"),
+        (stack(fork=Concat((("a", Conv(1, 1)), ("b", Conv(1, 3))))), "fork: branches of unequal size"),
+    ],
+)
+def test_a_miswired_network_is_refused_by_layer(network, words):
+    with pytest.raises(BadRecipe, match=words):
+        describe(network, (3, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 0), (3, 8), (0, 8, 8)])
+def test_what_is_no_image_shape_is_refused(shape):
+    with pytest.raises(BadRecipe, match="not an image shape"):
+        describe(catalog.build("lenet", 10), shape)
+
+
+def test_describing_takes_milliseconds():
+    network = catalog.build("resnet50", 1000)
+    assert min(timeit.repeat(lambda: describe(network, (3, 224, 224)), number=1, repeat=3)) < 0.1

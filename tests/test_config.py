@@ -1,0 +1,210 @@
+"""Recipes: what is read, what is refused, and that no option appears or vanishes unnoticed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_pipeline import config
+from imagenet_pipeline.config import Recipe, load_recipe, option_names, parse_overrides, recipe_text
+from imagenet_pipeline.errors import BadRecipe
+
+PACKAGE = Path(config.__file__).parent
+
+# The words users write into recipes: change this list only on purpose, and say so in the README.
+OPTIONS = """
+network records engine epochs batch_size seed devices precision
+input.size input.crop_fraction
+augmentation.crop augmentation.area augmentation.aspect augmentation.flip augmentation.rotation_degrees
+augmentation.shear augmentation.zoom augmentation.shift augmentation.pad augmentation.brightness
+augmentation.contrast augmentation.saturation augmentation.lighting augmentation.fill
+initial.kind
+optimizer.name optimizer.learning_rate optimizer.momentum optimizer.nesterov optimizer.weight_decay
+schedule.kind schedule.drops schedule.factor schedule.power schedule.warmup_epochs
+checkpoint.keep
+loader.threads loader.prefetch
+""".split()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def smallest(tmp_path: Path) -> Path:
+    return write(tmp_path, 'network = "lenet"\nrecords = "data"\n')
+
+
+def test_the_options_are_these() -> None:
+    assert option_names() == OPTIONS
+
+
+def attributes_read() -> set[str]:
+    """Every attribute read anywhere in the package outside config.py."""
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py") if path.name != "config.py"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+
+
+def test_every_option_has_a_reader() -> None:
+    # The one value of optimizer.name is checked by the recipe itself.
+    unread = {name for name in OPTIONS if name.split(".")[-1] not in attributes_read()}
+    assert unread <= {"optimizer.name"}
+
+
+def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> None:
+    assert load_recipe(smallest) == Recipe(network="lenet", records="data")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", r"unknown recipe key 'epoch'; did you mean epochs"),
+        (
+            "[optimizer]\nlearning_rte = 1.0",
+            r"'optimizer.learning_rte'; did you mean optimizer.learning_rate",
+        ),
+        ("xyzzy = 3", r"unknown recipe key 'xyzzy'; known keys: network, records"),
+        ('epochs = "3"', r"recipe key 'epochs': input should be a valid integer; found '3'"),
+        ("epochs = 3.0", r"recipe key 'epochs'"),
+        ("epochs = true", r"recipe key 'epochs'"),
+        ("epochs = 0", r"recipe key 'epochs': input should be greater than or equal to 1; found 0"),
+        ("optimizer = 3", r"recipe key 'optimizer'"),
+        (
+            "[optimizer]\nlearning_rate = 0",
+            r"'optimizer.learning_rate': input should be greater than 0; found 0",
+        ),
+        ("[optimizer]\nlearning_rate = nan", r"recipe key 'optimizer.learning_rate'"),
+        ("[optimizer]\nlearning_rate = inf", r"recipe key 'optimizer.learning_rate'"),
+        ("[optimizer]\nmomentum = 1.0", r"'optimizer.momentum': input should be less than 1; found 1.0"),
+        ("[optimizer]\nnesterov = true\nmomentum = 0", r"nesterov: needs momentum above 0"),
+        ('[schedule]\nkind = "step"', r"recipe key 'schedule.kind': .*'steps'.*; found 'step'"),
+        ('[schedule]\nkind = "steps"', r"drops: kind .steps. needs at least one epoch"),
+        ("[schedule]\ndrops = [3, 2]", r"drops: must rise, found \[3, 2\]"),
+        ("[augmentation]\narea = [0.5, 0.1]", r"area: the first number, 0.5, exceeds the second, 0.1"),
+        ("[augmentation]\narea = [0.5]", r"recipe key 'augmentation.area'"),
+        ('[loader]\nthreads = "all"', r"recipe key 'loader.threads'"),
+        ("seed = -1", r"recipe key 'seed'"),
+        ("seed = 4294967296", r"recipe key 'seed'"),
+        ("a = = b", r"not a readable TOML file"),
+    ],
+)
+def test_a_bad_recipe_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, f'network = "lenet"\nrecords = "data"\n{text}\n')
+    with pytest.raises(BadRecipe, match=message) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="recipe key 'records' is missing"):
+        load_recipe(write(tmp_path, 'network = "lenet"'))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="no such recipe file"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(BadRecipe, match="not a readable TOML file"):
+        load_recipe(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadRecipe, match="not a readable TOML file"):
+        load_recipe(tmp_path / "recipe.toml")
+
+
+def test_overrides_are_toml_or_else_plain_text() -> None:
+    words = ["epochs=3", "optimizer.learning_rate=1e-3", "network = resnet18", "devices=cpu:0,1", "a=x=y",
+             "schedule.drops=[1, 2]", 'engine="gluon"', "optimizer.nesterov=true", "records="]  # fmt: skip
+    assert parse_overrides(words) == {
+        "epochs": 3,
+        "optimizer.learning_rate": 1e-3,
+        "network": "resnet18",
+        "devices": "cpu:0,1",
+        "a": "x=y",
+        "schedule.drops": [1, 2],
+        "engine": "gluon",
+        "optimizer.nesterov": True,
+        "records": "",
+    }
+
+
+@pytest.mark.parametrize("word", ["epochs", "=3", " =3", ""])
+def test_a_word_that_is_no_override_is_refused(word: str) -> None:
+    with pytest.raises(BadRecipe, match="not an override"):
+        parse_overrides([word])
+
+
+def test_overrides_win(smallest: Path) -> None:
+    recipe = load_recipe(smallest, {"epochs": 7, "optimizer.momentum": 0, "schedule.drops": [1, 2]})
+    assert (recipe.epochs, recipe.optimizer.momentum, recipe.schedule.drops) == (7, 0.0, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("epoch", "did you mean epochs"), ("epochs.x", "recipe key|not a section"), ("network.x", "not a section"),
+     ("optimizer", "recipe key 'optimizer'"), ("a.b", "unknown recipe key 'a'"), ("..", "unknown recipe key")],
+)  # fmt: skip
+def test_a_bad_override_is_refused(smallest: Path, key: str, message: str) -> None:
+    with pytest.raises(BadRecipe, match=message):
+        load_recipe(smallest, {key: 3})
+
+
+positive = st.floats(min_value=1e-12, max_value=1e6)
+fraction = st.floats(min_value=0, max_value=1)
+ranges = st.tuples(positive, positive).map(lambda pair: tuple(sorted(pair)))
+plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+recipes = st.fixed_dictionaries(
+    {"network": plain, "records": plain},
+    optional={
+        "epochs": st.integers(1, 10**6),
+        "seed": st.integers(0, 2**32 - 1),
+        "precision": st.sampled_from(["auto", "float32", "float64"]),
+        "augmentation": st.fixed_dictionaries({"zoom": ranges, "flip": fraction}),
+        "optimizer": st.fixed_dictionaries({"learning_rate": positive, "weight_decay": positive}),
+        "schedule": st.fixed_dictionaries(
+            {
+                "kind": st.just("steps"),
+                "drops": st.sets(st.integers(1, 99), min_size=1).map(lambda s: tuple(sorted(s))),
+            }
+        ),
+        "loader": st.fixed_dictionaries({"threads": st.integers(0, 64) | st.just("auto")}),
+    },
+)
+
+
+@given(recipes)
+def test_the_text_of_a_recipe_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+    recipe = Recipe(**values)
+    path = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    path.write_text(recipe_text(recipe), encoding="utf-8", newline="")
+    assert load_recipe(path) == recipe
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4),
+       st.sampled_from(OPTIONS))  # fmt: skip
+def test_any_value_under_any_key_is_taken_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, key: str
+) -> None:
+    path = write(tmp_path_factory.mktemp("recipe"), 'network = "lenet"\nrecords = "data"\n')
+    try:
+        load_recipe(path, {key: value})
+    except BadRecipe as error:
+        assert "\n" not in str(error)
+
+
+@given(st.text(max_size=40))
+def test_any_override_word_is_read_or_refused(word: str) -> None:
+    try:
+        parse_overrides([word])
+    except BadRecipe as error:
+        assert "\n" not in str(error)
