@@ -143,8 +143,7 @@ def verify(
     from imagenet_pipeline.records.verify import verify as verify_records
 
     started = time.monotonic()
-    with image_bar() as progress:
-        report = verify_records(path, progress)
+    report = verify_records(path)
     if as_json:
         say_json(report)
     else:

@@ -93,7 +93,7 @@ class Loader:
         self.records = records
         self.size = size
         self.batch_size = batch_size
-        self.threads = len(os.sched_getaffinity(0)) if threads == "auto" else threads
+        self.threads = available_processors() if threads == "auto" else threads
         self.prefetch = prefetch
         self.classes = classes
         if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
@@ -245,6 +245,11 @@ class _ThisThread(Executor):
         future: Future[Any] = Future()
         future.set_result(call(*arguments, **named))
         return future
+
+
+def available_processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cuts(start: int, stop: int, batch_size: int) -> list[range]:

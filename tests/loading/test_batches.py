@@ -107,18 +107,14 @@ def test_starting_at_a_step_is_the_tail_of_the_epoch(memory: Memory, batch_size:
 
 def test_an_image_does_not_depend_on_the_batch_size(memory: Memory) -> None:
     def images(batch_size: int) -> bytes:
-        return b"".join(item[0] for item in content(Loader(memory, 12, batch_size, 0).training(5, 2, RICH)))[
-            : 36 * 432
-        ]
+        return b"".join(item[0] for item in content(Loader(memory, 12, batch_size, 0).training(5, 2, RICH)))[: 36 * 432]
 
     assert images(4) == images(9) == images(36)
 
 
 def test_epochs_and_seeds_differ(memory: Memory) -> None:
     loader = Loader(memory, 12, 10, threads=0)
-    passes = [
-        content(loader.training(seed, epoch, Augmentation())) for seed, epoch in [(0, 0), (0, 1), (1, 0)]
-    ]
+    passes = [content(loader.training(seed, epoch, Augmentation())) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
     assert len({str([item[2] for item in one]) for one in passes}) == 3
 
 
@@ -246,9 +242,7 @@ def test_memory_stays_flat() -> None:
 def test_reads_the_packages_own_records(tmp_path: Path) -> None:
     memory = Memory()
     path = tmp_path / "some.rec"
-    path.write_bytes(
-        b"".join(frame(pack(item.labels, at, item.image)) for at, item in enumerate(memory.records))
-    )
+    path.write_bytes(b"".join(frame(pack(item.labels, at, item.image)) for at, item in enumerate(memory.records)))
     with RecordSet.open(path) as records:
         from_file = content(Loader(records, 16, 8, 2).training(1, 0, RICH))
     from_memory = content(Loader(memory, 16, 8, 2).training(1, 0, RICH))
@@ -267,3 +261,14 @@ def test_odd_images_load_or_are_refused_by_name(unpacked: Callable[[str], Path])
             refused.append(str(error))
     assert 0 < len(refused) < len(files) * 2 // 3
     assert all("record 0" in line for line in refused)
+
+
+def test_a_header_that_claims_billions_of_pixels_is_refused_at_once(memory: Memory) -> None:
+    forged = bytearray(memory.records[0].image)
+    frame_header = forged.index(b"\xff\xc0")
+    forged[frame_header + 5 : frame_header + 9] = b"\xff\xdc\xff\xdc"
+    memory.change(0, image=bytes(forged))
+    started = time.perf_counter()
+    with pytest.raises(Damaged, match=r"record 0, offset 0: .*50,000,000 pixels"):
+        content(Loader(memory, 8, 4, 1).evaluation())
+    assert time.perf_counter() - started < 1

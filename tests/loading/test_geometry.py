@@ -47,9 +47,7 @@ def blank(size: int) -> Pixels:
 
 
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(0, 9), st.booleans())
-def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(
-    size: int, left: int, top: int, flip: bool
-) -> None:
+def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(size: int, left: int, top: int, flip: bool) -> None:
     image, out = noise(size + 9, size + 9), blank(size)
     resample(image, Box(left, top, size, size), flip, PLAIN, 0, out)
     crop = image[top : top + size, left : left + size]
@@ -86,9 +84,7 @@ def test_the_affine_is_the_composition_of_its_steps(
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(
-    "box", [Box(3, 5, 100, 80), Box(0, 0, 200, 160), Box(50, 20, 64, 64), Box(9, 8, 30, 40)]
-)
+@pytest.mark.parametrize("box", [Box(3, 5, 100, 80), Box(0, 0, 200, 160), Box(50, 20, 64, 64), Box(9, 8, 30, 40)])
 def test_slicing_and_warping_agree(box: Box, flip: bool) -> None:
     image = smooth(160, 200)
     sliced, warped = blank(64), blank(64)
@@ -99,9 +95,7 @@ def test_slicing_and_warping_agree(box: Box, flip: bool) -> None:
     assert inner.mean() < 0.6
 
 
-@pytest.mark.parametrize(
-    "distortion", [Distortion(zoom=1.25), Distortion(shift_x=0.1), Distortion(shift_y=-0.05)]
-)
+@pytest.mark.parametrize("distortion", [Distortion(zoom=1.25), Distortion(shift_x=0.1), Distortion(shift_y=-0.05)])
 def test_zoom_and_shift_keep_to_the_matrix(distortion: Distortion) -> None:
     image = smooth(160, 200)
     fast, warped = blank(80), blank(80)
