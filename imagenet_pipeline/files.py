@@ -65,6 +65,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Turn an OSError met while writing in `path` into OutOfRoom or BadInput, one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, Path(path)) from error
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a small file whole (see `whole_file`)."""
     with whole_file(path) as stream:

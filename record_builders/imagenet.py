@@ -60,7 +60,8 @@ def plan(
     root = Path(root)
     devkit = parse_devkit(root / DEVKIT, class_order)
     wanted = TEST_IMAGES_PER_CLASS * len(devkit.classes) if test_images is None else test_images
-    train, test = cut(_train(root, devkit), wanted, seed)
+    everything, val = _train(root, devkit), _validation(root, devkit, drop_blacklisted)
+    train, test = cut(everything, wanted, seed)
     source = {
         "builder": "imagenet",
         "class_order": class_order,
@@ -70,7 +71,7 @@ def plan(
     }
     return Plan(
         root=root,
-        splits={"train": train, "val": _validation(root, devkit, drop_blacklisted), "test": test},
+        splits={"train": train, "val": val, "test": test},
         classes=devkit.classes,
         source=source,
         folders=(f"{DATA}/train", f"{DATA}/val"),

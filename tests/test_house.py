@@ -74,7 +74,7 @@ def call_faults(node: ast.Call, path: Path) -> Iterator[str]:
     name = dotted(node.func)
     if name in UNSAFE_CALLS or name.rpartition(".")[2] in UNSAFE_METHODS:
         yield f"calls {name}"
-    if name == "print" and not (path.name.startswith("cli") or path.name == "printing.py"):
+    if name == "print" and "cli" not in path.parts:
         yield "print outside the command line"
     for keyword in node.keywords:
         value = keyword.value

@@ -14,7 +14,7 @@ from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.engines.gluon_layers import build
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
-from imagenet_pipeline.networks.shapes import describe
+from imagenet_pipeline.networks.shapes import describe, parameters
 
 STEPS_IN_FLIGHT = 2
 """How far Python may run ahead of the devices: bounds the memory of queued batches."""
@@ -32,7 +32,9 @@ class GluonEngine:
         self._dtype = "float32" if blueprint.precision == "auto" else blueprint.precision
         reports = describe(blueprint.network, blueprint.input_shape)
         self._draws = any(isinstance(report.layer, Dropout) for report in reports)
-        built = build(blueprint.network, lambda name: len(values[name]))
+        declared = parameters(blueprint.network, blueprint.input_shape)
+        check_fits({name: one.shape for name, one in declared.items()}, values, "weights")
+        built = build(blueprint.network, lambda name: declared[name].shape[0])
         self._parameters = built.parameters
         self._network = _Normalised(built.block, blueprint, self._dtype)
         self._prepare(values)
@@ -95,7 +97,6 @@ class GluonEngine:
         self._rule.set_state(state)
 
     def _prepare(self, values: Values) -> None:
-        check_fits(dict.fromkeys(self._parameters), values, "weights")
         for name, parameter in self._parameters.items():
             parameter.shape = values[name].shape
         self._network.cast(self._dtype)
@@ -252,26 +253,31 @@ def parse_contexts(devices: str) -> list[Any]:
 
 
 def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
-    """Raise BadInput naming the first few names or shapes that differ (a shape of None fits any)."""
+    """Raise BadInput naming the first few names or shapes that differ."""
     faults = [f"{name} missing" for name in expected if name not in found]
     faults += [f"{name} not in this network" for name in found if name not in expected]
     faults += [
         f"{name} has shape {found[name].shape}, not {tuple(shape)}"
         for name, shape in expected.items()
-        if name in found and shape is not None and tuple(shape) != found[name].shape
+        if name in found and tuple(shape) != found[name].shape
     ]
     if faults:
         raise BadInput(f"the {what} do not fit the network: {'; '.join(faults[:3])} ({len(faults)} in all)")
 
 
 def _cross_entropy(logits: Any, labels: Any) -> Any:
-    return -mx.nd.pick(mx.nd.log_softmax(logits), labels)
+    return -mx.nd.pick(_log_softmax(logits), labels)
+
+
+def _log_softmax(logits: Any) -> Any:
+    # oneDNN's float32 kernel makes numbers of a NaN; the second term is 0, or NaN where a logit is not finite.
+    return mx.nd.broadcast_add(mx.nd.log_softmax(logits), (logits * 0).sum(axis=1, keepdims=True))
 
 
 def _mean_over_crops(logits: Any, crops: int) -> Any:
     if crops == 1:
         return logits
-    logs = mx.nd.log_softmax(logits).reshape((-1, crops, logits.shape[1]))
+    logs = _log_softmax(logits).reshape((-1, crops, logits.shape[1]))
     # Relative to the most certain crop: a probability too small for the precision must not become log 0.
     most = logs.max(axis=1, keepdims=True)
     return mx.nd.broadcast_sub(logs, most).exp().mean(axis=1).log() + most.squeeze(axis=1)

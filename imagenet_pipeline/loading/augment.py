@@ -16,7 +16,6 @@ from imagenet_pipeline.loading.geometry import Box, Distortion, Pixels, resample
 COLUMNS = 40
 """Uniform numbers for each image, used or not: switching one change on leaves the others' draws alone."""
 
-_TRIES = 10
 _AREAS, _ASPECTS = slice(0, 10), slice(10, 20)
 _LEFT, _TOP, _FLIP, _ROTATION, _SHEAR, _ZOOM, _SHIFT_X, _SHIFT_Y = range(20, 28)
 _BRIGHTNESS, _CONTRAST, _SATURATION = range(28, 31)
@@ -46,32 +45,36 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image; each is off by default save for the crop and the flip.
-
-    crop: "resized" cuts a random share (`area`) of random proportions (`aspect`, width over height, even in
-    its logarithm) and scales it to the input (Szegedy et al. 2015, "Going deeper with convolutions");
-    "random" cuts a window of just the input's size (from a smaller image, the largest square) at a random
-    place; "centre" takes the largest centred square. All cut from the image widened by `pad` pixels on each
-    side. flip: probability of mirroring. rotation_degrees, shear, shift (a share of the side): up to this
-    much either way. zoom: range of enlargement about the centre, even in its logarithm. brightness, contrast,
-    saturation: factors from 1 - x to 1 + x (see `colour_matrix`). lighting: standard deviation of AlexNet's
-    colour noise, 0.1 in its paper. fill: grey level, 0 to 255, of what lies outside the image.
-    """
+    """Random changes to a training image; all but the crop and the flip are off by default."""
 
     crop: Literal["resized", "random", "centre"] = "resized"
+    """"resized": a random share and shape of the image, scaled to the input (Szegedy et al. 2015, "Going deeper
+    with convolutions"). "random": a window of just the input's size at a random place; from a smaller image, the
+    largest square. "centre": the largest centred square."""
     area: Range = (0.08, 1.0)
+    """Share of the image that "resized" takes."""
     aspect: Range = (3 / 4, 4 / 3)
+    """Width over height of what "resized" takes, even in its logarithm."""
     flip: float = 0.5
+    """Probability of mirroring left to right."""
     rotation_degrees: float = 0.0
+    """Turn by up to this much either way."""
     shear: float = 0.0
+    """Move rows sideways by up to this much of their height, either way."""
     zoom: Range = (1.0, 1.0)
+    """Enlargement about the centre, even in its logarithm."""
     shift: float = 0.0
+    """Move by up to this share of the side, in each direction."""
     pad: int = 0
+    """Pixels the image is widened by on each side before it is cropped."""
     brightness: float = 0.0
+    """Factor from 1 - x to 1 + x; so are the next two (see `colour_matrix`)."""
     contrast: float = 0.0
     saturation: float = 0.0
     lighting: float = 0.0
+    """Standard deviation of AlexNet's colour noise; 0.1 in its paper."""
     fill: int = 128
+    """Grey level, 0 to 255, of what lies outside the image."""
 
     @property
     def recolours(self) -> bool:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, PipelineError
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
 from imagenet_pipeline.loading.augment import (
     COLUMNS,
     Augmentation,
@@ -29,25 +28,10 @@ from imagenet_pipeline.loading.augment import (
 )
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.loading.order import epoch_order, uniforms
-from imagenet_pipeline.records.image import decode_rgb
-from imagenet_pipeline.records.recordio import ImageRecord
+from imagenet_pipeline.loading.sample import Records, read_sample
 
 # Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over.
 _PIECE = 8
-_CLASS_LIMIT = 2**24  # beyond it float32 labels are no longer exact
-
-
-class Records(Protocol):
-    """What the loader needs of a record set; `read` is called from several threads at once."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, position: int) -> ImageRecord: ...
-
-    def place(self, position: int) -> tuple[Path, int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -120,9 +104,12 @@ class Loader:
     def training(self, seed: int, epoch: int, augmentation: Augmentation, start_step: int = 0) -> Batches:
         """One epoch in random order, full batches only; `start_step` leaves out that many from its start.
 
-        Raises BadInput when there are fewer records than a batch holds.
+        Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks.
         """
-        cuts = _cuts(start_step * self.batch_size, self.steps() * self.batch_size, self.batch_size)
+        steps = self.steps()
+        if not 0 <= start_step <= steps:
+            raise BadRecipe("no such step in an epoch", expected=f"0 to {steps}", found=start_step)
+        cuts = _cuts(start_step * self.batch_size, steps * self.batch_size, self.batch_size)
         order = epoch_order(len(self.records), seed, epoch)
 
         def prepare(positions: range, images: Pixels) -> _Write:
@@ -132,7 +119,16 @@ class Loader:
         return Batches(self, cuts, order, prepare)
 
     def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
-        """Every record exactly once, in the order of the file; the last batch may be shorter."""
+        """Every record exactly once, in the order of the file; the last batch may be shorter.
+
+        Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
+        """
+        if not 0 < crop_fraction <= 1 or crops not in (1, 2, 10):
+            raise BadRecipe(
+                "no such evaluation",
+                expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
+                found=f"{crop_fraction}, {crops}",
+            )
         count = len(self.records)
 
         def prepare(positions: range, images: Pixels) -> _Write:
@@ -188,7 +184,7 @@ class Batches:
         pool = ThreadPoolExecutor(self._loader.threads, "loading") if self._loader.threads else _ThisThread()
         try:
             resumed = time.perf_counter()
-            slots = [_Slot(self._loader, self._crops) for _ in range(ahead + 1)]
+            slots = _slots(ahead + 1, self._loader, self._crops)
             started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
             while started:
                 slot, cut, pieces = started.popleft()
@@ -207,20 +203,11 @@ class Batches:
 
     def _fill(self, slot: _Slot, piece: range, first: int, write: _Write) -> None:
         for position in piece:
-            stored_at = int(self._order[position])
+            sample = read_sample(self._loader.records, int(self._order[position]), self._loader.classes)
             place = position - first
-            record = self._loader.records.read(stored_at)
-            try:
-                slot.labels[place] = _label(record, self._loader.classes)
-                slot.records[place] = record.number
-                write(_decoded(record), place)
-            except PipelineError as error:
-                raise self._placed(error, stored_at) from error
-
-    def _placed(self, error: PipelineError, stored_at: int) -> PipelineError:
-        file, _, offset = self._loader.records.place(stored_at)
-        where = f"{file}, record {stored_at}, offset {offset}"
-        return type(error)(error.what, where=where, expected=error.expected, found=error.found)
+            slot.labels[place] = sample.label
+            slot.records[place] = sample.number
+            write(sample.image, place)
 
 
 class _Slot:
@@ -247,6 +234,16 @@ class _ThisThread(Executor):
         return future
 
 
+def _slots(count: int, loader: Loader, crops: int) -> list[_Slot]:
+    try:
+        return [_Slot(loader, crops) for _ in range(count)]
+    except MemoryError as error:
+        raise OutOfRoom(
+            f"not enough memory for {count} batches of {loader.batch_size * crops} images",
+            advice="take a smaller batch_size or loader.prefetch",
+        ) from error
+
+
 def available_processors() -> int:
     """How many processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -254,22 +251,3 @@ def available_processors() -> int:
 
 def _cuts(start: int, stop: int, batch_size: int) -> list[range]:
     return [range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
-
-
-def _decoded(record: ImageRecord) -> Pixels:
-    try:
-        return decode_rgb(record.image)
-    except PipelineError as error:
-        # An image whose checksum holds was readable when it was built: the records are at fault.
-        raise (Damaged if record.checked else BadInput)(error.what) from error
-
-
-def _label(record: ImageRecord, classes: int | None) -> int:
-    first = record.labels[0] if record.labels else None
-    if first is None or not first.is_integer() or not 0 <= first < (classes or _CLASS_LIMIT):
-        raise BadInput(
-            "unusable label",
-            expected="a whole number from 0" + ("" if classes is None else f" to {classes - 1}"),
-            found="none" if first is None else f"{first:g}",
-        )
-    return int(first)

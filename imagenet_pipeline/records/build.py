@@ -97,18 +97,9 @@ def build(
     for folder in (".", *plan.folders):
         if not (plan.root / folder).is_dir():
             raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
-    versions = image.library_versions()
-    key = _digest([plan.digest, options.stored, versions])
-    with _claimed(out, key) as building:
-        tasks = _tasks(plan, out, building, options, key)
-        pending = [task for task in tasks if not is_finished(task)]
-        files.check_free_space(out, _estimated_bytes(plan, options, pending))
-        with _executor(options, executor, len(pending)) as (pool, parallel):
-            rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
-        if rejected > options.max_rejects:
-            raise _too_many(finish.write_rejects(out, tasks), rejected, options.max_rejects)
-        finish.write_data_set(plan, out, tasks, options.stored, versions)
-    shutil.rmtree(out / BUILDING, ignore_errors=True)
+    with files.explaining(out):
+        _build(plan, out, options, progress, executor)
+        shutil.rmtree(out / BUILDING, ignore_errors=True)
     return summarise(out, already_built=False)
 
 
@@ -128,6 +119,22 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
         bytes=sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
         already_built=already_built,
     )
+
+
+def _build(
+    plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None
+) -> None:
+    versions = image.library_versions()
+    key = _digest([plan.digest, options.stored, versions])
+    with _claimed(out, key) as building:
+        tasks = _tasks(plan, out, building, options, key)
+        pending = [task for task in tasks if not is_finished(task)]
+        files.check_free_space(out, _estimated_bytes(plan, options, pending))
+        with _executor(options, executor, len(pending)) as (pool, parallel):
+            rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
+        if rejected > options.max_rejects:
+            raise _too_many(finish.write_rejects(out, tasks), rejected, options.max_rejects)
+        finish.write_data_set(plan, out, tasks, options.stored, versions)
 
 
 def _already_built(plan: Plan, out: Path, options: BuildOptions) -> BuildSummary:

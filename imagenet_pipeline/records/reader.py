@@ -27,11 +27,22 @@ Index = tuple[Numbers, Numbers]  # keys [n] and frame edges [n + 1] in bytes, bo
 class RecordSet:
     """The records of one or many `.rec` files, by position 0..len-1 in file order."""
 
-    def __init__(self, name: str, paths: Sequence[Path], ours: bool, indices: Sequence[Index] | None = None) -> None:
-        """Use `RecordSet.open`. `ours`: every record must carry a checksum and the number its index says."""
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        checked: bool = False,
+        numbered: bool = False,
+        indices: Sequence[Index] | None = None,
+    ) -> None:
+        """Use `RecordSet.open`.
+
+        `checked`: every record must carry a checksum; `numbered`: and the number its index says. `indices`
+        stand in for the `.idx` files.
+        """
         self.name = name
         self.files = list(paths)
-        self._ours = ours
+        self._checked, self._numbered = checked, numbered
         known = [file_index(path) for path in paths] if indices is None else indices
         self._keys = [keys for keys, _ in known]
         self._edges = [edges for _, edges in known]
@@ -51,7 +62,7 @@ class RecordSet:
         """
         path = Path(path)
         if path.is_file():
-            return cls(path.name, [path], ours=_starts_checked(path))
+            return cls(path.name, [path], checked=_starts_checked(path))
         if not path.is_dir():
             raise BadInput("no such data set or record file", where=path)
         splits = Manifest.read(path).splits
@@ -61,7 +72,8 @@ class RecordSet:
             found = (path / shard.file).stat().st_size if (path / shard.file).is_file() else "nothing"
             if found != shard.bytes:
                 raise Damaged("record file cut", where=path / shard.file, expected=shard.bytes, found=found)
-        records = cls(f"{path}:{split}", [path / shard.file for shard in splits[split].shards], ours=True)
+        paths = [path / shard.file for shard in splits[split].shards]
+        records = cls(f"{path}:{split}", paths, checked=True, numbered=True)
         if len(records) != (count := splits[split].records):
             records.close()
             raise Damaged("index has another count", where=path, expected=count, found=len(records))
@@ -115,9 +127,9 @@ class RecordSet:
         if length != end - start:
             raise Damaged("record and index disagree", expected=f"{end - start} bytes", found=f"{length}")
         record = recordio.unpack(data)
-        if self._ours and not record.checked:
+        if self._checked and not record.checked:
             raise Damaged("checksum missing")
-        if self._ours and record.number != self._keys[file][row]:
+        if self._numbered and record.number != self._keys[file][row]:
             raise Damaged("another record", expected=int(self._keys[file][row]), found=record.number)
         return record
 

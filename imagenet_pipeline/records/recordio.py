@@ -123,8 +123,10 @@ def pack(labels: Sequence[float], number: int, image: bytes) -> bytes:
     """Make an image record: 24-byte header, further labels, image bytes; checksum in `id2`.
 
     One label goes into the header (flag 0); any other number n follows it as n float32 (flag n).
-    Number is the index in the list, 0..2**64-1.
+    Number is the index in the list, 0..2**64-1. Raises BadInput for no labels or too many.
     """
+    if not 1 <= len(labels) <= LABEL_LIMIT:
+        raise BadInput("number of labels", expected=f"1..{LABEL_LIMIT}", found=len(labels))
     if len(labels) == 1:
         head, body = struct.pack("<IfQ", 0, labels[0], number), image
     else:

@@ -171,9 +171,9 @@ def _write_records(
 
 
 def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> None:
-    ends = [offset for _, offset in entries[1:]] + [part.stat().st_size]
+    edges = [offset for _, offset in entries] + [part.stat().st_size]
     with open(part, "rb") as stream:
-        for (number, offset), end in zip(entries, ends, strict=True):
+        for (number, offset), end in zip(entries, edges[1:], strict=True):
             data, _ = recordio.read_frame(stream.read(end - offset))
             record = recordio.unpack(data)
             label = float(task.labels[number - task.first_number])

@@ -9,7 +9,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import Manifest, Shard
-from imagenet_pipeline.records.reader import RecordSet, salvaged_index
+from imagenet_pipeline.records.reader import RecordSet, file_index, salvaged_index
 
 LIST_PROBLEMS_SHOWN = 20
 
@@ -86,7 +86,7 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard) -> Rows:
         return []
     index_whole = _check_digest(report, folder / shard.index_file, shard.index_sha256)
     found_before = len(report.problems)
-    rows = _check_records(report, path, ours=True, use_index=index_whole)
+    rows = _check_records(report, path, checked=True, use_index=index_whole)
     if len(rows) != shard.records and len(report.problems) == found_before:
         report.add(path, f"expected {shard.records} records, found {len(rows)}")
     if files.sha256_of(path) != shard.sha256 and len(report.problems) == found_before:
@@ -96,19 +96,20 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard) -> Rows:
 
 def _check_lone_file(report: VerifyReport, path: Path) -> None:
     unchecked_before, records_before = report.unchecked, report.records
-    _check_records(report, path, ours=False, use_index=path.with_suffix(".idx").is_file())
+    _check_records(report, path, checked=False, use_index=path.with_suffix(".idx").is_file())
     if 0 < report.unchecked - unchecked_before < report.records - records_before:
         report.add(path, "some records carry a checksum and some do not")
 
 
-def _check_records(report: VerifyReport, path: Path, ours: bool, use_index: bool) -> Rows:
+def _check_records(report: VerifyReport, path: Path, checked: bool, use_index: bool) -> Rows:
     """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers."""
     report.files += 1
     try:
-        records = RecordSet(path.name, [path], ours, None if use_index else [salvaged_index(path)])
+        indices = [file_index(path) if use_index else salvaged_index(path)]
     except Damaged as error:
         report.add(path, str(error))
-        records = RecordSet(path.name, [path], False, [salvaged_index(path)])
+        indices, use_index = [salvaged_index(path)], False
+    records = RecordSet(path.name, [path], checked, checked and use_index, indices)
     rows: Rows = []
     with records:
         for position in range(len(records)):

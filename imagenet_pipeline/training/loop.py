@@ -46,6 +46,8 @@ def train(run: Run) -> Outcome:
     longer finite, naming the step; the checkpoints before it stand.
     """
     recipe, outcome = run.recipe, Outcome(run.epoch, run.step, finished=True)
+    if run.epoch >= recipe.epochs:
+        return outcome
     records = RecordSet.open(run.data.folder, "train")
     validation = RecordSet.open(run.data.folder, "val") if run.data.counts.get("val") else None
     with Interruption() as interruption:

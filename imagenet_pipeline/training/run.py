@@ -141,12 +141,16 @@ def _resumed_run(
     if start.state.data_digest != data.digest:
         raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
     steps_per_epoch = _steps_per_epoch(recipe, data)
-    if rate_given:
+    finished = start.state.epoch >= recipe.epochs
+    if rate_given and not finished:
         recipe = _with_rate_now(recipe, start.state.step, steps_per_epoch)
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = build_engine(recipe, start.state, start.weights)
     engine.set_optimizer_state(start.optimizer)
     _complete_journal(journal, start.state)
+    if finished:
+        log.info("all %d epochs are done; epochs=%d would go on", recipe.epochs, recipe.epochs + 1)
+        return Run(folder, recipe, data, engine, journal, start, steps_per_epoch)
     branch = set_aside_later(folder, start.folder)
     if branch:
         log.info("the later checkpoints of the earlier branch are kept in %s", branch)

@@ -45,7 +45,7 @@ def test_fields_and_defaults_are_the_recipes() -> None:
     assert set(recipe.model_dump()) == {field.name for field in dataclasses.fields(Augmentation)}
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     crops,
     st.integers(0, 4),
@@ -149,7 +149,7 @@ def test_an_image_of_the_size_evaluates_to_itself() -> None:
     assert np.array_equal(out[0], image)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 80), st.integers(1, 80), st.sampled_from([0.5, 0.875, 1.0]), st.integers(1, 40))
 def test_ten_crops_are_the_five_boxes_one_by_one_and_their_mirrors(
     height: int, width: int, fraction: float, size: int

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, PipelineError
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import Augmentation
 from imagenet_pipeline.loading.batches import Batches, Loader
 from imagenet_pipeline.records.reader import RecordSet
@@ -156,6 +156,29 @@ def test_too_few_records_to_train_are_refused(memory: Memory) -> None:
 def test_impossible_settings_are_refused(memory: Memory, settings: tuple[int, int, int, int]) -> None:
     with pytest.raises(BadRecipe):
         Loader(memory, *settings)
+
+
+@pytest.mark.parametrize("start_step", [-1, 5])
+def test_a_step_the_epoch_lacks_is_refused(memory: Memory, start_step: int) -> None:
+    with pytest.raises(BadRecipe, match=f"expected 0 to 4; found {start_step}"):
+        Loader(memory, 8, 8).training(0, 0, Augmentation(), start_step)
+
+
+@pytest.mark.parametrize(("crop_fraction", "crops"), [(0, 1), (1.01, 1), (0.9, 5)])
+def test_an_impossible_evaluation_is_refused(memory: Memory, crop_fraction: float, crops: Any) -> None:
+    with pytest.raises(BadRecipe, match="no such evaluation"):
+        Loader(memory, 8, 8).evaluation(crop_fraction, crops)
+
+
+def test_batches_that_no_memory_can_hold_are_refused(memory: Memory) -> None:
+    with pytest.raises(OutOfRoom, match=r"not enough memory.*smaller batch_size"):
+        content(Loader(memory, 2**20, 37).evaluation(1.0, 10))
+
+
+def test_a_number_beyond_63_bits_is_refused(memory: Memory) -> None:
+    memory.change(4, number=2**63)
+    with pytest.raises(BadInput, match=r"memory\.rec, record 4, .*number too large"):
+        content(Loader(memory, 8, 4, 2).evaluation())
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

@@ -41,7 +41,7 @@ def step_by_step(
     return image
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(factors, factors, factors, steps)
 def test_one_matrix_does_what_the_steps_do(
     brightness: float, contrast: float, saturation: float, lighting: NDArray[np.float64]

@@ -46,6 +46,7 @@ def blank(size: int) -> Pixels:
     return np.full((size, size, 3), 77, np.uint8)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(0, 9), st.booleans())
 def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(size: int, left: int, top: int, flip: bool) -> None:
     image, out = noise(size + 9, size + 9), blank(size)
@@ -54,7 +55,7 @@ def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(size: int, left: in
     assert np.array_equal(out, crop[:, ::-1] if flip else crop)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 48))
 def test_flipping_twice_is_not_flipping(height: int, width: int, size: int) -> None:
     image = noise(height, width)
@@ -64,7 +65,7 @@ def test_flipping_twice_is_not_flipping(height: int, width: int, size: int) -> N
     assert np.array_equal(flipped[:, ::-1], straight)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(boxes, st.booleans(), distortions, st.integers(1, 50), st.floats(0, 1), st.floats(0, 1))
 def test_the_affine_is_the_composition_of_its_steps(
     box: Box, flip: bool, distortion: Distortion, size: int, u: float, v: float
@@ -139,7 +140,7 @@ def test_strong_shrinking_averages_instead_of_skipping() -> None:
         assert np.abs(out[8:24, 8:24].astype(int) - 128).max() <= 2
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), distortions, boxes, st.booleans())
 def test_any_image_box_and_distortion_fill_the_whole_output(
     height: int, width: int, size: int, distortion: Distortion, box: Box, flip: bool

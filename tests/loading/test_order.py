@@ -17,6 +17,7 @@ seeds = st.integers(0, 2**64 - 1)
 epochs = st.integers(0, 500)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), seeds, epochs)
 def test_an_epoch_holds_every_record_once(count: int, seed: int, epoch: int) -> None:
     order = epoch_order(count, seed, epoch)
@@ -28,7 +29,7 @@ def test_without_shuffling_the_order_is_the_files() -> None:
     assert epoch_order(5, 1, 2, shuffle=False).tolist() == [0, 1, 2, 3, 4]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(seeds, epochs, st.integers(0, 4 * BLOCK), st.integers(0, 2 * BLOCK), st.integers(1, 7))
 def test_any_slice_of_draws_is_that_slice_of_the_whole(
     seed: int, epoch: int, start: int, length: int, columns: int

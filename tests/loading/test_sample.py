@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.loading.sample import read_sample
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.records.recordio import frame, pack
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+PNG = cv2.imencode(".png", PIXELS[..., ::-1])[1].tobytes()
+
+
+def one_record(folder: Path, labels: list[float], number: int, image: bytes, checked: bool = True) -> RecordSet:
+    data = bytearray(pack(labels, number, image))
+    if not checked:
+        data[16:24] = bytes(8)
+    path = folder / "one.rec"
+    path.write_bytes(frame(bytes(data)))
+    path.with_suffix(".idx").write_text(f"{number}\t0\n")
+    return RecordSet.open(path)
+
+
+def test_a_sample_is_rgb_pixels_first_label_and_number(tmp_path: Path) -> None:
+    with one_record(tmp_path, [4.0, 0.5], 77, PNG) as records:
+        image, label, number = read_sample(records, 0, 5)
+    assert np.array_equal(image, PIXELS)
+    assert (label, number) == (4, 77)
+
+
+def test_a_label_of_another_table_names_the_record(tmp_path: Path) -> None:
+    with one_record(tmp_path, [4.0], 77, PNG) as records, pytest.raises(BadInput) as caught:
+        read_sample(records, 0, 4)
+    assert str(caught.value) == (
+        f"{tmp_path}/one.rec, record 0, offset 0: unusable label; expected a whole number from 0 to 3; found 4"
+    )
+
+
+@pytest.mark.parametrize(("checked", "kind"), [(True, Damaged), (False, BadInput)])
+def test_who_is_at_fault_follows_from_the_checksum(
+    tmp_path: Path, checked: bool, kind: type[BadInput] | type[Damaged]
+) -> None:
+    with (
+        one_record(tmp_path, [0.0], 1, PNG[:40], checked) as records,
+        pytest.raises(kind, match=r"one\.rec, record 0, offset 0: image cannot be decoded"),
+    ):
+        read_sample(records, 0, None)

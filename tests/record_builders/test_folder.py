@@ -1,0 +1,72 @@
+"""Folders of classes into plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagenet_pipeline.errors import BadInput
+from record_builders import folder
+
+
+def fill(root: Path, classes: str, count: int) -> None:
+    for name in classes:
+        (root / name / "deeper").mkdir(parents=True)
+        for i in range(count - 1):
+            (root / name / f"{i}.JPG").touch()
+        (root / name / "deeper" / "x.png").touch()
+        (root / name / "notes.txt").touch()
+        (root / name / ".hidden.jpg").touch()
+        (root / name / "link.jpg").symlink_to(root / name / "0.JPG")
+
+
+def test_a_flat_folder_is_cut_in_proportion(tmp_path: Path) -> None:
+    fill(tmp_path, "ba", 20)
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    plan = folder.plan(tmp_path)
+    assert plan.classes.ids == ("a", "b")
+    assert plan.counts == {"train": 32, "val": 4, "test": 4}
+    paths = [path for images in plan.splits.values() for path in images.paths]
+    assert len(set(paths)) == 40
+    assert all(not path.endswith(("notes.txt", "hidden.jpg", "link.jpg")) for path in paths)
+    assert plan.splits["val"].labels.sum() == 2
+    assert folder.plan(tmp_path, 0, 0).counts == {"train": 40}
+
+
+def test_given_splits_are_used(tmp_path: Path) -> None:
+    fill(tmp_path / "train", "ab", 10)
+    fill(tmp_path / "val", "b", 5)
+    plan = folder.plan(tmp_path)
+    assert plan.counts == {"train": 20, "val": 5}
+    assert set(plan.splits["val"].labels.tolist()) == {1}
+    assert folder.plan(tmp_path, test_fraction=0.2).counts == {"train": 16, "val": 5, "test": 4}
+    with pytest.raises(BadInput, match="there is a val folder"):
+        folder.plan(tmp_path, val_fraction=0.2)
+
+
+def test_the_seed_decides_the_order_of_train(tmp_path: Path) -> None:
+    fill(tmp_path, "ab", 20)
+    plans = [folder.plan(tmp_path, seed=seed) for seed in (1, 1, 2)]
+    assert plans[0].digest == plans[1].digest
+    assert plans[0].splits["train"].paths != plans[2].splits["train"].paths
+    assert plans[0].splits["train"].labels.tolist() != sorted(plans[0].splits["train"].labels.tolist())
+
+
+def test_what_makes_no_data_set_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder"):
+        folder.plan(tmp_path / "absent")
+    with pytest.raises(BadInput, match="no class folders"):
+        folder.plan(tmp_path)
+    fill(tmp_path / "x", "ab", 10)
+    (tmp_path / "x" / "c").mkdir()
+    with pytest.raises(BadInput, match="class folder c holds no images"):
+        folder.plan(tmp_path / "x")
+    (tmp_path / "x" / "c").rmdir()
+    for fractions in ((0.5, 0.5), (-0.1, 0.0), (0.05, 0.0)):
+        with pytest.raises(BadInput, match=r"fractions|cannot cut"):
+            folder.plan(tmp_path / "x", *fractions)
+    fill(tmp_path / "y" / "train", "ab", 3)
+    fill(tmp_path / "y" / "val", "c", 3)
+    with pytest.raises(BadInput, match="val/c: class is not in train"):
+        folder.plan(tmp_path / "y")

@@ -1,0 +1,148 @@
+"""The development kit, genuine and made up, into plans."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.plan import write_lists
+from record_builders import imagenet
+
+PUBLISHED = {
+    "alexnet": (56.518, 79.070),
+    "vgg16": (71.592, 90.382),
+    "bninception": (73.524, 91.562),
+    "resnet50": (76.130, 92.862),
+    "squeezenet1_1": (58.178, 80.624),
+}
+WITHOUT_BLACKLISTED = {"alexnet": (56.798, 79.317), "vgg16": (71.869, 90.526), "resnet50": (76.407, 92.958)}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of 3 classes x 4 train, 6 val; ids run against the alphabet."""
+    root = tmp_path / "ILSVRC2015"
+    lists, kit = root / imagenet.LISTS, root / imagenet.DEVKIT
+    lists.mkdir(parents=True)
+    kit.mkdir(parents=True)
+    wnids = ["n00000003", "n00000001", "n00000002"]
+    (kit / imagenet.CLASSES).write_text("".join(f"{w} {i} name_{w[-1]}\n" for i, w in enumerate(wnids, 1)))
+    (kit / imagenet.GROUND_TRUTH).write_text("1\n2\n3\n3\n2\n1\n")
+    (kit / imagenet.BLACKLIST).write_text("2\n6\n")
+    rows = [f"{w}/{w}_{n}" for w in sorted(wnids) for n in range(4)]
+    (lists / "train_cls.txt").write_text("".join(f"{row} {i}\n" for i, row in enumerate(rows, 1)))
+    (lists / "val.txt").write_text("".join(f"ILSVRC2012_val_{i:08d} {i}\n" for i in range(1, 7)))
+    return root
+
+
+def test_labels_follow_the_order_asked_for(tree: Path) -> None:
+    plan = imagenet.plan(tree, test_images=0)
+    assert plan.classes.ids == ("n00000001", "n00000002", "n00000003")
+    assert plan.classes.names == ("name_1", "name_2", "name_3")
+    assert plan.splits["val"].labels.tolist() == [2, 0, 1, 1, 0, 2]
+    devkit = imagenet.plan(tree, class_order="devkit", test_images=0)
+    assert devkit.classes.ids == ("n00000003", "n00000001", "n00000002")
+    assert devkit.splits["val"].labels.tolist() == [0, 1, 2, 2, 1, 0]
+    for found in (plan, devkit):
+        train = found.splits["train"]
+        assert [found.classes.ids[label] for label in train.labels] == [path.split("/")[3] for path in train.paths]
+
+
+def test_the_blacklist_holds_image_numbers(tree: Path) -> None:
+    val = imagenet.plan(tree, drop_blacklisted=True, test_images=0).splits["val"]
+    assert [path[-13:] for path in val.paths] == [f"{n:08d}.JPEG" for n in (1, 3, 4, 5)]
+
+
+def test_the_test_cut_is_stratified_seeded_and_disjoint(tree: Path) -> None:
+    plans = [imagenet.plan(tree, test_images=3, seed=seed) for seed in (1, 1, 2)]
+    assert plans[0].digest == plans[1].digest != plans[2].digest
+    train, test = plans[0].splits["train"], plans[0].splits["test"]
+    assert np.bincount(train.labels).tolist() == [3, 3, 3]
+    assert np.bincount(test.labels).tolist() == [1, 1, 1]
+    assert len({*train.paths, *test.paths}) == 12
+    assert test.paths == sorted(test.paths)
+    for impossible in (2, 11, -1):
+        with pytest.raises(BadInput, match="cannot cut"):
+            imagenet.plan(tree, test_images=impossible)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("devkit/data/map_clsloc.txt", "", "empty"),
+        ("devkit/data/map_clsloc.txt", "n00000001 1\n", r"map_clsloc\.txt:1: malformed"),
+        ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000001 2 b\n", ":2: class given twice"),
+        ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000002 3 b\n", "not 1..N"),
+        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n2\n3\n3\n2\n", "does not belong"),
+        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n2\n3\n4\n2\n1\n", ":4: label out of range; expected 1..3; found 4"),
+        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n0\n", ":2: label out of range"),
+        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\nx\n", ":2: malformed"),
+        ("ImageSets/CLS-LOC/train_cls.txt", "n00000001/n00000001_1 1\n../../etc/passwd 2\n", ":2: malformed"),
+        ("ImageSets/CLS-LOC/train_cls.txt", "n00000009/n00000009_1 1\n", "class not in"),
+        ("ImageSets/CLS-LOC/val.txt", "ILSVRC2012_val_1 1\n", ":1: malformed"),
+    ],
+)
+def test_bad_metadata_is_named(tree: Path, file: str, content: str, reason: str) -> None:
+    (tree / file).write_text(content)
+    with pytest.raises(BadInput, match=reason):
+        imagenet.plan(tree)
+
+
+@pytest.mark.parametrize("file", ["devkit/data/map_clsloc.txt", "ImageSets/CLS-LOC/train_cls.txt", "ImageSets/CLS-LOC/val.txt"])
+def test_a_missing_file_is_named(tree: Path, file: str) -> None:
+    (tree / file).unlink()
+    with pytest.raises(BadInput, match=f"{file}: cannot be read .No such file"):
+        imagenet.plan(tree)
+
+
+def test_an_unknown_class_order_is_refused(tree: Path) -> None:
+    with pytest.raises(BadInput, match="wnid or devkit"):
+        imagenet.plan(tree, class_order="caffe")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def devkit(unpacked: Callable[[str], Path]) -> imagenet.Devkit:
+    (folder,) = unpacked("imagenet_meta.tar.xz").rglob("devkit/data")
+    return imagenet.parse_devkit(folder)
+
+
+def test_the_genuine_kit_agrees_with_caffe(devkit: imagenet.Devkit) -> None:
+    (caffe,) = devkit.folder.parent.parent.glob("caffe_val.txt")
+    expected = [int(line.split()[1]) for line in caffe.read_text().splitlines()]
+    assert imagenet.validation_labels(devkit).tolist() == expected
+    assert devkit.classes.names[0] == "tench"
+    assert imagenet.parse_devkit(devkit.folder, "devkit").classes.names[0] == "kit_fox"
+
+
+def test_published_predictions_give_the_published_figures(devkit: imagenet.Devkit, shared_data: Path) -> None:
+    labels = imagenet.validation_labels(devkit)
+    kept = np.ones(len(labels), bool)
+    kept[[number - 1 for number in imagenet.blacklisted_numbers(devkit)]] = False
+    assert (len(labels), kept.sum()) == (50_000, 48_238)
+    with np.load(shared_data / "imagenet_val_top5_5models.npz") as predictions:
+        for name, figures in PUBLISHED.items():
+            hits = predictions[name] == labels[:, None]
+            found = 100 * hits[:, 0].mean(), 100 * hits.any(axis=1).mean()
+            assert tuple(round(float(figure), 3) for figure in found) == figures
+            if name in WITHOUT_BLACKLISTED:
+                found = 100 * hits[kept, 0].mean(), 100 * hits[kept].any(axis=1).mean()
+                assert tuple(round(float(figure), 3) for figure in found) == WITHOUT_BLACKLISTED[name]
+
+
+def test_full_scale_lists(devkit: imagenet.Devkit, shared_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ILSVRC2015"
+    meta = devkit.folder.parent.parent
+    generator = shared_data.parent / "tools" / "gen_imagesets.py"
+    subprocess.run([sys.executable, generator, meta, root / imagenet.LISTS], check=True, stdout=subprocess.DEVNULL)
+    (root / "devkit").symlink_to(meta / "devkit")
+    plan = imagenet.plan(root)
+    assert plan.counts == {"train": 1_231_167, "val": 50_000, "test": 50_000}
+    written = write_lists(plan, tmp_path)
+    assert written["train"].read_bytes().count(b"\n") == 1_231_167
+    assert imagenet.plan(root, drop_blacklisted=True).counts["val"] == 48_238

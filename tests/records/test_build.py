@@ -1,0 +1,233 @@
+"""Building: the same bytes whatever the workers, what is finished stays, what is wrong is said."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
+from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.image import decode_rgb
+from imagenet_pipeline.records.lists import read_list
+from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.records.plan import Images, Plan
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.records.verify import verify
+
+OPTIONS = BuildOptions(resize=32, shards=2, workers=1)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_built_data_set_is_whole_and_complete(data_set: Path, small_plan: Plan) -> None:
+    shards = [f"train-0000{i}-of-00002" for i in range(2)] + ["val", "test"]
+    expected = {f"{name}.{end}" for name in shards for end in ("rec", "idx")}
+    expected |= {"train.lst", "val.lst", "test.lst", "classes.json", "mean.json", "manifest.json", "rejects.csv"}
+    assert set(contents(data_set)) == expected
+    assert verify(data_set).whole
+    found = read_data_set(data_set)
+    assert found.counts == {"train": 18, "val": 6, "test": 6}
+    assert found.classes == small_plan.classes
+    assert found.manifest.splits["train"].actions == {"kept": 5, "resized": 13}
+
+
+def test_mean_and_deviation_are_those_of_the_stored_training_pixels(data_set: Path) -> None:
+    with RecordSet.open(data_set, "train") as records:
+        images = [decode_rgb(records.read(i).image).reshape(-1, 3) for i in range(len(records))]
+    pixels = np.concatenate(images).astype(np.float64)
+    found = read_data_set(data_set)
+    assert found.mean == pytest.approx(pixels.mean(axis=0), rel=1e-12)
+    assert found.std == pytest.approx(pixels.std(axis=0), rel=1e-12)
+    assert json.loads((data_set / "mean.json").read_text())["pixels"] == len(pixels)
+
+
+def test_the_bytes_do_not_depend_on_workers_or_executor(data_set: Path, small_plan: Plan, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    summary = build(small_plan, tmp_path / "two", replace(OPTIONS, workers=2), lambda *call: calls.append(call))
+    assert summary.records == {"train": 18, "val": 6, "test": 6}
+    assert calls[-1] == (30, 30)
+    with ThreadPoolExecutor(3) as threads:
+        build(small_plan, tmp_path / "threads", replace(OPTIONS, workers=3), executor=threads)
+    assert contents(tmp_path / "two") == contents(tmp_path / "threads") == contents(data_set)
+
+
+def test_a_second_run_is_done_at_once_and_another_build_is_refused(
+    data_set: Path, small_plan: Plan, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(data_set, tmp_path / "set"))
+    before = contents(out)
+    assert build(small_plan, out, replace(OPTIONS, workers=7)).already_built
+    with pytest.raises(BadInput, match="another data set is here"):
+        build(small_plan, out, replace(OPTIONS, quality=90))
+    assert contents(out) == before
+
+
+def test_finished_shards_are_not_made_again(
+    small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imagenet_pipeline.records.finish.write_data_set", fail)
+        with pytest.raises(KeyboardInterrupt):
+            build(small_plan, out, OPTIONS, executor=inline)
+    with pytest.raises(BadInput, match="unfinished build of another"):
+        build(small_plan, out, replace(OPTIONS, quality=90), executor=inline)
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.rec")}
+    (out / "val.rec").write_bytes(b"cut")
+    assert not build(small_plan, out, OPTIONS, executor=inline).already_built
+    made_again = {path.name for path in out.glob("*.rec") if path.stat().st_mtime_ns != times[path.name]}
+    assert made_again == {"val.rec"}
+    assert contents(out) == contents(data_set)
+
+
+def test_only_one_process_builds_in_a_folder(small_plan: Plan, tmp_path: Path, inline: Executor) -> None:
+    messages = []
+
+    def build_again(*_: int) -> None:
+        with pytest.raises(BadInput) as caught:
+            build(small_plan, tmp_path, OPTIONS, executor=inline)
+        messages.append(str(caught.value))
+
+    build(small_plan, tmp_path, OPTIONS, build_again, executor=inline)
+    assert "another process is building here" in messages[0]
+
+
+def test_shards_are_many_or_one(small_plan: Plan, tmp_path: Path, inline: Executor) -> None:
+    build(small_plan, tmp_path / "one", BuildOptions(), executor=inline)
+    assert sorted(path.name for path in (tmp_path / "one").glob("*.rec")) == ["test.rec", "train.rec", "val.rec"]
+    build(small_plan, tmp_path / "many", BuildOptions(shards=18), executor=inline)
+    assert len(list((tmp_path / "many").glob("train-*-of-00018.rec"))) == 18
+    assert len(list((tmp_path / "many").glob("val-*-of-00006.rec"))) == 6
+    with pytest.raises(BadInput, match="more shards than images"):
+        build(small_plan, tmp_path / "more", BuildOptions(shards=19), executor=inline)
+
+
+@pytest.fixture
+def spoilt_plan(photos: Path, small_plan: Plan, tmp_path: Path) -> Plan:
+    """`small_plan` with a truncated, a missing, an HTML and an outside image among train."""
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (root / "2.jpg").write_bytes((root / "2.jpg").read_bytes()[:-30])
+    (root / "5.jpg").unlink()
+    (root / "11.jpg").write_text("<html>404</html>")
+    (root / "12.jpg").unlink()
+    (root / "12.jpg").symlink_to("/etc/hostname")
+    return replace(small_plan, root=root)
+
+
+def test_too_many_rejects_stop_the_build_and_are_listed(
+    spoilt_plan: Plan, tmp_path: Path, inline: Executor, photos: Path, data_set: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BadInput, match=r"rejects\.csv: too many images .* at most 0; found 2 so far"):
+        build(spoilt_plan, out, OPTIONS, executor=inline)
+    rows = list(csv.reader((out / "rejects.csv").read_text().splitlines()))
+    assert [row[:2] for row in rows] == [["split", "path"], ["train", "2.jpg"], ["train", "5.jpg"]]
+    assert not (out / "manifest.json").exists()
+    for name in ("2.jpg", "5.jpg", "11.jpg", "12.jpg"):
+        (spoilt_plan.root / name).unlink(missing_ok=True)
+        shutil.copy(photos / name, spoilt_plan.root / name)
+    build(spoilt_plan, out, OPTIONS, executor=inline)
+    assert contents(out) == contents(data_set)
+
+
+def test_rejects_within_the_budget_are_left_out_and_counted(
+    spoilt_plan: Plan, tmp_path: Path, inline: Executor
+) -> None:
+    out = tmp_path / "out"
+    summary = build(spoilt_plan, out, replace(OPTIONS, max_rejects=4), executor=inline)
+    assert (summary.records["train"], summary.rejected["train"]) == (14, 4)
+    reasons = {path: reason for _, path, reason in csv.reader((out / "rejects.csv").read_text().splitlines())}
+    assert "truncated" in reasons["2.jpg"]
+    assert reasons["5.jpg"] == "file is missing"
+    assert "HTML" in reasons["11.jpg"]
+    assert "outside" in reasons["12.jpg"]
+    assert {row.index for row in read_list(out / "train.lst")} == set(range(18)) - {2, 5, 11, 12}
+    assert verify(out).whole
+    with RecordSet.open(out, "train") as records:
+        assert len(records) == 14
+
+
+def test_a_split_without_a_single_image_is_an_error(tmp_path: Path, small_plan: Plan, inline: Executor) -> None:
+    plan = replace(small_plan, splits={**small_plan.splits, "val": Images(["none.jpg"], np.zeros(1, np.int64))})
+    with pytest.raises(BadInput, match="no image of val"):
+        build(plan, tmp_path, replace(OPTIONS, max_rejects=9), executor=inline)
+
+
+def test_a_missing_folder_is_said_at_once(small_plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder"):
+        build(replace(small_plan, folders=("Data",)), tmp_path, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "options", [{"resize": -1}, {"quality": 0}, {"shards": 0}, {"workers": 0}, {"max_rejects": -1}]
+)
+def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(BadInput, match="out of range"):
+        BuildOptions(**options)
+
+
+def test_a_lost_worker_is_named_and_the_rest_is_kept(
+    small_plan: Plan, tmp_path: Path, data_set: Path
+) -> None:
+    def kill(*_: int) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(WorkerLost, match="shards in work: train-0000"):
+        build(small_plan, tmp_path / "out", OPTIONS, kill)
+    build(small_plan, tmp_path / "out", OPTIONS)
+    assert contents(tmp_path / "out") == contents(data_set)
+
+
+def test_too_little_room_is_said_before_anything_is_made(
+    small_plan: Plan, tmp_path: Path, inline: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.raises(OutOfRoom, match="10 bytes free"):
+        build(small_plan, tmp_path, OPTIONS, executor=inline)
+    assert not list(tmp_path.glob("*.rec"))
+
+
+def test_out_of_memory_in_a_worker_is_out_of_room(
+    small_plan: Plan, tmp_path: Path, inline: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("imagenet_pipeline.records.shard._write_records", exhausted)
+    with pytest.raises(OutOfRoom, match="out of memory"):
+        build(small_plan, tmp_path, OPTIONS, executor=inline)
+
+
+def test_real_photos_are_shrunk_to_the_short_edge(
+    unpacked: Callable[[str], Path], tmp_path: Path, inline: Executor
+) -> None:
+    root = unpacked("imagenet_samples_300.tar")
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.JPEG"))[:20]
+    classes = ClassTable("list", tuple(map(str, range(20))), tuple(map(str, range(20))))
+    build(Plan(root, {"train": Images(names, np.arange(20))}, classes), tmp_path, BuildOptions(), executor=inline)
+    with RecordSet.open(tmp_path, "train") as records:
+        edges = [min(decode_rgb(records.read(i).image).shape[:2]) for i in range(20)]
+    assert max(edges) == 256

@@ -1,0 +1,52 @@
+"""Looking into data sets and lone record files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.inspect import inspect, montage
+from imagenet_pipeline.records.recordio import frame, pack
+
+
+def test_a_data_set_is_described(data_set: Path) -> None:
+    found = inspect(data_set, range(2, 4))
+    assert (found.split, found.count, found.classes) == ("train", 18, 3)
+    assert found.splits == {"train": 18, "val": 6, "test": 6}
+    assert found.class_counts == {"cat": 6, "dog": 6, "emu": 6}
+    assert [(r.position, r.number, r.class_name) for r in found.records] == [(2, 2, "Emu"), (3, 3, "Cat")]
+    assert min(found.records[0].width, found.records[0].height) <= 32
+    assert found.records[1].checked
+    assert inspect(data_set, range(4, 99), split="val").records[-1].position == 5
+
+
+def test_records_of_others_are_described(unpacked: Callable[[str], Path]) -> None:
+    folder = unpacked("mxnet_files_shared.tar.xz")
+    (vector,) = (path.with_suffix(".rec") for path in folder.rglob("*.idx"))
+    found = inspect(vector, range(1))
+    assert (found.count, found.classes, found.mean) == (12, None, None)
+    assert len(found.records[0].labels) == 9
+    assert not found.records[0].checked
+
+
+def test_a_montage_shows_the_images(data_set: Path, tmp_path: Path) -> None:
+    assert montage(data_set, tmp_path / "m.png", range(10)) == list(range(10))
+    with Image.open(tmp_path / "m.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (8 + 2 * 188, 8 + 8 * 168, 3)
+    assert (pixels[0] == 255).all()
+    assert pixels[20:160, 20:160].std() > 10
+    with pytest.raises(BadInput, match="number of records to draw"):
+        montage(data_set, tmp_path / "m.png", range(50, 60))
+
+
+def test_records_without_an_image_are_shown_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.rec").write_bytes(frame(pack((1.5, 2.0), 3, b"nothing")))
+    found = inspect(tmp_path / "a.rec")
+    assert (found.records[0].width, found.records[0].labels) == (0, (1.5, 2.0))
+    assert montage(tmp_path / "a.rec", tmp_path / "m.png") == [0]

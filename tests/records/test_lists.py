@@ -1,0 +1,55 @@
+"""Lists: ours, and those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, Row, _row, read_list, write_list
+
+
+def test_a_list_survives_its_file(tmp_path: Path) -> None:
+    write_list(tmp_path / "a.lst", [0, 5], [3, 1], ["a b/c.jpg", "ü.jpg"])
+    assert (tmp_path / "a.lst").read_text() == "0\t3\ta b/c.jpg\n5\t1\tü.jpg\n"
+    assert read_list(tmp_path / "a.lst") == [Row(0, (3.0,), "a b/c.jpg"), Row(5, (1.0,), "ü.jpg")]
+
+
+def test_lists_of_others(unpacked: Callable[[str], Path]) -> None:
+    found = {path.parent.name + path.stem: read_list(path) for path in _lists(unpacked)}
+    assert sorted(len(rows) for rows in found.values()) == [12, 1000, 10_000]
+    assert {len(row.labels) for rows in found.values() for row in rows} == {1, 9}
+
+
+@pytest.mark.parametrize("line", ["1\t2", "x\t1\tp", "1\ty\tp", "-1\t1\tp", "1\t1\t ", "1 2 p", "1\t2\tp\0q", "1.5\t2\tp"])
+def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.lst").write_text(f"0\t1\tp\n{line}\n")
+    with pytest.raises(BadInput, match=r"a\.lst:2: malformed line"):
+        read_list(tmp_path / "a.lst")
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_list(tmp_path / "absent.lst")
+    (tmp_path / "a.lst").write_bytes(b"0\t1\t" + b"p" * LINE_LIMIT_BYTES)
+    with pytest.raises(BadInput, match="line too long"):
+        read_list(tmp_path / "a.lst")
+
+
+@given(st.binary(max_size=60))
+def test_any_line_is_a_row_or_refused(line: bytes) -> None:
+    try:
+        row = _row(line, "x:1")
+    except BadInput:
+        return
+    assert row.index >= 0
+    assert row.labels
+    assert row.path
+
+
+def _lists(unpacked: Callable[[str], Path]) -> list[Path]:
+    return sorted(unpacked("mxnet_files_shared.tar.xz").rglob("*.lst"))

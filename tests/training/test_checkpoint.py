@@ -1,0 +1,232 @@
+"""Checkpoints: whole or not there, proven when read, pruned without losing the best."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadRecipe, Damaged, OutOfRoom
+from imagenet_pipeline.training.checkpoint import (
+    State,
+    find_checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+    set_aside_later,
+)
+
+STATE = State(
+    epoch=1, step=10, network="lenet", input_size=28, classes=("n1", "n2"), class_names=("cat", "dög"),
+    class_order="wnid", mean=(1.5, 2.5, 3.1), std=(1.0, 2.0, 3.0), data_digest="abc", engine="gluon",
+    versions={"mxnet": "1.9.1"},
+)  # fmt: skip
+WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2, np.float32)}
+OPTIMIZER = {"displacement/a.bias": np.full(2, 1e-30), "learning_rate": np.array([0.1])}
+FILES = ("weights.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS")
+
+
+def save(run: Path, epoch: int, rank1: float | None = None, step: int | None = None) -> Path:
+    metrics = {} if rank1 is None else {"validation_rank1": rank1}
+    partial = {} if step is None else {"images": 3.0}
+    state = replace(STATE, epoch=epoch, step=step or 10 * epoch, metrics=metrics, partial=partial)
+    return save_checkpoint(run, state, WEIGHTS, OPTIMIZER)
+
+
+def there(run: Path) -> list[str]:
+    return sorted(os.listdir(run / "checkpoints"))
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, STATE, {**WEIGHTS, "turned": WEIGHTS["a.weight"].T}, OPTIMIZER)
+    assert folder == tmp_path / "checkpoints" / "epoch-0001"
+    assert sorted(os.listdir(folder)) == sorted(FILES)
+    loaded = load_checkpoint(folder)
+    assert loaded.state == STATE
+    assert loaded.state.class_table.names == ("cat", "dög")
+    assert (loaded.weights["turned"] == WEIGHTS["a.weight"].T).all()
+    for name, value in OPTIMIZER.items():
+        assert loaded.optimizer[name].tobytes() == value.tobytes()
+        assert loaded.optimizer[name].dtype == value.dtype
+    assert loaded.weights_digest == files.sha256_of(folder / "weights.safetensors")
+
+
+def test_no_optimizer_state_is_a_state(tmp_path: Path) -> None:
+    assert load_checkpoint(save_checkpoint(tmp_path, STATE, WEIGHTS, {})).optimizer == {}
+
+
+def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "a", 1), save(tmp_path / "b", 1)
+    assert [(first / name).read_bytes() for name in FILES] == [(second / name).read_bytes() for name in FILES]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_damage(tmp_path: Path, name: str, place: float, bit: int) -> None:
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    folder = save(tmp_path, 1)
+    content = bytearray((folder / name).read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    (folder / name).write_bytes(content)
+    if name == "SHA256SUMS":
+        # A flip in the white space of the list may go unnoticed; then what is loaded is what was saved.
+        try:
+            assert load_checkpoint(folder).state == replace(STATE, epoch=1)
+        except Damaged as error:
+            assert str(folder) in str(error)  # noqa: PT017
+    else:
+        with pytest.raises(Damaged, match=rf"{name}: its bytes are not those that were written"):
+            load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_or_cut_file_is_damage(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path, 1)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(Damaged):
+        load_checkpoint(folder)
+    (folder / name).unlink()
+    with pytest.raises(Damaged, match=name):
+        load_checkpoint(folder)
+
+
+def test_a_state_of_another_version_is_damage(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    for content in ('{"epoch": 1}', "[]", "5"):
+        (folder / "state.json").write_text(content)
+        sums = "".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in FILES[:3])
+        (folder / "SHA256SUMS").write_text(sums)
+        with pytest.raises(Damaged, match="not a checkpoint of this version"):
+            load_checkpoint(folder)
+        with pytest.raises(Damaged):
+            prune(tmp_path, 3)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("operation", ["rename", "fsync", "mkdir"])
+def test_a_kill_while_saving_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    earlier = save(tmp_path, 1)
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, operation, die)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the dead do not clean up
+        save(tmp_path, 2)
+    assert find_checkpoint(tmp_path, "latest") == earlier
+    load_checkpoint(earlier)
+    files.remove_parts(tmp_path / "checkpoints")
+    assert there(tmp_path) == ["epoch-0001"]
+
+
+def test_a_kill_while_pruning_leaves_whole_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for epoch in range(1, 5):
+        save(tmp_path, epoch, rank1=epoch)
+
+    def die(folder: Path, *_: object, **__: object) -> None:
+        (Path(folder) / "state.json").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", die)
+        prune(tmp_path, 1)
+    prune(tmp_path, 1)
+    load_checkpoint(find_checkpoint(tmp_path, "latest"))
+
+
+def test_a_full_disk_is_out_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    usage: Callable[[Any], Any] = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=10))
+    with pytest.raises(OutOfRoom, match="epoch-0002: not enough free disk space"):
+        save(tmp_path, 2)
+    assert there(tmp_path) == ["epoch-0001"]
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    for epoch, rank1 in enumerate([10, 70, 30, 40, 50], 1):
+        save(tmp_path, epoch, rank1)
+        prune(tmp_path, 2)
+    assert there(tmp_path) == ["best", "epoch-0002", "epoch-0004", "epoch-0005", "latest"]
+    assert (tmp_path / "checkpoints" / "best").resolve().name == "epoch-0002"
+    assert (tmp_path / "checkpoints" / "latest").resolve().name == "epoch-0005"
+    assert find_checkpoint(tmp_path, "best").name == "epoch-0002"
+
+
+def test_the_first_of_equals_is_the_best(tmp_path: Path) -> None:
+    for epoch, rank1 in enumerate([10, 70, 70, 30, 70], 1):
+        save(tmp_path, epoch, rank1)
+    assert find_checkpoint(tmp_path, "best").name == "epoch-0002"
+
+
+def test_without_validation_the_latest_is_the_best(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    assert find_checkpoint(tmp_path, "best").name == "epoch-0002"
+    prune(tmp_path, 1)
+    assert there(tmp_path) == ["epoch-0002", "latest"]
+
+
+def test_a_checkpoint_inside_an_epoch_is_the_latest_until_the_epoch_is_done(tmp_path: Path) -> None:
+    save(tmp_path, 2, 50)
+    inside = save(tmp_path, 2, step=25)
+    assert inside.name == "epoch-0002-step-00000025"
+    assert find_checkpoint(tmp_path, "latest") == inside
+    assert find_checkpoint(tmp_path, "2").name == "epoch-0002"
+    prune(tmp_path, 1)
+    assert there(tmp_path) == ["best", "epoch-0002", "epoch-0002-step-00000025", "latest"]
+    save(tmp_path, 3, 40)
+    prune(tmp_path, 1)
+    assert there(tmp_path) == ["best", "epoch-0002", "epoch-0003", "latest"]
+
+
+def test_epochs_are_ordered_by_number(tmp_path: Path) -> None:
+    for epoch in (9999, 10000):
+        save(tmp_path, epoch)
+    assert find_checkpoint(tmp_path, "latest").name == "epoch-10000"
+
+
+@pytest.mark.parametrize("which", ["3", "-1", "last", "1.0", ""])
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path, which: str) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    with pytest.raises(BadRecipe, match="expected latest, best or one of 1, 2"):
+        find_checkpoint(tmp_path, which)
+
+
+def test_a_run_without_checkpoints(tmp_path: Path) -> None:
+    assert not has_checkpoint(tmp_path)
+    with pytest.raises(BadRecipe, match="no checkpoint here"):
+        find_checkpoint(tmp_path, "latest")
+    save(tmp_path, 1)
+    assert has_checkpoint(tmp_path)
+
+
+def test_later_checkpoints_are_set_aside_in_numbered_branches(tmp_path: Path) -> None:
+    for number in (1, 2):
+        kept = save(tmp_path, 1)
+        assert set_aside_later(tmp_path, kept) is None
+        save(tmp_path, 1, step=15)
+        save(tmp_path, 2)
+        branch = set_aside_later(tmp_path, kept)
+        assert branch == tmp_path / "checkpoints" / f"branch-{number:02d}"
+        assert sorted(os.listdir(branch)) == ["epoch-0001-step-00000015", "epoch-0002"]
+        assert find_checkpoint(tmp_path, "latest") == kept
+        load_checkpoint(branch / "epoch-0002")

@@ -1,0 +1,95 @@
+"""The journal: whole lines only, torn ends forgiven, branches told apart."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imagenet_pipeline.errors import Damaged
+from imagenet_pipeline.training.journal import COLUMNS, Journal, branches, restarts, write_history
+
+
+def epoch(number: int, **fields: Any) -> dict[str, Any]:
+    return {"event": "epoch", "epoch": number, **fields}
+
+
+def resume(number: int) -> dict[str, Any]:
+    return {"event": "resume", "epoch": number}
+
+
+def test_events_come_back_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert not journal.exists()
+    journal.write("start", overrides={"records": "zwei\nZeilen"})
+    journal.write("epoch", epoch=1)
+    assert journal.exists()
+    assert journal.events() == [{"event": "start", "overrides": {"records": "zwei\nZeilen"}}, epoch(1)]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_kill_while_writing_costs_at_most_the_line_it_was_writing(tmp_path: Path, data: st.DataObject) -> None:
+    """Cut anywhere: whole lines are read, and what is written next is read too."""
+    path, journal = tmp_path / "journal.jsonl", Journal(tmp_path)
+    path.unlink(missing_ok=True)
+    for number in range(1, 4):
+        journal.write("epoch", epoch=number)
+    content = path.read_bytes()
+    length = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:length])
+    whole = [epoch(number) for number in range(1, 1 + content[:length].count(b"\n"))]
+    assert journal.events() == whole
+    journal.write("resume", epoch=0)
+    assert journal.events() == [*whole, resume(0)]
+
+
+@pytest.mark.parametrize("line", [b"{", b"", b"5", b"[]", b"{}", b"\xff", b'{"event": "epo', b"[" * 100_000])
+def test_a_damaged_line_inside_is_named(tmp_path: Path, line: bytes) -> None:
+    journal = Journal(tmp_path)
+    (tmp_path / "journal.jsonl").write_bytes(b'{"event": "start"}\n' + line + b'\n{"event": "resume", "epoch": 1}\n')
+    with pytest.raises(Damaged, match=r"journal\.jsonl:2: not a"):
+        journal.events()
+
+
+def test_a_journal_that_is_not_there_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match="the journal cannot be read"):
+        Journal(tmp_path).events()
+
+
+def test_a_restart_leaves_the_later_epochs_in_a_branch_of_their_own() -> None:
+    events = [{"event": "start"}, epoch(1), epoch(2), epoch(3), resume(1), epoch(2, new=True), {"event": "end"}]
+    old, current = branches(events)
+    assert old == [epoch(1), epoch(2), epoch(3)]
+    assert current == [epoch(1), epoch(2, new=True)]
+    assert restarts(events) == [1]
+
+
+def test_a_restart_at_the_end_is_no_branch() -> None:
+    assert branches([epoch(1), resume(1), epoch(2)]) == [[epoch(1), epoch(2)]]
+
+
+def test_a_restart_of_a_restart() -> None:
+    events = [epoch(1), epoch(2), epoch(3), resume(2), epoch(3, b=1), epoch(4), resume(1), epoch(2, c=1)]
+    assert branches(events) == [
+        [epoch(1), epoch(2), epoch(3)],
+        [epoch(1), epoch(2), epoch(3, b=1), epoch(4)],
+        [epoch(1), epoch(2, c=1)],
+    ]
+
+
+def test_a_run_that_began_again_before_its_first_checkpoint() -> None:
+    assert branches([{"event": "start"}, {"event": "start"}, epoch(1)]) == [[epoch(1)]]
+
+
+def test_the_history_is_the_current_branch(tmp_path: Path) -> None:
+    events = [epoch(1, train_loss=2.5), epoch(2), resume(1), epoch(2, train_loss=1.25, step=20, other="x")]
+    path = write_history(tmp_path, events)
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["epoch"], row["train_loss"], row["step"]) for row in rows] == [("1", "2.5", ""), ("2", "1.25", "20")]

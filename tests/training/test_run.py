@@ -1,0 +1,355 @@
+"""Whole runs on real records: stopped, killed, resumed and damaged, they end where an unbroken run ends."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagenet_pipeline import files
+from imagenet_pipeline.engines.gluon import GluonEngine
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
+from imagenet_pipeline.evaluation.evaluate import evaluate
+from imagenet_pipeline.records.manifest import Manifest
+from imagenet_pipeline.training.journal import Journal
+from imagenet_pipeline.training.loop import Outcome, train
+from imagenet_pipeline.training.run import open_run
+from imagenet_pipeline.training.schedule import learning_rate
+
+STEPS = 9
+KILLS = 30 if os.environ.get("IMAGENET_PIPELINE_LONG") == "1" else 2
+
+
+def go(recipe: Path, folder: Path, resume: str | None = None, **overrides: Any) -> Outcome:
+    return train(open_run(recipe, {k.replace("__", "."): v for k, v in overrides.items()}, folder, resume))
+
+
+def weights(run: Path, name: str = "epoch-0004") -> bytes:
+    return (run / "checkpoints" / name / "weights.safetensors").read_bytes()
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    """The history without what depends on the clock."""
+    clock = ("images_per_second", "wait_percent", "seconds")
+    with open(run / "history.csv", newline="") as stream:
+        return [{key: value for key, value in row.items() if key not in clock} for row in csv.DictReader(stream)]
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "imagenet_pipeline", *map(str, words)]
+
+
+def started(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="session")
+def whole_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs in one go; every checkpoint kept. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    outcome = go(recipe, folder, checkpoint__keep=9)
+    assert (outcome.epoch, outcome.step, outcome.finished) == (4, 4 * STEPS, True)
+    return folder
+
+
+@pytest.fixture
+def run(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of the whole run, to do with as one likes."""
+    return shutil.copytree(whole_run, tmp_path / "run", symlinks=True)
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """`at_step(n, action)`: act once, after n more steps of training."""
+
+    def arrange(number: int, action: Callable[[], None]) -> None:
+        step, left = GluonEngine.train_batch, [number]
+
+        def counted(*words: Any, **named: Any) -> None:
+            step(*words, **named)
+            left[0] -= 1
+            if left[0] == 0:
+                action()
+
+        monkeypatch.setattr(GluonEngine, "train_batch", counted)
+
+    return arrange
+
+
+def test_a_run_folder_holds_what_is_promised(whole_run: Path) -> None:
+    assert sorted(os.listdir(whole_run)) == ["checkpoints", "curves.png", "history.csv", "journal.jsonl", "recipe.toml"]
+    events = [event["event"] for event in Journal(whole_run).events()]
+    assert events == ["start", "epoch", "epoch", "epoch", "epoch", "end"]
+    rows = history(whole_run)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["validation_rank1"]) > 80
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_two_epochs_and_two_more_end_in_equal_bytes(whole_run: Path, run: Path, recipe: Path) -> None:
+    go(recipe, run, "2")
+    assert weights(run) == weights(whole_run)
+    assert history(run) == history(whole_run)
+    assert sorted(os.listdir(run / "checkpoints" / "branch-01")) == ["epoch-0003", "epoch-0004"]
+    assert weights(run, "branch-01/epoch-0004") == weights(whole_run)
+
+
+def test_a_run_can_be_made_longer(recipe: Path, tmp_path: Path) -> None:
+    constant = {"schedule__kind": "constant"}
+    go(recipe, tmp_path / "whole", epochs=2, **constant)
+    go(recipe, tmp_path / "parts", epochs=1, **constant)
+    go(recipe, tmp_path / "parts", "latest", epochs=2)
+    assert weights(tmp_path / "parts", "epoch-0002") == weights(tmp_path / "whole", "epoch-0002")
+
+
+def test_a_learning_rate_given_with_resume_is_used_from_the_next_step(
+    whole_run: Path, run: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = GluonEngine.train_batch
+
+    def noted(engine: Any, images: Any, labels: Any, rate: float, seed: int) -> None:
+        rates.append(rate)
+        step(engine, images, labels, rate, seed)
+
+    monkeypatch.setattr(GluonEngine, "train_batch", noted)
+    go(recipe, run, "2", optimizer__learning_rate=0.002)
+    assert rates[0] == pytest.approx(0.002)
+    assert rates == sorted(rates, reverse=True)
+    assert len(rates) == 2 * STEPS
+    rows = history(run)
+    assert rows[:2] == history(whole_run)[:2]
+    assert float(rows[2]["learning_rate"]) == pytest.approx(rates[STEPS - 1])
+    assert weights(run) != weights(whole_run)
+    # It stays in force when the run is taken up again.
+    rates.clear()
+    go(recipe, run, "3")
+    assert rates == pytest.approx([learning_rate(open_run(recipe, {}, run, "4").recipe, s, STEPS) for s in range(27, 36)])
+    assert rates[0] < 0.002
+
+
+def test_the_number_of_loader_threads_changes_no_byte(recipe: Path, tmp_path: Path, whole_run: Path) -> None:
+    go(recipe, tmp_path / "run", epochs=4, loader__threads=2, loader__prefetch=3)
+    assert weights(tmp_path / "run") == weights(whole_run)
+
+
+@pytest.mark.parametrize("steps", [1, STEPS - 1, STEPS, STEPS + 4])
+def test_a_signal_inside_an_epoch_costs_nothing(
+    whole_run: Path, recipe: Path, tmp_path: Path, steps: int, at_step: Callable[..., None]
+) -> None:
+    folder = tmp_path / "run"
+    at_step(steps, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = go(recipe, folder)
+    assert (outcome.finished, outcome.step, outcome.epoch) == (False, steps, steps // STEPS)
+    name = f"epoch-{steps // STEPS:04d}" + (f"-step-{steps:08d}" if steps % STEPS else "")
+    assert (folder / "checkpoints" / "latest").resolve().name == name
+    assert go(recipe, folder, "latest").finished
+    assert weights(folder) == weights(whole_run)
+    for row, wanted in zip(history(folder), history(whole_run), strict=True):
+        # Losses of the interrupted epoch are added up in another order.
+        assert float(row.pop("train_loss")) == pytest.approx(float(wanted.pop("train_loss")), rel=1e-12)
+        assert row == wanted
+
+
+def test_sigterm_to_the_program_saves_and_exits_0(whole_run: Path, recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = started("train", recipe, "--run", folder)
+    deadline = time.monotonic() + 60
+    while not (folder / "history.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "--resume latest" in errors
+    resumed = subprocess.run(
+        command("train", recipe, "--run", folder, "--resume", "latest"), check=False, capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(folder) == weights(whole_run)
+
+
+def test_a_kill_at_any_moment_costs_only_time(whole_run: Path, recipe: Path, tmp_path: Path) -> None:
+    folder, moments = tmp_path / "run", random.Random(KILLS)
+    process = started("train", recipe, "--run", folder)
+    kills = 0
+    for _ in range(KILLS):
+        # A process lives long enough to import MXNet, and now and then for an epoch or two.
+        try:
+            process.communicate(timeout=moments.uniform(1.5, 4.5))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        again = ["--resume", "latest"] if (folder / "journal.jsonl").exists() else []
+        process = started("train", recipe, "--run", folder, *again)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert kills
+    assert weights(folder) == weights(whole_run)
+    assert [row["epoch"] for row in history(folder)] == ["1", "2", "3", "4"]
+    assert not [path for path in folder.rglob("*") if files.PART_MARK in path.name]
+
+
+def test_a_kill_before_the_first_checkpoint(
+    whole_run: Path, recipe: Path, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    at_step(3, die)
+    with pytest.raises(Killed):
+        go(recipe, tmp_path / "run", seed=7)
+    go(recipe, tmp_path / "run", "latest", seed=42)
+    assert weights(tmp_path / "run") == weights(whole_run)
+
+
+def test_a_kill_between_checkpoint_and_journal(
+    whole_run: Path, recipe: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even in a branch whose earlier one had that very epoch, the history is complete."""
+    write = Journal.write
+
+    def torn(journal: Journal, event: str, **fields: Any) -> None:
+        if event == "epoch" and fields["epoch"] == 3:
+            with open(run / "journal.jsonl", "a") as stream:
+                stream.write('{"event": "epo')
+            raise KeyboardInterrupt
+        write(journal, event, **fields)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "write", torn)
+        go(recipe, run, "2")
+    go(recipe, run, "latest")
+    assert weights(run) == weights(whole_run)
+    assert history(run) == history(whole_run)
+
+
+def test_a_full_disk_while_saving_leaves_the_run_resumable(
+    whole_run: Path, recipe: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = open_run(recipe, {}, run, "3")
+    with monkeypatch.context() as patch, pytest.raises(OutOfRoom, match="epoch-0004"):
+        patch.setattr(os, "fsync", full)
+        train(opened)
+    assert not (run / "checkpoints" / "epoch-0004").exists()
+    go(recipe, run, "latest")
+    assert weights(run) == weights(whole_run)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_not_resumed(run: Path, recipe: Path, name: str) -> None:
+    path = run / "checkpoints" / "epoch-0004" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(Damaged, match=rf"epoch-0004/{name}: .*resume from an earlier epoch") as caught:
+        go(recipe, run, "latest")
+    assert "\n" not in str(caught.value)
+    assert sorted(run.rglob("*")) == before
+    go(recipe, run, "3")
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"the loss is no longer finite \((nan|inf)\) at step (\d+), counted from 0") as e:
+        go(recipe, tmp_path / "run", optimizer__learning_rate=1e6)
+    assert 1 <= int(str(e.value).partition("at step ")[2].partition(",")[0]) < STEPS
+
+
+def other_classes(records: Path, folder: Path) -> Path:
+    """A whole data set whose classes 0 and 1 have changed places."""
+    shutil.copytree(records, folder)
+    table = json.loads((folder / "classes.json").read_text())
+    table["ids"][:2] = reversed(table["ids"][:2])
+    files.write_json(folder / "classes.json", table)
+    manifest = Manifest.read(folder)
+    digests = {**manifest.files, "classes.json": files.sha256_of(folder / "classes.json")}
+    manifest.model_copy(update={"files": digests}).write(folder)
+    return folder
+
+
+def test_records_of_other_classes_are_refused(run: Path, recipe: Path, digits_records: Path, tmp_path: Path) -> None:
+    other = other_classes(digits_records, tmp_path / "other")
+    with pytest.raises(BadInput, match="class tables differ; expected label 0 = n00000000") as caught:
+        go(recipe, run, "2", records=str(other))
+    assert caught.value.exit_code == 3
+    with pytest.raises(BadInput, match="class tables differ"):
+        evaluate(run, records=other)
+    result = subprocess.run(
+        command("evaluate", run, "--records", other), check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 3
+    assert "class tables differ" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path) -> None:
+    result = subprocess.run(
+        command("evaluate", whole_run, "--checkpoint", "latest", "--split", "val", "--json", "--report",
+                whole_run.parent / "report.html"),
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures, row = json.loads(result.stdout), history(whole_run)[-1]
+    assert figures["images"] == 300
+    for name in ("rank1", "rank5", "loss"):
+        assert figures[name] == float(row[f"validation_{name}"])
+    assert figures["weights_digest"] == files.sha256_of(
+        whole_run / "checkpoints" / "epoch-0004" / "weights.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"network": "resnet18"}, "recipe key 'network' cannot change within a run"),
+        ({"seed": 1}, "recipe key 'seed' cannot change"),
+        ({"batch_size": 60}, "recipe key 'batch_size' cannot change"),
+        ({"input.size": 24}, "recipe key 'input.size' cannot change"),
+    ],
+)
+def test_what_cannot_change_within_a_run(run: Path, recipe: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRecipe, match=message):
+        open_run(recipe, overrides, run, "2")
+
+
+def test_a_run_is_not_written_over(run: Path, recipe: Path, whole_run: Path) -> None:
+    with pytest.raises(BadRecipe, match="a run is here already; go on with --resume latest"):
+        open_run(recipe, {}, run)
+    assert weights(run) == weights(whole_run)
+
+
+def test_a_run_that_is_not_there_is_not_resumed(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="there is no run to resume"):
+        open_run(recipe, {}, tmp_path / "none", "latest")
+
+
+def test_a_batch_larger_than_the_data_is_refused(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="batch_size exceeds the training records; expected at most 1197"):
+        open_run(recipe, {"batch_size": 5000}, tmp_path / "run")
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_finished_run_taken_up_again_has_nothing_to_do(run: Path, recipe: Path, whole_run: Path) -> None:
+    outcome = go(recipe, run, "latest", optimizer__learning_rate=0.01)
+    assert (outcome.epoch, outcome.finished) == (4, True)
+    assert weights(run) == weights(whole_run)
+    assert history(run) == history(whole_run)
