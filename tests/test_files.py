@@ -45,9 +45,14 @@ def test_a_file_appears_only_once_it_is_whole(tmp_path: Path) -> None:
 def test_an_error_in_the_block_leaves_the_earlier_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_whole(path, "earlier")
-    with pytest.raises(KeyError), files.whole_file(path) as stream:
-        stream.write(b"half")
-        raise KeyError
+
+    def write() -> None:
+        with files.whole_file(path) as stream:
+            stream.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
     assert path.read_text() == "earlier"
     assert names(tmp_path) == ["file"]
 
@@ -105,9 +110,7 @@ def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = []
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    )
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
     files.write_whole(tmp_path / "file", "content")
@@ -134,9 +137,7 @@ def test_a_folder_appears_only_once_it_is_whole(tmp_path: Path) -> None:
 
 def test_everything_in_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    )
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     with files.whole_folder(tmp_path / "folder") as part:
         (part / "inner").mkdir()
         (part / "inner" / "file").write_text("content")
@@ -168,9 +169,10 @@ def test_a_folder_does_not_replace_one_that_is_there(tmp_path: Path) -> None:
 def test_removing_a_folder_takes_its_name_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("content")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", failing(KeyboardInterrupt()))
-        files.remove_folder(tmp_path / "folder")
+        with pytest.raises(KeyboardInterrupt):
+            files.remove_folder(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
     files.remove_parts(tmp_path)
     assert names(tmp_path) == []
@@ -239,12 +241,11 @@ def test_a_torn_last_line_is_cut_off_before_the_next(tmp_path: Path, left: str, 
 def test_a_line_that_does_not_fit_is_out_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.append_line(tmp_path / "log", "one")
     write = os.write
-    with monkeypatch.context() as patch, pytest.raises(OutOfRoom):
-        patch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:2]))
-        files.append_line(tmp_path / "log", "two")
-    with monkeypatch.context() as patch, pytest.raises(OutOfRoom):
-        patch.setattr(os, "write", failing(FULL))
-        files.append_line(tmp_path / "log", "two")
+    for stopped in (lambda descriptor, content: write(descriptor, content[:2]), failing(FULL)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", stopped)
+            with pytest.raises(OutOfRoom):
+                files.append_line(tmp_path / "log", "two")
     files.append_line(tmp_path / "log", "three")
     assert (tmp_path / "log").read_text() == "one\nthree\n"
 

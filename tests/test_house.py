@@ -10,9 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
-    path
-    for package in ("imagenet_pipeline", "record_builders")
-    for path in (REPOSITORY / package).rglob("*.py")
+    path for package in ("imagenet_pipeline", "record_builders") for path in (REPOSITORY / package).rglob("*.py")
 )
 UNSAFE_MODULES = {
     "pickle",
@@ -62,9 +60,7 @@ def faults(path: Path, source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
             yield "assert"
-        if isinstance(node, ast.Attribute) and dotted(node).startswith(
-            ("mx.io", "mx.image", "mx.recordio", "mxnet.")
-        ):
+        if isinstance(node, ast.Attribute) and dotted(node).startswith(("mx.io", "mx.image", "mx.recordio", "mxnet.")):
             yield f"{dotted(node)}: MXNet reads no files here"
         if isinstance(node, ast.Call):
             yield from call_faults(node, path)
@@ -78,9 +74,7 @@ def call_faults(node: ast.Call, path: Path) -> Iterator[str]:
         yield "print outside the command line"
     for keyword in node.keywords:
         value = keyword.value
-        if keyword.arg in ("shell", "allow_pickle") and not (
-            isinstance(value, ast.Constant) and value.value is False
-        ):
+        if keyword.arg in ("shell", "allow_pickle") and not (isinstance(value, ast.Constant) and value.value is False):
             yield f"{keyword.arg}={ast.unparse(value)}"
 
 
@@ -94,8 +88,8 @@ def test_nothing_unsafe(path: Path) -> None:
     [
         "import pickle", "from yaml import load", "eval('1')", "exec('')", "torch.load('x')", "mx.nd.load('x')",
         "np.load('x', allow_pickle=True)", "np.load('x', allow_pickle=flag)", "subprocess.run('x', shell=True)",
-        "assert x", "print(1)", "import mxnet", "from mxnet import nd", "import mxnet.recordio", "mx.io.ImageRecordIter()",
-        "mx.image.imread('x')", "net.load_parameters('x')",
+        "assert x", "print(1)", "import mxnet", "from mxnet import nd", "import mxnet.recordio",
+        "mx.io.ImageRecordIter()", "mx.image.imread('x')", "net.load_parameters('x')",
     ],
 )  # fmt: skip
 def test_the_check_finds_what_it_looks_for(source: str) -> None:

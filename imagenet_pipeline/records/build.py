@@ -36,10 +36,10 @@ Progress = Callable[[int, int], None]
 class BuildOptions:
     """How images are stored and how many processes do it.
 
-    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: keep the bytes of
-    every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192 images; other
-    splits in proportion). workers: processes, default one a core. max_rejects: more unreadable images stop
-    the build.
+    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
+    keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192
+    images; other splits in proportion). workers: processes, default one a core. max_rejects: more unreadable
+    images stop the build.
     """
 
     resize: int = 256
@@ -121,9 +121,7 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
     )
 
 
-def _build(
-    plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None
-) -> None:
+def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
     key = _digest([plan.digest, options.stored, versions])
     with _claimed(out, key) as building:

@@ -78,11 +78,12 @@ def library_versions() -> dict[str, str]:
 def prepare(data: bytes, resize: int, quality: int, pass_through: bool) -> Prepared:
     """Turn an image file into the JPEG to store: short edge `resize` pixels (0 = as it is), never enlarged.
 
-    A JPEG that needs no change keeps its bytes; with `pass_through` so does any plain 8-bit JPEG or PNG.
+    A JPEG that needs no change keeps its bytes. With `pass_through` nothing is resized, and any plain 8-bit
+    JPEG or PNG keeps its bytes. Of 16-bit images the upper 8 bits are used; alpha is dropped.
     Raises Rejected with the reason.
     """
     header = read_header(data)
-    larger = resize > 0 and min(header.width, header.height) > resize
+    larger = not pass_through and 0 < resize < min(header.width, header.height)
     plain = header.traits == () or (pass_through and header.traits == ("png",))
     if plain and (pass_through or not larger):
         return Prepared(data, _decoded(data, header), ("kept",))

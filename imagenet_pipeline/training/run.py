@@ -21,9 +21,10 @@ from imagenet_pipeline.training.checkpoint import (
     find_checkpoint,
     has_checkpoint,
     load_checkpoint,
+    prune,
     set_aside_later,
 )
-from imagenet_pipeline.training.journal import Event, Journal, branches
+from imagenet_pipeline.training.journal import Event, Journal, branches, write_history
 from imagenet_pipeline.training.schedule import relative_rate
 
 log = logging.getLogger("imagenet_pipeline")
@@ -147,7 +148,7 @@ def _resumed_run(
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = build_engine(recipe, start.state, start.weights)
     engine.set_optimizer_state(start.optimizer)
-    _complete_journal(journal, start.state)
+    _catch_up(folder, journal, start.state, recipe.checkpoint.keep)
     if finished:
         log.info("all %d epochs are done; epochs=%d would go on", recipe.epochs, recipe.epochs + 1)
         return Run(folder, recipe, data, engine, journal, start, steps_per_epoch)
@@ -172,11 +173,13 @@ def _with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int) -> Recipe:
     return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": peak})})
 
 
-def _complete_journal(journal: Journal, state: State) -> None:
-    # A kill between the checkpoint and its journal line leaves the line to the restart.
+def _catch_up(folder: Path, journal: Journal, state: State, keep: int) -> None:
+    # A kill just after a checkpoint leaves what follows it to the restart.
     written = [row["epoch"] for row in branches(journal.events())[-1]]
     if state.metrics and state.epoch not in written:
         journal.write("epoch", **state.metrics)
+        write_history(folder, journal.events())
+        prune(folder, keep)
 
 
 def _require_unchanged(begun: Recipe, now: Recipe, folder: Path) -> None:

@@ -39,7 +39,7 @@ def _share(schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epochs: in
         case "steps":
             return float(math.prod(schedule.factor for drop in schedule.drops if epoch >= drop))
         case "polynomial":
-            return (1 - progress) ** schedule.power
+            return math.pow(1 - progress, schedule.power)
         case "cosine":
             return (1 + math.cos(math.pi * progress)) / 2
         case _:

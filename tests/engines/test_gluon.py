@@ -85,9 +85,7 @@ def test_steps_follow_the_written_rule_through_changes_of_rate(
     precision: str,
 ) -> None:  # fmt: skip
     nesterov = nesterov and momentum > 0
-    engine = make_engine(
-        LINEAR, size=4, precision=precision, momentum=momentum, nesterov=nesterov, weight_decay=decay
-    )
+    engine = make_engine(LINEAR, size=4, precision=precision, momentum=momentum, nesterov=nesterov, weight_decay=decay)
     values, batches = engine.values(), [make_batch(5, seed, 4) for seed in range(len(rates))]
     for (images, labels), rate in zip(batches, rates, strict=True):
         engine.train_batch(images, labels, rate, seed=0)
@@ -177,9 +175,7 @@ def test_fewer_images_than_devices_are_refused(make_engine: MakeEngine, make_bat
 
 
 def test_the_seed_alone_decides_dropout(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    network = stack(
-        conv=Conv(4, 3), relu=Activation("relu"), drop=Dropout(0.5), flatten=Flatten(), classifier=Dense(7)
-    )
+    network = stack(conv=Conv(4, 3), relu=Activation("relu"), drop=Dropout(0.5), flatten=Flatten(), classifier=Dense(7))
 
     def trained(seed: int, devices: str = "cpu") -> bytes:
         engine = make_engine(network, devices=devices)

@@ -38,9 +38,7 @@ Array = np.ndarray[Any, Any]
 mx: Any = mxnet
 
 
-def run(
-    layer: Layer, x: Array, values: dict[str, Array], training: bool = False
-) -> tuple[Array, dict[str, Array]]:
+def run(layer: Layer, x: Array, values: dict[str, Array], training: bool = False) -> tuple[Array, dict[str, Array]]:
     """The layer's output and its parameters afterwards."""
     built = build(stack(layer=layer), lambda name: len(values[name]))
     for name, parameter in built.parameters.items():
@@ -53,9 +51,7 @@ def run(
         output = built.block(mx.nd.array(x))
     if training and values:
         output.backward()  # MXNet moves running statistics in the backward pass
-    return output.asnumpy(), {
-        name: parameter.data().asnumpy() for name, parameter in built.parameters.items()
-    }
+    return output.asnumpy(), {name: parameter.data().asnumpy() for name, parameter in built.parameters.items()}
 
 
 def close(found: Array, wanted: Array, limit: float = 1e-5) -> None:
@@ -71,9 +67,7 @@ def windows(x: Array, size: Any, stride: Any, pad: Any, fill: float) -> Array:
     """[n, c, rows, columns, height, width] of all whole windows over the padded float64 image."""
     (height, width), (down, across), (top, left) = pair(size), pair(stride), pair(pad)
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, top), (left, left)), constant_values=fill)
-    return np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))[
-        :, :, ::down, ::across
-    ]
+    return np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))[:, :, ::down, ::across]
 
 
 @pytest.mark.parametrize(

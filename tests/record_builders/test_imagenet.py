@@ -80,7 +80,11 @@ def test_the_test_cut_is_stratified_seeded_and_disjoint(tree: Path) -> None:
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000001 2 b\n", ":2: class given twice"),
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000002 3 b\n", "not 1..N"),
         (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n2\n3\n3\n2\n", "does not belong"),
-        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n2\n3\n4\n2\n1\n", ":4: label out of range; expected 1..3; found 4"),
+        (
+            f"devkit/data/{imagenet.GROUND_TRUTH}",
+            "1\n2\n3\n4\n2\n1\n",
+            ":4: label out of range; expected 1..3; found 4",
+        ),
         (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n0\n", ":2: label out of range"),
         (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\nx\n", ":2: malformed"),
         ("ImageSets/CLS-LOC/train_cls.txt", "n00000001/n00000001_1 1\n../../etc/passwd 2\n", ":2: malformed"),
@@ -94,7 +98,9 @@ def test_bad_metadata_is_named(tree: Path, file: str, content: str, reason: str)
         imagenet.plan(tree)
 
 
-@pytest.mark.parametrize("file", ["devkit/data/map_clsloc.txt", "ImageSets/CLS-LOC/train_cls.txt", "ImageSets/CLS-LOC/val.txt"])
+@pytest.mark.parametrize(
+    "file", ["devkit/data/map_clsloc.txt", "ImageSets/CLS-LOC/train_cls.txt", "ImageSets/CLS-LOC/val.txt"]
+)
 def test_a_missing_file_is_named(tree: Path, file: str) -> None:
     (tree / file).unlink()
     with pytest.raises(BadInput, match=f"{file}: cannot be read .No such file"):

@@ -188,9 +188,7 @@ def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
         BuildOptions(**options)
 
 
-def test_a_lost_worker_is_named_and_the_rest_is_kept(
-    small_plan: Plan, tmp_path: Path, data_set: Path
-) -> None:
+def test_a_lost_worker_is_named_and_the_rest_is_kept(small_plan: Plan, tmp_path: Path, data_set: Path) -> None:
     def kill(*_: int) -> None:
         for process in multiprocessing.active_children():
             process.kill()

@@ -58,6 +58,8 @@ def test_a_larger_one_is_shrunk_and_keeps_its_aspect() -> None:
     assert decode_rgb(prepared.data).shape == (32, 43, 3)
     kept = prepare(encoded("JPEG", "RGB", (400, 300)), 32, 95, pass_through=True)
     assert kept.actions == ("kept",)
+    converted = prepare(encoded("JPEG", "CMYK", (400, 300)), 32, 95, pass_through=True)
+    assert (converted.actions, converted.pixels.shape) == (("cmyk",), (300, 400, 3))
 
 
 @pytest.mark.parametrize(

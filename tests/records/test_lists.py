@@ -25,7 +25,9 @@ def test_lists_of_others(unpacked: Callable[[str], Path]) -> None:
     assert {len(row.labels) for rows in found.values() for row in rows} == {1, 9}
 
 
-@pytest.mark.parametrize("line", ["1\t2", "x\t1\tp", "1\ty\tp", "-1\t1\tp", "1\t1\t ", "1 2 p", "1\t2\tp\0q", "1.5\t2\tp"])
+@pytest.mark.parametrize(
+    "line", ["1\t2", "x\t1\tp", "1\ty\tp", "-1\t1\tp", "1\t1\t ", "1 2 p", "1\t2\tp\0q", "1.5\t2\tp"]
+)
 def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.lst").write_text(f"0\t1\tp\n{line}\n")
     with pytest.raises(BadInput, match=r"a\.lst:2: malformed line"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -71,10 +72,8 @@ def test_a_cut_frame_is_damaged(payload: bytes, missing: int) -> None:
 @given(st.one_of(st.binary(max_size=80), PIECES.map(lambda pieces: MAGIC_BYTES.join([b"", *pieces]))))
 def test_arbitrary_bytes_raise_nothing_else(data: bytes) -> None:
     for parse in (lambda: list(scan(data)), lambda: skip_frame(data, 0), lambda: unpack(data)):
-        try:
+        with contextlib.suppress(Damaged):
             parse()
-        except Damaged as error:
-            assert str(error)
 
 
 def test_stock_mxnet_reads_ours_and_we_read_stock(tmp_path: Path) -> None:

@@ -126,10 +126,11 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint(
     def die(*_: object, **__: object) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(os, operation, die)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the dead do not clean up
-        save(tmp_path, 2)
+        with pytest.raises(Killed):
+            save(tmp_path, 2)
     assert find_checkpoint(tmp_path, "latest") == earlier
     load_checkpoint(earlier)
     files.remove_parts(tmp_path / "checkpoints")
@@ -144,9 +145,10 @@ def test_a_kill_while_pruning_leaves_whole_checkpoints(tmp_path: Path, monkeypat
         (Path(folder) / "state.json").unlink()
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", die)
-        prune(tmp_path, 1)
+        with pytest.raises(Killed):
+            prune(tmp_path, 1)
     prune(tmp_path, 1)
     load_checkpoint(find_checkpoint(tmp_path, "latest"))
 

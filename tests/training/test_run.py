@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.engines.gluon import GluonEngine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.evaluation.evaluate import evaluate
@@ -135,8 +136,9 @@ def test_a_learning_rate_given_with_resume_is_used_from_the_next_step(
     assert weights(run) != weights(whole_run)
     # It stays in force when the run is taken up again.
     rates.clear()
+    resolved = load_recipe(run / "recipe.toml")
     go(recipe, run, "3")
-    assert rates == pytest.approx([learning_rate(open_run(recipe, {}, run, "4").recipe, s, STEPS) for s in range(27, 36)])
+    assert rates == pytest.approx([learning_rate(resolved, step, STEPS) for step in range(27, 36)])
     assert rates[0] < 0.002
 
 
@@ -181,25 +183,27 @@ def test_sigterm_to_the_program_saves_and_exits_0(whole_run: Path, recipe: Path,
 
 
 def test_a_kill_at_any_moment_costs_only_time(whole_run: Path, recipe: Path, tmp_path: Path) -> None:
-    folder, moments = tmp_path / "run", random.Random(KILLS)
-    process = started("train", recipe, "--run", folder)
-    kills = 0
-    for _ in range(KILLS):
-        # A process lives long enough to import MXNet, and now and then for an epoch or two.
-        try:
-            process.communicate(timeout=moments.uniform(1.5, 4.5))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-        again = ["--resume", "latest"] if (folder / "journal.jsonl").exists() else []
-        process = started("train", recipe, "--run", folder, *again)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert kills
-    assert weights(folder) == weights(whole_run)
-    assert [row["epoch"] for row in history(folder)] == ["1", "2", "3", "4"]
-    assert not [path for path in folder.rglob("*") if files.PART_MARK in path.name]
+    """Killed again and again; once a run is done, the next is begun, until there were enough kills."""
+    moments, kills, runs = random.Random(KILLS), 0, 0
+    while kills < KILLS:
+        folder, finished = tmp_path / f"run{runs}", False
+        runs += 1
+        while not finished:
+            again = ["--resume", "latest"] if (folder / "journal.jsonl").exists() else []
+            process = started("train", recipe, "--run", folder, *again)
+            try:
+                # The last time it may end by itself. Importing MXNet alone takes a second or two.
+                timeout = moments.uniform(1.0, 4.5) if kills < KILLS else 120
+                _, errors = process.communicate(timeout=timeout)
+                assert process.returncode == 0, errors
+                finished = True
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+        assert weights(folder) == weights(whole_run)
+        assert [row["epoch"] for row in history(folder)] == ["1", "2", "3", "4"]
+        assert not [path for path in folder.rglob("*") if files.PART_MARK in path.name]
 
 
 def test_a_kill_before_the_first_checkpoint(
@@ -218,25 +222,28 @@ def test_a_kill_before_the_first_checkpoint(
     assert weights(tmp_path / "run") == weights(whole_run)
 
 
+@pytest.mark.parametrize("epoch", [3, 4])
 def test_a_kill_between_checkpoint_and_journal(
-    whole_run: Path, recipe: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: Path, recipe: Path, run: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     """Even in a branch whose earlier one had that very epoch, the history is complete."""
     write = Journal.write
 
     def torn(journal: Journal, event: str, **fields: Any) -> None:
-        if event == "epoch" and fields["epoch"] == 3:
+        if event == "epoch" and fields["epoch"] == epoch:
             with open(run / "journal.jsonl", "a") as stream:
                 stream.write('{"event": "epo')
             raise KeyboardInterrupt
         write(journal, event, **fields)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Journal, "write", torn)
-        go(recipe, run, "2")
+        with pytest.raises(KeyboardInterrupt):
+            go(recipe, run, "2")
     go(recipe, run, "latest")
     assert weights(run) == weights(whole_run)
     assert history(run) == history(whole_run)
+    assert (run / "checkpoints" / "latest").resolve().name == "epoch-0004"
 
 
 def test_a_full_disk_while_saving_leaves_the_run_resumable(
@@ -246,9 +253,10 @@ def test_a_full_disk_while_saving_leaves_the_run_resumable(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     opened = open_run(recipe, {}, run, "3")
-    with monkeypatch.context() as patch, pytest.raises(OutOfRoom, match="epoch-0004"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        train(opened)
+        with pytest.raises(OutOfRoom, match="epoch-0004"):
+            train(opened)
     assert not (run / "checkpoints" / "epoch-0004").exists()
     go(recipe, run, "latest")
     assert weights(run) == weights(whole_run)
@@ -269,9 +277,9 @@ def test_a_damaged_checkpoint_is_not_resumed(run: Path, recipe: Path, name: str)
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"the loss is no longer finite \((nan|inf)\) at step (\d+), counted from 0") as e:
+    with pytest.raises(BadRecipe, match=r"no longer finite \((nan|inf)\) at step \d+, counted from 0") as caught:
         go(recipe, tmp_path / "run", optimizer__learning_rate=1e6)
-    assert 1 <= int(str(e.value).partition("at step ")[2].partition(",")[0]) < STEPS
+    assert 1 <= int(str(caught.value).partition("at step ")[2].partition(",")[0]) < STEPS
 
 
 def other_classes(records: Path, folder: Path) -> Path:
@@ -293,9 +301,7 @@ def test_records_of_other_classes_are_refused(run: Path, recipe: Path, digits_re
     assert caught.value.exit_code == 3
     with pytest.raises(BadInput, match="class tables differ"):
         evaluate(run, records=other)
-    result = subprocess.run(
-        command("evaluate", run, "--records", other), check=False, capture_output=True, text=True
-    )
+    result = subprocess.run(command("evaluate", run, "--records", other), check=False, capture_output=True, text=True)
     assert result.returncode == 3
     assert "class tables differ" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -353,3 +359,5 @@ def test_a_finished_run_taken_up_again_has_nothing_to_do(run: Path, recipe: Path
     assert (outcome.epoch, outcome.finished) == (4, True)
     assert weights(run) == weights(whole_run)
     assert history(run) == history(whole_run)
+    # The cosine ends at 0: as the rate of a step that is not there, 0.01 would have meant a peak of billions.
+    assert open_run(recipe, {"epochs": 8}, run, "latest").recipe.optimizer.learning_rate == 0.05

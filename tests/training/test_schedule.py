@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -34,8 +35,8 @@ def test_it_rises_through_the_warm_up_and_never_after(
 ) -> None:
     rates = [relative_rate(schedule, step, steps_per_epoch, epochs) for step in range(epochs * steps_per_epoch)]
     warm = min(math.ceil(schedule.warmup_epochs * steps_per_epoch), len(rates))
-    assert all(before < after for before, after in zip(rates[: warm - 1], rates[1:warm], strict=False))
-    assert all(before >= after for before, after in zip(rates[warm:], rates[warm + 1 :], strict=False))
+    assert all(before < after for before, after in pairwise(rates[:warm]))
+    assert all(before >= after for before, after in pairwise(rates[warm:]))
 
 
 def test_the_warm_up_is_a_straight_line() -> None:

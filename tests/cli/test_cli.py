@@ -1,0 +1,233 @@
+"""The command line as a user meets it: answers, JSON, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.cli import main
+
+RECIPE = """
+network = "lenet"
+records = "{records}"
+epochs = 2
+batch_size = 128
+[input]
+size = 28
+crop_fraction = 1.0
+[augmentation]
+crop = "centre"
+flip = 0.0
+[optimizer]
+learning_rate = 0.05
+"""
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, object]:
+        """The one JSON object; anything beside it is an error."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*words: object) -> Answer:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits/ and a recipe, built and trained through the command line once."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "recipe.toml").write_text(RECIPE.format(records=folder / "digits"))
+    for words in (
+        ["build", "digits", "--out", folder / "digits", "--workers", 1],
+        ["train", folder / "recipe.toml", "--run", folder / "run"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        assert not ended.value.code
+    return folder
+
+
+def test_without_words_it_shows_help(call: Call) -> None:
+    answer = call()
+    assert answer.code == 0
+    for verb in ("build", "verify", "inspect", "networks", "train", "evaluate", "plot", "benchmark"):
+        assert verb in answer.out
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["build imagenet", "build folder", "build list", "build digits", "verify", "inspect", "networks", "train"]
+    + ["evaluate", "plot", "benchmark loader"],
+)
+def test_every_verb_has_help_with_an_example(call: Call, verb: str) -> None:
+    answer = call(*verb.split(), "--help")
+    assert answer.code == 0
+    assert f"imagenet-pipeline {verb}" in answer.out.replace("\n", " ").partition("Example")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["trian"], 2, "train"),
+        (["train"], 2, "recipe"),
+        (["train", "nowhere.toml"], 2, "nowhere.toml: no such recipe file"),
+        (["build", "imagenet", "--out", "x"], 2, "--root"),
+        (["build", "imagenet", "--root", "nowhere", "--out", "x"], 3, "nowhere"),
+        (["build", "imagenet", "--root", "x", "--out", "x", "--class-order", "abc"], 2, "wnid or devkit"),
+        (["build", "folder", "--root", "nowhere", "--out", "x"], 3, "nowhere"),
+        (["build", "list", "--list", "nowhere.lst", "--root", ".", "--out", "x"], 3, "nowhere.lst"),
+        (["verify", "nowhere"], 3, "nowhere"),
+        (["inspect", "nowhere"], 3, "nowhere"),
+        (["inspect", ".", "--records", "8:2"], 2, "FIRST:LAST"),
+        (["evaluate", "nowhere"], 2, "nowhere"),
+        (["networks", "resnet19"], 2, "resnet18"),
+        (["networks", "alexnet", "--input", "30"], 2, "at least"),
+        (["plot", "nowhere", "--out", "x.png"], 2, "nowhere"),
+        (["benchmark", "loader", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    call: Call, words: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = call(*words)
+    assert answer.code == code
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("error: ")
+    assert says in answer.err
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(Exception, match="no such recipe file"):
+        main(["train", "nowhere.toml", "--debug"])
+
+
+def test_networks_prints_counts(call: Call) -> None:
+    assert "25,557,032" in call("networks").out
+    assert call("networks", "resnet50", "--json").json["parameters"] == 25_557_032
+
+
+def test_verify_says_whole_and_then_names_the_record_whose_byte_changed(
+    call: Call, world: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "digits"
+    shutil.copytree(world / "digits", folder)
+    answer = call("verify", folder)
+    assert answer.code == 0
+    assert "whole: 1,797 records" in answer.out
+
+    record_file = folder / "train.rec"
+    offsets = [int(line.split("\t")[1]) for line in (folder / "train.idx").read_text().splitlines()]
+    content = bytearray(record_file.read_bytes())
+    content[offsets[7] + 100] ^= 1
+    record_file.write_bytes(content)
+    answer = call("verify", folder, "--json")
+    assert answer.code == 1
+    assert any(problem["record"] == 7 for problem in answer.json["problems"])  # type: ignore[attr-defined]
+    assert "record 7" in call("verify", folder).out
+
+
+def test_inspect_shows_records_and_draws_a_montage(call: Call, world: Path, tmp_path: Path) -> None:
+    answer = call("inspect", world / "digits", "--records", "0:12", "--montage", tmp_path / "sheet.png", "--json")
+    assert answer.code == 0
+    assert len(answer.json["records"]) == 12  # type: ignore[arg-type]
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_build_is_already_built(call: Call, world: Path) -> None:
+    answer = call("build", "digits", "--out", world / "digits", "--json")
+    assert answer.json["already_built"] is True
+    assert answer.json["records"] == {"train": 1197, "val": 300, "test": 300}
+
+
+def test_evaluate_repeats_the_validation_figure_and_writes_a_report(call: Call, world: Path) -> None:
+    history = (world / "run" / "history.csv").read_text().splitlines()
+    last = dict(zip(history[0].split(","), history[-1].split(","), strict=True))
+    figure = call("evaluate", world / "run", "--split", "val", "--checkpoint", "latest", "--json").json
+    assert figure["images"] == 300
+    assert figure["rank1"] == float(last["validation_rank1"])
+    assert figure["rank5"] == float(last["validation_rank5"])
+    assert figure["loss"] == pytest.approx(float(last["validation_loss"]), rel=1e-6)
+    page = (world / "run" / "report.html").read_text()
+    assert f"{figure['rank1']:.2f} %" in page
+    assert str(figure["weights_digest"]) in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("crops", [2, 10])
+def test_more_crops_score_every_record_once(call: Call, world: Path, crops: int) -> None:
+    figure = call("evaluate", world / "run", "--crops", crops, "--json").json
+    assert figure["images"] == 300
+    assert figure["crops"] == crops
+
+
+def test_crops_other_than_1_2_10_are_refused(call: Call, world: Path) -> None:
+    answer = call("evaluate", world / "run", "--crops", 5)
+    assert answer.code == 2
+    assert "1, 2 or 10" in answer.err
+
+
+def test_train_refuses_a_run_that_is_there_and_says_how_to_go_on(call: Call, world: Path) -> None:
+    answer = call("train", world / "recipe.toml", "--run", world / "run")
+    assert answer.code == 2
+    assert "--resume latest" in answer.err
+
+
+def test_resuming_a_finished_run_changes_nothing(call: Call, world: Path) -> None:
+    journal = (world / "run" / "journal.jsonl").read_bytes()
+    answer = call("train", world / "recipe.toml", "--run", world / "run", "--resume", "latest", "--json")
+    assert answer.code == 0
+    assert answer.json["finished"] is True
+    assert (world / "run" / "journal.jsonl").read_bytes() == journal
+
+
+def test_records_of_other_classes_are_refused(call: Call, world: Path, tmp_path: Path) -> None:
+    import cv2
+
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            image = np.full((30, 30, 3), 20 * number, np.uint8)
+            cv2.imwrite(str(tmp_path / "photos" / name / f"{number}.png"), image)
+    assert call("build", "folder", "--root", tmp_path / "photos", "--out", tmp_path / "out", "--workers", 1).code == 0
+    answer = call("evaluate", world / "run", "--records", tmp_path / "out")
+    assert answer.code == 3
+    assert "class tables differ" in answer.err
+
+
+def test_plot_draws_two_runs(call: Call, world: Path, tmp_path: Path) -> None:
+    assert call("plot", world / "run", world / "run", "--out", tmp_path / "c.png").code == 0
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_benchmark_loader_measures(call: Call, world: Path) -> None:
+    figure = call("benchmark", "loader", world / "digits", "--size", 28, "--threads", 1, "--json").json
+    assert figure["threads"] == 1
+    assert float(figure["images_per_second"]) > 0  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""Cuts keep proportions, lose nothing and repeat nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.plan import Images
+from record_builders.cutting import cut, cut_fractions, shuffled
+
+
+def images_of(count: int, classes: int) -> Images:
+    return Images([str(i) for i in range(count)], np.arange(count) % classes)
+
+
+@given(st.integers(2, 60), st.integers(1, 5), st.integers(0, 60), st.integers(0, 2**31))
+def test_a_cut_is_a_partition(per_class: int, classes: int, count: int, seed: int) -> None:
+    images = images_of(per_class * classes, classes)
+    try:
+        rest, chosen = cut(images, count, seed)
+    except BadInput:
+        assert count
+        return
+    assert len(chosen) == count
+    assert sorted([*rest.paths, *chosen.paths], key=int) == images.paths
+    assert np.ptp(np.bincount(chosen.labels, minlength=classes)) <= 1
+    for part in (rest, chosen):
+        assert [int(path) % classes for path in part.paths] == part.labels.tolist()
+
+
+def test_shuffling_depends_on_the_seed_alone() -> None:
+    images = images_of(50, 3)
+    assert shuffled(images, 1).paths == shuffled(images, 1).paths != shuffled(images, 2).paths
+
+
+def test_fractions_leave_a_rest() -> None:
+    splits = cut_fractions(images_of(100, 4), {"val": 0.1, "test": 0.2}, 0)
+    assert {name: len(images) for name, images in splits.items()} == {"train": 70, "val": 10, "test": 20}
+    for fractions in ({"val": 1.0}, {"val": 0.5, "test": 0.5}, {"val": -0.1}):
+        with pytest.raises(BadInput, match="nothing to train on"):
+            cut_fractions(images_of(100, 4), fractions, 0)
