@@ -143,7 +143,8 @@ def verify(
     from imagenet_pipeline.records.verify import verify as verify_records
 
     started = time.monotonic()
-    report = verify_records(path)
+    with image_bar() as progress:
+        report = verify_records(path, progress)
     if as_json:
         say_json(report)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from imagenet_pipeline.records.manifest import Manifest, Shard
 from imagenet_pipeline.records.reader import RecordSet, file_index, salvaged_index
 
 LIST_PROBLEMS_SHOWN = 20
+RECORDS_BETWEEN_REPORTS = 256
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,20 @@ class VerifyReport:
 Rows = list[tuple[int, tuple[float, ...]]]
 
 
-def verify(path: Path) -> VerifyReport:
-    """Check a data set folder or one `.rec` file, ours or another's. Raises BadInput if there is neither."""
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def verify(path: Path, progress: Progress | None = None) -> VerifyReport:
+    """Check a data set folder or one `.rec` file, ours or another's. Raises BadInput if there is neither.
+
+    `progress(done, total)` is called with record counts now and then.
+    """
     path = Path(path)
+    tell = progress or _silent
     report = VerifyReport(str(path))
     if path.is_file():
-        _check_lone_file(report, path)
+        _check_lone_file(report, path, tell)
         return report
     if not path.is_dir():
         raise BadInput("no such data set or record file", where=path)
@@ -61,24 +73,25 @@ def verify(path: Path) -> VerifyReport:
     except Damaged as error:
         report.add(path / "manifest.json", error.what)
         for record_file in sorted(path.glob("*.rec")):
-            _check_lone_file(report, record_file)
+            _check_lone_file(report, record_file, tell)
         return report
-    _check_data_set(report, path, manifest)
+    _check_data_set(report, path, manifest, tell)
     return report
 
 
-def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest) -> None:
+def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest, tell: Progress) -> None:
+    total = sum(split.records for split in manifest.splits.values())
     for name, digest in manifest.files.items():
         _check_digest(report, folder / name, digest)
     for name, split in manifest.splits.items():
         rows: Rows = []
         for shard in split.shards:
-            rows += _check_shard(report, folder, shard)
+            rows += _check_shard(report, folder, shard, lambda done, _: tell(done, total))
         if len(rows) == split.records:
             _check_list(report, folder / f"{name}.lst", rows, manifest.classes)
 
 
-def _check_shard(report: VerifyReport, folder: Path, shard: Shard) -> Rows:
+def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progress) -> Rows:
     """Check one shard against the manifest and read all its records; returns what they say of themselves."""
     path = folder / shard.file
     if not path.is_file():
@@ -86,7 +99,7 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard) -> Rows:
         return []
     index_whole = _check_digest(report, folder / shard.index_file, shard.index_sha256)
     found_before = len(report.problems)
-    rows = _check_records(report, path, checked=True, use_index=index_whole)
+    rows = _check_records(report, path, tell, checked=True, use_index=index_whole)
     if len(rows) != shard.records and len(report.problems) == found_before:
         report.add(path, f"expected {shard.records} records, found {len(rows)}")
     if files.sha256_of(path) != shard.sha256 and len(report.problems) == found_before:
@@ -94,14 +107,14 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard) -> Rows:
     return rows
 
 
-def _check_lone_file(report: VerifyReport, path: Path) -> None:
+def _check_lone_file(report: VerifyReport, path: Path, tell: Progress) -> None:
     unchecked_before, records_before = report.unchecked, report.records
-    _check_records(report, path, checked=False, use_index=path.with_suffix(".idx").is_file())
+    _check_records(report, path, tell, checked=False, use_index=path.with_suffix(".idx").is_file())
     if 0 < report.unchecked - unchecked_before < report.records - records_before:
         report.add(path, "some records carry a checksum and some do not")
 
 
-def _check_records(report: VerifyReport, path: Path, checked: bool, use_index: bool) -> Rows:
+def _check_records(report: VerifyReport, path: Path, tell: Progress, checked: bool, use_index: bool) -> Rows:
     """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers."""
     report.files += 1
     try:
@@ -113,6 +126,8 @@ def _check_records(report: VerifyReport, path: Path, checked: bool, use_index: b
     rows: Rows = []
     with records:
         for position in range(len(records)):
+            if position % RECORDS_BETWEEN_REPORTS == 0:
+                tell(report.records + position, report.records + len(records))
             try:
                 record = records.read(position)
             except Damaged as error:

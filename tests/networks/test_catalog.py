@@ -13,9 +13,7 @@ def test_every_network_ends_in_as_many_classes_as_asked(name):
     assert (last_name, last) == ("classifier", Dense(7))
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("resent50", "resnet50"), ("AlexNet", "alexnet"), ("lenet5", "lenet")]
-)
+@pytest.mark.parametrize(("name", "nearest"), [("resent50", "resnet50"), ("AlexNet", "alexnet"), ("lenet5", "lenet")])
 def test_a_misspelt_name_is_answered_with_the_nearest(name, nearest):
     with pytest.raises(BadRecipe, match=f"no network is called '{name}'; did you mean {nearest}"):
         catalog.build(name, 10)

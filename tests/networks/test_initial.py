@@ -49,8 +49,7 @@ def test_xavier_and_msra_are_distributed_as_mxnets(kind, initializer, name):
     # Two-sample Kolmogorov-Smirnov distance; 1.95 is its critical value at a level of 0.1 percent.
     merged = np.concatenate([ours, theirs])
     distance = (
-        np.abs(np.searchsorted(ours, merged, "right") - np.searchsorted(theirs, merged, "right")).max()
-        / ours.size
+        np.abs(np.searchsorted(ours, merged, "right") - np.searchsorted(theirs, merged, "right")).max() / ours.size
     )
     assert distance < 1.95 * math.sqrt(2 / ours.size)
     if kind == "xavier":

@@ -72,9 +72,7 @@ def test_alexnet_shrinks_the_image_as_the_paper_says(name):
 def test_names_are_unique_and_shapes_follow_one_another(name):
     reports = described(name)
     listed = [parameter.name for report in reports for parameter in report.parameters]
-    assert (
-        len(set(listed)) == len(listed) == len(parameters(catalog.build(name, 1000), reports[0].input_shape))
-    )
+    assert len(set(listed)) == len(listed) == len(parameters(catalog.build(name, 1000), reports[0].input_shape))
     assert all(item.name.startswith(report.path + ".") for report in reports for item in report.parameters)
     assert reports[-1].output_shape == (1000,)
 
@@ -148,9 +146,7 @@ def test_pooling_has_one_output_per_window(axis, ceil, kind):
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 8))
 def test_the_other_layers_have_the_shapes_they_promise(channels, height, width, units):
-    same = stack(
-        norm=BatchNorm(), relu=Activation("relu"), drop=Dropout(0.5), response=LocalResponseNorm(size=3)
-    )
+    same = stack(norm=BatchNorm(), relu=Activation("relu"), drop=Dropout(0.5), response=LocalResponseNorm(size=3))
     shape = (channels, height, width)
     assert {report.output_shape for report in describe(same, shape)} == {shape}
     head = describe(stack(flatten=Flatten(), dense=Dense(units, bias=False)), shape)
@@ -179,8 +175,7 @@ def test_a_small_input_is_explained():
     with pytest.raises(BadRecipe) as caught:
         describe(catalog.build("alexnet", 10), (3, 62, 62))
     assert str(caught.value).startswith(
-        "layer pool5: an input of 62x62 is too small: 2x2 reach its windows of 3x3; "
-        "expected an input of at least 67x67"
+        "layer pool5: an input of 62x62 is too small: 2x2 reach its windows of 3x3; expected an input of at least 67x67"
     )
 
 
