@@ -28,6 +28,20 @@ flip = 0.0
 learning_rate = 0.05
 """
 
+VERBS = [
+    "build imagenet",
+    "build folder",
+    "build list",
+    "build digits",
+    "verify",
+    "inspect",
+    "networks",
+    "train",
+    "evaluate",
+    "plot",
+    "benchmark loader",
+]
+
 
 @dataclass
 class Answer:
@@ -79,12 +93,7 @@ def test_without_words_it_shows_help(call: Call) -> None:
         assert verb in answer.out
 
 
-@pytest.mark.parametrize(
-    "verb",
-    "build imagenet,build folder,build list,build digits,verify,inspect,networks,train,evaluate,plot,benchmark loader".split(
-        ","
-    ),
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(call: Call, verb: str) -> None:
     answer = call(*verb.split(), "--help")
     assert answer.code == 0
