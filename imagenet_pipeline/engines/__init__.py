@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import Sequential
 
 Array = npt.NDArray[np.floating[Any]]
@@ -134,6 +134,19 @@ def create_engine(name: str, blueprint: Blueprint, values: Values) -> Engine:
             raise _not_installed(name, "gluon", error) from error
         return GluonEngine(blueprint, values)
     raise BadRecipe("this engine is not part of this version", where=f"engine = {name!r}", expected="'gluon'")
+
+
+def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
+    """Raise BadInput naming the first few names or shapes that differ."""
+    faults = [f"{name} missing" for name in expected if name not in found]
+    faults += [f"{name} not in this network" for name in found if name not in expected]
+    faults += [
+        f"{name} has shape {found[name].shape}, not {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(shape) != found[name].shape
+    ]
+    if faults:
+        raise BadInput(f"the {what} do not fit the network: {'; '.join(faults[:3])} ({len(faults)} in all)")
 
 
 def _not_installed(name: str, extra: str, error: ModuleNotFoundError) -> BadRecipe:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Totals, Values
+from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Totals, Values, check_fits
 from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.engines.gluon_layers import build
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.engines.gluon_rule import MomentumRule
+from imagenet_pipeline.engines.gluon_scores import cross_entropy, marks_of, mean_over_crops
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
 from imagenet_pipeline.networks.shapes import describe, parameters
 
@@ -38,7 +39,7 @@ class GluonEngine:
         self._parameters = built.parameters
         self._network = _Normalised(built.block, blueprint, self._dtype)
         self._prepare(values)
-        self._rule = _MomentumRule(blueprint.optimizer, self._trainable(), self._contexts)
+        self._rule = MomentumRule(blueprint.optimizer, self._trainable(), self._contexts)
         self._reducer = self._make_reducer()
         self._marks: list[list[Any]] = []
         self._images = 0
@@ -54,18 +55,18 @@ class GluonEngine:
         with mx.autograd.record():
             for share, truth in shares:
                 logits = self._network(share)
-                losses.append((_cross_entropy(logits, truth), logits, truth))
+                losses.append((cross_entropy(logits, truth), logits, truth))
         mx.autograd.backward([loss for loss, _, _ in losses])
         if self._reducer is not None:
             self._reducer.allreduce_grads()
         self._rule.update(learning_rate, len(images))
-        self._remember([_marks(*share) for share in losses], len(images))
+        self._remember([marks_of(*share) for share in losses], len(images))
 
     def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
         marks = []
         for share, truth in self._shares(images, labels, crops):
-            logits = _mean_over_crops(self._network(share), crops)
-            marks.append(_marks(_cross_entropy(logits, truth), logits, truth))
+            logits = mean_over_crops(self._network(share), crops)
+            marks.append(marks_of(cross_entropy(logits, truth), logits, truth))
         self._remember(marks, len(labels))
 
     def totals(self) -> Totals:
@@ -150,85 +151,6 @@ class _Normalised(mx.gluon.HybridBlock):  # type: ignore[misc]
         return self.body(F.transpose(pixels, axes=(0, 3, 1, 2)))
 
 
-class _MomentumRule:
-    """The written rule of `engines/__init__.py`, in terms of the last displacement u = -r * v.
-
-    u' = m * (r / r_last) * u - r * G is the same rule, and a form MXNet's fused update computes in one pass.
-    The rate of the last step is kept beside u, so nothing is lost when the rate changes or a run restarts.
-    """
-
-    _ARRAYS_A_CALL = 45  # the fused kernel takes at most 60
-
-    def __init__(self, recipe: OptimizerRecipe, parameters: dict[str, Any], contexts: list[Any]) -> None:
-        self._recipe = recipe
-        self._parameters = parameters
-        self._last_rate: float | None = None
-        self._displacements = {
-            name: [mx.nd.zeros_like(parameter.data(context)) for context in contexts]
-            for name, parameter in parameters.items()
-        }
-
-    def update(self, rate: float, batch_size: int) -> None:
-        momentum = self._recipe.momentum * (rate / self._last_rate if self._last_rate else 1.0)
-        rescale = 1.0 / batch_size
-        triples = [
-            (weight, gradient, displacement)
-            for name, parameter in self._parameters.items()
-            for weight, gradient, displacement in zip(
-                parameter.list_data(), parameter.list_grad(), self._displacements[name], strict=True
-            )
-        ]
-        if self._recipe.nesterov or triples[0][0].dtype != np.float32:
-            for triple in triples:
-                self._update_one(*triple, rate, momentum, rescale)
-        else:
-            for group in self._groups(triples):
-                self._update_fused(group, rate, momentum, rescale)
-        self._last_rate = rate
-
-    def state(self) -> dict[str, Array]:
-        if self._last_rate is None:
-            return {}
-        state = {f"displacement/{name}": copies[0].asnumpy() for name, copies in self._displacements.items()}
-        return {**state, "learning_rate": np.array([self._last_rate], np.float64)}
-
-    def set_state(self, state: Values) -> None:
-        if not state:
-            return
-        shapes = {f"displacement/{name}": parameter.shape for name, parameter in self._parameters.items()}
-        check_fits({**shapes, "learning_rate": (1,)}, state, "optimizer state")
-        for name, copies in self._displacements.items():
-            for copy in copies:
-                copy[:] = mx.nd.array(state[f"displacement/{name}"], dtype=copy.dtype)
-        self._last_rate = float(state["learning_rate"][0])
-
-    def _groups(self, triples: list[tuple[Any, Any, Any]]) -> Iterator[list[tuple[Any, Any, Any]]]:
-        by_context: dict[str, list[tuple[Any, Any, Any]]] = {}
-        for triple in triples:
-            by_context.setdefault(str(triple[0].context), []).append(triple)
-        for group in by_context.values():
-            for first in range(0, len(group), self._ARRAYS_A_CALL):
-                yield group[first : first + self._ARRAYS_A_CALL]
-
-    def _update_fused(self, group: list[tuple[Any, Any, Any]], rate: float, momentum: float, rescale: float) -> None:
-        mx.nd.multi_sgd_mom_update(
-            *[array for triple in group for array in triple],
-            out=[weight for weight, _, _ in group],
-            num_weights=len(group),
-            lrs=[rate] * len(group),
-            wds=[self._recipe.weight_decay] * len(group),
-            momentum=momentum,
-            rescale_grad=rescale,
-        )
-
-    def _update_one(
-        self, weight: Any, gradient: Any, displacement: Any, rate: float, momentum: float, rescale: float
-    ) -> None:
-        push = (gradient * rescale + weight * self._recipe.weight_decay) * -rate
-        displacement[:] = displacement * momentum + push
-        weight[:] = weight + (displacement * self._recipe.momentum + push if self._recipe.nesterov else displacement)
-
-
 def parse_contexts(devices: str) -> list[Any]:
     """The ctx list for a `devices` word. Raises BadRecipe for a device that is not there.
 
@@ -250,45 +172,3 @@ def parse_contexts(devices: str) -> list[Any]:
             advice="devices=cpu runs anywhere",
         )
     return [mx.Context(kind, int(word)) for word in words]
-
-
-def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
-    """Raise BadInput naming the first few names or shapes that differ."""
-    faults = [f"{name} missing" for name in expected if name not in found]
-    faults += [f"{name} not in this network" for name in found if name not in expected]
-    faults += [
-        f"{name} has shape {found[name].shape}, not {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in found and tuple(shape) != found[name].shape
-    ]
-    if faults:
-        raise BadInput(f"the {what} do not fit the network: {'; '.join(faults[:3])} ({len(faults)} in all)")
-
-
-def _cross_entropy(logits: Any, labels: Any) -> Any:
-    return -mx.nd.pick(_log_softmax(logits), labels)
-
-
-def _log_softmax(logits: Any) -> Any:
-    # oneDNN's float32 kernel makes numbers of a NaN; the second term is 0, or NaN where a logit is not finite.
-    return mx.nd.broadcast_add(mx.nd.log_softmax(logits), (logits * 0).sum(axis=1, keepdims=True))
-
-
-def _mean_over_crops(logits: Any, crops: int) -> Any:
-    if crops == 1:
-        return logits
-    logs = _log_softmax(logits).reshape((-1, crops, logits.shape[1]))
-    # Relative to the most certain crop: a probability too small for the precision must not become log 0.
-    most = logs.max(axis=1, keepdims=True)
-    return mx.nd.broadcast_sub(logs, most).exp().mean(axis=1).log() + most.squeeze(axis=1)
-
-
-def _marks(losses: Any, logits: Any, labels: Any) -> Any:
-    """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, as a stable sort has them."""
-    own = mx.nd.pick(logits, labels, keepdims=True)
-    classes = mx.nd.arange(logits.shape[1], ctx=logits.context, dtype=logits.dtype)
-    column = labels.astype(logits.dtype).expand_dims(1)
-    ahead = mx.nd.broadcast_greater(logits, own)
-    tied = mx.nd.broadcast_equal(logits, own) * mx.nd.broadcast_lesser(classes.expand_dims(0), column)
-    rank = (ahead + tied).sum(axis=1)
-    return mx.nd.stack(losses.sum(), (rank < 1).sum(), (rank < 5).sum()).reshape(3)

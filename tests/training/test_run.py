@@ -25,8 +25,9 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.training.journal import Journal
-from imagenet_pipeline.training.loop import Outcome, train
+from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.run import open_run
+from imagenet_pipeline.training.saving import Outcome
 from imagenet_pipeline.training.schedule import learning_rate
 
 STEPS = 9
