@@ -17,6 +17,8 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
 from imagenet_pipeline.networks.shapes import describe, parameters
 
+CPU_CONTEXTS = 64
+"""MXNet takes any number for a CPU context, and memory in proportion to it."""
 STEPS_IN_FLIGHT = 2
 """How far Python may run ahead of the devices: bounds the memory of queued batches."""
 
@@ -163,12 +165,13 @@ def parse_contexts(devices: str) -> list[Any]:
     words = numbers.split(",") if numbers else ["0"]
     if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
         raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected="auto, cpu, cpu:0,1 or gpu:0,1")
-    missing = [word for word in words if kind == "gpu" and int(word) >= gpus]
+    missing = [word for word in words if int(word) >= (gpus if kind == "gpu" else CPU_CONTEXTS)]
     if missing:
+        found = f"{gpus} GPUs that MXNet can use" if kind == "gpu" else f"contexts cpu:0 to cpu:{CPU_CONTEXTS - 1}"
         raise BadRecipe(
-            f"no GPU number {missing[0]}",
+            f"no device number {missing[0]}",
             where=f"devices = {devices!r}",
-            found=f"{gpus} GPUs that MXNet can use",
+            found=found,
             advice="devices=cpu runs anywhere",
         )
     return [mx.Context(kind, int(word)) for word in words]

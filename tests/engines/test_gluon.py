@@ -324,12 +324,17 @@ def test_devices_words() -> None:
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-    with pytest.raises(BadRecipe, match=r"devices = 'gpu:0': no GPU number 0; found 0 GPUs"):
+    with pytest.raises(BadRecipe, match=r"devices = 'gpu:0': no device number 0; found 0 GPUs"):
         parse_contexts("gpu:0")
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
-    with pytest.raises(BadRecipe, match=r"no GPU number 2; found 2 GPUs"):
+    with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
         parse_contexts("gpu:0,2")
     assert parse_contexts("auto") == [mx.gpu(0)]
+
+
+def test_a_huge_cpu_number_is_refused_instead_of_filling_the_memory() -> None:
+    with pytest.raises(BadRecipe, match="no device number 4294967296"):
+        parse_contexts("cpu:0,4294967296")
 
 
 @pytest.mark.parametrize(
