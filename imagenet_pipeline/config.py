@@ -71,7 +71,7 @@ class OptimizerRecipe(_Section):
     """The update rule; `engines/__init__.py` states it."""
 
     name: Literal["sgd"] = "sgd"
-    learning_rate: Positive = 0.1
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
@@ -106,8 +106,8 @@ class ScheduleRecipe(_Section):
 
 
 class CheckpointRecipe(_Section):
-    keep: Annotated[int, Field(ge=1)] = 3
-    """How many of the latest checkpoints to keep; the best one is always kept besides."""
+    keep: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    """How many of the latest checkpoints to keep, so that a run can go back to them; the best is always kept."""
 
 
 class LoaderRecipe(_Section):
@@ -148,11 +148,14 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadRecipe("no such recipe file", where=path) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except IsADirectoryError as error:
+        advice = "train RECIPE.toml --run FOLDER --resume latest goes on with a run"
+        raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
     for key, value in (overrides or {}).items():
         _put(values, key, value)
-    return _validated(values, str(path))
+    return _validated(values, str(path), overrides or {})
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
@@ -173,7 +176,16 @@ def recipe_text(recipe: Recipe) -> str:
 
 def option_names() -> list[str]:
     """Every recipe key, dotted."""
-    return [name for name, _ in _options(Recipe, "")]
+    return list(_names(Recipe, ""))
+
+
+def options(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Every recipe key, dotted, with its value."""
+    for name in option_names():
+        value: Any = recipe
+        for word in name.split("."):
+            value = getattr(value, word)
+        yield name, value
 
 
 def _literal(text: str) -> Any:
@@ -193,15 +205,17 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
-def _validated(values: dict[str, Any], where: str) -> Recipe:
+def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(_with_tuples(values))
     except ValidationError as error:
-        raise _one_line(error, where) from error
+        words = [str(word) for word in error.errors()[0]["loc"]]
+        given = any(".".join(words[:length]) in overrides for length in range(1, len(words) + 1))
+        raise _one_line(error, "command line" if given else where) from error
 
 
 def _with_tuples(value: Any) -> Any:
-    # Strict models want tuples where TOML has arrays, and floats where people write 1.
+    # Strict models want tuples where TOML has arrays.
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
@@ -222,15 +236,22 @@ def _one_line(error: ValidationError, where: str) -> BadRecipe:
     key = ".".join(words) or key
     if first["type"] == "missing":
         return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _PLAIN_WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     found = None if first["type"] == "value_error" else repr(first["input"])
     return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
 
 
-def _options(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+_PLAIN_WORDS = {
+    "tuple_type": "needs a list, as [0.5, 1.0]",
+    "too_long": "has too many values",
+    "model_type": "is a section, not a value",
+}
+
+
+def _names(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _options(kind, f"{prefix}{name}.")
+            yield from _names(kind, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", kind
+            yield f"{prefix}{name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -43,7 +44,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _explained(error, path) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -117,23 +119,43 @@ def append_line(path: Path, line: str, durable: bool = True) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one file system and make the new name durable."""
-    os.replace(source, target)
-    sync_folder(Path(target).parent)
+    """Rename within one file system, into a folder made where it is missing; the new name is durable."""
+    with explaining(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+        sync_folder(Path(target).parent)
 
 
 def point(link: Path, target_name: str) -> None:
     """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in one step."""
     part = _part_of(Path(link))
-    part.symlink_to(target_name)
-    rename(part, link)
+    with explaining(link):
+        part.symlink_to(target_name)
+        rename(part, link)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that a kill never leaves half of it under its name."""
     part = _part_of(Path(folder))
-    os.rename(folder, part)
-    shutil.rmtree(part)
+    with explaining(folder):
+        os.rename(folder, part)
+        shutil.rmtree(part)
+
+
+def claim(path: Path, where: Path, work: str) -> BinaryIO:
+    """Hold the lock file `path` until it is closed; the kernel lets go of it however the process ends.
+
+    Raises BadInput, saying that another process is at this `work` in `where`, if it is held already.
+    """
+    with explaining(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "wb")  # noqa: SIM115 - the caller closes it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise BadInput(f"another process is {work} here", where=where) from error
+    return lock
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,22 +24,25 @@ def shuffled(images: Images, seed: int) -> Images:
     return take(images, np.random.default_rng(seed).permutation(len(images)))
 
 
-def cut(images: Images, count: int, seed: int) -> tuple[Images, Images]:
+def cut(images: Images, count: int, seed: int, no_cut: str = "0") -> tuple[Images, Images]:
     """Cut `count` images out, each class in proportion: (the rest, shuffled; the cut, in the order it had).
 
     The cut is scikit-learn's `train_test_split(stratify=labels, random_state=seed)`, as the book does it.
-    Raises BadInput where classes are too small for it.
+    `no_cut` is what the user would say for none. Raises BadInput where classes are too small for it.
     """
     if count == 0:
         return shuffled(images, seed), Images([], np.empty(0, np.int64))
-    smallest = int(np.unique(images.labels, return_counts=True)[1].min())
-    classes = len(np.unique(images.labels))
-    if smallest < 2 or not classes <= count <= len(images) - classes:
+    labels, rows, sizes = np.unique(images.labels, return_index=True, return_counts=True)
+    classes, smallest = len(labels), int(np.argmin(sizes))
+    failure = f"cannot cut {count} of {len(images)} images of {classes} classes out"
+    if sizes[smallest] < 2:
         raise BadInput(
-            f"cannot cut {count} images out of {len(images)} of {classes} classes, the smallest {smallest}",
-            expected=f"{classes}..{len(images) - classes}, and two images of every class",
-            advice="ask for another number of images, or 0 for none",
+            f"{failure}: label {labels[smallest]} has a single image ({images.paths[rows[smallest]]})",
+            advice=f"add images of that class, or say {no_cut}",
         )
+    if not classes <= count <= len(images) - classes:
+        advice = f"ask for another number, add images, or say {no_cut}"
+        raise BadInput(failure, expected=f"{classes}..{len(images) - classes}", advice=advice)
     rest, chosen = train_test_split(np.arange(len(images)), test_size=count, stratify=images.labels, random_state=seed)
     return take(images, rest), take(images, np.sort(chosen))
 
@@ -49,9 +52,10 @@ def cut_fractions(images: Images, fractions: Mapping[str, float], seed: int) -> 
     if not all(0 <= fraction < 1 for fraction in fractions.values()) or sum(fractions.values()) >= 1:
         raise BadInput("fractions leave nothing to train on", expected="0 <= sum < 1", found=dict(fractions))
     counts = {split: round(len(images) * fraction) for split, fraction in fractions.items()}
+    no_cut = " ".join(f"--{split}-fraction 0" for split, count in counts.items() if count)
     splits = {}
     rest = shuffled(images, seed)
     for split, count in counts.items():
         if count:
-            rest, splits[split] = cut(rest, count, seed)
+            rest, splits[split] = cut(rest, count, seed, no_cut)
     return {"train": rest, **splits}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from record_builders.cutting import cut_fractions
 
 # What is taken for an image by its name; the build looks into each and rejects what cannot be used.
 _COMMON_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_RARE_ENDINGS = (".ppm", ".pgm", ".pnm", ".gif", ".heic", ".avif", ".jp2", ".svg")
-IMAGE_ENDINGS = _COMMON_ENDINGS + _RARE_ENDINGS
+_READ_ENDINGS = (*_COMMON_ENDINGS, ".ppm", ".pgm", ".pnm")
+IMAGE_ENDINGS = (*_READ_ENDINGS, ".gif", ".heic", ".avif", ".jp2", ".svg")
 DEFAULT_FRACTION = 0.1
+
+log = logging.getLogger("imagenet_pipeline")
 
 
 def plan(root: Path, val_fraction: float | None = None, test_fraction: float | None = None, seed: int = 42) -> Plan:
@@ -33,7 +36,7 @@ def plan(root: Path, val_fraction: float | None = None, test_fraction: float | N
     divided = (root / "train").is_dir()
     ids = _class_folders(root / "train" if divided else root)
     train = _images(root, "train" if divided else "", ids)
-    _require_all_classes(root, train, ids)
+    _require_all_classes(root / "train" if divided else root, train, ids)
     held_out, wanted = {}, {}
     for split, fraction in (("val", val_fraction), ("test", test_fraction)):
         if divided and (root / split).is_dir():
@@ -47,6 +50,7 @@ def plan(root: Path, val_fraction: float | None = None, test_fraction: float | N
         splits={**cut_fractions(train, wanted, seed), **held_out},
         classes=ClassTable("folder", tuple(ids), tuple(ids)),
         source={"builder": "folder", "seed": seed, "fractions": wanted},
+        walked=True,
     )
 
 
@@ -65,28 +69,44 @@ def _images(root: Path, split: str, ids: Sequence[str]) -> Images:
         raise BadInput("class is not in train", where=root / split / unknown[0])
     paths: list[str] = []
     labels: list[int] = []
+    left_out = 0
     for label, class_id in enumerate(ids):
         if class_id in found:
-            names = _image_files(root / split / class_id)
+            names, others = _image_files(root / split / class_id)
             paths.extend(name.relative_to(root).as_posix() for name in names)
             labels.extend([label] * len(names))
+            left_out += others
+    if left_out:
+        log.info("%s: %d other files were left out", root / split, left_out)
     return Images(paths, np.array(labels, np.int64))
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> tuple[list[Path], int]:
+    """The images below a folder, and the number of other files: links, and what is no image by its name."""
     names = []
+    others = 0
     for place, folders, entries in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in entries:
             path = Path(place, name)
-            wanted = name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
-            if wanted and not path.is_symlink():
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(IMAGE_ENDINGS) and not path.is_symlink():
                 names.append(path)
-    return sorted(names)
+            else:
+                others += 1
+    return sorted(names), others
 
 
-def _require_all_classes(root: Path, train: Images, ids: Sequence[str]) -> None:
+def _require_all_classes(folder: Path, train: Images, ids: Sequence[str]) -> None:
     counts = np.bincount(train.labels, minlength=len(ids))
     if not counts.all():
         empty = ids[int(np.argmin(counts))]
-        raise BadInput(f"class folder {empty} holds no images", where=root, expected=" ".join(IMAGE_ENDINGS))
+        _, others = _image_files(folder / empty)
+        raise BadInput(
+            f"class folder {empty} holds no images",
+            where=folder,
+            expected="files ending in " + " ".join(_READ_ENDINGS),
+            found=f"{others} other files",
+            advice="add images, or remove the folder",
+        )

@@ -32,7 +32,7 @@ TEST_IMAGES_PER_CLASS = 50
 
 _CLASS_LINE = re.compile(r"(n\d{8}) (\d{1,6}) (\S+)")
 _TRAIN_LINE = re.compile(r"((n\d{8})/\2_\d{1,9}) \d{1,9}")
-_VAL_LINE = re.compile(r"(ILSVRC\d{4}_val_\d{8}) (\d{1,9})")
+_VAL_LINE = re.compile(r"(ILSVRC\d{4}_val_(\d{8})) (\d{1,9})")
 _NUMBER_LINE = re.compile(r"\d{1,9}")
 
 
@@ -61,7 +61,7 @@ def plan(
     devkit = parse_devkit(root / DEVKIT, class_order)
     wanted = TEST_IMAGES_PER_CLASS * len(devkit.classes) if test_images is None else test_images
     everything, val = _train(root, devkit), _validation(root, devkit, drop_blacklisted)
-    train, test = cut(everything, wanted, seed)
+    train, test = cut(everything, wanted, seed, "--test-images 0")
     source = {
         "builder": "imagenet",
         "class_order": class_order,
@@ -125,31 +125,47 @@ def blacklisted_numbers(devkit: Devkit) -> set[int]:
 
 def _train(root: Path, devkit: Devkit) -> Images:
     label_of = {wnid: label for label, wnid in enumerate(devkit.classes.ids)}
-    paths, labels = [], []
+    names, labels = [], []
+    seen: set[str] = set()
     for where, match in _matches(root / LISTS / "train_cls.txt", _TRAIN_LINE, "WNID/WNID_N NUMBER"):
         label = label_of.get(match[2])
         if label is None:
             raise BadInput(f"class not in {CLASSES}", where=where, found=match[2])
-        paths.append(f"{DATA}/train/{match[1]}.JPEG")
+        if match[1] in seen:
+            raise BadInput("image given twice", where=where, found=match[1])
+        seen.add(match[1])
+        names.append(match[1])
         labels.append(label)
-    return Images(paths, np.array(labels, np.int64))
+    return Images([f"{DATA}/train/{name}.JPEG" for name in names], np.array(labels, np.int64))
 
 
 def _validation(root: Path, devkit: Devkit, drop_blacklisted: bool) -> Images:
     path = root / LISTS / "val.txt"
-    rows = [(match[1], int(match[2])) for _, match in _matches(path, _VAL_LINE, "ILSVRC2012_val_N NUMBER")]
-    labels = validation_labels(devkit)
-    if len(rows) != len(labels):
+    names = _validation_names(path)
+    labels = validation_labels(devkit)  # line n is for image number n, wherever the list names it
+    if sorted(names) != list(range(1, len(labels) + 1)):
         raise BadInput(
             f"{GROUND_TRUTH} does not belong to this list",
             where=path,
-            expected=f"as many lines ({len(labels)})",
-            found=len(rows),
+            expected=f"images 1..{len(labels)}, once each",
+            found=f"{len(names)} of {min(names)}..{max(names)}",
         )
     dropped = blacklisted_numbers(devkit) if drop_blacklisted else set()
-    kept = [i for i, (_, number) in enumerate(rows) if number not in dropped]
-    kept.sort(key=lambda i: rows[i][0])
-    return Images([f"{DATA}/val/{rows[i][0]}.JPEG" for i in kept], labels[np.array(kept, np.int64)])
+    kept = sorted(names.keys() - dropped, key=lambda number: names[number])
+    return Images([f"{DATA}/val/{names[number]}.JPEG" for number in kept], labels[np.array(kept, np.int64) - 1])
+
+
+def _validation_names(path: Path) -> dict[int, str]:
+    """Names of the validation images by number."""
+    names: dict[int, str] = {}
+    for where, match in _matches(path, _VAL_LINE, "ILSVRC2012_val_N NUMBER"):
+        number = int(match[3])
+        if number != int(match[2]):
+            raise BadInput("image number differs from the name's", where=where, found=match[0])
+        if number in names:
+            raise BadInput("image given twice", where=where, found=match[0])
+        names[number] = match[1]
+    return names
 
 
 def _matches(path: Path, pattern: re.Pattern[str], form: str) -> Iterator[tuple[str, re.Match[str]]]:

@@ -7,7 +7,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The machines are shared and slow now and then; a slow example is no failure.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -111,7 +111,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="no such recipe file"):
         load_recipe(tmp_path / "none.toml")
-    with pytest.raises(BadRecipe, match="not a readable TOML file"):
+    with pytest.raises(BadRecipe, match="a folder, not a recipe file"):
         load_recipe(tmp_path)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -40,14 +42,14 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
             standalone_mode=False,
         )
         sys.stdout.flush()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if "--debug" in given:
-            raise
+            traceback.print_exc()
         code = _explain(error)
     sys.exit(code or 0)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: BaseException) -> int:
     match error:
         case Negative():
             return 1
@@ -56,14 +58,16 @@ def _explain(error: Exception) -> int:
         case TyperException():
             message = getattr(error, "format_message", error.__str__)()
             return _fail(f"{message} (--help shows how)", 2)
-        case typer.Abort():
-            return _fail("interrupted", 128 + signal.SIGINT)
+        case KeyboardInterrupt() | typer.Abort():
+            return _fail("interrupted; what was finished is kept, and the same command goes on", 128 + signal.SIGINT)
         case MemoryError():
             advice = "take a smaller batch_size, or fewer threads or workers"
             return _fail(f"out of memory; {advice}", OutOfRoom.exit_code)
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
+        case OSError(errno=errno.ENOSPC):
+            return _fail(str(error), OutOfRoom.exit_code)
     return _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where, please report it", 70)
 
 

@@ -1,19 +1,15 @@
-"""What the user sees: text or exactly one JSON object on stdout, bars on stderr."""
+"""What the user sees: text or exactly one JSON object on stdout."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import progressbar
 import typer
-
-from imagenet_pipeline.errors import PipelineError
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
@@ -31,7 +27,7 @@ def say_json(value: Any) -> None:
     """Print a dataclass or plain value as one JSON object."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
-    print(json.dumps(value, default=_plain))
+    print(json.dumps(_finite(value), default=_plain, allow_nan=False))
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -51,30 +47,17 @@ def list_names(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-@contextmanager
-def image_bar() -> Iterator[Any]:
-    """A progress callback (done, total) that draws a bar on stderr, or does nothing where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    widgets = [progressbar.SimpleProgress(), " images ", progressbar.Bar(), " ", progressbar.AdaptiveETA()]
-    bar = progressbar.ProgressBar(widgets=widgets, fd=sys.stderr)
-
-    def update(done: int, total: int) -> None:
-        if bar.start_time is None:
-            bar.start(total)
-        bar.update(min(done, total))
-
-    try:
-        yield update
-    except PipelineError:
-        bar.finish(dirty=True)
-        raise
-    bar.finish()
-
-
 def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "").replace("-", "").isdigit() or cell in ("", "-")
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no word for these.
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, Negative, image_bar, list_names, say, say_json, say_table
+from imagenet_pipeline.cli.output import Json, Negative, list_names, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.progress import Bar
 
 build_app = typer.Typer(
     help="Make a data set: records, lists, class table, mean colour, manifest. A killed build goes on where it was.",
@@ -143,8 +144,8 @@ def verify(
     from imagenet_pipeline.records.verify import verify as verify_records
 
     started = time.monotonic()
-    with image_bar() as progress:
-        report = verify_records(path, progress)
+    with Bar("verify", "records") as bar:
+        report = verify_records(path, bar.show)
     if as_json:
         say_json(report)
     else:
@@ -249,8 +250,8 @@ def _make(
         return
     started = time.monotonic()
     options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects)
-    with image_bar() as progress:
-        summary = build(plan, out, options, progress)
+    with Bar("build", "images") as bar:
+        summary = build(plan, out, options, bar.show)
     if as_json:
         say_json(summary)
         return
@@ -262,6 +263,7 @@ def _say_summary(summary: Any, seconds: float) -> None:
     contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
     say(f"{summary.folder}: {done}: {contents}")
     if summary.actions:
-        say(f"images: {list_names(summary.actions)}")
+        stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
+        say(f"images: {list_names(stored)}")
     if any(summary.rejected.values()):
         say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")

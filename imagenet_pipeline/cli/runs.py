@@ -66,8 +66,8 @@ def networks(
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, key=value.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/<recipe's name>]")] = None,
-    resume: Annotated[str | None, typer.Option(help='Take the run up again: "latest" or an epoch.')] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/RECIPE's name]")] = None,
+    resume: Annotated[str | None, typer.Option(help='Take the run up again: "latest", "best" or an epoch.')] = None,
     as_json: Json = False,
 ) -> None:
     """Train a recipe, or go on with a run from any epoch.
@@ -79,7 +79,7 @@ def train(
       imagenet-pipeline train config/demo.toml
       imagenet-pipeline train config/demo.toml epochs=30 devices=cpu:0,1
       imagenet-pipeline train config/demo.toml --resume latest
-      imagenet-pipeline train config/demo.toml --resume 20 optimizer.learning_rate=0.001
+      imagenet-pipeline train config/demo.toml --resume 8 optimizer.learning_rate=0.001
     """
     from imagenet_pipeline.training.loop import train as train_run
     from imagenet_pipeline.training.run import open_run
@@ -101,7 +101,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
     records: Annotated[Path | None, typer.Option(help="Another data set of the same classes.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Where the page goes [default: RUN/report.html]")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where the page goes [default: RUN/report-SPLIT.html]")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on every record of a split once: exact rank-1, rank-5 and loss.
@@ -114,11 +114,13 @@ def evaluate(
     if crops not in (1, 2, 10):
         raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
     result = evaluate_run(run, checkpoint, split, crops, records, parse_overrides(overrides or []))  # type: ignore[arg-type]
-    page = write_report(result, report or run / "report.html")
+    name = f"report-{split}.html" if crops == 1 else f"report-{split}-{crops}-crops.html"
+    page = write_report(result, report or run / name)
     if as_json:
-        say_json(result)
+        say_json({**dataclasses.asdict(result), "report": page})
         return
-    say(f"{result.network}, {result.checkpoint}: {result.images:,} {result.split} images, {result.crops} crop(s)")
+    seen = "centre crop" if crops == 1 else f"{crops} crops"
+    say(f"{result.network}, {result.checkpoint}: {result.images:,} {result.split} images, {seen}")
     say(f"rank-1  {result.rank1:.2f} %  ({result.rank1_hits:,} of {result.images:,})")
     say(f"rank-5  {result.rank5:.2f} %  ({result.rank5_hits:,} of {result.images:,})")
     say(f"loss    {result.loss:.4f} nats")

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from imagenet_pipeline.config import Recipe, load_recipe
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.metrics import score
+from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import build_engine
 
 Crops = Literal[1, 2, 10]
+HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "loader.prefetch")
+"""Recipe keys that say how to compute, not what."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Evaluation:
     crops: int
     network: str
     input_size: int
+    crop_fraction: float
     classes: int
     engine: str
     devices: list[str]
@@ -59,6 +64,7 @@ def evaluate(
     `records` names another data set of the same classes. With several crops their probabilities are averaged.
     Raises BadInput where the class tables differ or the split is empty.
     """
+    _require_harmless(overrides or {})
     recipe = load_recipe(Path(run) / "recipe.toml", overrides)
     checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
     data = read_data_set(records or Path(recipe.records))
@@ -68,21 +74,31 @@ def evaluate(
     return _scored(Path(run), recipe, checkpoint, data, split, crops)
 
 
+def _require_harmless(overrides: dict[str, object]) -> None:
+    """Raise BadRecipe for a recipe key that says how the run was trained and cannot change its score now."""
+    for key in overrides:
+        if key not in HOW_KEYS:
+            raise BadRecipe(f"recipe key {key!r} does not apply", where="evaluate", expected=", ".join(HOW_KEYS))
+
+
 def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, split: str, crops: Crops) -> Evaluation:
     state = checkpoint.state
     engine = build_engine(recipe, state, checkpoint.weights)
-    loader = Loader(
-        RecordSet.open(data.folder, split),
-        state.input_size,
-        max(1, recipe.batch_size // crops),
-        threads=recipe.loader.threads,
-        prefetch=recipe.loader.prefetch,
-        classes=len(data.classes),
-    )
     started = time.monotonic()
-    with loader.evaluation(recipe.input.crop_fraction, crops) as batches:
-        totals = score(engine, batches, crops)
+    with RecordSet.open(data.folder, split) as records:
+        loader = Loader(
+            records,
+            state.input_size,
+            max(1, recipe.batch_size // crops),
+            threads=recipe.loader.threads,
+            prefetch=recipe.loader.prefetch,
+            classes=len(data.classes),
+        )
+        with loader.evaluation(state.crop_fraction, crops) as batches:
+            totals = score(engine, watched(batches, split), crops)
     seconds = time.monotonic() - started
+    if not np.isfinite(totals.loss):
+        raise BadInput("the network's output is not finite", where=checkpoint.folder, advice="take another checkpoint")
     return Evaluation(
         run=str(run),
         checkpoint=checkpoint.folder.name,
@@ -97,6 +113,7 @@ def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, sp
         crops=crops,
         network=state.network,
         input_size=state.input_size,
+        crop_fraction=state.crop_fraction,
         classes=len(state.classes),
         engine=engine.name,
         devices=list(engine.device_names),

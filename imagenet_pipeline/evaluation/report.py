@@ -66,7 +66,8 @@ def _table(evaluation: Evaluation) -> str:
     rows = {
         "engine": f"{evaluation.engine} on {', '.join(evaluation.devices)}",
         "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
-        "input": f"{evaluation.input_size} x {evaluation.input_size} px, {evaluation.crops} crop(s)",
+        "input": f"{evaluation.input_size} px, {evaluation.crop_fraction:g} of the shorter edge, "
+        f"crops: {evaluation.crops}",
         "classes": str(evaluation.classes),
         "weights, SHA-256": evaluation.weights_digest,
         "data, SHA-256 of the manifest": evaluation.data_digest,

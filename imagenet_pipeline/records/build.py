@@ -6,7 +6,6 @@ What is finished is on disk (a marker a shard in `OUT/.building`), so a killed b
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -23,7 +22,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
 from imagenet_pipeline.records import finish, image
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
-from imagenet_pipeline.records.plan import Plan
+from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard, noted_images
 from imagenet_pipeline.records.workers import local_pool
 
@@ -87,9 +86,11 @@ def build(
 
     `progress(done, total)` is called with image counts about twice a second. `executor` may be any
     concurrent.futures executor whose workers see the same files; by default local processes.
-    Raises BadInput (another data set is in `out`, too many rejects), OutOfRoom, WorkerLost.
+    Raises BadInput (another data set is in `out`, too many rejects), Damaged (a finished one there is not
+    whole), OutOfRoom, WorkerLost.
     """
     out = Path(out).absolute()
+    require_apart(plan, out)
     if (out / MANIFEST).exists():
         summary = _already_built(plan, out, options)
         shutil.rmtree(out / BUILDING, ignore_errors=True)
@@ -123,7 +124,8 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
 
 def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
-    key = _digest([plan.digest, options.stored, versions])
+    # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
+    key = _digest([plan.digest, options.stored, versions, os.path.realpath(plan.root)])
     with _claimed(out, key) as building:
         tasks = _tasks(plan, out, building, options, key)
         pending = [task for task in tasks if not is_finished(task)]
@@ -131,7 +133,7 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
         with _executor(options, executor, len(pending)) as (pool, parallel):
             rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
         if rejected > options.max_rejects:
-            raise _too_many(finish.write_rejects(out, tasks), rejected, options.max_rejects)
+            raise _too_many(out, tasks, rejected, options.max_rejects)
         finish.write_data_set(plan, out, tasks, options.stored, versions)
 
 
@@ -143,23 +145,19 @@ def _already_built(plan: Plan, out: Path, options: BuildOptions) -> BuildSummary
             where=out,
             advice="choose another folder, or remove this one",
         )
+    manifest.require_files(out)
     return summarise(out, already_built=True)
 
 
 @contextlib.contextmanager
 def _claimed(out: Path, key: str) -> Iterator[Path]:
-    """Hold OUT/.building for this process alone; the kernel lets go of the lock however the process ends."""
+    """Hold OUT/.building for this process alone."""
     building = out / BUILDING
-    building.mkdir(parents=True, exist_ok=True)
-    with open(building / "lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BadInput("another process is building here", where=out) from error
+    with files.claim(building / "lock", out, "building"):
         begun = building / "build.json"
         if begun.exists() and files.read_json(begun) != key:
             raise BadInput(
-                "an unfinished build of another plan, other options or other library versions is here",
+                "an unfinished build of another plan, another root, other options or library versions is here",
                 where=out,
                 advice=f"run that build again to finish it, or remove {building}",
             )
@@ -255,12 +253,13 @@ def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
         raise OutOfRoom("out of memory", where=running[future].name, advice="use fewer workers") from error
 
 
-def _too_many(rejects_file: Path, rejected: int, max_rejects: int) -> BadInput:
+def _too_many(out: Path, tasks: Sequence[ShardTask], rejected: int, max_rejects: int) -> BadInput:
+    _, path, reason = next(finish.rejects(tasks))
     return BadInput(
         "too many images cannot be used",
-        where=rejects_file,
+        where=finish.write_rejects(out, tasks),
         expected=f"at most {max_rejects}",
-        found=f"{rejected} so far",
+        found=f"{rejected} so far, first {path} ({reason})",
         advice="see that list for the reasons; mend the images, or allow more with --max-rejects",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import sqrt
 from pathlib import Path
@@ -57,12 +57,17 @@ def write_rejects(out: Path, tasks: Sequence[ShardTask]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("split", "path", "reason"))
+    writer.writerows(rejects(tasks))
+    files.write_whole(out / "rejects.csv", text.getvalue())
+    return out / "rejects.csv"
+
+
+def rejects(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, str, str]]:
+    """(split, path, reason) of every image rejected so far, from the markers there are."""
     for task in tasks:
         if task.marker.exists():
             for _, path, reason in files.read_json(task.marker)["rejects"]:
-                writer.writerow((task.split, path, reason))
-    files.write_whole(out / "rejects.csv", text.getvalue())
-    return out / "rejects.csv"
+                yield task.split, path, reason
 
 
 def _split(markers: Sequence[Marker]) -> Split:

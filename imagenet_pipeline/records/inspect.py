@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 
 FIRST_EIGHT = range(8)
+FIRST_FORTY = range(40)
 MONTAGE_LIMIT = 400
 _COLUMNS = 8
 _TILE = 160
@@ -58,10 +58,10 @@ class Inspection:
     records: list[RecordInfo]
 
 
-def inspect(path: Path, records: Sequence[int] = FIRST_EIGHT, split: str | None = None) -> Inspection:
+def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) -> Inspection:
     """Describe a data set folder (its first split unless one is named) or a `.rec` file, and some records.
 
-    Positions past the end are left out. Raises BadInput, or Damaged naming the record.
+    Positions past the end are left out. Raises BadInput where all are, or Damaged naming the record.
     """
     path = Path(path)
     data_set = read_data_set(path) if path.is_dir() else None
@@ -78,11 +78,11 @@ def inspect(path: Path, records: Sequence[int] = FIRST_EIGHT, split: str | None 
             class_counts=_class_counts(found, classes),
             mean=data_set.mean if data_set else None,
             std=data_set.std if data_set else None,
-            records=[_info(found, position, classes) for position in _within(records, len(found))],
+            records=[_info(found, position, classes) for position in _within(records, found)],
         )
 
 
-def montage(path: Path, out_png: Path, records: Sequence[int] = range(40), split: str | None = None) -> list[int]:
+def montage(path: Path, out_png: Path, records: range = FIRST_FORTY, split: str | None = None) -> list[int]:
     """Draw records with number and class name on one sheet, eight to a row; returns the positions drawn.
 
     Raises BadInput where there is nothing to draw, or more than 400.
@@ -91,7 +91,7 @@ def montage(path: Path, out_png: Path, records: Sequence[int] = range(40), split
     classes = read_data_set(path).classes if path.is_dir() else None
     split = split or (next(iter(read_data_set(path).counts)) if classes else None)
     with RecordSet.open(path, split) as found:
-        positions = _within(records, len(found))
+        positions = list(_within(records, found))
         if not 1 <= len(positions) <= MONTAGE_LIMIT:
             raise BadInput(
                 "number of records to draw", where=path, expected=f"1..{MONTAGE_LIMIT}", found=len(positions)
@@ -109,8 +109,13 @@ def montage(path: Path, out_png: Path, records: Sequence[int] = range(40), split
     return positions
 
 
-def _within(records: Sequence[int], count: int) -> list[int]:
-    return [position for position in records if 0 <= position < count]
+def _within(records: range, found: RecordSet) -> range:
+    """The part of a range that there is. Raises BadInput where there are records, but none in it."""
+    within = range(min(records.start, len(found)), min(records.stop, len(found)))
+    if found and not within:
+        asked = f"records {records.start}:{records.stop}"
+        raise BadInput(f"{asked} are outside 0..{len(found) - 1}", where=found.name)
+    return within
 
 
 def _class_counts(found: RecordSet, classes: ClassTable | None) -> dict[str, int]:

@@ -17,6 +17,7 @@ from imagenet_pipeline.records.plan import SPLITS
 
 MANIFEST = "manifest.json"
 BUILDING = ".building"
+REBUILD = "remove the data set and build it again, or build it in another folder"
 
 Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
@@ -41,6 +42,15 @@ class Shard(_Frozen):
         """Name of the `.idx` beside it."""
         return self.file.removesuffix(".rec") + ".idx"
 
+    def require_size(self, folder: Path) -> None:
+        """Raise Damaged unless the record file is in `folder` with all its bytes."""
+        path = folder / self.file
+        found = path.stat().st_size if path.is_file() else "nothing"
+        if found != self.bytes:
+            raise Damaged(
+                "record file missing or cut", where=path, expected=f"{self.bytes} bytes", found=found, advice=REBUILD
+            )
+
 
 class Split(_Frozen):
     """The shards of one split in order; `actions` counts what was done to its images."""
@@ -63,6 +73,16 @@ class Manifest(_Frozen):
     class_table: Sha256
     splits: dict[str, Split]
     files: dict[FileName, Sha256]
+
+    def require_files(self, folder: Path) -> None:
+        """Raise Damaged unless every file is in `folder`, the records by size alone, all others byte for byte."""
+        shards = [shard for split in self.splits.values() for shard in split.shards]
+        for shard in shards:
+            shard.require_size(folder)
+        for name, digest in {**self.files, **{shard.index_file: shard.index_sha256 for shard in shards}}.items():
+            path = folder / name
+            if not path.is_file() or files.sha256_of(path) != digest:
+                raise Damaged("file is missing or has changed since it was written", where=path, advice=REBUILD)
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` with a digest of itself, so that no byte of it can change unnoticed."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ class Plan:
     `source` tells where the plan came from and goes into the manifest; plain JSON values only.
     `folders` (relative to `root`) must be there before images are read.
     `follow_links` allows symbolic links out of `root`, for layouts whose names the builder has checked.
+    `walked` says that every folder in `root` counts, so that a data set inside it would be taken for a class.
+    Raises BadInput for what cannot be stored, and where an image is in two splits.
     """
 
     root: Path
@@ -46,6 +50,7 @@ class Plan:
     source: Mapping[str, Any] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     follow_links: bool = False
+    walked: bool = False
 
     def __post_init__(self) -> None:
         splits = {name: self.splits[name] for name in SPLITS if len(self.splits.get(name, ()))}
@@ -54,6 +59,8 @@ class Plan:
             raise BadInput("no images found", where=self.root)
         for name, images in splits.items():
             _check(name, images, len(self.classes))
+        for pair in combinations(splits.items(), 2):
+            _require_disjoint(*pair)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,14 +79,35 @@ class Plan:
         return digest.hexdigest()
 
 
+def require_apart(plan: Plan, out: Path) -> None:
+    """Raise BadInput where a data set in `out` would lie among the images of the plan."""
+    root, place = os.path.realpath(plan.root), os.path.realpath(out)
+    if place == root or (plan.walked and place.startswith(os.path.join(root, ""))):
+        raise BadInput("a data set may not be made where the images are", where=out, advice="choose another --out")
+
+
 def write_lists(plan: Plan, out: Path) -> dict[str, Path]:
     """Write `{train,val,test}.lst` and `classes.json` into `out`; the paths of the lists, by split."""
+    require_apart(plan, out)
     written = {}
     for name, images in plan.splits.items():
         written[name] = Path(out) / f"{name}.lst"
         lists.write_list(written[name], range(len(images)), images.labels.tolist(), images.paths)
     plan.classes.write(Path(out) / "classes.json")
     return written
+
+
+def _require_disjoint(first: tuple[str, Images], second: tuple[str, Images]) -> None:
+    (name, images), (other_name, others) = first, second
+    both = set(others.paths).intersection(images.paths)
+    if both:
+        first_of_both = next(path for path in others.paths if path in both)
+        raise BadInput(
+            f"the same image is in {name} and in {other_name}",
+            expected="every image in one split",
+            found=f"{first_of_both} (of {len(both):,})",
+            advice="list it once, or cut the splits from a list without repeats",
+        )
 
 
 def _check(name: str, images: Images, classes: int) -> None:

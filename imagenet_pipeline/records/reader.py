@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.records.recordio import ImageRecord
 
 Numbers = NDArray[np.int64]
 Index = tuple[Numbers, Numbers]  # keys [n] and frame edges [n + 1] in bytes, both in file order
+
+_OUR_INDEX_LINE = re.compile(rb"(\d{1,18})\t(\d{1,18})")
+_ANY_INDEX_LINE = re.compile(rb"([^\t]*)\t(\d{1,18})\s*")
 
 
 class RecordSet:
@@ -37,13 +41,13 @@ class RecordSet:
     ) -> None:
         """Use `RecordSet.open`.
 
-        `checked`: every record must carry a checksum; `numbered`: and the number its index says. `indices`
-        stand in for the `.idx` files.
+        `checked`: the files are ours, every record must carry a checksum; `numbered`: and the number its
+        index says. `indices` stand in for the `.idx` files.
         """
         self.name = name
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
-        known = [file_index(path) for path in paths] if indices is None else indices
+        known = [file_index(path, checked) for path in paths] if indices is None else indices
         self._keys = [keys for keys, _ in known]
         self._edges = [edges for _, edges in known]
         self._starts = np.cumsum([0, *(len(keys) for keys in self._keys)])
@@ -58,20 +62,20 @@ class RecordSet:
     def open(cls, path: Path, split: str | None = None) -> RecordSet:
         """Open one split of a data set folder, or a `.rec` file (ours or another's, with or without `.idx`).
 
-        Raises BadInput where there is no such thing, Damaged where files are missing or cut.
+        Raises BadInput where there is no such thing, Damaged where files are missing or cut (BadInput where
+        the file is another's).
         """
         path = Path(path)
         if path.is_file():
-            return cls(path.name, [path], checked=_starts_checked(path))
+            require_record_file(path)
+            return cls(path.name, [path], checked=is_ours(path))
         if not path.is_dir():
             raise BadInput("no such data set or record file", where=path)
         splits = Manifest.read(path).splits
         if split is None or split not in splits:
             raise BadInput("no such split", where=path, expected=" or ".join(splits), found=split)
         for shard in splits[split].shards:
-            found = (path / shard.file).stat().st_size if (path / shard.file).is_file() else "nothing"
-            if found != shard.bytes:
-                raise Damaged("record file cut", where=path / shard.file, expected=shard.bytes, found=found)
+            shard.require_size(path)
         paths = [path / shard.file for shard in splits[split].shards]
         records = cls(f"{path}:{split}", paths, checked=True, numbered=True)
         if len(records) != (count := splits[split].records):
@@ -83,17 +87,17 @@ class RecordSet:
         return int(self._starts[-1])
 
     def read(self, position: int) -> ImageRecord:
-        """Fetch and check one record. Raises Damaged naming file, record and offset."""
+        """Fetch and check one record. Raises Damaged (BadInput if another's) naming file, record and offset."""
         file, row = self._locate(position)
         start, end = (int(edge) for edge in self._edges[file][row : row + 2])
         try:
             return self._read(file, row, start, end)
         except Damaged as error:
             where = f"{self.files[file]}, record {row}, offset {start}"
-            raise _at(where, error) from error
+            raise _at(where, error, self._checked) from error
 
     def place(self, position: int) -> tuple[Path, int, int]:
-        """Where a record lies: (file, key in its index, offset)."""
+        """Where a record lies: (file, key in its index, or row where that is another's, offset)."""
         file, row = self._locate(position)
         return self.files[file], int(self._keys[file][row]), int(self._edges[file][row])
 
@@ -140,23 +144,38 @@ class RecordSet:
         return file, position - int(self._starts[file])
 
 
-def file_index(path: Path) -> Index:
+def require_record_file(path: Path) -> None:
+    """Raise BadInput for the files beside a record file that are taken for it."""
+    kind = {".lst": "a list", ".idx": "an index"}.get(path.suffix)
+    if kind is not None:
+        raise BadInput(f"{kind}, not a record file", where=path, expected="a .rec file")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the first record's header has our tag: then all must."""
+    with open(path, "rb") as stream:
+        head = stream.read(32)
+    return len(head) == 32 and int.from_bytes(head[28:], "little") == recordio.CHECKED_TAG
+
+
+def file_index(path: Path, ours: bool) -> Index:
     """The index of a record file, from the `.idx` beside it if there is one, else from the frames.
 
-    Raises Damaged where the `.idx` cannot belong to the file, or the frames are not whole.
+    Raises Damaged (BadInput unless the file is `ours`) where the `.idx` cannot belong to the file, or the
+    frames are not whole.
     """
     index = path.with_suffix(".idx")
     if not index.is_file():
         keys_and_edges, damage = _scanned(path)
         if damage is not None:
-            raise damage
+            raise _at(str(damage.where), damage, ours)
         return keys_and_edges
     size_bytes = path.stat().st_size
-    keys, offsets = _read_index(index)
+    keys, offsets = _read_index(index, ours)
     order = np.argsort(offsets, kind="stable")
     keys, edges = keys[order], np.append(offsets[order], size_bytes)
     if edges[0] != 0 or (np.diff(edges) <= 0).any() or (edges % 4).any():
-        raise Damaged(
+        raise _failure(ours)(
             "index does not belong to these records, or they were cut",
             where=index,
             advice="without the .idx a whole record file can be read, too",
@@ -169,15 +188,23 @@ def salvaged_index(path: Path) -> Index:
     return _scanned(path)[0]
 
 
-def _read_index(path: Path) -> tuple[Numbers, Numbers]:
-    try:
-        table = np.array([int(number) for number in path.read_bytes().split()], np.int64).reshape(-1, 2)
-    except (ValueError, OverflowError) as error:
-        raise Damaged("index is not lines of KEY TAB OFFSET", where=path) from error
-    return table[:, 0], table[:, 1]
+def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
+    """Keys and offsets, int64 [n] each. The keys of others may be anything: rows 0..n-1 stand for them."""
+    pattern = _OUR_INDEX_LINE if ours else _ANY_INDEX_LINE
+    keys, offsets = [], []
+    for row, line in enumerate(path.read_bytes().splitlines()):
+        match = pattern.fullmatch(line)
+        if match is None:
+            where, found = f"{path}:{row + 1}", repr(line[:80])
+            raise _failure(ours)("malformed line", where=where, expected="KEY TAB OFFSET", found=found)
+        keys.append(int(match[1]) if ours else row)
+        offsets.append(int(match[2]))
+    if len(set(keys)) < len(keys):
+        raise Damaged("a key is given twice", where=path)
+    return np.array(keys, np.int64), np.array(offsets, np.int64)
 
 
-def _scanned(path: Path) -> tuple[Index, Damaged | None]:
+def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
     """The index of a file found by walking its frames, and the first damage met."""
     size_bytes = path.stat().st_size
     offsets: list[int] = []
@@ -191,17 +218,14 @@ def _scanned(path: Path) -> tuple[Index, Damaged | None]:
                     offset = recordio.skip_frame(buffer, offset)
                 except Damaged as error:
                     where = f"{path}, record {len(offsets) - 1}, offset {offset}"
-                    damage = damage or _at(where, error)
+                    damage = damage or _at(where, error, ours=True)
                     offset = recordio.next_start(buffer, offset + 4)
     return (np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
 
 
-def _at(where: str, error: Damaged) -> Damaged:
-    return Damaged(error.what, where=where, expected=error.expected, found=error.found)
+def _at(where: str, error: PipelineError, ours: bool) -> PipelineError:
+    return _failure(ours)(error.what, where=where, expected=error.expected, found=error.found)
 
 
-def _starts_checked(path: Path) -> bool:
-    """Whether the first record's header has our tag: then all must."""
-    with open(path, "rb") as stream:
-        head = stream.read(32)
-    return len(head) == 32 and int.from_bytes(head[28:], "little") == recordio.CHECKED_TAG
+def _failure(ours: bool) -> type[BadInput] | type[Damaged]:
+    return Damaged if ours else BadInput

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import Manifest, Shard
-from imagenet_pipeline.records.reader import RecordSet, file_index, salvaged_index
+from imagenet_pipeline.records.reader import RecordSet, file_index, is_ours, require_record_file, salvaged_index
 
 LIST_PROBLEMS_SHOWN = 20
 RECORDS_BETWEEN_REPORTS = 256
@@ -64,6 +64,7 @@ def verify(path: Path, progress: Progress | None = None) -> VerifyReport:
     tell = progress or _silent
     report = VerifyReport(str(path))
     if path.is_file():
+        require_record_file(path)
         _check_lone_file(report, path, tell)
         return report
     if not path.is_dir():
@@ -108,9 +109,9 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progres
 
 
 def _check_lone_file(report: VerifyReport, path: Path, tell: Progress) -> None:
-    unchecked_before, records_before = report.unchecked, report.records
-    _check_records(report, path, tell, checked=False, use_index=path.with_suffix(".idx").is_file())
-    if 0 < report.unchecked - unchecked_before < report.records - records_before:
+    unchecked_before = report.unchecked
+    read = _check_records(report, path, tell, checked=False, use_index=path.with_suffix(".idx").is_file())
+    if 0 < report.unchecked - unchecked_before < len(read):
         report.add(path, "some records carry a checksum and some do not")
 
 
@@ -118,8 +119,8 @@ def _check_records(report: VerifyReport, path: Path, tell: Progress, checked: bo
     """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers."""
     report.files += 1
     try:
-        indices = [file_index(path) if use_index else salvaged_index(path)]
-    except Damaged as error:
+        indices = [file_index(path, checked or is_ours(path)) if use_index else salvaged_index(path)]
+    except (BadInput, Damaged) as error:
         report.add(path, str(error))
         indices, use_index = [salvaged_index(path)], False
     records = RecordSet(path.name, [path], checked, checked and use_index, indices)
@@ -130,7 +131,7 @@ def _check_records(report: VerifyReport, path: Path, tell: Progress, checked: bo
                 tell(report.records + position, report.records + len(records))
             try:
                 record = records.read(position)
-            except Damaged as error:
+            except (BadInput, Damaged) as error:
                 report.add(path, _plain(error), position, records.place(position)[2])
                 continue
             rows.append((record.number, record.labels))
@@ -166,5 +167,5 @@ def _check_digest(report: VerifyReport, path: Path, digest: str) -> bool:
     return same
 
 
-def _plain(error: Damaged) -> str:
+def _plain(error: PipelineError) -> str:
     return str(Damaged(error.what, expected=error.expected, found=error.found))

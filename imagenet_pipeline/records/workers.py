@@ -21,7 +21,7 @@ def local_pool(workers: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_die_with_parent,
+        initializer=_settle,
         initargs=(os.getpid(),),
     )
     try:
@@ -34,7 +34,10 @@ def local_pool(workers: int) -> Iterator[Executor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _die_with_parent(parent: int) -> None:
+def _settle(parent: int) -> None:
+    """Keep a worker quiet and let it die with its parent."""
+    # libjpeg and others write warnings that name no file; our own errors go home as exceptions.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

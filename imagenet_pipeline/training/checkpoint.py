@@ -9,10 +9,10 @@ An older run's later epochs, left behind by a restart, move to checkpoints/branc
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ class State:
     versions: dict[str, str]
     metrics: dict[str, float] = field(default_factory=dict)
     partial: dict[str, float] = field(default_factory=dict)
+    crop_fraction: float = 0.875
 
     @property
     def class_table(self) -> ClassTable:
@@ -73,8 +74,8 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
     name = f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial else "")
     target = run / "checkpoints" / name
     if target.exists():
-        # Only a restart that repeats this very step gets here, and its bytes are the same.
-        files.remove_folder(target)
+        _check_sums(target)
+        return target
     contents = {
         "weights.safetensors": save(_contiguous(weights)),
         "optimizer.safetensors": save(_contiguous(optimizer)),
@@ -125,7 +126,8 @@ def find_checkpoint(run: Path, which: str) -> Path:
     whole = {_position(folder)[0]: folder for folder in found if _is_whole(folder)}
     if not which.isdecimal() or int(which) not in whole:
         there = ", ".join(map(str, whole))
-        raise BadRecipe(f"no checkpoint of epoch {which}", where=run, expected=f"latest, best or one of {there}")
+        wanted = f"of epoch {which}" if which.isdecimal() else f"called {which!r}"
+        raise BadRecipe(f"no checkpoint {wanted}", where=run, expected=f"latest, best or one of {there}")
     return whole[int(which)]
 
 
@@ -134,19 +136,20 @@ def set_aside_later(run: Path, kept: Path) -> Path | None:
     later = [folder for folder in _checkpoints(run) if _position(folder) > _position(kept)]
     if not later:
         return None
-    number = 1 + sum(1 for _ in (run / "checkpoints").glob("branch-*"))
+    taken = [folder.name.removeprefix("branch-") for folder in (run / "checkpoints").glob("branch-*")]
+    number = 1 + max((int(word) for word in taken if word.isdecimal()), default=0)
     branch = run / "checkpoints" / f"branch-{number:02d}"
-    branch.mkdir()
     for folder in later:
         files.rename(folder, branch / folder.name)
     return branch
 
 
-def prune(run: Path, keep: int) -> None:
-    """Keep the last `keep` epochs and the best one, and point `latest` and `best` at theirs."""
+def prune(run: Path, keep: int | Literal["all"]) -> None:
+    """Keep the last `keep` epochs (or all) and the best one, and point `latest` and `best` at theirs."""
     found = _checkpoints(run)
     best = _best(found)
-    kept = {*[folder for folder in found if _is_whole(folder)][-keep:], found[-1], best}
+    whole = [folder for folder in found if _is_whole(folder)]
+    kept = {*(whole if keep == "all" else whole[-keep:]), found[-1], best}
     for folder in found:
         if folder not in kept:
             files.remove_folder(folder)
@@ -179,6 +182,7 @@ def _best(found: list[Path]) -> Path | None:
 
 
 def _validation_rank1(folder: Path) -> float | None:
+    _check_sums(folder, ("state.json",))
     try:
         rank1 = files.read_json(folder / "state.json")["metrics"].get("validation_rank1")
         return None if rank1 is None else float(rank1)
@@ -190,16 +194,16 @@ def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _check_sums(folder: Path) -> dict[str, str]:
+def _check_sums(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:
     try:
         lines = (folder / "SHA256SUMS").read_text().splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        for name in _FILES:
+        for name in names:
             if files.sha256_of(folder / name) != sums.get(name):
                 raise Damaged(
                     "its bytes are not those that were written",
                     where=folder / name,
-                    advice="resume from an earlier epoch",
+                    advice="take another checkpoint",
                 )
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"the checkpoint is not whole ({error})", where=folder) from error

@@ -25,6 +25,8 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     Left: cross-entropy; right: rank-1. Dashed is training, solid validation, pale a branch left by a restart,
     dotted verticals the restarts. Returns whether it drew.
     """
+    if out.suffix != ".png":
+        raise BadRecipe("curves are drawn as PNG", where=out, expected="a name that ends in .png")
     if out.exists() and time.time() - out.stat().st_mtime < at_most_every_seconds:
         return False
     figure = Figure(figsize=(11, 4.2), layout="constrained")

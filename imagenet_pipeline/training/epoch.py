@@ -11,10 +11,10 @@ from imagenet_pipeline.engines import NO_TOTALS, Totals
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.augment import Augmentation
 from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.interruption import Interruption
-from imagenet_pipeline.training.metrics import score
-from imagenet_pipeline.training.progress import EpochBar
+from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import learning_rate
 
@@ -37,6 +37,13 @@ class Pass:
         _require_finite(read, self.step)
         self.totals = self.totals + read
 
+    def state(self, seconds: float, rate: float) -> str:
+        """Speed, waiting for data, loss, rank-1 and learning rate, `seconds` after the start."""
+        return (
+            f"  {self.images / seconds:.0f} img/s  wait {self.wait_seconds / seconds:.1%}  "
+            f"loss {self.totals.loss:.3f}  rank-1 {self.totals.rank1:.1f} %  rate {rate:.3g}"
+        )
+
 
 def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interruption) -> Pass:
     """Steps of one epoch, from the run's own place in it; ends early, after a whole step, on a signal."""
@@ -45,7 +52,7 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     loader = _loader(run, records)
     started = read_at = time.monotonic()
     with (
-        EpochBar(epoch + 1, recipe.epochs, run.steps_per_epoch) as bar,
+        Bar(f"epoch {epoch + 1}/{recipe.epochs}", "steps") as bar,
         loader.training(recipe.seed, epoch, _augmentation(run), start_step=passed.step - first_step) as batches,
     ):
         for batch in batches:
@@ -59,7 +66,8 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             if time.monotonic() - read_at > SECONDS_BETWEEN_READINGS:
                 passed.add(engine.totals())
                 read_at = time.monotonic()
-                bar.show(passed.step - first_step, passed, read_at - started, rate)
+                state = passed.state(read_at - started, rate)
+                bar.show(passed.step - first_step, run.steps_per_epoch, state)
         passed.add(engine.totals())
     passed.seconds = time.monotonic() - started
     return passed
@@ -74,10 +82,15 @@ def _require_finite(totals: Totals, step: int) -> None:
     wrong = np.flatnonzero(~np.isfinite(totals.step_losses))
     if len(wrong):
         first = step - len(totals.step_losses) + int(wrong[0])
-        raise BadRecipe(
-            f"the loss is no longer finite ({totals.step_losses[wrong[0]]}) at step {first}, counted from 0",
-            advice="lower optimizer.learning_rate and go on with --resume latest optimizer.learning_rate=...",
-        )
+        raise diverged(f"the loss is no longer finite ({totals.step_losses[wrong[0]]})", first)
+
+
+def diverged(what: str, step: int) -> BadRecipe:
+    """The error of a run whose numbers have left the finite."""
+    return BadRecipe(
+        f"{what} at step {step}, counted from 0",
+        advice="lower optimizer.learning_rate and go on with --resume latest optimizer.learning_rate=...",
+    )
 
 
 def _partial_totals(run: Run, epoch: int) -> Totals:
@@ -108,7 +121,13 @@ def _augmentation(run: Run) -> Augmentation:
     return Augmentation(**run.recipe.augmentation.model_dump())
 
 
-def validate(run: Run, records: RecordSet) -> Totals:
-    """Score every record once."""
+def validate(run: Run, records: RecordSet, step: int) -> Totals:
+    """Score every record once, with the very values a checkpoint would hold."""
+    if len(run.engine.device_names) > 1:
+        # Each device has running statistics of its own; what is saved is their mean.
+        run.engine.set_values(run.engine.values())
     with _loader(run, records).evaluation(run.recipe.input.crop_fraction) as batches:
-        return score(run.engine, batches)
+        totals = score(run.engine, watched(batches, "validation"))
+    if not np.isfinite(totals.loss):
+        raise diverged(f"the validation loss is not finite ({totals.loss})", step - 1)
+    return totals

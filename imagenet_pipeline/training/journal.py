@@ -1,4 +1,4 @@
-"""The run's journal: one JSON line an event, append only. History and curves are read off it."""
+"""The run's journal: one JSON line an event, append only, each with a checksum. History and curves come from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+
+import google_crc32c
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import Damaged
@@ -39,7 +41,8 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event; it is on the disk when this returns."""
-        files.append_line(self._path, json.dumps({"event": event, **fields}))
+        line = {"event": event, **fields}
+        files.append_line(self._path, json.dumps({**line, "crc32c": _checksum(line)}))
 
     def events(self) -> list[Event]:
         """Every event. A torn last line (a kill while writing) is left out; any other damage raises Damaged."""
@@ -55,16 +58,22 @@ def _event(line: bytes, where: str) -> Event:
         event = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise Damaged("not a JSON line", where=where) from error
-    if not isinstance(event, dict) or "event" not in event:
-        raise Damaged("not an event of a run", where=where)
+    if not isinstance(event, dict) or event.pop("crc32c", None) != _checksum(event):
+        raise Damaged("not a line as it was written", where=where)
     return event
+
+
+def _checksum(event: Event) -> str:
+    return f"{google_crc32c.value(json.dumps(event).encode()):08x}"
 
 
 def branches(events: list[Event]) -> list[list[Event]]:
     """The epoch rows of each start: what was left behind by a restart stays in its own list; the last is current."""
     rows: list[list[Event]] = [[]]
     for event in events:
-        if event["event"] == "resume" and any(row["epoch"] > event["epoch"] for row in rows[-1]):
+        if event["event"] == "start" and rows[-1]:
+            rows.append([])
+        elif event["event"] == "resume" and any(row["epoch"] > event["epoch"] for row in rows[-1]):
             rows.append([row for row in rows[-1] if row["epoch"] <= event["epoch"]])
         elif event["event"] == "epoch":
             rows[-1].append(event)

@@ -13,15 +13,17 @@ from imagenet_pipeline.training.saving import Outcome, note_stop, save_epoch, sa
 
 
 def train(run: Run) -> Outcome:
-    """Train from where the run stands to its last epoch, or until a signal asks to stop.
+    """Train from where the run stands to its last epoch, or until a signal asks to stop; closes the run.
 
     Every epoch is validated, saved and journalled before the next begins. Raises BadRecipe when the loss is no
     longer finite, naming the step; the checkpoints before it stand.
     """
     outcome = Outcome(run.epoch, run.step, finished=True)
-    if run.epoch >= run.recipe.epochs:
-        return outcome
     with ExitStack() as opened:
+        opened.enter_context(run.lock)
+        if run.epoch >= run.recipe.epochs:
+            draw_curves([run.folder], run.folder / "curves.png")
+            return outcome
         records = opened.enter_context(RecordSet.open(run.data.folder, "train"))
         validation = None
         if run.data.counts.get("val"):
@@ -32,7 +34,7 @@ def train(run: Run) -> Outcome:
             passed = train_epoch(run, records, epoch, interruption)
             if passed.step < (epoch + 1) * run.steps_per_epoch:
                 return save_part(run, epoch, passed)
-            validated = validate(run, validation) if validation else None
+            validated = validate(run, validation, passed.step) if validation else None
             outcome = save_epoch(run, epoch + 1, passed, validated)
             if interruption.asked:
                 return note_stop(run, outcome)

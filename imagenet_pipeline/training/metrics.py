@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,28 @@ import numpy.typing as npt
 
 from imagenet_pipeline.engines import NO_TOTALS, Engine, Totals
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.loading.batches import Batch
+from imagenet_pipeline.loading.batches import Batch, Batches
+from imagenet_pipeline.progress import Bar
 
 
 def score(engine: Engine, batches: Iterable[Batch], crops: int = 1) -> Totals:
-    """Score every batch and add up. Raises BadInput when there is nothing to score or a loss is not finite."""
+    """Score every batch and add up. Raises BadInput when there is nothing to score."""
     engine.totals()
     for batch in batches:
         engine.score_batch(batch.images, batch.labels, crops)
     totals = NO_TOTALS + engine.totals()
     if totals.images == 0:
         raise BadInput("there is nothing to score", expected="at least one record")
-    if not np.isfinite(totals.step_losses).all():
-        raise BadInput("the network's output is not finite", advice="its weights are of no use")
     return totals
+
+
+def watched(batches: Batches, label: str) -> Iterator[Batch]:
+    """The batches, with a progress bar."""
+    total = len(batches)
+    with Bar(label, "batches") as bar:
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            bar.show(done, total)
 
 
 def top_classes(scores: npt.NDArray[np.floating[Any]], k: int = 5) -> npt.NDArray[np.int64]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe, recipe_text
+from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.training.checkpoint import (
@@ -44,6 +45,8 @@ class Run:
     journal: Journal
     start: Checkpoint | None
     steps_per_epoch: int
+    lock: BinaryIO
+    """Held while the run is open, so that no other process trains in the same folder."""
 
     @property
     def epoch(self) -> int:
@@ -72,6 +75,7 @@ class Run:
             versions=self.engine.versions,
             metrics=metrics,
             partial=partial,
+            crop_fraction=self.recipe.input.crop_fraction,
         )
 
 
@@ -81,36 +85,61 @@ def open_run(
     """Start a run, or take one up at checkpoint `resume` ("latest" or an epoch).
 
     Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
-    the very step the run goes on with; the rest of the schedule keeps its form. A run that was stopped before its
-    first checkpoint begins again, with or without "latest".
+    the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
+    A run that was stopped before its first checkpoint begins again, with or without "latest".
     """
-    folder = folder or Path("output/runs") / recipe_path.stem
-    journal = Journal(folder)
-    for place in (folder, folder / "checkpoints"):
-        files.remove_parts(place)
+    folder = folder or Path("output/runs") / run_name(recipe_path)
     if resume is None:
-        return _new_run(folder, journal, load_recipe(recipe_path, overrides), overrides)
+        return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
+    journal = Journal(folder)
     if not journal.exists():
         raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
     rate_given = "optimizer.learning_rate" in overrides
-    overrides = {**_carried(journal.events()), **overrides}
+    carried = {key: value for key, value in _carried(journal.events()).items() if key not in overrides}
+    if carried:
+        words = " ".join(f"{key}={value}" for key, value in carried.items())
+        log.info("still in force from earlier command lines: %s", words)
+    overrides = {**carried, **overrides}
     recipe = load_recipe(recipe_path, overrides)
     if resume == "latest" and not has_checkpoint(folder):
         log.info("nothing was saved before this run was stopped: it begins again")
-        return _new_run(folder, journal, recipe, overrides)
-    return _resumed_run(folder, journal, recipe, overrides, resume, rate_given)
+        return _new_run(folder, recipe, overrides)
+    lock = _claim(folder)
+    try:
+        return _resumed_run(folder, lock, recipe, overrides, resume, rate_given)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def run_name(recipe_path: Path) -> str:
+    """The folder name of a recipe's run: its path below `config`, "imagenette-resnet18", or just its own name."""
+    words = recipe_path.with_suffix("").parts
+    below = words[words.index("config") + 1 :] if "config" in words[:-1] else words[-1:]
+    return "-".join(below)
 
 
 def build_engine(recipe: Recipe, state: State, weights: Any) -> Engine:
     """An engine that holds a checkpoint's weights."""
     network = catalog.build(state.network, len(state.classes))
-    blueprint = Blueprint(
-        network, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision
-    )
+    blueprint = _blueprint(recipe, network, state.input_size, state.mean, state.std)
     return create_engine(recipe.engine, blueprint, weights)
 
 
-def _new_run(folder: Path, journal: Journal, recipe: Recipe, overrides: dict[str, Any]) -> Run:
+def _blueprint(
+    recipe: Recipe, network: Sequential, input_size: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Blueprint:
+    return Blueprint(network, input_size, mean, std, recipe.optimizer, recipe.devices, recipe.precision)
+
+
+def _claim(folder: Path) -> BinaryIO:
+    lock = files.claim(folder / ".lock", folder, "training")
+    for place in (folder, folder / "checkpoints"):
+        files.remove_parts(place)
+    return lock
+
+
+def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
     if has_checkpoint(folder):
         raise BadRecipe(
             "a run is here already",
@@ -119,21 +148,20 @@ def _new_run(folder: Path, journal: Journal, recipe: Recipe, overrides: dict[str
         )
     data = read_data_set(Path(recipe.records))
     steps_per_epoch = _steps_per_epoch(recipe, data)
-    network = catalog.build(recipe.network, len(data.classes.ids))
-    shape = (len(data.mean), recipe.input.size, recipe.input.size)
-    values = initial_values(network, shape, recipe.initial.kind, recipe.seed)
-    blueprint = Blueprint(
-        network, recipe.input.size, data.mean, data.std, recipe.optimizer, recipe.devices, recipe.precision
-    )
+    network = catalog.build(recipe.network, len(data.classes))
+    blueprint = _blueprint(recipe, network, recipe.input.size, data.mean, data.std)
+    values = initial_values(network, blueprint.input_shape, recipe.initial.kind, recipe.seed)
     engine = create_engine(recipe.engine, blueprint, values)
+    lock, journal = _claim(folder), Journal(folder)
     files.write_whole(folder / "recipe.toml", recipe_text(recipe))
     journal.write("start", overrides=overrides, **_provenance(recipe, data, engine))
-    return Run(folder, recipe, data, engine, journal, None, steps_per_epoch)
+    return Run(folder, recipe, data, engine, journal, None, steps_per_epoch, lock)
 
 
 def _resumed_run(
-    folder: Path, journal: Journal, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool
+    folder: Path, lock: BinaryIO, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool
 ) -> Run:
+    journal = Journal(folder)
     begun = load_recipe(folder / "recipe.toml")
     _require_unchanged(begun, recipe, folder)
     start = load_checkpoint(find_checkpoint(folder, resume))
@@ -148,17 +176,20 @@ def _resumed_run(
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = build_engine(recipe, start.state, start.weights)
     engine.set_optimizer_state(start.optimizer)
-    _catch_up(folder, journal, start.state, recipe.checkpoint.keep)
+    _complete_journal(journal, start.state)
     if finished:
         log.info("all %d epochs are done; epochs=%d would go on", recipe.epochs, recipe.epochs + 1)
-        return Run(folder, recipe, data, engine, journal, start, steps_per_epoch)
-    branch = set_aside_later(folder, start.folder)
-    if branch:
-        log.info("the later checkpoints of the earlier branch are kept in %s", branch)
-    files.write_whole(folder / "recipe.toml", recipe_text(recipe))
-    place = {"epoch": start.state.epoch, "step": start.state.step}
-    journal.write("resume", **place, overrides=overrides, **_provenance(recipe, data, engine))
-    return Run(folder, recipe, data, engine, journal, start, steps_per_epoch)
+    else:
+        branch = set_aside_later(folder, start.folder)
+        if branch:
+            log.info("the later checkpoints of the earlier branch are kept in %s", branch)
+        files.write_whole(folder / "recipe.toml", recipe_text(recipe))
+        place = {"epoch": start.state.epoch, "step": start.state.step}
+        changes = _changes(begun, recipe)
+        journal.write("resume", **place, overrides=overrides, changes=changes, **_provenance(recipe, data, engine))
+    write_history(folder, journal.events())
+    prune(folder, recipe.checkpoint.keep)
+    return Run(folder, recipe, data, engine, journal, start, steps_per_epoch, lock)
 
 
 def _carried(events: list[Event]) -> dict[str, Any]:
@@ -168,38 +199,41 @@ def _carried(events: list[Event]) -> dict[str, Any]:
 
 def _with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int) -> Recipe:
     given = recipe.optimizer.learning_rate
+    if step < recipe.schedule.warmup_epochs * steps_per_epoch:
+        log.info("learning rate %g at the end of the warm-up, as asked", given)
+        return recipe
     peak = given / relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs)
     log.info("learning rate %g from step %d on, as asked", given, step)
     return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": peak})})
 
 
-def _catch_up(folder: Path, journal: Journal, state: State, keep: int) -> None:
-    # A kill just after a checkpoint leaves what follows it to the restart.
+def _complete_journal(journal: Journal, state: State) -> None:
+    # A kill just after a checkpoint leaves its line to the restart.
     written = [row["epoch"] for row in branches(journal.events())[-1]]
     if state.metrics and state.epoch not in written:
         journal.write("epoch", **state.metrics)
-        write_history(folder, journal.events())
-        prune(folder, keep)
+
+
+def _changes(begun: Recipe, now: Recipe) -> dict[str, Any]:
+    """The keys whose values differ from those of the last start, told to the reader."""
+    before, after = dict(options(begun)), dict(options(now))
+    changes = {key: value for key, value in after.items() if value != before[key]}
+    for key, value in changes.items():
+        log.info("%s is %s from here on, before it was %s", key, value, before[key])
+    return changes
 
 
 def _require_unchanged(begun: Recipe, now: Recipe, folder: Path) -> None:
+    before, after = dict(options(begun)), dict(options(now))
     for key in _FIXED:
-        before, after = _look_up(begun, key), _look_up(now, key)
-        if before != after:
+        if before[key] != after[key]:
             raise BadRecipe(
                 f"recipe key {key!r} cannot change within a run",
                 where=folder,
-                expected=before,
-                found=after,
+                expected=before[key],
+                found=after[key],
                 advice="start a new run with --run",
             )
-
-
-def _look_up(recipe: Recipe, key: str) -> Any:
-    value: Any = recipe
-    for word in key.split("."):
-        value = getattr(value, word)
-    return value
 
 
 def _steps_per_epoch(recipe: Recipe, data: DataSet) -> int:

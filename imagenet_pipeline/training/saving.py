@@ -6,10 +6,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from imagenet_pipeline.engines import Totals
-from imagenet_pipeline.training.checkpoint import prune, save_checkpoint
+from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.curves import draw_curves
-from imagenet_pipeline.training.epoch import Pass
+from imagenet_pipeline.training.epoch import Pass, diverged
 from imagenet_pipeline.training.journal import write_history
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import learning_rate
@@ -30,14 +32,22 @@ class Outcome:
 def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> Outcome:
     """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
     row = _row(run, epoch, passed, validated)
-    state = run.state(epoch, passed.step, row, {})
-    save_checkpoint(run.folder, state, run.engine.values(), run.engine.optimizer_state())
+    _save(run, run.state(epoch, passed.step, row, {}))
     run.journal.write("epoch", **row)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
     draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
     log.info(_summary(row, run.recipe.epochs))
     return Outcome(epoch, passed.step, epoch == run.recipe.epochs, row)
+
+
+def _save(run: Run, state: State) -> None:
+    weights = run.engine.values()
+    # The loss of a step is that of the weights before it: what the last step made shows only here.
+    wrong = next((name for name, value in weights.items() if not np.isfinite(value).all()), None)
+    if wrong is not None:
+        raise diverged(f"the weights are no longer finite ({wrong})", state.step - 1)
+    save_checkpoint(run.folder, state, weights, run.engine.optimizer_state())
 
 
 def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[str, Any]:
@@ -83,8 +93,7 @@ def save_part(run: Run, epoch: int, passed: Pass) -> Outcome:
         "rank5_hits": totals.rank5_hits,
         "loss_sum": float(totals.step_losses.sum()),
     }
-    state = run.state(epoch, passed.step, {}, partial)
-    save_checkpoint(run.folder, state, run.engine.values(), run.engine.optimizer_state())
+    _save(run, run.state(epoch, passed.step, {}, partial))
     prune(run.folder, run.recipe.checkpoint.keep)
     return note_stop(run, Outcome(epoch, passed.step, finished=False))
 
@@ -93,5 +102,7 @@ def note_stop(run: Run, outcome: Outcome) -> Outcome:
     """Journal that a signal ended the run here, everything saved."""
     outcome.finished = outcome.epoch == run.recipe.epochs
     run.journal.write("stop", epoch=outcome.epoch, step=outcome.step)
+    write_history(run.folder, run.journal.events())
+    draw_curves([run.folder], run.folder / "curves.png")
     log.info("stopped at step %d as asked, and saved; go on with --resume latest", outcome.step)
     return outcome

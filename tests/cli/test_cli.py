@@ -134,9 +134,10 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(Exception, match="no such recipe file"):
-        main(["train", "nowhere.toml", "--debug"])
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(call: Call) -> None:
+    answer = call("train", "nowhere.toml", "--debug")
+    assert answer.code == 2
+    assert "Traceback" in answer.err
 
 
 def test_networks_prints_counts(call: Call) -> None:
@@ -185,7 +186,7 @@ def test_evaluate_repeats_the_validation_figure_and_writes_a_report(call: Call, 
     assert figure["rank1"] == float(last["validation_rank1"])
     assert figure["rank5"] == float(last["validation_rank5"])
     assert figure["loss"] == pytest.approx(float(last["validation_loss"]), rel=1e-6)
-    page = (world / "run" / "report.html").read_text()
+    page = (world / "run" / "report-val.html").read_text()
     assert f"{figure['rank1']:.2f} %" in page
     assert str(figure["weights_digest"]) in page
     assert "http" not in page.replace("http-equiv", "")

@@ -42,3 +42,13 @@ def test_fractions_leave_a_rest() -> None:
     for fractions in ({"val": 1.0}, {"val": 0.5, "test": 0.5}, {"val": -0.1}):
         with pytest.raises(BadInput, match="nothing to train on"):
             cut_fractions(images_of(100, 4), fractions, 0)
+
+
+def test_a_class_too_small_to_be_cut_is_named() -> None:
+    images = Images([*(f"cat/{i}.jpg" for i in range(40)), "dog/1.jpg"], np.array([0] * 40 + [1]))
+    with pytest.raises(
+        BadInput, match=r"label 1 has a single image \(dog/1\.jpg\).* --val-fraction 0 --test-fraction 0"
+    ):
+        cut_fractions(images, {"val": 0.1, "test": 0.1}, 0)
+    with pytest.raises(BadInput, match=r"cannot cut 1 of 100 images .* expected 4\.\.96; .* --test-fraction 0"):
+        cut_fractions(images_of(100, 4), {"test": 0.01}, 0)

@@ -70,3 +70,22 @@ def test_what_makes_no_data_set_is_said(tmp_path: Path) -> None:
     fill(tmp_path / "y" / "val", "c", 3)
     with pytest.raises(BadInput, match="val/c: class is not in train"):
         folder.plan(tmp_path / "y")
+
+
+def test_files_left_out_are_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, "ab", 20)
+    (tmp_path / "a" / "table.csv").touch()
+    with caplog.at_level("INFO", "imagenet_pipeline"):
+        folder.plan(tmp_path)
+    assert f"{tmp_path}: 5 other files were left out" in caplog.text
+
+
+def test_an_empty_class_is_told_what_can_be_read(tmp_path: Path) -> None:
+    fill(tmp_path, "ab", 20)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "x.txt").touch()
+    with pytest.raises(BadInput, match="class folder c holds no images") as caught:
+        folder.plan(tmp_path)
+    assert "found 1 other files" in str(caught.value)
+    assert ".jpg" in str(caught.value)
+    assert not any(ending in str(caught.value) for ending in (".gif", ".svg", ".heic", ".avif", ".jp2"))

@@ -68,8 +68,44 @@ def test_the_test_cut_is_stratified_seeded_and_disjoint(tree: Path) -> None:
     assert len({*train.paths, *test.paths}) == 12
     assert test.paths == sorted(test.paths)
     for impossible in (2, 11, -1):
-        with pytest.raises(BadInput, match="cannot cut"):
+        with pytest.raises(BadInput, match=r"cannot cut .* --test-images 0"):
             imagenet.plan(tree, test_images=impossible)
+
+
+def test_validation_labels_follow_the_image_number(tree: Path) -> None:
+    path = tree / imagenet.LISTS / "val.txt"
+    expected = imagenet.plan(tree, test_images=0).splits["val"]
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*rest, first]))
+    val = imagenet.plan(tree, test_images=0).splits["val"]
+    assert val.paths == expected.paths
+    assert val.labels.tolist() == expected.labels.tolist() == [2, 0, 1, 1, 0, 2]
+
+
+def val_lines(*rows: tuple[int, int]) -> str:
+    return "".join(f"ILSVRC2012_val_{name:08d} {number}\n" for name, number in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (val_lines((1, 1), (2, 2), (2, 2), (4, 4), (5, 5), (6, 6)), r"val\.txt:3: image given twice"),
+        (val_lines((1, 1), (2, 3), (3, 2), (4, 4), (5, 5), (6, 6)), r"val\.txt:2: .*number .*name"),
+        (val_lines((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (7, 7)), r"val\.txt: .*1\.\.6.*1\.\.7"),
+        (val_lines((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)), r"val\.txt: .*1\.\.6.*0\.\.5"),
+    ],
+)
+def test_validation_images_must_be_numbered_once_each(tree: Path, content: str, reason: str) -> None:
+    (tree / imagenet.LISTS / "val.txt").write_text(content)
+    with pytest.raises(BadInput, match=reason):
+        imagenet.plan(tree, test_images=0)
+
+
+def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
+    path = tree / imagenet.LISTS / "train_cls.txt"
+    path.write_text(path.read_text() + "n00000002/n00000002_1 13\n")
+    with pytest.raises(BadInput, match=r"train_cls\.txt:13: image given twice; found n00000002/n00000002_1"):
+        imagenet.plan(tree, test_images=0)
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,9 @@ def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.lst").write_text("\n")
     with pytest.raises(BadInput, match="list is empty"):
         listing.plan(tmp_path / "a.lst", tmp_path)
+
+
+def test_an_image_in_two_lists_is_refused(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "val.lst").write_text("0\t2\tv.jpg\n1\t0\tphotos/./a b 3.jpg\n")
+    with pytest.raises(BadInput, match=r"train and in val.*photos/a b 3\.jpg"):
+        listing.plan(rows, tmp_path, val_list=tmp_path / "val.lst")

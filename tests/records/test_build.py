@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
+from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import decode_rgb
@@ -80,6 +80,46 @@ def test_a_second_run_is_done_at_once_and_another_build_is_refused(
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("name", ["train-00001-of-00002.rec", "val.idx", "val.lst", "classes.json"])
+def test_what_was_built_and_is_gone_or_cut_is_not_called_built(
+    data_set: Path, small_plan: Plan, tmp_path: Path, name: str
+) -> None:
+    out = Path(shutil.copytree(data_set, tmp_path / "set"))
+    path = out / name
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(Damaged, match=f"{name}: .*build"):
+        build(small_plan, out, OPTIONS)
+    path.unlink()
+    with pytest.raises(Damaged, match=f"{name}: .*build"):
+        build(small_plan, out, OPTIONS)
+
+
+def test_photos_of_another_root_are_never_mixed_in(
+    small_plan: Plan, tmp_path: Path, inline: Executor, photos: Path, monkeypatch: pytest.MonkeyPatch, data_set: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imagenet_pipeline.records.finish.write_data_set", fail)
+        with pytest.raises(KeyboardInterrupt):
+            build(small_plan, tmp_path / "out", OPTIONS, executor=inline)
+    other = Path(shutil.copytree(photos, tmp_path / "other"))
+    with pytest.raises(BadInput, match=r"unfinished build .* another root"):
+        build(replace(small_plan, root=other), tmp_path / "out", OPTIONS, executor=inline)
+    (tmp_path / "same").symlink_to(photos)
+    build(replace(small_plan, root=tmp_path / "same"), tmp_path / "out", OPTIONS, executor=inline)
+    assert contents(tmp_path / "out") == contents(data_set)
+
+
+def test_a_data_set_is_not_built_among_its_images(small_plan: Plan, photos: Path) -> None:
+    with pytest.raises(BadInput, match="images are"):
+        build(small_plan, photos, OPTIONS)
+    with pytest.raises(BadInput, match="images are"):
+        build(replace(small_plan, walked=True), photos / "out", OPTIONS)
+    assert not (photos / "out").exists()
+
+
 def test_finished_shards_are_not_made_again(
     small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +180,9 @@ def test_too_many_rejects_stop_the_build_and_are_listed(
     spoilt_plan: Plan, tmp_path: Path, inline: Executor, photos: Path, data_set: Path
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(BadInput, match=r"rejects\.csv: too many images .* at most 0; found 2 so far"):
+    with pytest.raises(
+        BadInput, match=r"rejects\.csv: too many images .* at most 0; found 2 so far, first 2\.jpg \(.*truncated"
+    ):
         build(spoilt_plan, out, OPTIONS, executor=inline)
     rows = list(csv.reader((out / "rejects.csv").read_text().splitlines()))
     assert [row[:2] for row in rows] == [["split", "path"], ["train", "2.jpg"], ["train", "5.jpg"]]

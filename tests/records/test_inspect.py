@@ -12,6 +12,7 @@ from PIL import Image
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.inspect import inspect, montage
 from imagenet_pipeline.records.recordio import frame, pack
+from imagenet_pipeline.records.verify import verify
 
 
 def test_a_data_set_is_described(data_set: Path) -> None:
@@ -41,8 +42,10 @@ def test_a_montage_shows_the_images(data_set: Path, tmp_path: Path) -> None:
     assert pixels.shape == (8 + 2 * 188, 8 + 8 * 168, 3)
     assert (pixels[0] == 255).all()
     assert pixels[20:160, 20:160].std() > 10
+    (tmp_path / "a.rec").touch()
     with pytest.raises(BadInput, match="number of records to draw"):
-        montage(data_set, tmp_path / "m.png", range(50, 60))
+        montage(tmp_path / "a.rec", tmp_path / "m.png", range(10))
+    assert inspect(tmp_path / "a.rec").records == []
 
 
 def test_records_without_an_image_are_shown_as_such(tmp_path: Path) -> None:
@@ -50,3 +53,24 @@ def test_records_without_an_image_are_shown_as_such(tmp_path: Path) -> None:
     found = inspect(tmp_path / "a.rec")
     assert (found.records[0].width, found.records[0].labels) == (0, (1.5, 2.0))
     assert montage(tmp_path / "a.rec", tmp_path / "m.png") == [0]
+
+
+@pytest.mark.parametrize("chosen", [range(0, 10**11), range(3, 10**11)])
+def test_a_range_far_past_the_end_is_cut_at_once(data_set: Path, chosen: range) -> None:
+    assert [r.position for r in inspect(data_set, chosen, "val").records] == list(range(6))[chosen.start :]
+
+
+def test_records_beyond_the_end_are_refused(data_set: Path, tmp_path: Path) -> None:
+    for look in (
+        lambda: inspect(data_set, range(20, 30)),
+        lambda: montage(data_set, tmp_path / "m.png", range(20, 30)),
+    ):
+        with pytest.raises(BadInput, match=r"records 20:30 are outside 0\.\.17"):
+            look()
+
+
+@pytest.mark.parametrize("ending", ["lst", "idx"])
+def test_a_list_or_index_is_no_record_file(data_set: Path, ending: str) -> None:
+    for look in (inspect, verify):
+        with pytest.raises(BadInput, match=r"not a record file; expected a \.rec file"):
+            look(data_set / f"val.{ending}")

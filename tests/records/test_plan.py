@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,26 @@ def test_lists_alone(tmp_path: Path) -> None:
         (1, (0.0,), "y z"),
     ]
     assert ClassTable.read(tmp_path / "classes.json") == CLASSES
+
+
+def test_an_image_in_two_splits_is_refused() -> None:
+    splits = {
+        name: Images(paths, np.zeros(2, np.int64)) for name, paths in (("train", ["x", "y"]), ("val", ["z", "y"]))
+    }
+    with pytest.raises(BadInput, match=r"in train and in val.*found y"):
+        Plan(Path("root"), splits, CLASSES)
+
+
+def test_an_image_may_be_listed_several_times_in_one_split() -> None:
+    assert plan_of(["x", "x"], [0, 0]).counts == {"train": 2}
+
+
+def test_the_data_set_may_not_lie_among_the_images(tmp_path: Path) -> None:
+    plan = replace(plan_of(["a/x", "b/x"], [0, 1]), root=tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (tmp_path, tmp_path / "link", tmp_path / "absent" / ".."):
+        with pytest.raises(BadInput, match="images are"):
+            write_lists(plan, out)
+    write_lists(plan, tmp_path / "out")
+    with pytest.raises(BadInput, match="images are"):
+        write_lists(replace(plan, walked=True), tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,3 +158,40 @@ def test_an_empty_record_file_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.rec").write_bytes(b"")
     with RecordSet.open(tmp_path / "a.rec") as records:
         assert len(records) == 0
+
+
+def foreign(folder: Path, keys: list[str]) -> Path:
+    """A record file without checksums, a record a key, with its index."""
+    frames = [frame(struct.pack("<IfQQ", 0, float(i), i, 0) + bytes(i)) for i in range(len(keys))]
+    offsets = np.cumsum([0, *map(len, frames)]).tolist()
+    (folder / "f.rec").write_bytes(b"".join(frames))
+    (folder / "f.idx").write_text("".join(f"{key}\t{at}\n" for key, at in zip(keys, offsets, strict=False)))
+    return folder / "f.rec"
+
+
+@pytest.mark.parametrize("keys", [["img_0", "a b", "ü"], ["", "", ""], ["7", "7", str(2**70)]])
+def test_a_foreign_index_may_have_any_keys(tmp_path: Path, keys: list[str]) -> None:
+    with RecordSet.open(foreign(tmp_path, keys)) as records:
+        assert [records.read(i).labels for i in range(3)] == [(0.0,), (1.0,), (2.0,)]
+
+
+@pytest.mark.parametrize("text", ["0 0\n", "0\t0\n1\t2_4\n", "0\t0\n1\t+24\n", "0\t0\n1\t-24\n", f"0\t{2**70}\n"])
+def test_damage_in_files_of_others_is_bad_input(tmp_path: Path, text: str) -> None:
+    path = foreign(tmp_path, ["0", "1"])
+    path.with_suffix(".idx").write_text(text)
+    with pytest.raises(BadInput, match=r"f\.idx"):
+        RecordSet.open(path)
+    path.with_suffix(".idx").unlink()
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(BadInput, match=r"f\.rec, record 1, offset 32: file ends"):
+        RecordSet.open(path)
+
+
+@pytest.mark.parametrize("key", ["1", "x", "1_0", "", str(2**70)])
+def test_keys_of_our_own_index_are_ours(data_set: Path, tmp_path: Path, key: str) -> None:
+    folder = copied(data_set, tmp_path)
+    lines = (folder / "val.idx").read_text().splitlines()
+    lines[0] = f"{key}\t0"
+    (folder / "val.idx").write_text("\n".join(lines))
+    with pytest.raises(Damaged, match=r"val\.idx"):
+        RecordSet.open(folder / "val.rec")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.records.recordio import frame, pack
 from imagenet_pipeline.records.verify import verify
 
 
@@ -98,3 +100,23 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         verify(tmp_path / "absent")
     with pytest.raises(BadInput, match="no data set here"):
         verify(tmp_path)
+
+
+def test_an_unreadable_record_is_the_only_problem(folder: Path) -> None:
+    with RecordSet.open(folder / "val.rec") as records:
+        offset = records.place(2)[2]
+    flip(folder / "val.rec", offset + 50)
+    assert [problem.what for problem in verify(folder / "val.rec").problems] == ["checksum wrong"]
+
+
+def test_an_unreadable_record_of_others_is_the_only_problem(tmp_path: Path) -> None:
+    content = unchecked(b"one") + frame(b"short") + unchecked(b"two")
+    (tmp_path / "a.rec").write_bytes(content)
+    report = verify(tmp_path / "a.rec")
+    assert [(problem.record, problem.what[:16]) for problem in report.problems] == [(1, "record too short")]
+    (tmp_path / "a.rec").write_bytes(frame(pack((1.0,), 0, b"ours")) + content)
+    assert "some records carry a checksum" in verify(tmp_path / "a.rec").problems[-1].what
+
+
+def unchecked(image: bytes) -> bytes:
+    return frame(struct.pack("<IfQQ", 0, 1.0, 0, 0) + image)

@@ -31,3 +31,9 @@ def test_an_error_ends_the_workers_at_once() -> None:
         work_and_fail()
     assert time.monotonic() - start < 20
     assert not multiprocessing.active_children()
+
+
+def test_the_chatter_of_libraries_reaches_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with local_pool(1) as pool:
+        pool.submit(os.write, 2, b"Corrupt JPEG data: 3 extraneous bytes").result()
+    assert capfd.readouterr().err == ""

@@ -51,9 +51,25 @@ def test_a_kill_while_writing_costs_at_most_the_line_it_was_writing(tmp_path: Pa
 @pytest.mark.parametrize("line", [b"{", b"", b"5", b"[]", b"{}", b"\xff", b'{"event": "epo', b"[" * 100_000])
 def test_a_damaged_line_inside_is_named(tmp_path: Path, line: bytes) -> None:
     journal = Journal(tmp_path)
-    (tmp_path / "journal.jsonl").write_bytes(b'{"event": "start"}\n' + line + b'\n{"event": "resume", "epoch": 1}\n')
+    journal.write("start")
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    journal.write("resume", epoch=1)
     with pytest.raises(Damaged, match=r"journal\.jsonl:2: not a"):
         journal.events()
+
+
+def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write("epoch", epoch=1, train_loss=1.5)
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"1.5", b"1.4"))
+    with pytest.raises(Damaged, match=r"journal\.jsonl:1: not a line as it was written"):
+        journal.events()
+
+
+def test_a_new_start_in_the_same_folder_begins_a_new_history() -> None:
+    assert branches([epoch(1), epoch(2), {"event": "start"}, epoch(1)])[-1] == [epoch(1)]
 
 
 def test_a_journal_that_is_not_there_is_damage(tmp_path: Path) -> None:

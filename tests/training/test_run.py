@@ -26,7 +26,7 @@ from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.run import open_run
+from imagenet_pipeline.training.run import open_run, run_name
 from imagenet_pipeline.training.saving import Outcome
 from imagenet_pipeline.training.schedule import learning_rate
 
@@ -91,7 +91,14 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
 
 
 def test_a_run_folder_holds_what_is_promised(whole_run: Path) -> None:
-    assert sorted(os.listdir(whole_run)) == ["checkpoints", "curves.png", "history.csv", "journal.jsonl", "recipe.toml"]
+    assert sorted(os.listdir(whole_run)) == [
+        ".lock",
+        "checkpoints",
+        "curves.png",
+        "history.csv",
+        "journal.jsonl",
+        "recipe.toml",
+    ]
     events = [event["event"] for event in Journal(whole_run).events()]
     assert events == ["start", "epoch", "epoch", "epoch", "epoch", "end"]
     rows = history(whole_run)
@@ -270,7 +277,7 @@ def test_a_damaged_checkpoint_is_not_resumed(run: Path, recipe: Path, name: str)
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     before = sorted(run.rglob("*"))
-    with pytest.raises(Damaged, match=rf"epoch-0004/{name}: .*resume from an earlier epoch") as caught:
+    with pytest.raises(Damaged, match=rf"epoch-0004/{name}: .*take another checkpoint") as caught:
         go(recipe, run, "latest")
     assert "\n" not in str(caught.value)
     assert sorted(run.rglob("*")) == before
@@ -361,4 +368,66 @@ def test_a_finished_run_taken_up_again_has_nothing_to_do(run: Path, recipe: Path
     assert weights(run) == weights(whole_run)
     assert history(run) == history(whole_run)
     # The cosine ends at 0: as the rate of a step that is not there, 0.01 would have meant a peak of billions.
-    assert open_run(recipe, {"epochs": 8}, run, "latest").recipe.optimizer.learning_rate == 0.05
+    again = open_run(recipe, {"epochs": 8}, run, "latest")
+    with again.lock:
+        assert again.recipe.optimizer.learning_rate == 0.05
+
+
+def test_two_processes_cannot_train_in_one_folder(recipe: Path, tmp_path: Path) -> None:
+    run = open_run(recipe, {"epochs": 1}, tmp_path / "run")
+    with pytest.raises(BadInput, match="another process is training here"):
+        open_run(recipe, {"epochs": 1}, tmp_path / "run", "latest")
+    train(run)
+    assert train(open_run(recipe, {"epochs": 1}, tmp_path / "run", "latest")).finished
+
+
+def test_a_rate_given_inside_the_warmup_is_the_rate_it_rises_to(recipe: Path, tmp_path: Path) -> None:
+    go(recipe, tmp_path / "run", epochs=1, schedule__warmup_epochs=3.0, optimizer__learning_rate=0.1)
+    go(recipe, tmp_path / "run", "1", epochs=4, optimizer__learning_rate=0.01)
+    rates = [float(row["learning_rate"]) for row in history(tmp_path / "run")]
+    assert rates[1:3] == pytest.approx([0.01 * 2 / 3, 0.01])
+
+
+def test_validation_is_of_the_weights_that_are_saved_on_several_devices(recipe: Path, tmp_path: Path) -> None:
+    run = open_run(
+        recipe, {"network": "resnet18", "input.size": 32, "devices": "cpu:0,1", "epochs": 1}, tmp_path / "run"
+    )
+    outcome = train(run)
+    figure = evaluate(tmp_path / "run", "latest", "val")
+    assert figure.rank1 == outcome.metrics["validation_rank1"]
+    assert figure.loss == pytest.approx(outcome.metrics["validation_loss"], rel=1e-6)
+
+
+def test_weights_blown_up_by_the_last_step_are_not_saved(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"finite.* at step 0, counted from 0"):
+        go(recipe, tmp_path / "run", batch_size=1197, epochs=1, optimizer__learning_rate=1e30)
+    assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))
+
+
+def test_links_history_and_curves_lost_to_a_kill_are_made_good(recipe: Path, run: Path) -> None:
+    """The state after a kill that came just after the last epoch's journal line."""
+    (run / "curves.png").unlink()
+    (run / "history.csv").write_text("epoch\n")
+    (run / "checkpoints" / "latest").unlink()
+    go(recipe, run, "latest")
+    assert [row["epoch"] for row in history(run)] == ["1", "2", "3", "4"]
+    assert (run / "curves.png").is_file()
+    assert os.readlink(run / "checkpoints" / "latest") == "epoch-0004"
+
+
+def test_a_branch_folder_removed_by_hand_does_no_harm(recipe: Path, run: Path) -> None:
+    (run / "checkpoints" / "branch-02").mkdir()
+    go(recipe, run, "3")
+    assert (run / "checkpoints" / "branch-03" / "epoch-0004").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("config/imagenette/resnet18.toml", "imagenette-resnet18"),
+        ("config/demo.toml", "demo"),
+        ("/home/me/mine.toml", "mine"),
+    ],
+)
+def test_recipes_of_one_name_have_runs_of_their_own(path: str, name: str) -> None:
+    assert run_name(Path(path)) == name
