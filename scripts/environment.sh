@@ -17,15 +17,16 @@ find_python() {
 
 make_environment() {
     local target=".${1:+[$1]}" stamp
-    stamp="$target $(cat setup.cfg tests/constraints.txt | sha256sum)"
-    if [ "$(cat .venv/made-for 2>/dev/null)" = "$stamp" ]; then
+    stamp="$(cat setup.cfg tests/constraints.txt | sha256sum)"
+    if ! grep -qsF "$stamp" .venv/made-for; then
+        "$(find_python)" -m venv --clear .venv
+    elif grep -qxF "$target $stamp" .venv/made-for || [ -z "${1:-}" ]; then
         return
     fi
-    echo "making .venv for $target (first time only) ..." >&2
-    "$(find_python)" -m venv --clear .venv
+    echo "installing $target into .venv (first time only) ..." >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt \
         --editable "$target" >&2
-    echo "$stamp" > .venv/made-for
+    echo "$target $stamp" >> .venv/made-for
 }
 
 make_environment "${1:-}"
