@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Format, lint, types, borders, tests; sets itself up from a machine with Python alone.
-#   bash scripts/test.sh                 about ten minutes on two cores
+#   bash scripts/test.sh                 about three minutes on two cores
 #   bash scripts/test.sh --long          and the long checks: kills by the hundred, mutations by the thousand
 #   bash scripts/test.sh -k records -x   other words go to pytest
 . "$(dirname "$0")/environment.sh" "test${EXTRAS:+,$EXTRAS}"
