@@ -171,6 +171,7 @@ def _resumed_run(
         raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
     steps_per_epoch = _steps_per_epoch(recipe, data)
     finished = start.state.epoch >= recipe.epochs
+    changes = _changes(begun, recipe)
     if rate_given and not finished:
         recipe = _with_rate_now(recipe, start.state.step, steps_per_epoch)
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
@@ -185,7 +186,6 @@ def _resumed_run(
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         files.write_whole(folder / "recipe.toml", recipe_text(recipe))
         place = {"epoch": start.state.epoch, "step": start.state.step}
-        changes = _changes(begun, recipe)
         journal.write("resume", **place, overrides=overrides, changes=changes, **_provenance(recipe, data, engine))
     write_history(folder, journal.events())
     prune(folder, recipe.checkpoint.keep)
@@ -203,7 +203,7 @@ def _with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int) -> Recipe:
         log.info("learning rate %g at the end of the warm-up, as asked", given)
         return recipe
     peak = given / relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs)
-    log.info("learning rate %g from step %d on, as asked", given, step)
+    log.info("learning rate %g at step %d, as asked: the schedule's highest becomes %g", given, step, peak)
     return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": peak})})
 
 
@@ -219,7 +219,7 @@ def _changes(begun: Recipe, now: Recipe) -> dict[str, Any]:
     before, after = dict(options(begun)), dict(options(now))
     changes = {key: value for key, value in after.items() if value != before[key]}
     for key, value in changes.items():
-        log.info("%s is %s from here on, before it was %s", key, value, before[key])
+        log.info("changed since the last start: %s = %s, was %s", key, value, before[key])
     return changes
 
 
