@@ -65,16 +65,42 @@ class InitialRecipe(_Section):
     """Initial values of the weights; `networks/initial.py` defines each kind."""
 
     kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
+    weights: str = ""
+    """File of weights to start from (safetensors or MXNet .params), instead of drawing them."""
+
+
+class LossRecipe(_Section):
+    """What training lowers; `engines/__init__.py` states each kind."""
+
+    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
 
 class OptimizerRecipe(_Section):
-    """The update rule; `engines/__init__.py` states it."""
+    """The update rule; `engines/rules.py` states each."""
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta", "lamb", "lars"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd and lars."""
     nesterov: bool = False
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean gradient (adam, adamw, nadam, lamb)."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the mean squared gradient (adam, adamw, nadam, lamb)."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean squares (rmsprop, adadelta)."""
+    epsilon: Positive = 1e-8
+    """What is added to a denominator (all but sgd)."""
+    trust: Positive = 0.001
+    """Trust coefficient of lars."""
     weight_decay: NotNegative = 1e-4
+    """L2: times the weight, added to the gradient (adamw, lamb: beside it)."""
+    l1: NotNegative = 0.0
+    """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
+    max_norm: NotNegative = 0.0
+    """Largest norm of the weights of one output (a row of a Conv or Dense weight) after a step; 0 is no limit."""
 
     @model_validator(mode="after")
     def _check_nesterov(self) -> OptimizerRecipe:
@@ -129,10 +155,14 @@ class Recipe(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3": the ctx list."""
-    precision: Literal["auto", "float32", "float64"] = "auto"
+    precision: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+    """What convolutions and dense layers compute in; "auto" is the fastest here that costs no accuracy."""
+    compile: bool = False
+    """Whether the pytorch engine compiles its step (torch.compile); Gluon always compiles its own way."""
     input: InputRecipe = InputRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
     initial: InitialRecipe = InitialRecipe()
+    loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     checkpoint: CheckpointRecipe = CheckpointRecipe()

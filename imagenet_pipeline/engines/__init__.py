@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import Sequential
 
@@ -31,6 +31,8 @@ Array = npt.NDArray[np.floating[Any]]
 Values = Mapping[str, Array]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Targets = Labels | npt.NDArray[np.float32]
+"""Classes [n], or the share of each class [n, classes]."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Blueprint:
     optimizer: OptimizerRecipe
     devices: str = "auto"
     precision: str = "auto"
+    loss: LossRecipe = LossRecipe()
+    compile: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -99,9 +103,11 @@ class Engine(Protocol):
     name: str
     versions: dict[str, str]
     device_names: tuple[str, ...]
+    precision: str
+    """What it computes in, "auto" decided."""
 
-    def train_batch(self, images: Images, labels: Labels, learning_rate: float, seed: int) -> None:
-        """Step once on a batch. `seed` drives dropout and nothing else."""
+    def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
+        """Step once on a batch. `seed` drives dropout and nothing else. Hits of soft labels count their largest."""
 
     def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
         """Add a batch's loss and hits to the totals; `crops` rows of images in a row belong to one label."""
@@ -133,7 +139,13 @@ def create_engine(name: str, blueprint: Blueprint, values: Values) -> Engine:
         except ModuleNotFoundError as error:
             raise _not_installed(name, "gluon", error) from error
         return GluonEngine(blueprint, values)
-    raise BadRecipe("this engine is not part of this version", where=f"engine = {name!r}", expected="'gluon'")
+    if name == "pytorch":
+        try:
+            from imagenet_pipeline.engines.pytorch import PyTorchEngine
+        except ModuleNotFoundError as error:
+            raise _not_installed(name, "pytorch", error) from error
+        return PyTorchEngine(blueprint, values)
+    raise BadRecipe("there is no such engine", where=f"engine = {name!r}", expected="'gluon' or 'pytorch'")
 
 
 def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:

@@ -137,12 +137,29 @@ class Concat:
     branches: tuple[tuple[str, Layer], ...]
 
 
+@dataclass(frozen=True)
+class Tap:
+    """Auxiliary classifier (Szegedy et al. 2015, section 5): x goes on unchanged.
+
+    In training the loss of `head` on x, times `weight`, is added to the network's; scoring skips the head.
+    A tap stands among the items of the network itself, not deeper.
+    """
+
+    head: Sequential
+    weight: float
+
+
 Layer = (
     Conv | Dense | BatchNorm | Activation | Pool | GlobalAveragePool | Dropout | Flatten
-    | LocalResponseNorm | Sequential | Residual | Concat
+    | LocalResponseNorm | Sequential | Residual | Concat | Tap
 )  # fmt: skip
 
 
 def stack(**items: Layer) -> Sequential:
     """A Sequential from keywords: `stack(conv=Conv(20, 5), relu=Activation("relu"))`."""
     return Sequential(tuple(items.items()))
+
+
+def without_taps(network: Sequential) -> Sequential:
+    """The network as it scores, its auxiliary classifiers left out."""
+    return Sequential(tuple((name, item) for name, item in network.items if not isinstance(item, Tap)))

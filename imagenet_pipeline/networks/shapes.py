@@ -21,6 +21,7 @@ from imagenet_pipeline.networks.layers import (
     Pool,
     Residual,
     Sequential,
+    Tap,
     pair,
 )
 
@@ -44,9 +45,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer (never a Sequential, Residual or Concat) does to one image.
+    """What one layer (never a Sequential, Residual, Concat or Tap) does to one image.
 
     `multiply_adds` counts those of Conv and Dense without their biases, as published FLOPs tables do.
+    `auxiliary` layers stand under a Tap: they work in training only.
     """
 
     path: str
@@ -55,6 +57,7 @@ class LayerReport:
     output_shape: Shape
     parameters: tuple[Parameter, ...]
     multiply_adds: int
+    auxiliary: bool = False
 
     @property
     def parameter_count(self) -> int:
@@ -86,13 +89,13 @@ def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
 
 
 def parameter_count(reports: tuple[LayerReport, ...]) -> int:
-    """How many numbers are trained in all."""
-    return sum(report.parameter_count for report in reports)
+    """How many numbers are trained in all, auxiliary classifiers left out as in published counts."""
+    return sum(report.parameter_count for report in reports if not report.auxiliary)
 
 
 def multiply_adds(reports: tuple[LayerReport, ...]) -> int:
-    """Multiply-adds for one image."""
-    return sum(report.multiply_adds for report in reports)
+    """Multiply-adds for one scored image."""
+    return sum(report.multiply_adds for report in reports if not report.auxiliary)
 
 
 def windows(length: int, size: int, stride: int, pad: int, ceil: bool = False) -> int:
@@ -142,6 +145,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.reports: list[LayerReport] = []
+        self.auxiliary = False
 
     def through(self, layer: Layer, path: str, shape: Shape) -> Shape:
         """The shape that leaves `layer` when `shape` enters it."""
@@ -154,6 +158,8 @@ class _Walk:
                 return self._residual(layer, path, shape)
             case Concat():
                 return self._concat(layer, path, shape)
+            case Tap():
+                return self._tap(layer, path, shape)
             case _:
                 return self._leaf(layer, path, shape)
 
@@ -173,13 +179,21 @@ class _Walk:
             raise BadRecipe("branches of unequal size cannot be joined", where=path, found=outputs)
         return (sum(output[0] for output in outputs), *first[1:])
 
+    def _tap(self, tap: Tap, path: str, shape: Shape) -> Shape:
+        if "." in path or self.auxiliary:
+            raise BadRecipe("a tap stands among the items of the network itself", where=f"layer {path}")
+        self.auxiliary = True
+        self.through(tap.head, path, shape)
+        self.auxiliary = False
+        return shape
+
     def _leaf(self, layer: Layer, path: str, shape: Shape) -> Shape:
         _check_fit(layer, path, shape)
         output = _output_shape(layer, path, shape)
         owned = tuple(_owned(layer, path, shape))
         weight = sum(math.prod(parameter.shape) for parameter in owned if parameter.role == "weight")
         cost = weight * math.prod(output[1:])
-        self.reports.append(LayerReport(path, layer, shape, output, owned, cost))
+        self.reports.append(LayerReport(path, layer, shape, output, owned, cost, self.auxiliary))
         return output
 
 

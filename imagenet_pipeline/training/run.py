@@ -129,7 +129,17 @@ def build_engine(recipe: Recipe, state: State, weights: Any) -> Engine:
 def _blueprint(
     recipe: Recipe, network: Sequential, input_size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Blueprint:
-    return Blueprint(network, input_size, mean, std, recipe.optimizer, recipe.devices, recipe.precision)
+    return Blueprint(
+        network,
+        input_size,
+        mean,
+        std,
+        recipe.optimizer,
+        recipe.devices,
+        recipe.precision,
+        recipe.loss,
+        recipe.compile,
+    )
 
 
 def _claim(folder: Path) -> BinaryIO:
