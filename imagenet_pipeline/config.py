@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.recipe_faults import recipe_fault
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -76,6 +76,27 @@ class LossRecipe(_Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
+    @model_validator(mode="after")
+    def _check_smoothing(self) -> LossRecipe:
+        if self.kind == "hinge" and self.label_smoothing:
+            raise ValueError("label_smoothing: has no effect on hinge, which looks at one class an image")
+        return self
+
+
+_READ_BY_ALL = ("name", "learning_rate", "weight_decay", "l1", "max_norm")
+KEYS_OF_OPTIMIZERS = {
+    "sgd": ("momentum", "nesterov"),
+    "adam": ("beta1", "beta2", "epsilon"),
+    "adamw": ("beta1", "beta2", "epsilon"),
+    "nadam": ("beta1", "beta2", "epsilon"),
+    "rmsprop": ("decay", "epsilon"),
+    "adagrad": ("epsilon",),
+    "adadelta": ("decay", "epsilon"),
+    "lamb": ("beta1", "beta2", "epsilon"),
+    "lars": ("momentum", "epsilon", "trust"),
+}
+"""The keys each optimizer reads, beside those that all do."""
+
 
 class OptimizerRecipe(_Section):
     """The update rule; `engines/rules.py` states each."""
@@ -101,6 +122,16 @@ class OptimizerRecipe(_Section):
     """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
     max_norm: NotNegative = 0.0
     """Largest norm of the weights of one output (a row of a Conv or Dense weight) after a step; 0 is no limit."""
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> OptimizerRecipe:
+        read = (*KEYS_OF_OPTIMIZERS[self.name], *_READ_BY_ALL)
+        for key, field in type(self).model_fields.items():
+            if key not in read and getattr(self, key) != field.default:
+                raise ValueError(
+                    f"{key}: has no effect on {self.name}, which reads {', '.join(KEYS_OF_OPTIMIZERS[self.name])}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_nesterov(self) -> OptimizerRecipe:
@@ -241,7 +272,7 @@ def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any]) ->
     except ValidationError as error:
         words = [str(word) for word in error.errors()[0]["loc"]]
         given = any(".".join(words[:length]) in overrides for length in range(1, len(words) + 1))
-        raise _one_line(error, "command line" if given else where) from error
+        raise recipe_fault(error, option_names(), "command line" if given else where) from error
 
 
 def _with_tuples(value: Any) -> Any:
@@ -249,33 +280,6 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _one_line(error: ValidationError, where: str) -> BadRecipe:
-    first = error.errors()[0]
-    known = option_names()
-    # Union types add their own words to the location; the recipe key is the longest known beginning.
-    words = [str(word) for word in first["loc"]]
-    key = ".".join(words)
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known, n=3)
-        advice = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
-        return BadRecipe(f"unknown recipe key {key!r}", where=where, advice=advice)
-    while words and ".".join(words) not in known:
-        words.pop()
-    key = ".".join(words) or key
-    if first["type"] == "missing":
-        return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
-    message = _PLAIN_WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    found = None if first["type"] == "value_error" else repr(first["input"])
-    return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
-
-
-_PLAIN_WORDS = {
-    "tuple_type": "needs a list, as [0.5, 1.0]",
-    "too_long": "has too many values",
-    "model_type": "is a section, not a value",
-}
 
 
 def _names(model: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 #   bash scripts/test.sh                 about three minutes on two cores
 #   bash scripts/test.sh --long          and the long checks: kills by the hundred, mutations by the thousand
 #   bash scripts/test.sh -k records -x   other words go to pytest
-. "$(dirname "$0")/environment.sh" "test${EXTRAS:+,$EXTRAS}"
+. "$(dirname "$0")/environment.sh" "test,pytorch${EXTRAS:+,$EXTRAS}"
 
 if [ "${1:-}" = --long ]; then
     export IMAGENET_PIPELINE_LONG=1

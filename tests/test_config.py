@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from imagenet_pipeline import config
-from imagenet_pipeline.config import Recipe, load_recipe, option_names, parse_overrides, recipe_text
+from imagenet_pipeline.config import OptimizerRecipe, Recipe, load_recipe, option_names, parse_overrides, recipe_text
 from imagenet_pipeline.errors import BadRecipe
 
 PACKAGE = Path(config.__file__).parent
 
 # The words users write into recipes: change this list only on purpose, and say so in the README.
 OPTIONS = [
-    "network", "records", "engine", "epochs", "batch_size", "seed", "devices", "precision", "input.size",
-    "input.crop_fraction", "augmentation.crop", "augmentation.area", "augmentation.aspect", "augmentation.flip",
-    "augmentation.rotation_degrees", "augmentation.shear", "augmentation.zoom", "augmentation.shift",
-    "augmentation.pad", "augmentation.brightness", "augmentation.contrast", "augmentation.saturation",
-    "augmentation.lighting", "augmentation.fill", "initial.kind", "optimizer.name", "optimizer.learning_rate",
-    "optimizer.momentum", "optimizer.nesterov", "optimizer.weight_decay", "schedule.kind", "schedule.drops",
-    "schedule.factor", "schedule.power", "schedule.warmup_epochs", "checkpoint.keep", "loader.threads",
-    "loader.prefetch",
+    "network", "records", "engine", "epochs", "batch_size", "seed", "devices", "precision", "compile",
+    "input.size", "input.crop_fraction", "augmentation.crop", "augmentation.area", "augmentation.aspect",
+    "augmentation.flip", "augmentation.rotation_degrees", "augmentation.shear", "augmentation.zoom",
+    "augmentation.shift", "augmentation.pad", "augmentation.brightness", "augmentation.contrast",
+    "augmentation.saturation", "augmentation.lighting", "augmentation.fill", "initial.kind", "initial.weights",
+    "loss.kind", "loss.label_smoothing", "optimizer.name", "optimizer.learning_rate", "optimizer.momentum",
+    "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2", "optimizer.decay", "optimizer.epsilon",
+    "optimizer.trust", "optimizer.weight_decay", "optimizer.l1", "optimizer.max_norm", "schedule.kind",
+    "schedule.drops", "schedule.factor", "schedule.power", "schedule.warmup_epochs", "checkpoint.keep",
+    "loader.threads", "loader.prefetch",
 ]  # fmt: skip
 
 
@@ -52,10 +55,34 @@ def attributes_read() -> set[str]:
 
 
 def test_every_option_has_a_reader() -> None:
-    # The one value of optimizer.name is checked by the recipe itself.
     read = attributes_read()
-    unread = {name for name in OPTIONS if name.split(".")[-1] not in read}
-    assert unread <= {"optimizer.name"}
+    assert {name for name in OPTIONS if name.split(".")[-1] not in read} == set()
+
+
+def constants_read(source: str) -> dict[str, set[str]]:
+    """For every function of a source, the keys of the optimizer's recipe it reads, by itself or by what it calls."""
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    keys = set(OptimizerRecipe.model_fields)
+
+    def read(name: str) -> set[str]:
+        nodes = list(ast.walk(functions[name]))
+        own = {node.attr for node in nodes if isinstance(node, ast.Attribute)} & keys
+        called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        return own.union(*map(read, (called - {name}) & functions.keys()))
+
+    return {name: read(name) for name in functions}
+
+
+def test_an_optimizer_takes_the_keys_its_rule_reads_and_no_other() -> None:
+    read = constants_read((PACKAGE / "engines" / "rules.py").read_text())
+    fields = OptimizerRecipe.model_fields
+    assert set(get_args(fields["name"].annotation)) == config.KEYS_OF_OPTIMIZERS.keys()
+    for name, keys in config.KEYS_OF_OPTIMIZERS.items():
+        assert set(keys) == read[name] - {"weight_decay"}, name
+        for key in fields.keys() - {*keys, "name", "learning_rate", "weight_decay", "l1", "max_norm"}:
+            changed = True if key == "nesterov" else 0.123
+            with pytest.raises(ValidationError, match=f"{key}: has no effect on {name}, which reads {', '.join(keys)}"):
+                OptimizerRecipe.model_validate({"name": name, key: changed})
 
 
 def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> None:
@@ -84,7 +111,20 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
         ("[optimizer]\nlearning_rate = inf", r"recipe key 'optimizer.learning_rate'"),
         ("[optimizer]\nmomentum = 1.0", r"'optimizer.momentum': input should be less than 1; found 1.0"),
         ("[optimizer]\nnesterov = true\nmomentum = 0", r"nesterov: needs momentum above 0"),
-        ('[schedule]\nkind = "step"', r"recipe key 'schedule.kind': .*'steps'.*; found 'step'"),
+        ('[schedule]\nkind = "step"', r"'schedule.kind': no such word; expected .*'steps'.*; found 'step'; .* steps\?"),
+        ('[optimizer]\nname = "admw"', r"'optimizer.name': no such word; .*'lars'; found 'admw'; did you mean adamw"),
+        ('[optimizer]\nname = "xyzzy"', r"'optimizer.name': no such word; .* 'lamb' or 'lars'; found 'xyzzy'$"),
+        ("[optimizer]\nname = 3", r"'optimizer.name': no such word; .*; found 3$"),
+        (
+            '[checkpoint]\nkeep = "al"',
+            r"keep': no such word; expected 'all' or a number; found 'al'; did you mean all\?",
+        ),
+        ('[loss]\nkind = "hinge"\nlabel_smoothing = 0.1', r"label_smoothing: has no effect on hinge"),
+        ("[optimizer]\nbeta1 = 0.8", r"beta1: has no effect on sgd, which reads momentum, nesterov"),
+        (
+            '[optimizer]\nname = "adam"\nmomentum = 0.8',
+            r"momentum: has no effect on adam, which reads beta1, beta2, eps",
+        ),
         ('[schedule]\nkind = "steps"', r"drops: kind .steps. needs at least one epoch"),
         ("[schedule]\ndrops = [3, 2]", r"drops: must rise, found \[3, 2\]"),
         ("[augmentation]\narea = [0.5, 0.1]", r"area: the first number, 0.5, exceeds the second, 0.1"),

@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from imagenet_pipeline.cli import records, runs
+from imagenet_pipeline.cli import interchange, interchange_import, records, runs
 from imagenet_pipeline.cli.output import Negative
 from imagenet_pipeline.errors import OutOfRoom, PipelineError
 
@@ -29,6 +29,8 @@ app.add_typer(records.build_app, name="build")
 for command in (records.verify, records.inspect, runs.networks, runs.train, runs.evaluate, runs.plot):
     app.command()(command)
 app.add_typer(runs.benchmark_app, name="benchmark")
+app.command()(interchange.export)
+app.command(name="import")(interchange_import.import_network)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

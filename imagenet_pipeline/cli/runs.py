@@ -37,10 +37,10 @@ def networks(
         if as_json:
             say_json({"networks": [dataclasses.asdict(row) for row in rows]})
             return
-        header = ["network", "input", "parameters", "multiply-adds", "what it is"]
+        header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
         say_table(
             header,
-            [(r.name, r.input_size, _count(r.parameters), _count(r.multiply_adds), r.summary) for r in rows],
+            [(r.name, r.input_size, _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
         )
         return
     table = network_table(name, classes, input_size)
@@ -51,7 +51,7 @@ def networks(
         ["layer", "what", "output", "parameters", "multiply-adds"],
         [
             (
-                row.path,
+                f"{row.path} *" if row.auxiliary else row.path,
                 row.layer,
                 "x".join(map(str, row.output_shape)),
                 f"{row.parameters:,}",
@@ -61,6 +61,8 @@ def networks(
         ],
     )
     say(f"{table.name}: {table.parameters:,} parameters, {table.multiply_adds:,} multiply-adds; {table.summary}")
+    if table.auxiliary_parameters:
+        say(f"* auxiliary, in training only: {table.auxiliary_parameters:,} parameters more")
 
 
 def train(
@@ -169,3 +171,7 @@ def loader(
 
 def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
+
+
+def _millions(number: int | None) -> str:
+    return "-" if number is None else f"{number / 1e6:,.0f}"

@@ -4,20 +4,19 @@ An engine builds a network out of its description, keeps its values on the devic
 predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
 just issued: losses and hits stay on the device until `totals` is called.
 
-The update rule, one for every engine (w weights, g gradient of the mean loss over the batch, r learning rate,
-m momentum, d weight decay; v starts at 0):
+`rules` writes the update rules, one for every engine. The losses of an image with scores s, target t (shares of the
+classes, or 1 for its one class y) and smoothing e over C classes, in training:
 
-    G = g + d * w
-    v = m * v + G
-    w = w - r * v                       (Nesterov:  w = w - r * (G + m * v))
+    cross_entropy   - sum over j of ((1 - e) t_j + e / C) log softmax(s)_j         (Szegedy et al. 2016, section 7)
+    hinge           sum over j != y of max(0, s_j - s_y + 1)                       (Weston & Watkins 1999)
 
-The rate is outside the velocity, so a change of rate acts at once (as in PyTorch, unlike MXNet's own SGD).
+Scoring uses the same without smoothing. Several crops are scored by the logs of their averaged probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.zoo import ZooNetwork
 
 Array = npt.NDArray[np.floating[Any]]
 Values = Mapping[str, Array]
@@ -39,18 +39,20 @@ Targets = Labels | npt.NDArray[np.float32]
 class Blueprint:
     """What an engine is built from.
 
-    `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels.
+    `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels;
+    `seed` is what a zoo's network draws its initial values from where none are given.
     """
 
-    network: Sequential
+    network: Sequential | ZooNetwork
     input_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     optimizer: OptimizerRecipe
     devices: str = "auto"
     precision: str = "auto"
-    loss: LossRecipe = LossRecipe()
+    loss: LossRecipe = field(default_factory=LossRecipe)
     compile: bool = False
+    seed: int = 0
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -72,7 +74,7 @@ class Totals:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy per image, in nats."""
+        """Mean loss per image; of cross-entropy, in nats."""
         return float(self.step_losses.sum()) / self.images
 
     @property
@@ -115,8 +117,8 @@ class Engine(Protocol):
     def totals(self) -> Totals:
         """Losses and hits since the last call; waits for the device."""
 
-    def logits(self, images: Images) -> npt.NDArray[np.float32]:
-        """Scores before the softmax, [n, classes]."""
+    def logits(self, images: Images) -> Array:
+        """Scores before the softmax, [n, classes]: float64 where that is the precision, or else float32."""
 
     def values(self) -> dict[str, Array]:
         """A copy of every parameter and running statistic, by name."""
@@ -131,8 +133,19 @@ class Engine(Protocol):
         """Go on from a remembered state."""
 
 
-def create_engine(name: str, blueprint: Blueprint, values: Values) -> Engine:
-    """Build the named engine. Raises BadRecipe where its framework is not installed or a device is not there."""
+def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Engine:
+    """Build the named engine; a zoo's network without `values` draws its own, every other one needs them.
+
+    Raises BadRecipe where the engine's framework is not installed, a device is not there, or a zoo's network needs
+    the other engine or cannot be built.
+    """
+    network = blueprint.network
+    if isinstance(network, ZooNetwork) and network.engine != name:
+        raise BadRecipe(
+            f"{network} runs on the {network.engine} engine alone",
+            where=f"engine = {name!r}",
+            advice=f"take engine={network.engine}",
+        )
     if name == "gluon":
         try:
             from imagenet_pipeline.engines.gluon import GluonEngine

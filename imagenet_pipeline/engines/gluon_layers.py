@@ -14,17 +14,26 @@ nn = mx.gluon.nn
 
 @dataclass
 class GluonNetwork:
-    """A block and its parameters by the names the whole pipeline uses."""
+    """A block and its parameters by the names the whole pipeline uses.
+
+    `training` shares the layers of `block`; where there are taps it gives [logits, *those of each tap's head].
+    """
 
     block: Any
-    parameters: dict[str, Any] = field(default_factory=dict)
+    training: Any
+    parameters: dict[str, Any]
+    tap_weights: list[float] = field(default_factory=list)
 
 
 def build(network: layers.Sequential, channels_of: Callable[[str], int]) -> GluonNetwork:
     """Build the block tree; `channels_of(name)` is the length of a one-dimensional parameter."""
-    built = GluonNetwork(None)
-    built.block = _Builder(built.parameters, channels_of).block(network, "")
-    return built
+    parameters: dict[str, Any] = {}
+    builder = _Builder(parameters, channels_of)
+    blocks = [builder.block(item, name) for name, item in network.items]
+    taps = {index: item.weight for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
+    scoring = nn.HybridSequential(prefix="")
+    scoring.add(*[block for index, block in enumerate(blocks) if index not in taps])
+    return GluonNetwork(scoring, _Tapped(blocks, set(taps)) if taps else scoring, parameters, list(taps.values()))
 
 
 class _Builder:
@@ -36,6 +45,8 @@ class _Builder:
         match layer:
             case layers.Sequential():
                 return self._sequence(layer, path)
+            case layers.Tap():
+                return self.block(layer.head, path)
             case layers.Residual():
                 shortcut = layer.shortcut and self.block(layer.shortcut, _join(path, "shortcut"))
                 return _Sum(self.block(layer.body, path), shortcut)
@@ -44,8 +55,8 @@ class _Builder:
             case layers.Conv() | layers.Dense() | layers.BatchNorm():
                 return self._weighted(layer, path)
             case layers.Activation(kind="prelu"):
-                block = nn.PReLU(in_channels=self.channels_of(f"{path}.slope"))
-                self.parameters[f"{path}.slope"] = block.alpha
+                block = _PReLU(self.channels_of(f"{path}.slope"))
+                self.parameters[f"{path}.slope"] = block.slope
                 return block
             case _:
                 return _plain(layer)
@@ -114,6 +125,24 @@ def _plain(layer: layers.Layer) -> Any:
             raise NotImplementedError(f"the Gluon engine has no rule for {type(layer).__name__}")
 
 
+class _Tapped(mx.gluon.HybridBlock):  # type: ignore[misc]
+    def __init__(self, blocks: list[Any], taps: set[int]) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.taps = taps
+        for block in blocks:
+            self.register_child(block)
+
+    def hybrid_forward(self, F: Any, x: Any) -> list[Any]:
+        heads = []
+        for index, block in enumerate(self.blocks):
+            if index in self.taps:
+                heads.append(block(x))
+            else:
+                x = block(x)
+        return [x, *heads]
+
+
 class _Sum(mx.gluon.HybridBlock):  # type: ignore[misc]
     def __init__(self, body: Any, shortcut: Any | None) -> None:
         super().__init__()
@@ -122,6 +151,23 @@ class _Sum(mx.gluon.HybridBlock):  # type: ignore[misc]
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return self.body(x) + (self.shortcut(x) if self.shortcut is not None else x)
+
+
+class _PReLU(mx.gluon.HybridBlock):  # type: ignore[misc]
+    """max(x, 0) - slope * max(-x, 0), the slope per channel.
+
+    Not MXNet's own: in a hybridized network it writes the gradient of x over the one it has yet to sum for the
+    slope (`FInplaceOption` in leaky_relu.cc), which then is wrong by half and more.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.slope = self.params.get("slope", shape=(channels,), init="zeros")
+
+    def hybrid_forward(self, F: Any, x: Any, slope: Any) -> Any:
+        rows = F.reshape(x, shape=(0, 0, -1))
+        falling = F.broadcast_mul(F.reshape(slope, shape=(1, -1, 1)), F.relu(-rows))
+        return F.reshape_like(F.relu(rows) - falling, x)
 
 
 class _Joined(mx.gluon.HybridBlock):  # type: ignore[misc]

@@ -1,20 +1,44 @@
-"""Losses and hits as MXNet arrays, left on the device."""
+"""Losses and hits as MXNet arrays, left on the device; `pytorch_scores` states the same for PyTorch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from imagenet_pipeline.config import LossRecipe
 from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.errors import BadRecipe
 
 
-def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Loss of each image [n], in nats; NaN where a logit is not finite."""
-    return -mx.nd.pick(_log_softmax(logits), labels)
+def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> Any:
+    """Loss of each image [n], as `engines/__init__.py` writes it; NaN where a logit is not finite.
+
+    `logits` [n, classes] float32 or float64; `targets` classes [n] int32, or shares [n, classes].
+    Raises BadRecipe for hinge with shares.
+    """
+    if loss.kind == "hinge":
+        return _hinge(logits, targets)
+    logs = _log_softmax(logits)
+    own = mx.nd.pick(logs, targets) if targets.ndim == 1 else (logs * targets).sum(axis=1)
+    share = loss.label_smoothing if training else 0.0
+    return -((1 - share) * own + share * logs.mean(axis=1)) if share else -own
 
 
 def _log_softmax(logits: Any) -> Any:
-    # oneDNN's float32 kernel makes numbers of a NaN; the second term is 0, or NaN where a logit is not finite.
-    return mx.nd.broadcast_add(mx.nd.log_softmax(logits), (logits * 0).sum(axis=1, keepdims=True))
+    # oneDNN's float32 kernel makes numbers of a NaN.
+    return mx.nd.broadcast_add(mx.nd.log_softmax(logits), _zero_or_nan(logits).expand_dims(1))
+
+
+def _hinge(logits: Any, labels: Any) -> Any:
+    if labels.ndim > 1:
+        raise BadRecipe("hinge needs one class an image", where="loss.kind", advice="soft labels need cross_entropy")
+    margins = mx.nd.relu(mx.nd.broadcast_sub(logits, mx.nd.pick(logits, labels, keepdims=True)) + 1)
+    others = mx.nd.one_hot(labels, logits.shape[1], on_value=0, off_value=1, dtype=logits.dtype)
+    return (margins * others).sum(axis=1) + _zero_or_nan(logits)
+
+
+def _zero_or_nan(logits: Any) -> Any:
+    # [n]: 0, or NaN where a logit of the image is not finite.
+    return (logits * 0).sum(axis=1)
 
 
 def mean_over_crops(logits: Any, crops: int) -> Any:
@@ -28,10 +52,14 @@ def mean_over_crops(logits: Any, crops: int) -> Any:
 
 
 def marks_of(losses: Any, logits: Any, labels: Any) -> Any:
-    """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, as a stable sort has them."""
-    own = mx.nd.pick(logits, labels, keepdims=True)
+    """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, as a stable sort has them.
+
+    Shares [n, classes] count their largest.
+    """
+    chosen = labels.astype(logits.dtype) if labels.ndim == 1 else mx.nd.argmax(labels, axis=1)
+    column = chosen.expand_dims(1)
+    own = mx.nd.pick(logits, chosen, keepdims=True)
     classes = mx.nd.arange(logits.shape[1], ctx=logits.context, dtype=logits.dtype)
-    column = labels.astype(logits.dtype).expand_dims(1)
     ahead = mx.nd.broadcast_greater(logits, own)
     tied = mx.nd.broadcast_equal(logits, own) * mx.nd.broadcast_lesser(classes.expand_dims(0), column)
     rank = (ahead + tied).sum(axis=1)

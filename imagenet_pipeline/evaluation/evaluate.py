@@ -45,6 +45,7 @@ class Evaluation:
     classes: int
     engine: str
     devices: list[str]
+    precision: str
     images_per_second: float
     weights_digest: str
     data_digest: str
@@ -117,6 +118,7 @@ def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, sp
         classes=len(state.classes),
         engine=engine.name,
         devices=list(engine.device_names),
+        precision=engine.precision,
         images_per_second=round(totals.images / seconds, 1),
         weights_digest=checkpoint.weights_digest,
         data_digest=data.digest,

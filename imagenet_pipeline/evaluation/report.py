@@ -64,7 +64,7 @@ def _curves(path: Path) -> str:
 
 def _table(evaluation: Evaluation) -> str:
     rows = {
-        "engine": f"{evaluation.engine} on {', '.join(evaluation.devices)}",
+        "engine": f"{evaluation.engine} on {', '.join(evaluation.devices)}, {evaluation.precision}",
         "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
         "input": f"{evaluation.input_size} px, {evaluation.crop_fraction:g} of the shorter edge, "
         f"crops: {evaluation.crops}",

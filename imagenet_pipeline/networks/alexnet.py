@@ -1,5 +1,5 @@
 """AlexNet (Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks",
-NIPS 2012), as published and as the ImageNet Bundle's chapter trains it.
+NIPS 2012), as published and as the ImageNet Bundle's chapter trains it, and its successor of 2014.
 """
 
 from __future__ import annotations
@@ -33,6 +33,26 @@ def alexnet(classes: int) -> Sequential:
         conv3=Conv(384, 3, pad=1), relu3=relu,
         conv4=Conv(384, 3, pad=1, groups=2), relu4=relu,
         conv5=Conv(256, 3, pad=1, groups=2), relu5=relu, pool5=pool,
+        flatten=Flatten(),
+        dense6=Dense(4096), relu6=relu, dropout6=Dropout(0.5),
+        dense7=Dense(4096), relu7=relu, dropout7=Dropout(0.5),
+        classifier=Dense(classes),
+    )  # fmt: skip
+
+
+def alexnet_one_tower(classes: int) -> Sequential:
+    """The network of Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014), as
+    torchvision and MXNet's zoo have it: no groups, no response normalisation, narrower, 224 pixels.
+
+    Dropout follows the dense layers as in 2012 and in MXNet's zoo; in torchvision it stands before them.
+    """
+    relu, pool = Activation("relu"), Pool("max", 3, stride=2)
+    return stack(
+        conv1=Conv(64, 11, stride=4, pad=2), relu1=relu, pool1=pool,
+        conv2=Conv(192, 5, pad=2), relu2=relu, pool2=pool,
+        conv3=Conv(384, 3, pad=1), relu3=relu,
+        conv4=Conv(256, 3, pad=1), relu4=relu,
+        conv5=Conv(256, 3, pad=1), relu5=relu, pool5=pool,
         flatten=Flatten(),
         dense6=Dense(4096), relu6=relu, dropout6=Dropout(0.5),
         dense7=Dense(4096), relu7=relu, dropout7=Dropout(0.5),

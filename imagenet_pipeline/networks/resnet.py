@@ -1,13 +1,15 @@
 """Residual networks (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016).
 
-The form called v1b: where a bottleneck halves the image it does so in its 3x3 convolution, as in Gross &
-Wilber, "Training and investigating Residual Nets" (2016). Convolutions have no bias: a batch normalisation
-follows each.
+resnet18 to resnet152 are the form called v1b: where a bottleneck halves the image it does so in its 3x3
+convolution, as in Gross & Wilber, "Training and investigating Residual Nets" (2016). The _v1 networks do it in
+the first 1x1, as the paper has it; basic blocks know no such difference. Convolutions have no bias: a batch
+normalisation follows each. The D variant is in resnet_d.py, pre-activation in resnet_v2.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from imagenet_pipeline.networks.layers import (
@@ -24,38 +26,46 @@ from imagenet_pipeline.networks.layers import (
     stack,
 )
 
-Block = Callable[[int, int, bool], Residual]  # (width, stride, project) -> one unit
+Depths = tuple[int, int, int, int]  # units in each stage
+Part = Callable[[int, int], Sequential]  # (channels, stride) -> layers
 
 conv = partial(Conv, bias=False)
 norm = partial(BatchNorm, epsilon=1e-5, momentum=0.9)
 relu = Activation("relu")
 
 
-def basic(width: int, stride: int, project: bool) -> Residual:
+def basic(width: int, stride: int) -> Sequential:
     """Two 3x3 convolutions of `width` channels."""
-    body = stack(
+    return stack(
         conv1=conv(width, 3, stride=stride, pad=1),
         norm1=norm(),
         relu1=relu,
         conv2=conv(width, 3, pad=1),
         norm2=norm(),
     )
-    return Residual(body, projection(width, stride) if project else None)
 
 
-def bottleneck(width: int, stride: int, project: bool) -> Residual:
-    """1x1 down to `width` channels, 3x3, 1x1 up to four times as many."""
-    body = stack(
-        conv1=conv(width, 1),
+def bottleneck(width: int, stride: int) -> Sequential:
+    """1x1 down to `width` channels, 3x3 with the stride, 1x1 up to four times as many."""
+    return _bottleneck(width, (1, stride))
+
+
+def bottleneck_v1(width: int, stride: int) -> Sequential:
+    """The paper's bottleneck: the stride is in the first 1x1."""
+    return _bottleneck(width, (stride, 1))
+
+
+def _bottleneck(width: int, strides: tuple[int, int]) -> Sequential:
+    return stack(
+        conv1=conv(width, 1, stride=strides[0]),
         norm1=norm(),
         relu1=relu,
-        conv2=conv(width, 3, stride=stride, pad=1),
+        conv2=conv(width, 3, stride=strides[1], pad=1),
         norm2=norm(),
         relu2=relu,
         conv3=conv(4 * width, 1),
         norm3=norm(),
     )
-    return Residual(body, projection(4 * width, stride) if project else None)
 
 
 def projection(channels: int, stride: int) -> Sequential:
@@ -63,36 +73,62 @@ def projection(channels: int, stride: int) -> Sequential:
     return stack(conv=conv(channels, 1, stride=stride), norm=norm())
 
 
-def stage(block: Block, width: int, units: int, stride: int, project: bool) -> Sequential:
+STEM = stack(
+    conv=conv(64, 7, stride=2, pad=3),
+    norm=norm(),
+    relu=relu,
+    pool=Pool("max", 3, stride=2, pad=1),
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a family repeats: the body of a unit, whose output has `expansion` times its width in channels."""
+
+    body: Part
+    expansion: int
+    shortcut: Part = projection
+    stem: Sequential = STEM
+
+
+BASIC = Form(basic, 1)
+BOTTLENECK = Form(bottleneck, 4)
+BOTTLENECK_V1 = Form(bottleneck_v1, 4)
+
+
+def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Sequential:
     """Units of one width; only the first may change the shape."""
     items: dict[str, Layer] = {}
     for number in range(1, units + 1):
-        first = number == 1
-        items[f"unit{number}"] = block(width, stride if first else 1, project and first)
+        shortcut = form.shortcut(form.expansion * width, stride) if project and number == 1 else None
+        items[f"unit{number}"] = Residual(form.body(width, stride if number == 1 else 1), shortcut)
         items[f"relu{number}"] = relu
     return stack(**items)
 
 
-def resnet(block: Block, depths: tuple[int, int, int, int], classes: int) -> Sequential:
+def resnet(form: Form, depths: Depths, classes: int) -> Sequential:
     """Stem, four stages of doubling width, mean over the image, classifier."""
     one, two, three, four = depths
     return stack(
-        stem=stack(
-            conv=conv(64, 7, stride=2, pad=3),
-            norm=norm(),
-            relu=relu,
-            pool=Pool("max", 3, stride=2, pad=1),
-        ),
-        stage1=stage(block, 64, one, stride=1, project=block is bottleneck),
-        stage2=stage(block, 128, two, stride=2, project=True),
-        stage3=stage(block, 256, three, stride=2, project=True),
-        stage4=stage(block, 512, four, stride=2, project=True),
+        stem=form.stem,
+        stage1=stage(form, 64, one, stride=1, project=form.expansion > 1),
+        stage2=stage(form, 128, two, stride=2, project=True),
+        stage3=stage(form, 256, three, stride=2, project=True),
+        stage4=stage(form, 512, four, stride=2, project=True),
         pool=GlobalAveragePool(),
         flatten=Flatten(),
         classifier=Dense(classes),
     )
 
 
-resnet18 = partial(resnet, basic, (2, 2, 2, 2))
-resnet34 = partial(resnet, basic, (3, 4, 6, 3))
-resnet50 = partial(resnet, bottleneck, (3, 4, 6, 3))
+DEPTHS_18, DEPTHS_34, DEPTHS_101, DEPTHS_152 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+DEPTHS_50 = DEPTHS_34
+
+resnet18 = partial(resnet, BASIC, DEPTHS_18)
+resnet34 = partial(resnet, BASIC, DEPTHS_34)
+resnet50 = partial(resnet, BOTTLENECK, DEPTHS_50)
+resnet101 = partial(resnet, BOTTLENECK, DEPTHS_101)
+resnet152 = partial(resnet, BOTTLENECK, DEPTHS_152)
+resnet50_v1 = partial(resnet, BOTTLENECK_V1, DEPTHS_50)
+resnet101_v1 = partial(resnet, BOTTLENECK_V1, DEPTHS_101)
+resnet152_v1 = partial(resnet, BOTTLENECK_V1, DEPTHS_152)

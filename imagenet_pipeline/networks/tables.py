@@ -26,18 +26,22 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer; shapes without the batch axis, parameters as trained numbers."""
+    """One layer; shapes without the batch axis, parameters as trained numbers.
+
+    `auxiliary`: under an auxiliary classifier, working in training only.
+    """
 
     path: str
     layer: str
     output_shape: Shape
     parameters: int
     multiply_adds: int
+    auxiliary: bool
 
 
 @dataclass(frozen=True)
 class NetworkTable:
-    """A network layer by layer, with its totals."""
+    """A network layer by layer, with its totals; those of its auxiliary classifiers are counted apart."""
 
     name: str
     summary: str
@@ -45,6 +49,7 @@ class NetworkTable:
     classes: int
     parameters: int
     multiply_adds: int
+    auxiliary_parameters: int
     layers: tuple[LayerRow, ...]
 
 
@@ -61,7 +66,7 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
     entry = catalog.entry(name)
     size = entry.input_size if input_size is None else input_size
     shape = (CHANNELS, size, size)
-    reports = describe(catalog.build(name, classes), shape)
+    reports = describe(entry.build(classes), shape)
     rows = tuple(
         LayerRow(
             report.path,
@@ -69,18 +74,27 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
             report.output_shape,
             report.parameter_count,
             report.multiply_adds,
+            report.auxiliary,
         )
         for report in reports
     )
-    return NetworkTable(name, entry.summary, shape, classes, parameter_count(reports), multiply_adds(reports), rows)
+    return NetworkTable(
+        name,
+        entry.summary,
+        shape,
+        classes,
+        parameter_count(reports),
+        multiply_adds(reports),
+        sum(row.parameters for row in rows if row.auxiliary),
+        rows,
+    )
 
 
 def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:
     entry = catalog.entry(name)
     size = entry.input_size if input_size is None else input_size
-    network = catalog.build(name, classes)
     try:
-        reports = describe(network, (CHANNELS, size, size))
+        reports = describe(entry.build(classes), (CHANNELS, size, size))
     except BadRecipe:
         return NetworkRow(name, size, None, None, entry.summary)
     return NetworkRow(name, size, parameter_count(reports), multiply_adds(reports), entry.summary)

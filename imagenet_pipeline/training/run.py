@@ -9,11 +9,14 @@ from typing import Any, BinaryIO
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
-from imagenet_pipeline.engines import Blueprint, Engine, create_engine
+from imagenet_pipeline.engines import Blueprint, Engine, Values, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.interchange.weights import read_weights, starting_values
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.training.checkpoint import (
@@ -30,6 +33,8 @@ from imagenet_pipeline.training.schedule import relative_rate
 
 log = logging.getLogger("imagenet_pipeline")
 
+IMPORTED = ""
+"""Data digest of a network that was imported without records: any of its classes will do."""
 _FIXED = ("network", "input.size", "seed", "batch_size")
 """Keys a restart cannot change: the weights or the place in the epoch would not mean the same."""
 
@@ -68,8 +73,8 @@ class Run:
             classes=self.data.classes.ids,
             class_names=self.data.classes.names,
             class_order=self.data.classes.order,
-            mean=self.data.mean,
-            std=self.data.std,
+            mean=self.start.state.mean if self.start else self.data.mean,
+            std=self.start.state.std if self.start else self.data.std,
             data_digest=self.data.digest,
             engine=self.engine.name,
             versions=self.engine.versions,
@@ -127,7 +132,7 @@ def build_engine(recipe: Recipe, state: State, weights: Any) -> Engine:
 
 
 def _blueprint(
-    recipe: Recipe, network: Sequential, input_size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    recipe: Recipe, network: Sequential | ZooNetwork, input_size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Blueprint:
     return Blueprint(
         network,
@@ -139,6 +144,7 @@ def _blueprint(
         recipe.precision,
         recipe.loss,
         recipe.compile,
+        recipe.seed,
     )
 
 
@@ -160,12 +166,26 @@ def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
     steps_per_epoch = _steps_per_epoch(recipe, data)
     network = catalog.build(recipe.network, len(data.classes))
     blueprint = _blueprint(recipe, network, recipe.input.size, data.mean, data.std)
-    values = initial_values(network, blueprint.input_shape, recipe.initial.kind, recipe.seed)
-    engine = create_engine(recipe.engine, blueprint, values)
+    engine = create_engine(recipe.engine, blueprint, _first_values(recipe, network, blueprint.input_shape))
     lock, journal = _claim(folder), Journal(folder)
     files.write_whole(folder / "recipe.toml", recipe_text(recipe))
-    journal.write("start", overrides=overrides, **_provenance(recipe, data, engine))
+    _tell(engine)
+    journal.write("start", overrides=overrides, **_weights_file(recipe), **_provenance(recipe, data, engine))
     return Run(folder, recipe, data, engine, journal, None, steps_per_epoch, lock)
+
+
+def _first_values(recipe: Recipe, network: Sequential | ZooNetwork, input_shape: Shape) -> Values | None:
+    """Those of the file `initial.weights`, or drawn; None where a zoo's network shall draw its own."""
+    file = recipe.initial.weights
+    if isinstance(network, ZooNetwork):
+        return read_weights(Path(file)) if file else None
+    drawn = initial_values(network, input_shape, recipe.initial.kind, recipe.seed)
+    return starting_values(Path(file), network, input_shape, drawn) if file else drawn
+
+
+def _weights_file(recipe: Recipe) -> dict[str, Any]:
+    file = recipe.initial.weights
+    return {"initial_weights": {"file": file, "sha256": files.sha256_of(Path(file))}} if file else {}
 
 
 def _resumed_run(
@@ -177,7 +197,7 @@ def _resumed_run(
     start = load_checkpoint(find_checkpoint(folder, resume))
     data = read_data_set(Path(recipe.records))
     require_same(start.state.class_table, data.classes, where=data.folder)
-    if start.state.data_digest != data.digest:
+    if start.state.data_digest not in (IMPORTED, data.digest):
         raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
     steps_per_epoch = _steps_per_epoch(recipe, data)
     finished = start.state.epoch >= recipe.epochs
@@ -187,6 +207,7 @@ def _resumed_run(
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = build_engine(recipe, start.state, start.weights)
     engine.set_optimizer_state(start.optimizer)
+    _tell(engine)
     _complete_journal(journal, start.state)
     if finished:
         log.info("all %d epochs are done; epochs=%d would go on", recipe.epochs, recipe.epochs + 1)
@@ -257,11 +278,16 @@ def _steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
     return steps
 
 
+def _tell(engine: Engine) -> None:
+    log.info("%s on %s, %s", engine.name, ", ".join(engine.device_names), engine.precision)
+
+
 def _provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
     return {
         "engine": engine.name,
         "versions": engine.versions,
         "devices": list(engine.device_names),
+        "precision": engine.precision,
         "data_digest": data.digest,
         "learning_rate": recipe.optimizer.learning_rate,
     }

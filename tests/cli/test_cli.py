@@ -143,6 +143,9 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(call: Call) -> None:
 def test_networks_prints_counts(call: Call) -> None:
     assert "25,557,032" in call("networks").out
     assert call("networks", "resnet50", "--json").json["parameters"] == 25_557_032
+    googlenet = call("networks", "googlenet").out
+    assert "auxiliary4a.dense *" in googlenet
+    assert "* auxiliary, in training only: 6,379,728 parameters more" in googlenet
 
 
 def test_verify_says_whole_and_then_names_the_record_whose_byte_changed(

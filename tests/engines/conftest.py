@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines import Blueprint
-from imagenet_pipeline.engines.gluon import GluonEngine
+from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
+from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Activation, Conv, Dense, Flatten, Pool, Sequential, stack
 
 CLASSES, SIZE = 7, 12
+PLAIN = LossRecipe()
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,10 @@ def plain_network() -> Sequential:
 
 
 @pytest.fixture(scope="session")
-def make_engine() -> Callable[..., GluonEngine]:
-    """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, **optimizer)`."""
+def make_engine() -> Callable[..., Engine]:
+    """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, engine="gluon",
+    loss=LossRecipe(), compile=False, **optimizer)`.
+    """
 
     def make(
         network: Sequential,
@@ -39,8 +41,11 @@ def make_engine() -> Callable[..., GluonEngine]:
         devices: str = "cpu",
         precision: str = "float32",
         values: dict[str, Any] | None = None,
+        engine: str = "gluon",
+        loss: LossRecipe = PLAIN,
+        compile: bool = False,
         **optimizer: Any,
-    ) -> GluonEngine:
+    ) -> Engine:
         blueprint = Blueprint(
             network,
             size,
@@ -49,8 +54,10 @@ def make_engine() -> Callable[..., GluonEngine]:
             OptimizerRecipe(**optimizer),
             devices,
             precision,
+            loss,
+            compile,
         )
-        return GluonEngine(blueprint, values or initial_values(network, blueprint.input_shape, "msra", 1))
+        return create_engine(engine, blueprint, values or initial_values(network, blueprint.input_shape, "msra", 1))
 
     return make
 
@@ -65,3 +72,17 @@ def make_batch() -> Callable[..., tuple[Any, Any]]:
         return images, random.integers(0, CLASSES, count)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def difference() -> Callable[[dict[str, Any], dict[str, Any]], float]:
+    """`difference(found, wanted)`: the worst difference of all values, relative to the largest of its array."""
+
+    def worst(found: dict[str, Any], wanted: dict[str, Any]) -> float:
+        assert found.keys() == wanted.keys()
+        return max(
+            float(np.abs(found[name].astype(np.float64) - wanted[name]).max() / max(np.abs(wanted[name]).max(), 1e-30))
+            for name in found
+        )
+
+    return worst

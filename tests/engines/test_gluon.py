@@ -7,28 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from imagenet_pipeline.engines.gluon import GluonEngine, parse_contexts
 from imagenet_pipeline.engines.gluon import mx as mxnet
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
-    Activation,
     BatchNorm,
-    Conv,
     Dense,
     Dropout,
     Flatten,
-    GlobalAveragePool,
     Sequential,
     stack,
 )
-from imagenet_pipeline.training.metrics import rank_hits, score, top_classes
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., GluonEngine]
 MakeBatch = Callable[..., tuple[Any, Any]]
+Difference = Callable[[dict[str, Array], dict[str, Array]], float]
 mx: Any = mxnet
 
 LINEAR = stack(flatten=Flatten(), classifier=Dense(7))
@@ -38,109 +33,16 @@ MEAN, STD = np.array([120.0, 110.0, 100.0]), np.array([60.0, 61.0, 62.0])
 FLOAT64_NOISE, FLOAT32_NOISE = 1e-12, 3e-5
 
 
-def difference(first: dict[str, Array], second: dict[str, Array]) -> float:
-    """The worst difference of all values, relative to the largest of its array."""
-    assert first.keys() == second.keys()
-    return max(
-        float(np.abs(first[name].astype(np.float64) - second[name]).max() / max(np.abs(second[name]).max(), 1e-30))
-        for name in first
-    )
-
-
-def softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
-def written_rule(
-    values: dict[str, Array], batches: list[tuple[Array, Array]], rates: list[float],
-    momentum: float, nesterov: bool, decay: float,
-) -> dict[str, Array]:  # fmt: skip
-    """Softmax regression by the rule in the docstring of `imagenet_pipeline.engines`, in float64."""
-    names = ("classifier.weight", "classifier.bias")
-    w = {name: values[name].astype(np.float64) for name in names}
-    v = {name: np.zeros_like(w[name]) for name in names}
-    for (images, labels), r in zip(batches, rates, strict=True):
-        x = ((images - MEAN) / STD).transpose(0, 3, 1, 2).reshape(len(images), -1)
-        slope = softmax(x @ w[names[0]].T + w[names[1]])
-        slope[np.arange(len(labels)), labels] -= 1
-        g = {names[0]: slope.T @ x / len(labels), names[1]: slope.mean(0)}
-        for name in names:
-            G = g[name] + decay * w[name]
-            v[name] = momentum * v[name] + G
-            w[name] = w[name] - r * (G + momentum * v[name] if nesterov else v[name])
-    return w
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    rates=st.lists(st.sampled_from([0.01, 0.001, 1e-4, 0.02]), min_size=2, max_size=6),
-    momentum=st.sampled_from([0.0, 0.5, 0.9, 0.99]),
-    nesterov=st.booleans(),
-    decay=st.sampled_from([0.0, 1e-4, 0.1]),
-    precision=st.sampled_from(["float32", "float64"]),
-)
-def test_steps_follow_the_written_rule_through_changes_of_rate(
-    make_engine: MakeEngine, make_batch: MakeBatch, rates: list[float], momentum: float, nesterov: bool, decay: float,
-    precision: str,
-) -> None:  # fmt: skip
-    nesterov = nesterov and momentum > 0
-    engine = make_engine(LINEAR, size=4, precision=precision, momentum=momentum, nesterov=nesterov, weight_decay=decay)
-    values, batches = engine.values(), [make_batch(5, seed, 4) for seed in range(len(rates))]
-    for (images, labels), rate in zip(batches, rates, strict=True):
-        engine.train_batch(images, labels, rate, seed=0)
-    wanted = written_rule(values, batches, rates, momentum, nesterov, decay)
-    assert difference(engine.values(), wanted) < (FLOAT64_NOISE if precision == "float64" else FLOAT32_NOISE)
-
-
-def test_a_change_of_rate_acts_at_once(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    """A rate a thousand times smaller moves the weights a thousand times less, momentum or not."""
-    engine = make_engine(LINEAR, size=4, precision="float64", weight_decay=0)
-    images, labels = make_batch(5, size=4)
-    moves = []
-    for rate in (0.01, 0.01, 1e-5):
-        before = engine.values()["classifier.weight"]
-        engine.train_batch(images, labels, rate, seed=0)
-        moves.append(np.abs(engine.values()["classifier.weight"] - before).max())
-    assert moves[2] < moves[1] / 300
-
-
-@pytest.mark.parametrize(
-    "optimizer", [{}, {"nesterov": True}, {"momentum": 0.0}], ids=["momentum", "nesterov", "plain"]
-)
-@pytest.mark.parametrize("devices", ["cpu", "cpu:0,1"])
-def test_going_on_from_values_and_state_gives_equal_bytes(
-    make_engine: MakeEngine, make_batch: MakeBatch, plain_network: Sequential, optimizer: dict[str, Any], devices: str
-) -> None:
-    batches, rates = [make_batch(6, seed) for seed in range(6)], [0.1, 0.1, 0.05, 0.01, 0.01, 0.02]
-
-    def steps(engine: GluonEngine, first: int, last: int) -> None:
-        for (images, labels), rate in zip(batches[first:last], rates[first:last], strict=True):
-            engine.train_batch(images, labels, rate, seed=0)
-
-    whole = make_engine(plain_network, devices=devices, **optimizer)
-    steps(whole, 0, 6)
-    first = make_engine(plain_network, devices=devices, **optimizer)
-    steps(first, 0, 3)
-    second = make_engine(plain_network, devices=devices, values=first.values(), **optimizer)
-    second.set_optimizer_state(first.optimizer_state())
-    steps(second, 3, 6)
-    for name, value in whole.values().items():
-        assert value.tobytes() == second.values()[name].tobytes(), name
-    for name, value in whole.optimizer_state().items():
-        assert value.tobytes() == second.optimizer_state()[name].tobytes(), name
-
-
-def test_the_state_is_empty_before_the_first_step(make_engine: MakeEngine) -> None:
-    engine = make_engine(LINEAR, size=4)
-    assert engine.optimizer_state() == {}
-    engine.set_optimizer_state({})
-
-
 @pytest.mark.parametrize(("precision", "limit"), [("float64", 1e-9), ("float32", 2e-6)])
 @pytest.mark.parametrize("count", [6, 7])
 def test_two_devices_train_as_one_where_nothing_is_normalised_by_batch(
-    make_engine: MakeEngine, make_batch: MakeBatch, plain_network: Sequential, precision: str, limit: float, count: int
+    difference: Difference,
+    make_engine: MakeEngine,
+    make_batch: MakeBatch,
+    plain_network: Sequential,
+    precision: str,
+    limit: float,
+    count: int,
 ) -> None:
     one = make_engine(plain_network, precision=precision)
     two = make_engine(plain_network, devices="cpu:0,1", precision=precision)
@@ -174,23 +76,7 @@ def test_fewer_images_than_devices_are_refused(make_engine: MakeEngine, make_bat
     assert engine.totals().images == 1
 
 
-def test_the_seed_alone_decides_dropout(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    network = stack(conv=Conv(4, 3), relu=Activation("relu"), drop=Dropout(0.5), flatten=Flatten(), classifier=Dense(7))
-
-    def trained(seed: int, devices: str = "cpu") -> bytes:
-        engine = make_engine(network, devices=devices)
-        for step in range(3):
-            engine.train_batch(*make_batch(6, step), 0.05, seed=seed + step)
-        return b"".join(value.tobytes() for value in engine.values().values())
-
-    for devices in ("cpu", "cpu:0,1"):
-        first = trained(2**32 - 3, devices)
-        mx.random.seed(5)
-        assert trained(2**32 - 3, devices) == first
-        assert trained(7, devices) != first
-
-
-def test_devices_drop_different_values(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
+def test_devices_drop_different_values(difference: Difference, make_engine: MakeEngine, make_batch: MakeBatch) -> None:
     """Were both halves of a doubled batch dropped alike, two devices would do what one does with one half."""
     network = stack(flatten=Flatten(), drop=Dropout(0.5), classifier=Dense(7))
     images, labels = make_batch(4, size=4)
@@ -198,113 +84,6 @@ def test_devices_drop_different_values(make_engine: MakeEngine, make_batch: Make
     one.train_batch(images, labels, 0.1, seed=3)
     two.train_batch(np.concatenate([images, images]), np.concatenate([labels, labels]), 0.1, seed=3)
     assert difference(one.values(), two.values()) > 1e-3
-
-
-@pytest.mark.parametrize("devices", ["cpu", "cpu:0,1"])
-@pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 24])
-def test_every_image_is_counted_once_whatever_the_batch_size(
-    make_engine: MakeEngine, make_batch: MakeBatch, plain_network: Sequential, batch_size: int, devices: str
-) -> None:
-    images, labels = make_batch(23)
-    engine = make_engine(plain_network, devices=devices)
-    for first in range(0, 23, batch_size):
-        engine.score_batch(images[first : first + batch_size], labels[first : first + batch_size])
-    totals, logits = engine.totals(), engine.logits(images)
-    assert totals.images == 23
-    assert (totals.rank1_hits, totals.rank5_hits) == rank_hits(top_classes(logits), labels)
-    own = np.log(softmax(logits.astype(np.float64)))[np.arange(23), labels]
-    assert totals.loss == pytest.approx(-own.mean(), rel=1e-5)
-    assert engine.totals().images == 0
-
-
-def test_training_counts_before_the_step(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    images, labels = make_batch(9)
-    engine = make_engine(LINEAR)
-    engine.score_batch(images, labels)
-    scored = engine.totals()
-    engine.train_batch(images, labels, 0.1, seed=0)
-    trained = engine.totals()
-    assert (trained.rank1_hits, trained.rank5_hits) == (scored.rank1_hits, scored.rank5_hits)
-    assert trained.loss == pytest.approx(scored.loss, rel=1e-6)
-
-
-def test_ties_go_to_the_lower_class(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    """With all weights 0 every class has the same score: class 0 stands first, classes 0 to 4 among the first five."""
-    values = {"classifier.weight": np.zeros((7, 48), np.float32), "classifier.bias": np.zeros(7, np.float32)}
-    engine = make_engine(LINEAR, size=4, values=values)
-    images, _ = make_batch(7, size=4)
-    labels = np.arange(7)
-    engine.score_batch(images, labels)
-    totals = engine.totals()
-    assert (totals.rank1_hits, totals.rank5_hits) == (1, 5)
-    assert (totals.rank1_hits, totals.rank5_hits) == rank_hits(top_classes(engine.logits(images)), labels)
-
-
-@pytest.mark.parametrize("crops", [2, 10])
-@pytest.mark.parametrize("devices", ["cpu", "cpu:0,1"])
-def test_the_probabilities_of_several_crops_are_averaged(
-    make_engine: MakeEngine, make_batch: MakeBatch, plain_network: Sequential, crops: int, devices: str
-) -> None:
-    count = 5
-    images, labels = make_batch(count * crops)[0], make_batch(count)[1]
-    engine = make_engine(plain_network, devices=devices)
-    engine.score_batch(images, labels, crops)
-    totals = engine.totals()
-    mean = softmax(engine.logits(images).astype(np.float64)).reshape(count, crops, -1).mean(1)
-    assert totals.images == count
-    assert (totals.rank1_hits, totals.rank5_hits) == rank_hits(top_classes(mean), labels)
-    assert totals.loss == pytest.approx(-np.log(mean[np.arange(count), labels]).mean(), rel=1e-5)
-
-
-def test_a_hopeless_class_of_several_crops_has_a_finite_loss(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    """A probability of e^-300 is 0 in float32; its logarithm is still -300."""
-    bias = np.array([300, 0, 0, 0, 0, 0, 0], np.float32)
-    values = {"classifier.weight": np.zeros((7, 48), np.float32), "classifier.bias": bias}
-    engine = make_engine(LINEAR, size=4, values=values)
-    engine.score_batch(make_batch(4, size=4)[0], np.array([1, 0]), crops=2)
-    assert engine.totals().step_losses[0] == pytest.approx(300)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_give_a_loss_that_is_not(
-    make_engine: MakeEngine, make_batch: MakeBatch, value: float
-) -> None:
-    values = dict(make_engine(LINEAR, size=4).values())
-    values["classifier.bias"] = np.array([0, value, 0, 0, 0, 0, 0], np.float32)
-    engine = make_engine(LINEAR, size=4, values=values)
-    images, labels = make_batch(3, size=4)
-
-    class OneBatch:
-        pass
-
-    batch: Any = OneBatch()
-    batch.images, batch.labels = images, labels
-    assert not np.isfinite(score(engine, [batch]).loss)
-
-
-def test_nothing_to_score_is_an_error(make_engine: MakeEngine) -> None:
-    with pytest.raises(BadInput, match="nothing to score"):
-        score(make_engine(LINEAR, size=4), [])
-
-
-def test_one_image_at_a_time_gives_the_logits_of_a_batch(
-    make_engine: MakeEngine, make_batch: MakeBatch, plain_network: Sequential
-) -> None:
-    network = stack(
-        conv=Conv(5, 3, bias=False), norm=BatchNorm(), pool=GlobalAveragePool(), flat=Flatten(), top=Dense(7)
-    )
-    images, _ = make_batch(4)
-    engine = make_engine(network)
-    logits = engine.logits(images)
-    assert (logits.shape, logits.dtype) == ((4, 7), np.float32)
-    one_by_one = np.concatenate([engine.logits(images[i : i + 1]) for i in range(4)])
-    np.testing.assert_allclose(one_by_one, logits, rtol=1e-4, atol=1e-6)
-
-
-def test_values_are_copies(make_engine: MakeEngine) -> None:
-    engine = make_engine(LINEAR, size=4)
-    engine.values()["classifier.bias"][:] = 9
-    assert (engine.values()["classifier.bias"] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -334,33 +113,3 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_huge_cpu_number_is_refused_instead_of_filling_the_memory() -> None:
     with pytest.raises(BadRecipe, match="no device number 4294967296"):
         parse_contexts("cpu:0,4294967296")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"classifier.bias": None}, r"classifier.bias missing \(1 in all\)"),
-        ({"extra": np.zeros(1)}, r"extra not in this network \(1 in all\)"),
-        ({"classifier.bias": np.zeros(3)}, r"classifier.bias has shape \(3,\), not \(7,\)"),
-        ({"a": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1), "d": np.zeros(1)}, r"a not .*; c not .*\(4 in all\)"),
-    ],
-)
-def test_weights_of_another_network_are_refused_in_one_line(
-    make_engine: MakeEngine, change: dict[str, Any], message: str
-) -> None:
-    engine = make_engine(LINEAR, size=4)
-    values = {name: value for name, value in {**engine.values(), **change}.items() if value is not None}
-    with pytest.raises(BadInput, match=message) as caught:
-        engine.set_values(values)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput):
-        make_engine(LINEAR, size=4, values=values)
-
-
-def test_a_state_of_another_network_is_refused(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    engine = make_engine(LINEAR, size=4)
-    engine.train_batch(*make_batch(3, size=4), 0.1, seed=0)
-    state = dict(engine.optimizer_state())
-    del state["displacement/classifier.bias"]
-    with pytest.raises(BadInput, match=r"optimizer state do not fit the network: displacement/classifier.bias missing"):
-        engine.set_optimizer_state(state)

@@ -31,6 +31,15 @@ def test_the_layers_add_up_and_are_written_as_in_the_source():
     assert json.loads(json.dumps(dataclasses.asdict(table)))["layers"][0]["parameters"] == 34_944
 
 
+def test_auxiliary_classifiers_are_marked_and_counted_apart():
+    table = network_table("googlenet")
+    marked = {row.path.partition(".")[0] for row in table.layers if row.auxiliary}
+    assert marked == {"auxiliary4a", "auxiliary4d"}
+    assert table.parameters == sum(row.parameters for row in table.layers if not row.auxiliary) == 6_998_552
+    assert table.auxiliary_parameters == sum(row.parameters for row in table.layers if row.auxiliary) == 6_379_728
+    assert network_table("googlenet_book").auxiliary_parameters == 0
+
+
 def test_one_network_says_why_it_cannot_take_an_input():
     with pytest.raises(BadRecipe, match="at least 67x67"):
         network_table("alexnet", input_size=32)

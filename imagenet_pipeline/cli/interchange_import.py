@@ -1,0 +1,110 @@
+"""The verb `import`: networks trained elsewhere."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagenet_pipeline.cli.output import Json, say, say_json
+from imagenet_pipeline.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.interchange.frozen import Normalisation
+    from imagenet_pipeline.interchange.mxnet_import import Imported
+
+
+def import_network(
+    symbol: Annotated[Path, typer.Option(help="MXNet's -symbol.json.")],
+    params: Annotated[Path, typer.Option(help="MXNet's .params.")],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
+    input_size: Annotated[
+        int | None, typer.Option("--input", min=1, help="Side of its input, pixels [default: the network's own]")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help='classes.json, or lines "n01440764 tench" [default: numbered classes]')
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
+    std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of a checkpoint that MXNet saved (Module, FeedForward, Gluon's export). MXNet is not needed.
+
+    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
+    --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
+
+    \b
+    Examples:
+      imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
+      imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
+    """  # noqa: E501
+    from imagenet_pipeline import files
+    from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+    from imagenet_pipeline.records.manifest import read_data_set
+    from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes, read_classes
+
+    if records is not None and classes is not None:
+        raise BadRecipe("--records has a class table already", advice="leave --classes out")
+    given = _given(mean, std)
+    data = None if records is None else read_data_set(records)
+    imported = import_mxnet(symbol, params, network, input_size)
+    normalisation, source = normalisation_of(imported, given, data)
+    if data is not None:
+        table = data.classes
+    else:
+        table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
+    digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
+    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source})
+    _tell(out, imported, normalisation, source, as_json)
+
+
+def _tell(out: Path, imported: Imported, normalisation: Normalisation, source: str, as_json: bool) -> None:
+    mean, std = normalisation
+    if as_json:
+        say_json(
+            {
+                "run": out, "network": imported.network, "classes": imported.classes, "also": imported.also,
+                "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
+                "normalisation_from": source, "unused": imported.unused,
+            }
+        )  # fmt: skip
+        return
+    say(
+        f"{out}: {imported.network}, {imported.classes} classes, {imported.input_size} px, {len(imported.values)} arrays"
+    )
+    say(f"mean {_words(mean)}  std {_words(std)}  from {source}")
+    if imported.also:
+        say(f"the same function as {', '.join(imported.also)}")
+    if imported.unused:
+        say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
+
+
+def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if (mean is None) != (std is None):
+        raise BadRecipe("--mean and --std belong together", advice="--std 1,1,1 divides by nothing")
+    if mean is None or std is None:
+        return None
+    numbers = _numbers("--mean", mean), _numbers("--std", std)
+    if min(numbers[1]) <= 0:
+        raise BadRecipe("--std", expected="three numbers above 0", found=std)
+    return numbers
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise BadRecipe(option, expected="three numbers, R,G,B, 0..255", found=text)
+    return numbers
+
+
+def _words(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)

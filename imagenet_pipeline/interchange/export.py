@@ -1,0 +1,144 @@
+"""Export a trained network: the files of a format, and a card beside them that says what they need to be used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from imagenet_pipeline import __version__, files
+from imagenet_pipeline.engines import Values
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.interchange.mxnet_export import export_mxnet
+from imagenet_pipeline.interchange.onnx_export import export_onnx
+from imagenet_pipeline.interchange.torch_export import export_pytorch
+from imagenet_pipeline.interchange.zoo_export import export_zoo
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.records.classes import ClassTable
+
+AUTHOR = "imagenet-pipeline"
+Format = Literal["mxnet", "onnx", "pytorch"]
+ENDINGS: dict[Format, tuple[str, ...]] = {
+    "mxnet": ("-symbol.json", "-0000.params"),
+    "onnx": (".onnx",),
+    "pytorch": (".safetensors", ".py"),
+}
+INPUT_NAMES: dict[Format, str | None] = {"mxnet": "data", "onnx": "images", "pytorch": None}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: a catalogue network, its values, and how it was fed. Mean and std are in 0..255, RGB."""
+
+    network: str
+    input_size: int
+    classes: ClassTable
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_fraction: float
+    values: Values
+    weights_digest: str
+    origin: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (len(self.mean), self.input_size, self.input_size)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The paths written with their SHA-256, and the card: a JSON file beside them, with what it says."""
+
+    files: dict[Path, str]
+    card: Path
+    content: dict[str, Any]
+
+
+def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Exported:
+    """Write `out` with the endings of `form`, then the card `out`.FORM.json.
+
+    The exported network normalises its input itself, or with `raw` takes it normalised. Raises BadInput where
+    another's file stands in the way, and as the formats' own functions do.
+    """
+    out = _without_ending(out, form)
+    card = out.with_name(f"{out.name}.{form}.json")
+    _require_replaceable(card, [f"{out.name}{ending}" for ending in ENDINGS[form]])
+    content = _content(subject, form, raw)
+    written = _write(subject, form, out, raw, content)
+    digests = {path: files.sha256_of(path) for path in written}
+    content["files"] = {path.name: digest for path, digest in digests.items()}
+    files.write_json(card, content)
+    return Exported(digests, card, content)
+
+
+def _write(subject: Subject, form: Format, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
+    network = catalog.build(subject.network, len(subject.classes))
+    normalisation = None if raw else (subject.mean, subject.std)
+    if isinstance(network, ZooNetwork):
+        return export_zoo(network, subject.values, subject.input_shape, out, normalisation, form)
+    match form:
+        case "onnx":
+            notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
+            return export_onnx(network, subject.values, subject.input_shape, out, normalisation, notes)
+        case "pytorch":
+            return export_pytorch(network, subject.values, subject.input_shape, out, normalisation)
+        case "mxnet":
+            return export_mxnet(network, subject.values, subject.input_shape, out, normalisation)
+
+
+def _content(subject: Subject, form: Format, raw: bool) -> dict[str, Any]:
+    return {
+        "written_by": f"{AUTHOR} {__version__}",
+        "format": form,
+        "network": subject.network,
+        "origin": subject.origin,
+        "weights_digest": subject.weights_digest,
+        "input": {
+            "name": INPUT_NAMES[form],
+            "shape": ["n", *subject.input_shape],
+            "type": "float32",
+            "values": "(RGB - mean) / std" if raw else "RGB, 0..255",
+        },
+        "output": "logits, one a class: scores before the softmax",
+        "mean": subject.mean,
+        "std": subject.std,
+        "crop_fraction": subject.crop_fraction,
+        "classes": subject.classes.as_json(),
+    }
+
+
+def _without_ending(out: Path, form: Format) -> Path:
+    name = out.name
+    for ending in ENDINGS[form]:
+        name = name.removesuffix(ending)
+    if not name:
+        raise BadRecipe("not a name to write under", where=f"--out {out}", expected="as in exported/resnet18")
+    return out.with_name(name)
+
+
+def _require_replaceable(card: Path, names: list[str]) -> None:
+    """Raise BadInput where a file of these names exists that no earlier export, known by its card, has written."""
+    ours: list[str] = []
+    if card.exists():
+        content = _earlier(card)
+        if not str(content.get("written_by")).startswith(AUTHOR):
+            raise _in_the_way(card)
+        ours = list(content.get("files", ()))
+    for name in names:
+        if name not in ours and (card.parent / name).exists():
+            raise _in_the_way(card.parent / name)
+
+
+def _earlier(card: Path) -> dict[str, Any]:
+    try:
+        content = files.read_json(card)
+    except Damaged:
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+def _in_the_way(path: Path) -> BadInput:
+    return BadInput("is there, and no finished export wrote it", where=path, advice="remove it or choose another --out")

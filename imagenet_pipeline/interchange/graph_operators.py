@@ -1,0 +1,214 @@
+"""MXNet's operators as steps of a `Graph`.
+
+What does nothing when a trained network scores is left out (dropout, copies, the softmax at the end, a flatten in
+front of a dense layer); what can be written in several ways is written in one (a global pooling and one of the
+whole map, Module's names of operators and Gluon's). Defaults of attributes are those of apache/mxnet 1.9.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.interchange.graph import Flow, Folding, Graph
+from imagenet_pipeline.interchange.graph_reader import NORMS, SKIPPED, Place, Reader
+from imagenet_pipeline.interchange.params import AnyArray
+from imagenet_pipeline.interchange.symbol import Symbol
+from imagenet_pipeline.networks.shapes import Role, Shape, windows
+
+PROBABILITIES = ("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation", "log_softmax")
+MOST_JOINED = 1_000
+NO_FOLDING = Folding()
+
+
+def reduced(
+    symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, where: object, folding: Folding = NO_FOLDING
+) -> Graph:
+    """The graph of `symbol` for images [channels, height, width]; `params` are its values, without `arg:`.
+
+    Raises BadInput for what our layers cannot say, and where the image does not fit.
+    """
+    if len(symbol.heads) != 1:
+        raise BadInput(
+            "not one output but several", where=where, found=len(symbol.heads), advice="take the scores alone"
+        )
+    root = symbol.heads[0]
+    while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
+        root = symbol.nodes[root[0]].inputs[0]
+    reader = Reader(symbol, params, image, folding, _LAYERS)
+    needed = _reached(symbol, root[0])
+    try:
+        for index in sorted(needed):
+            reader.read(index)
+        end = reader.flow(root)
+    except BadInput as error:
+        raise BadInput(f"{error}", where=where) from None
+    if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
+        raise BadInput("its output is no vector of scores", where=where, found="x".join(map(str, end.shape)))
+    return reader.steps.graph(end)
+
+
+def _reached(symbol: Symbol, root: int) -> set[int]:
+    reached, waiting = {root}, [root]
+    while waiting:
+        for index, _ in symbol.nodes[waiting.pop()].inputs:
+            if index not in reached:
+                reached.add(index)
+                waiting.append(index)
+    return reached
+
+
+def _convolution(place: Place) -> Flow:
+    attributes, flow = place.attributes, place.image()
+    channels, groups = attributes.integer("num_filter"), attributes.integer("num_group", 1)
+    if min(channels, groups) < 1 or channels % groups or flow.shape[0] % groups:
+        raise place.bad(f"{groups} groups do not divide {flow.shape[0]} channels in and {channels} out")
+    if attributes.pair("dilate", (1, 1), 1) != (1, 1) or attributes.word("layout", "NCHW") != "NCHW":
+        raise place.bad("is dilated, or not NCHW", expected="dilate (1, 1), layout NCHW")
+    kernel, stride = attributes.pair("kernel", None, 1), attributes.pair("stride", (1, 1), 1)
+    pad, bias = attributes.pair("pad", (0, 0), 0), not attributes.flag("no_bias", False)
+    settings = {
+        "channels": channels, "kernel": kernel, "stride": stride, "pad": pad, "groups": groups, "bias": bias,
+    }  # fmt: skip
+    shape = (channels, *_counts(place, flow.shape, kernel, stride, pad))
+    return place.step("convolution", settings, (flow,), shape, place.variables("weight", *_bias(bias)))
+
+
+def _dense(place: Place) -> Flow:
+    attributes, flow = place.attributes, place.flow()
+    units, bias = attributes.integer("num_hidden"), not attributes.flag("no_bias", False)
+    if units < 1 or (len(flow.shape) == 3 and not attributes.flag("flatten", True)):
+        raise place.bad("is no dense layer on a vector")
+    settings = {"units": units, "bias": bias}
+    return place.step("dense", settings, (flow,), (units,), place.variables("weight", *_bias(bias)))
+
+
+def _bias(bias: bool) -> tuple[Role, ...]:
+    return ("bias",) if bias else ()
+
+
+def _norm(place: Place) -> Flow:
+    flow = place.settled()
+    if place.attributes.integer("axis", 1) != 1:
+        raise place.bad("normalises along another axis than the channels")
+    variables = place.variables("scale", "shift", "mean", "variance")
+    if place.attributes.flag("fix_gamma", True):
+        place.reader.steps.fixed.add(variables[0][1])
+    if place.reader.folding.bias:
+        flow = place.reader.steps.unbiased(flow, variables[2][1])
+    settings = {"epsilon": _rounded(place.attributes.real("eps", 1e-3))}
+    return place.step("normalisation", settings, (flow,), flow.shape, variables)
+
+
+def _activation(place: Place) -> Flow:
+    kind = place.attributes.word("act_type", "") if place.node.op == "Activation" else place.node.op
+    if kind not in ("relu", "tanh", "sigmoid"):
+        raise place.bad(f"our layers have no activation {kind[:80]!r}")
+    flow = place.settled()
+    return place.step("activation", {"function": kind}, (flow,), flow.shape)
+
+
+def _leaky(place: Place) -> Flow:
+    kind = place.attributes.word("act_type", "leaky")
+    if kind not in ("leaky", "elu", "prelu"):
+        raise place.bad(f"our layers have no activation {kind[:80]!r}")
+    flow = place.settled()
+    if kind == "prelu":
+        return place.step("activation", {"function": kind}, (flow,), flow.shape, place.variables("slope"))
+    settings = {"function": kind, "slope": _rounded(place.attributes.real("slope", 0.25))}
+    return place.step("activation", settings, (flow,), flow.shape)
+
+
+def _pooling(place: Place) -> Flow:
+    attributes, flow = place.attributes, place.image()
+    kind, convention = attributes.word("pool_type", "max"), attributes.word("pooling_convention", "valid")
+    if kind not in ("max", "avg") or convention not in ("valid", "full"):
+        raise place.bad(f"our layers have no pooling {kind[:40]!r}, {convention[:40]!r}")
+    if attributes.flag("global_pool", False):
+        size, stride, pad, ceil = flow.shape[1:], (1, 1), (0, 0), False
+    else:
+        size, stride = attributes.pair("kernel", None, 1), attributes.pair("stride", (1, 1), 1)
+        pad, ceil = attributes.pair("pad", (0, 0), 0), convention == "full"
+    counts = _counts(place, flow.shape, size, stride, pad, ceil)
+    settings = {
+        "pooling": kind, "size": size, "pad": pad,
+        # Where all windows are full ones, or there is but one, the rest makes no difference.
+        "ceil": ceil and counts != _counts(place, flow.shape, size, stride, pad),
+        "stride": tuple(1 if count == 1 else step for count, step in zip(counts, stride, strict=True)),
+        "count_pad": kind == "avg" and pad != (0, 0) and attributes.flag("count_include_pad", True),
+    }  # fmt: skip
+    return place.step("pooling", settings, (flow,), (flow.shape[0], *counts))
+
+
+def _counts(place: Place, shape: Shape, size: Shape, stride: Shape, pad: Shape, ceil: bool = False) -> tuple[int, ...]:
+    counts = tuple(windows(*axis, ceil) for axis in zip(shape[1:], size, stride, pad, strict=True))
+    if min(counts) < 1:
+        found = f"{shape[1]}x{shape[2]} reach its windows of {size[0]}x{size[1]}"
+        raise place.bad("the input is too small", found=found)
+    return counts
+
+
+def _response_norm(place: Place) -> Flow:
+    flow, attributes = place.image(), place.attributes
+    settings = {
+        "size": attributes.integer("nsize"), "alpha": _rounded(attributes.real("alpha", 1e-4)),
+        "beta": _rounded(attributes.real("beta", 0.75)), "bias": _rounded(attributes.real("knorm", 2.0)),
+    }  # fmt: skip
+    return place.step("response normalisation", settings, (flow,), flow.shape)
+
+
+def _flattened(place: Place) -> Flow:
+    flow = place.flow()
+    features = math.prod(flow.shape)
+    if place.node.op in ("Reshape", "reshape"):
+        asked = place.attributes.integers("shape")
+        if len(asked) != 2 or asked not in ((0, -1), (-1, features), (0, features)):
+            raise place.bad("our layers reshape in one way only", expected="(0, -1)", found=asked[:8])
+    return Flow(flow.step, (features,))
+
+
+def _sum(place: Place) -> Flow:
+    flows = tuple(place.settled(which) for which in range(len(place.node.inputs)))
+    if len(flows) < 2 or any(flow.shape != flows[0].shape for flow in flows):
+        raise place.bad("adds what is not of one shape", found=[flow.shape for flow in flows[:3]])
+    return place.step("sum", {}, flows, flows[0].shape)
+
+
+def _joined(place: Place) -> Flow:
+    if place.attributes.integer("dim", 1) != 1:
+        raise place.bad("joins along another axis than the channels")
+    steps = place.reader.steps.all
+    flows: list[Flow] = []
+    for which in range(len(place.node.inputs)):
+        flow = place.settled(which)
+        step = steps[flow.step]
+        inner = step.inputs if step.kind == "concatenation" else (flow.step,)
+        flows += [Flow(index, (*steps[index].shape[:1], *flow.shape[1:])) for index in inner]
+    if len(flows) > MOST_JOINED or any(flow.shape[1:] != flows[0].shape[1:] for flow in flows):
+        raise place.bad("joins too much, or maps of unequal size")
+    shape = (sum(flow.shape[0] for flow in flows), *flows[0].shape[1:])
+    return flows[0] if len(flows) == 1 else place.step("concatenation", {}, tuple(flows), shape)
+
+
+def _rounded(value: float) -> float:
+    """As float32 keeps it, more or less: "1e-05" and 9.99999974e-06 are one number."""
+    return float(f"{value:.6g}")
+
+
+_LAYERS: dict[str, Callable[[Place], Flow]] = {
+    "Convolution": _convolution,
+    "Convolution_v1": _convolution,
+    "FullyConnected": _dense,
+    **dict.fromkeys(NORMS, _norm),
+    **dict.fromkeys(("Activation", "relu", "tanh", "sigmoid"), _activation),
+    "LeakyReLU": _leaky,
+    "Pooling": _pooling,
+    "Pooling_v1": _pooling,
+    "LRN": _response_norm,
+    **dict.fromkeys(("Flatten", "flatten", "Reshape", "reshape"), _flattened),
+    **dict.fromkeys(
+        ("elemwise_add", "_plus", "_Plus", "_add", "broadcast_add", "broadcast_plus", "add_n", "ElementWiseSum"), _sum
+    ),
+    **dict.fromkeys(("Concat", "concat"), _joined),
+}

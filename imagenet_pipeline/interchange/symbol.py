@@ -1,0 +1,166 @@
+"""MXNet's symbol files (`-symbol.json`): a network as a list of nodes, read and written without MXNet.
+
+    {"nodes": [{"op": "Convolution", "name": "conv1", "attrs": {"kernel": "(3, 3)", ...},
+                "inputs": [[0, 0, 0], [1, 0, 0]]}, ...], "arg_nodes": [...], "heads": [[118, 0, 0]]}
+
+`op` "null" is a variable. Attributes are strings, called "attrs" since MXNet 1.0, "attr" in 0.9 to 0.12, and "param"
+(with "attr" beside it) before. An input is [node, its output, version]; a node's inputs come before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline.errors import BadInput
+
+VARIABLE = "null"
+MXNET_VERSION = 10901
+MOST_BYTES = 8 * 2**20
+MOST_NODES = 20_000
+MOST_INPUTS = 1_000
+LONGEST_WORD = 4096
+_NORM_INPUTS = ("gamma", "beta", "moving_mean", "moving_var")
+
+Output = tuple[int, int]
+"""(node, which of its outputs)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation, or a variable; `inputs` point at earlier nodes."""
+
+    op: str
+    name: str
+    inputs: tuple[Output, ...]
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A graph: nodes in order of computation, and which of their outputs are the graph's own."""
+
+    nodes: tuple[Node, ...]
+    heads: tuple[Output, ...]
+
+
+def read_symbol(path: Path) -> Symbol:
+    """Read a symbol file. Raises BadInput, one line, for whatever is not a graph of bounded size."""
+    try:
+        with open(path, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise BadInput("not a regular file", where=path)
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+    return symbol_of_json(content, path)
+
+
+def symbol_of_json(content: bytes, where: object) -> Symbol:
+    """The graph that the content of a symbol file describes. Raises BadInput."""
+    if len(content) > MOST_BYTES:
+        raise BadInput("too large for a symbol file", where=where, expected=f"at most {MOST_BYTES:,} bytes")
+    try:
+        whole = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"not a JSON file ({error})", where=where) from None
+    reader = _Reader(where)
+    nodes = reader.field(whole, "nodes", list, "the file")
+    if not 1 <= len(nodes) <= MOST_NODES:
+        raise BadInput("no possible number of nodes", where=where, expected=f"1 to {MOST_NODES:,}", found=len(nodes))
+    for node in nodes:
+        reader.read(node)
+    heads = tuple(reader.output(head, "a head") for head in reader.field(whole, "heads", list, "the file"))
+    if not heads:
+        raise BadInput("names no output (heads)", where=where)
+    return Symbol(tuple(reader.nodes), heads)
+
+
+def symbol_text(symbol: Symbol) -> str:
+    """The content of a symbol file, as MXNet 1.9.1 lays it out."""
+    nodes = [
+        {
+            "op": node.op,
+            "name": node.name,
+            **({"attrs": dict(node.attributes)} if node.attributes else {}),
+            "inputs": [[*output, 0] for output in node.inputs],
+        }
+        for node in symbol.nodes
+    ]
+    whole = {
+        "nodes": nodes,
+        "arg_nodes": [index for index, node in enumerate(symbol.nodes) if node.op == VARIABLE],
+        "node_row_ptr": list(range(len(nodes) + 1)),
+        "heads": [[*head, 0] for head in symbol.heads],
+        "attrs": {"mxnet_version": ["int", MXNET_VERSION]},
+    }
+    return json.dumps(whole, indent=2) + "\n"
+
+
+class _Reader:
+    """Checks one node after the other; `nodes` are those found good."""
+
+    def __init__(self, where: object) -> None:
+        self._where = where
+        # A node of an old file can bring variables of its own: their places shift the later ones.
+        self._places: list[int] = []
+        self.nodes: list[Node] = []
+
+    def read(self, value: Any) -> None:
+        """Append a node, and before it the variables that files older than MXNet 0.9 leave out."""
+        where = f"node {len(self._places)}"
+        op, name = (self._word(self.field(value, key, str, where), where) for key in ("op", "name"))
+        listed = self.field(value, "inputs", list, where)
+        if len(listed) > MOST_INPUTS:
+            raise self._bad(f"{where} has too many inputs", expected=f"at most {MOST_INPUTS}", found=len(listed))
+        inputs = tuple(self.output(one, where) for one in listed)
+        if op == VARIABLE and inputs:
+            raise self._bad(f"{where} is a variable with inputs")
+        if op == "BatchNorm" and len(inputs) < 5:
+            inputs += self._missing(name, len(inputs))
+        self._places.append(len(self.nodes))
+        self.nodes.append(Node(op, name, inputs, self._attributes(value, where)))
+
+    def output(self, value: Any, where: str) -> Output:
+        """An input or a head, checked to point at a node already read."""
+        numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(one) is int for one in value)
+        if not numbers or not (0 <= value[0] < len(self._places) and 0 <= value[1] < MOST_INPUTS):
+            advice = "[node, output] of an earlier node"
+            raise self._bad(f"{where} points nowhere", expected=advice, found=repr(value)[:80])
+        return self._places[value[0]], value[1]
+
+    def field(self, value: Any, key: str, kind: type, where: str) -> Any:
+        """`value[key]`, which must be a `kind`."""
+        found = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(found, kind):
+            raise self._bad(f"{where} has no {kind.__name__} {key!r}", found=repr(found)[:80])
+        return found
+
+    def _missing(self, name: str, given: int) -> tuple[Output, ...]:
+        added = _NORM_INPUTS[max(0, given - 1) :]
+        first = len(self.nodes)
+        self.nodes += [Node(VARIABLE, f"{name}_{suffix}", (), {}) for suffix in added]
+        return tuple((first + number, 0) for number in range(len(added)))
+
+    def _attributes(self, value: dict[str, Any], where: str) -> dict[str, str]:
+        merged: dict[str, str] = {}
+        for key in ("attr", "attrs", "param"):
+            found = value.get(key, {})
+            whole = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
+            if not whole or any(len(one) > LONGEST_WORD for pair in found.items() for one in pair):
+                raise self._bad(f"{where} has attributes that are no short texts", found=repr(found)[:80])
+            merged |= found
+        return merged
+
+    def _word(self, word: str, where: str) -> str:
+        if len(word) > LONGEST_WORD:
+            raise self._bad(f"{where} has too long a name", found=f"{len(word):,} characters")
+        return word
+
+    def _bad(self, what: str, **details: Any) -> BadInput:
+        return BadInput(what, where=self._where, **details)

@@ -1,0 +1,148 @@
+"""A zoo's network in the forms its own framework has: MXNet for GluonCV, PyTorch and ONNX for timm."""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors.numpy import save
+
+from imagenet_pipeline import __version__, files
+from imagenet_pipeline.engines import Values
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN
+from imagenet_pipeline.interchange.params import write_params
+from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.networks.zoo import ZooNetwork
+
+FORMATS = {"gluoncv": ("mxnet",), "timm": ("pytorch", "onnx")}
+"""What a zoo's networks can be written as."""
+
+TEMPLATE = '''\
+"""{network}: images, float32 [n, {shape}], {reads}, to logits [n, {classes}].
+
+    from {name} import load
+
+    network = load()  # with the weights of {name}.safetensors beside this file, ready to score
+    logits = network(images)
+
+Written by imagenet-pipeline {version}. Needs timm, torch and safetensors. The weights have timm's own names.
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+MEAN, STD = {mean!r}, {std!r}
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std, channel by channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+def network():
+    """timm's network, with values of timm's choice."""
+    return timm.create_model({options})
+
+
+def load(path=Path(__file__).with_suffix(".safetensors")):
+    """The network with the weights of a file, ready to score."""
+    from safetensors.torch import load_file
+
+    loaded = network()
+    loaded.load_state_dict(load_file(path))
+    return {loaded}.eval()
+'''
+
+
+def export_zoo(
+    network: ZooNetwork,
+    values: Values,
+    input_shape: Shape,
+    out: Path,
+    normalisation: Normalisation | None,
+    form: Literal["mxnet", "onnx", "pytorch"],
+) -> list[Path]:
+    """Write the files of `form`, as `export_mxnet`, `export_onnx` and `export_pytorch` do for our own networks.
+
+    Raises BadRecipe where the zoo's networks have no such form, or its library is not installed.
+    """
+    possible = FORMATS[network.library]
+    if form not in possible:
+        raise BadRecipe(
+            f"{network} cannot be written as {form}", where="--format", expected=" or ".join(possible), found=form
+        )
+    plain = {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
+    match form:
+        case "mxnet":
+            return _export_mxnet(network, plain, input_shape, out, normalisation)
+        case "onnx":
+            return _export_onnx(network, plain, input_shape, out, normalisation)
+        case "pytorch":
+            return _export_pytorch(network, plain, input_shape, out, normalisation)
+
+
+def _export_mxnet(
+    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    from imagenet_pipeline.engines import gluon_zoo
+
+    constants = (MEAN, DEVIATION) if normalisation else None
+    text, names = gluon_zoo.symbol(network, input_shape, constants)
+    arrays = {names[name]: value for name, value in values.items()}
+    for name, numbers in zip(constants or (), normalisation or (), strict=True):
+        arrays[f"arg:{name}"] = np.array(numbers, np.float32).reshape(1, -1, 1, 1)
+    symbol, params = out.with_name(f"{out.name}-symbol.json"), out.with_name(f"{out.name}-0000.params")
+    write_params(params, arrays)
+    files.write_whole(symbol, text)
+    return [symbol, params]
+
+
+def _export_onnx(
+    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    from imagenet_pipeline.engines import pytorch_zoo
+
+    target = out.with_name(f"{out.name}.onnx")
+    files.write_whole(target, pytorch_zoo.onnx_bytes(network, values, input_shape, normalisation))
+    return [target]
+
+
+def _export_pytorch(
+    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    from imagenet_pipeline.engines import pytorch_zoo
+
+    if not out.name.isidentifier() or keyword.iskeyword(out.name):
+        raise BadRecipe("not a name for a Python module, which this format writes", where=f"--out {out}")
+    options = pytorch_zoo.options(network, input_shape)
+    mean, std = normalisation or ((0.0,) * input_shape[0], (1.0,) * input_shape[0])
+    text = TEMPLATE.format(
+        network=network,
+        name=out.name,
+        version=__version__,
+        shape=", ".join(map(str, input_shape)),
+        reads="RGB, 0..255" if normalisation else "(RGB - mean) / std",
+        classes=network.classes,
+        mean=tuple(mean),
+        std=tuple(std),
+        options=", ".join([repr(network.name), *(f"{key}={value!r}" for key, value in options.items())]),
+        loaded="nn.Sequential(Normalise(), loaded)" if normalisation else "loaded",
+    )
+    weights, code = out.with_name(f"{out.name}.safetensors"), out.with_name(f"{out.name}.py")
+    files.write_whole(weights, save(dict(values), metadata={"format": "pt"}))
+    files.write_whole(code, text)
+    return [weights, code]

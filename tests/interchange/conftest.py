@@ -1,0 +1,146 @@
+"""Networks of every family, small and fast, with values that no layer leaves without effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.engines import Blueprint, create_engine
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    LocalResponseNorm,
+    Pool,
+    Residual,
+    Sequential,
+    stack,
+)
+from imagenet_pipeline.networks.shapes import describe
+
+Array = np.ndarray[Any, Any]
+
+CLASSES = 5
+WIDEST_DENSE = 64
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
+SIZES = {
+    "alexnet": 67,
+    "alexnet_book": 67,
+    "vgg11": 32,
+    "vgg16_book": 32,
+    "googlenet": 96,
+    "googlenet_book": 32,
+    "resnet18": 32,
+    "resnet50": 32,
+    "resnet18_v2": 32,
+    "squeezenet1_1": 35,
+    "squeezenet_book": 67,
+    "densenet121": 32,
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A network, its values, three images and what our engines make of them."""
+
+    name: str
+    network: Sequential
+    size: int
+    values: dict[str, Array]
+    images: Array
+    logits: dict[str, Array]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (3, self.size, self.size)
+
+    def pixels(self, normalised: bool) -> Array:
+        """float32 [n, channels, height, width], in 0..255 or normalised."""
+        pixels = self.images.transpose(0, 3, 1, 2).astype(np.float32)
+        if not normalised:
+            return pixels
+        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (MEAN, STD))
+        return (pixels - mean) / std
+
+    def difference(self, found: Array) -> float:
+        """The largest difference from either engine's logits, relative to the largest logit."""
+        return max(
+            float(np.abs(found - wanted[: len(found)]).max() / np.abs(wanted).max()) for wanted in self.logits.values()
+        )
+
+
+def every_layer() -> Sequential:
+    """Each kind of layer in each form that is written differently."""
+    return stack(
+        nothing=Sequential(()),
+        conv=Conv(6, (3, 5), stride=(1, 2), pad=(1, 2), groups=3),
+        prelu=Activation("prelu", 0.3),
+        response=LocalResponseNorm(3, 0.5, 0.6, 1.5),
+        ceil=Pool("max", 3, 2, ceil=True),
+        leaky=Activation("leaky", 0.1),
+        padded=Pool("average", 3, 1, pad=1),
+        bare=Pool("average", 3, 1, pad=1, count_pad=False),
+        both=Pool("average", (4, 3), (2, 1), pad=1, ceil=True),
+        rest=Pool("average", (4, 3), (2, 2), pad=1, ceil=True, count_pad=False),
+        open=Pool("average", 2, 2, ceil=True),
+        sum=Residual(stack(conv=Conv(6, 1), tanh=Activation("tanh"))),
+        identity=Residual(Sequential(()), Sequential(())),
+        join=Concat((("same", Sequential(())), ("conv", Conv(4, 1, bias=False)), ("elu", Activation("elu", 0.7)))),
+        norm=BatchNorm(epsilon=1e-2, momentum=0.7, scale=False),
+        dropout=Dropout(0.5),
+        flatten=Flatten(),
+        hidden=Dense(7, bias=False),
+        slope=Activation("prelu"),
+        sigmoid=Activation("sigmoid"),
+        vector_norm=BatchNorm(),
+        classifier=Dense(CLASSES),
+        last=Dropout(0.1),
+    )
+
+
+def narrowed(network: Sequential) -> Sequential:
+    """The network with hidden dense layers of at most 64 units: the same form in a fraction of the time."""
+    return Sequential(
+        tuple(
+            (name, Dense(min(item.units, WIDEST_DENSE), item.bias) if isinstance(item, Dense) else item)
+            for name, item in network.items
+        )
+    )
+
+
+def values_of(network: Sequential, input_shape: tuple[int, int, int]) -> dict[str, Array]:
+    """Initial values with every other parameter moved from where it has no effect."""
+    random = np.random.default_rng(3)
+    values: dict[str, Array] = dict(initial_values(network, input_shape, "msra", 1))
+    for report in describe(network, input_shape):
+        for one in report.parameters:
+            fixed = one.role == "scale" and not one.trainable
+            if one.role != "weight" and not fixed:
+                values[one.name] = (values[one.name] + random.uniform(-0.2, 0.2, one.shape)).astype(np.float32)
+    return values
+
+
+def sample_of(name: str) -> Sample:
+    network = every_layer() if name == "every_layer" else narrowed(catalog.build(name, CLASSES))
+    size = SIZES.get(name, 19)
+    blueprint = Blueprint(network, size, MEAN, STD, OptimizerRecipe(), "cpu", "float32")
+    values = values_of(network, blueprint.input_shape)
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    logits = {engine: create_engine(engine, blueprint, values).logits(images) for engine in ("gluon", "pytorch")}
+    return Sample(name, network, size, values, images, logits)
+
+
+@pytest.fixture(scope="session")
+def samples() -> dict[str, Sample]:
+    """Every family's, and one network of all kinds of layers."""
+    return {name: sample_of(name) for name in ("every_layer", *SIZES)}

@@ -1,0 +1,129 @@
+"""Every network of the catalogue on both engines: the same values give the same logits and the same gradients.
+
+In float64, with batches of four random pictures at the smallest size that leaves each batch normalisation (but
+those of auxiliary heads) two by two pixels. A difference is relative to the largest of the logits, or of the gradients of that layer: the bias of
+a convolution before a batch normalisation has a gradient of 0, of which both engines find rounding only.
+IMAGENET_PIPELINE_LONG=1 tries the large networks too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import (
+    BatchNorm,
+    Concat,
+    Dropout,
+    Layer,
+    LocalResponseNorm,
+    Residual,
+    Sequential,
+    Tap,
+    stack,
+)
+from imagenet_pipeline.networks.shapes import describe
+
+CLASSES, IMAGES = 5, 4
+RATE = 2.0**20  # so large that a step leaves nothing of the old value but its rounding
+LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
+LARGE: set[str] = set()
+LIMIT = 1e-9
+STATISTICS_LIMIT = 1e-6  # MXNet keeps running statistics in float32
+
+Values = dict[str, np.ndarray[Any, Any]]
+
+
+def without(kind: type[Layer], layer: Any) -> Any:
+    """The same network, every layer of that kind replaced by nothing."""
+    if isinstance(layer, kind):
+        return stack()
+    match layer:
+        case Sequential():
+            return Sequential(tuple((name, without(kind, item)) for name, item in layer.items))
+        case Residual():
+            shortcut = layer.shortcut and without(kind, layer.shortcut)
+            return Residual(without(kind, layer.body), shortcut)
+        case Concat():
+            return Concat(tuple((name, without(kind, branch)) for name, branch in layer.branches))
+        case Tap():
+            return dataclasses.replace(layer, head=without(kind, layer.head))
+    return layer
+
+
+def smallest_size(network: Sequential) -> int:
+    """Below two by two pixels the normalised values of a batch are a handful, and their gradients mostly noise."""
+    for size in range(8, 300):
+        try:
+            reports = describe(network, (3, size, size))
+        except BadRecipe:
+            continue
+        normalised = [one.input_shape for one in reports if isinstance(one.layer, BatchNorm) and not one.auxiliary]
+        if all(min(shape[1:], default=2) >= 2 for shape in normalised):
+            return size
+    raise AssertionError("no size fits")
+
+
+def computed(engine: Any, images: Any, labels: Any, before: Values) -> tuple[Values, Values, Values]:
+    """Logits, gradients of the loss by parameter, running statistics after the step."""
+    logits = {"logits": engine.logits(images)}
+    engine.train_batch(images, labels, RATE, seed=0)
+    after = engine.values()
+    statistics = {name: value for name, value in after.items() if "running_" in name}
+    gradients = {name: (before[name] - after[name]) / RATE for name in after if name not in statistics}
+    return logits, gradients, statistics
+
+
+def worst(found: Values, wanted: Values) -> float:
+    """The largest difference relative to the largest value of the same layer."""
+    largest: dict[str, float] = {}
+    for name, value in wanted.items():
+        layer = name.rpartition(".")[0]
+        largest[layer] = max(largest.get(layer, 0.0), np.abs(value).max())
+    return max(
+        (np.abs(found[name] - value).max() / largest[name.rpartition(".")[0]] for name, value in wanted.items()),
+        default=0.0,
+    )
+
+
+def compare(engine_of: Any, network: Sequential, values: Values, images: Any, precision: str) -> list[float]:
+    """The worst difference of the logits, the gradients and the running statistics."""
+    labels = np.arange(IMAGES) % CLASSES
+    size = images.shape[1]
+    ours, theirs = (
+        computed(engine_of(name, network, size, values, precision), images, labels, values)
+        for name in ("gluon", "pytorch")
+    )
+    return [worst(found, wanted) for found, wanted in zip(ours, theirs, strict=True)]
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_both_engines_compute_the_same(name: str, random_values: Any, photos: Any, engine_of: Any) -> None:
+    """Dropout is left out, and the response norm, which MXNet has not in float64."""
+    if name in LARGE and not LONG:
+        pytest.skip("a large network: IMAGENET_PIPELINE_LONG=1 tries it")
+    network = without(LocalResponseNorm, without(Dropout, catalog.build(name, CLASSES)))
+    size = smallest_size(network)
+    logits, gradients, statistics = compare(
+        engine_of, network, random_values(network, size), photos(IMAGES, size), "float64"
+    )
+    assert logits <= LIMIT
+    assert gradients <= LIMIT
+    assert statistics <= STATISTICS_LIMIT
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet"])
+def test_both_engines_compute_the_same_in_float32_with_response_norm(
+    name: str, random_values: Any, photos: Any, engine_of: Any
+) -> None:
+    network = without(Dropout, catalog.build(name, CLASSES))
+    size = smallest_size(network)
+    logits, gradients, _ = compare(engine_of, network, random_values(network, size), photos(IMAGES, size), "float32")
+    assert logits <= 1e-5
+    assert gradients <= 1e-4
