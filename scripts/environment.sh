@@ -1,7 +1,14 @@
 # Sourced by the other scripts: goes to the repository's root and puts .venv, made where it is missing, on the PATH.
 # It is made anew when setup.cfg or the constraints change.   use: . scripts/environment.sh [EXTRAS]
+# ZOO=timm takes .venv-timm instead (scripts/install_zoo.sh says why).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ "${ZOO:-}" = timm ]; then
+    venv=.venv-timm constraints=tests/constraints-timm.txt extras="timm${1:+,$1}"
+else
+    venv=.venv constraints=tests/constraints.txt extras="${1:-}"
+fi
 
 find_python() {
     local python
@@ -17,17 +24,17 @@ find_python() {
 
 make_environment() {
     local target=".${1:+[$1]}" stamp
-    stamp="$(cat setup.cfg tests/constraints.txt | sha256sum)"
-    if ! grep -qsF "$stamp" .venv/made-for; then
-        "$(find_python)" -m venv --clear .venv
-    elif grep -qxF "$target $stamp" .venv/made-for || [ -z "${1:-}" ]; then
+    stamp="$(cat setup.cfg "$constraints" | sha256sum)"
+    if ! grep -qsF "$stamp" "$venv/made-for"; then
+        "$(find_python)" -m venv --clear "$venv"
+    elif grep -qxF "$target $stamp" "$venv/made-for" || [ -z "${1:-}" ]; then
         return
     fi
-    echo "installing $target into .venv (first time only) ..." >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt \
+    echo "installing $target into $venv (first time only) ..." >&2
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" \
         --editable "$target" >&2
-    echo "$target $stamp" >> .venv/made-for
+    echo "$target $stamp" >> "$venv/made-for"
 }
 
-make_environment "${1:-}"
-PATH="$PWD/.venv/bin:$PATH"
+make_environment "$extras"
+PATH="$PWD/$venv/bin:$PATH"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Format, lint, types, borders, tests; sets itself up from a machine with Python alone.
 #   bash scripts/test.sh                 about three minutes on two cores
-#   bash scripts/test.sh --long          and the long checks: kills by the hundred, mutations by the thousand
+#   bash scripts/test.sh --long          and the long checks: kills by the hundred, mutations by the thousand, timm
 #   bash scripts/test.sh -k records -x   other words go to pytest
 . "$(dirname "$0")/environment.sh" "test,pytorch${EXTRAS:+,$EXTRAS}"
+bash scripts/install_zoo.sh gluoncv
 
 if [ "${1:-}" = --long ]; then
     export IMAGENET_PIPELINE_LONG=1
@@ -13,4 +14,8 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports
-exec python -m pytest "$@"
+python -m pytest "$@"
+if [ -n "${IMAGENET_PIPELINE_LONG:-}" ]; then
+    EXTRAS=test bash scripts/install_zoo.sh timm
+    .venv-timm/bin/python -m pytest tests/zoos/test_timm.py
+fi

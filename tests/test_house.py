@@ -92,7 +92,8 @@ def test_nothing_unsafe(path: Path) -> None:
     [
         "import pickle", "from yaml import load", "eval('1')", "exec('')", "torch.load('x')", "mx.nd.load('x')",
         "np.load('x', allow_pickle=True)", "np.load('x', allow_pickle=flag)", "subprocess.run('x', shell=True)",
-        "assert x", "print(1)", "import mxnet", "from mxnet import nd", "import mxnet.recordio", "import torch", "from torch.nn import Linear",
+        "assert x", "print(1)", "import mxnet", "from mxnet import nd", "import mxnet.recordio",
+        "import torch", "from torch.nn import Linear",
         "mx.io.ImageRecordIter()", "mx.image.imread('x')", "net.load_parameters('x')",
     ],
 )  # fmt: skip

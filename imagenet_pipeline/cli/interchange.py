@@ -32,7 +32,7 @@ def export(
 
     \b
       mxnet    NAME-symbol.json NAME-0000.params   mx.gluon.SymbolBlock.imports, mx.mod.Module
-      onnx     NAME.onnx                           ONNX Runtime, OpenCV, TensorRT, OpenVINO
+      onnx     NAME.onnx                           ONNX Runtime, OpenCV and others
       pytorch  NAME.py NAME.safetensors            import NAME; NAME.load()
 
     Beside them NAME.FORMAT.json holds the classes in order, mean and std, and every file's SHA-256. Files of an

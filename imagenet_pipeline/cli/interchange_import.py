@@ -75,9 +75,8 @@ def _tell(out: Path, imported: Imported, normalisation: Normalisation, source: s
             }
         )  # fmt: skip
         return
-    say(
-        f"{out}: {imported.network}, {imported.classes} classes, {imported.input_size} px, {len(imported.values)} arrays"
-    )
+    size, arrays = imported.input_size, len(imported.values)
+    say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
     say(f"mean {_words(mean)}  std {_words(std)}  from {source}")
     if imported.also:
         say(f"the same function as {', '.join(imported.also)}")

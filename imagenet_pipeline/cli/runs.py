@@ -28,8 +28,19 @@ def networks(
 ) -> None:
     """List the networks with parameters and multiply-adds, or one of them layer by layer. No engine is needed.
 
-    Example: imagenet-pipeline networks resnet50 --input 160
+    Those of other zoos are shown by their parameters' names and shapes; their library must be installed.
+
+    \b
+    Examples:
+      imagenet-pipeline networks resnet50 --input 160
+      imagenet-pipeline networks gluoncv:
+      imagenet-pipeline networks timm:resnet18
     """
+    from imagenet_pipeline.networks.zoo import is_zoo_name
+
+    if name is not None and is_zoo_name(name):
+        _show_zoo(name, classes, input_size or 224, as_json)
+        return
     from imagenet_pipeline.networks.tables import network_rows, network_table
 
     if name is None:
@@ -167,6 +178,26 @@ def loader(
         f"{figure.images_per_second:,.0f} images/s, {figure.threads} threads, {size} px, "
         f"{figure.images:,} images in {figure.seconds:.2f} s"
     )
+
+
+def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
+    from imagenet_pipeline.engines.zoos import zoo_names, zoo_table
+    from imagenet_pipeline.networks.zoo import zoo_network
+
+    if name.endswith(":"):
+        known = zoo_names(name.removesuffix(":"))
+        if as_json:
+            say_json({"networks": known})
+            return
+        for one in known:
+            say(one)
+        return
+    table = zoo_table(zoo_network(name, classes), (3, input_size, input_size))
+    if as_json:
+        say_json(table)
+        return
+    say_table(["parameter", "shape"], [(key, "x".join(map(str, shape))) for key, shape in table.shapes.items()])
+    say(f"{table.name}: {table.parameters:,} trained parameters, {input_size} px; runs on the {table.engine} engine")
 
 
 def _count(number: int | None) -> str:

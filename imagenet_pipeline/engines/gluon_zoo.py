@@ -7,6 +7,7 @@ files GluonCV publishes fit by name.
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -52,6 +53,13 @@ def build(network: ZooNetwork, input_shape: Shape) -> GluonNetwork:
     for parameter in parameters.values():
         parameter.shape = shapes[parameter.name]
     return GluonNetwork(block, block, parameters)
+
+
+def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], int]:
+    """Every parameter's shape by name, and how many numbers are trained. Raises BadRecipe as `build` does."""
+    parameters = build(network, input_shape).parameters
+    trained = sum(math.prod(one.shape) for one in parameters.values() if one.grad_req != "null")
+    return {name: tuple(one.shape) for name, one in parameters.items()}, trained
 
 
 def draw(built: GluonNetwork, seed: int) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +19,11 @@ from imagenet_pipeline.engines import (
     check_fits,
     pytorch_zoo,
 )
+from imagenet_pipeline.engines.pytorch_device import choose_precision, compiled, device_name, parse_device, versions_of
 from imagenet_pipeline.engines.pytorch_import import torch
 from imagenet_pipeline.engines.pytorch_layers import build
 from imagenet_pipeline.engines.pytorch_rule import Rule
 from imagenet_pipeline.engines.pytorch_scores import losses_of, marks_of, mean_over_crops
-from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
 from imagenet_pipeline.networks.zoo import ZooNetwork
@@ -47,8 +45,8 @@ class PyTorchEngine:
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         self._device = parse_device(blueprint.devices)
-        self.device_names = (_device_name(self._device),)
-        self.versions = _versions(self._device)
+        self.device_names: tuple[str, ...] = (device_name(self._device),)
+        self.versions = versions_of(self._device)
         self.precision = choose_precision(blueprint.precision, self._device)
         self._loss = blueprint.loss
         built = build_network(blueprint, self._dtype, self._device)
@@ -57,7 +55,7 @@ class PyTorchEngine:
         if values is not None:
             self.set_values(values)
         self._network = _Normalised(built.module, blueprint, self._dtype, self._device)
-        self._training_network = _compiled(self._network) if blueprint.compile else self._network
+        self._training_network = compiled(self._network) if blueprint.compile else self._network
         self._rule = Rule(blueprint.optimizer, self._trained)
         self._marks: list[Any] = []
         self._events: list[Any] = []
@@ -201,77 +199,3 @@ class _Normalised(torch.nn.Module):  # type: ignore[misc]
     def forward(self, images: Any) -> Any:
         pixels = (images.flatten(2) - self.mean) / self.std
         return self.body(pixels.view(images.shape).permute(0, 3, 1, 2))
-
-
-def parse_device(devices: str) -> Any:
-    """The torch.device for a `devices` word. Raises BadRecipe for one that is not there, or for several.
-
-    "auto" is the first GPU, or else the CPU.
-    """
-    gpus = torch.cuda.device_count()
-    if devices == "auto":
-        devices = "gpu" if gpus else "cpu"
-    kind, _, numbers = devices.partition(":")
-    words = numbers.split(",") if numbers else ["0"]
-    if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected="auto, cpu, gpu or gpu:1")
-    if len(words) > 1:
-        raise BadRecipe(
-            "the pytorch engine takes one device",
-            where=f"devices = {devices!r}",
-            advice=f"take devices={kind}:{words[0]}, or engine=gluon",
-        )
-    number = int(words[0])
-    if number >= (gpus if kind == "gpu" else 1):
-        found = f"{gpus} GPUs that PyTorch can use" if kind == "gpu" else "the one device cpu:0"
-        raise BadRecipe(
-            f"no device number {words[0]}",
-            where=f"devices = {devices!r}",
-            found=found,
-            advice="devices=cpu runs anywhere",
-        )
-    return torch.device("cuda", number) if kind == "gpu" else torch.device("cpu")
-
-
-def choose_precision(precision: str, device: Any) -> str:
-    """What to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
-
-    Raises BadRecipe for one the device lacks.
-    """
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        lacking = set() if fast else {"bfloat16"}
-    else:
-        fast = torch.cpu._is_amx_tile_supported()
-        # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
-        lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            lacking.add("bfloat16")
-    if precision in lacking:
-        raise BadRecipe(
-            f"no fast {precision} on this {'CPU' if device.type == 'cpu' else 'GPU'}",
-            where=f"precision = {precision!r}",
-            advice="precision=auto takes the fastest there is",
-        )
-    if precision == "auto":
-        return "bfloat16" if fast else "float32"
-    return precision
-
-
-def _device_name(device: Any) -> str:
-    return "cpu" if device.type == "cpu" else f"gpu:{device.index} ({torch.cuda.get_device_name(device)})"
-
-
-def _versions(device: Any) -> dict[str, str]:
-    versions = {"torch": torch.__version__, "numpy": np.__version__}
-    return versions if device.type == "cpu" else {**versions, "cuda": torch.version.cuda}
-
-
-def _compiled(network: Any) -> Any:
-    """The network compiled at its first step. Raises BadRecipe where there is no compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise BadRecipe(
-            f"compile = true needs the compiler {compiler}", advice="install it, or train with compile=false"
-        )
-    return torch.compile(network)

@@ -7,8 +7,7 @@ from typing import Any
 
 
 def import_torch() -> Any:
-    """Import PyTorch with all the processors this process may use, and with large pages for large tensors."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    """Import PyTorch, to use all the processors this process may use."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:

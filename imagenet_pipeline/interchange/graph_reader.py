@@ -46,6 +46,8 @@ class Reader:
             raise BadInput(f"operator {node.op[:80]!r} reads nothing", where=repr(node.name[:80]))
         first = self._flows.get(node.inputs[0][0])
         if node.op in SKIPPED:
+            if len(node.inputs) > 1:
+                raise BadInput(f"operator {node.op!r} reads more than one input", where=repr(node.name[:80]))
             if first is not None:
                 self._flows[index] = first
             return
@@ -107,7 +109,7 @@ class Place:
         """The parameters behind the first input."""
         names = [self.reader.variable(index) for index, _ in self.node.inputs[1:]]
         if len(names) != len(roles) or not all(names):
-            raise self.bad("does not read the parameters it should", expected=", ".join(roles))
+            raise self.bad("does not read the parameters it should", expected=", ".join(roles) or "none")
         return tuple(zip(roles, names, strict=True))
 
     def step(

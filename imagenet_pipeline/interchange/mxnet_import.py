@@ -167,7 +167,7 @@ def _matched(candidate: _Candidate, foreign: _Foreign) -> tuple[Values, Normalis
     Biases in front of batch normalisations that our network does without are no difference: its means make up for
     them (MXNet's zoo has such in its ResNet-50 v1).
     """
-    ours = reduced(symbol_of(candidate.network, candidate.image), {}, candidate.image, candidate.name)
+    ours = reduced(symbol_of(candidate.network, candidate.image), {}, candidate.image)
     norm = not _starts_with_norm(ours)
     try:
         return _matched_folding(candidate, foreign, ours, Folding(norm))
@@ -185,8 +185,7 @@ def _matched_folding(
             foreign.symbol,
             foreign.params,
             candidate.image,
-            foreign.symbol_path,
-            folding,
+            folding=folding,
         )
     except BadInput as error:
         raise Different(str(error)) from None

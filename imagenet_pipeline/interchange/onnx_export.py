@@ -1,4 +1,4 @@
-"""Write a network as an ONNX graph: readable by ONNX Runtime, OpenCV, TensorRT, OpenVINO and others.
+"""Write a network as an ONNX graph, for ONNX Runtime, OpenCV and others.
 
 Operator set 13 (ONNX 1.8, 2020): no later one says anything these networks need.
 """

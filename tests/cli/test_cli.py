@@ -40,6 +40,8 @@ VERBS = [
     "evaluate",
     "plot",
     "benchmark loader",
+    "export",
+    "import",
 ]
 
 
@@ -119,6 +121,8 @@ def test_every_verb_has_help_with_an_example(call: Call, verb: str) -> None:
         (["networks", "alexnet", "--input", "30"], 2, "at least"),
         (["plot", "nowhere", "--out", "x.png"], 2, "nowhere"),
         (["benchmark", "loader", "nowhere"], 3, "nowhere"),
+        (["export", "nowhere", "--format", "onnx", "--out", "x"], 2, "nowhere"),
+        (["export", "nowhere", "--out", "x"], 2, "--format"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(

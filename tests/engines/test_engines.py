@@ -125,7 +125,8 @@ def written_rule(
     precision=st.sampled_from(["float32", "float64"]),
 )
 def test_steps_follow_the_written_rule_through_changes_of_rate(
-    difference: Difference, make_engine: MakeEngine, make_batch: MakeBatch, rates: list[float], momentum: float, nesterov: bool, decay: float,
+    difference: Difference, make_engine: MakeEngine,
+    make_batch: MakeBatch, rates: list[float], momentum: float, nesterov: bool, decay: float,
     precision: str,
 ) -> None:  # fmt: skip
     nesterov = nesterov and momentum > 0

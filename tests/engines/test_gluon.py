@@ -113,3 +113,18 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_huge_cpu_number_is_refused_instead_of_filling_the_memory() -> None:
     with pytest.raises(BadRecipe, match="no device number 4294967296"):
         parse_contexts("cpu:0,4294967296")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precisions_are_refused(make_engine: MakeEngine, precision: str) -> None:
+    with pytest.raises(BadRecipe, match=rf"precision = '{precision}': the gluon engine .*; take precision=auto or"):
+        make_engine(LINEAR, precision=precision)
+
+
+def test_compilation_is_refused(make_engine: MakeEngine) -> None:
+    with pytest.raises(BadRecipe, match="compile = true: the gluon engine compiles its own way"):
+        make_engine(LINEAR, compile=True)
+
+
+def test_auto_is_float32(make_engine: MakeEngine) -> None:
+    assert make_engine(LINEAR, precision="auto").precision == "float32"

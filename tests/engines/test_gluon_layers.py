@@ -1,4 +1,4 @@
-"""ResNets against MXNet's own model zoo, and training steps against its own optimizer."""
+"""PReLU's gradient, ResNets against MXNet's own model zoo, and training steps against its own optimizer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint
 from imagenet_pipeline.engines.gluon import GluonEngine
 from imagenet_pipeline.engines.gluon import mx as mxnet
+from imagenet_pipeline.engines.gluon_layers import build
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import Activation, Flatten, stack
 
 Array = np.ndarray[Any, Any]
 mx: Any = mxnet
@@ -21,6 +23,26 @@ mx: Any = mxnet
 def close(found: Array, wanted: Array, limit: float = 1e-5) -> None:
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() <= limit * max(np.abs(wanted).max(), 1e-30)
+
+
+@pytest.mark.parametrize("hybridized", [False, True])
+def test_slope_gradients_inside_a_network(hybridized: bool) -> None:
+    """MXNet's own PReLU fails this where the network is hybridized: it sums a gradient already overwritten."""
+    random = np.random.default_rng(0)
+    x, weights = (random.normal(size=(4, 6, 5, 5)).astype(np.float32) for _ in range(2))
+    slope = np.linspace(0.1, 0.6, 6).astype(np.float32)
+    network = stack(
+        before=Activation("leaky", 0.5), prelu=Activation("prelu"), after=Activation("leaky", 0.25), flatten=Flatten()
+    )
+    built = build(network, lambda name: 6)
+    built.block.initialize()
+    built.parameters["prelu.slope"].set_data(mx.nd.array(slope))
+    built.block.hybridize(active=hybridized)
+    with mx.autograd.record():
+        total = (built.block(mx.nd.array(x)) * mx.nd.array(weights.reshape(4, -1))).sum()
+    total.backward()
+    wanted = (np.where(x < 0, 0.5 * x * 0.25, 0) * weights).sum((0, 2, 3))
+    close(built.parameters["prelu.slope"].grad().asnumpy(), wanted)
 
 
 def random_values(network: Any, shape: tuple[int, int, int]) -> dict[str, Array]:

@@ -131,7 +131,7 @@ def values_of(network: Sequential, input_shape: tuple[int, int, int]) -> dict[st
 
 
 def sample_of(name: str) -> Sample:
-    network = every_layer() if name == "every_layer" else narrowed(catalog.build(name, CLASSES))
+    network = every_layer() if name == "every_layer" else narrowed(catalog.entry(name).build(CLASSES))
     size = SIZES.get(name, 19)
     blueprint = Blueprint(network, size, MEAN, STD, OptimizerRecipe(), "cpu", "float32")
     values = values_of(network, blueprint.input_shape)

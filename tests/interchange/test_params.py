@@ -118,7 +118,7 @@ GOOD = one_array(V2_HEAD, 0, bytes(8))
         (GOOD + b"\0", "bytes follow the end"),
         (one_array(struct.pack("<Iiiq", params.V2, 1, 1, 2), 0, bytes(8)), "not stored dense"),
         (one_array(struct.pack("<Iiiq", params.V2, 0, 1, -2), 0, bytes(8)), "no possible shape"),
-        (one_array(struct.pack("<Iiiq", params.V2, 0, 1, 2**60), 0, bytes(8)), "larger than the rest of the file"),
+        (one_array(struct.pack("<Iiiq", params.V2, 0, 1, 2**50), 0, bytes(8)), "larger than the rest of the file"),
         (one_array(struct.pack("<Iiiqq", params.V2, 0, 2, 2**62, 2**62), 0, bytes(8)), "no possible shape"),
         (one_array(struct.pack("<Iiiqq", params.V2, 0, 2, 0, 2**62), 0, bytes(8)), "no possible shape"),
         (one_array(struct.pack("<Iii", params.V2, 0, 2**31 - 1), 0, bytes(8)), "no possible shape"),
@@ -128,7 +128,7 @@ GOOD = one_array(V2_HEAD, 0, bytes(8))
         (GOOD[:-8] + struct.pack("<Q", 2**62), "more names than it has room for"),
         (GOOD[:-8] + struct.pack("<QQ", 1, 2**63) + b"a", "name is too long"),
         (GOOD[:-8] + struct.pack("<QQ", 1, 1) + b"\xff", "not UTF-8"),
-        (GOOD[:-8] + struct.pack("<QQQ", 2, 1, 1) + b"a", "ends before its list does"),
+        (GOOD[:-8] + struct.pack("<QQBQ", 2, 1, 97, 1), "ends before its list does"),
         (GOOD[:-8] + struct.pack("<QQBQB", 2, 1, 97, 1, 98), "not one name for each"),
     ],
 )  # fmt: skip

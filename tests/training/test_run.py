@@ -421,6 +421,30 @@ def test_a_branch_folder_removed_by_hand_does_no_harm(recipe: Path, run: Path) -
     assert (run / "checkpoints" / "branch-03" / "epoch-0004").is_dir()
 
 
+def test_a_run_starts_from_a_file_of_weights_and_needs_it_no_more(
+    recipe: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "start.safetensors"
+    shutil.copy(whole_run / "checkpoints" / "epoch-0004" / "weights.safetensors", file)
+    begun = {"initial__weights": str(file), "optimizer__learning_rate": 1e-12, "schedule__kind": "constant"}
+    outcome = go(recipe, tmp_path / "run", epochs=1, **begun)
+    last = float(history(whole_run)[-1]["validation_rank1"])
+    assert outcome.metrics["validation_rank1"] == last
+    start = Journal(tmp_path / "run").events()[0]
+    assert start["initial_weights"] == {"file": str(file), "sha256": files.sha256_of(file)}
+    file.unlink()
+    assert go(recipe, tmp_path / "run", "latest", epochs=2).metrics["validation_rank1"] == last
+
+
+def test_weights_that_do_not_fit_or_are_not_there_start_no_run(recipe: Path, whole_run: Path, tmp_path: Path) -> None:
+    file = whole_run / "checkpoints" / "epoch-0004" / "weights.safetensors"
+    with pytest.raises(BadInput, match=r"weights of .*safetensors do not fit the network: .*dense1\.weight has shape"):
+        go(recipe, tmp_path / "run", initial__weights=str(file), input__size=32)
+    with pytest.raises(BadInput, match="nowhere: cannot be read"):
+        go(recipe, tmp_path / "run", initial__weights="nowhere")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [

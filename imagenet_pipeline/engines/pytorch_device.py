@@ -1,0 +1,88 @@
+"""Where the PyTorch engine computes, in what precision, and with what compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+
+from imagenet_pipeline.engines.pytorch_import import torch
+from imagenet_pipeline.errors import BadRecipe
+
+
+def parse_device(devices: str) -> Any:
+    """The torch.device for a `devices` word. Raises BadRecipe for one that is not there, or for several.
+
+    "auto" is the first GPU, or else the CPU.
+    """
+    gpus = torch.cuda.device_count()
+    if devices == "auto":
+        devices = "gpu" if gpus else "cpu"
+    kind, _, numbers = devices.partition(":")
+    words = numbers.split(",") if numbers else ["0"]
+    if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected="auto, cpu, gpu or gpu:1")
+    if len(words) > 1:
+        raise BadRecipe(
+            "the pytorch engine takes one device",
+            where=f"devices = {devices!r}",
+            advice=f"take devices={kind}:{words[0]}, or engine=gluon",
+        )
+    number = int(words[0])
+    if number >= (gpus if kind == "gpu" else 1):
+        found = f"{gpus} GPUs that PyTorch can use" if kind == "gpu" else "the one device cpu:0"
+        raise BadRecipe(
+            f"no device number {words[0]}",
+            where=f"devices = {devices!r}",
+            found=found,
+            advice="devices=cpu runs anywhere",
+        )
+    return torch.device("cuda", number) if kind == "gpu" else torch.device("cpu")
+
+
+def choose_precision(precision: str, device: Any) -> str:
+    """What to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
+
+    Raises BadRecipe for one the device lacks.
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        lacking = set() if fast else {"bfloat16"}
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
+        # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
+        lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            lacking.add("bfloat16")
+    if precision in lacking:
+        raise BadRecipe(
+            f"no fast {precision} on this {'CPU' if device.type == 'cpu' else 'GPU'}",
+            where=f"precision = {precision!r}",
+            advice="precision=auto takes the fastest there is",
+        )
+    if precision == "auto":
+        return "bfloat16" if fast else "float32"
+    return precision
+
+
+def device_name(device: Any) -> str:
+    """As runs and reports show it."""
+    return "cpu" if device.type == "cpu" else f"gpu:{device.index} ({torch.cuda.get_device_name(device)})"
+
+
+def versions_of(device: Any) -> dict[str, str]:
+    """Of what computes on a device."""
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    return versions if device.type == "cpu" else {**versions, "cuda": torch.version.cuda}
+
+
+def compiled(network: Any) -> Any:
+    """The network compiled at its first step. Raises BadRecipe where there is no compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise BadRecipe(
+            f"compile = true needs the compiler {compiler}", advice="install it, or train with compile=false"
+        )
+    return torch.compile(network)

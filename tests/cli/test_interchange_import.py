@@ -1,0 +1,83 @@
+"""The verb `import` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.cli import main
+from imagenet_pipeline.interchange.mxnet_export import export_mxnet
+from imagenet_pipeline.interchange.params import read_params, write_params
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """`--symbol S --params P --out RUN` of a LeNet of 4 classes, not normalising."""
+    network = catalog.entry("lenet").build(4)
+    values = initial_values(network, (3, 28, 28), "he", 1)
+    symbol, params = export_mxnet(network, values, (3, 28, 28), tmp_path / "net", None)
+    return ["--symbol", str(symbol), "--params", str(params), "--out", str(tmp_path / "run")]
+
+
+def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        main(["import", *words])
+    captured = capsys.readouterr()
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code, captured.out, captured.err
+
+
+def test_it_says_what_it_found(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_params(Path(files[3]), read_params(Path(files[3])) | {"arg:more": np.ones(1, np.float32)})
+    code, out, _ = call([*files, "--mean", "123.68,116.779,103.939", "--std", "1,1,1"], capsys)
+    assert code == 0
+    assert "lenet, 4 classes, 28 px, 8 arrays" in out
+    assert "mean 123.68,116.779,103.939  std 1,1,1  from the command line" in out
+    assert "in the file but not in the graph: more (1 in all)" in out
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "recipe.toml", "journal.jsonl", "history.csv", "checkpoints",
+    }  # fmt: skip
+
+
+def test_one_json_object(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call([*files, "--mean", "0,0,0", "--std", "1,1,1", "--json", "--network", "lenet"], capsys)
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["network"], answer["classes"], answer["std"], answer["unused"]) == ("lenet", 4, [1, 1, 1], [])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "nothing says how the network's input is normalised"),
+        (["--mean", "1,2,3"], 2, "--mean and --std belong together"),
+        (["--mean", "1,2", "--std", "1,1,1"], 2, "three numbers"),
+        (["--mean", "1,2,x", "--std", "1,1,1"], 2, "three numbers"),
+        (["--mean", "1,2,inf", "--std", "1,1,1"], 2, "three numbers"),
+        (["--mean", "1,2,3", "--std", "1,0,1"], 2, "above 0"),
+        (["--network", "lenett"], 2, "did you mean lenet or"),
+        (["--network", "resnet18"], 3, "not resnet18; found as resnet18: "),
+        (["--params", __file__], 3, "not an MXNet .params file"),
+        (["--symbol", __file__], 3, "not a JSON file"),
+        (["--symbol", "/absent"], 3, "No such file"),
+        (["--records", ".", "--classes", __file__], 2, "leave --classes out"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    words: list[str], code: int, said: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, out, err = call([*files, *words], capsys)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert said in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(["--help"], capsys)
+    assert code == 0
+    assert "Examples:" in out

@@ -1,0 +1,107 @@
+"""A run made of a network trained elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.evaluation.evaluate import evaluate
+from imagenet_pipeline.interchange.mxnet_import import Imported
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import without_taps
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
+from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes, read_classes
+from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.run import open_run
+
+MEAN, STD = (10.0, 20.0, 30.0), (100.0, 101.0, 102.0)
+ORIGIN = {"files": {}, "normalisation_from": "a test"}
+
+
+def imported(name: str = "lenet", classes: int = 10, size: int = 28, **more: Any) -> Imported:
+    network = without_taps(catalog.entry(name).build(classes))
+    values = initial_values(network, (3, size, size), "he", 5)
+    return Imported(name, classes, size, values, more.pop("normalisation", None), **more)
+
+
+def test_it_is_evaluated_and_trained_on_like_any_other(digits_records: Path, tmp_path: Path) -> None:
+    data, run = read_data_set(digits_records), tmp_path / "run"
+    given = imported()
+    make_run(run, given, data.classes, (MEAN, STD), data, ORIGIN)
+    start = load_checkpoint(find_checkpoint(run, "latest"))
+    assert (start.state.epoch, start.state.step, start.state.mean, start.state.std) == (0, 0, MEAN, STD)
+    assert all((start.weights[name] == value).all() for name, value in given.values.items())
+    assert evaluate(run, split="test").images == 300
+    outcome = train(open_run(run / "recipe.toml", {"epochs": 1, "loader.threads": 0}, run, "latest"))
+    assert (outcome.epoch, outcome.finished) == (1, True)
+    after = load_checkpoint(find_checkpoint(run, "1"))
+    assert (after.state.mean, after.state.std) == (MEAN, STD), "it was trained with these, not with the records' own"
+    assert not np.array_equal(after.weights["conv1.weight"], start.weights["conv1.weight"])
+
+
+def test_without_records_any_records_of_its_classes_will_do(digits_records: Path, tmp_path: Path) -> None:
+    data, run = read_data_set(digits_records), tmp_path / "run"
+    make_run(run, imported(), data.classes, (MEAN, STD), None, ORIGIN)
+    with pytest.raises(BadInput, match="no data set here"):
+        evaluate(run)
+    assert evaluate(run, records=digits_records).images == 300
+    overrides = {"epochs": 1, "records": str(digits_records), "loader.threads": 0}
+    assert train(open_run(run / "recipe.toml", overrides, run, "latest")).finished
+    make_run(tmp_path / "other", imported(), numbered_classes(10), (MEAN, STD), None, ORIGIN)
+    if data.classes.ids != numbered_classes(10).ids:
+        with pytest.raises(BadInput, match="class tables differ"):
+            evaluate(tmp_path / "other", records=digits_records)
+
+
+def test_auxiliary_classifiers_start_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", imported("googlenet", 3, 96), numbered_classes(3), (MEAN, STD), None, ORIGIN)
+    weights = load_checkpoint(find_checkpoint(tmp_path / "run", "latest")).weights
+    assert any(name.startswith("auxiliary") for name in weights)
+
+
+def test_a_folder_in_use_and_a_table_of_another_length_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected 10 classes; found 7"):
+        make_run(tmp_path / "run", imported(), numbered_classes(7), (MEAN, STD), None, ORIGIN)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BadRecipe, match="something is here already"):
+        make_run(tmp_path, imported(), numbered_classes(10), (MEAN, STD), None, ORIGIN)
+
+
+def test_the_normalisation_is_never_guessed(digits_records: Path) -> None:
+    data = read_data_set(digits_records)
+    inside = imported(normalisation=(STD, MEAN))
+    assert normalisation_of(inside, None, data) == ((STD, MEAN), "the graph")
+    assert normalisation_of(imported(), (MEAN, STD), data) == ((MEAN, STD), "the command line")
+    assert normalisation_of(imported(), None, data) == ((data.mean, data.std), str(data.folder / "mean.json"))
+    with pytest.raises(BadRecipe, match="nothing says how"):
+        normalisation_of(imported(), None, None)
+    with pytest.raises(BadRecipe, match="normalises its input itself"):
+        normalisation_of(inside, (MEAN, STD), None)
+
+
+def test_class_tables_from_files(tmp_path: Path) -> None:
+    path = tmp_path / "synsets.txt"
+    path.write_text("n01440764 tench, Tinca tinca\n\nn01443537 goldfish\n")
+    assert read_classes(path) == ClassTable("wnid", ("n01440764", "n01443537"), ("tench, Tinca tinca", "goldfish"))
+    path.write_text("n01443537\nn01440764\n")
+    assert read_classes(path) == ClassTable("list", ("n01443537", "n01440764"), ("n01443537", "n01440764"))
+    path.write_text("cat a\ncat b\n")
+    with pytest.raises(BadInput, match="stands twice"):
+        read_classes(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="not a readable text file"):
+        read_classes(path)
+    table = ClassTable("folder", ("a", "b"), ("A", "B"))
+    table.write(tmp_path / "classes.json")
+    assert read_classes(tmp_path / "classes.json") == table
+    (tmp_path / "classes.json").write_text(json.dumps([1]))
+    with pytest.raises(Damaged, match="not a class table"):
+        read_classes(tmp_path / "classes.json")
