@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +53,7 @@ def photo_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_recipe(photo_records: Path, tmp_path: Path) -> Callable[..., Path]:
     """`make_recipe(network, engine)`: a recipe file of two epochs of two steps."""
 
-    def make(network: str, engine: str, **more: Any) -> Path:
+    def make(network: str, engine: str) -> Path:
         path = tmp_path / "recipe.toml"
         path.write_text(RECIPE.format(network=network, engine=engine, records=photo_records))
         return path
