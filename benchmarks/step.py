@@ -1,11 +1,15 @@
 """A training step through our engines against the same network written by hand in each framework, in one run.
 
-    python benchmarks/step.py [--networks resnet50 vgg16] [--batch 16] [--size 224] [--steps 6] [--device cpu] [--json]
+    python benchmarks/step.py [--networks resnet50 vgg16] [--batch 16] [--size 224] [--steps 6] [--device cpu]
+        [--threads N] [--json]
 
 By hand means: MXNet's model zoo, hybridized (static_alloc, static_shape), with gluon.Trainer; in PyTorch a plain
 nn.Module (`benchmarks/plain_torch.py`), channels-last, autocast, torch.optim.SGD. All start from the same uint8 batch
 in host memory, normalise it on the device, and take the same SGD step. Steps of "ours" and "by hand" alternate in one
 process; each framework has a process of its own. The best step counts.
+
+MXNet left to itself takes half of the processors, as hyper-threads; our engine gives it all of them, and so does this
+script on both sides. `--threads` with half of them shows MXNet as it comes.
 """
 
 from __future__ import annotations
@@ -40,11 +44,11 @@ Step = Callable[[], None]
 
 def main() -> None:
     arguments = parse()
-    os.environ.setdefault("OMP_NUM_THREADS", str(available_processors()))
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     rows = [row for name in arguments.networks for row in measured(name, arguments)]
     result = {
         "processor": processor_name(),
-        "processors": available_processors(),
+        "threads": arguments.threads,
         "device": arguments.device,
         "batch": arguments.batch,
         "size": arguments.size,
@@ -62,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
     parser.add_argument("--steps", type=int, default=6, help="measured steps of each")
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
+    parser.add_argument("--threads", type=int, default=available_processors(), help="of either framework")
     parser.add_argument("--compile", action="store_true", help="torch.compile on both sides")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -187,7 +192,7 @@ def seconds(step: Step) -> float:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['processor']}, {result['processors']} processors, {result['device']}; batch {result['batch']}, "
+        f"{result['processor']}, {result['threads']} threads, {result['device']}; batch {result['batch']}, "
         f"{result['size']} px, best of {result['steps']} steps",
         f"{'network':10} {'engine':8} {'precision':10} {'ours img/s':>11} {'by hand':>9} {'ratio':>6} {'median':>7}",
     ]

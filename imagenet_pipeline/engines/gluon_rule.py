@@ -88,10 +88,14 @@ class Rule:
             rule.update(weight, with_l1(weight, gradient * rescale, self._recipe.l1), slots, step)
 
     def _groups(self, triples: list[Any]) -> Iterator[list[Any]]:
-        by_context: dict[str, list[Any]] = {}
+        """Arrays of one device and length, which the fused kernel walks side by side.
+
+        It looks at every array of a call for each number of the longest: with VGG-16's in one call it took 1.5 s.
+        """
+        alike: dict[tuple[str, int], list[Any]] = {}
         for triple in triples:
-            by_context.setdefault(str(triple[0].context), []).append(triple)
-        for group in by_context.values():
+            alike.setdefault((str(triple[0].context), triple[0].size), []).append(triple)
+        for group in alike.values():
             for first in range(0, len(group), self._ARRAYS_A_CALL):
                 yield group[first : first + self._ARRAYS_A_CALL]
 
