@@ -1,0 +1,103 @@
+"""One run on two engines: resumed on the same one, to equal bytes; on the other, to equal numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from imagenet_pipeline.config import load_recipe
+from imagenet_pipeline.engines.gluon import GluonEngine
+from imagenet_pipeline.engines.pytorch import PyTorchEngine
+from imagenet_pipeline.evaluation.evaluate import evaluate
+from imagenet_pipeline.training.checkpoint import load_checkpoint
+from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.run import open_run
+from imagenet_pipeline.training.saving import Outcome
+
+ENGINES = ("gluon", "pytorch")
+ROUNDING = 1e-11
+"""Worst difference of a weight after 4 epochs in float64, relative to its array's largest; measured 2e-14."""
+RULES = {
+    "sgd": {},
+    "adam": {"optimizer.name": "adam", "optimizer.learning_rate": 0.002},
+    "lars": {"optimizer.name": "lars", "optimizer.learning_rate": 2.0},
+}
+HALVES = [("gluon", "pytorch"), ("pytorch", "gluon")]
+
+
+def go(recipe: Path, folder: Path, resume: str | None = None, **overrides: Any) -> Outcome:
+    return train(open_run(recipe, {key.replace("__", "."): value for key, value in overrides.items()}, folder, resume))
+
+
+def weights(folder: Path, name: str = "epoch-0004") -> bytes:
+    return (folder / "checkpoints" / name / "weights.safetensors").read_bytes()
+
+
+def worst_difference(one: Path, other: Path) -> float:
+    first, second = (load_file(run / "checkpoints" / "epoch-0004" / "weights.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max() / np.abs(first[name]).max()) for name in first)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_two_epochs_and_two_more_end_in_equal_bytes_on_pytorch(recipe: Path, tmp_path: Path, precision: str) -> None:
+    go(recipe, tmp_path, engine="pytorch", precision=precision)
+    whole, half = weights(tmp_path), weights(tmp_path, "epoch-0002")
+    go(recipe, tmp_path, "2")
+    assert weights(tmp_path) == whole != half
+
+
+@pytest.mark.parametrize(("rule", "first", "second"), [("sgd", *HALVES[0]), ("adam", *HALVES[0]), ("lars", *HALVES[1])])
+def test_a_run_goes_on_on_the_other_engine(recipe: Path, tmp_path: Path, rule: str, first: str, second: str) -> None:
+    go(recipe, tmp_path / "whole", engine=first, precision="float64", **RULES[rule])
+    shutil.copytree(tmp_path / "whole", tmp_path / "changed", symlinks=True)
+    assert go(recipe, tmp_path / "changed", "2", engine=second).finished
+    state = load_checkpoint(tmp_path / "changed" / "checkpoints" / "epoch-0004").state
+    assert state.engine == second
+    assert 0 < worst_difference(tmp_path / "whole", tmp_path / "changed") < ROUNDING
+    assert go(recipe, tmp_path / "changed", "3", engine=first).finished
+    assert worst_difference(tmp_path / "whole", tmp_path / "changed") < ROUNDING
+
+
+@pytest.mark.parametrize(("first", "second"), HALVES)
+def test_a_run_stopped_inside_an_epoch_goes_on_on_the_other_engine(
+    recipe: Path, tmp_path: Path, first: str, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(recipe, tmp_path / "whole", engine=first, precision="float64")
+    kind: Any = GluonEngine if first == "gluon" else PyTorchEngine
+    step, left = kind.train_batch, [13]
+
+    def counted(*words: Any, **named: Any) -> None:
+        step(*words, **named)
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(kind, "train_batch", counted)
+    assert go(recipe, tmp_path / "changed", engine=first, precision="float64").step == 13
+    assert go(recipe, tmp_path / "changed", "latest", engine=second).finished
+    assert worst_difference(tmp_path / "whole", tmp_path / "changed") < ROUNDING
+
+
+def test_the_engine_of_an_earlier_restart_stays_in_force(recipe: Path, tmp_path: Path) -> None:
+    go(recipe, tmp_path, epochs=2)
+    go(recipe, tmp_path, "latest", engine="pytorch", epochs=3)
+    go(recipe, tmp_path, "latest", epochs=4)
+    assert load_recipe(tmp_path / "recipe.toml").engine == "pytorch"
+    assert load_checkpoint(tmp_path / "checkpoints" / "epoch-0004").state.engine == "pytorch"
+
+
+@pytest.mark.parametrize(("first", "second"), HALVES)
+def test_either_engine_scores_a_run_the_same(recipe: Path, tmp_path: Path, first: str, second: str) -> None:
+    go(recipe, tmp_path, epochs=1, engine=first, precision="float64")
+    own, other = (evaluate(tmp_path, "latest", "val", overrides={"engine": name}) for name in (first, second))
+    assert (own.engine, other.engine, own.precision, other.precision) == (first, second, "float64", "float64")
+    assert (own.images, own.rank1_hits, own.rank5_hits) == (other.images, other.rank1_hits, other.rank5_hits)
+    assert other.loss == pytest.approx(own.loss, rel=1e-12)
