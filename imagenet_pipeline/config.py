@@ -271,7 +271,8 @@ def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any]) ->
         return Recipe.model_validate(_with_tuples(values))
     except ValidationError as error:
         words = [str(word) for word in error.errors()[0]["loc"]]
-        given = any(".".join(words[:length]) in overrides for length in range(1, len(words) + 1))
+        beginnings = [".".join(words[:length]) for length in range(1, len(words) + 1)]
+        given = any(key in beginnings or key.startswith(f"{beginnings[-1]}.") for key in overrides)
         raise recipe_fault(error, option_names(), "command line" if given else where) from error
 
 

@@ -5,6 +5,20 @@ A message is one line: what is wrong, where, what was expected, what was found, 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
+
+
+def printable(text: str) -> str:
+    """The text with what would move a terminal's cursor, or hide in it, written out: `\\x1b`."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def first_few(names: Collection[str]) -> str:
+    """ "a, b, c, ... (8 in all)": names as a phrase that stays short."""
+    shown = [name[:80] for name in itertools.islice(names, 3)]
+    return f"{', '.join(shown)}{', ...' if len(names) > len(shown) else ''} ({len(names)} in all)"
+
 
 class PipelineError(Exception):
     """Base of every error this package raises on purpose."""
@@ -35,7 +49,7 @@ class PipelineError(Exception):
             line += f"; found {self.found}"
         if self.advice is not None:
             line += f"; {self.advice}"
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments do not survive Exception's own pickling, and workers send errors home.

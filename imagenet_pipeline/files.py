@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +66,40 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise _explained(error, path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def part_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` for files that shall be renamed to their places together; it goes with the block.
+
+    Raises OutOfRoom naming `path`, the place meant.
+    """
+    part = _part_of(Path(path))
+    try:
+        with explaining(path):
+            part.mkdir(parents=True)
+        yield part
+    except OutOfRoom as error:
+        raise OutOfRoom(error.what, where=path, advice=error.advice) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file of the user's to read, and its size in bytes; a pipe or device is refused before it is waited for.
+
+    Raises BadInput for anything that cannot be read.
+    """
+    try:
+        # O_NONBLOCK changes nothing for a regular file; a pipe without it blocks until somebody writes.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("not a regular file")
+            yield stream, status.st_size
+    except OSError as error:
+        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
 
 
 @contextlib.contextmanager

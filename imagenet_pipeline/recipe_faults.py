@@ -13,8 +13,9 @@ from imagenet_pipeline.errors import BadRecipe
 _PLAIN_WORDS = {
     "tuple_type": "needs a list, as [0.5, 1.0]",
     "too_long": "has too many values",
-    "model_type": "is a section, not a value",
 }
+_USUAL_WORDS = {"lr": "learning_rate", "wd": "weight_decay", "mom": "momentum", "eps": "epsilon", "rho": "decay"}
+"""What other programs call a key."""
 
 
 def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRecipe:
@@ -24,9 +25,7 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     words = [str(word) for word in first["loc"]]
     key = ".".join(words)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known, n=3)
-        advice = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
-        return BadRecipe(f"unknown recipe key {key!r}", where=where, advice=advice)
+        return BadRecipe(f"unknown recipe key {key!r}", where=where, advice=_nearest(key, known))
     while words and ".".join(words) not in known:
         words.pop()
     key = ".".join(words) or key
@@ -34,9 +33,30 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
         return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
     if first["type"] == "literal_error":
         return _unknown_word(key, first, where)
+    if first["type"] == "model_type":
+        inner = next(name for name in known if name.startswith(f"{key}."))
+        advice = f"write {inner}=..."
+        return BadRecipe(f"{key!r} is a section, not a value", where=where, found=repr(first["input"]), advice=advice)
     message = _PLAIN_WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     found = None if first["type"] == "value_error" else repr(first["input"])
+    named, _, rest = message.partition(": ")
+    if f"{key}.{named}" in known:
+        # What a section says of one of its keys.
+        key, message = f"{key}.{named}", rest
     return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    section, _, last = key.rpartition(".")
+    usual = f"{section}.{_USUAL_WORDS.get(last, last)}"
+    if usual in known:
+        return f"did you mean {usual}?"
+    sections = {name.rpartition(".")[0] for name in known if "." in name}
+    near = difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
+    if near:
+        return f"did you mean the section {near[0]}?"
+    near = difflib.get_close_matches(key, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
 
 
 def _clearest(error: ValidationError) -> Any:

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: goes to the repository's root and puts .venv, made where it is missing, on the PATH.
-# It is made anew when setup.cfg or the constraints change.   use: . scripts/environment.sh [EXTRAS]
+# Installs again when setup.cfg or the constraints change; what else is in it stays.   use: . scripts/environment.sh [EXTRAS]
 # ZOO=timm takes .venv-timm instead (scripts/install_zoo.sh says why).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,9 +25,9 @@ find_python() {
 make_environment() {
     local target=".${1:+[$1]}" stamp
     stamp="$(cat setup.cfg "$constraints" | sha256sum)"
-    if ! grep -qsF "$stamp" "$venv/made-for"; then
-        "$(find_python)" -m venv --clear "$venv"
-    elif grep -qxF "$target $stamp" "$venv/made-for" || [ -z "${1:-}" ]; then
+    if [ ! -x "$venv/bin/python" ]; then
+        "$(find_python)" -m venv "$venv"
+    elif grep -qsxF "$target $stamp" "$venv/made-for" || { [ -z "${1:-}" ] && grep -qsF "$stamp" "$venv/made-for"; }; then
         return
     fi
     echo "installing $target into $venv (first time only) ..." >&2

@@ -3,12 +3,12 @@
 #   bash scripts/install_zoo.sh gluoncv     into .venv, seconds
 #   bash scripts/install_zoo.sh timm        into .venv-timm, gigabytes; ZOO=timm bash scripts/train.sh ... uses it
 usage="use: bash scripts/install_zoo.sh gluoncv|timm"
-zoo="${1:?$usage}"
+zoo="${1:-}"
 case "$zoo" in
     gluoncv) unset ZOO ;;
     # timm needs torchvision, and that the very torch it was built for: an environment of its own.
     timm) export ZOO=timm ;;
-    *) echo "error: no zoo is called $zoo; $usage" >&2; exit 2 ;;
+    *) echo "error: no zoo is called '$zoo'; $usage" >&2; exit 2 ;;
 esac
 . "$(dirname "$0")/environment.sh" "${EXTRAS:-}"
 

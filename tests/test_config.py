@@ -102,7 +102,7 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
         ("epochs = 3.0", r"recipe key 'epochs'"),
         ("epochs = true", r"recipe key 'epochs'"),
         ("epochs = 0", r"recipe key 'epochs': input should be greater than or equal to 1; found 0"),
-        ("optimizer = 3", r"recipe key 'optimizer'"),
+        ("optimizer = 3", r"'optimizer' is a section, not a value.*write optimizer.name="),
         (
             "[optimizer]\nlearning_rate = 0",
             r"'optimizer.learning_rate': input should be greater than 0; found 0",
@@ -110,7 +110,7 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
         ("[optimizer]\nlearning_rate = nan", r"recipe key 'optimizer.learning_rate'"),
         ("[optimizer]\nlearning_rate = inf", r"recipe key 'optimizer.learning_rate'"),
         ("[optimizer]\nmomentum = 1.0", r"'optimizer.momentum': input should be less than 1; found 1.0"),
-        ("[optimizer]\nnesterov = true\nmomentum = 0", r"nesterov: needs momentum above 0"),
+        ("[optimizer]\nnesterov = true\nmomentum = 0", r"optimizer.nesterov': needs momentum above 0"),
         ('[schedule]\nkind = "step"', r"'schedule.kind': no such word; expected .*'steps'.*; found 'step'; .* steps\?"),
         ('[optimizer]\nname = "admw"', r"'optimizer.name': no such word; .*'lars'; found 'admw'; did you mean adamw"),
         ('[optimizer]\nname = "xyzzy"', r"'optimizer.name': no such word; .* 'lamb' or 'lars'; found 'xyzzy'$"),
@@ -119,15 +119,15 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
             '[checkpoint]\nkeep = "al"',
             r"keep': no such word; expected 'all' or a number; found 'al'; did you mean all\?",
         ),
-        ('[loss]\nkind = "hinge"\nlabel_smoothing = 0.1', r"label_smoothing: has no effect on hinge"),
-        ("[optimizer]\nbeta1 = 0.8", r"beta1: has no effect on sgd, which reads momentum, nesterov"),
+        ('[loss]\nkind = "hinge"\nlabel_smoothing = 0.1', r"loss.label_smoothing': has no effect on hinge"),
+        ("[optimizer]\nbeta1 = 0.8", r"optimizer.beta1': has no effect on sgd, which reads momentum, nesterov"),
         (
             '[optimizer]\nname = "adam"\nmomentum = 0.8',
-            r"momentum: has no effect on adam, which reads beta1, beta2, eps",
+            r"optimizer.momentum': has no effect on adam, which reads beta1, beta2, eps",
         ),
-        ('[schedule]\nkind = "steps"', r"drops: kind .steps. needs at least one epoch"),
-        ("[schedule]\ndrops = [3, 2]", r"drops: must rise, found \[3, 2\]"),
-        ("[augmentation]\narea = [0.5, 0.1]", r"area: the first number, 0.5, exceeds the second, 0.1"),
+        ('[schedule]\nkind = "steps"', r"schedule.drops': kind .steps. needs at least one epoch"),
+        ("[schedule]\ndrops = [3, 2]", r"schedule.drops': must rise, found \[3, 2\]"),
+        ("[augmentation]\narea = [0.5, 0.1]", r"augmentation.area': the first number, 0.5, exceeds the second, 0.1"),
         ("[augmentation]\narea = [0.5]", r"recipe key 'augmentation.area'"),
         ('[loader]\nthreads = "all"', r"recipe key 'loader.threads'"),
         ("seed = -1", r"recipe key 'seed'"),
@@ -190,9 +190,17 @@ def test_overrides_win(smallest: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "message"),
-    [("epoch", "did you mean epochs"), ("epochs.x", "recipe key|not a section"), ("network.x", "not a section"),
-     ("optimizer", "recipe key 'optimizer'"), ("a.b", "unknown recipe key 'a'"), ("..", "unknown recipe key")],
-)  # fmt: skip
+    [
+        ("epoch", "did you mean epochs"),
+        ("epochs.x", "recipe key|not a section"),
+        ("network.x", "not a section"),
+        ("optimizer", "'optimizer' is a section, not a value.*write optimizer.name="),
+        ("a.b", "unknown recipe key 'a'"),
+        ("..", "unknown recipe key"),
+        ("optimizer.lr", "did you mean optimizer.learning_rate"),
+        ("optimiser.name", "command line: unknown recipe key 'optimiser'; did you mean the section optimizer"),
+    ],
+)
 def test_a_bad_override_is_refused(smallest: Path, key: str, message: str) -> None:
     with pytest.raises(BadRecipe, match=message):
         load_recipe(smallest, {key: 3})

@@ -37,3 +37,7 @@ def test_pickling_keeps_kind_fields_and_line(kind: type[PipelineError]) -> None:
     assert type(again) is kind
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+def test_what_a_file_calls_itself_cannot_move_the_cursor() -> None:
+    assert str(BadInput("no class \x1b[2J", found="ü")) == "no class \\x1b[2J; found ü"

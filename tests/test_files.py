@@ -287,3 +287,26 @@ def test_an_absolute_name_inside_is_allowed(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert files.sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_a_part_folder_stands_beside_its_path_and_goes_with_the_block(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "net"
+    with files.part_folder(target) as part:
+        assert part.parent == target.parent
+        files.write_whole(part / "net.a", "a")
+        files.rename(part / "net.a", target.with_name("net.a"))
+    assert names(tmp_path / "new") == ["net.a"]
+    full = pytest.raises(OutOfRoom, match=f"^{target}: cannot be written .*; free some room")
+    with full, files.part_folder(target) as part, files.whole_file(part / "net.b"):
+        raise FULL
+    assert names(tmp_path / "new") == ["net.a"]
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "absent", Path("/dev/zero")):
+        with pytest.raises(BadInput, match=f"{path}: cannot be read"), files.regular_file(path):
+            raise AssertionError
+    (tmp_path / "file").write_bytes(b"abc")
+    with files.regular_file(tmp_path / "file") as (stream, size):
+        assert (stream.read(), size) == (b"abc", 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,7 @@ def import_network(
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
     input_size: Annotated[
-        int | None, typer.Option("--input", min=1, help="Side of its input, pixels [default: the network's own]")
+        int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
     ] = None,
     records: Annotated[
         Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")
@@ -85,22 +84,35 @@ def _tell(out: Path, imported: Imported, normalisation: Normalisation, source: s
 
 
 def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    from imagenet_pipeline.interchange.input_scale import SMALLEST_DEVIATION
+
     if (mean is None) != (std is None):
         raise BadRecipe("--mean and --std belong together", advice="--std 1,1,1 divides by nothing")
     if mean is None or std is None:
         return None
     numbers = _numbers("--mean", mean), _numbers("--std", std)
-    if min(numbers[1]) <= 0:
-        raise BadRecipe("--std", expected="three numbers above 0", found=std)
+    if min(numbers[1]) < SMALLEST_DEVIATION:
+        raise BadRecipe("--std", expected=f"three numbers, {SMALLEST_DEVIATION:g} or above", found=std)
+    if max(map(abs, (*numbers[0], *numbers[1]))) <= 1 and any(numbers[0]) and set(numbers[1]) != {1.0}:
+        of_bytes = [_words(tuple(255 * number for number in one)) for one in numbers]
+        raise BadRecipe(
+            "look like the scale 0..1",
+            where="--mean, --std",
+            expected="0..255",
+            found=f"{mean} and {std}",
+            advice=f"multiply both by 255: --mean {of_bytes[0]} --std {of_bytes[1]}",
+        )
     return numbers
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from imagenet_pipeline.interchange.input_scale import LARGEST_NUMBER
+
     try:
         numbers = tuple(float(word) for word in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    if len(numbers) != 3 or not all(abs(number) <= LARGEST_NUMBER for number in numbers):
         raise BadRecipe(option, expected="three numbers, R,G,B, 0..255", found=text)
     return numbers
 

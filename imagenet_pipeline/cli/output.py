@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from imagenet_pipeline.errors import printable
+
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
@@ -19,8 +21,8 @@ class Negative(Exception):
 
 
 def say(line: str = "") -> None:
-    """Print one line of the answer."""
-    print(line)
+    """Print one line of the answer; names from files in it may hold anything."""
+    print(printable(line))
 
 
 def say_json(value: Any) -> None:
@@ -39,7 +41,7 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in [list(header), *cells]:
         parts = zip(row, widths, numeric, strict=True)
         line = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts]
-        print("  ".join(line).rstrip())
+        say("  ".join(line).rstrip())
 
 
 def list_names(counts: dict[str, int]) -> str:

@@ -136,7 +136,7 @@ def evaluate(
     say(f"{result.network}, {result.checkpoint}: {result.images:,} {result.split} images, {seen}")
     say(f"rank-1  {result.rank1:.2f} %  ({result.rank1_hits:,} of {result.images:,})")
     say(f"rank-5  {result.rank5:.2f} %  ({result.rank5_hits:,} of {result.images:,})")
-    say(f"loss    {result.loss:.4f} nats")
+    say(f"loss    {result.loss:.4f} {'nats' if result.loss_kind == 'cross_entropy' else f'({result.loss_kind})'}")
     say(f"report: {page}")
 
 

@@ -136,8 +136,8 @@ class Engine(Protocol):
 def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Engine:
     """Build the named engine; a zoo's network without `values` draws its own, every other one needs them.
 
-    Raises BadRecipe where the engine's framework is not installed, a device is not there, or a zoo's network needs
-    the other engine or cannot be built.
+    Raises BadRecipe where the engine's framework is not installed or cannot be imported, a device is not there, or a
+    zoo's network needs the other engine or cannot be built.
     """
     network = blueprint.network
     if isinstance(network, ZooNetwork) and network.engine != name:
@@ -149,14 +149,14 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
     if name == "gluon":
         try:
             from imagenet_pipeline.engines.gluon import GluonEngine
-        except ModuleNotFoundError as error:
-            raise _not_installed(name, "gluon", error) from error
+        except (ImportError, OSError) as error:
+            raise not_importable(name, error) from error
         return GluonEngine(blueprint, values)
     if name == "pytorch":
         try:
             from imagenet_pipeline.engines.pytorch import PyTorchEngine
-        except ModuleNotFoundError as error:
-            raise _not_installed(name, "pytorch", error) from error
+        except (ImportError, OSError) as error:
+            raise not_importable(name, error) from error
         return PyTorchEngine(blueprint, values)
     raise BadRecipe("there is no such engine", where=f"engine = {name!r}", expected="'gluon' or 'pytorch'")
 
@@ -174,8 +174,11 @@ def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
         raise BadInput(f"the {what} do not fit the network: {'; '.join(faults[:3])} ({len(faults)} in all)")
 
 
-def _not_installed(name: str, extra: str, error: ModuleNotFoundError) -> BadRecipe:
-    return BadRecipe(
-        f"the {name} engine is not installed ({error})",
-        advice=f"pip install 'imagenet-pipeline[{extra}]'",
-    )
+def not_importable(engine: str, error: ImportError | OSError) -> BadRecipe:
+    """The error for an engine whose framework is missing, or is there and broken."""
+    package = f"'.[{engine}]' in the repository"
+    if isinstance(error, ModuleNotFoundError):
+        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=f"pip install {package}")
+    # A shared library that is missing or does not fit says so in an OSError or a bare ImportError.
+    what = f"the {engine} engine is installed but cannot be imported ({ascii(str(error))[1:-1][:200]})"
+    return BadRecipe(what, advice=f"mend it: pip install --force-reinstall {package}")

@@ -79,10 +79,25 @@ def versions_of(device: Any) -> dict[str, str]:
 
 
 def compiled(network: Any) -> Any:
-    """The network compiled at its first step. Raises BadRecipe where there is no compiler."""
+    """The network compiled at its first step. Raises BadRecipe, now or then, where there is no compiler that works."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise BadRecipe(
             f"compile = true needs the compiler {compiler}", advice="install it, or train with compile=false"
         )
-    return torch.compile(network)
+    inner = torch.compile(network)
+
+    def step(images: Any) -> Any:
+        try:
+            return inner(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise BadRecipe(
+                f"compile = true: the step cannot be compiled ({_short(error)})",
+                advice=f"mend the compiler {compiler}, or train with compile=false",
+            ) from error
+
+    return step
+
+
+def _short(error: Exception) -> str:
+    return ascii(" ".join(str(error).split()))[1:-1][:200]

@@ -83,7 +83,7 @@ class Rule:
         on_cpu = all(weight.device.type == "cpu" for weight in weights)
         optimizer: Any
         match recipe.name:
-            case "sgd":
+            case "sgd" if recipe.momentum:  # without momentum the kernel keeps no velocity for a restart with it
                 nesterov, momentum = recipe.nesterov, recipe.momentum
                 optimizer = torch.optim.SGD(weights, momentum=momentum, nesterov=nesterov, **constants)
             case "adam" | "adamw":

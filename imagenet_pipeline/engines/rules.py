@@ -192,7 +192,9 @@ def read_state(name: str, shapes: dict[str, tuple[int, ...]], state: Values) -> 
     counter = "learning_rate" if "learning_rate" in state else f"steps/{name}"
     slots = ("displacement",) if counter == "learning_rate" else RULES[name].slots
     expected: dict[str, tuple[int, ...]] = {f"{slot}/{key}": shape for slot in slots for key, shape in shapes.items()}
-    check_fits(expected if counter == "steps/sgd" else {**expected, counter: (1,)}, state, "optimizer state")
+    check_fits(
+        expected if counter == "steps/sgd" else {**expected, counter: (1,)}, state, "arrays of the optimizer state"
+    )
     return (0 if name == "sgd" else int(state[counter][0])), _with_velocities(state)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from imagenet_pipeline.engines import not_importable
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ENGINES, ZooNetwork
@@ -42,9 +43,6 @@ def _module(library: str) -> Any:
 
             return gluon_zoo
         from imagenet_pipeline.engines import pytorch_zoo
-    except ModuleNotFoundError as error:
-        extra = ENGINES[library]
-        raise BadRecipe(
-            f"the {extra} engine is not installed ({error})", advice=f"pip install 'imagenet-pipeline[{extra}]'"
-        ) from error
+    except (ImportError, OSError) as error:
+        raise not_importable(ENGINES[library], error) from error
     return pytorch_zoo

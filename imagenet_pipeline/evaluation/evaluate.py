@@ -12,11 +12,11 @@ import numpy as np
 from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.loading.batches import Loader
-from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.metrics import score, watched
+from imagenet_pipeline.training.records import records_of, require_its_classes
 from imagenet_pipeline.training.run import build_engine
 
 Crops = Literal[1, 2, 10]
@@ -26,7 +26,10 @@ HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "l
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A figure and everything it depends on. `rank1` and `rank5` are percent, `loss` is nats an image."""
+    """A figure and everything it depends on. `rank1` and `rank5` are percent.
+
+    `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropy is in nats.
+    """
 
     run: str
     checkpoint: str
@@ -36,6 +39,7 @@ class Evaluation:
     rank1: float
     rank5: float
     loss: float
+    loss_kind: str
     rank1_hits: int
     rank5_hits: int
     crops: int
@@ -63,13 +67,13 @@ def evaluate(
     """Evaluate checkpoint `which` ("best", "latest" or an epoch) of `run` on a split of its records.
 
     `records` names another data set of the same classes. With several crops their probabilities are averaged.
-    Raises BadInput where the class tables differ or the split is empty.
+    Raises BadInput where the class tables differ or the split is empty, BadRecipe where there are no records.
     """
     _require_harmless(overrides or {})
     recipe = load_recipe(Path(run) / "recipe.toml", overrides)
     checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
-    data = read_data_set(records or Path(recipe.records))
-    require_same(checkpoint.state.class_table, data.classes, where=data.folder)
+    data = read_data_set(records) if records else records_of(recipe)
+    require_its_classes(checkpoint.state, data)
     if not data.counts.get(split):
         raise BadInput(f"no split {split!r}", where=data.folder, expected=f"one of {', '.join(data.counts)}")
     return _scored(Path(run), recipe, checkpoint, data, split, crops)
@@ -84,7 +88,8 @@ def _require_harmless(overrides: dict[str, object]) -> None:
 
 def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, split: str, crops: Crops) -> Evaluation:
     state = checkpoint.state
-    engine = build_engine(recipe, state, checkpoint.weights)
+    # Scoring is not compiled: it needs no compiler, and every engine will do.
+    engine = build_engine(recipe.model_copy(update={"compile": False}), state, checkpoint.weights)
     started = time.monotonic()
     with RecordSet.open(data.folder, split) as records:
         loader = Loader(
@@ -109,6 +114,7 @@ def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, sp
         rank1=totals.rank1,
         rank5=totals.rank5,
         loss=totals.loss,
+        loss_kind=recipe.loss.kind,
         rank1_hits=totals.rank1_hits,
         rank5_hits=totals.rank5_hits,
         crops=crops,

@@ -9,6 +9,7 @@ from pathlib import Path
 from imagenet_pipeline import files
 from imagenet_pipeline.evaluation.evaluate import Evaluation
 
+LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2.5rem auto;
        padding: 0 1.5rem; }
@@ -49,7 +50,7 @@ def _figures(evaluation: Evaluation) -> str:
     rows = [
         (f"{evaluation.rank1:.2f} %", f"rank-1: {evaluation.rank1_hits:,} of {evaluation.images:,}"),
         (f"{evaluation.rank5:.2f} %", f"rank-5: {evaluation.rank5_hits:,} of {evaluation.images:,}"),
-        (f"{evaluation.loss:.4f}", "cross-entropy, nats"),
+        (f"{evaluation.loss:.4f}", LOSSES[evaluation.loss_kind]),
     ]
     cells = "".join(f"<div><b>{value}</b><span>{escape(label)}</span></div>" for value, label in rows)
     return f'<div class="figures">{cells}</div>'

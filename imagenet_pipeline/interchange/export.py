@@ -10,6 +10,7 @@ from typing import Any, Literal
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.interchange.input_scale import is_usable
 from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.torch_export import export_pytorch
@@ -50,28 +51,44 @@ class Subject:
 
 @dataclass(frozen=True)
 class Exported:
-    """The paths written with their SHA-256, and the card: a JSON file beside them, with what it says."""
+    """The paths written with their SHA-256, and the card: a JSON file beside them, with what it says.
+
+    `replaced`: the network and the run folder whose earlier export stood there, None if none of another run did.
+    """
 
     files: dict[Path, str]
     card: Path
     content: dict[str, Any]
+    replaced: tuple[str, str] | None = None
 
 
 def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Exported:
-    """Write `out` with the endings of `form`, then the card `out`.FORM.json.
+    """Write `out` with the endings of `form`, and the card `out`.FORM.json: all of them or, where one fails, none.
 
     The exported network normalises its input itself, or with `raw` takes it normalised. Raises BadInput where
-    another's file stands in the way, and as the formats' own functions do.
+    another's file stands in the way or float32 cannot normalise so, BadRecipe where `out` is a folder, and as the
+    formats' own functions do.
     """
     out = _without_ending(out, form)
     card = out.with_name(f"{out.name}.{form}.json")
     _require_replaceable(card, [f"{out.name}{ending}" for ending in ENDINGS[form]])
+    replaced = _of_another_run(_earlier(card), subject)
     content = _content(subject, form, raw)
-    written = _write(subject, form, out, raw, content)
-    digests = {path: files.sha256_of(path) for path in written}
-    content["files"] = {path.name: digest for path, digest in digests.items()}
-    files.write_json(card, content)
-    return Exported(digests, card, content)
+    if not is_usable(subject.mean, subject.std):
+        raise BadInput(
+            "no network can compute with its mean and std",
+            where=subject.origin,
+            found=f"mean {subject.mean}, std {subject.std}",
+        )
+    with files.part_folder(out) as part:
+        written = _write(subject, form, part / out.name, raw, content)
+        digests = {path.name: files.sha256_of(path) for path in written}
+        content["files"] = digests
+        files.write_json(part / card.name, content)
+        # The card first: it knows the others for ours, should this end between two of them.
+        for path in (part / card.name, *written):
+            files.rename(path, out.with_name(path.name))
+    return Exported({out.with_name(name): digest for name, digest in digests.items()}, card, content, replaced)
 
 
 def _write(subject: Subject, form: Format, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
@@ -111,14 +128,18 @@ def _content(subject: Subject, form: Format, raw: bool) -> dict[str, Any]:
 
 
 def _without_ending(out: Path, form: Format) -> Path:
+    if out.is_dir():
+        raise _no_name(f"--out {out}")
     name = out.name
     for ending in ENDINGS[form]:
         name = name.removesuffix(ending)
     if not name:
-        raise BadRecipe(
-            "not a name to write under", where=f"--out {out}", expected="FOLDER/NAME, as in exported/resnet18"
-        )
+        raise _no_name(f"--out {out}")
     return out.with_name(name)
+
+
+def _no_name(where: str) -> BadRecipe:
+    return BadRecipe("not a name to write under", where=where, expected="FOLDER/NAME, as in exported/resnet18")
 
 
 def _require_replaceable(card: Path, names: list[str]) -> None:
@@ -141,6 +162,15 @@ def _earlier(card: Path) -> dict[str, Any]:
     except Damaged:
         content = None
     return content if isinstance(content, dict) else {}
+
+
+def _of_another_run(content: dict[str, Any], subject: Subject) -> tuple[str, str] | None:
+    origin, network = content.get("origin"), content.get("network")
+    if not isinstance(origin, str) or not isinstance(network, str):
+        return None
+    # A checkpoint lies in RUN/checkpoints.
+    earlier, now = Path(origin).parent.parent, Path(subject.origin).parent.parent
+    return None if earlier.absolute() == now.absolute() else (network, str(earlier))
 
 
 def _in_the_way(path: Path) -> BadInput:

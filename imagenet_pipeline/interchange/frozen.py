@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.engines import Values, check_fits
-from imagenet_pipeline.networks.layers import Flatten, Sequential, stack, without_taps
+from imagenet_pipeline.engines import Array, Values, check_fits
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.networks.layers import Flatten, Sequential, Tap, stack, without_taps
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -29,13 +30,15 @@ class Frozen:
 def freeze(network: Sequential, values: Values, input_shape: Shape) -> Frozen:
     """Prepare a network for export; values of auxiliary classifiers may be among `values` and are dropped.
 
-    Raises BadRecipe where the network cannot take the input, BadInput where the values are not the network's.
+    Raises BadRecipe where the network cannot take the input, BadInput where the values are not the network's
+    or not finite in float32.
     """
-    auxiliary = [one.name for report in describe(network, input_shape) if report.auxiliary for one in report.parameters]
+    # By their names: an input too small for the auxiliary classifiers alone will do.
+    auxiliary = tuple(f"{name}." for name, item in network.items if isinstance(item, Tap))
     scoring = without_taps(network)
     reports = {report.path: report for report in describe(scoring, input_shape)}
     declared = {one.name: one.shape for report in reports.values() for one in report.parameters}
-    check_fits(declared, {name: value for name, value in values.items() if name not in auxiliary}, "weights")
+    check_fits(declared, {name: value for name, value in values.items() if not name.startswith(auxiliary)}, "weights")
     # What reaches a layer put behind the network is what leaves the network.
     output_shape = describe(stack(network=scoring, end=Flatten()), input_shape)[-1].input_shape
     return Frozen(
@@ -43,5 +46,14 @@ def freeze(network: Sequential, values: Values, input_shape: Shape) -> Frozen:
         input_shape,
         output_shape,
         reports,
-        {name: np.ascontiguousarray(values[name], np.float32) for name in declared},
+        {name: in_float32(name, values[name]) for name in declared},
     )
+
+
+def in_float32(name: str, value: Array) -> npt.NDArray[np.float32]:
+    """A parameter as every format writes it, last axis fastest. Raises BadInput where it is not finite then."""
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(value, np.float32, order="C")
+    if not np.isfinite(numbers).all():
+        raise BadInput(f"the weights {name} hold numbers that are not finite in float32")
+    return numbers

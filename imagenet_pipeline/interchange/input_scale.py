@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,11 @@ _FACTORS = {
     "_mul_scalar": 1, "_div_scalar": -1, "_MulScalar": 1, "_DivScalar": -1, "_mul": 1, "_Mul": 1, "elemwise_mul": 1,
     "broadcast_mul": 1, "_div": -1, "_Div": -1, "elemwise_div": -1, "broadcast_div": -1,
 }  # fmt: skip
+
+
+SMALLEST_DEVIATION = 1e-6
+"""Of an input in 0..255: float32 can divide by it and go on computing with the result."""
+LARGEST_NUMBER = 1e30
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ def scaled_by_norm(
         return _usable(before.mean + shift * before.std, before.std * deviation, where)
 
 
+def is_usable(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether float32 can subtract the one and divide by the other."""
+    return all(abs(number) <= LARGEST_NUMBER for number in (*mean, *std)) and min(std) >= SMALLEST_DEVIATION
+
+
 def _per_channel(value: AnyArray | float | None, channels: int, where: str) -> AnyArray:
     numbers = np.asarray(value)
     if numbers.dtype.kind not in "fiu" or numbers.size not in (1, channels) or numbers.ndim > 4:
@@ -84,7 +93,7 @@ def _per_channel(value: AnyArray | float | None, channels: int, where: str) -> A
 
 def _usable(mean: AnyArray, std: AnyArray, where: str) -> InputScale:
     scale = InputScale(tuple(map(float, mean)), tuple(map(float, std)))
-    if not all(map(math.isfinite, (*scale.mean, *scale.std))) or min(scale.std) <= 0:
+    if not is_usable(scale.mean, scale.std):
         raise BadInput(
             "scales its input by no usable numbers", where=where, found=f"mean {scale.mean}, std {scale.std}"
         )

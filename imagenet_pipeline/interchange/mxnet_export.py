@@ -31,8 +31,8 @@ def export_mxnet(
     the disk is full.
     """
     frozen = freeze(network, values, input_shape)
-    symbol = symbol_of(network, input_shape, normalisation)
-    names = symbol_names(network, input_shape)
+    symbol = symbol_of(frozen.network, input_shape, normalisation)
+    names = symbol_names(frozen.network, input_shape)
     arrays = {names[name]: array for name, array in frozen.values.items()}
     if normalisation is not None:
         for name, numbers in zip((MEAN, DEVIATION), normalisation, strict=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.attributes import Attributes
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph import Folding, Graph
@@ -86,6 +86,7 @@ def import_mxnet(
     """
     symbol = read_symbol(symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
+    _require_together(foreign)
     candidates = _candidates(foreign, network, input_size)
     found: list[tuple[_Candidate, Values, Normalisation | None]] = []
     difference = ""
@@ -117,6 +118,21 @@ def _bare(params: Mapping[str, AnyArray], where: Path) -> dict[str, AnyArray]:
     if len(bare) < len(params):
         raise BadInput("a name stands as arg: and as aux:", where=where)
     return bare
+
+
+def _require_together(foreign: _Foreign) -> None:
+    """Raise BadInput where most parameters that the graph names are not in the file: it is another graph's."""
+    nodes = foreign.symbol.nodes
+    inputs = (index for node in nodes if node.op in _WEIGHTED for index, _ in node.inputs[1:])
+    named = dict.fromkeys(nodes[index].name for index in inputs if nodes[index].op == VARIABLE)
+    if 2 * sum(name not in foreign.params for name in named) > len(named):
+        raise BadInput(
+            f"not the parameters of {foreign.symbol_path.name}",
+            where=foreign.params_path,
+            expected=first_few(named),
+            found=first_few(foreign.params),
+            advice="give the .params saved with it",
+        )
 
 
 def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) -> list[_Candidate]:
@@ -215,9 +231,10 @@ def _values(candidate: _Candidate, foreign: _Foreign, names: dict[str, str], gra
         values[name] = _checked(array, parameter, foreign.params_path, theirs[name], candidate)
         bias = graph.folded.get(theirs[name])
         if bias is not None:
-            values[name] = values[name] - _checked(
-                foreign.params[bias], parameter, foreign.params_path, bias, candidate
-            )
+            shift = _checked(foreign.params[bias], parameter, foreign.params_path, bias, candidate)
+            with np.errstate(over="ignore"):
+                folded = values[name] - shift
+            values[name] = _checked(folded, parameter, foreign.params_path, theirs[name], candidate)
     return values
 
 

@@ -58,7 +58,7 @@ def export_onnx(
     if size > LARGEST_BYTES:
         raise BadRecipe(
             "too large for an ONNX file",
-            where=out,
+            where=out.name,
             expected=f"at most {LARGEST_BYTES:,} bytes of weights",
             found=f"{size:,}",
             advice="--format pytorch has no such limit",
@@ -77,7 +77,7 @@ def _import_onnx() -> Any:
         import onnx
     except ModuleNotFoundError as error:
         raise BadRecipe(
-            f"the onnx package is not installed ({error})", advice="pip install 'imagenet-pipeline[onnx]'"
+            f"the onnx package is not installed ({error})", advice="pip install '.[onnx]' in the repository"
         ) from error
     return onnx
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,16 +50,10 @@ def read_params(path: Path) -> dict[str, AnyArray]:
 
     Arrays keep their type, but bfloat16 becomes float32, of the same value. Nothing is allocated that the rest
     of the file could not fill. Raises BadInput for a file that is no such list, is damaged or cut short, names an
-    array twice, or holds a sparse or an empty one.
+    array twice or by what cannot be printed, or holds a sparse or an empty one.
     """
-    try:
-        with open(path, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BadInput("not a regular file", where=path)
-            return read_list(stream, status.st_size, path)
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+    with files.regular_file(path) as (stream, size):
+        return read_list(stream, size, path)
 
 
 def read_list(stream: BinaryIO, size: int, where: object) -> dict[str, AnyArray]:
@@ -136,9 +128,12 @@ class _Reader:
         if length > LONGEST_NAME:
             raise self._bad("a name is too long", expected=f"at most {LONGEST_NAME} bytes", found=f"{length:,}")
         try:
-            return self._bytes(length).decode()
+            name = self._bytes(length).decode()
         except UnicodeDecodeError:
             raise self._bad("an array's name is not UTF-8") from None
+        if not name.isprintable():
+            raise self._bad("an array's name cannot be printed", found=ascii(name[:80]))
+        return name
 
     def array(self, number: int) -> AnyArray:
         word = self.number("I")

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 
 VARIABLE = "null"
@@ -51,13 +50,8 @@ class Symbol:
 
 def read_symbol(path: Path) -> Symbol:
     """Read a symbol file. Raises BadInput, one line, for whatever is not a graph of bounded size."""
-    try:
-        with open(path, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise BadInput("not a regular file", where=path)
-            content = stream.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+    with files.regular_file(path) as (stream, _):
+        content = stream.read(MOST_BYTES + 1)
     return symbol_of_json(content, path)
 
 

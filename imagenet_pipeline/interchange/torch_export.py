@@ -16,7 +16,7 @@ from imagenet_pipeline.interchange.torch_code import module_text
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
 
-TAKEN = {*sys.stdlib_module_names, "torch", "safetensors", "numpy"}
+TAKEN = {*sys.stdlib_module_names, "torch", "safetensors", "numpy", "timm"}
 
 
 def export_pytorch(
@@ -29,14 +29,19 @@ def export_pytorch(
     file's names, beside torch's counters of batches, which strict loading does not ask for.
     Raises BadRecipe where `out` is no name for a Python module, and as `freeze` does.
     """
-    if not out.name.isidentifier() or keyword.iskeyword(out.name) or out.name in TAKEN:
-        raise BadRecipe(
-            "not a name for a Python module, which this format writes",
-            where=f"--out {out}",
-            expected="letters, digits and _, as in resnet18_best",
-        )
+    require_module_name(out.name)
     frozen = freeze(network, values, input_shape)
     weights, code = (out.with_name(f"{out.name}{ending}") for ending in (".safetensors", ".py"))
     files.write_whole(weights, save(frozen.values, metadata={"format": "pt"}))
     files.write_whole(code, module_text(frozen, out.name, normalisation))
     return [weights, code]
+
+
+def require_module_name(name: str) -> None:
+    """Raise BadRecipe unless Python can import a file of this name without hiding what that file imports."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
+        raise BadRecipe(
+            "not a name for a Python module, which this format writes",
+            where=f"--out {name}",
+            expected="letters, digits and _, as in resnet18_best",
+        )

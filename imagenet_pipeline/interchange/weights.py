@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
 
+from imagenet_pipeline import files
 from imagenet_pipeline.engines import Array, Values, check_fits
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names
 from imagenet_pipeline.interchange.params import LIST_MAGIC, read_params
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, describe
 
+log = logging.getLogger("imagenet_pipeline")
+
 LONGEST_NAME = 250
+CHANNELS_SHOWN = 3
 TYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 COUNTER = "num_batches_tracked"
 """torch's count of the batches a BatchNorm has seen; no parameter, and nothing here needs it."""
@@ -33,11 +39,10 @@ def read_weights(path: Path) -> dict[str, Array]:
     damaged or cut short, or holds whole numbers, infinities, NaN or a name no parameter can have. Nothing is
     allocated that the file could not fill.
     """
-    try:
-        with open(path, "rb") as stream:
-            start = stream.read(16)
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+    if path.is_dir():
+        raise BadInput("a folder", where=path, advice="give the file RUN/checkpoints/EPOCH/weights.safetensors")
+    with files.regular_file(path) as (stream, _):
+        start = stream.read(16)
     if start == LIST_MAGIC.to_bytes(8, "little") + bytes(8):
         arrays = read_params(path)
     elif start[8:9] == b"{":
@@ -51,40 +56,95 @@ def read_weights(path: Path) -> dict[str, Array]:
 def starting_values(path: Path, network: Sequential, input_shape: Shape, drawn: Values) -> dict[str, Array]:
     """The weights in a file for `network`, by our names or by those of our MXNet export.
 
-    Auxiliary classifiers, which exports leave out, keep their values among `drawn` where the file has none.
-    Raises BadInput as `read_weights` does, and naming the first few names or shapes that differ.
+    Auxiliary classifiers, which exports leave out, keep their values among `drawn` where the file has none. The
+    normalisation that the file of an export may hold is said and left out.
+    Raises BadInput as `read_weights` does, naming the first few names or shapes that differ, and for a scale other
+    than 1 where the network's batch normalisation has none.
     """
     found = read_weights(path)
     for ours, theirs in symbol_names(network, input_shape).items():
         if theirs in found:
             found[ours] = found.pop(theirs)
-    for constant in (MEAN, DEVIATION):
-        found.pop(f"arg:{constant}", None)
+    fed = {word: found.pop(f"arg:{name}", None) for word, name in (("mean", MEAN), ("std", DEVIATION))}
+    if any(numbers is not None for numbers in fed.values()):
+        words = [f"{word} {_listed(numbers)}" for word, numbers in fed.items() if numbers is not None]
+        log.info("%s: was trained on images normalised by %s; here those of the records count", path, " ".join(words))
     reports = describe(network, input_shape)
     declared = {parameter.name: parameter.shape for report in reports for parameter in report.parameters}
     auxiliary = [parameter.name for report in reports if report.auxiliary for parameter in report.parameters]
     values = {**{name: drawn[name] for name in auxiliary}, **found}
+    _require_names(path, declared, values)
+    _require_classes(path, declared, values, reports[-1].output_shape[0])
     check_fits(declared, values, f"weights of {path}")
+    for parameter in (parameter for report in reports for parameter in report.parameters):
+        # Nothing trains it and not every engine reads it: another value would make two networks of one file.
+        if parameter.role == "scale" and not parameter.trainable and (values[parameter.name] != 1).any():
+            what = f"{parameter.name} scales a normalisation that has no scale"
+            raise BadInput(what, where=path, expected="1 throughout")
     return {name: values[name] for name in declared}
 
 
+def _require_names(path: Path, declared: Mapping[str, Shape], values: Values) -> None:
+    """Raise BadInput where most names of the network are missing: another program's file, or another network's."""
+    missing = [name for name in declared if name not in values]
+    foreign = [name for name in values if name not in declared]
+    if not foreign or 2 * len(missing) < len(declared):
+        return
+    from_mxnet = any(name.startswith(("arg:", "aux:")) for name in foreign)
+    advice = "import it with its -symbol.json, then give RUN/checkpoints/epoch-0000/weights.safetensors"
+    raise BadInput(
+        "not the names of this network's parameters",
+        where=path,
+        expected=first_few(missing),
+        found=first_few(foreign),
+        advice=advice if from_mxnet else None,
+    )
+
+
+def _require_classes(path: Path, declared: Mapping[str, Shape], values: Values, classes: int) -> None:
+    """Raise BadInput where all that differs is the number of classes."""
+    if declared.keys() != values.keys():
+        return
+    differing = {name for name, shape in declared.items() if values[name].shape != shape}
+    alike = all(declared[name] == (classes, *values[name].shape[1:]) for name in differing)
+    counts = {values[name].shape[:1] for name in differing}
+    if alike and len(counts) == 1 and differing >= set(list(declared)[-1:]):
+        raise BadInput(
+            "its last layer was trained for another number of classes",
+            where=path,
+            expected=classes,
+            found=counts.pop()[0],
+            advice="a file for as many classes as the records have is needed",
+        )
+
+
+def _listed(numbers: Array) -> str:
+    return ",".join(f"{number:g}" for number in numbers.ravel()[:CHANNELS_SHOWN])
+
+
 def _read_safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    with files.regular_file(path) as (stream, _):
+        content = stream.read()
     try:
-        tensors = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+        tensors = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         reason = ascii(str(error))[1:-1].removeprefix("Error while deserializing: ")[:200]
         raise BadInput(
             f"a damaged safetensors file ({reason})", where=path, advice="copy or download it again"
         ) from error
-    return {name: _array(name, tensor["dtype"], tensor["shape"], tensor["data"], path) for name, tensor in tensors}
+    # They come in another order each time.
+    by_name = sorted(tensors, key=lambda pair: pair[0])
+    return {name: _array(name, tensor["dtype"], tensor["shape"], tensor["data"], path) for name, tensor in by_name}
 
 
 def _array(name: str, kind: str, shape: list[int], content: bytearray, path: Path) -> npt.NDArray[np.generic]:
     if kind not in TYPES:
         raise _bad(name, "has a type that weights do not have", path, expected=", ".join(TYPES), found=kind)
-    numbers = np.frombuffer(content, TYPES[kind]).reshape(shape)
+    try:
+        numbers = np.frombuffer(content, TYPES[kind]).reshape(shape)
+    except (ValueError, OverflowError):
+        # safetensors multiplies the axes in any order, so one of no length hides what NumPy cannot count.
+        raise _bad(name, "has no possible shape", path, found=str(shape)[:200]) from None
     # A bfloat16 is the upper half of the float32 of the same value.
     return (numbers.astype("<u4") << 16).view("<f4") if kind == "BF16" else numbers
 
@@ -94,9 +154,11 @@ def _checked(name: str, array: npt.NDArray[np.generic], path: Path) -> Array:
         raise _bad(name, "is no name for a parameter", path)
     if not np.issubdtype(array.dtype, np.floating):
         raise _bad(name, "holds no real numbers", path, expected="float16, 32, 64 or bfloat16", found=array.dtype)
-    if not np.isfinite(array).all():
-        raise _bad(name, "holds infinities or NaN", path)
-    return np.ascontiguousarray(array, np.float64 if array.dtype == np.float64 else np.float32)
+    with np.errstate(over="ignore"):
+        in_float32 = np.asarray(array, np.float32, order="C")
+    if not np.isfinite(in_float32).all():
+        raise _bad(name, "holds infinities or NaN, in float32 at least", path)
+    return np.asarray(array, order="C") if array.dtype == np.float64 else in_float32
 
 
 def _bad(name: str, what: str, path: Path, expected: object = None, found: object = None) -> BadInput:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +11,10 @@ from safetensors.numpy import save
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.frozen import Normalisation, in_float32
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN
 from imagenet_pipeline.interchange.params import write_params
+from imagenet_pipeline.interchange.torch_export import require_module_name
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ZooNetwork
 
@@ -78,14 +78,15 @@ def export_zoo(
 ) -> list[Path]:
     """Write the files of `form`, as `export_mxnet`, `export_onnx` and `export_pytorch` do for our own networks.
 
-    Raises BadRecipe where the zoo's networks have no such form, or its library is not installed.
+    Raises BadRecipe where the zoo's networks have no such form, or its library is not installed; BadInput where a value
+    is not finite in float32.
     """
     possible = FORMATS[network.library]
     if form not in possible:
         raise BadRecipe(
             f"{network} cannot be written as {form}", where="--format", expected=" or ".join(possible), found=form
         )
-    plain = {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
+    plain = {name: in_float32(name, value) for name, value in values.items()}
     match form:
         case "mxnet":
             return _export_mxnet(network, plain, input_shape, out, normalisation)
@@ -126,8 +127,7 @@ def _export_pytorch(
 ) -> list[Path]:
     from imagenet_pipeline.engines import pytorch_zoo
 
-    if not out.name.isidentifier() or keyword.iskeyword(out.name):
-        raise BadRecipe("not a name for a Python module, which this format writes", where=f"--out {out}")
+    require_module_name(out.name)
     options = pytorch_zoo.options(network, input_shape)
     mean, std = normalisation or ((0.0,) * input_shape[0], (1.0,) * input_shape[0])
     text = TEMPLATE.format(

@@ -48,7 +48,7 @@ from imagenet_pipeline.networks.vgg import (
     vgg19,
     vgg19_bn,
 )
-from imagenet_pipeline.networks.zoo import ZooNetwork, is_zoo_name, zoo_network
+from imagenet_pipeline.networks.zoo import ENGINES, ZooNetwork, is_zoo_name, zoo_network
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,12 @@ def names() -> tuple[str, ...]:
 def entry(name: str) -> NetworkEntry:
     """The network called `name`. Raises BadRecipe with the nearest names if there is none."""
     if name not in _BY_NAME:
-        near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
+        zoos = [f"{library}:NAME" for library in ENGINES if library == name.lower()]
+        near = zoos or difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
         raise BadRecipe(
             f"no network is called {name!r}",
             where="network",
-            advice=f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_BY_NAME)}",
+            advice=f"did you mean {' or '.join(near)}?" if near else "imagenet-pipeline networks lists them",
         )
     return _BY_NAME[name]
 

@@ -13,12 +13,6 @@ from imagenet_pipeline.errors import BadRecipe
 
 ENGINES = {"gluoncv": "gluon", "timm": "pytorch"}
 """Library to the engine that runs it."""
-INSTALLATION = {
-    # With --no-deps: GluonCV's own requirements would put opencv-python over the cv2 that is here.
-    "gluoncv": "pip install --no-deps gluoncv==0.10.5.post0 portalocker tqdm",
-    "timm": "pip install 'imagenet-pipeline[timm]'",
-}
-"""What puts a library on a machine; `scripts/install_zoo.sh` does the same and looks after cv2."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,6 @@ def unknown(network: ZooNetwork, known: Collection[str]) -> BadRecipe:
 
 def not_installed(library: str, missing: Collection[str]) -> BadRecipe:
     """The error for a zoo that is not on this machine, with the command that puts it there."""
-    return BadRecipe(
-        f"the zoo {library} is not installed (no module named {', '.join(missing)})", advice=INSTALLATION[library]
-    )
+    what = f"the zoo {library} is not installed (no module named {', '.join(missing)})"
+    # Not by pip: it would put a second OpenCV over the cv2 that is here, or a torchvision of another torch.
+    return BadRecipe(what, advice=f"bash scripts/install_zoo.sh {library}")

@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -25,6 +26,9 @@ from imagenet_pipeline.records.classes import ClassTable
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+Count = Annotated[int, Field(ge=0)]
+Figures = dict[str, int | float]
+Three = Field(min_length=3, max_length=3)
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
 
@@ -36,26 +40,31 @@ class State:
     loss_sum of an epoch that was interrupted.
     """
 
-    epoch: int
-    step: int
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    epoch: Count
+    step: Count
     network: str
-    input_size: int
-    classes: tuple[str, ...]
+    input_size: Annotated[int, Field(ge=1, le=4096)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     class_names: tuple[str, ...]
     class_order: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Three]
+    std: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Three]
     data_digest: str
     engine: str
     versions: dict[str, str]
-    metrics: dict[str, float] = field(default_factory=dict)
-    partial: dict[str, float] = field(default_factory=dict)
-    crop_fraction: float = 0.875
+    metrics: Figures = field(default_factory=dict)
+    partial: Figures = field(default_factory=dict)
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
 
     @property
     def class_table(self) -> ClassTable:
         """The classes the network tells apart."""
         return ClassTable(self.class_order, self.classes, self.class_names)
+
+
+_STATE = TypeAdapter(State)
 
 
 @dataclass(frozen=True)
@@ -92,21 +101,17 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint. Raises Damaged where a byte differs from what was written."""
+    """Read a checkpoint. Raises Damaged where a byte differs from what was written, or a weight is not finite."""
     sums = _check_sums(folder)
-    state = files.read_json(folder / "state.json")
     try:
-        for key in ("classes", "class_names", "mean", "std"):
-            state[key] = tuple(state[key])
-        return Checkpoint(
-            folder,
-            State(**state),
-            load((folder / "weights.safetensors").read_bytes()),
-            load((folder / "optimizer.safetensors").read_bytes()),
-            sums["weights.safetensors"],
-        )
-    except (TypeError, KeyError, SafetensorError) as error:
-        raise Damaged(f"not a checkpoint of this version ({error})", where=folder) from error
+        state = _STATE.validate_json((folder / "state.json").read_bytes())
+        weights, optimizer = (load((folder / name).read_bytes()) for name in _FILES[:2])
+    except (TypeError, KeyError, ValueError, OverflowError, SafetensorError) as error:
+        raise Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder) from error
+    for name, weight in weights.items():
+        if not np.isfinite(weight).all():
+            raise Damaged(f"{name} holds infinities or NaN", where=folder, advice="take another checkpoint")
+    return Checkpoint(folder, state, weights, optimizer, sums["weights.safetensors"])
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -117,6 +122,8 @@ def has_checkpoint(run: Path) -> bool:
 def find_checkpoint(run: Path, which: str) -> Path:
     """The folder of "latest", "best" or an epoch number. Raises BadRecipe listing what there is."""
     found = _checkpoints(run)
+    if not run.is_dir():
+        raise BadRecipe("no such run folder", where=run)
     if not found:
         raise BadRecipe("no checkpoint here", where=run, advice="train without --resume to start the run")
     if which == "latest":
@@ -190,8 +197,17 @@ def _validation_rank1(folder: Path) -> float | None:
         raise Damaged("not the state of a checkpoint", where=folder / "state.json") from error
 
 
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return ascii(text)[1:-1][:200]
+
+
 def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # Not np.ascontiguousarray, which gives an array without axes one.
+    return {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 
 def _check_sums(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:

@@ -22,7 +22,7 @@ COLOURS = ("#1f5fa8", "#c2571a", "#2e7d4f", "#7b4ea3", "#8a6d1d", "#a83262")
 def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 0.0) -> bool:
     """Draw `out` (PNG) from the journals of `runs`; skipped when it is younger than the limit.
 
-    Left: cross-entropy; right: rank-1. Dashed is training, solid validation, pale a branch left by a restart,
+    Left: the loss; right: rank-1. Dashed is training, solid validation, pale a branch left by a restart,
     dotted verticals the restarts. Returns whether it drew.
     """
     if out.suffix != ".png":
@@ -35,7 +35,7 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
         events = _events(run)
         for axes, quantity in ((loss, "loss"), (rank1, "rank1")):
             _draw_run(axes, events, quantity, COLOURS[number % len(COLOURS)], run.name if len(runs) > 1 else "")
-    _finish(loss, "cross-entropy, nats")
+    _finish(loss, "loss")
     _finish(rank1, "rank-1, %")
     image = io.BytesIO()
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):

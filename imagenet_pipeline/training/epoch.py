@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagenet_pipeline.engines import NO_TOTALS, Totals
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.loading.augment import Augmentation
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.progress import Bar
@@ -97,12 +97,12 @@ def _partial_totals(run: Run, epoch: int) -> Totals:
     if not (run.start and run.start.state.partial and run.epoch == epoch):
         return NO_TOTALS
     partial = run.start.state.partial
-    return Totals(
-        int(partial["images"]),
-        int(partial["rank1_hits"]),
-        int(partial["rank5_hits"]),
-        np.array([partial["loss_sum"]]),
-    )
+    try:
+        images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
+        return Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]]))
+    except KeyError as error:
+        what, advice = f"the part of an epoch has no {error}", "take another checkpoint"
+        raise Damaged(what, where=run.start.folder, advice=advice) from error
 
 
 def _loader(run: Run, records: RecordSet) -> Loader:

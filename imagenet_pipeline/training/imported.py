@@ -8,8 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from imagenet_pipeline import __version__, files
-from imagenet_pipeline.config import InitialRecipe, InputRecipe, OptimizerRecipe, Recipe, ScheduleRecipe, recipe_text
+from imagenet_pipeline.config import (
+    InitialRecipe,
+    InputRecipe,
+    OptimizerRecipe,
+    Recipe,
+    ScheduleRecipe,
+    option_names,
+    recipe_text,
+)
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation
@@ -17,11 +27,12 @@ from imagenet_pipeline.interchange.mxnet_import import Imported
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import parameters
+from imagenet_pipeline.recipe_faults import recipe_fault
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.journal import Journal, write_history
-from imagenet_pipeline.training.run import IMPORTED
+from imagenet_pipeline.training.records import IMPORTED, NUMBERED
 
 BATCH_SIZE = 64
 NOTE = """\
@@ -43,7 +54,8 @@ def make_run(
 
     Its recipe fine-tunes: a small rate falling to 0 over ten epochs. Auxiliary classifiers start from drawn values.
     `origin` goes into the journal.
-    Raises BadRecipe where the folder exists, BadInput where the number of classes differs.
+    Raises BadRecipe where the folder exists or no recipe may have this input, BadInput where the number of classes
+    differs.
     """
     if folder.exists():
         raise BadRecipe("something is here already", where=folder, advice="choose another --out")
@@ -99,15 +111,16 @@ def normalisation_of(
 def read_classes(path: Path) -> ClassTable:
     """A class table from a `classes.json` of ours, or a text of one class a line: its id, a space, its names.
 
-    Raises BadInput or Damaged where it is neither.
+    Raises BadInput or Damaged where it is neither, or calls a class what cannot be printed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with files.regular_file(path) as (stream, _):
+            text = stream.read().decode()
+    except UnicodeDecodeError as error:
         raise BadInput(f"not a readable text file ({error})", where=path) from error
     if path.suffix == ".json":
         try:
-            return ClassTable.from_json(json.loads(text), where=path)
+            return _printable(ClassTable.from_json(json.loads(text), where=path), path)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"not a JSON file ({error})", where=path) from error
     rows = [line.strip().partition(" ") for line in text.splitlines() if line.strip()]
@@ -116,26 +129,37 @@ def read_classes(path: Path) -> ClassTable:
         repeated = next(one for one in ids if ids.count(one) > 1)
         raise BadInput("a class id stands twice", where=path, found=repr(repeated))
     sorted_wnids = all(map(_WNID.fullmatch, ids)) and list(ids) == sorted(ids)
-    return ClassTable("wnid" if sorted_wnids else "list", ids, tuple(rest.strip() or first for first, _, rest in rows))
+    names = tuple(rest.strip() or first for first, _, rest in rows)
+    return _printable(ClassTable("wnid" if sorted_wnids else "list", ids, names), path)
+
+
+def _printable(table: ClassTable, path: Path) -> ClassTable:
+    for text in (table.order, *table.ids, *table.names):
+        if not text.isprintable():
+            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(text[:80]))
+    return table
 
 
 def numbered_classes(count: int) -> ClassTable:
     """A table for a network whose classes nobody named."""
-    return ClassTable("numbered", tuple(map(str, range(count))), tuple(f"class {number}" for number in range(count)))
+    return ClassTable(NUMBERED, tuple(map(str, range(count))), tuple(f"class {number}" for number in range(count)))
 
 
 def _recipe(imported: Imported, data: DataSet | None) -> Recipe:
     batch_size = min(BATCH_SIZE, data.counts.get("train") or BATCH_SIZE) if data else BATCH_SIZE
-    return Recipe(
-        network=imported.network,
-        records=str(data.folder) if data else "",
-        epochs=10,
-        batch_size=batch_size,
-        input=InputRecipe(size=imported.input_size),
-        initial=InitialRecipe(),
-        optimizer=OptimizerRecipe(learning_rate=0.001),
-        schedule=ScheduleRecipe(kind="cosine"),
-    )
+    try:
+        return Recipe(
+            network=imported.network,
+            records=str(data.folder) if data else "",
+            epochs=10,
+            batch_size=batch_size,
+            input=InputRecipe(size=imported.input_size),
+            initial=InitialRecipe(),
+            optimizer=OptimizerRecipe(learning_rate=0.001),
+            schedule=ScheduleRecipe(kind="cosine"),
+        )
+    except ValidationError as error:
+        raise recipe_fault(error, option_names(), f"the recipe of {imported.network}") from error
 
 
 def _with_auxiliary(imported: Imported, recipe: Recipe) -> dict[str, Array]:

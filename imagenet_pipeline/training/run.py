@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
+from imagenet_pipeline.config import Recipe, load_recipe, recipe_text
 from imagenet_pipeline.engines import Blueprint, Engine, Values, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.weights import read_weights, starting_values
@@ -17,8 +17,7 @@ from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ZooNetwork
-from imagenet_pipeline.records.classes import require_same
-from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
     Checkpoint,
     State,
@@ -28,15 +27,11 @@ from imagenet_pipeline.training.checkpoint import (
     prune,
     set_aside_later,
 )
-from imagenet_pipeline.training.journal import Event, Journal, branches, write_history
-from imagenet_pipeline.training.schedule import relative_rate
+from imagenet_pipeline.training.journal import Journal, branches, write_history
+from imagenet_pipeline.training.records import IMPORTED, records_of, require_its_classes
+from imagenet_pipeline.training.restart import carried_overrides, changes_of, require_unchanged, with_rate_now
 
 log = logging.getLogger("imagenet_pipeline")
-
-IMPORTED = ""
-"""Data digest of a network that was imported without records: any of its classes will do."""
-_FIXED = ("network", "input.size", "seed", "batch_size")
-"""Keys a restart cannot change: the weights or the place in the epoch would not mean the same."""
 
 
 @dataclass
@@ -93,14 +88,14 @@ def open_run(
     the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
     A run that was stopped before its first checkpoint begins again, with or without "latest".
     """
-    folder = folder or Path("output/runs") / run_name(recipe_path)
+    folder = folder or _default_folder(recipe_path)
     if resume is None:
         return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
     journal = Journal(folder)
     if not journal.exists():
         raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
     rate_given = "optimizer.learning_rate" in overrides
-    carried = {key: value for key, value in _carried(journal.events()).items() if key not in overrides}
+    carried = {key: value for key, value in carried_overrides(journal.events()).items() if key not in overrides}
     if carried:
         words = " ".join(f"{key}={value}" for key, value in carried.items())
         log.info("still in force from earlier command lines: %s", words)
@@ -115,6 +110,13 @@ def open_run(
     except BaseException:
         lock.close()
         raise
+
+
+def _default_folder(recipe_path: Path) -> Path:
+    # A run's own recipe means that run, not one that happens to be called "recipe".
+    if recipe_path.name == "recipe.toml" and (recipe_path.parent / "checkpoints").is_dir():
+        return recipe_path.parent
+    return Path("output/runs") / run_name(recipe_path)
 
 
 def run_name(recipe_path: Path) -> str:
@@ -162,7 +164,7 @@ def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
             where=folder,
             advice="go on with --resume latest, or choose another --run",
         )
-    data = read_data_set(Path(recipe.records))
+    data = records_of(recipe)
     steps_per_epoch = _steps_per_epoch(recipe, data)
     network = catalog.build(recipe.network, len(data.classes))
     blueprint = _blueprint(recipe, network, recipe.input.size, data.mean, data.std)
@@ -193,24 +195,24 @@ def _resumed_run(
 ) -> Run:
     journal = Journal(folder)
     begun = load_recipe(folder / "recipe.toml")
-    _require_unchanged(begun, recipe, folder)
     start = load_checkpoint(find_checkpoint(folder, resume))
-    data = read_data_set(Path(recipe.records))
-    require_same(start.state.class_table, data.classes, where=data.folder)
+    require_unchanged(begun, recipe, start.state.step, folder)
+    data = records_of(recipe)
+    require_its_classes(start.state, data)
     if start.state.data_digest not in (IMPORTED, data.digest):
         raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
     steps_per_epoch = _steps_per_epoch(recipe, data)
     finished = start.state.epoch >= recipe.epochs
-    changes = _changes(begun, recipe)
+    changes = changes_of(begun, recipe)
     if rate_given and not finished:
-        recipe = _with_rate_now(recipe, start.state.step, steps_per_epoch)
+        recipe = with_rate_now(recipe, start.state.step, steps_per_epoch)
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = build_engine(recipe, start.state, start.weights)
     engine.set_optimizer_state(start.optimizer)
     _tell(engine)
     _complete_journal(journal, start.state)
     if finished:
-        log.info("all %d epochs are done; epochs=%d would go on", recipe.epochs, recipe.epochs + 1)
+        log.info("all %d epochs are done; epochs=%d would go on", start.state.epoch, start.state.epoch + 1)
     else:
         branch = set_aside_later(folder, start.folder)
         if branch:
@@ -223,48 +225,11 @@ def _resumed_run(
     return Run(folder, recipe, data, engine, journal, start, steps_per_epoch, lock)
 
 
-def _carried(events: list[Event]) -> dict[str, Any]:
-    starts = [event for event in events if event["event"] in ("start", "resume")]
-    return dict(starts[-1]["overrides"]) if starts else {}
-
-
-def _with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int) -> Recipe:
-    given = recipe.optimizer.learning_rate
-    if step < recipe.schedule.warmup_epochs * steps_per_epoch:
-        log.info("learning rate %g at the end of the warm-up, as asked", given)
-        return recipe
-    peak = given / relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs)
-    log.info("learning rate %g at step %d, as asked: the schedule's highest becomes %g", given, step, peak)
-    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": peak})})
-
-
 def _complete_journal(journal: Journal, state: State) -> None:
     # A kill just after a checkpoint leaves its line to the restart.
     written = [row["epoch"] for row in branches(journal.events())[-1]]
     if state.metrics and state.epoch not in written:
         journal.write("epoch", **state.metrics)
-
-
-def _changes(begun: Recipe, now: Recipe) -> dict[str, Any]:
-    """The keys whose values differ from those of the last start, told to the reader."""
-    before, after = dict(options(begun)), dict(options(now))
-    changes = {key: value for key, value in after.items() if value != before[key]}
-    for key, value in changes.items():
-        log.info("changed since the last start: %s = %s, was %s", key, value, before[key])
-    return changes
-
-
-def _require_unchanged(begun: Recipe, now: Recipe, folder: Path) -> None:
-    before, after = dict(options(begun)), dict(options(now))
-    for key in _FIXED:
-        if before[key] != after[key]:
-            raise BadRecipe(
-                f"recipe key {key!r} cannot change within a run",
-                where=folder,
-                expected=before[key],
-                found=after[key],
-                advice="start a new run with --run",
-            )
 
 
 def _steps_per_epoch(recipe: Recipe, data: DataSet) -> int:

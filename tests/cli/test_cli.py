@@ -199,6 +199,17 @@ def test_evaluate_repeats_the_validation_figure_and_writes_a_report(call: Call, 
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize(("kind", "unit"), [("cross_entropy", "nats"), ("hinge", "(hinge)")])
+def test_evaluate_names_the_loss(call: Call, world: Path, tmp_path: Path, kind: str, unit: str) -> None:
+    shutil.copytree(world / "run", tmp_path / "run", symlinks=True)
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('kind = "cross_entropy"', f'kind = "{kind}"'))
+    line = next(line for line in call("evaluate", tmp_path / "run").out.splitlines() if line.startswith("loss"))
+    assert line.endswith(unit)
+    page = (tmp_path / "run" / "report-test.html").read_text()
+    assert ("cross-entropy, nats" in page) == (kind == "cross_entropy")
+
+
 @pytest.mark.parametrize("crops", [2, 10])
 def test_more_crops_score_every_record_once(call: Call, world: Path, crops: int) -> None:
     figure = call("evaluate", world / "run", "--crops", crops, "--json").json

@@ -59,12 +59,22 @@ def test_one_json_object(files: list[str], capsys: pytest.CaptureFixture[str]) -
         (["--mean", "1,2", "--std", "1,1,1"], 2, "three numbers"),
         (["--mean", "1,2,x", "--std", "1,1,1"], 2, "three numbers"),
         (["--mean", "1,2,inf", "--std", "1,1,1"], 2, "three numbers"),
-        (["--mean", "1,2,3", "--std", "1,0,1"], 2, "above 0"),
+        (["--mean", "1,2,3", "--std", "1,0,1"], 2, "or above"),
+        (["--mean", "1,2,3", "--std", "1,1e-45,1"], 2, "1e-06 or above"),
+        (["--mean", "1,2,1e300", "--std", "1,1,1"], 2, "three numbers"),
+        (
+            ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"],
+            2,
+            "--mean, --std: look like the scale 0..1; expected 0..255; found 0.485,0.456,0.406 and 0.229,0.224,0.225; "
+            "multiply both by 255: --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375\n",
+        ),
+        (["--input", "5000"], 2, "--input"),
         (["--network", "lenett"], 2, "did you mean lenet or"),
         (["--network", "resnet18"], 3, "not resnet18; found as resnet18: "),
         (["--params", __file__], 3, "not an MXNet .params file"),
         (["--symbol", __file__], 3, "not a JSON file"),
-        (["--symbol", "/absent"], 3, "No such file"),
+        (["--symbol", "/absent"], 3, "error: --symbol /absent: cannot be read (No such file or directory)\n"),
+        (["--params", "/absent"], 3, "error: --params /absent: cannot be read (No such file or directory)\n"),
         (["--records", ".", "--classes", __file__], 2, "leave --classes out"),
     ],
 )
@@ -77,7 +87,33 @@ def test_what_is_wrong_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_swapped_files_are_told(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call([*files, "--symbol", files[3], "--params", files[1]], capsys)
+    assert (code, err.count("\n")) == (3, 1)
+    assert err.startswith(f"error: {files[3]}: not a JSON file (")
+    assert err.endswith("; --symbol and --params the other way round?\n")
+    assert "other way round" not in call([*files, "--symbol", files[3]], capsys)[2]
+
+
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(["--help"], capsys)
     assert code == 0
     assert "Examples:" in out
+
+
+def test_names_of_arrays_do_not_reach_the_terminal_raw(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_params(Path(files[3]), read_params(Path(files[3])) | {"arg:a\x1b[2J\nb": np.ones(1, np.float32)})
+    code, out, err = call([*files, "--mean", "0,0,0", "--std", "1,1,1"], capsys)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "\x1b" not in err
+
+
+def test_class_ids_that_cannot_be_printed_are_refused(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "classes").write_text("a\nb\nc\x1b[2J\nd\n")
+    code, _, err = call([*files, "--mean", "0,0,0", "--std", "1,1,1", "--classes", str(tmp_path / "classes")], capsys)
+    assert code == 3
+    assert "'c\\x1b[2J'" in err

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import NO_TOTALS, Blueprint, Engine, Totals, create_engine
+from imagenet_pipeline.engines.zoos import zoo_names
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,
@@ -80,8 +81,31 @@ def test_a_framework_that_is_not_installed_is_one_line_of_advice(
     for module in [name for name in sys.modules if name.startswith(f"imagenet_pipeline.engines.{engine}")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, framework, None)
-    with pytest.raises(BadRecipe, match=rf"not installed .*pip install 'imagenet-pipeline\[{engine}\]'"):
+    with pytest.raises(BadRecipe, match=rf"not installed .*; pip install '\.\[{engine}\]' in the repo"):
         create_engine(engine, BLUEPRINT, {})
+
+
+@pytest.mark.parametrize(
+    ("engine", "library", "framework"), [("gluon", "gluoncv", "mxnet"), ("pytorch", "timm", "torch")]
+)
+@pytest.mark.parametrize("failure", [OSError("libcudart.so.11.0:\n cannot open"), ImportError("undefined symbol")])
+def test_a_framework_that_is_broken_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, engine: str, library: str, framework: str, failure: Exception
+) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == framework:
+                raise failure
+
+    ours = f"imagenet_pipeline.engines.{engine}"
+    for module in [name for name in sys.modules if name.startswith(ours) or name == framework]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr(f"imagenet_pipeline.engines.{engine}_zoo", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    for asked in (lambda: create_engine(engine, BLUEPRINT, {}), lambda: zoo_names(library)):
+        with pytest.raises(BadRecipe, match=rf"the {engine} engine is installed but cannot be imported \(") as caught:
+            asked()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module", params=["gluon", "gluon on two devices", "pytorch"])
@@ -327,5 +351,5 @@ def test_a_state_of_another_network_is_refused(make_engine: MakeEngine, make_bat
     state = dict(engine.optimizer_state())
     name = next(name for name in state if name.endswith("/classifier.bias"))
     del state[name]
-    with pytest.raises(BadInput, match=f"optimizer state do not fit the network: {name} missing"):
+    with pytest.raises(BadInput, match=f"the arrays of the optimizer state do not fit the network: {name} missing"):
         engine.set_optimizer_state(state)

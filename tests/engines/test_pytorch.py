@@ -264,6 +264,24 @@ def test_a_compiled_network_trains_as_an_eager_one(
     assert difference(engines[1].values(), engines[0].values()) < 1e-9
 
 
+def test_a_compiler_that_fails_is_one_line(
+    make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with CXX=/bin/false; a process that has compiled before keeps its compiler, so no real one here."""
+    if pytorch_device.shutil.which("g++") is None:
+        pytest.skip("no g++")
+
+    def failing(_: Any) -> Any:
+        raise torch._inductor.exc.InductorError(RuntimeError("C++ compile error\n\n\x1b[2J" + 900 * "x"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda network: failing)
+    engine = make_engine(LINEAR, engine="pytorch", compile=True)
+    with pytest.raises(BadRecipe, match=r"compile = true: the step cannot be compiled \(.*compile=false") as caught:
+        engine.train_batch(*make_batch(5), 0.1, 0)
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
 def test_all_processors_are_used_unless_told_otherwise() -> None:
     words = "from imagenet_pipeline.engines.pytorch_import import torch; print(torch.get_num_threads())"
     for setting, wanted in (({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)):

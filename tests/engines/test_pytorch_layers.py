@@ -1,4 +1,4 @@
-"""What the PyTorch modules do beyond their arithmetic: memory layout, work in place, half precision."""
+"""What the PyTorch modules do beyond their arithmetic: memory layout, every layer in half precision."""
 
 from __future__ import annotations
 
@@ -71,21 +71,6 @@ def gradients(network: Sequential, dtype: Any = None) -> tuple[list[Any], list[A
     return outputs, [x.grad, *[tensor.grad for tensor in tensors.values() if tensor.requires_grad]]
 
 
-@pytest.mark.parametrize("name", TOWARDS_RELU)
-def test_relu_in_place_spoils_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    network = stack(begin=Conv(3, 3, pad=1), layer=TOWARDS_RELU[name], relu=RELU)
-    inplace = gradients(network)
-    monkeypatch.setattr(pytorch_layers, "_is_fresh", lambda layer: False)
-    for found, wanted in zip(inplace, gradients(network), strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
-
-
-def test_relu_works_in_place_where_it_may() -> None:
-    network = stack(conv=Conv(4, 3), relu=RELU, again=RELU, unit=Residual(stack(norm=BatchNorm())), last=RELU)
-    modules = pytorch_layers.build(network, zeros(network)).items
-    assert [module.inplace for module in modules if hasattr(module, "inplace")] == [True, False, True, True]
-
-
 def zeros(network: Sequential) -> dict[str, Any]:
     return {name: torch.nn.Parameter(torch.zeros(one.shape)) for name, one in parameters(network, SHAPE).items()}
 
@@ -117,3 +102,16 @@ def test_one_value_has_no_variance() -> None:
     pytorch_layers.build(network, tensors)(torch.full((1, 3, 1, 1), 7.0))
     assert tensors["norm.running_var"].tolist() == [0.5] * 3
     assert tensors["norm.running_mean"].tolist() == [4.0] * 3
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_without_scale_the_stored_weight_changes_nothing(training: bool) -> None:
+    """As on Gluon, where fix_gamma says so."""
+    network = stack(norm=BatchNorm(scale=False))
+    x = torch.arange(2 * 3 * 4.0).view(2, 3, 2, 2)
+    found = []
+    for stored in (1.0, 3.0):
+        tensors = {name: torch.nn.Parameter(torch.ones(3), requires_grad=False) for name in zeros(network)}
+        tensors["norm.weight"].fill_(stored)
+        found.append(pytorch_layers.build(network, tensors).train(training)(x)[0])
+    assert torch.equal(*found)

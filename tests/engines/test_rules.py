@@ -222,6 +222,13 @@ def test_a_drop_of_the_rate_acts_at_once(optimizer: dict[str, Any], engine: str)
     assert moves[2] < moves[1] / 300
 
 
+def test_without_momentum_both_engines_remember_the_same_gradient() -> None:
+    """A restart with momentum goes on from it."""
+    recipe = OptimizerRecipe(momentum=0.0)
+    gluon, pytorch = (walk(ENGINES[name](recipe, start()), [0.02, 0.02]).rule.state() for name in ("gluon", "pytorch"))
+    assert difference(pytorch, gluon) < FLOAT64_NOISE
+
+
 SIX = [0.02, 0.02, 0.01, 0.01, 0.003, 0.03]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,20 +34,18 @@ Array = np.ndarray[Any, Any]
 CLASSES = 5
 WIDEST_DENSE = 64
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
+LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
 SIZES = {
     "alexnet": 67,
-    "alexnet_book": 67,
     "vgg11": 32,
-    "vgg16_book": 32,
     "googlenet": 96,
-    "googlenet_book": 32,
     "resnet18": 32,
-    "resnet50": 32,
     "resnet18_v2": 32,
     "squeezenet1_1": 35,
-    "squeezenet_book": 67,
     "densenet121": 32,
 }
+MORE_SIZES = {"alexnet_book": 67, "vgg16_book": 32, "googlenet_book": 32, "resnet50": 32, "squeezenet_book": 67}
+SIZES |= MORE_SIZES if LONG else {}
 
 
 @dataclass(frozen=True)
@@ -142,5 +141,5 @@ def sample_of(name: str) -> Sample:
 
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Sample]:
-    """Every family's, and one network of all kinds of layers."""
+    """Every family's, and one network of all kinds of layers; more of a family with IMAGENET_PIPELINE_LONG=1."""
     return {name: sample_of(name) for name in ("every_layer", *SIZES)}

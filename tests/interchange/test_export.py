@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
+from imagenet_pipeline.errors import BadInput, OutOfRoom
+from imagenet_pipeline.interchange.export import Subject, export
 from imagenet_pipeline.interchange.weights import read_weights
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
@@ -49,12 +53,14 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return run
 
 
-def checkpoint(run: Path, epoch: int, rank1: float) -> None:
+def checkpoint(
+    run: Path, epoch: int, rank1: float, network: str = "minigooglenet", input_size: int = 32, weights: Any = None
+) -> None:
     state = State(
         epoch=epoch,
         step=9 * epoch,
-        network="minigooglenet",
-        input_size=32,
+        network=network,
+        input_size=input_size,
         classes=("n02", "n01"),
         class_names=("dog, hound", 'a "cat"\nü'),
         class_order="devkit",
@@ -65,7 +71,8 @@ def checkpoint(run: Path, epoch: int, rank1: float) -> None:
         versions={},
         metrics={"validation_rank1": rank1},
     )
-    weights = initial_values(catalog.entry("minigooglenet").build(2), (3, 32, 32), "msra", epoch)
+    if weights is None:
+        weights = initial_values(catalog.entry(network).build(2), (3, input_size, input_size), "msra", epoch)
     save_checkpoint(run, state, weights, {})
 
 
@@ -132,6 +139,42 @@ def test_another_input_size(call: Call, run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "net.onnx.onnx").exists()
 
 
+def test_dense_layers_fix_the_input(call: Call, tmp_path: Path) -> None:
+    network = catalog.entry("lenet").build(2)
+    values = initial_values(network, (3, 28, 28), "msra", 1)
+    checkpoint(tmp_path / "run", 1, 50.0, network="lenet", input_size=28, weights=values)
+    answer = call(tmp_path / "run", "--format", "onnx", "--out", tmp_path / "net", "--input", 40)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "error: --input 40: the dense layers of lenet fix its input; expected 28; leave --input out\n"
+    )
+    assert not list(tmp_path.glob("net*"))
+    answer = call(tmp_path / "run", "--format", "onnx", "--out", tmp_path / "net", "--input", 4)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "error: --input 4: " in answer.err
+
+
+def test_it_says_whose_export_it_replaced(call: Call, run: Path, tmp_path: Path) -> None:
+    words = ("--format", "onnx", "--out", tmp_path / "net")
+    checkpoint(tmp_path / "other", 1, 50.0)
+    assert "replaced" not in call(run, *words).out
+    assert "replaced" not in call(run, *words, "--checkpoint", "latest").out
+    answer = call(tmp_path / "other", *words, "--json")
+    assert json.loads(answer.out)["replaced"] == {"network": "minigooglenet", "run": str(run)}
+    assert f"replaced the export of minigooglenet ({tmp_path / 'other'})\n" in call(run, *words).out
+
+
+def test_no_such_run_folder(call: Call, tmp_path: Path) -> None:
+    answer = call(tmp_path / "nope", "--format", "onnx", "--out", tmp_path / "net")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'nope'}: no such run folder\n")
+
+
+def test_help_names_the_inputs_and_loads_mxnet(call: Call) -> None:
+    out = call("--help").out
+    assert 'mx.gluon.SymbolBlock.imports("NAME-symbol.json", ["data"], "NAME-0000.params")' in out
+    assert "images" in out
+
+
 def test_the_onnx_model_carries_the_card(call: Call, run: Path, tmp_path: Path) -> None:
     call(run, "--format", "onnx", "--out", tmp_path / "net")
     card = json.loads((tmp_path / "net.onnx.json").read_text())
@@ -155,6 +198,59 @@ def test_an_earlier_export_is_replaced_and_nothing_else(call: Call, run: Path, t
     assert call(*words).code == 0
 
 
+@pytest.mark.parametrize("form", ["mxnet", "pytorch"])
+def test_a_full_disk_leaves_nothing_and_the_same_command_goes_on(
+    form: str, call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (run, "--format", form, "--out", tmp_path / "net")
+    whole, opened = files.whole_file, []
+
+    @contextlib.contextmanager
+    def filling(path: Path) -> Iterator[Any]:
+        opened.append(path)
+        if len(opened) == 2:
+            raise OutOfRoom("cannot be written (No space left on device)", where=path)
+        with whole(path) as stream:
+            yield stream
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "whole_file", filling)
+        answer = call(*words)
+    assert answer.code == 5
+    assert f"error: {tmp_path / 'net'}: cannot be written" in answer.err
+    assert list(tmp_path.iterdir()) == []
+    assert call(*words).code == 0
+
+
+def test_an_export_killed_between_its_files_is_no_obstacle(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (run, "--format", "pytorch", "--out", tmp_path / "net")
+    rename, done = files.rename, []
+
+    def stopping(source: Path, target: Path) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(target)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "rename", stopping)
+        assert call(*words).code == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pytorch.json", "net.safetensors"]
+    assert call(*words).code == 0
+
+
+def test_a_folder_is_no_name_to_write_under(call: Call, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "exported").mkdir()
+    for out in (tmp_path / "exported", f"{tmp_path}/new/", f"{tmp_path}/exported/."):
+        answer = call(run, "--format", "onnx", "--out", out)
+        assert answer.code == 2
+        assert f"--out {str(out).removesuffix('/.')}" in answer.err
+        assert "NAME" in answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
 def test_a_card_of_someone_else_is_not_replaced(call: Call, run: Path, tmp_path: Path) -> None:
     for text in ("[]", "{", '{"written_by": "me"}', '{"written_by": "imagenet-pipeline 9", "files": 3}'):
         (tmp_path / "net.onnx.json").write_text(text)
@@ -167,9 +263,11 @@ def test_a_card_of_someone_else_is_not_replaced(call: Call, run: Path, tmp_path:
     ("words", "code", "says"),
     [
         (["--format", "tflite"], 2, "mxnet, onnx or pytorch"),
+        (["--format", "torch"], 2, "expected mxnet, onnx or pytorch; found torch; did you mean pytorch?"),
         (["--format", "onnx", "--checkpoint", "7"], 2, "one of 1, 2"),
         (["--format", "onnx", "--input", "0"], 2, "--input"),
-        (["--format", "onnx", "--out", "/"], 2, "FOLDER/NAME"),
+        (["--format", "onnx", "--out", "/"], 2, "expected /NAME"),
+        (["--format", "onnx", "--out", ""], 2, "FOLDER/NAME"),
         (["--format", "pytorch", "--out", "a-b"], 2, "not a name for a Python module"),
     ],
 )
@@ -181,4 +279,12 @@ def test_a_mistake_is_one_line(
     assert (answer.code, answer.out) == (code, "")
     assert answer.err.count("\n") == 1
     assert says in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_normalisation_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    table = ClassTable("list", ("a", "b"), ("a", "b"))
+    subject = Subject("lenet", 28, table, MEAN, (60.0, 1e-45, 62.0), 1.0, {}, "d", "RUN")
+    with pytest.raises(BadInput, match="RUN: no network can compute with its mean and std"):
+        export(subject, "onnx", tmp_path / "net")
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,19 +18,20 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.interchange import mxnet_import
 from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.mxnet_import import Imported, import_mxnet
 from imagenet_pipeline.interchange.params import read_params, write_params
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import without_taps
+from imagenet_pipeline.networks.layers import BatchNorm, Conv, Dense, Flatten, stack, without_taps
 from imagenet_pipeline.networks.shapes import parameters
 
 LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
 CHEAP = (
     "lenet", "shallownet", "minivggnet", "minigooglenet", "emotion_vggnet", "googlenet", "googlenet_book",
-    "inception_v3", "resnet18", "resnet50_v1", "resnet50", "resnet50_book", "resnet18_v2", "resnet18_d",
-    "squeezenet1_0", "squeezenet1_1", "squeezenet_book", "densenet121",
+    "inception_v3", "resnet18", "resnet50_v1", "resnet18_v2", "resnet18_d", "squeezenet1_1", "squeezenet_book",
+    "densenet121",
 )  # fmt: skip
 ZOO = {"resnet18_v1": "resnet18", "resnet18_v2": "resnet18_v2", "squeezenet1.0": "squeezenet1_0"}
 ZOO |= {"densenet121": "densenet121", "inceptionv3": "inception_v3"} if LONG else {}
@@ -183,6 +185,8 @@ def test_a_difference_is_named_in_both_graphs(changes: dict[str, Any], words: st
 def test_the_nearest_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no network of ours; the nearest differs; found as lenet: .*tanh"):
         import_mxnet(*save_module(lenet_symbol(slope="tanh"), tmp_path))
+    with pytest.raises(BadInput, match="; imagenet-pipeline networks lists what is recognised$"):
+        import_mxnet(*save_module(lenet_symbol(slope="tanh"), tmp_path))
 
 
 def residual(gamma: bool, epsilon: float, folder: Path, swapped: bool = False) -> tuple[Path, Path]:
@@ -257,6 +261,7 @@ def test_a_normalisation_of_the_input_becomes_its_mean_and_deviation(tmp_path: P
         ({"arg:three_bias": np.ones(500, np.int32)}, "no floating-point numbers"),
         ({"arg:three_bias": np.full(500, np.nan, np.float32)}, "not finite"),
         ({"arg:factor": np.zeros((3, 1, 1), np.float32)}, "no usable numbers"),
+        ({"arg:factor": np.full((3, 1, 1), 1e38, np.float32)}, "no usable numbers"),
         ({"arg:factor": np.ones((1, 3, 28, 28), np.float32)}, "no number a channel"),
         ({"aux:one_weight": np.ones(1, np.float32)}, "as arg: and as aux:"),
     ],
@@ -267,6 +272,17 @@ def test_values_that_do_not_fit_are_refused(change: dict[str, Any], words: str, 
     write_params(params, {name: one for name, one in arrays.items() if one is not None})
     with pytest.raises(BadInput, match=words):
         import_mxnet(symbol, params, network="lenet")
+
+
+def test_values_of_another_graph_are_told_from_a_network_that_is_not_ours(tmp_path: Path) -> None:
+    symbol, params = save_module(lenet_symbol(), tmp_path)
+    write_params(params, {f"arg:fire{number}": np.ones(1, np.float32) for number in range(5)})
+    with pytest.raises(BadInput) as caught:
+        import_mxnet(symbol, params)
+    assert str(caught.value) == (
+        f"{params}: not the parameters of m-symbol.json; expected one_weight, one_bias, two_weight, ... (8 in all); "
+        "found fire0, fire1, fire2, ... (5 in all); give the .params saved with it"
+    )
 
 
 def test_arrays_the_graph_does_not_know_are_listed(tmp_path: Path) -> None:
@@ -284,6 +300,32 @@ def test_an_unknown_network_and_another_size(tmp_path: Path, old_squeezenet: tup
     # Its last pooling of 13x13 is the whole map at 224 pixels only.
     with pytest.raises(BadInput, match="found as squeezenet1_1: pooling: "):
         import_mxnet(*old_squeezenet, input_size=256)
+
+
+@pytest.mark.parametrize("network", [None, "squeezenet1_1"])
+def test_a_size_too_small_is_told_from_another_network(network: str | None, old_squeezenet: tuple[Path, Path]) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        import_mxnet(*old_squeezenet, network=network, input_size=15)
+    words = "--input 15: too small for squeezenet1_1; expected an input of at least 17x17; found 15x15"
+    assert str(caught.value) == words
+
+
+def test_a_graph_unlike_all_of_ours_is_compared_with_none(tmp_path: Path) -> None:
+    net = mx.sym.Convolution(mx.sym.Variable("data"), kernel=(3, 3), num_filter=7, name="one")
+    net = mx.sym.Activation(net, act_type="softrelu")
+    net = mx.sym.Convolution(net, kernel=(3, 3), num_filter=9, name="two")
+    net = mx.sym.FullyConnected(mx.sym.UpSampling(net, scale=2, sample_type="nearest"), num_hidden=4, name="three")
+    symbol, params = save_module(net, tmp_path)
+    with pytest.raises(BadInput) as caught:
+        import_mxnet(symbol, params)
+    assert str(caught.value) == (
+        f"{symbol}: no network of ours; found operator 'UpSampling' in 'upsampling0', which none has; "
+        "imagenet-pipeline networks lists what is recognised"
+    )
+    net = mx.sym.FullyConnected(mx.sym.Activation(net.get_internals()["two_output"], act_type="relu"), num_hidden=4)
+    symbol, params = save_module(net, tmp_path)
+    with pytest.raises(BadInput, match="no network of ours; imagenet-pipeline networks lists what is recognised"):
+        import_mxnet(symbol, params)
 
 
 SPOILS = {
@@ -361,3 +403,16 @@ def test_several_outputs_are_refused(tmp_path: Path) -> None:
     symbol.write_text(json.dumps({**whole, "heads": [*whole["heads"], [0, 0, 0]]}))
     with warnings.catch_warnings(), pytest.raises(BadInput, match="not one output but several"):
         import_mxnet(symbol, params)
+
+
+def test_a_bias_that_folds_to_no_finite_number_is_refused(tmp_path: Path) -> None:
+    network, shape = stack(conv=Conv(4, 3, bias=False), norm=BatchNorm(), flatten=Flatten(), last=Dense(2)), (3, 8, 8)
+    declared = parameters(network, shape)["norm.running_mean"]
+    largest = np.finfo(np.float32).max
+    foreign = SimpleNamespace(params={"m": np.full(4, largest), "b": np.full(4, -largest)}, params_path=Path("p"))
+    candidate = SimpleNamespace(
+        network=stack(norm=BatchNorm()), image=(4, 8, 8), declared={"norm.running_mean": declared}, name="n"
+    )
+    graph = SimpleNamespace(folded={"m": "b"}, fixed=())
+    with pytest.raises(BadInput, match="'m': holds numbers that are not finite"):
+        mxnet_import._values(candidate, foreign, {"norm_moving_mean": "m"}, graph)  # type: ignore[arg-type]

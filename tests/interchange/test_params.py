@@ -25,7 +25,7 @@ STOCK_TYPES = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64
 DTYPES = [*STOCK_TYPES, "bool", "int16", "uint16", "uint32", "uint64"]
 
 arrays = st.dictionaries(
-    st.text(max_size=20),
+    st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=20),
     st.sampled_from(DTYPES).flatmap(
         lambda dtype: numpy_strategies.arrays(dtype, numpy_strategies.array_shapes(max_dims=5, max_side=4, min_side=0))
     ),
@@ -128,6 +128,8 @@ GOOD = one_array(V2_HEAD, 0, bytes(8))
         (GOOD[:-8] + struct.pack("<Q", 2**62), "more names than it has room for"),
         (GOOD[:-8] + struct.pack("<QQ", 1, 2**63) + b"a", "name is too long"),
         (GOOD[:-8] + struct.pack("<QQ", 1, 1) + b"\xff", "not UTF-8"),
+        (GOOD[:-8] + struct.pack("<QQ", 1, 7) + b"\x1b[2Jabc", "cannot be printed"),
+        (GOOD[:-8] + struct.pack("<QQ", 1, 3) + b"a\nb", "cannot be printed"),
         (GOOD[:-8] + struct.pack("<QQBQ", 2, 1, 97, 1), "ends before its list does"),
         (GOOD[:-8] + struct.pack("<QQBQB", 2, 1, 97, 1, 98), "not one name for each"),
     ],
@@ -151,7 +153,8 @@ def test_what_the_form_cannot_hold_is_not_written(array: np.ndarray) -> None:
 
 
 def test_folders_devices_and_absent_files_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, Path("/dev/zero"), tmp_path / "absent"):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, Path("/dev/zero"), tmp_path / "absent", tmp_path / "pipe"):
         with pytest.raises(BadInput):
             read_params(path)
 

@@ -90,9 +90,10 @@ def test_what_is_wrong_is_said_in_one_line(broken: bytes, words: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-def test_folders_devices_and_absent_files_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, Path("/dev/zero"), tmp_path / "absent"):
-        with pytest.raises(BadInput):
+def test_folders_devices_pipes_and_absent_files_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, Path("/dev/zero"), tmp_path / "absent", tmp_path / "pipe"):
+        with pytest.raises(BadInput, match="cannot be read"):
             read_symbol(path)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import random
 import struct
 from pathlib import Path
@@ -100,12 +102,17 @@ def test_params_are_known_by_their_content(tmp_path: Path) -> None:
         (save(ARRAYS) + b"\0", "damaged"),
         (struct.pack("<Q", 2**60) + b"{" + bytes(50), "damaged"),
         (one("F32", [2**62, 4], b""), "damaged"),
+        (one("F32", [1] * 33, bytes(4)), "no possible shape"),
+        (one("F32", [0, 2**60, 2**60], b""), "no possible shape"),
+        (one("F32", [0, 2**63], b""), "no possible shape"),
+        (one("F32", [2**40, 2**23, 0], b""), "no possible shape"),
         (one("F32", [2], b"1234"), "damaged"),
         (safetensors_file(b"{" * 50_000), "damaged"),
         (one("I32", [1], b"1234"), "type that weights do not have"),
         (one("I64", [1], bytes(8)), "holds no real numbers"),
         (one("F32", [1], np.array([np.nan], "<f4").tobytes()), "infinities or NaN"),
         (one("BF16", [1], b"\x80\x7f"), "infinities or NaN"),
+        (one("F64", [1], np.array([1e300], "<f8").tobytes()), "infinities or NaN"),
         (one("F32", [1], bytes(4), "a\n\x1b[2J"), "no name for a parameter"),
         (one("F32", [1], bytes(4), "a" * 10_000), "no name for a parameter"),
         (one("F32", [1], bytes(4), ""), "no name for a parameter"),
@@ -116,8 +123,14 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, content: bytes, s
     assert says in refused(tmp_path / "w", content)
 
 
-def test_a_file_that_is_not_there_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "nothing", tmp_path):
+def test_a_number_without_axes_keeps_its_shape(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(save({"gain": np.array(0.5, np.float32)}))
+    assert read_weights(tmp_path / "w")["gain"].shape == ()
+
+
+def test_a_file_that_is_not_there_a_pipe_and_a_device_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "nothing", tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(BadInput, match="cannot be read"):
             read_weights(path)
 
@@ -165,11 +178,17 @@ def test_auxiliary_classifiers_that_the_file_lacks_are_drawn(tmp_path: Path, dra
     np.testing.assert_array_equal(found["conv.weight"], given["conv.weight"])
 
 
-def test_our_mxnet_export_is_a_start_too(tmp_path: Path, drawn: Arrays) -> None:
+def test_our_mxnet_export_is_a_start_too_and_says_how_it_was_fed(
+    tmp_path: Path, drawn: Arrays, caplog: pytest.LogCaptureFixture
+) -> None:
     given = initial_values(NETWORK, SHAPE, "msra", 2)
     theirs = {new: given[ours] for ours, new in symbol_names(NETWORK, SHAPE).items()}
-    write_params(tmp_path / "w", {**theirs, "arg:normalisation_mean": np.zeros((1, 3, 1, 1), np.float32)})
-    found = starting_values(tmp_path / "w", NETWORK, SHAPE, drawn)
+    theirs["arg:normalisation_mean"] = np.array([123.5, 117, 104], np.float32).reshape(1, 3, 1, 1)
+    theirs["arg:normalisation_std"] = np.full((1, 3, 1, 1), 58.25, np.float32)
+    write_params(tmp_path / "w", theirs)
+    with caplog.at_level(logging.INFO, "imagenet_pipeline"):
+        found = starting_values(tmp_path / "w", NETWORK, SHAPE, drawn)
+    assert "mean 123.5,117,104 std 58.25,58.25,58.25" in caplog.text
     np.testing.assert_array_equal(found["norm.running_var"], given["norm.running_var"])
     np.testing.assert_array_equal(found["classifier.weight"], given["classifier.weight"])
 
@@ -181,3 +200,42 @@ def test_names_and_shapes_that_differ_are_listed(tmp_path: Path, drawn: Arrays) 
         starts(tmp_path / "w", drawn, given)
     for words in ("conv.bias missing", "other not in this", "(9, 4), not (2, 4)", str(tmp_path / "w"), "3 in all"):
         assert words in str(caught.value)
+
+
+def test_another_graph_s_names_are_shown_beside_the_network_s(tmp_path: Path, drawn: Arrays) -> None:
+    values = [drawn[name] for name in symbol_names(NETWORK, SHAPE)]
+    write_params(tmp_path / "w", {f"arg:fire{number}_weight": value for number, value in enumerate(values)})
+    with pytest.raises(BadInput) as caught:
+        starting_values(tmp_path / "w", NETWORK, SHAPE, drawn)
+    assert str(caught.value) == (
+        f"{tmp_path / 'w'}: not the names of this network's parameters; expected conv.weight, conv.bias, norm.weight, "
+        "... (8 in all); found arg:fire0_weight, arg:fire1_weight, arg:fire2_weight, ... (8 in all); import it with "
+        "its -symbol.json, then give RUN/checkpoints/epoch-0000/weights.safetensors"
+    )
+    with pytest.raises(BadInput, match="found a.bias, a.weight .2 in all.$"):
+        starts(tmp_path / "w", drawn, ARRAYS)
+
+
+def test_as_many_classes_as_the_file_has_are_needed(tmp_path: Path, drawn: Arrays) -> None:
+    more = {"classifier.weight": np.zeros((9, 4), np.float32), "classifier.bias": np.zeros(9, np.float32)}
+    with pytest.raises(BadInput) as caught:
+        starts(tmp_path / "w", drawn, {**drawn, **more, "auxiliary.dense.bias": more["classifier.bias"]})
+    assert str(caught.value) == (
+        f"{tmp_path / 'w'}: its last layer was trained for another number of classes; expected 2; found 9; "
+        "a file for as many classes as the records have is needed"
+    )
+
+
+def test_a_folder_is_met_with_the_file_in_it(tmp_path: Path, drawn: Arrays) -> None:
+    with pytest.raises(BadInput, match=r": a folder; give the file RUN/checkpoints/EPOCH/weights\.safetensors$"):
+        starting_values(tmp_path, NETWORK, SHAPE, drawn)
+
+
+def test_a_scale_that_the_network_does_not_have_must_be_1(tmp_path: Path) -> None:
+    network = stack(norm=BatchNorm(scale=False), flatten=Flatten(), classifier=Dense(2))
+    given = initial_values(network, SHAPE, "msra", 2)
+    (tmp_path / "w").write_bytes(save(given))
+    assert (starting_values(tmp_path / "w", network, SHAPE, given)["norm.weight"] == 1).all()
+    (tmp_path / "w").write_bytes(save({**given, "norm.weight": np.array([1, 1, 1.5], np.float32)}))
+    with pytest.raises(BadInput, match=r"w: norm\.weight scales a normalisation that has no scale; expected 1"):
+        starting_values(tmp_path / "w", network, SHAPE, given)

@@ -43,5 +43,5 @@ def test_an_unknown_name_is_met_with_the_nearest() -> None:
 
 
 def test_a_missing_library_comes_with_the_command_that_installs_it() -> None:
-    assert str(not_installed("timm", ["timm"])).endswith("pip install 'imagenet-pipeline[timm]'")
-    assert "--no-deps gluoncv" in str(not_installed("gluoncv", ["gluoncv", "tqdm"]))
+    assert str(not_installed("timm", ["timm"])).endswith("; bash scripts/install_zoo.sh timm")
+    assert str(not_installed("gluoncv", ["gluoncv", "tqdm"])).endswith("; bash scripts/install_zoo.sh gluoncv")

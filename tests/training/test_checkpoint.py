@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -111,6 +112,78 @@ def test_a_state_of_another_version_is_damage(tmp_path: Path) -> None:
             load_checkpoint(folder)
         with pytest.raises(Damaged):
             prune(tmp_path, 3)
+
+
+def test_an_array_without_axes_comes_back_so(tmp_path: Path) -> None:
+    scalar = {"gain": np.array(2.5, np.float32)}
+    loaded = load_checkpoint(save_checkpoint(tmp_path, STATE, {**WEIGHTS, **scalar}, scalar))
+    assert loaded.weights["gain"].shape == loaded.optimizer["gain"].shape == ()
+    assert loaded.weights["gain"] == 2.5
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, STATE, {**WEIGHTS, "a.bias": np.array([1, np.nan], np.float32)}, OPTIMIZER)
+    with pytest.raises(Damaged, match=r"epoch-0001: a\.bias holds infinities or NaN; take another checkpoint"):
+        load_checkpoint(folder)
+
+
+def rewrite(folder: Path, name: str, content: bytes) -> None:
+    """Change a file and its digest with it."""
+    (folder / name).write_bytes(content)
+    sums = "".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in FILES[:3])
+    (folder / "SHA256SUMS").write_text(sums)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input_size": "big"},
+        {"input_size": 0},
+        {"input_size": 2**40},
+        {"epoch": "x"},
+        {"epoch": True},
+        {"step": -1},
+        {"step": 1.5},
+        {"partial": 5},
+        {"partial": {"images": "x"}},
+        {"metrics": []},
+        {"classes": [1, 2]},
+        {"classes": "ab"},
+        {"classes": []},
+        {"mean": [1.0, 2.0]},
+        {"mean": [1.0, 2.0, float("nan")]},
+        {"std": [1.0, 0.0, 1.0]},
+        {"crop_fraction": 0},
+        {"versions": {"mxnet": 1}},
+        {"network": None},
+        {"more\x1b[2J": 1},
+    ],
+    ids=str,
+)
+def test_a_state_of_other_types_is_damage(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    folder = save(tmp_path, 1)
+    state = json.loads((folder / "state.json").read_bytes())
+    rewrite(folder, "state.json", json.dumps({**state, **wrong}).encode())
+    with pytest.raises(Damaged, match="epoch-0001: not a checkpoint of this version") as caught:
+        load_checkpoint(folder)
+    assert next(iter(wrong)).encode("unicode_escape").decode() in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_whole_numbers_among_the_metrics_stay_whole(tmp_path: Path) -> None:
+    state = replace(STATE, metrics={"epoch": 1, "train_loss": 2.0})
+    loaded = load_checkpoint(save_checkpoint(tmp_path, state, WEIGHTS, {})).state.metrics
+    assert [type(value) for value in loaded.values()] == [int, float]
+
+
+@pytest.mark.parametrize("shape", [[1] * 33, [0, 2**60, 2**60], [0, 2**63], [2**40, 2**23, 0]], ids=str)
+def test_shapes_no_array_can_have_are_damage(tmp_path: Path, shape: list[int]) -> None:
+    folder = save(tmp_path, 1)
+    size = 4 * (0 not in shape)
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    rewrite(folder, "weights.safetensors", len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(Damaged, match="not a checkpoint of this version"):
+        load_checkpoint(folder)
 
 
 class Killed(BaseException):

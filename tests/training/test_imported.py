@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +52,31 @@ def test_it_is_evaluated_and_trained_on_like_any_other(digits_records: Path, tmp
 def test_without_records_any_records_of_its_classes_will_do(digits_records: Path, tmp_path: Path) -> None:
     data, run = read_data_set(digits_records), tmp_path / "run"
     make_run(run, imported(), data.classes, (MEAN, STD), None, ORIGIN)
-    with pytest.raises(BadInput, match="no data set here"):
+    nothing = "the recipe names no records; give train records=DIR, or evaluate --records DIR"
+    with pytest.raises(BadRecipe, match=nothing):
         evaluate(run)
+    with pytest.raises(BadRecipe, match=nothing):
+        open_run(run / "recipe.toml", {}, run, "latest")
     assert evaluate(run, records=digits_records).images == 300
     overrides = {"epochs": 1, "records": str(digits_records), "loader.threads": 0}
     assert train(open_run(run / "recipe.toml", overrides, run, "latest")).finished
-    make_run(tmp_path / "other", imported(), numbered_classes(10), (MEAN, STD), None, ORIGIN)
-    if data.classes.ids != numbered_classes(10).ids:
-        with pytest.raises(BadInput, match="class tables differ"):
-            evaluate(tmp_path / "other", records=digits_records)
+
+
+def test_classes_nobody_named_are_taken_to_be_those_of_the_records(
+    digits_records: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, run = read_data_set(digits_records), tmp_path / "run"
+    make_run(run, imported(), numbered_classes(10), (MEAN, STD), None, ORIGIN)
+    assert data.classes.ids != numbered_classes(10).ids
+    with caplog.at_level("INFO"):
+        assert evaluate(run, records=digits_records).images == 300
+    assert "nothing here can check their order" in caplog.text
+    overrides = {"epochs": 1, "records": str(digits_records), "loader.threads": 0}
+    assert train(open_run(run / "recipe.toml", overrides, run, "latest")).finished
+    assert load_checkpoint(find_checkpoint(run, "1")).state.class_table == data.classes
+    make_run(tmp_path / "seven", imported(classes=7), numbered_classes(7), (MEAN, STD), None, ORIGIN)
+    with pytest.raises(BadInput, match="class tables differ; expected 7 classes"):
+        evaluate(tmp_path / "seven", records=digits_records)
 
 
 def test_auxiliary_classifiers_start_drawn(tmp_path: Path) -> None:
@@ -99,9 +117,19 @@ def test_class_tables_from_files(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="not a readable text file"):
         read_classes(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_classes(tmp_path / "pipe")
     table = ClassTable("folder", ("a", "b"), ("A", "B"))
     table.write(tmp_path / "classes.json")
     assert read_classes(tmp_path / "classes.json") == table
     (tmp_path / "classes.json").write_text(json.dumps([1]))
     with pytest.raises(Damaged, match="not a class table"):
         read_classes(tmp_path / "classes.json")
+
+
+def test_a_network_of_a_size_no_recipe_allows_is_refused(tmp_path: Path) -> None:
+    given = dataclasses.replace(imported(), input_size=5000)
+    with pytest.raises(BadRecipe, match=r"the recipe of lenet: recipe key 'size'.*4096; found 5000"):
+        make_run(tmp_path / "run", given, numbered_classes(10), (MEAN, STD), None, ORIGIN)
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,7 @@ from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.restart import require_unchanged
 from imagenet_pipeline.training.run import open_run, run_name
 from imagenet_pipeline.training.saving import Outcome
 from imagenet_pipeline.training.schedule import learning_rate
@@ -171,6 +172,21 @@ def test_a_signal_inside_an_epoch_costs_nothing(
         # Losses of the interrupted epoch are added up in another order.
         assert float(row.pop("train_loss")) == pytest.approx(float(wanted.pop("train_loss")), rel=1e-12)
         assert row == wanted
+
+
+def test_a_part_of_an_epoch_without_its_counts_is_damage(
+    recipe: Path, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    go(recipe, tmp_path)
+    folder = tmp_path / "checkpoints" / "epoch-0000-step-00000002"
+    state = json.loads((folder / "state.json").read_text())
+    del state["partial"]["loss_sum"]
+    (folder / "state.json").write_text(json.dumps(state))
+    names = ("weights.safetensors", "optimizer.safetensors", "state.json")
+    (folder / "SHA256SUMS").write_text("".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in names))
+    with pytest.raises(Damaged, match=r"step-00000002: the part of an epoch has no 'loss_sum'; take another"):
+        go(recipe, tmp_path, "latest")
 
 
 def test_sigterm_to_the_program_saves_and_exits_0(whole_run: Path, recipe: Path, tmp_path: Path) -> None:
@@ -338,6 +354,8 @@ def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path
         ({"seed": 1}, "recipe key 'seed' cannot change"),
         ({"batch_size": 60}, "recipe key 'batch_size' cannot change"),
         ({"input.size": 24}, "recipe key 'input.size' cannot change"),
+        ({"initial.kind": "he"}, "recipe key 'initial.kind' acts at the start of a run alone; expected 'msra'"),
+        ({"initial.weights": "x"}, "recipe key 'initial.weights' acts at the start of a run alone; expected ''"),
     ],
 )
 def test_what_cannot_change_within_a_run(run: Path, recipe: Path, overrides: dict[str, Any], message: str) -> None:
@@ -455,3 +473,24 @@ def test_weights_that_do_not_fit_or_are_not_there_start_no_run(recipe: Path, who
 )
 def test_recipes_of_one_name_have_runs_of_their_own(path: str, name: str) -> None:
     assert run_name(Path(path)) == name
+
+
+def test_a_runs_own_recipe_means_that_run(run: Path, whole_run: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"a run is here already.*--resume latest"):
+        open_run(run / "recipe.toml", {})
+    with open_run(run / "recipe.toml", {}, resume="latest").lock:
+        assert weights(run) == weights(whole_run)
+
+
+def test_fewer_epochs_than_are_done(run: Path, recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert go(recipe, run, "latest", epochs=2).finished
+    assert "all 4 epochs are done; epochs=5 would go on" in caplog.text
+
+
+def test_a_run_that_has_not_begun_may_change_its_batch_size(recipe: Path, tmp_path: Path) -> None:
+    begun = load_recipe(recipe)
+    changed = begun.model_copy(update={"batch_size": 60})
+    require_unchanged(begun, changed, 0, tmp_path)
+    with pytest.raises(BadRecipe, match=r"'batch_size' cannot change within a run.*expected 120.*found 60"):
+        require_unchanged(begun, changed, 1, tmp_path)

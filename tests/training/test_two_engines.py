@@ -101,3 +101,15 @@ def test_either_engine_scores_a_run_the_same(recipe: Path, tmp_path: Path, first
     assert (own.engine, other.engine, own.precision, other.precision) == (first, second, "float64", "float64")
     assert (own.images, own.rank1_hits, own.rank5_hits) == (other.images, other.rank1_hits, other.rank5_hits)
     assert other.loss == pytest.approx(own.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_that_was_compiled_is_scored_without_a_compiler(
+    recipe: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(recipe, tmp_path, epochs=1, engine="pytorch")
+    text = (tmp_path / "recipe.toml").read_text()
+    (tmp_path / "recipe.toml").write_text(text.replace("compile = false", "compile = true"))
+    assert load_recipe(tmp_path / "recipe.toml").compile
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert evaluate(tmp_path, "latest", "val", overrides={"engine": engine}).engine == engine

@@ -1,0 +1,42 @@
+"""The records a network is trained and scored on, and whether they are its own."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.records.classes import require_same
+from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.training.checkpoint import State
+
+log = logging.getLogger("imagenet_pipeline")
+
+IMPORTED = ""
+"""Data digest of a network that was imported without records: any of its classes will do."""
+NUMBERED = "numbered"
+"""Class order of a network that was imported without a class table."""
+
+
+def records_of(recipe: Recipe) -> DataSet:
+    """The data set of a recipe. Raises BadRecipe where it names none, as that of an import without records."""
+    if not recipe.records:
+        raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
+    return read_data_set(Path(recipe.records))
+
+
+def require_its_classes(state: State, data: DataSet) -> None:
+    """Raise BadInput unless `data` numbers a network's classes as the network does.
+
+    Classes that nobody named when it was imported are taken to be those of `data`, where there are as many.
+    """
+    unnamed = state.data_digest == IMPORTED and state.class_order == NUMBERED
+    if not unnamed or len(state.classes) != len(data.classes):
+        require_same(state.class_table, data.classes, where=data.folder)
+    elif state.classes != data.classes.ids:
+        log.info(
+            "the network was imported without the names of its %d classes: they are taken to be those of %s, in "
+            "its order (%s); nothing here can check their order",
+            len(state.classes), data.folder, data.classes.order,
+        )  # fmt: skip
