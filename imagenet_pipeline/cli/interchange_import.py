@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagenet_pipeline.cli.output import Json, say, say_json
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.frozen import Normalisation
     from imagenet_pipeline.interchange.mxnet_import import Imported
+    from imagenet_pipeline.records.classes import ClassTable
 
 
 def import_network(
@@ -27,7 +28,8 @@ def import_network(
         Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help='classes.json, or lines "n01440764 tench" [default: numbered classes]')
+        Path | None,
+        typer.Option(help='classes.json, an export\'s card, or lines "n01440764 tench" [default: numbered classes]'),
     ] = None,
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
@@ -51,6 +53,7 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
+    _require_in_order(symbol, params)
     data = None if records is None else read_data_set(records)
     imported = import_mxnet(symbol, params, network, input_size)
     normalisation, source = normalisation_of(imported, given, data)
@@ -60,15 +63,21 @@ def import_network(
         table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
     digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
     make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source})
-    _tell(out, imported, normalisation, source, as_json)
+    _tell(out, imported, table, normalisation, source, as_json)
 
 
-def _tell(out: Path, imported: Imported, normalisation: Normalisation, source: str, as_json: bool) -> None:
+def _tell(
+    out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
+) -> None:
+    from imagenet_pipeline.training.imported import COMMAND_LINE
+    from imagenet_pipeline.training.records import NUMBERED
+
     mean, std = normalisation
     if as_json:
         say_json(
             {
-                "run": out, "network": imported.network, "classes": imported.classes, "also": imported.also,
+                "run": out, "network": imported.network, "classes": imported.classes, "class_order": table.order,
+                "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
                 "normalisation_from": source, "unused": imported.unused,
             }
@@ -76,11 +85,41 @@ def _tell(out: Path, imported: Imported, normalisation: Normalisation, source: s
         return
     size, arrays = imported.input_size, len(imported.values)
     say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
-    say(f"mean {_words(mean)}  std {_words(std)}  from {source}")
+    is_guess = imported.normalisation is None and source != COMMAND_LINE
+    guess = ": the mean of these records, if that is what it was trained with" if is_guess else ""
+    say(f"mean {_words(mean)}  std {_words(std)}  from {source}{guess}")
+    if table.order == NUMBERED:
+        say(f"classes: numbered 0..{len(table) - 1}; --records or --classes names them")
+    else:
+        ends = ", ".join(f"{label} = {table.ids[label]}" for label in sorted({0, len(table) - 1}))
+        say(f"classes: {ends}, in the order {table.order}")
     if imported.also:
         say(f"the same function as {', '.join(imported.also)}")
     if imported.unused:
         say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
+
+
+def _require_in_order(symbol: Path, params: Path) -> None:
+    from imagenet_pipeline.interchange.params import LIST_MAGIC
+
+    first, second = _start("--symbol", symbol), _start("--params", params)
+    if first == LIST_MAGIC.to_bytes(8, "little") and second.lstrip().startswith(b"{"):
+        raise BadInput(
+            "an MXNet .params file",
+            where=f"--symbol {symbol}",
+            expected="MXNet's -symbol.json",
+            advice="--symbol and --params the other way round?",
+        )
+
+
+def _start(option: str, path: Path) -> bytes:
+    from imagenet_pipeline import files
+
+    try:
+        with files.regular_file(path) as (stream, _):
+            return stream.read(8)
+    except BadInput as error:
+        raise BadInput(error.what, where=f"{option} {path}") from error
 
 
 def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

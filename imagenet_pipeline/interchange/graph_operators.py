@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange.graph import Flow, Folding, Graph
 from imagenet_pipeline.interchange.graph_reader import NORMS, SKIPPED, Place, Reader
+from imagenet_pipeline.interchange.input_scale import SCALING
 from imagenet_pipeline.interchange.params import AnyArray
-from imagenet_pipeline.interchange.symbol import Symbol
+from imagenet_pipeline.interchange.symbol import VARIABLE, Symbol
 from imagenet_pipeline.networks.shapes import Role, Shape, windows
 
 PROBABILITIES = ("SoftmaxOutput", "Softmax", "softmax", "SoftmaxActivation", "log_softmax")
@@ -40,6 +41,11 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
     if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
         raise BadInput("its output is no vector of scores", found="x".join(map(str, end.shape)))
     return reader.steps.graph(end)
+
+
+def is_known(op: str) -> bool:
+    """Whether our layers, or what a graph does to its input, can say what this operator does."""
+    return op in _LAYERS or op in (VARIABLE, *SKIPPED, *PROBABILITIES, *SCALING)
 
 
 def _reached(symbol: Symbol, root: int) -> set[int]:

@@ -20,8 +20,8 @@ _FACTORS = {
     "_mul_scalar": 1, "_div_scalar": -1, "_MulScalar": 1, "_DivScalar": -1, "_mul": 1, "_Mul": 1, "elemwise_mul": 1,
     "broadcast_mul": 1, "_div": -1, "_Div": -1, "elemwise_div": -1, "broadcast_div": -1,
 }  # fmt: skip
-
-
+SCALING = (*_SHIFTS, *_FACTORS)
+"""The operators that do such."""
 SMALLEST_DEVIATION = 1e-6
 """Of an input in 0..255: float32 can divide by it and go on computing with the result."""
 LARGEST_NUMBER = 1e30

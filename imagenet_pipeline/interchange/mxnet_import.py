@@ -20,7 +20,8 @@ from imagenet_pipeline.interchange.attributes import Attributes
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph import Folding, Graph
 from imagenet_pipeline.interchange.graph_match import Different, paired_variables
-from imagenet_pipeline.interchange.graph_operators import reduced
+from imagenet_pipeline.interchange.graph_operators import is_known, reduced
+from imagenet_pipeline.interchange.input_size import require_input_size
 from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
 from imagenet_pipeline.interchange.params import AnyArray, read_params
 from imagenet_pipeline.interchange.symbol import VARIABLE, Symbol, read_symbol
@@ -82,24 +83,16 @@ def import_mxnet(
 
     `input_size` is the side of the image in pixels, by default that of the network. Raises BadInput, one line,
     for damaged files, and where the graph is no network of ours: then it says where the nearest one differs.
-    Raises BadRecipe for an unknown `network`.
+    Raises BadRecipe for an unknown `network`, or one that `input_size` is too small for.
     """
     symbol = read_symbol(symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
     _require_together(foreign)
-    candidates = _candidates(foreign, network, input_size)
-    found: list[tuple[_Candidate, Values, Normalisation | None]] = []
-    difference = ""
-    for candidate in candidates:
-        if candidate.distance and (found or difference):
-            break
-        try:
-            found.append((candidate, *_matched(candidate, foreign)))
-        except Different as error:
-            difference = difference or f"as {candidate.name}: {error}"
+    found, difference = _found(foreign, _candidates(foreign, network, input_size))
     if not found:
-        what = f"not {network}" if network else "no network of ours; the nearest differs"
-        raise BadInput(what, where=symbol_path, found=difference)
+        if input_size is not None:
+            _require_size(foreign, network, input_size, difference)
+        raise _unlike(foreign, network, difference)
     candidate, values, normalisation = found[0]
     known = {node.name for node in symbol.nodes if node.op == VARIABLE}
     return Imported(
@@ -111,6 +104,46 @@ def import_mxnet(
         tuple(other.name for other, _, _ in found[1:]),
         tuple(name for name in foreign.params if name not in known),
     )
+
+
+_Found = list[tuple[_Candidate, Values, Normalisation | None]]
+
+
+def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str]:
+    """The candidates that the graph is, and where the nearest of the others differs; "" where that says nothing."""
+    found: _Found = []
+    difference = ""
+    weights = _weight_shapes(foreign).total()
+    for candidate in candidates:
+        if candidate.distance and (found or difference):
+            break
+        try:
+            found.append((candidate, *_matched(candidate, foreign)))
+        except Different as error:
+            difference = difference or f"as {candidate.name}: {error}"
+    is_near = len(candidates) == 1 or (candidates and candidates[0].distance <= weights // 2)
+    return found, difference if is_near else ""
+
+
+def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
+    """Raise BadRecipe or BadInput where the graph is a network of ours at that one's own size, but not at this."""
+    found, _ = _found(foreign, _candidates(foreign, network, None))
+    for candidate, _, _ in found[:1]:
+        name, own = candidate.name, candidate.image[1]
+        require_input_size(name, candidate.network, input_size, own)
+        what, advice = f"is {name} at {own} pixels, not at {input_size}", "leave --input out"
+        raise BadInput(what, where=foreign.symbol_path, found=difference or None, advice=advice)
+
+
+def _unlike(foreign: _Foreign, network: str | None, difference: str) -> BadInput:
+    where, advice = foreign.symbol_path, "imagenet-pipeline networks lists what is recognised"
+    if network is not None:
+        return BadInput(f"not {network}", where=where, found=difference or None)
+    if difference:
+        return BadInput("no network of ours; the nearest differs", where=where, found=difference, advice=advice)
+    strange = next((node for node in foreign.symbol.nodes if not is_known(node.op)), None)
+    found = None if strange is None else f"operator {strange.op[:80]!r} in {strange.name[:80]!r}, which none has"
+    return BadInput("no network of ours", where=where, found=found, advice=advice)
 
 
 def _bare(params: Mapping[str, AnyArray], where: Path) -> dict[str, AnyArray]:
@@ -146,13 +179,11 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
             declared = parameters(built, (CHANNELS, size, size))
         except BadRecipe:
             if network is not None:
-                raise
+                require_input_size(name, built, size, catalog.entry(name).input_size)
             continue
         ours = Counter(one.shape for one in declared.values() if one.role == "weight")
         distance = sum(((ours - weights) + (weights - ours)).values())
         candidates.append(_Candidate(name, built, (CHANNELS, size, size), declared, distance))
-    if not candidates:
-        raise BadInput(f"no network takes {input_size} pixels", where=foreign.symbol_path)
     return sorted(candidates, key=lambda candidate: candidate.distance)
 
 

@@ -39,6 +39,7 @@ NOTE = """\
 # Made by `import`: a network trained elsewhere. Evaluation needs `records`; training on goes by what stands here:
 # train THIS_FILE --run THE_RUN --resume latest [key=value ...]
 """
+COMMAND_LINE = "the command line"
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -99,7 +100,7 @@ def normalisation_of(
             raise BadRecipe("the network normalises its input itself", advice="leave --mean and --std out")
         return imported.normalisation, "the graph"
     if given is not None:
-        return given, "the command line"
+        return given, COMMAND_LINE
     if data is not None:
         return (data.mean, data.std), str(data.folder / "mean.json")
     raise BadRecipe(
@@ -109,9 +110,10 @@ def normalisation_of(
 
 
 def read_classes(path: Path) -> ClassTable:
-    """A class table from a `classes.json` of ours, or a text of one class a line: its id, a space, its names.
+    """A class table from a `classes.json` of ours, from the card of an export, or from a text of one class a line.
 
-    Raises BadInput or Damaged where it is neither, or calls a class what cannot be printed.
+    Such a line is the id, a space, the names. Raises BadInput or Damaged where it is none of them, or calls a class
+    what cannot be printed.
     """
     try:
         with files.regular_file(path) as (stream, _):
@@ -120,7 +122,9 @@ def read_classes(path: Path) -> ClassTable:
         raise BadInput(f"not a readable text file ({error})", where=path) from error
     if path.suffix == ".json":
         try:
-            return _printable(ClassTable.from_json(json.loads(text), where=path), path)
+            content = json.loads(text)
+            table = content["classes"] if isinstance(content, dict) and "classes" in content else content
+            return _printable(ClassTable.from_json(table, where=path), path)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"not a JSON file ({error})", where=path) from error
     rows = [line.strip().partition(" ") for line in text.splitlines() if line.strip()]

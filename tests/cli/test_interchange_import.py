@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.params import read_params, write_params
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.records import manifest
+from imagenet_pipeline.records.classes import ClassTable
 
 
 @pytest.fixture
@@ -90,9 +93,40 @@ def test_what_is_wrong_is_one_line(
 def test_swapped_files_are_told(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call([*files, "--symbol", files[3], "--params", files[1]], capsys)
     assert (code, err.count("\n")) == (3, 1)
-    assert err.startswith(f"error: {files[3]}: not a JSON file (")
+    assert f"--symbol {files[3]}: an MXNet .params file; expected MXNet's -symbol.json; --symbol and" in err
     assert err.endswith("; --symbol and --params the other way round?\n")
     assert "other way round" not in call([*files, "--symbol", files[3]], capsys)[2]
+
+
+def test_it_says_which_classes_it_took(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = ["--mean", "0,0,0", "--std", "1,1,1"]
+    assert "classes: numbered 0..3; --records or --classes names them\n" in call([*files, *plain], capsys)[1]
+    (tmp_path / "classes").write_text("a\nb\nc\nd\n")
+    words = [*files, *plain, "--classes", str(tmp_path / "classes"), "--out", str(tmp_path / "second")]
+    assert "classes: 0 = a, 3 = d, in the order list\n" in call(words, capsys)[1]
+
+
+def test_the_records_mean_is_a_guess(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ClassTable("folder", tuple("abcd"), tuple("abcd"))
+    numbers = {"mean": (1.0, 2.0, 3.0), "std": (4.0, 5.0, 6.0), "counts": {"train": 9}, "digest": "d"}
+    data = SimpleNamespace(folder=tmp_path / "data", classes=table, **numbers)
+    monkeypatch.setattr(manifest, "read_data_set", lambda folder: data)
+    out = call([*files, "--records", "data"], capsys)[1]
+    assert "mean.json: the mean of these records, if that is what it was trained with\n" in out
+    assert "classes: 0 = a, 3 = d, in the order folder\n" in out
+
+
+def test_a_card_of_an_export_names_the_classes(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {"order": "folder", "ids": list("wxyz"), "names": list("WXYZ")}
+    (tmp_path / "net.onnx.json").write_text(json.dumps({"written_by": "imagenet-pipeline 1", "classes": table}))
+    words = [*files, "--mean", "0,0,0", "--std", "1,1,1", "--classes", str(tmp_path / "net.onnx.json")]
+    assert "classes: 0 = w, 3 = z, in the order folder\n" in call(words, capsys)[1]
+    (tmp_path / "net.onnx.json").write_text(json.dumps({"classes": 3}))
+    assert call([*words, "--out", str(tmp_path / "second")], capsys)[0] == 4
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

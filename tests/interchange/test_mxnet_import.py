@@ -185,7 +185,7 @@ def test_a_difference_is_named_in_both_graphs(changes: dict[str, Any], words: st
 def test_the_nearest_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no network of ours; the nearest differs; found as lenet: .*tanh"):
         import_mxnet(*save_module(lenet_symbol(slope="tanh"), tmp_path))
-    with pytest.raises(BadInput, match="; imagenet-pipeline networks lists what is recognised$"):
+    with pytest.raises(BadInput, match=r"; imagenet-pipeline networks lists what is recognised$"):
         import_mxnet(*save_module(lenet_symbol(slope="tanh"), tmp_path))
 
 
@@ -298,7 +298,8 @@ def test_an_unknown_network_and_another_size(tmp_path: Path, old_squeezenet: tup
     with pytest.raises(BadInput, match=r"at 32 pixels \(--input gives another size\)"):
         import_mxnet(*paths, input_size=32)
     # Its last pooling of 13x13 is the whole map at 224 pixels only.
-    with pytest.raises(BadInput, match="found as squeezenet1_1: pooling: "):
+    words = r"is squeezenet1_1 at 224 pixels, not at 256; found as squeezenet1_1: pooling: .*; leave --input out$"
+    with pytest.raises(BadInput, match=words):
         import_mxnet(*old_squeezenet, input_size=256)
 
 
@@ -306,8 +307,13 @@ def test_an_unknown_network_and_another_size(tmp_path: Path, old_squeezenet: tup
 def test_a_size_too_small_is_told_from_another_network(network: str | None, old_squeezenet: tuple[Path, Path]) -> None:
     with pytest.raises(BadRecipe) as caught:
         import_mxnet(*old_squeezenet, network=network, input_size=15)
-    words = "--input 15: too small for squeezenet1_1; expected an input of at least 17x17; found 15x15"
+    words = "--input 15: too small for squeezenet1_1; expected an input of at least 25x25; found 15x15"
     assert str(caught.value) == words
+
+
+def test_a_named_network_that_is_too_large_for_the_size(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="--input 15: too small for squeezenet1_0; expected an input of at least"):
+        import_mxnet(*save_module(lenet_symbol(), tmp_path), network="squeezenet1_0", input_size=15)
 
 
 def test_a_graph_unlike_all_of_ours_is_compared_with_none(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_another_graph_s_names_are_shown_beside_the_network_s(tmp_path: Path, dr
         "... (8 in all); found arg:fire0_weight, arg:fire1_weight, arg:fire2_weight, ... (8 in all); import it with "
         "its -symbol.json, then give RUN/checkpoints/epoch-0000/weights.safetensors"
     )
-    with pytest.raises(BadInput, match="found a.bias, a.weight .2 in all.$"):
+    with pytest.raises(BadInput, match=r"found a\.bias, a\.weight \(2 in all\)$"):
         starts(tmp_path / "w", drawn, ARRAYS)
 
 
