@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Format, lint, types, borders, tests; sets itself up from a machine with Python alone.
-#   bash scripts/test.sh                 about three minutes on two cores
-#   bash scripts/test.sh --long          and the long checks: kills by the hundred, mutations by the thousand, timm
+#   bash scripts/test.sh                 about seven minutes on two cores
+#   bash scripts/test.sh --long          and the long checks: every network, kills by the hundred, damaged files by the million, timm
 #   bash scripts/test.sh -k records -x   other words go to pytest
 . "$(dirname "$0")/environment.sh" "test,pytorch${EXTRAS:+,$EXTRAS}"
 bash scripts/install_zoo.sh gluoncv
