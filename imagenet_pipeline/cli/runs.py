@@ -40,20 +40,29 @@ def networks(
 
     if name is not None and is_zoo_name(name):
         _show_zoo(name, classes, input_size or 224, as_json)
-        return
-    from imagenet_pipeline.networks.tables import network_rows, network_table
+    elif name is not None:
+        _show_network(name, classes, input_size, as_json)
+    else:
+        _show_networks(classes, input_size, as_json)
 
-    if name is None:
-        rows = network_rows(classes, input_size)
-        if as_json:
-            say_json({"networks": [dataclasses.asdict(row) for row in rows]})
-            return
-        header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
-        say_table(
-            header,
-            [(r.name, r.input_size, _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
-        )
+
+def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
+    from imagenet_pipeline.networks.tables import network_rows
+
+    rows = network_rows(classes, input_size)
+    if as_json:
+        say_json({"networks": [dataclasses.asdict(row) for row in rows]})
         return
+    header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
+    say_table(
+        header,
+        [(r.name, r.input_size, _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
+    )
+
+
+def _show_network(name: str, classes: int, input_size: int | None, as_json: bool) -> None:
+    from imagenet_pipeline.networks.tables import network_table
+
     table = network_table(name, classes, input_size)
     if as_json:
         say_json(table)

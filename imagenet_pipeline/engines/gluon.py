@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, gluon_zoo
+from imagenet_pipeline.engines.devices import parse_devices, require_there
 from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.engines.gluon_layers import GluonNetwork, build
 from imagenet_pipeline.engines.gluon_rule import Rule
@@ -203,19 +204,9 @@ def parse_contexts(devices: str) -> list[Any]:
     "auto" is the first GPU, or else the CPU.
     """
     gpus = mx.context.num_gpus()
-    if devices == "auto":
-        devices = "gpu" if gpus else "cpu"
-    kind, _, numbers = devices.partition(":")
-    words = numbers.split(",") if numbers else ["0"]
-    if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected="auto, cpu, cpu:0,1 or gpu:0,1")
-    missing = [word for word in words if int(word) >= (gpus if kind == "gpu" else CPU_CONTEXTS)]
-    if missing:
-        found = f"{gpus} GPUs that MXNet can use" if kind == "gpu" else f"contexts cpu:0 to cpu:{CPU_CONTEXTS - 1}"
-        raise BadRecipe(
-            f"no device number {missing[0]}",
-            where=f"devices = {devices!r}",
-            found=found,
-            advice="devices=cpu runs anywhere",
-        )
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1 or gpu:0,1")
+    if kind == "gpu":
+        require_there(devices, words, gpus, f"{gpus} GPUs that MXNet can use")
+    else:
+        require_there(devices, words, CPU_CONTEXTS, f"contexts cpu:0 to cpu:{CPU_CONTEXTS - 1}")
     return [mx.Context(kind, int(word)) for word in words]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from imagenet_pipeline.engines.devices import parse_devices, require_there
 from imagenet_pipeline.engines.pytorch_import import torch
 from imagenet_pipeline.errors import BadRecipe
 
@@ -18,28 +19,18 @@ def parse_device(devices: str) -> Any:
     "auto" is the first GPU, or else the CPU.
     """
     gpus = torch.cuda.device_count()
-    if devices == "auto":
-        devices = "gpu" if gpus else "cpu"
-    kind, _, numbers = devices.partition(":")
-    words = numbers.split(",") if numbers else ["0"]
-    if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected="auto, cpu, gpu or gpu:1")
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu or gpu:1")
     if len(words) > 1:
         raise BadRecipe(
             "the pytorch engine takes one device",
             where=f"devices = {devices!r}",
             advice=f"take devices={kind}:{words[0]}, or engine=gluon",
         )
-    number = int(words[0])
-    if number >= (gpus if kind == "gpu" else 1):
-        found = f"{gpus} GPUs that PyTorch can use" if kind == "gpu" else "the one device cpu:0"
-        raise BadRecipe(
-            f"no device number {words[0]}",
-            where=f"devices = {devices!r}",
-            found=found,
-            advice="devices=cpu runs anywhere",
-        )
-    return torch.device("cuda", number) if kind == "gpu" else torch.device("cpu")
+    if kind == "cpu":
+        require_there(devices, words, 1, "the one device cpu:0")
+        return torch.device("cpu")
+    require_there(devices, words, gpus, f"{gpus} GPUs that PyTorch can use")
+    return torch.device("cuda", int(words[0]))
 
 
 def choose_precision(precision: str, device: Any) -> str:

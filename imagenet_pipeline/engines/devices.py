@@ -1,0 +1,31 @@
+"""The words of the recipe key `devices`, the same for every engine."""
+
+from __future__ import annotations
+
+from imagenet_pipeline.errors import BadRecipe
+
+
+def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str]]:
+    """ "cpu" or "gpu", and the numbers as written. Raises BadRecipe for words that mean nothing.
+
+    "auto" is the first of `gpus`, or else the CPU.
+    """
+    if devices == "auto":
+        devices = "gpu" if gpus else "cpu"
+    kind, _, numbers = devices.partition(":")
+    words = numbers.split(",") if numbers else ["0"]
+    if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected=expected)
+    return kind, words
+
+
+def require_there(devices: str, words: list[str], count: int, found: str) -> None:
+    """Raise BadRecipe for a number of which there are only `count`; `found` says what there is."""
+    missing = [word for word in words if int(word) >= count]
+    if missing:
+        raise BadRecipe(
+            f"no device number {missing[0]}",
+            where=f"devices = {devices!r}",
+            found=found,
+            advice="devices=cpu runs anywhere",
+        )
