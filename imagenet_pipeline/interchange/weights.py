@@ -70,13 +70,14 @@ def starting_values(path: Path, network: Sequential, input_shape: Shape, drawn: 
         words = [f"{word} {_listed(numbers)}" for word, numbers in fed.items() if numbers is not None]
         log.info("%s: was trained on images normalised by %s; here those of the records count", path, " ".join(words))
     reports = describe(network, input_shape)
-    declared = {parameter.name: parameter.shape for report in reports for parameter in report.parameters}
+    parameters = [parameter for report in reports for parameter in report.parameters]
+    declared = {parameter.name: parameter.shape for parameter in parameters}
     auxiliary = [parameter.name for report in reports if report.auxiliary for parameter in report.parameters]
     values = {**{name: drawn[name] for name in auxiliary}, **found}
     _require_names(path, declared, values)
     _require_classes(path, declared, values, reports[-1].output_shape[0])
     check_fits(declared, values, f"weights of {path}")
-    for parameter in (parameter for report in reports for parameter in report.parameters):
+    for parameter in parameters:
         # Nothing trains it and not every engine reads it: another value would make two networks of one file.
         if parameter.role == "scale" and not parameter.trainable and (values[parameter.name] != 1).any():
             what = f"{parameter.name} scales a normalisation that has no scale"

@@ -14,6 +14,7 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation, in_float32
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN
 from imagenet_pipeline.interchange.params import write_params
+from imagenet_pipeline.interchange.torch_code import NORMALISE
 from imagenet_pipeline.interchange.torch_export import require_module_name
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ZooNetwork
@@ -38,19 +39,8 @@ import timm
 import torch
 from torch import nn
 
-MEAN, STD = {mean!r}, {std!r}
 
-
-class Normalise(nn.Module):
-    """(x - mean) / std, channel by channel."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(-1, 1, 1), persistent=False)
-
-    def forward(self, x):
-        return (x - self.mean) / self.std
+{definitions}
 
 
 def network():
@@ -129,7 +119,10 @@ def _export_pytorch(
 
     require_module_name(out.name)
     options = pytorch_zoo.options(network, input_shape)
-    mean, std = normalisation or ((0.0,) * input_shape[0], (1.0,) * input_shape[0])
+    loaded = "loaded"
+    if normalisation:
+        mean, std = (tuple(map(float, numbers)) for numbers in normalisation)
+        loaded = f"nn.Sequential(Normalise(mean={mean!r}, std={std!r}), loaded)"
     text = TEMPLATE.format(
         network=network,
         name=out.name,
@@ -137,10 +130,9 @@ def _export_pytorch(
         shape=", ".join(map(str, input_shape)),
         reads="RGB, 0..255" if normalisation else "(RGB - mean) / std",
         classes=network.classes,
-        mean=tuple(mean),
-        std=tuple(std),
         options=", ".join([repr(network.name), *(f"{key}={value!r}" for key, value in options.items())]),
-        loaded="nn.Sequential(Normalise(), loaded)" if normalisation else "loaded",
+        definitions=NORMALISE,
+        loaded=loaded,
     )
     weights, code = out.with_name(f"{out.name}.safetensors"), out.with_name(f"{out.name}.py")
     files.write_whole(weights, save(dict(values), metadata={"format": "pt"}))
