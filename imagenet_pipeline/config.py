@@ -30,6 +30,29 @@ class InputRecipe(_Section):
     """Side of the square input, pixels."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Evaluation looks at the centre square of this fraction of the shorter edge."""
+    evaluation_size: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Side of the input in evaluation, pixels; 0 is `size` (larger suits networks trained on crops: Touvron 2019)."""
+    start_size: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Side in the first epochs, pixels; 0 is `size`. `training/sizes.py` says how it grows."""
+    grow_epochs: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    """From which epoch on `start_size` grows, and from which it is `size`."""
+
+    @property
+    def scored_size(self) -> int:
+        """Side of the input in evaluation, pixels."""
+        return self.evaluation_size or self.size
+
+    @model_validator(mode="after")
+    def _check_growth(self) -> InputRecipe:
+        if self.start_size > self.size:
+            raise ValueError(f"start_size: exceeds size, {self.size}")
+        if self.grow_epochs[0] > self.grow_epochs[1]:
+            raise ValueError(
+                f"grow_epochs: the first, {self.grow_epochs[0]}, exceeds the second, {self.grow_epochs[1]}"
+            )
+        if bool(self.start_size) != bool(self.grow_epochs[1]):
+            raise ValueError("start_size: goes with grow_epochs, give both or neither")
+        return self
 
 
 class AugmentationRecipe(_Section):
@@ -49,6 +72,23 @@ class AugmentationRecipe(_Section):
     saturation: Fraction = 0.0
     lighting: NotNegative = 0.0
     fill: Annotated[int, Field(ge=0, le=255)] = 128
+    policy: Literal["none", "rand_augment", "trivial_augment"] = "none"
+    """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/policy.py`."""
+    policy_changes: Annotated[int, Field(ge=1, le=4)] = 2
+    """How many changes rand_augment makes to an image."""
+    policy_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """How strong rand_augment's are, of 30."""
+    erasing: Fraction = 0.0
+    """Probability of a random rectangle of noise (Zhong et al. 2020)."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup (Zhang et al. 2018); 0 is off. With cutmix too, each image gets one of the two by chance."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix (Yun et al. 2019); 0 is off."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training labels become shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @model_validator(mode="after")
     def _check_ranges(self) -> AugmentationRecipe:
@@ -66,7 +106,29 @@ class InitialRecipe(_Section):
 
     kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
     weights: str = ""
-    """File of weights to start from (safetensors or MXNet .params), instead of drawing them."""
+    """What to start from instead of drawing: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
+    new_head: bool = False
+    """Whether the layers whose shape depends on the number of classes are drawn anew, not taken from `weights`."""
+    zero_last_scale: bool = False
+    """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
+
+    @model_validator(mode="after")
+    def _check_head(self) -> InitialRecipe:
+        if self.new_head and not self.weights:
+            raise ValueError("new_head: has no effect without weights")
+        return self
+
+
+class TransferRecipe(_Section):
+    """Which layers of a network that starts from `initial.weights` move, and how fast.
+
+    Keys are layers as `networks NAME` shows them, or their beginnings: `stage1` means all of that stage.
+    """
+
+    frozen: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Layer -> epochs for which its weights and running statistics stay as they are."""
+    rates: dict[str, Positive] = {}
+    """Layer -> factor of the learning rate; of several that fit the longest name counts."""
 
 
 class LossRecipe(_Section):
@@ -83,7 +145,9 @@ class LossRecipe(_Section):
         return self
 
 
-_READ_BY_ALL = ("name", "learning_rate", "weight_decay", "l1", "max_norm")
+_READ_BY_ALL = (
+    "name", "learning_rate", "reference_batch_size", "weight_decay", "decay_all", "l1", "clip_norm", "max_norm",
+)  # fmt: skip
 KEYS_OF_OPTIMIZERS = {
     "sgd": ("momentum", "nesterov"),
     "adam": ("beta1", "beta2", "epsilon"),
@@ -120,6 +184,12 @@ class OptimizerRecipe(_Section):
     """L2: times the weight, added to the gradient (adamw, lamb: beside it)."""
     l1: NotNegative = 0.0
     """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
+    decay_all: bool = True
+    """Whether weight_decay and l1 act on biases and normalisation too, and not on Conv and Dense weights alone."""
+    clip_norm: NotNegative = 0.0
+    """Longest gradient, all parameters together, before a step; 0 is no limit (Pascanu et al. 2013)."""
+    reference_batch_size: Annotated[int, Field(ge=0)] = 0
+    """Batch that `learning_rate` is meant for: another one scales it (Goyal et al. 2017); 0 takes it as it is."""
     max_norm: NotNegative = 0.0
     """Largest norm of the weights of one output (a row of a Conv or Dense weight) after a step; 0 is no limit."""
 
@@ -143,15 +213,21 @@ class OptimizerRecipe(_Section):
 class ScheduleRecipe(_Section):
     """How the learning rate moves; `training/schedule.py` defines each kind."""
 
-    kind: Literal["constant", "steps", "polynomial", "cosine"] = "constant"
+    kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
     drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs after which the rate falls (kind "steps")."""
     factor: Positive = 0.1
-    """What each drop multiplies the rate by."""
+    """What each drop multiplies the rate by (kinds "steps" and "plateau")."""
     power: Positive = 1.0
     """Exponent of kind "polynomial"."""
     warmup_epochs: NotNegative = 0.0
-    """Linear rise from 0 at the start, in epochs."""
+    """Rise at the start, in epochs: in a straight line from 0, of "one_cycle" along a cosine from `start_share`."""
+    start_share: Annotated[float, Field(gt=0, le=1)] = 0.04
+    """Share of the rate that kind "one_cycle" starts from."""
+    end_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the rate that kinds "cosine" and "one_cycle" end at."""
+    patience_epochs: Annotated[int, Field(ge=1)] = 5
+    """Epochs without a lower validation loss after which kind "plateau" drops the rate."""
 
     @model_validator(mode="after")
     def _check_drops(self) -> ScheduleRecipe:
@@ -162,9 +238,25 @@ class ScheduleRecipe(_Section):
         return self
 
 
+class StoppingRecipe(_Section):
+    """When to end before the last epoch."""
+
+    patience_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better validation rank-1 after which the run ends; 0 is never."""
+
+
 class CheckpointRecipe(_Section):
     keep: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many of the latest checkpoints to keep, so that a run can go back to them; the best is always kept."""
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    """Also save inside an epoch, every so many steps of the run; 0 is off."""
+    every_minutes: NotNegative = 15.0
+    """Also save inside an epoch, this long after the last checkpoint; 0 is off."""
+
+
+class LogRecipe(_Section):
+    tensorboard: bool = False
+    """Whether to write RUN/tensorboard beside history.csv and the journal."""
 
 
 class LoaderRecipe(_Section):
@@ -190,13 +282,20 @@ class Recipe(_Section):
     """What convolutions and dense layers compute in; "auto" is the fastest here that costs no accuracy."""
     compile: bool = False
     """Whether the pytorch engine compiles its step (torch.compile); Gluon always compiles its own way."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Parts a batch is computed in, one after the other, their gradients added: less memory, the same step."""
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
     initial: InitialRecipe = InitialRecipe()
+    transfer: TransferRecipe = TransferRecipe()
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
+    stopping: StoppingRecipe = StoppingRecipe()
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+    log: LogRecipe = LogRecipe()
     loader: LoaderRecipe = LoaderRecipe()
 
 

@@ -39,8 +39,12 @@ Targets = Labels | npt.NDArray[np.float32]
 class Blueprint:
     """What an engine is built from.
 
-    `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels;
-    `seed` is what a zoo's network draws its initial values from where none are given.
+    `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels
+    (a network whose parameters do not depend on it takes other sides as well);
+    `seed` is what a zoo's network draws its initial values from where none are given. `frozen` and `rates` name
+    layers by the beginnings of their paths: those whose values stay, and factors of the learning rate
+    (`engines/treatment.py`). `accumulation` is in how many parts a rank computes its images of a batch;
+    `average_decay` is that of the moving averages of all values (0: there are none).
     """
 
     network: Sequential | ZooNetwork
@@ -53,6 +57,10 @@ class Blueprint:
     loss: LossRecipe = field(default_factory=LossRecipe)
     compile: bool = False
     seed: int = 0
+    frozen: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+    accumulation: int = 1
+    average_decay: float = 0.0
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -107,27 +115,49 @@ class Engine(Protocol):
     device_names: tuple[str, ...]
     precision: str
     """What it computes in, "auto" decided."""
+    rank: int
+    """Which of the processes that train together this is, from 0."""
+    ranks: int
+    """How many they are. What is marked collective, every rank calls at the same place of its own program."""
 
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
-        """Step once on a batch. `seed` drives dropout and nothing else. Hits of soft labels count their largest."""
+        """Step once on this rank's share of a batch; every rank's share has as many images. Collective.
+
+        The gradient is the mean over the images of all ranks. `seed` drives dropout and nothing else. Hits of soft
+        labels count their largest.
+        """
 
     def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
         """Add a batch's loss and hits to the totals; `crops` rows of images in a row belong to one label."""
 
     def totals(self) -> Totals:
-        """Losses and hits since the last call; waits for the device."""
+        """Losses and hits of this rank's images since the last call; waits for the device."""
+
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sums over all ranks, the same on each; exact for whole numbers below 2**53. Collective.
+
+        Does not wait for the device. Raises WorkerLost where another rank is gone.
+        """
 
     def logits(self, images: Images) -> Array:
         """Scores before the softmax, [n, classes]: float64 where that is the precision, or else float32."""
 
     def values(self) -> dict[str, Array]:
-        """A copy of every parameter and running statistic, by name."""
+        """A copy of every parameter and running statistic, by name; statistics are the mean of all devices'. Collective."""
+
+    def averages(self) -> dict[str, Array]:
+        """The moving averages of `values`, or those themselves where `average_decay` is 0. Collective.
+
+        After step t, counted from 1: average = d average + (1 - d) value with d = min(average_decay, t / (t + 9)),
+        so that the first steps weigh little (as in TensorFlow's ExponentialMovingAverage).
+        """
 
     def set_values(self, values: Values) -> None:
         """Replace them; names and shapes must be the network's own."""
 
     def optimizer_state(self) -> dict[str, Array]:
-        """What the update rule remembers, by name; empty before the first step."""
+        """What steps remember, by name; empty before the first: the update rule's slots for every trained parameter,
+        frozen or not, moving averages as `average/PARAMETER` and `average_steps` [1], and float16's `loss_scale` [2]."""
 
     def set_optimizer_state(self, state: Values) -> None:
         """Go on from a remembered state."""

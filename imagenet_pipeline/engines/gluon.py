@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, gluon_zoo
 from imagenet_pipeline.engines.devices import parse_devices, require_there
@@ -28,6 +29,8 @@ class GluonEngine:
     """See `engines.Engine`."""
 
     name = "gluon"
+    rank = 0
+    ranks = 1
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         self.versions = {"mxnet": mx.__version__, "numpy": np.__version__}
@@ -87,8 +90,14 @@ class GluonEngine:
         parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
         return np.concatenate(parts)
 
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return numbers.copy()
+
     def values(self) -> dict[str, Array]:
         return {name: self._value(parameter) for name, parameter in self._parameters.items()}
+
+    def averages(self) -> dict[str, Array]:
+        return self.values()
 
     def set_values(self, values: Values) -> None:
         expected = {name: parameter.shape for name, parameter in self._parameters.items()}

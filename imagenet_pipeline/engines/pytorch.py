@@ -42,6 +42,8 @@ class PyTorchEngine:
     """
 
     name = "pytorch"
+    rank = 0
+    ranks = 1
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         self._device = parse_device(blueprint.devices)
@@ -94,8 +96,14 @@ class PyTorchEngine:
         scores: Array = self._evaluated(images).cpu().numpy()
         return scores
 
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return numbers.copy()
+
     def values(self) -> dict[str, Array]:
         return {name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in self._tensors.items()}
+
+    def averages(self) -> dict[str, Array]:
+        return self.values()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def set_values(self, values: Values) -> None:
