@@ -20,15 +20,21 @@ PACKAGE = Path(config.__file__).parent
 # The words users write into recipes: change this list only on purpose, and say so in the README.
 OPTIONS = [
     "network", "records", "engine", "epochs", "batch_size", "seed", "devices", "precision", "compile",
-    "input.size", "input.crop_fraction", "augmentation.crop", "augmentation.area", "augmentation.aspect",
+    "accumulation", "average_decay", "input.size", "input.crop_fraction", "input.evaluation_size",
+    "input.start_size", "input.grow_epochs", "augmentation.crop", "augmentation.area", "augmentation.aspect",
     "augmentation.flip", "augmentation.rotation_degrees", "augmentation.shear", "augmentation.zoom",
     "augmentation.shift", "augmentation.pad", "augmentation.brightness", "augmentation.contrast",
-    "augmentation.saturation", "augmentation.lighting", "augmentation.fill", "initial.kind", "initial.weights",
-    "loss.kind", "loss.label_smoothing", "optimizer.name", "optimizer.learning_rate", "optimizer.momentum",
-    "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2", "optimizer.decay", "optimizer.epsilon",
-    "optimizer.trust", "optimizer.weight_decay", "optimizer.l1", "optimizer.max_norm", "schedule.kind",
-    "schedule.drops", "schedule.factor", "schedule.power", "schedule.warmup_epochs", "checkpoint.keep",
-    "loader.threads", "loader.prefetch",
+    "augmentation.saturation", "augmentation.lighting", "augmentation.fill", "augmentation.policy",
+    "augmentation.policy_changes", "augmentation.policy_magnitude", "augmentation.erasing", "augmentation.mixup",
+    "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.zero_last_scale",
+    "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "optimizer.name",
+    "optimizer.learning_rate", "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2",
+    "optimizer.decay", "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1",
+    "optimizer.decay_all", "optimizer.clip_norm", "optimizer.reference_batch_size", "optimizer.max_norm",
+    "schedule.kind", "schedule.drops", "schedule.factor", "schedule.power", "schedule.warmup_epochs",
+    "schedule.start_share", "schedule.end_share", "schedule.patience_epochs", "stopping.patience_epochs",
+    "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "log.tensorboard", "loader.threads",
+    "loader.prefetch",
 ]  # fmt: skip
 
 

@@ -143,7 +143,7 @@ class Engine(Protocol):
         """Scores before the softmax, [n, classes]: float64 where that is the precision, or else float32."""
 
     def values(self) -> dict[str, Array]:
-        """A copy of every parameter and running statistic, by name; statistics are the mean of all devices'. Collective."""
+        """A copy of every parameter and running statistic (the mean of all devices'), by name. Collective."""
 
     def averages(self) -> dict[str, Array]:
         """The moving averages of `values`, or those themselves where `average_decay` is 0. Collective.
@@ -156,8 +156,11 @@ class Engine(Protocol):
         """Replace them; names and shapes must be the network's own."""
 
     def optimizer_state(self) -> dict[str, Array]:
-        """What steps remember, by name; empty before the first: the update rule's slots for every trained parameter,
-        frozen or not, moving averages as `average/PARAMETER` and `average_steps` [1], and float16's `loss_scale` [2]."""
+        """What steps remember, by name; empty before the first.
+
+        The update rule's slots for every trained parameter, frozen or not; moving averages as `average/PARAMETER`
+        and `average_steps` [1]; float16's `loss_scale` [2].
+        """
 
     def set_optimizer_state(self, state: Values) -> None:
         """Go on from a remembered state."""
