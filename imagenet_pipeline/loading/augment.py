@@ -1,8 +1,9 @@
-"""What happens to an image on its way to the network: one geometric and one colour transform."""
+"""What happens to an image on its way to the network: one geometric transform, then colours, then erasing."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.loading.colour import colour_matrix, mean_grey, recolour
-from imagenet_pipeline.loading.geometry import Box, Distortion, Pixels, resample, resize_into
+from imagenet_pipeline.loading.erasing import Erasure, erase
+from imagenet_pipeline.loading.geometry import Box, Distortion, Pixels, resample, resample_moved, resize_into
+from imagenet_pipeline.loading.policy import Change, Policy, moved
+from imagenet_pipeline.loading.policy_colours import change_colours
 
 COLUMNS = 40
 """Uniform numbers for each image, used or not: switching one change on leaves the others' draws alone."""
@@ -76,6 +80,27 @@ class Augmentation:
     fill: int = 128
     """Grey level, 0 to 255, of what lies outside the image."""
 
+    policy: Policy = "none"
+    """Random changes out of a published list: `policy_changes` of strength `policy_magnitude` (of 30), or one of a
+    random strength (see `policy.py`)."""
+    policy_changes: int = 2
+    policy_magnitude: int = 9
+    erasing: float = 0.0
+    """Probability of a rectangle of noise (see `erasing.py`)."""
+    mixup: float = 0.0
+    """Alpha of mixup, and next that of CutMix (see `mixing.py`); 0 is off."""
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether each image becomes a mixture of two."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def draws_more(self) -> bool:
+        """Whether anything needs random numbers beyond COLUMNS."""
+        return self.policy != "none" or self.erasing > 0 or self.mixes
+
     @property
     def recolours(self) -> bool:
         """Whether any colour can change."""
@@ -111,14 +136,33 @@ class Augmentation:
         ]
 
 
-def training_transform(image: Pixels, augmentation: Augmentation, draw: Draw, out: Pixels) -> None:
-    """Write the changed image [H, W, 3] to all of `out` [S, S, 3], one row of a batch."""
+def training_transform(
+    image: Pixels,
+    augmentation: Augmentation,
+    draw: Draw,
+    out: Pixels,
+    changes: Sequence[Change] = (),
+    erasure: Erasure | None = None,
+) -> None:
+    """Write the changed image [H, W, 3] to all of `out` [S, S, 3], one row of a batch.
+
+    Geometry first (crop, flip, distortion, then what of `changes` is geometric), then the other `changes`, then
+    brightness, contrast, saturation and lighting, then erasing.
+    """
     height, width = image.shape[:2]
     box = training_box(augmentation, draw, height, width, out.shape[0])
-    resample(image, box, draw.flip, draw.distortion, augmentation.fill, out)
+    origin = moved(changes, out.shape[0])
+    if origin is None:
+        resample(image, box, draw.flip, draw.distortion, augmentation.fill, out)
+    else:
+        resample_moved(image, box, draw.flip, draw.distortion, origin, augmentation.fill, out)
+    for change in changes:
+        change_colours(out, change)
     if augmentation.recolours:
         grey = mean_grey(out) if augmentation.contrast else 0.0
         recolour(out, colour_matrix(draw.brightness, draw.contrast, draw.saturation, draw.lighting, grey))
+    if erasure is not None:
+        erase(out, erasure)
 
 
 def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int, size: int) -> Box:

@@ -13,24 +13,21 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
-from imagenet_pipeline.loading.augment import (
-    COLUMNS,
-    Augmentation,
-    evaluation_transform,
-    training_transform,
-)
+from imagenet_pipeline.loading.augment import Augmentation, evaluation_transform
 from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.loading.order import epoch_order, uniforms
+from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
 from imagenet_pipeline.loading.sample import Records, read_sample
+from imagenet_pipeline.loading.training_images import TrainingImages, require_fit
 
-# Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over.
+# Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over; even, so
+# that the two images of a pair that is mixed are in one thread's hands.
 _PIECE = 8
 
 
@@ -48,20 +45,32 @@ class Batch:
     """How many records of the epoch, or of the file, come before this batch."""
     wait_seconds: float
     """How long the consumer waited for it."""
+    targets: NDArray[np.float32] | None = None
+    """[n, classes], the share of each class where images are mixed; None where `labels` say it all."""
 
 
-_Write = Callable[[Pixels, int], None]
-"""Puts a decoded image [H, W, 3] into its place in the batch."""
-_Prepare = Callable[[range, Pixels], _Write]
-"""Makes the above for the positions of one batch and that batch's images."""
+class _Images(Protocol):
+    """Turns decoded images into the rows of one batch."""
+
+    def write(self, image: Pixels, place: int) -> None:
+        """Put an image [H, W, 3] into its place in the batch."""
+
+    def finish(self, places: range) -> None:
+        """Called once these places are written."""
+
+
+_Prepare = Callable[[range, "_Slot"], _Images]
+"""Makes the above for the positions of one batch and the room it has."""
 
 
 class Loader:
     """Batches of `size` x `size` images out of `records`.
 
+    batch_size: images a batch, over all ranks together.
     threads: decoding threads, "auto" for one a processor, 0 to decode in the calling thread.
     prefetch: batches prepared ahead; with the one in use they bound the memory.
     classes: labels must be below this; None takes any whole number from 0.
+    share: this process's part of each batch; the ranks' shares together are the batch.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
     """
 
@@ -73,6 +82,7 @@ class Loader:
         threads: int | Literal["auto"] = "auto",
         prefetch: int = 4,
         classes: int | None = None,
+        share: Share = WHOLE,
     ) -> None:
         self.records = records
         self.size = size
@@ -80,6 +90,7 @@ class Loader:
         self.threads = available_processors() if threads == "auto" else threads
         self.prefetch = prefetch
         self.classes = classes
+        self.share = share
         if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
                 "a loader cannot have these settings",
@@ -104,23 +115,25 @@ class Loader:
     def training(self, seed: int, epoch: int, augmentation: Augmentation, start_step: int = 0) -> Batches:
         """One epoch in random order, full batches only; `start_step` leaves out that many from its start.
 
-        Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks.
+        Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a
+        batch that the ranks cannot share evenly, and mixing where the number of classes is not known.
         """
+        require_fit(augmentation, self.batch_size, self.share.ranks, self.classes)
         steps = self.steps()
         if not 0 <= start_step <= steps:
             raise BadRecipe("no such step in an epoch", expected=f"0 to {steps}", found=start_step)
-        cuts = _cuts(start_step * self.batch_size, steps * self.batch_size, self.batch_size)
+        cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
         order = epoch_order(len(self.records), seed, epoch)
 
-        def prepare(positions: range, images: Pixels) -> _Write:
-            draws = augmentation.draws(uniforms(seed, epoch, positions, COLUMNS))
-            return lambda image, place: training_transform(image, augmentation, draws[place], images[place])
+        def prepare(positions: range, slot: _Slot) -> _Images:
+            return TrainingImages(augmentation, seed, epoch, positions, slot.images, slot.labels, slot.targets)
 
-        return Batches(self, cuts, order, prepare)
+        return Batches(self, cuts, order, prepare, mixed=augmentation.mixes)
 
     def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
-        """Every record exactly once, in the order of the file; the last batch may be shorter.
+        """Every record exactly once over all ranks, in the order of the file; the last batch may be shorter.
 
+        A share may be shorter by one image than another rank's; where it is empty, there is no batch.
         Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
         """
         if not 0 < crop_fraction <= 1 or crops not in (1, 2, 10):
@@ -131,12 +144,15 @@ class Loader:
             )
         count = len(self.records)
 
-        def prepare(positions: range, images: Pixels) -> _Write:
-            views = images.reshape(-1, crops, *images.shape[1:])
-            return lambda image, place: evaluation_transform(image, crop_fraction, views[place])
+        def prepare(_: range, slot: _Slot) -> _Images:
+            return _EvaluationImages(slot.images.reshape(-1, crops, *slot.images.shape[1:]), crop_fraction)
 
         order = epoch_order(count, 0, 0, shuffle=False)
-        return Batches(self, _cuts(0, count, self.batch_size), order, prepare, crops)
+        return Batches(self, self._cuts(0, count), order, prepare, crops)
+
+    def _cuts(self, start: int, stop: int) -> list[range]:
+        whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))
+        return [share for share in map(self.share.of, whole) if share]
 
 
 class Batches:
@@ -147,12 +163,19 @@ class Batches:
     """
 
     def __init__(
-        self, loader: Loader, cuts: list[range], order: NDArray[np.int64], prepare: _Prepare, crops: int = 1
+        self,
+        loader: Loader,
+        cuts: list[range],
+        order: NDArray[np.int64],
+        prepare: _Prepare,
+        crops: int = 1,
+        mixed: bool = False,
     ) -> None:
         self._loader = loader
         self._order = order
         self._prepare = prepare
         self._crops = crops
+        self._target_classes = self._loader.classes if mixed else None
         self._left = len(cuts)
         self._produced = self._produce(cuts)
 
@@ -184,7 +207,7 @@ class Batches:
         pool = ThreadPoolExecutor(self._loader.threads, "loading") if self._loader.threads else _ThisThread()
         try:
             resumed = time.perf_counter()
-            slots = _slots(ahead + 1, self._loader, self._crops)
+            slots = self._slots(ahead + 1, max(map(len, cuts), default=0))
             started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
             while started:
                 slot, cut, pieces = started.popleft()
@@ -197,32 +220,58 @@ class Batches:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, pool: Executor, slot: _Slot, cut: range) -> tuple[_Slot, range, list[Future[None]]]:
-        write = self._prepare(cut, slot.images)
+        images = self._prepare(cut, slot)
         pieces = [cut[start : start + _PIECE] for start in range(0, len(cut), _PIECE)]
-        return slot, cut, [pool.submit(self._fill, slot, piece, cut.start, write) for piece in pieces]
+        return slot, cut, [pool.submit(self._fill, slot, piece, cut.start, images) for piece in pieces]
 
-    def _fill(self, slot: _Slot, piece: range, first: int, write: _Write) -> None:
+    def _fill(self, slot: _Slot, piece: range, first: int, images: _Images) -> None:
         for position in piece:
             sample = read_sample(self._loader.records, int(self._order[position]), self._loader.classes)
             place = position - first
             slot.labels[place] = sample.label
             slot.records[place] = sample.number
-            write(sample.image, place)
+            images.write(sample.image, place)
+        images.finish(range(piece.start - first, piece.stop - first))
+
+    def _slots(self, count: int, records: int) -> list[_Slot]:
+        try:
+            return [_Slot(records, self._crops, self._loader.size, self._target_classes) for _ in range(count)]
+        except MemoryError as error:
+            raise OutOfRoom(
+                f"not enough memory for {count} batches of {records * self._crops} images",
+                advice="take a smaller batch_size or loader.prefetch",
+            ) from error
 
 
 class _Slot:
     """Room for one batch, filled again and again."""
 
-    def __init__(self, loader: Loader, crops: int) -> None:
-        self.images = np.empty((loader.batch_size * crops, loader.size, loader.size, 3), np.uint8)
-        self.labels = np.empty(loader.batch_size, np.int64)
-        self.records = np.empty(loader.batch_size, np.int64)
+    def __init__(self, records: int, crops: int, size: int, target_classes: int | None) -> None:
+        self.images = np.empty((records * crops, size, size, 3), np.uint8)
+        self.labels = np.empty(records, np.int64)
+        self.records = np.empty(records, np.int64)
+        self.targets = None if target_classes is None else np.empty((records, target_classes), np.float32)
         self.crops = crops
 
     def batch(self, cut: range, wait_seconds: float) -> Batch:
         count = len(cut)
         images = self.images[: count * self.crops]
-        return Batch(images, self.labels[:count], self.records[:count], cut.start, wait_seconds)
+        targets = None if self.targets is None else self.targets[:count]
+        return Batch(images, self.labels[:count], self.records[:count], cut.start, wait_seconds, targets)
+
+
+@dataclass(frozen=True)
+class _EvaluationImages:
+    """Rows of `views` [n, crops, size, size, 3], each of one image's crops."""
+
+    views: Pixels
+    crop_fraction: float
+
+    def write(self, image: Pixels, place: int) -> None:
+        evaluation_transform(image, self.crop_fraction, self.views[place])
+
+    def finish(self, places: range) -> None:
+        pass
 
 
 class _ThisThread(Executor):
@@ -234,20 +283,6 @@ class _ThisThread(Executor):
         return future
 
 
-def _slots(count: int, loader: Loader, crops: int) -> list[_Slot]:
-    try:
-        return [_Slot(loader, crops) for _ in range(count)]
-    except MemoryError as error:
-        raise OutOfRoom(
-            f"not enough memory for {count} batches of {loader.batch_size * crops} images",
-            advice="take a smaller batch_size or loader.prefetch",
-        ) from error
-
-
 def available_processors() -> int:
     """How many processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cuts(start: int, stop: int, batch_size: int) -> list[range]:
-    return [range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]

@@ -61,6 +61,23 @@ def resample(image: Pixels, box: Box, flip: bool, distortion: Distortion, fill: 
     warp_into(image, affine(box, flip, distortion, out.shape[0]), fill, out)
 
 
+def resample_moved(
+    image: Pixels, box: Box, flip: bool, distortion: Distortion, moved: Affine, fill: int, out: Pixels
+) -> None:
+    """As `resample`, but each point of `out` [S, S, 3] then shows what lay at `moved` [3, 3] of that point.
+
+    Still one warp. Since it is the finished crop that is moved, the grey `fill` is what lies outside the box.
+    """
+    height, width = image.shape[:2]
+    left, right = max(0, box.left), min(width, box.left + box.width)
+    top, bottom = max(0, box.top), min(height, box.top + box.height)
+    if left >= right or top >= bottom:
+        out[:] = fill
+        return
+    seen = Box(box.left - left, box.top - top, box.width, box.height)
+    warp_into(image[top:bottom, left:right], affine(seen, flip, distortion, out.shape[0]) @ moved, fill, out)
+
+
 def resize_into(image: Pixels, box: Box, flip: bool, out: Pixels) -> None:
     """Resize a box inside the image to all of `out`, mirrored left to right if `flip`.
 

@@ -6,6 +6,8 @@ A key is the whole tuple, never a sum: with seed + epoch, runs of neighbouring s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +16,29 @@ from imagenet_pipeline.errors import BadRecipe
 BLOCK = 256
 """Positions whose random numbers are drawn together; another value would change every draw."""
 
-_ORDER, _UNIFORMS = 1, 2  # one stream for each use of a (seed, epoch)
+# One stream for each use of a (seed, epoch).
+_ORDER = 1
+FIRST_UNIFORMS = 2
+SECOND_UNIFORMS = 3
+"""A stream of its own for what came later, so that older recipes keep every draw."""
 _WORD = 1 << 32
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part that process `rank` of `ranks` takes of what all of them go through together."""
+
+    rank: int
+    ranks: int
+
+    def of(self, positions: range) -> range:
+        """The rank's positions: the shares of all ranks, one after the other, are the whole (as np.array_split)."""
+        each, left = divmod(len(positions), self.ranks)
+        start = self.rank * each + min(self.rank, left)
+        return positions[start : start + each + (self.rank < left)]
+
+
+WHOLE = Share(0, 1)
 
 
 def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[np.int64]:
@@ -28,16 +51,18 @@ def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> NDAr
     return _generator(seed, _ORDER, epoch).permutation(count).astype(np.int64, copy=False)
 
 
-def uniforms(seed: int, epoch: int, positions: range, columns: int) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, epoch: int, positions: range, columns: int, stream: int = FIRST_UNIFORMS
+) -> NDArray[np.float64]:
     """Random numbers in [0, 1) for consecutive positions of an epoch: float64 [len(positions), columns].
 
-    A row depends on (seed, epoch, its position, columns) alone: any slice of positions equals that slice of
+    A row depends on (seed, epoch, its position, columns, stream) alone: any slice of positions equals that slice of
     the whole epoch. Raises BadRecipe for a negative seed or epoch.
     """
     if len(positions) == 0:
         return np.empty((0, columns))
     first, last = positions.start // BLOCK, (positions.stop - 1) // BLOCK
-    drawn = [_generator(seed, _UNIFORMS, epoch, block).random((BLOCK, columns)) for block in range(first, last + 1)]
+    drawn = [_generator(seed, stream, epoch, block).random((BLOCK, columns)) for block in range(first, last + 1)]
     start = positions.start - first * BLOCK
     rows: NDArray[np.float64] = np.concatenate(drawn)[start : start + len(positions)]
     return rows

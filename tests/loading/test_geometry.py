@@ -15,6 +15,7 @@ from imagenet_pipeline.loading.geometry import (
     Pixels,
     affine,
     resample,
+    resample_moved,
     resize_into,
     warp_into,
 )
@@ -155,6 +156,40 @@ def test_any_image_box_and_distortion_fill_the_whole_output(
 def test_tiny_and_extreme_images(shape: tuple[int, int]) -> None:
     for distortion in (PLAIN, Distortion(degrees=30, zoom=0.7)):
         resample(noise(*shape), Box(0, 0, shape[1], shape[0]), True, distortion, 0, blank(17))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.builds(Box, st.integers(-9, 45), st.integers(-9, 45), st.integers(1, 40), st.integers(1, 40)),
+    st.booleans(),
+    st.floats(-20, 20),
+    st.floats(-0.6, 0.6),
+)
+def test_what_is_moved_is_the_crop_with_its_widening(box: Box, flip: bool, shift: float, shear: float) -> None:
+    """Cut out by slicing, the padding there, and moved: the same as straight from the image."""
+    image = noise(36, 36)
+    widened = np.pad(image, ((60, 60), (60, 60), (0, 0)), constant_values=99)
+    crop = widened[box.top + 60 : box.top + 60 + box.height, box.left + 60 : box.left + 60 + box.width]
+    moved = np.array([[1, shear, shift], [shear / 2, 1, 0], [0, 0, 1]])
+    straight, cut = blank(40), blank(40)
+    resample_moved(image, box, flip, PLAIN, moved, 99, straight)
+    warp_into(crop, affine(Box(0, 0, box.width, box.height), flip, PLAIN, 40) @ moved, 99, cut)
+    assert np.abs(straight.astype(int) - cut).max() <= 9  # OpenCV's steps of 1/32 pixel, on noise
+
+
+def test_moving_nothing_is_resampling() -> None:
+    image, moved, straight = noise(40, 50), blank(24), blank(24)
+    for flip in (False, True):
+        resample_moved(image, Box(7, 9, 24, 24), flip, PLAIN, np.eye(3), 0, moved)
+        resample(image, Box(7, 9, 24, 24), flip, PLAIN, 0, straight)
+        assert np.array_equal(moved, straight)
+
+
+def test_what_is_moved_in_from_beyond_the_crop_is_fill() -> None:
+    image, out = noise(60, 60), blank(20)
+    resample_moved(image, Box(20, 20, 20, 20), False, PLAIN, np.array([[1, 0, 5], [0, 1, 0], [0, 0, 1.0]]), 50, out)
+    assert np.array_equal(out[:, :15], image[20:40, 25:40])
+    assert (out[:, 15:] == 50).all()
 
 
 def test_nothing_is_written_beyond_the_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.order import BLOCK, epoch_order, uniforms
+from imagenet_pipeline.loading.order import BLOCK, SECOND_UNIFORMS, WHOLE, Share, epoch_order, uniforms
 
 GOLDEN_ORDER = [7, 2, 0, 5, 6, 3, 4, 1]
 GOLDEN_UNIFORMS = [[0.08629884621401296, 0.09538921285584301], [0.45479219149261807, 0.37242006732363475]]
@@ -47,6 +47,21 @@ def test_no_two_keys_share_a_stream() -> None:
         assert not np.array_equal(epoch_order(100, *one), epoch_order(100, *other)), (one, other)
         first, second = (uniforms(*key, range(3 * BLOCK), 2) for key in (one, other))
         assert not np.isin(first, second).any(), (one, other)
+
+
+def test_the_second_stream_has_numbers_of_its_own() -> None:
+    first = uniforms(1, 2, range(3 * BLOCK), 2)
+    second = uniforms(1, 2, range(3 * BLOCK), 2, SECOND_UNIFORMS)
+    assert not np.isin(first, second).any()
+    assert np.array_equal(uniforms(1, 2, range(300, 310), 2, SECOND_UNIFORMS), second[300:310])
+
+
+@given(st.integers(0, 400), st.integers(0, 100), st.integers(1, 9))
+def test_shares_are_the_whole_cut_as_numpy_cuts(count: int, start: int, ranks: int) -> None:
+    whole = range(start, start + count)
+    shares = [Share(rank, ranks).of(whole) for rank in range(ranks)]
+    assert [list(share) for share in shares] == [part.tolist() for part in np.array_split(np.array(whole, int), ranks)]
+    assert WHOLE.of(whole) == whole
 
 
 def test_values_are_the_same_on_every_machine_and_in_every_release() -> None:
