@@ -15,7 +15,7 @@ Scoring uses the same without smoothing. Several crops are scored by the logs of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
+from imagenet_pipeline.engines.cluster import require_no_cluster
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.launcher import place
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.zoo import ZooNetwork
 
@@ -149,17 +151,17 @@ class Engine(Protocol):
         """The moving averages of `values`, or those themselves where `average_decay` is 0. Collective.
 
         After step t, counted from 1: average = d average + (1 - d) value with d = min(average_decay, t / (t + 9)),
-        so that the first steps weigh little (as in TensorFlow's ExponentialMovingAverage).
+        so that the first values weigh little (as in TensorFlow's ExponentialMovingAverage).
         """
 
     def set_values(self, values: Values) -> None:
         """Replace them; names and shapes must be the network's own."""
 
     def optimizer_state(self) -> dict[str, Array]:
-        """What steps remember, by name; empty before the first.
+        """What steps remember, by name; empty before the first. Collective.
 
-        The update rule's slots for every trained parameter, frozen or not; moving averages as `average/PARAMETER`
-        and `average_steps` [1]; float16's `loss_scale` [2].
+        The update rule's slots for every trained parameter, frozen or not (`Pace.state`); moving averages as
+        `average/NAME` and `average_steps` [1]; float16's `loss_scale` [2].
         """
 
     def set_optimizer_state(self, state: Values) -> None:
@@ -192,6 +194,24 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
             raise not_importable(name, error) from error
         return PyTorchEngine(blueprint, values)
     raise BadRecipe("there is no such engine", where=f"engine = {name!r}", expected="'gluon' or 'pytorch'")
+
+
+def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
+    """Run the command line `words` in a process for each of the `devices`, where the engine needs one for each.
+
+    False where this process is to do it itself: one device, an engine that takes several, or one of those processes.
+    Raises what ended them: a rank's own error, or WorkerLost; BadRecipe for PyTorch in a cluster of MXNet's.
+    """
+    if engine != "gluon":
+        require_no_cluster(engine)
+    if engine != "pytorch" or "," not in devices or place().launched:
+        return False
+    try:
+        from imagenet_pipeline.engines.pytorch_launch import launch
+    except (ImportError, OSError) as error:
+        raise not_importable(engine, error) from error
+    launch(devices, words)
+    return True
 
 
 def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from imagenet_pipeline.errors import BadRecipe
 
+CPU_CONTEXTS = 64
+"""How far the numbers of CPUs go, which are only names: MXNet takes memory in proportion to them."""
+
 
 def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str]]:
     """ "cpu" or "gpu", and the numbers as written. Raises BadRecipe for words that mean nothing.

@@ -9,66 +9,72 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, gluon_zoo
-from imagenet_pipeline.engines.devices import parse_devices, require_there
+from imagenet_pipeline.engines.averages import Averages, Copies, rule_state
+from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
+from imagenet_pipeline.engines.gluon_group import Reducer, all_workers
 from imagenet_pipeline.engines.gluon_import import mx
-from imagenet_pipeline.engines.gluon_layers import GluonNetwork, build
+from imagenet_pipeline.engines.gluon_network import Normalised, build_network, freeze
 from imagenet_pipeline.engines.gluon_rule import Rule
 from imagenet_pipeline.engines.gluon_scores import losses_of, marks_of, mean_over_crops
+from imagenet_pipeline.engines.parts import parts_of
+from imagenet_pipeline.engines.treatment import treatments
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Dropout
-from imagenet_pipeline.networks.shapes import describe, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
 
-CPU_CONTEXTS = 64
-"""MXNet takes any number for a CPU context, and memory in proportion to it."""
 STEPS_IN_FLIGHT = 2
 """How far Python may run ahead of the devices: bounds the memory of queued batches."""
 
 
 class GluonEngine:
-    """See `engines.Engine`."""
+    """See `engines.Engine`; it waits for the step just issued where there are moving averages."""
 
     name = "gluon"
-    rank = 0
-    ranks = 1
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         self.versions = {"mxnet": mx.__version__, "numpy": np.__version__}
+        self._workers = all_workers()
+        self.rank, self.ranks = (self._workers.rank, self._workers.ranks) if self._workers else (0, 1)
         self._contexts = parse_contexts(blueprint.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
         _refuse_compilation(blueprint)
         self.precision = self._dtype = choose_precision(blueprint.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights = built.parameters, built.tap_weights
-        self._network = _Normalised(built.block, blueprint, self._dtype)
+        self._trained = {name: one for name, one in built.parameters.items() if one.grad_req != "null"}
+        shapes = {name: tuple(one.shape) for name, one in built.parameters.items()}
+        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        self._network = Normalised(built.block, blueprint, self._dtype)
         self._training = (
-            self._network if built.training is built.block else _Normalised(built.training, blueprint, self._dtype)
+            self._network if built.training is built.block else Normalised(built.training, blueprint, self._dtype)
         )
-        self._prepare(gluon_zoo.draw(built, blueprint.seed) if values is None else values)
+        self._accumulation = blueprint.accumulation
+        first = gluon_zoo.draw(built, blueprint.seed) if values is None else values
+        freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        self._moving = [one for one in self._trained.values() if one.grad_req != "null"]
+        self._prepare(first)
         self._loss = blueprint.loss
-        self._rule = Rule(blueprint.optimizer, self._trainable(), self._contexts)
+        self._rule = Rule(blueprint.optimizer, self._trained, self._contexts, treated)
         self._reducer = self._make_reducer()
+        self._averages = Averages(blueprint.average_decay, self._copies(), mx.nd.NDArray.copy, _approach)
         self._marks: list[list[Any]] = []
         self._images = 0
 
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
-        if len(images) < len(self._contexts):
-            raise BadRecipe("fewer images in a step than devices", expected=len(self._contexts), found=len(images))
         if self._draws:
             for index, context in enumerate(self._contexts):
-                mx.random.seed((seed + index * 0x9E3779B1) % 2**31, ctx=context)
-        shares = list(self._shares(images, labels))
-        losses, objectives = [], []
-        with mx.autograd.record():
-            for share, truth in shares:
-                logits, *heads = _listed(self._training(share))
-                losses.append((losses_of(logits, truth, self._loss, training=True), logits, truth))
-                objectives.append(losses[-1][0] + self._auxiliary(heads, truth))
-        mx.autograd.backward(objectives)
+                place = self.rank * len(self._contexts) + index
+                mx.random.seed((seed + place * 0x9E3779B1) % 2**31, ctx=context)
+        self._averages.begin()
+        parts = parts_of(images, labels, self._accumulation, len(self._contexts))
+        for parameter in self._moving if len(parts) > 1 else ():
+            parameter.zero_grad()
+        marks = [mark for part in parts for mark in self._backward(*part)]
         if self._reducer is not None:
             self._reducer.allreduce_grads()
-        self._rule.update(learning_rate, len(images))
-        self._remember([marks_of(*share) for share in losses], len(images))
+        self._rule.update(learning_rate, len(images) * self.ranks)
+        if self._averages.means:
+            self._await_gradients()
+            self._averages.update()
+        self._remember(marks, len(images))
 
     def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
         marks = []
@@ -91,13 +97,13 @@ class GluonEngine:
         return np.concatenate(parts)
 
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return numbers.copy()
+        return self._workers.total(numbers) if self._workers else numbers.copy()
 
     def values(self) -> dict[str, Array]:
-        return {name: self._value(parameter) for name, parameter in self._parameters.items()}
+        return self._on_host(self._copies())
 
     def averages(self) -> dict[str, Array]:
-        return self.values()
+        return self._on_host(self._averages.means) or self.values()
 
     def set_values(self, values: Values) -> None:
         expected = {name: parameter.shape for name, parameter in self._parameters.items()}
@@ -106,13 +112,16 @@ class GluonEngine:
             parameter.set_data(mx.nd.array(values[name], dtype=self._dtype))
 
     def optimizer_state(self) -> dict[str, Array]:
-        return self._rule.state()
+        return self._rule.state() | self._averages.state(self._on_host(self._averages.means))
 
     def set_optimizer_state(self, state: Values) -> None:
-        self._rule.set_state(state)
+        self._rule.set_state(rule_state(state))
+        self._averages.restore(state, _fill)
 
     def _prepare(self, values: Values) -> None:
         everything = mx.gluon.ParameterDict()
+        for parameter in self._moving if self._accumulation > 1 else ():
+            parameter.grad_req = "add"
         for network in (self._network, self._training):
             network.cast(self._dtype)
             network.hybridize(static_alloc=True, static_shape=True)
@@ -120,13 +129,30 @@ class GluonEngine:
         everything.initialize(ctx=self._contexts, force_reinit=True)
         self.set_values(values)
 
-    def _trainable(self) -> dict[str, Any]:
-        return {name: one for name, one in self._parameters.items() if one.grad_req != "null"}
-
     def _make_reducer(self) -> Any | None:
+        if self._workers is not None:
+            return Reducer(self._workers, self._moving)
         if len(self._contexts) == 1:
             return None
-        return mx.gluon.Trainer(list(self._trainable().values()), "sgd", kvstore="device", update_on_kvstore=False)
+        return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
+
+    def _backward(self, images: Images, labels: Targets) -> list[Any]:
+        """Add a part's share of the gradient of the summed loss; the part's marks, one a device."""
+        shares = list(self._shares(images, labels))
+        losses, objectives = [], []
+        with mx.autograd.record():
+            for share, truth in shares:
+                logits, *heads = _listed(self._training(share))
+                losses.append((losses_of(logits, truth, self._loss, training=True), logits, truth))
+                objectives.append(losses[-1][0] + self._auxiliary(heads, truth))
+        mx.autograd.backward(objectives)
+        return [marks_of(*share) for share in losses]
+
+    def _await_gradients(self) -> None:
+        """MXNet writes running statistics in the backward pass, unknown to its own engine: who reads them must wait."""
+        for parameter in self._moving:
+            for gradient in parameter.list_grad():
+                gradient.wait_to_read()
 
     def _auxiliary(self, heads: list[Any], truth: Any) -> Any:
         return sum(
@@ -151,38 +177,17 @@ class GluonEngine:
             for mark in self._marks[-1 - STEPS_IN_FLIGHT]:
                 mark.wait_to_read()
 
-    def _value(self, parameter: Any) -> Array:
-        copies = [copy.asnumpy() for copy in parameter.list_data()]
-        # Weights are equal on every device; running statistics differ, and their mean is what one device sees.
-        mean = copies[0] if parameter.grad_req != "null" else np.mean(copies, axis=0, dtype=copies[0].dtype)
-        return np.ascontiguousarray(mean)
+    def _copies(self) -> dict[str, list[Any]]:
+        # Weights are equal on every device; running statistics differ.
+        named = self._parameters.items()
+        return {name: one.list_data()[: 1 if name in self._trained else None] for name, one in named}
 
-
-class _Normalised(mx.gluon.HybridBlock):  # type: ignore[misc]
-    """uint8 [n, height, width, channels] -> normalised [n, channels, height, width] -> logits."""
-
-    def __init__(self, body: Any, blueprint: Blueprint, dtype: str) -> None:
-        super().__init__()
-        self._dtype = dtype
-        self.body = body
-        self.mean = self.params.get_constant("mean", mx.nd.array(blueprint.mean, dtype=dtype))
-        self.std = self.params.get_constant("std", mx.nd.array(blueprint.std, dtype=dtype))
-
-    def hybrid_forward(self, F: Any, images: Any, mean: Any, std: Any) -> Any:
-        pixels = F.broadcast_div(F.broadcast_sub(F.cast(images, self._dtype), mean), std)
-        return self.body(F.transpose(pixels, axes=(0, 3, 1, 2)))
-
-
-def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
-    """The network, every parameter with its shape, and whether training it draws random numbers."""
-    network, input_shape = blueprint.network, blueprint.input_shape
-    if isinstance(network, ZooNetwork):
-        return gluon_zoo.build(network, input_shape), True
-    declared = parameters(network, input_shape)
-    built = build(network, lambda name: declared[name].shape[0])
-    for name, parameter in built.parameters.items():
-        parameter.shape = declared[name].shape
-    return built, any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
+    def _on_host(self, copies: Copies) -> dict[str, Array]:
+        """The arrays in NumPy; where devices have different ones their mean, which is what one device sees."""
+        values = {name: _mean([one.asnumpy() for one in ones]) for name, ones in copies.items()}
+        if self._workers is None:
+            return values
+        return values | self._workers.mean({name: one for name, one in values.items() if name not in self._trained})
 
 
 def choose_precision(precision: str) -> str:
@@ -201,6 +206,20 @@ def _refuse_compilation(blueprint: Blueprint) -> None:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"
         )
+
+
+def _approach(means: list[Any], arrays: list[Any], share: float) -> None:
+    for mean, array in zip(means, arrays, strict=True):
+        mean += share * (array - mean)
+
+
+def _fill(array: Any, values: Array) -> None:
+    array[:] = mx.nd.array(values, dtype=array.dtype)
+
+
+def _mean(copies: list[Array]) -> Array:
+    mean = copies[0] if len(copies) == 1 else np.mean(copies, axis=0, dtype=np.float64)
+    return np.ascontiguousarray(mean, copies[0].dtype)
 
 
 def _listed(outputs: Any) -> list[Any]:

@@ -71,6 +71,11 @@ def draw(built: GluonNetwork, seed: int) -> dict[str, Any]:
     return {name: parameter.data().asnumpy() for name, parameter in built.parameters.items()}
 
 
+def drawn(network: ZooNetwork, input_shape: Shape, seed: int) -> dict[str, Any]:
+    """Every initial value by name, as `draw` has them. Raises BadRecipe as `build` does."""
+    return draw(build(network, input_shape), seed)
+
+
 def symbol(
     network: ZooNetwork, input_shape: Shape, constants: tuple[str, str] | None = None
 ) -> tuple[str, dict[str, str]]:

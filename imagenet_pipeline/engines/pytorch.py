@@ -1,8 +1,9 @@
-"""The PyTorch engine: one channels-last network on one device."""
+"""The PyTorch engine: one channels-last network on one device, or one of several that train together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,21 @@ from imagenet_pipeline.engines import (
     Totals,
     Values,
     check_fits,
-    pytorch_zoo,
 )
+from imagenet_pipeline.engines.averages import Averages, rule_state
+from imagenet_pipeline.engines.parts import parts_of
 from imagenet_pipeline.engines.pytorch_device import choose_precision, compiled, device_name, parse_device, versions_of
+from imagenet_pipeline.engines.pytorch_group import joined_group, naming_lost_ranks
 from imagenet_pipeline.engines.pytorch_import import torch
-from imagenet_pipeline.engines.pytorch_layers import build
+from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
+from imagenet_pipeline.engines.pytorch_network import Normalised, build_network, freeze
 from imagenet_pipeline.engines.pytorch_rule import Rule
 from imagenet_pipeline.engines.pytorch_scores import losses_of, marks_of, mean_over_crops
-from imagenet_pipeline.networks.layers import Dropout, Tap
-from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.engines.treatment import treatments
+from imagenet_pipeline.launcher import place
 
 STEPS_IN_FLIGHT = 2
 """How far Python may run ahead of a GPU: bounds the memory of queued batches."""
-LOSS_SCALE = 1024.0
-"""Of float16 training: keeps small gradients from vanishing (Micikevicius et al. 2018, section 3.2)."""
 
 
 class PyTorchEngine:
@@ -42,11 +43,11 @@ class PyTorchEngine:
     """
 
     name = "pytorch"
-    rank = 0
-    ranks = 1
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
-        self._device = parse_device(blueprint.devices)
+        self._device = parse_device(blueprint.devices, place())
+        self._group = joined_group(self._device)
+        self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
         self.versions = versions_of(self._device)
         self.precision = choose_precision(blueprint.precision, self._device)
@@ -56,28 +57,37 @@ class PyTorchEngine:
         self._trained = {name: tensor for name, tensor in built.tensors.items() if tensor.requires_grad}
         if values is not None:
             self.set_values(values)
-        self._network = _Normalised(built.module, blueprint, self._dtype, self._device)
-        self._training_network = compiled(self._network) if blueprint.compile else self._network
-        self._rule = Rule(blueprint.optimizer, self._trained)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        self._fixed_norms = freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
+        self._compile = blueprint.compile
+        self._rule = Rule(blueprint.optimizer, self._trained, treated)
+        self._accumulation = blueprint.accumulation
+        self._loss_scale = LossScale() if self.precision == "float16" else None
+        live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
+        self._averages = Averages(blueprint.average_decay, live, torch.clone, torch._foreach_lerp_)
         self._marks: list[Any] = []
         self._events: list[Any] = []
         self._images = 0
 
+    @naming_lost_ranks
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         if self._draws:
-            torch.manual_seed(seed)
-        targets = self._put(labels)
+            torch.manual_seed(self._group.seed(seed))
         self._train_mode(True)
-        with self._autocast():
-            outputs = self._training_network(self._put(images))
-        logits, *heads = [self._scores(output) for output in outputs]
-        losses = losses_of(logits, targets, self._loss, training=True)
-        total = losses.mean()
-        for weight, head in zip(self._tap_weights, heads, strict=True):
-            total = total + weight * losses_of(head, targets, self._loss, training=True).mean()
-        self._backward(total)
-        self._rule.update(learning_rate)
-        self._remember(marks_of(losses, logits, targets), len(labels))
+        self._averages.begin()
+        for tensor in self._trained.values():
+            tensor.grad = None
+        parts = parts_of(images, labels, self._accumulation, devices=1)
+        marks = []
+        for number, part in enumerate(parts, 1):
+            with self._exchanging(number == len(parts)):
+                marks.append(self._backward(*part, len(parts)))
+        if self._may_step():
+            self._rule.update(learning_rate)
+            self._averages.update()
+        self._remember(sum(marks), len(labels))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
@@ -97,13 +107,13 @@ class PyTorchEngine:
         return scores
 
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return numbers.copy()
+        return self._group.sum(numbers)
 
     def values(self) -> dict[str, Array]:
-        return {name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in self._tensors.items()}
+        return self._group.with_mean_statistics({name: _on_host(one) for name, one in self._tensors.items()})
 
     def averages(self) -> dict[str, Array]:
-        return self.values()
+        return self._means() or self.values()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def set_values(self, values: Values) -> None:
@@ -112,10 +122,24 @@ class PyTorchEngine:
             tensor.copy_(torch.tensor(values[name]))
 
     def optimizer_state(self) -> dict[str, Array]:
-        return self._rule.state()
+        scale = {} if self._loss_scale is None else self._loss_scale.state()
+        return self._rule.state() | self._averages.state(self._means()) | scale
 
     def set_optimizer_state(self, state: Values) -> None:
-        self._rule.set_state(state)
+        self._rule.set_state(rule_state(state))
+        self._averages.restore(state, lambda mean, values: mean.copy_(torch.tensor(values)))
+        if self._loss_scale is not None:
+            self._loss_scale.set_state(state)
+
+    @cached_property
+    def _parallel(self) -> Any:
+        """The network whose gradients are averaged over the ranks; made at the first step, which is collective."""
+        self._group.require_equal(self.values())
+        return self._group.parallel(self._network)
+
+    @cached_property
+    def _training_network(self) -> Any:
+        return compiled(self._parallel) if self._compile else self._parallel
 
     @property
     def _dtype(self) -> Any:
@@ -135,6 +159,8 @@ class PyTorchEngine:
     def _train_mode(self, training: bool) -> None:
         if self._network.training != training:
             self._network.train(training)
+            for norm in self._fixed_norms:
+                norm.training = False
 
     def _scores(self, output: Any) -> Any:
         return output.to(self._dtype)
@@ -144,15 +170,33 @@ class PyTorchEngine:
         with self._autocast():
             return self._scores(self._network(self._put(images))[0])
 
-    def _backward(self, loss: Any) -> None:
-        gradients = list(self._trained.values())
-        for tensor in gradients:
-            tensor.grad = None
-        if self.precision != "float16":
-            loss.backward()
-            return
-        (loss * LOSS_SCALE).backward()
-        torch._foreach_mul_([tensor.grad for tensor in gradients if tensor.grad is not None], 1 / LOSS_SCALE)
+    def _backward(self, images: Images, labels: Targets, parts: int) -> Any:
+        """Add a part's share of the gradient of the mean loss; the part's marks."""
+        targets = self._put(labels)
+        with self._autocast():
+            outputs = self._training_network(self._put(images))
+        logits, *heads = [self._scores(output) for output in outputs]
+        losses = losses_of(logits, targets, self._loss, training=True)
+        total = losses.mean()
+        for weight, head in zip(self._tap_weights, heads, strict=True):
+            total = total + weight * losses_of(head, targets, self._loss, training=True).mean()
+        if self._loss_scale is not None:
+            total = self._loss_scale.scaled(total)
+        (total / parts if parts > 1 else total).backward()
+        return marks_of(losses, logits, targets)
+
+    def _exchanging(self, last: bool) -> Any:
+        """Around each part of a batch: processes that train together exchange gradients with the last one alone."""
+        return nullcontext() if last else self._group.held_back(self._parallel)
+
+    def _may_step(self) -> bool:
+        if self._loss_scale is None:
+            return True
+        return self._loss_scale.unscale([one.grad for one in self._trained.values() if one.grad is not None])
+
+    def _means(self) -> dict[str, Array]:
+        means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
+        return self._group.with_mean_statistics(means)
 
     def _remember(self, marks: Any, images: int) -> None:
         self._marks.append(marks)
@@ -163,47 +207,5 @@ class PyTorchEngine:
                 self._events.pop(0).synchronize()
 
 
-@dataclass
-class PyTorchNetwork:
-    """A module that gives a list, the logits and in training those of every tap, and its tensors by name."""
-
-    module: Any
-    tensors: dict[str, Any]
-    tap_weights: list[float]
-    draws: bool
-    """Whether training it draws random numbers."""
-
-
-def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwork:
-    """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
-    network, input_shape = blueprint.network, blueprint.input_shape
-    if isinstance(network, ZooNetwork):
-        module = pytorch_zoo.build(network, input_shape, blueprint.seed)
-        module.to(device, dtype, memory_format=torch.channels_last)
-        return PyTorchNetwork(pytorch_zoo.Listed(module), pytorch_zoo.tensors(module), [], True)
-    tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
-    tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
-    draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
-    return PyTorchNetwork(build(network, tensors), tensors, tap_weights, draws)
-
-
-def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:
-    tensor = torch.zeros(parameter.shape, dtype=dtype, device=device)
-    if tensor.ndim == 4:
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return torch.nn.Parameter(tensor, requires_grad=parameter.trainable)
-
-
-class _Normalised(torch.nn.Module):  # type: ignore[misc]
-    """uint8 [n, height, width, channels] -> normalised, channels last in memory -> logits, and those of the heads."""
-
-    def __init__(self, body: Any, blueprint: Blueprint, dtype: Any, device: Any) -> None:
-        super().__init__()
-        self.body = body
-        # A whole row at a time: with three numbers in its inner loop the CPU takes long over it.
-        self.mean = torch.tensor(blueprint.mean, dtype=dtype, device=device).repeat(blueprint.input_size)
-        self.std = torch.tensor(blueprint.std, dtype=dtype, device=device).repeat(blueprint.input_size)
-
-    def forward(self, images: Any) -> Any:
-        pixels = (images.flatten(2) - self.mean) / self.std
-        return self.body(pixels.view(images.shape).permute(0, 3, 1, 2))
+def _on_host(tensor: Any) -> Array:
+    return np.array(tensor.detach().cpu().numpy(), order="C")

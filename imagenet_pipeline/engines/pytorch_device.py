@@ -8,29 +8,55 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.engines.devices import parse_devices, require_there
+from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
 from imagenet_pipeline.engines.pytorch_import import torch
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.launcher import ALONE, Place
 
 
-def parse_device(devices: str) -> Any:
-    """The torch.device for a `devices` word. Raises BadRecipe for one that is not there, or for several.
+def parse_device(devices: str, here: Place = ALONE) -> Any:
+    """The torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
 
-    "auto" is the first GPU, or else the CPU.
+    "auto" is a GPU a process, or else the CPU. Raises BadRecipe for a device that is not there, or where there are
+    not as many processes as listed devices.
     """
-    gpus = torch.cuda.device_count()
-    kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu or gpu:1")
-    if len(words) > 1:
+    kind, words = listed_devices(devices)
+    if not here.launched and len(words) > 1:
         raise BadRecipe(
-            "the pytorch engine takes one device",
+            "the pytorch engine takes one device a process, and train and evaluate alone start several",
             where=f"devices = {devices!r}",
             advice=f"take devices={kind}:{words[0]}, or engine=gluon",
         )
+    if ":" in devices and len(words) != here.local_ranks:
+        raise BadRecipe(
+            "not as many devices as processes on this machine",
+            where=f"devices = {devices!r}",
+            expected=f"{here.local_ranks}, as many as --nproc-per-node says",
+            found=len(words),
+            advice="devices=auto gives each process its own",
+        )
     if kind == "cpu":
-        require_there(devices, words, 1, "the one device cpu:0")
         return torch.device("cpu")
-    require_there(devices, words, gpus, f"{gpus} GPUs that PyTorch can use")
-    return torch.device("cuda", int(words[0]))
+    number = words[here.local_rank] if ":" in devices else str(here.local_rank)
+    require_there(devices, [number], torch.cuda.device_count(), _gpus_found())
+    return torch.device("cuda", int(number))
+
+
+def listed_devices(devices: str) -> tuple[str, list[str]]:
+    """ "cpu" or "gpu", and the numbers of all devices in the word. Raises BadRecipe for one that is not there."""
+    gpus = torch.cuda.device_count()
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3")
+    if kind == "gpu":
+        require_there(devices, words, gpus, _gpus_found())
+    elif len(words) == 1:
+        require_there(devices, words, 1, "the one device cpu:0")
+    else:
+        require_there(devices, words, CPU_CONTEXTS, f"cpu:0 to cpu:{CPU_CONTEXTS - 1}, a process each")
+    return kind, words
+
+
+def _gpus_found() -> str:
+    return f"{torch.cuda.device_count()} GPUs that PyTorch can use"
 
 
 def choose_precision(precision: str, device: Any) -> str:

@@ -56,6 +56,12 @@ def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], i
     return {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}, trained
 
 
+def drawn(network: ZooNetwork, input_shape: Shape, seed: int) -> dict[str, Any]:
+    """Every initial value by name, as `build` draws them. Raises BadRecipe as `build` does."""
+    module = build(network, input_shape, seed)
+    return {name: tensor.detach().numpy().copy() for name, tensor in tensors(module).items()}
+
+
 def options(network: ZooNetwork, input_shape: Shape) -> dict[str, Any]:
     """What `timm.create_model` is told about classes and input, beside the name."""
     told = {"num_classes": network.classes, "in_chans": input_shape[0]}

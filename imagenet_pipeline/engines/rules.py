@@ -1,8 +1,9 @@
 """The update rules, each written once, in operations that MXNet's arrays and PyTorch's tensors share.
 
 w weights, g gradient of the mean loss over the batch, r learning rate of the step, d weight decay (L2), t the
-step, counted from 1. What a rule remembers of a parameter are its slots, which start at 0. Before any rule
-`l1 * sign(w)` is added to g (with d > 0 this is the elastic net; Zou & Hastie 2005), and after it `max_norm` holds.
+step, counted from 1 (frozen, a parameter takes no step). What a rule remembers of a parameter are its slots, which
+start at 0. Before any rule the gradient of all parameters together is scaled down to `clip_norm`, then
+`l1 * sign(w)` is added to g (with d > 0 this is the elastic net; Zou & Hastie 2005); after it `max_norm` holds.
 
 The rate stands outside everything remembered, so a change of rate acts at once (as in PyTorch, unlike MXNet's own
 SGD). Where PyTorch has the optimizer its formula is the rule. A rule reads no number off the device.
@@ -15,11 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines import Array, Values, check_fits
-from imagenet_pipeline.errors import BadRecipe
 
 
 @dataclass(frozen=True)
@@ -172,39 +169,9 @@ def limit_norm(weight: Any, limit: float) -> None:
     weight /= (1 + excess).reshape((-1,) + (1,) * (len(weight.shape) - 1))
 
 
-def state_of(name: str, steps: int, slots: dict[str, Array]) -> dict[str, Array]:
-    """An optimizer's state: `SLOT/PARAMETER` arrays, and but for sgd `steps/NAME`, the count of steps [1] int64."""
-    return slots if name == "sgd" else {**slots, f"steps/{name}": np.array([steps], np.int64)}
-
-
-def read_state(name: str, shapes: dict[str, tuple[int, ...]], state: Values) -> tuple[int, dict[str, Array]]:
-    """The count of steps (0 for sgd, which does not need it) and the slots in a state of either engine.
-
-    `shapes` are the parameters'. Raises BadRecipe where the state is another optimizer's, BadInput where it is
-    another network's.
-    """
-    other = next((key.removeprefix("steps/") for key in state if key.startswith("steps/")), "sgd")
-    if other != name:
-        raise BadRecipe(
-            "the state to go on from is another optimizer's", where=f"optimizer.name = {name!r}", found=repr(other),
-            advice=f"go on with optimizer.name={other}, or start a new run",
-        )  # fmt: skip
-    counter = "learning_rate" if "learning_rate" in state else f"steps/{name}"
-    slots = ("displacement",) if counter == "learning_rate" else RULES[name].slots
-    expected: dict[str, tuple[int, ...]] = {f"{slot}/{key}": shape for slot in slots for key, shape in shapes.items()}
-    check_fits(
-        expected if counter == "steps/sgd" else {**expected, counter: (1,)}, state, "arrays of the optimizer state"
-    )
-    return (0 if name == "sgd" else int(state[counter][0])), _with_velocities(state)
-
-
-def _with_velocities(state: Values) -> dict[str, Array]:
-    # MXNet's fused sgd keeps the displacement u = -r v, and its rate r beside it.
-    if "learning_rate" not in state:
-        return dict(state)
-    rate = float(state["learning_rate"][0]) or 1.0
-    kept = ((key.replace("displacement/", "velocity/", 1), value) for key, value in state.items())
-    return {key: value / -rate for key, value in kept if key != "learning_rate"}
+def clip_factor(length: Any, limit: float) -> Any:
+    """What to multiply a gradient of this norm by: min(1, limit / norm) (Pascanu et al. 2013, algorithm 1)."""
+    return 1 / (1 + (length > limit) * (length / limit - 1))
 
 
 def _decayed(weight: Any, gradient: Any, step: Step) -> Any:

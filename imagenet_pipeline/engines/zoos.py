@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from imagenet_pipeline.engines import not_importable
+from imagenet_pipeline.engines import Array, not_importable
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ENGINES, ZooNetwork
@@ -34,6 +34,12 @@ def zoo_table(network: ZooNetwork, input_shape: Shape) -> ZooTable:
     """Build a network to see its parameters. Raises BadRecipe where it cannot be built here."""
     shapes, trained = _module(network.library).shapes(network, input_shape)
     return ZooTable(str(network), network.engine, input_shape, network.classes, trained, shapes)
+
+
+def zoo_values(network: ZooNetwork, input_shape: Shape, seed: int) -> dict[str, Array]:
+    """The initial values its library draws for a network, by name. Raises BadRecipe where it cannot be built here."""
+    values: dict[str, Array] = _module(network.library).drawn(network, input_shape, seed)
+    return values
 
 
 def _module(library: str) -> Any:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Activation, Sequential
+from imagenet_pipeline.networks.layers import Activation, BatchNorm, Concat, Layer, Residual, Sequential
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
 
 Values = NDArray[np.float32]
@@ -65,20 +65,49 @@ def sparse(random: np.random.Generator, shape: Shape) -> Values:
 KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lecun, sparse)}
 
 
-def initial_values(network: Sequential, input_shape: Shape, kind: str, seed: int) -> dict[str, Values]:
+def initial_values(
+    network: Sequential, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool = False
+) -> dict[str, Values]:
     """Every parameter's first values by name, float32, in order of computation.
 
     `kind` draws the weights of Conv and Dense; a bias starts at 0 (also where a paper has it at 1, as in
     AlexNet), a BatchNorm at weight 1, bias 0, mean 0, variance 1, and a PReLU at its layer's slope.
-    Raises BadRecipe for an unknown kind, and as `describe` does.
+    With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual is 0, so that at first the
+    shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown kind, where no such
+    BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
     """
     if kind not in KINDS:
         raise BadRecipe("unknown kind of initial values", expected=" | ".join(KINDS), found=kind)
-    return {
+    zeros = [*_last_scales(network, "")] if zero_last_scale else []
+    if zero_last_scale and not zeros:
+        what = "no residual body of this network ends in a batch normalisation with a scale"
+        raise BadRecipe(what, where="initial.zero_last_scale", advice="leave it out")
+    values = {
         parameter.name: _values(parameter, report.layer, KINDS[kind], seed)
         for report in describe(network, input_shape)
         for parameter in report.parameters
     }
+    return values | {name: np.zeros_like(values[name]) for name in zeros}
+
+
+def _last_scales(layer: Layer, path: str) -> Iterator[str]:
+    match layer:
+        case Sequential(items) | Concat(items):
+            for name, item in items:
+                yield from _last_scales(item, f"{path}.{name}" if path else name)
+        case Residual(body):
+            yield from _last_scales(body, path)
+            end, last = _end(body, path)
+            if isinstance(last, BatchNorm) and last.scale:
+                yield f"{end}.weight"
+
+
+def _end(layer: Layer, path: str) -> tuple[str, Layer]:
+    """The last layer within a layer, and its path."""
+    if not isinstance(layer, Sequential):
+        return path, layer
+    name, last = layer.items[-1]
+    return _end(last, f"{path}.{name}")
 
 
 def _values(parameter: Parameter, layer: object, draw: Draw, seed: int) -> Values:

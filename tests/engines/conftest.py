@@ -32,7 +32,7 @@ def plain_network() -> Sequential:
 @pytest.fixture(scope="session")
 def make_engine() -> Callable[..., Engine]:
     """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, engine="gluon",
-    loss=LossRecipe(), compile=False, **optimizer)`.
+    loss=LossRecipe(), compile=False, frozen=(), rates={}, accumulation=1, average_decay=0.0, **optimizer)`.
     """
 
     def make(
@@ -44,6 +44,10 @@ def make_engine() -> Callable[..., Engine]:
         engine: str = "gluon",
         loss: LossRecipe = PLAIN,
         compile: bool = False,
+        frozen: tuple[str, ...] = (),
+        rates: dict[str, float] | None = None,
+        accumulation: int = 1,
+        average_decay: float = 0.0,
         **optimizer: Any,
     ) -> Engine:
         blueprint = Blueprint(
@@ -56,6 +60,10 @@ def make_engine() -> Callable[..., Engine]:
             precision,
             loss,
             compile,
+            frozen=frozen,
+            rates=rates or {},
+            accumulation=accumulation,
+            average_decay=average_decay,
         )
         return create_engine(engine, blueprint, values or initial_values(network, blueprint.input_shape, "msra", 1))
 

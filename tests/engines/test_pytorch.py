@@ -17,6 +17,7 @@ from imagenet_pipeline.engines import Engine, pytorch_device
 from imagenet_pipeline.engines.pytorch_device import choose_precision, parse_device
 from imagenet_pipeline.engines.pytorch_import import torch as pytorch
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.launcher import Place
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -224,7 +225,7 @@ def test_a_precision_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch
     "devices", ["tpu", "mps", "cpu:x", "cpu:-1", "cpu:0,0", "gpu:a", "auto:1", "", "cpu,gpu", "CPU:²"]
 )
 def test_a_devices_word_that_means_nothing_is_refused(devices: str) -> None:
-    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, gpu or gpu:1"):
+    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3"):
         parse_device(devices)
 
 
@@ -233,7 +234,7 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_device("auto") == parse_device("gpu") == parse_device("gpu:0") == torch.device("cuda", 0)
     assert parse_device("gpu:1") == torch.device("cuda", 1)
     assert parse_device("cpu") == parse_device("cpu:0") == CPU
-    with pytest.raises(BadRecipe, match=r"takes one device; take devices=gpu:0, or engine=gluon"):
+    with pytest.raises(BadRecipe, match=r"one device a process, and train and .*; take devices=gpu:0, or engine=gluon"):
         parse_device("gpu:0,1")
     with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
         parse_device("gpu:2")
@@ -243,6 +244,28 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_device("gpu")
     with pytest.raises(BadRecipe, match=r"no device number 1; found the one device cpu:0"):
         parse_device("cpu:1")
+
+
+def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    ranks = [Place(rank, 4, rank % 2, 2, launched=True) for rank in range(4)]  # two on each of two machines
+    for devices, numbers in {"auto": [0, 1], "gpu": [0, 1], "gpu:3,1": [3, 1]}.items():
+        assert [parse_device(devices, rank).index for rank in ranks] == numbers * 2
+    assert (
+        [parse_device("cpu:0,1", rank) for rank in ranks] == [parse_device("cpu", rank) for rank in ranks] == [CPU] * 4
+    )
+    for devices in ("gpu:0", "gpu:0,1,2", "cpu:0"):
+        with pytest.raises(
+            BadRecipe, match=r"not as many devices as processes on this machine; expected 2, as many as"
+        ):
+            parse_device(devices, ranks[0])
+    with pytest.raises(BadRecipe, match=r"no device number 4; found 4 GPUs"):
+        parse_device("gpu:0,4", ranks[0])  # on every rank, not only on that which would use it
+    with pytest.raises(BadRecipe, match=r"no device number 64; found cpu:0 to cpu:63, a process each"):
+        parse_device("cpu:0,64", ranks[0])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadRecipe, match=r"no device number 1; found 1 GPUs"):
+        parse_device("auto", ranks[1])
 
 
 def test_compilation_needs_a_compiler(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import KINDS, initial_values
-from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, stack
+from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, Residual, stack
 
 SHAPE = (64, 6, 6)
 # A grouped convolution's weights are (96, 32, 3, 3): fan-in 288, and a fan-out of 864 to MXNet.
@@ -102,3 +102,35 @@ def test_the_values_of_a_seed_never_change():
 def test_an_unknown_kind_is_refused_with_the_known_ones():
     with pytest.raises(BadRecipe, match=r"xavier \| msra \| he \| lecun \| sparse; found glorot"):
         drawn("glorot")
+
+
+def test_the_last_scale_of_every_residual_body_starts_at_zero():
+    """So that a unit begins as its shortcut, and nothing else is another than without."""
+    unit = stack(conv=Conv(6, 1), norm=BatchNorm())
+    network = stack(
+        norm=BatchNorm(),
+        one=Residual(stack(norm=BatchNorm(), last=unit), shortcut=stack(norm=BatchNorm())),
+        two=stack(within=Residual(unit), relu=Activation("relu")),
+        fixed=Residual(stack(norm=BatchNorm(scale=False))),
+        v2=Residual(stack(norm=BatchNorm(), conv=Conv(6, 1))),
+    )
+    shape = (6, 4, 4)
+    values, plain = (initial_values(network, shape, "he", 0, zero) for zero in (True, False))
+    assert list(values) == list(plain)
+    changed = {name for name in values if not np.array_equal(values[name], plain[name])}
+    assert changed == {"one.last.norm.weight", "two.within.norm.weight"}
+    assert not any(values[name].any() for name in changed)
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 8), ("resnet50", 16), ("resnet50_d", 16)])
+def test_published_residual_networks_have_one_zero_scale_a_unit(name, count):
+    values = initial_values(catalog.build(name, 10), (3, 64, 64), "he", 0, zero_last_scale=True)
+    zeros = [one for one in values if one.endswith(".weight") and not values[one].any()]
+    assert len(zeros) == count
+    assert all(".unit" in one and "shortcut" not in one for one in zeros)
+
+
+@pytest.mark.parametrize("name", ["lenet", "vgg16", "resnet18_v2"])
+def test_zero_last_scale_is_refused_where_it_has_no_effect(name):
+    with pytest.raises(BadRecipe, match=r"initial\.zero_last_scale: no residual body"):
+        initial_values(catalog.build(name, 10), (3, 64, 64), "he", 0, zero_last_scale=True)

@@ -1,0 +1,209 @@
+"""Scenarios in which several processes share a PyTorch engine's work, each started as a launcher would start it.
+
+`python rank_processes.py FOLDER SCENARIO:RANKS,RANKS ...` runs each scenario with each number of ranks; every rank
+writes what it found to FOLDER/SCENARIO-RANKS-RANK.npz. PyTorch is imported once and the ranks are forked: a test
+cannot wait for it a dozen times.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import (
+    _dynamo,  # noqa: F401 the first optimizer of a process imports it, which takes a second
+    distributed,
+)
+
+from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.engines import Blueprint, Engine, create_engine
+from imagenet_pipeline.engines import pytorch as _pytorch  # noqa: F401
+from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.launcher import place
+from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.order import Share
+from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Sequential,
+    Tap,
+    stack,
+)
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.metrics import score
+
+Arrays = dict[str, Any]
+IMAGES, SIZE, CLASSES = 24, 12, 7
+TAPPED = stack(
+    conv=Conv(6, 3, pad=1),
+    relu=Activation("relu"),
+    tap=Tap(stack(pool=GlobalAveragePool(), flatten=Flatten(), dense=Dense(CLASSES)), 0.3),
+    conv2=Conv(8, 3, stride=2),
+    relu2=Activation("relu"),
+    flatten=Flatten(),
+    classifier=Dense(CLASSES),
+)
+NORMALISED = stack(
+    conv=Conv(6, 3, pad=1), norm=BatchNorm(momentum=0.5), flatten=Flatten(), classifier=Dense(CLASSES)
+)  # fmt: skip
+DROPPING = stack(flatten=Flatten(), drop=Dropout(0.5), classifier=Dense(CLASSES))
+
+
+def engine_of(network: Sequential, seed: int = 1, optimizer: Arrays | None = None, **named: Any) -> Engine:
+    recipe = OptimizerRecipe(**(optimizer or {"momentum": 0.9, "weight_decay": 0.01}))
+    blueprint = Blueprint(
+        network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, precision="float64", **named
+    )
+    return create_engine("pytorch", blueprint, initial_values(network, blueprint.input_shape, "msra", seed))
+
+
+def steps_of(engine: Engine, count: int) -> Arrays:
+    """Steps on this rank's share of random batches; losses over all ranks, and the values after them."""
+    random = np.random.default_rng(3)
+    for number in range(count):
+        images = random.integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
+        labels = random.integers(0, CLASSES, IMAGES)
+        own = list(Share(engine.rank, engine.ranks).of(range(IMAGES)))
+        engine.train_batch(images[own], labels[own], 0.05, seed=number)
+    losses = engine.sum_over_ranks(engine.totals().step_losses)
+    return {"losses": losses, **engine.values()}
+
+
+def plain() -> Arrays:
+    return steps_of(engine_of(TAPPED), 5)
+
+
+def accumulated() -> Arrays:
+    optimizer = {"name": "adam", "clip_norm": 0.5}
+    return steps_of(engine_of(TAPPED, optimizer=optimizer, accumulation=3, average_decay=0.9), 5)
+
+
+def frozen() -> Arrays:
+    """A second engine in the same process, whose first layer stays."""
+    engine_of(TAPPED)
+    return steps_of(engine_of(TAPPED, frozen=("conv",)), 3)
+
+
+def compiled() -> Arrays:
+    return steps_of(engine_of(TAPPED, compile=True), 3)
+
+
+def normalised() -> Arrays:
+    engine = engine_of(NORMALISED, average_decay=0.5)
+    found = steps_of(engine, 1)
+    own = engine._tensors["norm.running_mean"].numpy().copy()  # type: ignore[attr-defined]
+    averages = {f"average/{name}": value for name, value in engine.averages().items()}
+    engine.set_values(engine.values())
+    again = {f"again/{name}": value for name, value in engine.values().items()}
+    return {**found, **averages, **again, "own": own}
+
+
+def dropping() -> Arrays:
+    """Equal images on every rank: only dropout can tell their losses apart."""
+    engine = engine_of(DROPPING)
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
+    engine.train_batch(images, np.zeros(IMAGES, np.int64), 0.0, seed=5)
+    return {"loss": engine.totals().step_losses}
+
+
+def summed() -> Arrays:
+    engine = engine_of(TAPPED)
+    numbers = np.array([2.0**53 / engine.ranks - engine.rank, 0.1 * engine.rank, float(engine.rank)])
+    return {"sums": engine.sum_over_ranks(numbers), "numbers": numbers, "ranks": [engine.rank, engine.ranks]}
+
+
+def differing() -> Arrays:
+    """The last rank starts from other weights."""
+    engine = engine_of(TAPPED, seed=1 + (place().rank == place().ranks - 1))
+    try:
+        steps_of(engine, 1)
+    except BadRecipe as error:
+        return {"error": str(error)}
+    return {}
+
+
+def scoring() -> Arrays:
+    """Every record of the split once; and the same of each class by itself."""
+    engine = engine_of(TAPPED)
+    with RecordSet.open(Path(os.environ["RANK_RECORDS"]), "val") as records:
+        loader = Loader(records, SIZE, 64, threads=0, share=Share(engine.rank, engine.ranks))
+        with loader.evaluation() as batches:
+            seen = [(batch.first_position, batch.records.copy(), batch.labels.copy()) for batch in batches]
+        with loader.evaluation() as batches:
+            labelled = (type(batch)(batch.images, batch.labels % CLASSES, *_rest(batch)) for batch in batches)
+            totals = score(engine, labelled)
+    return {
+        "records": np.concatenate([records for _, records, _ in seen]),
+        "counts": [totals.images, totals.rank1_hits, totals.rank5_hits],
+        "loss": totals.loss,
+    }
+
+
+def _rest(batch: Any) -> tuple[Any, ...]:
+    return batch.records, batch.first_position, batch.wait_seconds
+
+
+def lost() -> Arrays:
+    """The last rank is killed between two steps; how long the others take to notice, and what they say."""
+    engine = engine_of(TAPPED)
+    steps_of(engine, 2)
+    if engine.rank == engine.ranks - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begun = time.monotonic()
+    said = []
+    for call in (lambda: steps_of(engine, 3), lambda: engine.sum_over_ranks(np.ones(1))):
+        try:
+            call()
+        except WorkerLost as error:
+            said.append(str(error))
+    return {"seconds": time.monotonic() - begun, "said": said}
+
+
+def run_ranks(scenario: str, ranks: int, folder: Path) -> None:
+    # Kept: the ranks talk with it as long as they live.
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if not child:
+            _run_rank(scenario, rank, ranks, store.port, folder)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if codes != [0] * ranks and scenario != "lost":
+        sys.exit(f"{scenario} on {ranks} ranks: exit codes {codes}")
+
+
+def _run_rank(scenario: str, rank: int, ranks: int, port: int, folder: Path) -> None:
+    code = 1
+    try:
+        os.environ.update(
+            RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0",
+        )  # fmt: skip
+        np.savez(folder / f"{scenario}-{ranks}-{rank}.npz", **globals()[scenario]())
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    for words in sys.argv[2:]:
+        name, counts = words.split(":")
+        for count in counts.split(","):
+            run_ranks(name, int(count), Path(sys.argv[1]))

@@ -1,0 +1,123 @@
+"""Several processes do what one does: gradients, statistics, counts, and how they part."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.records.build import BuildOptions, build
+from record_builders import digits
+
+Arrays = dict[str, Any]
+Found = Callable[[str, int], list[Arrays]]
+SCENARIOS = [
+    "plain:1,2,4", "accumulated:1,2", "frozen:1,2", "normalised:1,2", "dropping:2", "summed:3", "differing:3",
+    "scoring:1,2,3", "lost:3",
+]  # fmt: skip
+
+
+def run_scenarios(folder: Path, records: Path, scenarios: list[str]) -> None:
+    program = Path(__file__).with_name("rank_processes.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK_RECORDS": str(records)}
+    command = [sys.executable, "-W", "error", str(program), str(folder), *scenarios]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=600)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    build(digits.plan(folder), folder, BuildOptions(resize=0, workers=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """`found(scenario, ranks)`: what each rank found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_scenarios(folder, records, SCENARIOS)
+
+    def read(scenario: str, ranks: int) -> list[Arrays]:
+        files = [folder / f"{scenario}-{ranks}-{rank}.npz" for rank in range(ranks)]
+        return [dict(np.load(file)) for file in files if file.exists()]
+
+    return read
+
+
+@pytest.mark.parametrize(("scenario", "ranks"), [("plain", 2), ("plain", 4), ("accumulated", 2), ("frozen", 2)])
+def test_ranks_step_as_one_process_does(found: Found, scenario: str, ranks: int) -> None:
+    """In float64, so that what is left is the order of additions: taps, accumulation, clipping, frozen layers."""
+    (alone,), together = found(scenario, 1), found(scenario, ranks)
+    assert len(together) == ranks
+    for one in together:
+        assert one.keys() == alone.keys()
+        for name, value in alone.items():
+            np.testing.assert_allclose(one[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+            np.testing.assert_array_equal(one[name], together[0][name])  # ranks stay equal to the last bit
+
+
+def test_running_statistics_are_the_mean_over_ranks(found: Found) -> None:
+    (alone,), ranks = found("normalised", 1), found("normalised", 2)
+    own = [one["own"] for one in ranks]
+    assert not np.array_equal(*own)
+    for one in ranks:
+        np.testing.assert_allclose(one["norm.running_mean"], np.mean(own, 0), rtol=1e-15)
+        # Shares have as many images, so the mean of means is the batch's (a variance has none such).
+        np.testing.assert_allclose(one["norm.running_mean"], alone["norm.running_mean"], rtol=1e-12)
+        np.testing.assert_allclose(one["average/norm.running_mean"], alone["average/norm.running_mean"], rtol=1e-12)
+        np.testing.assert_array_equal(one["again/norm.running_mean"], one["norm.running_mean"])
+        np.testing.assert_array_equal(one["norm.running_var"], ranks[0]["norm.running_var"])
+
+
+def test_each_rank_drops_other_units(found: Found) -> None:
+    first, second = found("dropping", 2)
+    assert first["loss"] != second["loss"]
+
+
+def test_sums_are_exact_and_the_same_everywhere(found: Found) -> None:
+    ranks = found("summed", 3)
+    assert [one["ranks"].tolist() for one in ranks] == [[0, 3], [1, 3], [2, 3]]
+    wanted = np.sum([one["numbers"] for one in ranks], 0)
+    for one in ranks:
+        np.testing.assert_array_equal(one["sums"][[0, 2]], wanted[[0, 2]])
+        assert one["sums"][1] == ranks[0]["sums"][1] == pytest.approx(wanted[1])
+
+
+def test_ranks_that_start_from_different_weights_all_say_so(found: Found) -> None:
+    errors = [str(one["error"]) for one in found("differing", 3)]
+    assert len(errors) == 3
+    assert all("the ranks start from different weights" in error for error in errors)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_record_is_scored_once(found: Found, ranks: int) -> None:
+    (alone,), together = found("scoring", 1), found("scoring", ranks)
+    assert alone["counts"][0] == 300
+    seen = np.concatenate([one["records"] for one in together])
+    assert sorted(seen.tolist()) == sorted(alone["records"].tolist())
+    for one in together:
+        assert one["counts"].tolist() == alone["counts"].tolist()
+        assert one["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+
+
+def test_the_others_notice_at_once_when_a_rank_is_killed(found: Found) -> None:
+    ranks = found("lost", 3)
+    assert len(ranks) == 2
+    for number, one in enumerate(ranks):
+        assert one["seconds"] < 10
+        assert len(one["said"]) == 2
+        assert all(line.startswith(f"rank {number} has lost another rank") for line in one["said"])
+
+
+@pytest.mark.skipif(not os.environ.get("IMAGENET_PIPELINE_LONG"), reason="compiles: IMAGENET_PIPELINE_LONG=1 runs it")
+def test_compiled_ranks_step_as_one_process_does(records: Path, tmp_path: Path) -> None:
+    run_scenarios(tmp_path, records, ["plain:1", "compiled:2"])
+    rank = np.load(tmp_path / "compiled-2-1.npz")
+    assert rank["losses"] == pytest.approx(np.load(tmp_path / "plain-1-0.npz")["losses"][:3], rel=1e-9)
