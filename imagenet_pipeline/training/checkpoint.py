@@ -1,7 +1,7 @@
 """Checkpoints: a folder that is there whole or not at all, and that proves itself when read.
 
     checkpoints/epoch-0042/                weights.safetensors  optimizer.safetensors  state.json  SHA256SUMS
-    checkpoints/epoch-0042-step-00012345/  the same, saved inside epoch 43 by a signal
+    checkpoints/epoch-0042-step-00012345/  the same, saved inside epoch 43: the latest such alone is kept
 
 An older run's later epochs, left behind by a restart, move to checkpoints/branch-NN/.
 """
@@ -29,6 +29,7 @@ _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 Count = Annotated[int, Field(ge=0)]
 Figures = dict[str, int | float]
 Three = Field(min_length=3, max_length=3)
+TRAINED = "trained/"
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
 
@@ -69,13 +70,36 @@ _STATE = TypeAdapter(State)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read and checked."""
+    """A checkpoint read and checked.
+
+    `weights` are what is scored: moving averages, where the run keeps some. `optimizer` then has the values that
+    training goes on with as well, as `trained/NAME`.
+    """
 
     folder: Path
     state: State
     weights: Arrays
     optimizer: Arrays
     weights_digest: str
+
+    @property
+    def trained(self) -> Arrays:
+        """The values training goes on with."""
+        return _trained(self.optimizer) or self.weights
+
+    @property
+    def remembered(self) -> Arrays:
+        """The optimizer's state alone."""
+        return {name: array for name, array in self.optimizer.items() if not name.startswith(TRAINED)}
+
+
+def with_trained(remembered: Arrays, values: Arrays) -> Arrays:
+    """An optimizer's state, and beside it the values that training goes on with where the weights are averages."""
+    return {**remembered, **{f"{TRAINED}{name}": value for name, value in values.items()}}
+
+
+def _trained(optimizer: Arrays) -> Arrays:
+    return {name.removeprefix(TRAINED): array for name, array in optimizer.items() if name.startswith(TRAINED)}
 
 
 def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays) -> Path:
@@ -108,7 +132,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         weights, optimizer = (load((folder / name).read_bytes()) for name in _FILES[:2])
     except (TypeError, KeyError, ValueError, OverflowError, SafetensorError) as error:
         raise Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder) from error
-    for name, weight in weights.items():
+    for name, weight in (*weights.items(), *_trained(optimizer).items()):
         if not np.isfinite(weight).all():
             raise Damaged(f"{name} holds infinities or NaN", where=folder, advice="take another checkpoint")
     return Checkpoint(folder, state, weights, optimizer, sums["weights.safetensors"])

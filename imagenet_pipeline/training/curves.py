@@ -35,8 +35,8 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
         events = _events(run)
         for axes, quantity in ((loss, "loss"), (rank1, "rank1")):
             _draw_run(axes, events, quantity, COLOURS[number % len(COLOURS)], run.name if len(runs) > 1 else "")
-    _finish(loss, "loss")
-    _finish(rank1, "rank-1, %")
+    _finish(loss, "loss", "upper right")
+    _finish(rank1, "rank-1, %", "lower right")
     image = io.BytesIO()
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure.savefig(image, format="png", dpi=110)
@@ -68,10 +68,11 @@ def _draw_line(axes: Axes, rows: list[Event], column: str, label: str = "", **st
         axes.plot(*zip(*points, strict=True), label=label.strip() or None, marker=marker, markersize=3, **style)
 
 
-def _finish(axes: Axes, title: str) -> None:
+def _finish(axes: Axes, title: str, empty_corner: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
+        # Left to find the best place itself, matplotlib takes long, and warns where it took over a second.
+        axes.legend(frameon=False, fontsize=9, loc=empty_corner)

@@ -12,23 +12,27 @@ from imagenet_pipeline.engines import NO_TOTALS, Engine, Totals
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.batches import Batch, Batches
 from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.training.ranks import reduced
 
 
 def score(engine: Engine, batches: Iterable[Batch], crops: int = 1) -> Totals:
-    """Score every batch and add up. Raises BadInput when there is nothing to score."""
+    """Score every batch and add up, over all ranks. Raises BadInput when there is nothing to score. Collective."""
     engine.totals()
     for batch in batches:
         engine.score_batch(batch.images, batch.labels, crops)
-    totals = NO_TOTALS + engine.totals()
+    own = NO_TOTALS + engine.totals()
+    # Ranks may have had different numbers of batches.
+    loss = np.array([own.step_losses.sum()])
+    totals = reduced(engine, Totals(own.images, own.rank1_hits, own.rank5_hits, loss))
     if totals.images == 0:
         raise BadInput("there is nothing to score", expected="at least one record")
     return totals
 
 
-def watched(batches: Batches, label: str) -> Iterator[Batch]:
-    """The batches, with a progress bar."""
+def watched(batches: Batches, label: str, shown: bool = True) -> Iterator[Batch]:
+    """The batches, with a progress bar where it is to be shown."""
     total = len(batches)
-    with Bar(label, "batches") as bar:
+    with Bar(label, "batches", shown) as bar:
         for done, batch in enumerate(batches, 1):
             yield batch
             bar.show(done, total)

@@ -7,8 +7,12 @@ from pathlib import Path
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.loading.augment import Augmentation
+from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
 
 log = logging.getLogger("imagenet_pipeline")
@@ -24,6 +28,40 @@ def records_of(recipe: Recipe) -> DataSet:
     if not recipe.records:
         raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
     return read_data_set(Path(recipe.records))
+
+
+def loader_of(recipe: Recipe, records: RecordSet, classes: int, size: int, share: Share = WHOLE) -> Loader:
+    """The loader of a recipe's batches at `size` pixels; of several processes, of one's share of them."""
+    return Loader(
+        records,
+        size,
+        recipe.batch_size,
+        threads=recipe.loader.threads,
+        prefetch=recipe.loader.prefetch,
+        classes=classes,
+        share=share,
+    )
+
+
+def augmentation_of(recipe: Recipe) -> Augmentation:
+    """The recipe's random changes to training images."""
+    return Augmentation(**recipe.augmentation.model_dump())
+
+
+def require_validation(recipe: Recipe, data: DataSet) -> None:
+    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on."""
+    keys = {
+        "schedule.kind": recipe.schedule.kind == "plateau",
+        "stopping.patience_epochs": recipe.stopping.patience_epochs,
+    }
+    for key, goes_by_scores in keys.items():
+        if goes_by_scores and not data.counts.get("val"):
+            raise BadRecipe(
+                f"recipe key {key!r} goes by the scores on the split val, and there is none",
+                where=data.folder,
+                found=", ".join(data.counts),
+                advice=f"leave {key} as it is by default, or build the records with a split val",
+            )
 
 
 def require_its_classes(state: State, data: DataSet) -> None:

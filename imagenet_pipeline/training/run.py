@@ -1,35 +1,24 @@
-"""A run folder: opened new, or taken up again at a checkpoint."""
+"""A run: what is trained, on what, with which engine, and where it stands."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe, recipe_text
-from imagenet_pipeline.engines import Blueprint, Engine, Values, create_engine
-from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.interchange.weights import read_weights, starting_values
-from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.initial import initial_values
-from imagenet_pipeline.networks.layers import Sequential
-from imagenet_pipeline.networks.shapes import Shape
-from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.checkpoint import (
-    Checkpoint,
-    State,
-    find_checkpoint,
-    has_checkpoint,
-    load_checkpoint,
-    prune,
-    set_aside_later,
-)
-from imagenet_pipeline.training.journal import Journal, branches, write_history
-from imagenet_pipeline.training.records import IMPORTED, records_of, require_its_classes
-from imagenet_pipeline.training.restart import carried_overrides, changes_of, require_unchanged, with_rate_now
+from imagenet_pipeline.training.building import frozen_layers, resumed_engine
+from imagenet_pipeline.training.checkpoint import Checkpoint, State
+from imagenet_pipeline.training.journal import Event, Journal
+from imagenet_pipeline.training.ranks import together
+from imagenet_pipeline.training.stopping import gives_up
+from imagenet_pipeline.training.tensorboard import Scalars
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -45,8 +34,23 @@ class Run:
     journal: Journal
     start: Checkpoint | None
     steps_per_epoch: int
-    lock: BinaryIO
-    """Held while the run is open, so that no other process trains in the same folder."""
+    rows: list[Event]
+    """The history so far: the current branch, up to the last finished epoch."""
+    held: ExitStack = field(default_factory=ExitStack)
+    """Open while the run is: its lock, so that no other process trains in the same folder, and its event file."""
+    scalars: Scalars = field(default_factory=lambda: Scalars(Path(), wanted=False))
+    saved_at: float = field(default_factory=time.monotonic)
+    """When the last checkpoint was written, or the run opened; of time.monotonic."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes, draws and speaks."""
+        return self.engine.rank == 0
+
+    @property
+    def share(self) -> Share:
+        """This process's part of every batch."""
+        return Share(self.engine.rank, self.engine.ranks)
 
     @property
     def epoch(self) -> int:
@@ -64,7 +68,7 @@ class Run:
             epoch=epoch,
             step=step,
             network=self.recipe.network,
-            input_size=self.recipe.input.size,
+            input_size=self.recipe.input.scored_size,
             classes=self.data.classes.ids,
             class_names=self.data.classes.names,
             class_order=self.data.classes.order,
@@ -78,181 +82,29 @@ class Run:
             crop_fraction=self.recipe.input.crop_fraction,
         )
 
+    def is_done(self, epoch: int) -> bool:
+        """Whether nothing is left to train after that many epochs: all are done, or validation gets no better."""
+        return epoch >= self.recipe.epochs or gives_up(self.recipe, self.rows)
 
-def open_run(
-    recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
-) -> Run:
-    """Start a run, or take one up at checkpoint `resume` ("latest" or an epoch).
+    def save_is_due(self, step: int, now: float) -> bool:
+        """Whether to save inside the epoch after that many steps of the run, at the time `now` of time.monotonic."""
+        wanted = self.recipe.checkpoint
+        by_steps = wanted.every_steps > 0 and step % wanted.every_steps == 0
+        return by_steps or (wanted.every_minutes > 0 and now - self.saved_at >= 60 * wanted.every_minutes)
 
-    Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
-    the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
-    A run that was stopped before its first checkpoint begins again, with or without "latest".
-    """
-    folder = folder or _default_folder(recipe_path)
-    if resume is None:
-        return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
-    journal = Journal(folder)
-    if not journal.exists():
-        raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
-    rate_given = "optimizer.learning_rate" in overrides
-    carried = {key: value for key, value in carried_overrides(journal.events()).items() if key not in overrides}
-    if carried:
-        words = " ".join(f"{key}={value}" for key, value in carried.items())
-        log.info("still in force from earlier command lines: %s", words)
-    overrides = {**carried, **overrides}
-    recipe = load_recipe(recipe_path, overrides)
-    if resume == "latest" and not has_checkpoint(folder):
-        log.info("nothing was saved before this run was stopped: it begins again")
-        return _new_run(folder, recipe, overrides)
-    lock = _claim(folder)
-    try:
-        return _resumed_run(folder, lock, recipe, overrides, resume, rate_given)
-    except BaseException:
-        lock.close()
-        raise
-
-
-def _default_folder(recipe_path: Path) -> Path:
-    # A run's own recipe means that run, not one that happens to be called "recipe".
-    if recipe_path.name == "recipe.toml" and (recipe_path.parent / "checkpoints").is_dir():
-        return recipe_path.parent
-    return Path("output/runs") / run_name(recipe_path)
-
-
-def run_name(recipe_path: Path) -> str:
-    """The folder name of a recipe's run: its path below `config`, "imagenette-resnet18", or just its own name."""
-    words = recipe_path.with_suffix("").parts
-    below = words[words.index("config") + 1 :] if "config" in words[:-1] else words[-1:]
-    return "-".join(below)
-
-
-def build_engine(recipe: Recipe, state: State, weights: Any) -> Engine:
-    """An engine that holds a checkpoint's weights."""
-    network = catalog.build(state.network, len(state.classes))
-    blueprint = _blueprint(recipe, network, state.input_size, state.mean, state.std)
-    return create_engine(recipe.engine, blueprint, weights)
-
-
-def _blueprint(
-    recipe: Recipe, network: Sequential | ZooNetwork, input_size: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Blueprint:
-    return Blueprint(
-        network,
-        input_size,
-        mean,
-        std,
-        recipe.optimizer,
-        recipe.devices,
-        recipe.precision,
-        recipe.loss,
-        recipe.compile,
-        recipe.seed,
-    )
-
-
-def _claim(folder: Path) -> BinaryIO:
-    lock = files.claim(folder / ".lock", folder, "training")
-    for place in (folder, folder / "checkpoints"):
-        files.remove_parts(place)
-    return lock
-
-
-def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
-    if has_checkpoint(folder):
-        raise BadRecipe(
-            "a run is here already",
-            where=folder,
-            advice="go on with --resume latest, or choose another --run",
-        )
-    data = records_of(recipe)
-    steps_per_epoch = _steps_per_epoch(recipe, data)
-    network = catalog.build(recipe.network, len(data.classes))
-    blueprint = _blueprint(recipe, network, recipe.input.size, data.mean, data.std)
-    engine = create_engine(recipe.engine, blueprint, _first_values(recipe, network, blueprint.input_shape))
-    lock, journal = _claim(folder), Journal(folder)
-    files.write_whole(folder / "recipe.toml", recipe_text(recipe))
-    _tell(engine)
-    journal.write("start", overrides=overrides, **_weights_file(recipe), **_provenance(recipe, data, engine))
-    return Run(folder, recipe, data, engine, journal, None, steps_per_epoch, lock)
-
-
-def _first_values(recipe: Recipe, network: Sequential | ZooNetwork, input_shape: Shape) -> Values | None:
-    """Those of the file `initial.weights`, or drawn; None where a zoo's network shall draw its own."""
-    file = recipe.initial.weights
-    if isinstance(network, ZooNetwork):
-        return read_weights(Path(file)) if file else None
-    drawn = initial_values(network, input_shape, recipe.initial.kind, recipe.seed)
-    return starting_values(Path(file), network, input_shape, drawn) if file else drawn
-
-
-def _weights_file(recipe: Recipe) -> dict[str, Any]:
-    file = recipe.initial.weights
-    return {"initial_weights": {"file": file, "sha256": files.sha256_of(Path(file))}} if file else {}
-
-
-def _resumed_run(
-    folder: Path, lock: BinaryIO, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool
-) -> Run:
-    journal = Journal(folder)
-    begun = load_recipe(folder / "recipe.toml")
-    start = load_checkpoint(find_checkpoint(folder, resume))
-    require_unchanged(begun, recipe, start.state.step, folder)
-    data = records_of(recipe)
-    require_its_classes(start.state, data)
-    if start.state.data_digest not in (IMPORTED, data.digest):
-        raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
-    steps_per_epoch = _steps_per_epoch(recipe, data)
-    finished = start.state.epoch >= recipe.epochs
-    changes = changes_of(begun, recipe)
-    if rate_given and not finished:
-        recipe = with_rate_now(recipe, start.state.step, steps_per_epoch)
-        overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
-    engine = build_engine(recipe, start.state, start.weights)
-    engine.set_optimizer_state(start.optimizer)
-    _tell(engine)
-    _complete_journal(journal, start.state)
-    if finished:
-        log.info("all %d epochs are done; epochs=%d would go on", start.state.epoch, start.state.epoch + 1)
-    else:
-        branch = set_aside_later(folder, start.folder)
-        if branch:
-            log.info("the later checkpoints of the earlier branch are kept in %s", branch)
-        files.write_whole(folder / "recipe.toml", recipe_text(recipe))
-        place = {"epoch": start.state.epoch, "step": start.state.step}
-        journal.write("resume", **place, overrides=overrides, changes=changes, **_provenance(recipe, data, engine))
-    write_history(folder, journal.events())
-    prune(folder, recipe.checkpoint.keep)
-    return Run(folder, recipe, data, engine, journal, start, steps_per_epoch, lock)
-
-
-def _complete_journal(journal: Journal, state: State) -> None:
-    # A kill just after a checkpoint leaves its line to the restart.
-    written = [row["epoch"] for row in branches(journal.events())[-1]]
-    if state.metrics and state.epoch not in written:
-        journal.write("epoch", **state.metrics)
-
-
-def _steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
-    images = data.counts.get("train", 0)
-    steps = images // recipe.batch_size
-    if steps == 0:
-        raise BadRecipe(
-            "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
-            found=recipe.batch_size,
-        )  # fmt: skip
-    return steps
-
-
-def _tell(engine: Engine) -> None:
-    log.info("%s on %s, %s", engine.name, ", ".join(engine.device_names), engine.precision)
-
-
-def _provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
-    return {
-        "engine": engine.name,
-        "versions": engine.versions,
-        "devices": list(engine.device_names),
-        "precision": engine.precision,
-        "data_digest": data.digest,
-        "learning_rate": recipe.optimizer.learning_rate,
-    }
+    def thaw(self, epoch: int) -> None:
+        """Build the engine anew where other layers are frozen in this epoch than in the one before it. Collective."""
+        before, frozen = max(epoch - 1, self.epoch), frozen_layers(self.recipe, epoch)
+        if frozen == frozen_layers(self.recipe, before):
+            return
+        state = self.state(epoch, epoch * self.steps_per_epoch, {}, {})
+        values, remembered = self.engine.values(), self.engine.optimizer_state()
+        # Its memory goes before the next one needs as much.
+        del self.engine
+        self.engine = resumed_engine(self.recipe, state, values, remembered)
+        thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
+        with together(self.engine):
+            if self.leads:
+                left = f"; {', '.join(frozen)} still frozen" if frozen else ""
+                log.info("after %d epochs: %s thawed%s", epoch, ", ".join(thawed), left)
+                self.journal.write("thaw", epoch=epoch, thawed=thawed, frozen=[*frozen])

@@ -1,18 +1,23 @@
-"""What is kept of an epoch: checkpoint, journal line, history, curves, and a line for the reader."""
+"""What is kept of a run: checkpoints, journal lines, history, curves, and a line for the reader.
+
+Every rank calls these; rank 0 alone writes.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from imagenet_pipeline.engines import Totals
-from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
+from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
 from imagenet_pipeline.training.curves import draw_curves
-from imagenet_pipeline.training.epoch import Pass, diverged
 from imagenet_pipeline.training.journal import write_history
+from imagenet_pipeline.training.passed import Pass, diverged
+from imagenet_pipeline.training.ranks import settle, together
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import learning_rate
 
@@ -21,7 +26,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass
 class Outcome:
-    """How a run ended. `metrics` is the last epoch's row of the history."""
+    """How a run stands. `metrics` is the last epoch's row of the history."""
 
     epoch: int
     step: int
@@ -33,28 +38,45 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
     """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
     row = _row(run, epoch, passed, validated)
     _save(run, run.state(epoch, passed.step, row, {}))
-    run.journal.write("epoch", **row)
-    write_history(run.folder, run.journal.events())
-    prune(run.folder, run.recipe.checkpoint.keep)
-    draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
-    log.info(_summary(row, run.recipe.epochs))
-    return Outcome(epoch, passed.step, epoch == run.recipe.epochs, row)
+    run.rows.append({"event": "epoch", **row})
+    with together(run.engine):
+        if run.leads:
+            run.journal.write("epoch", **row)
+            run.scalars.add_epoch(row)
+            write_history(run.folder, run.journal.events())
+            prune(run.folder, run.recipe.checkpoint.keep)
+            draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
+            log.info(_summary(row, run.recipe.epochs))
+    return Outcome(epoch, passed.step, run.is_done(epoch), row)
+
+
+def save_part(run: Run, epoch: int, passed: Pass) -> None:
+    """Keep the part of an epoch that is done, in place of an earlier part."""
+    _save(run, run.state(epoch, passed.step, {}, passed.partial()))
+    with together(run.engine):
+        if run.leads:
+            prune(run.folder, run.recipe.checkpoint.keep)
 
 
 def _save(run: Run, state: State) -> None:
-    weights = run.engine.values()
+    settle(run.engine)
+    weights, remembered = run.engine.averages(), run.engine.optimizer_state()
+    trained = run.engine.values() if run.recipe.average_decay else {}
     # The loss of a step is that of the weights before it: what the last step made shows only here.
-    wrong = next((name for name, value in weights.items() if not np.isfinite(value).all()), None)
-    if wrong is not None:
-        raise diverged(f"the weights are no longer finite ({wrong})", state.step - 1)
-    save_checkpoint(run.folder, state, weights, run.engine.optimizer_state())
+    for name, value in (*weights.items(), *trained.items()):
+        if not np.isfinite(value).all():
+            raise diverged(run, f"the weights are no longer finite ({name})", state.step - 1)
+    with together(run.engine):
+        if run.leads:
+            save_checkpoint(run.folder, state, weights, with_trained(remembered, trained))
+    run.saved_at = time.monotonic()
 
 
 def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "epoch": epoch,
         "step": passed.step,
-        "learning_rate": learning_rate(run.recipe, passed.step - 1, run.steps_per_epoch),
+        "learning_rate": learning_rate(run.recipe, passed.step - 1, run.steps_per_epoch, run.rows),
         "train_loss": passed.totals.loss,
         "train_rank1": passed.totals.rank1,
         "train_rank5": passed.totals.rank5,
@@ -84,25 +106,26 @@ def _summary(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def save_part(run: Run, epoch: int, passed: Pass) -> Outcome:
-    """Keep the part of an epoch that was done when a signal came."""
-    totals = passed.totals
-    partial = {
-        "images": totals.images,
-        "rank1_hits": totals.rank1_hits,
-        "rank5_hits": totals.rank5_hits,
-        "loss_sum": float(totals.step_losses.sum()),
-    }
-    _save(run, run.state(epoch, passed.step, {}, partial))
-    prune(run.folder, run.recipe.checkpoint.keep)
-    return note_stop(run, Outcome(epoch, passed.step, finished=False))
-
-
 def note_stop(run: Run, outcome: Outcome) -> Outcome:
     """Journal that a signal ended the run here, everything saved."""
-    outcome.finished = outcome.epoch == run.recipe.epochs
-    run.journal.write("stop", epoch=outcome.epoch, step=outcome.step)
-    write_history(run.folder, run.journal.events())
-    draw_curves([run.folder], run.folder / "curves.png")
-    log.info("stopped at step %d as asked, and saved; go on with --resume latest", outcome.step)
+    with together(run.engine):
+        if run.leads:
+            run.journal.write("stop", epoch=outcome.epoch, step=outcome.step)
+            write_history(run.folder, run.journal.events())
+            draw_curves([run.folder], run.folder / "curves.png")
+            log.info("stopped at step %d as asked, and saved; go on with --resume latest", outcome.step)
+    return outcome
+
+
+def note_end(run: Run, outcome: Outcome) -> Outcome:
+    """Journal that nothing is left to train, by the recipe's epochs or because validation got no better."""
+    early = {"early_stop": True} if outcome.epoch < run.recipe.epochs else {}
+    with together(run.engine):
+        if run.leads:
+            if outcome.step > run.step:
+                run.journal.write("end", epoch=outcome.epoch, step=outcome.step, **early)
+            if early:
+                patience = run.recipe.stopping.patience_epochs
+                log.info("validation rank-1 got no better in %d epochs: done after epoch %d", patience, outcome.epoch)
+            draw_curves([run.folder], run.folder / "curves.png")
     return outcome

@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -26,13 +25,12 @@ from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.opening import open_run, run_name
 from imagenet_pipeline.training.restart import require_unchanged
-from imagenet_pipeline.training.run import open_run, run_name
 from imagenet_pipeline.training.saving import Outcome
 from imagenet_pipeline.training.schedule import learning_rate
 
 STEPS = 9
-KILLS = 30 if os.environ.get("IMAGENET_PIPELINE_LONG") == "1" else 2
 
 
 def go(recipe: Path, folder: Path, resume: str | None = None, **overrides: Any) -> Outcome:
@@ -168,10 +166,7 @@ def test_a_signal_inside_an_epoch_costs_nothing(
     assert (folder / "checkpoints" / "latest").resolve().name == name
     assert go(recipe, folder, "latest").finished
     assert weights(folder) == weights(whole_run)
-    for row, wanted in zip(history(folder), history(whole_run), strict=True):
-        # Losses of the interrupted epoch are added up in another order.
-        assert float(row.pop("train_loss")) == pytest.approx(float(wanted.pop("train_loss")), rel=1e-12)
-        assert row == wanted
+    assert history(folder) == history(whole_run)
 
 
 def test_a_part_of_an_epoch_without_its_counts_is_damage(
@@ -204,30 +199,6 @@ def test_sigterm_to_the_program_saves_and_exits_0(whole_run: Path, recipe: Path,
     )
     assert resumed.returncode == 0, resumed.stderr
     assert weights(folder) == weights(whole_run)
-
-
-def test_a_kill_at_any_moment_costs_only_time(whole_run: Path, recipe: Path, tmp_path: Path) -> None:
-    """Killed again and again; once a run is done, the next is begun, until there were enough kills."""
-    moments, kills, runs = random.Random(KILLS), 0, 0
-    while kills < KILLS:
-        folder, finished = tmp_path / f"run{runs}", False
-        runs += 1
-        while not finished:
-            again = ["--resume", "latest"] if (folder / "journal.jsonl").exists() else []
-            process = started("train", recipe, "--run", folder, *again)
-            try:
-                # The last time it may end by itself. Importing MXNet alone takes a second or two.
-                timeout = moments.uniform(1.0, 4.5) if kills < KILLS else 120
-                _, errors = process.communicate(timeout=timeout)
-                assert process.returncode == 0, errors
-                finished = True
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                kills += 1
-        assert weights(folder) == weights(whole_run)
-        assert [row["epoch"] for row in history(folder)] == ["1", "2", "3", "4"]
-        assert not [path for path in folder.rglob("*") if files.PART_MARK in path.name]
 
 
 def test_a_kill_before_the_first_checkpoint(
@@ -356,6 +327,8 @@ def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path
         ({"input.size": 24}, "recipe key 'input.size' cannot change"),
         ({"initial.kind": "he"}, "recipe key 'initial.kind' acts at the start of a run alone; expected 'msra'"),
         ({"initial.weights": "x"}, "recipe key 'initial.weights' acts at the start of a run alone; expected ''"),
+        ({"initial.zero_last_scale": True}, "recipe key 'initial.zero_last_scale' acts at the start of a run alone"),
+        ({"average_decay": 0.9}, "recipe key 'average_decay' cannot change within a run; expected 0.0; found 0.9"),
     ],
 )
 def test_what_cannot_change_within_a_run(run: Path, recipe: Path, overrides: dict[str, Any], message: str) -> None:
@@ -387,7 +360,7 @@ def test_a_finished_run_taken_up_again_has_nothing_to_do(run: Path, recipe: Path
     assert history(run) == history(whole_run)
     # The cosine ends at 0: as the rate of a step that is not there, 0.01 would have meant a peak of billions.
     again = open_run(recipe, {"epochs": 8}, run, "latest")
-    with again.lock:
+    with again.held:
         assert again.recipe.optimizer.learning_rate == 0.05
 
 
@@ -400,7 +373,7 @@ def test_two_processes_cannot_train_in_one_folder(recipe: Path, tmp_path: Path) 
 
 
 def test_a_rate_given_inside_the_warmup_is_the_rate_it_rises_to(recipe: Path, tmp_path: Path) -> None:
-    go(recipe, tmp_path / "run", epochs=1, schedule__warmup_epochs=3.0, optimizer__learning_rate=0.1)
+    go(recipe, tmp_path / "run", epochs=3, schedule__warmup_epochs=3.0, optimizer__learning_rate=0.1)
     go(recipe, tmp_path / "run", "1", epochs=4, optimizer__learning_rate=0.01)
     rates = [float(row["learning_rate"]) for row in history(tmp_path / "run")]
     assert rates[1:3] == pytest.approx([0.01 * 2 / 3, 0.01])
@@ -449,7 +422,7 @@ def test_a_run_starts_from_a_file_of_weights_and_needs_it_no_more(
     last = float(history(whole_run)[-1]["validation_rank1"])
     assert outcome.metrics["validation_rank1"] == last
     start = Journal(tmp_path / "run").events()[0]
-    assert start["initial_weights"] == {"file": str(file), "sha256": files.sha256_of(file)}
+    assert start["initial_weights"] == {"file": str(file), "sha256": files.sha256_of(file), "new_layers": []}
     file.unlink()
     assert go(recipe, tmp_path / "run", "latest", epochs=2).metrics["validation_rank1"] == last
 
@@ -478,7 +451,7 @@ def test_recipes_of_one_name_have_runs_of_their_own(path: str, name: str) -> Non
 def test_a_runs_own_recipe_means_that_run(run: Path, whole_run: Path) -> None:
     with pytest.raises(BadRecipe, match=r"a run is here already.*--resume latest"):
         open_run(run / "recipe.toml", {})
-    with open_run(run / "recipe.toml", {}, resume="latest").lock:
+    with open_run(run / "recipe.toml", {}, resume="latest").held:
         assert weights(run) == weights(whole_run)
 
 

@@ -18,7 +18,7 @@ from imagenet_pipeline.engines.pytorch import PyTorchEngine
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.training.checkpoint import load_checkpoint
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.run import open_run
+from imagenet_pipeline.training.opening import open_run
 from imagenet_pipeline.training.saving import Outcome
 
 ENGINES = ("gluon", "pytorch")
@@ -113,3 +113,48 @@ def test_a_run_that_was_compiled_is_scored_without_a_compiler(
     assert load_recipe(tmp_path / "recipe.toml").compile
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert evaluate(tmp_path, "latest", "val", overrides={"engine": engine}).engine == engine
+
+
+@pytest.mark.parametrize(("engine", "devices"), [("gluon", "cpu:0,1"), ("pytorch", "cpu")])
+def test_a_part_with_averages_frozen_layers_and_parts_of_a_batch_goes_on_in_equal_bytes(
+    recipe: Path, tmp_path: Path, engine: str, devices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On several devices, each with running statistics of its own, too; and with dropout."""
+    keys = {
+        "engine": engine,
+        "devices": devices,
+        "network": "minivggnet",
+        "input.size": 16,
+        "epochs": 2,
+        "average_decay": 0.9,
+        "accumulation": 2,
+        "transfer.frozen": {"block1": 1},
+        "optimizer.clip_norm": 1.0,
+        "optimizer.decay_all": False,
+        "checkpoint.every_steps": 4,
+    }
+    go(recipe, tmp_path / "whole", **keys)
+    kind: Any = GluonEngine if engine == "gluon" else PyTorchEngine
+    step, left = kind.train_batch, [0]
+
+    def dying(*words: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        step(*words)
+
+    monkeypatch.setattr(kind, "train_batch", dying)
+    for number, resume in [(6, None), (12, "latest")]:
+        left[0] = number
+        with pytest.raises(KeyboardInterrupt):
+            go(recipe, tmp_path / "parts", resume, **keys)
+    assert (tmp_path / "parts" / "checkpoints" / "latest").resolve().name == "epoch-0001-step-00000012"
+    assert go(recipe, tmp_path / "parts", "latest").finished
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        whole, parts = (tmp_path / one / "checkpoints" / "epoch-0002" / file for one in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes(), file
+    kept = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0002")
+    first = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0001")
+    assert (kept.weights["dense.weight"] != kept.trained["dense.weight"]).any()
+    assert (kept.trained["block1.conv1.weight"] != first.trained["block1.conv1.weight"]).any()
+    assert (first.trained["block1.conv1.weight"] == first.weights["block1.conv1.weight"]).all()

@@ -1,0 +1,45 @@
+"""Training steps outside a run, for what is measured and kept nowhere: batches without end, and a step on one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from itertools import count
+
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.loading.batches import Batch
+from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.building import new_engine
+from imagenet_pipeline.training.records import augmentation_of, loader_of
+
+
+def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
+    """The batches of a run's epochs one after the other, without end; the generator is to be closed.
+
+    A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.
+    """
+    if len(records) < recipe.batch_size:
+        raise BadRecipe(
+            "batch_size exceeds the training records", where=data.folder, expected=f"at most {len(records)}",
+            found=recipe.batch_size,
+        )  # fmt: skip
+    loader = loader_of(recipe, records, len(data.classes), recipe.input.size)
+    augmentation = augmentation_of(recipe)
+    for epoch in count():
+        with loader.training(recipe.seed, epoch, augmentation) as batches:
+            yield from batches
+
+
+def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
+    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
+    engine, _ = new_engine(recipe, data)
+    if engine.ranks > 1:
+        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
+    return engine
+
+
+def train_on(engine: Engine, batch: Batch, rate: float, seed: int) -> None:
+    """One step on a batch, hard labels or mixed ones."""
+    engine.train_batch(batch.images, batch.labels if batch.targets is None else batch.targets, rate, seed)

@@ -1,0 +1,92 @@
+"""What has been done of an epoch: its steps, counts and losses, and whether they are finite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from imagenet_pipeline.engines import NO_TOTALS, Totals
+from imagenet_pipeline.errors import BadRecipe, Damaged
+from imagenet_pipeline.loading.batches import Batch
+from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.run import Run
+
+
+@dataclass
+class Pass:
+    """The steps of one epoch so far; `totals` counts those done before a restart too, the rest since it.
+
+    `totals.step_losses` is one number, added up step by step: the same whether or not there was a restart.
+    """
+
+    step: int
+    totals: Totals
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    images: int = 0
+
+    def count(self, batch: Batch, ranks: int) -> None:
+        """Count a step on a batch of which every rank had as large a share."""
+        self.step += 1
+        self.images += ranks * len(batch.labels)
+        self.wait_seconds += batch.wait_seconds
+
+    def add(self, read: Totals) -> None:
+        """Count what was read off the devices."""
+        totals = self.totals + read
+        # Not np.sum, whose order of adding depends on how many there are.
+        in_order = np.cumsum(totals.step_losses)[-1:]
+        self.totals = Totals(totals.images, totals.rank1_hits, totals.rank5_hits, in_order)
+
+    def state(self, seconds: float, rate: float) -> str:
+        """Speed, waiting for data, loss, rank-1 and learning rate, `seconds` after the start."""
+        return (
+            f"  {self.images / seconds:.0f} img/s  wait {self.wait_seconds / seconds:.1%}  "
+            f"loss {self.totals.loss:.3f}  rank-1 {self.totals.rank1:.1f} %  rate {rate:.3g}"
+        )
+
+    def partial(self) -> dict[str, int | float]:
+        """The totals as a checkpoint inside the epoch keeps them."""
+        totals = self.totals
+        return {
+            "images": totals.images,
+            "rank1_hits": totals.rank1_hits,
+            "rank5_hits": totals.rank5_hits,
+            "loss_sum": float(totals.step_losses.sum()),
+        }
+
+
+def begun(run: Run, epoch: int) -> Pass:
+    """What the run's start had done of an epoch already."""
+    step = max(run.step, epoch * run.steps_per_epoch)
+    in_part = run.start is not None and run.start.state.partial and run.epoch == epoch
+    return Pass(step, _partial_totals(run.start) if run.start and in_part else NO_TOTALS)
+
+
+def _partial_totals(start: Checkpoint) -> Totals:
+    partial = start.state.partial
+    try:
+        images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
+        return Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
+    except KeyError as error:
+        what, advice = f"the part of an epoch has no {error}", "take another checkpoint"
+        raise Damaged(what, where=start.folder, advice=advice) from error
+
+
+def require_finite(run: Run, read: Totals, step: int) -> None:
+    """Raise BadRecipe, naming the step and where to go on, for a loss not finite among those read after `step`."""
+    wrong = np.flatnonzero(~np.isfinite(read.step_losses))
+    if len(wrong):
+        first = step - len(read.step_losses) + int(wrong[0])
+        raise diverged(run, f"the loss is no longer finite ({read.step_losses[wrong[0]]})", first)
+
+
+def diverged(run: Run, what: str, step: int) -> BadRecipe:
+    """The error of a run whose numbers have left the finite."""
+    lower = "lower optimizer.learning_rate"
+    advice = f"nothing was saved yet: {lower} and begin again"
+    if has_checkpoint(run.folder):
+        good = find_checkpoint(run.folder, "latest")
+        advice = f"{good} is the last good checkpoint: {lower}, --resume latest optimizer.learning_rate=..."
+    return BadRecipe(f"{what} at step {step}, counted from 0", advice=advice)

@@ -1,0 +1,112 @@
+"""Processes that train together: what they must agree on, what they add up, and how they leave together.
+
+All of it goes through `Engine.sum_over_ranks`, and costs nothing where there is one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline import __version__
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines import Engine, Totals
+from imagenet_pipeline.errors import BadRecipe, WorkerLost
+
+
+def require_agreement(engine: Engine, facts: Mapping[str, str]) -> None:
+    """Raise BadRecipe, on every rank the same, where a fact is not everywhere what it is on rank 0. Collective.
+
+    The message names the first such fact and the ranks that differ.
+    """
+    if engine.ranks == 1:
+        return
+    # Ranks that do not speak of the same facts could not compare them.
+    program = {"the version of this program": "\n".join((__version__, *facts))}
+    for stated in (program, facts):
+        for fact, ranks in _differing(engine, stated).items():
+            raise BadRecipe(
+                f"{fact} is not that of rank 0",
+                where=f"rank {', '.join(map(str, ranks))} of {engine.ranks}",
+                advice="start every process with the same recipe, records, run folder and programs",
+            )
+
+
+def _differing(engine: Engine, facts: Mapping[str, str]) -> dict[str, list[int]]:
+    table = np.zeros((engine.ranks, len(facts)))
+    table[engine.rank] = [_number(fact) for fact in facts.values()]
+    table = engine.sum_over_ranks(table.ravel()).reshape(table.shape)
+    ranks = {fact: np.flatnonzero(column != column[0]) for fact, column in zip(facts, table.T, strict=True)}
+    return {fact: [int(rank) for rank in those] for fact, those in ranks.items() if len(those)}
+
+
+def _number(fact: str) -> float:
+    # 48 bits of a digest: whole numbers that a float64 holds exactly.
+    return float(int.from_bytes(hashlib.sha256(fact.encode()).digest()[:6], "big"))
+
+
+def require_even_shares(recipe: Recipe, engine: Engine) -> None:
+    """Raise BadRecipe where a batch cannot be cut evenly into ranks (of whole pairs, to mix) and their parts."""
+    ways = engine.ranks * (2 if recipe.augmentation.mixes and engine.ranks > 1 else 1)
+    if recipe.batch_size % ways:
+        pairs = ", in pairs of images that are mixed" if ways > engine.ranks else ""
+        raise BadRecipe(
+            f"batch_size does not divide by the {engine.ranks} processes that train together{pairs}",
+            expected=f"a multiple of {ways}",
+            found=recipe.batch_size,
+        )
+    share = recipe.batch_size // engine.ranks
+    if share % recipe.accumulation:
+        each = f" of a process, batch_size / {engine.ranks}," if engine.ranks > 1 else ""
+        raise BadRecipe(
+            f"the batch{each} does not divide by accumulation",
+            expected=f"a multiple of {recipe.accumulation}",
+            found=share,
+        )
+
+
+def agreed(engine: Engine, *flags: bool) -> tuple[bool, ...]:
+    """Each flag as on any rank: true everywhere once it is true somewhere. Collective."""
+    if engine.ranks == 1:
+        return flags
+    return tuple(bool(count) for count in engine.sum_over_ranks(np.array(flags, np.float64)))
+
+
+def reduced(engine: Engine, totals: Totals) -> Totals:
+    """The totals of all ranks, which made equally many batches: theirs are added up one by one. Collective."""
+    if engine.ranks == 1:
+        return totals
+    numbers: npt.NDArray[np.float64] = np.array([totals.images, totals.rank1_hits, totals.rank5_hits], np.float64)
+    images, rank1_hits, rank5_hits, *losses = engine.sum_over_ranks(np.concatenate([numbers, totals.step_losses]))
+    return Totals(int(images), int(rank1_hits), int(rank5_hits), np.array(losses, np.float64))
+
+
+@contextmanager
+def together(engine: Engine) -> Iterator[None]:
+    """What ranks do by themselves, as rank 0 its writing: an error there ends them all at this very place. Collective.
+
+    Raises WorkerLost on the ranks that had no error of their own.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        (any_failed,) = agreed(engine, failed)
+    if any_failed:
+        raise WorkerLost("another process of this run could not go on", advice="its own message says why")
+
+
+def settle(engine: Engine) -> None:
+    """Give every device what a checkpoint would hold. Collective.
+
+    Each has running statistics of its own, and what is saved is their mean: so a run goes on as its restart would.
+    """
+    if len(engine.device_names) > 1 or engine.ranks > 1:
+        values, remembered = engine.values(), engine.optimizer_state()
+        engine.set_values(values)
+        engine.set_optimizer_state(remembered)

@@ -1,0 +1,123 @@
+"""A run may be killed at any moment, again and again: it ends in the bytes of an unbroken one, on the same images.
+
+IMAGENET_PIPELINE_LONG=1 kills each run 30 times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imagenet_pipeline import files
+from imagenet_pipeline.records.build import BuildOptions, build
+from record_builders import digits
+
+HARNESS = Path(__file__).with_name("training_harness.py")
+REPOSITORY = HARNESS.parent.parent.parent
+KILLS = 30 if os.environ.get("IMAGENET_PIPELINE_LONG") == "1" else 3
+STEPS = 152 if KILLS > 3 else 19
+EVERY_STEPS = 2
+RECIPE = """
+network = "minivggnet"
+engine = "{engine}"
+records = "{records}"
+epochs = {epochs}
+batch_size = 62
+devices = "cpu"
+average_decay = 0.9
+[input]
+size = 16
+[augmentation]
+crop = "random"
+pad = 2
+flip = 0.5
+brightness = 0.2
+{augmentation}
+[optimizer]
+name = "{optimizer}"
+learning_rate = 0.002
+[schedule]
+kind = "cosine"
+[checkpoint]
+every_steps = {every_steps}
+"""
+"""19 steps an epoch of a network with dropout and batch normalisation; "auto" is bfloat16 on PyTorch where it pays."""
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    build(digits.plan(folder), folder, BuildOptions(resize=0, workers=1))
+    return folder
+
+
+def life(recipe: Path, run: Path, trace: Path, threads: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(HARNESS), str(recipe), str(run), str(trace), str(threads)]
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def steps_of(trace: Path) -> list[tuple[int, str]]:
+    """(step, records) in the order they were taken; a line the kill tore is no step."""
+    content = trace.read_text() if trace.exists() else ""
+    lines = content[: content.rfind("\n") + 1].splitlines()
+    return [(int(step), numbers) for step, _, numbers in (line.partition(" ") for line in lines)]
+
+
+def died(process: subprocess.Popen[str], trace: Path, new_steps: int, then_seconds: float) -> bool:
+    """Kill the process so long after it has taken that many steps; whether it did not end before by itself."""
+    before = len(steps_of(trace))
+    while process.poll() is None and len(steps_of(trace)) < before + new_steps:
+        time.sleep(0.005)
+    time.sleep(then_seconds)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode in (0, -9), errors
+    return process.returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("engine", "optimizer", "augmentation"),
+    [("gluon", "sgd", ""), ("pytorch", "adam", "mixup = 0.2\ncutmix = 1.0\nerasing = 0.25")],
+)
+def test_killed_again_and_again_a_run_ends_in_the_same_bytes(
+    engine: str, optimizer: str, augmentation: str, records: Path, tmp_path: Path
+) -> None:
+    keys = {"engine": engine, "optimizer": optimizer, "augmentation": augmentation, "records": records}
+    recipe = tmp_path / "unbroken.toml"
+    recipe.write_text(RECIPE.format(epochs=STEPS // 19, every_steps=0, **keys))
+    process = life(recipe, tmp_path / "unbroken", tmp_path / "unbroken.trace", threads=1)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    recipe = tmp_path / "broken.toml"
+    recipe.write_text(RECIPE.format(epochs=STEPS // 19, every_steps=EVERY_STEPS, **keys))
+
+    moments, kills = random.Random(KILLS), 0
+    run, trace = tmp_path / "broken", tmp_path / "broken.trace"
+    while kills < KILLS:
+        # Some die while they begin; the others after so many steps, and anywhere in the one they are at.
+        new_steps = moments.choice([0, 1, 2, 3, 4, 5]) if KILLS > 3 else moments.randint(3, 5)
+        process = life(recipe, run, trace, threads=kills % 5)
+        by_kill = died(process, trace, new_steps, moments.uniform(0, 2.0 if new_steps == 0 else 0.2))
+        assert by_kill, "the run was done before it was killed often enough"
+        kills += 1
+    process = life(recipe, run, trace, threads=moments.randint(0, 4))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+    expected, taken = steps_of(tmp_path / "unbroken.trace"), steps_of(trace)
+    assert [step for step, _ in expected] == list(range(STEPS))
+    # What was taken twice, because a kill lost it, was the same both times.
+    assert len(taken) > STEPS
+    assert {*taken} == {*expected}
+    last = f"epoch-{STEPS // 19:04d}"
+    for name in ("weights.safetensors", "optimizer.safetensors"):
+        whole, broken = (tmp_path / one / "checkpoints" / last / name for one in ("unbroken", "broken"))
+        assert files.sha256_of(whole) == files.sha256_of(broken), name
+    assert not [path for path in run.rglob("*") if files.PART_MARK in path.name]

@@ -1,0 +1,39 @@
+"""What a run's journal says of where its numbers come from."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+from imagenet_pipeline.config import Recipe, load_recipe
+from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.training.journal import Journal
+from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.provenance import hardware
+
+
+def test_every_start_names_recipe_data_versions_and_hardware(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(open_run(recipe, {"epochs": 1, "optimizer.reference_batch_size": 240}, folder))
+    train(open_run(recipe, {"epochs": 2}, folder, "latest"))
+    starts = [event for event in Journal(folder).events() if event["event"] in ("start", "resume")]
+    assert [Recipe.model_validate_json(json.dumps(event["recipe"])).epochs for event in starts] == [1, 2]
+    assert Recipe.model_validate_json(json.dumps(starts[1]["recipe"])) == load_recipe(folder / "recipe.toml")
+    for event in starts:
+        assert event["learning_rate"] == 0.025
+        assert event["versions"].keys() == {"imagenet_pipeline", "python", "mxnet", "numpy"}
+        assert event["versions"]["python"] == platform.python_version()
+        assert (event["engine"], event["devices"], event["ranks"]) == ("gluon", ["cpu(0)"], 1)
+        assert event["hardware"] == hardware()
+        assert event["data_digest"] == read_data_set(Path(event["recipe"]["records"])).digest
+
+
+def test_the_hardware_is_this_machine() -> None:
+    found = hardware()
+    assert found["processor"]
+    assert found["system"]
+    assert found["processors"] >= 1
+    meminfo = Path("/proc/meminfo").read_text().split()
+    assert abs(found["memory_bytes"] / 1024 - int(meminfo[meminfo.index("MemTotal:") + 1])) < 2**20
