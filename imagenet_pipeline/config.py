@@ -100,6 +100,13 @@ class AugmentationRecipe(_Section):
             raise ValueError("area: the largest area is 0")
         return self
 
+    @model_validator(mode="after")
+    def _check_policy(self) -> AugmentationRecipe:
+        for key in ("policy_changes", "policy_magnitude"):
+            if self.policy != "rand_augment" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f'{key}: has no effect on policy "{self.policy}", only on "rand_augment"')
+        return self
+
 
 class InitialRecipe(_Section):
     """Initial values of the weights; `networks/initial.py` defines each kind."""
@@ -116,6 +123,8 @@ class InitialRecipe(_Section):
     def _check_head(self) -> InitialRecipe:
         if self.new_head and not self.weights:
             raise ValueError("new_head: has no effect without weights")
+        if self.zero_last_scale and self.weights:
+            raise ValueError("zero_last_scale: has no effect with weights, whose scales count")
         return self
 
 
@@ -210,6 +219,17 @@ class OptimizerRecipe(_Section):
         return self
 
 
+KEYS_OF_SCHEDULES = {
+    "constant": (),
+    "steps": ("drops", "factor"),
+    "polynomial": ("power",),
+    "cosine": ("end_share",),
+    "one_cycle": ("start_share", "end_share"),
+    "plateau": ("patience_epochs", "factor"),
+}
+"""The keys each kind of schedule reads, beside warmup_epochs."""
+
+
 class ScheduleRecipe(_Section):
     """How the learning rate moves; `training/schedule.py` defines each kind."""
 
@@ -235,6 +255,19 @@ class ScheduleRecipe(_Section):
             raise ValueError(f"drops: must rise, found {list(self.drops)}")
         if self.kind == "steps" and not self.drops:
             raise ValueError('drops: kind "steps" needs at least one epoch')
+        if self.kind == "plateau" and self.factor >= 1:
+            raise ValueError(f'factor: of kind "plateau" must be below 1, found {self.factor:g}')
+        if self.kind == "one_cycle" and not self.warmup_epochs:
+            raise ValueError('warmup_epochs: kind "one_cycle" rises for longer than 0 epochs')
+        return self
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> ScheduleRecipe:
+        read = KEYS_OF_SCHEDULES[self.kind]
+        for key, field in type(self).model_fields.items():
+            if key not in ("kind", "warmup_epochs", *read) and getattr(self, key) != field.default:
+                reads = ", ".join((*read, "warmup_epochs"))
+                raise ValueError(f'{key}: has no effect on kind "{self.kind}", which reads {reads}')
         return self
 
 
@@ -297,6 +330,25 @@ class Recipe(_Section):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     log: LogRecipe = LogRecipe()
     loader: LoaderRecipe = LoaderRecipe()
+
+    @model_validator(mode="after")
+    def _check_mixing(self) -> Recipe:
+        if not self.augmentation.mixes:
+            return self
+        if self.loss.kind == "hinge":
+            raise ValueError("loss.kind: hinge looks at one class an image, and augmentation.mixup and cutmix make two")
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size: must be even where images are mixed in pairs, found {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Recipe:
+        if self.schedule.drops and self.schedule.drops[-1] >= self.epochs:
+            drops = list(self.schedule.drops)
+            raise ValueError(f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {drops}")
+        if self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(f"schedule.warmup_epochs: exceeds epochs, {self.epochs}")
+        return self
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -371,7 +423,7 @@ def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any]) ->
     except ValidationError as error:
         words = [str(word) for word in error.errors()[0]["loc"]]
         beginnings = [".".join(words[:length]) for length in range(1, len(words) + 1)]
-        given = any(key in beginnings or key.startswith(f"{beginnings[-1]}.") for key in overrides)
+        given = any(key in beginnings or key.startswith(f"{'.'.join(words)}.") for key in overrides)
         raise recipe_fault(error, option_names(), "command line" if given else where) from error
 
 

@@ -64,6 +64,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except OSError as error:
         raise _explained(error, path) from error
+    except OutOfRoom as error:
+        raise OutOfRoom(error.what, where=path, advice=error.advice) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

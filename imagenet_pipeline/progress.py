@@ -16,11 +16,12 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class Bar:
-    """Shows `done` of `total`; nothing at all for work that ends before it was ever shown."""
+    """Shows `done` of `total`; nothing at all for work that ends before it was ever shown, or is not to be `shown`."""
 
-    def __init__(self, label: str, unit: str) -> None:
+    def __init__(self, label: str, unit: str, shown: bool = True) -> None:
         self._label = label
         self._unit = unit
+        self._shown = shown
         self._bar: Any = None
         self._done = self._total = 0
         self._spoke = time.monotonic()
@@ -37,6 +38,8 @@ class Bar:
     def show(self, done: int, total: int, state: str = "") -> None:
         """Bring it up to date; `state` is what else is worth reading."""
         self._done, self._total = min(done, total), total
+        if not self._shown:
+            return
         if sys.stderr.isatty():
             self._draw(state)
         elif time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:

@@ -40,9 +40,9 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     message = _PLAIN_WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     found = None if first["type"] == "value_error" else repr(first["input"])
     named, _, rest = message.partition(": ")
-    if f"{key}.{named}" in known:
-        # What a section says of one of its keys.
-        key, message = f"{key}.{named}", rest
+    if f"{key}.{named}".lstrip(".") in known:
+        # What a section, or the whole recipe, says of one of its keys.
+        key, message = f"{key}.{named}".lstrip("."), rest
     return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
 
 

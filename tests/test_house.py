@@ -59,6 +59,8 @@ def faults(path: Path, source: str) -> Iterator[str]:
         if module.split(".")[0] in UNSAFE_MODULES:
             yield f"imports {module}"
         framework = module.split(".")[0]
+        if framework == "tensorboard" and path.name != "tensorboard.py":
+            yield "imports tensorboard outside its module"
         if framework in FRAMEWORKS and not (in_engines and path.name.startswith(FRAMEWORKS[framework])):
             yield f"imports {framework} outside its engine"
     for node in ast.walk(tree):
@@ -93,7 +95,7 @@ def test_nothing_unsafe(path: Path) -> None:
         "import pickle", "from yaml import load", "eval('1')", "exec('')", "torch.load('x')", "mx.nd.load('x')",
         "np.load('x', allow_pickle=True)", "np.load('x', allow_pickle=flag)", "subprocess.run('x', shell=True)",
         "assert x", "print(1)", "import mxnet", "from mxnet import nd", "import mxnet.recordio",
-        "import torch", "from torch.nn import Linear",
+        "import torch", "from torch.nn import Linear", "from tensorboard.compat import proto",
         "mx.io.ImageRecordIter()", "mx.image.imread('x')", "net.load_parameters('x')",
     ],
 )  # fmt: skip

@@ -14,9 +14,10 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from imagenet_pipeline.cli import interchange, interchange_import, records, runs
+from imagenet_pipeline.cli import benchmarks, evaluation, interchange, interchange_import, records, runs, transfer
 from imagenet_pipeline.cli.output import Negative
 from imagenet_pipeline.errors import OutOfRoom, PipelineError
+from imagenet_pipeline.launcher import end_with_launcher, place, tell_launcher
 
 app = typer.Typer(
     help="From folders of photos to a trained, evaluated image classifier at ImageNet scale.\n\n"
@@ -26,9 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(records.build_app, name="build")
-for command in (records.verify, records.inspect, runs.networks, runs.train, runs.evaluate, runs.plot):
+for command in (records.verify, records.inspect, runs.networks, runs.train, evaluation.evaluate, runs.plot):
     app.command()(command)
-app.add_typer(runs.benchmark_app, name="benchmark")
+app.add_typer(benchmarks.benchmark_app, name="benchmark")
+app.command()(benchmarks.find_rate)
+app.command()(transfer.features)
+app.command()(transfer.probe)
 app.command()(interchange.export)
 app.command(name="import")(interchange_import.import_network)
 
@@ -38,17 +42,31 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if words is None else words) or ["--help"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        _join_ranks()
         code = app(
             [word for word in given if word != "--debug"],
             prog_name="imagenet-pipeline",
             standalone_mode=False,
+            obj=given,
         )
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in given:
             traceback.print_exc()
         code = _explain(error)
+        if "DMLC_ROLE" in os.environ:
+            # MXNet's threads do not survive an exit in which the other processes take no part.
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code or 0)
+
+
+def _join_ranks() -> None:
+    """As one of several processes: end with their launcher, and speak for rank 0 alone."""
+    end_with_launcher()
+    if place().rank:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        logging.getLogger().setLevel(logging.ERROR)
 
 
 def _explain(error: BaseException) -> int:
@@ -74,5 +92,7 @@ def _explain(error: BaseException) -> int:
 
 
 def _fail(line: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    line = " ".join(line.split())
+    if not tell_launcher(line):
+        sys.stderr.write(f"error: {line}\n")
     return code

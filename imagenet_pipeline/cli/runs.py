@@ -1,23 +1,15 @@
-"""The verbs about networks and runs: networks, train, evaluate, plot, benchmark."""
+"""The verbs about networks and runs: networks, train, plot."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from imagenet_pipeline.cli.output import Json, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides
-from imagenet_pipeline.errors import BadRecipe
-
-benchmark_app = typer.Typer(help="This machine's own figures.", rich_markup_mode=None)
-
-
-@benchmark_app.callback()
-def benchmark() -> None:
-    """This machine's own figures."""
 
 
 def networks(
@@ -86,6 +78,7 @@ def _show_network(name: str, classes: int, input_size: int | None, as_json: bool
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, key=value.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/RECIPE's name]")] = None,
@@ -103,50 +96,26 @@ def train(
       imagenet-pipeline train config/demo.toml --resume latest
       imagenet-pipeline train config/demo.toml --resume 8 optimizer.learning_rate=0.001
     """
+    from imagenet_pipeline.engines import launch_ranks
+    from imagenet_pipeline.engines.membership import taking_part
     from imagenet_pipeline.training.loop import train as train_run
-    from imagenet_pipeline.training.run import open_run
+    from imagenet_pipeline.training.opening import open_run, planned_recipe
 
-    opened = open_run(recipe, parse_overrides(overrides or []), run, resume)
-    outcome = train_run(opened)
+    changes = parse_overrides(overrides or [])
+    with taking_part():
+        planned = planned_recipe(recipe, changes, run, resume)
+        if launch_ranks(planned.engine, planned.devices, context.obj):
+            return
+        opened = open_run(recipe, changes, run, resume)
+        outcome = train_run(opened)
+    if not opened.leads:
+        return
     if as_json:
         say_json({"run": opened.folder, **dataclasses.asdict(outcome)})
         return
     state = "finished" if outcome.finished else "stopped"
     say(f"{opened.folder}: {state} after {outcome.epoch} epochs, {outcome.step:,} steps")
     say(f"curves: {opened.folder / 'curves.png'}  history: {opened.folder / 'history.csv'}")
-
-
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as devices=cpu.")] = None,
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
-    split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
-    crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
-    records: Annotated[Path | None, typer.Option(help="Another data set of the same classes.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Where the page goes [default: RUN/report-SPLIT.html]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Score a checkpoint on every record of a split once: exact rank-1, rank-5 and loss.
-
-    Example: imagenet-pipeline evaluate output/runs/demo --split test --json
-    """
-    from imagenet_pipeline.evaluation.evaluate import evaluate as evaluate_run
-    from imagenet_pipeline.evaluation.report import write_report
-
-    if crops not in (1, 2, 10):
-        raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
-    result = evaluate_run(run, checkpoint, split, crops, records, parse_overrides(overrides or []))  # type: ignore[arg-type]
-    name = f"report-{split}.html" if crops == 1 else f"report-{split}-{crops}-crops.html"
-    page = write_report(result, report or run / name)
-    if as_json:
-        say_json({**dataclasses.asdict(result), "report": page})
-        return
-    seen = "centre crop" if crops == 1 else f"{crops} crops"
-    say(f"{result.network}, {result.checkpoint}: {result.images:,} {result.split} images, {seen}")
-    say(f"rank-1  {result.rank1:.2f} %  ({result.rank1_hits:,} of {result.images:,})")
-    say(f"rank-5  {result.rank5:.2f} %  ({result.rank5_hits:,} of {result.images:,})")
-    say(f"loss    {result.loss:.4f} {'nats' if result.loss_kind == 'cross_entropy' else f'({result.loss_kind})'}")
-    say(f"report: {page}")
 
 
 def plot(
@@ -161,32 +130,6 @@ def plot(
 
     draw_curves(runs, out)
     say(f"curves: {out}")
-
-
-@benchmark_app.command()
-def loader(
-    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file.")],
-    split: Annotated[str | None, typer.Option(help="Split of a folder.")] = "train",
-    size: Annotated[int, typer.Option(min=1, help="Side of the crops, pixels.")] = 224,
-    threads: Annotated[int | None, typer.Option(min=0, help="Decoding threads [default: one a processor]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure loading: random-resized crop and flip into batches, images a second.
-
-    Example: imagenet-pipeline benchmark loader output/imagenet --size 224 --threads 2
-    """
-    from imagenet_pipeline.loading.benchmark import measure
-    from imagenet_pipeline.records.reader import RecordSet
-
-    with RecordSet.open(path, split if path.is_dir() else None) as records:
-        figure: Any = measure(records, size=size, threads="auto" if threads is None else threads)
-    if as_json:
-        say_json(figure)
-        return
-    say(
-        f"{figure.images_per_second:,.0f} images/s, {figure.threads} threads, {size} px, "
-        f"{figure.images:,} images in {figure.seconds:.2f} s"
-    )
 
 
 def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:

@@ -10,14 +10,17 @@ from typing import Literal
 import numpy as np
 
 from imagenet_pipeline.config import Recipe, load_recipe
+from imagenet_pipeline.engines import Engine, Totals
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from imagenet_pipeline.training.building import build_engine
+from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.metrics import score, watched
+from imagenet_pipeline.training.ranks import require_agreement
 from imagenet_pipeline.training.records import records_of, require_its_classes
-from imagenet_pipeline.training.run import build_engine
 
 Crops = Literal[1, 2, 10]
 HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "loader.prefetch")
@@ -26,7 +29,7 @@ HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "l
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A figure and everything it depends on. `rank1` and `rank5` are percent.
+    """A figure and everything it depends on. `rank1` and `rank5` are percent; every one of `processes` has it.
 
     `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropy is in nats.
     """
@@ -50,10 +53,62 @@ class Evaluation:
     engine: str
     devices: list[str]
     precision: str
+    process: int
+    processes: int
     images_per_second: float
     weights_digest: str
     data_digest: str
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be scored: a run's checkpoint, on records of its classes."""
+
+    run: Path
+    recipe: Recipe
+    checkpoint: Checkpoint
+    data: DataSet
+
+    def engine(self) -> Engine:
+        """An engine that holds the checkpoint. Scoring is not compiled: it needs no compiler."""
+        return build_engine(
+            self.recipe.model_copy(update={"compile": False}), self.checkpoint.state, self.checkpoint.weights
+        )
+
+    def evaluation(self, engine: Engine, totals: Totals, split: str, crops: int, seconds: float) -> Evaluation:
+        """The figures with everything they depend on. Raises BadInput where they are none."""
+        state = self.checkpoint.state
+        if not np.isfinite(totals.loss):
+            where, advice = self.checkpoint.folder, "take another checkpoint"
+            raise BadInput("the network's output is not finite", where=where, advice=advice)
+        return Evaluation(
+            run=str(self.run),
+            checkpoint=self.checkpoint.folder.name,
+            epoch=state.epoch,
+            split=split,
+            images=totals.images,
+            rank1=totals.rank1,
+            rank5=totals.rank5,
+            loss=totals.loss,
+            loss_kind=self.recipe.loss.kind,
+            rank1_hits=totals.rank1_hits,
+            rank5_hits=totals.rank5_hits,
+            crops=crops,
+            network=state.network,
+            input_size=state.input_size,
+            crop_fraction=state.crop_fraction,
+            classes=len(state.classes),
+            engine=engine.name,
+            devices=list(engine.device_names),
+            precision=engine.precision,
+            process=engine.rank,
+            processes=engine.ranks,
+            images_per_second=round(totals.images / seconds, 1),
+            weights_digest=self.checkpoint.weights_digest,
+            data_digest=self.data.digest,
+            versions=engine.versions,
+        )
 
 
 def evaluate(
@@ -69,27 +124,40 @@ def evaluate(
     `records` names another data set of the same classes. With several crops their probabilities are averaged.
     Raises BadInput where the class tables differ or the split is empty, BadRecipe where there are no records.
     """
-    _require_harmless(overrides or {})
-    recipe = load_recipe(Path(run) / "recipe.toml", overrides)
-    checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
+    recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {})
+    data = records_to_score(recipe, checkpoint.state, split, records)
+    return _scored(Subject(Path(run), recipe, checkpoint, data), split, crops)
+
+
+def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tuple[Recipe, Checkpoint]:
+    """A run's recipe, `overrides` laid over it, and one of its checkpoints."""
+    require_harmless(overrides, "evaluate")
+    recipe = load_recipe(run / "recipe.toml", overrides)
+    return recipe, load_checkpoint(find_checkpoint(run, which))
+
+
+def records_to_score(recipe: Recipe, state: State, split: str, records: Path | None) -> DataSet:
+    """The data set in `records`, or the recipe's own, which must have the split and the classes of `state`."""
     data = read_data_set(records) if records else records_of(recipe)
-    require_its_classes(checkpoint.state, data)
+    require_its_classes(state, data)
     if not data.counts.get(split):
         raise BadInput(f"no split {split!r}", where=data.folder, expected=f"one of {', '.join(data.counts)}")
-    return _scored(Path(run), recipe, checkpoint, data, split, crops)
+    return data
 
 
-def _require_harmless(overrides: dict[str, object]) -> None:
-    """Raise BadRecipe for a recipe key that says how the run was trained and cannot change its score now."""
+def require_harmless(overrides: dict[str, object], verb: str) -> None:
+    """Raise BadRecipe for a recipe key that says how the run was trained and cannot change what comes of it now."""
     for key in overrides:
         if key not in HOW_KEYS:
-            raise BadRecipe(f"recipe key {key!r} does not apply", where="evaluate", expected=", ".join(HOW_KEYS))
+            raise BadRecipe(f"recipe key {key!r} does not apply", where=verb, expected=", ".join(HOW_KEYS))
 
 
-def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, split: str, crops: Crops) -> Evaluation:
-    state = checkpoint.state
-    # Scoring is not compiled: it needs no compiler, and every engine will do.
-    engine = build_engine(recipe.model_copy(update={"compile": False}), state, checkpoint.weights)
+def _scored(subject: Subject, split: str, crops: Crops) -> Evaluation:
+    recipe, state, data = subject.recipe, subject.checkpoint.state, subject.data
+    engine = subject.engine()
+    facts = {"split": split, "crops": str(crops), "checkpoint": subject.checkpoint.weights_digest}
+    how = repr([state.input_size, state.crop_fraction, recipe.batch_size])
+    require_agreement(engine, facts | {"records": data.digest, "recipe": how})
     started = time.monotonic()
     with RecordSet.open(data.folder, split) as records:
         loader = Loader(
@@ -99,34 +167,8 @@ def _scored(run: Path, recipe: Recipe, checkpoint: Checkpoint, data: DataSet, sp
             threads=recipe.loader.threads,
             prefetch=recipe.loader.prefetch,
             classes=len(data.classes),
+            share=Share(engine.rank, engine.ranks),
         )
         with loader.evaluation(state.crop_fraction, crops) as batches:
-            totals = score(engine, watched(batches, split), crops)
-    seconds = time.monotonic() - started
-    if not np.isfinite(totals.loss):
-        raise BadInput("the network's output is not finite", where=checkpoint.folder, advice="take another checkpoint")
-    return Evaluation(
-        run=str(run),
-        checkpoint=checkpoint.folder.name,
-        epoch=state.epoch,
-        split=split,
-        images=totals.images,
-        rank1=totals.rank1,
-        rank5=totals.rank5,
-        loss=totals.loss,
-        loss_kind=recipe.loss.kind,
-        rank1_hits=totals.rank1_hits,
-        rank5_hits=totals.rank5_hits,
-        crops=crops,
-        network=state.network,
-        input_size=state.input_size,
-        crop_fraction=state.crop_fraction,
-        classes=len(state.classes),
-        engine=engine.name,
-        devices=list(engine.device_names),
-        precision=engine.precision,
-        images_per_second=round(totals.images / seconds, 1),
-        weights_digest=checkpoint.weights_digest,
-        data_digest=data.digest,
-        versions=engine.versions,
-    )
+            totals = score(engine, watched(batches, split, shown=engine.rank == 0), crops)
+    return subject.evaluation(engine, totals, split, crops, time.monotonic() - started)

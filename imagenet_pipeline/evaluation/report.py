@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from imagenet_pipeline import files
+from imagenet_pipeline.evaluation.ensemble import Ensemble
 from imagenet_pipeline.evaluation.evaluate import Evaluation
 
 LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
@@ -25,32 +26,49 @@ img { max-width: 100%; } pre { background: #f6f6f6; padding: 1rem; overflow-x: a
 """
 
 
-def write_report(evaluation: Evaluation, out: Path) -> Path:
-    """Write `out`, one HTML file with its pictures inside; the run's curves and recipe are taken from its folder."""
-    run = Path(evaluation.run)
-    title = f"{evaluation.network} on {evaluation.images:,} {evaluation.split} images"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="sub">{escape(evaluation.checkpoint)} of {escape(evaluation.run)}</p>',
-        _figures(evaluation),
-        _curves(run / "curves.png"),
-        "<h2>What the figures depend on</h2>",
-        _table(evaluation),
-        _recipe(run / "recipe.toml"),
-    ]
+def write_report(evaluation: Evaluation | Ensemble, out: Path) -> Path:
+    """Write `out`, one HTML file with its pictures inside; a run's curves and recipe are taken from its folder.
+
+    Of an ensemble every member's own figures stand below those of all together.
+    """
+    members = evaluation.members if isinstance(evaluation, Ensemble) else [evaluation]
+    if isinstance(evaluation, Ensemble):
+        name = f"{len(members)} runs together"
+        parts = [_figures(evaluation, LOSSES["cross_entropy"]), *map(_member, members)]
+    else:
+        name = evaluation.network
+        parts = [_figures(evaluation, LOSSES[evaluation.loss_kind]), *_dependences(evaluation)]
+    title = f"{name} on {evaluation.images:,} {evaluation.split} images"
+    sources = ", ".join(f"{member.checkpoint} of {member.run}" for member in members)
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f'<h1>{escape(title)}</h1><p class="sub">{escape(sources)}</p>{"".join(parts)}</body></html>\n'
     )
     files.write_whole(out, page)
     return out
 
 
-def _figures(evaluation: Evaluation) -> str:
+def _member(member: Evaluation) -> str:
+    heading = f"<h2>{escape(member.network)}, {escape(member.checkpoint)} of {escape(member.run)}</h2>"
+    own = (
+        f"<p>alone: rank-1 {member.rank1:.2f} % ({member.rank1_hits:,} of {member.images:,}), "
+        f"rank-5 {member.rank5:.2f} %, cross-entropy {member.loss:.4f} nats</p>"
+    )
+    return heading + own + _table(member)
+
+
+def _dependences(evaluation: Evaluation) -> list[str]:
+    run = Path(evaluation.run)
+    heading = "<h2>What the figures depend on</h2>"
+    return [_curves(run / "curves.png"), heading, _table(evaluation), _recipe(run / "recipe.toml")]
+
+
+def _figures(evaluation: Evaluation | Ensemble, loss: str) -> str:
     rows = [
         (f"{evaluation.rank1:.2f} %", f"rank-1: {evaluation.rank1_hits:,} of {evaluation.images:,}"),
         (f"{evaluation.rank5:.2f} %", f"rank-5: {evaluation.rank5_hits:,} of {evaluation.images:,}"),
-        (f"{evaluation.loss:.4f}", LOSSES[evaluation.loss_kind]),
+        (f"{evaluation.loss:.4f}", loss),
     ]
     cells = "".join(f"<div><b>{value}</b><span>{escape(label)}</span></div>" for value, label in rows)
     return f'<div class="figures">{cells}</div>'

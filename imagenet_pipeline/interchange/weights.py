@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +53,14 @@ def read_weights(path: Path) -> dict[str, Array]:
     return {name: _checked(name, array, path) for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER}
 
 
-def starting_values(path: Path, network: Sequential, input_shape: Shape, drawn: Values) -> dict[str, Array]:
+def starting_values(
+    path: Path, network: Sequential, input_shape: Shape, drawn: Values, head: Collection[str] = ()
+) -> dict[str, Array]:
     """The weights in a file for `network`, by our names or by those of our MXNet export.
 
-    Auxiliary classifiers, which exports leave out, keep their values among `drawn` where the file has none. The
-    normalisation that the file of an export may hold is said and left out.
+    Those that `head` names keep their values among `drawn`, whatever the file has for them; so do auxiliary
+    classifiers, which exports leave out, where the file has none. The normalisation that the file of an export may
+    hold is said and left out.
     Raises BadInput as `read_weights` does, naming the first few names or shapes that differ, and for a scale other
     than 1 where the network's batch normalisation has none.
     """
@@ -73,16 +76,21 @@ def starting_values(path: Path, network: Sequential, input_shape: Shape, drawn: 
     parameters = [parameter for report in reports for parameter in report.parameters]
     declared = {parameter.name: parameter.shape for parameter in parameters}
     auxiliary = [parameter.name for report in reports if report.auxiliary for parameter in report.parameters]
-    values = {**{name: drawn[name] for name in auxiliary}, **found}
-    _require_names(path, declared, values)
-    _require_classes(path, declared, values, reports[-1].output_shape[0])
-    check_fits(declared, values, f"weights of {path}")
+    values = {**{name: drawn[name] for name in auxiliary}, **found, **{name: drawn[name] for name in head}}
+    require_fit(path, declared, values, reports[-1].output_shape[0])
     for parameter in parameters:
         # Nothing trains it and not every engine reads it: another value would make two networks of one file.
         if parameter.role == "scale" and not parameter.trainable and (values[parameter.name] != 1).any():
             what = f"{parameter.name} scales a normalisation that has no scale"
             raise BadInput(what, where=path, expected="1 throughout")
     return {name: values[name] for name in declared}
+
+
+def require_fit(path: Path, declared: Mapping[str, Shape], values: Values, classes: int) -> None:
+    """Raise BadInput where values out of the file `path` are not those of a network with these parameters."""
+    _require_names(path, declared, values)
+    _require_classes(path, declared, values, classes)
+    check_fits(dict(declared), values, f"weights of {path}")
 
 
 def _require_names(path: Path, declared: Mapping[str, Shape], values: Values) -> None:
@@ -115,7 +123,7 @@ def _require_classes(path: Path, declared: Mapping[str, Shape], values: Values, 
             where=path,
             expected=classes,
             found=counts.pop()[0],
-            advice="a file for as many classes as the records have is needed",
+            advice="initial.new_head=true starts that layer anew and takes the others",
         )
 
 

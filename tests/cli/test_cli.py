@@ -42,6 +42,8 @@ VERBS = [
     "benchmark loader",
     "export",
     "import",
+    "features",
+    "probe",
 ]
 
 

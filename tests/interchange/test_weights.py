@@ -222,8 +222,27 @@ def test_as_many_classes_as_the_file_has_are_needed(tmp_path: Path, drawn: Array
         starts(tmp_path / "w", drawn, {**drawn, **more, "auxiliary.dense.bias": more["classifier.bias"]})
     assert str(caught.value) == (
         f"{tmp_path / 'w'}: its last layer was trained for another number of classes; expected 2; found 9; "
-        "a file for as many classes as the records have is needed"
+        "initial.new_head=true starts that layer anew and takes the others"
     )
+
+
+def test_a_new_head_is_drawn_and_the_rest_is_the_file_s(tmp_path: Path, drawn: Arrays) -> None:
+    head = [name for name in drawn if name.startswith(("classifier", "auxiliary"))]
+    others = {"classifier.weight": np.zeros((9, 4), np.float32), "classifier.bias": np.zeros(9, np.float32)}
+    given = {**initial_values(NETWORK, SHAPE, "msra", 2), **others}
+    (tmp_path / "w").write_bytes(save(given))
+    for content in (given, {name: array for name, array in given.items() if name not in head}):
+        (tmp_path / "w").write_bytes(save(content))
+        found = starting_values(tmp_path / "w", NETWORK, SHAPE, drawn, head)
+        assert list(found) == list(drawn)
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, drawn[name] if name in head else given[name])
+
+
+def test_a_new_head_excuses_nothing_else(tmp_path: Path, drawn: Arrays) -> None:
+    (tmp_path / "w").write_bytes(save({**drawn, "conv.weight": np.zeros((5, 3, 3, 3), np.float32)}))
+    with pytest.raises(BadInput, match=r"conv\.weight has shape \(5, 3, 3, 3\), not \(4, 3, 3, 3\) \(1 in all\)"):
+        starting_values(tmp_path / "w", NETWORK, SHAPE, drawn, ["classifier.weight", "classifier.bias"])
 
 
 def test_a_folder_is_met_with_the_file_in_it(tmp_path: Path, drawn: Arrays) -> None:

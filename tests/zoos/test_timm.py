@@ -23,7 +23,7 @@ from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.zoo_export import export_zoo
 from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.run import open_run
+from imagenet_pipeline.training.opening import open_run
 
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="bash scripts/install_zoo.sh timm")
 
@@ -42,7 +42,7 @@ def trained(recipe: Path, folder: Path, resume: str | None = None, **overrides: 
 
 def started(recipe: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
     run = open_run(recipe, {key.replace("__", "."): value for key, value in overrides.items()}, folder)
-    run.lock.close()
+    run.held.close()
     values: dict[str, Any] = run.engine.values()
     return values
 
@@ -92,9 +92,14 @@ def test_weights_of_a_file_are_where_training_starts(make_recipe: MakeRecipe, tm
     values, file = started(recipe, tmp_path / "drawn", seed=7), tmp_path / "start.safetensors"
     save_file(values, file)
     assert as_bytes(started(recipe, tmp_path / "started", initial__weights=str(file))) == as_bytes(values)
-    save_file({**values, "classifier.bias": np.zeros(10, np.float32)}, file)
-    with pytest.raises(BadInput, match=r"classifier.bias has shape \(10,\), not \(3,\) \(1 in all\)"):
+    wide = np.ones((10, values["classifier.weight"].shape[1]), np.float32)
+    save_file({**values, "classifier.weight": wide, "classifier.bias": np.zeros(10, np.float32)}, file)
+    with pytest.raises(BadInput, match=r"another number of classes; expected 3; found 10; initial\.new_head=true"):
         started(recipe, tmp_path / "refused", initial__weights=str(file))
+    start = {"initial__weights": str(file), "initial__new_head": True, "seed": 5}
+    own, found = started(recipe, tmp_path / "own", seed=5), started(recipe, tmp_path / "new head", **start)
+    head = ("classifier.weight", "classifier.bias")
+    assert as_bytes(found) == as_bytes({name: (own if name in head else values)[name] for name in values})
 
 
 @pytest.mark.parametrize("feed", [None, FEED])
