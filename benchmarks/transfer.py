@@ -57,7 +57,7 @@ def pretrain(arguments: argparse.Namespace) -> Path:
     training = [
         (labels[name], photo) for name in classes for photo in sorted((photos / "train" / name).rglob("*.JPEG"))
     ]
-    random.Random(0).shuffle(training)
+    random.Random(1).shuffle(training)
     build(records, photos, classes, training, validation, 0)
     return train("pretrain", arguments.out / "pretrained", records, arguments, seed=42)
 
@@ -71,7 +71,7 @@ def of_seed(seed: int, pretrained: Path, arguments: argparse.Namespace) -> dict[
     )
     features = arguments.out / f"features-{seed}.npz"
     if not features.exists():
-        call("features", pretrained, "--layer", "flatten", "--records", records, "--out", features)
+        call("features", pretrained, "--layer", "norm", "--records", records, "--out", features)
     probe = json.loads(call("probe", features, "--seed", seed, "--json"))
     figures = (last_rank1(scratch), probe["splits"]["val"]["rank1"], last_rank1(tuned))
     return {"seed": seed, **dict(zip(COLUMNS, figures, strict=True)), "C": probe["c"]}

@@ -13,6 +13,8 @@ import pytest
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.launcher import Place, place, tell_launcher
+from imagenet_pipeline.loading import batches
+from imagenet_pipeline.loading.batches import Loader
 
 TOLD = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
@@ -46,6 +48,16 @@ def test_a_line_is_left_to_a_launcher_of_several(monkeypatch: pytest.MonkeyPatch
     assert json.loads(file.read_text())["message"] == "gone \u00e9"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file / "error.json"))
     assert not tell_launcher("nowhere to write")
+
+
+def test_processes_on_one_machine_share_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "available_processors", lambda: 8)
+    assert Loader([], size=1, batch_size=1).threads == 8  # type: ignore[arg-type]
+    for word, value in TOLD.items():
+        monkeypatch.setenv(word, value)
+    assert Loader([], size=1, batch_size=1).threads == 4  # type: ignore[arg-type]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert Loader([], size=1, batch_size=1).threads == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

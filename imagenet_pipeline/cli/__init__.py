@@ -41,8 +41,9 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; what a user can cause is one line on stderr and an exit code of its own."""
     given = list(sys.argv[1:] if words is None else words) or ["--help"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    launched = False
     try:
-        _join_ranks()
+        launched = _join_ranks()
         code = app(
             [word for word in given if word != "--debug"],
             prog_name="imagenet-pipeline",
@@ -58,15 +59,20 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
             # MXNet's threads do not survive an exit in which the other processes take no part.
             sys.stderr.flush()
             os._exit(code)
+    if launched:
+        # What PyTorch's network threads meet while the interpreter is taken down aborts it now and then.
+        sys.stderr.flush()
+        os._exit(code or 0)
     sys.exit(code or 0)
 
 
-def _join_ranks() -> None:
-    """As one of several processes: end with their launcher, and speak for rank 0 alone."""
+def _join_ranks() -> bool:
+    """As one of several processes: end with their launcher, and speak for rank 0 alone; whether it is one."""
     end_with_launcher()
     if place().rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         logging.getLogger().setLevel(logging.ERROR)
+    return place().launched
 
 
 def _explain(error: BaseException) -> int:

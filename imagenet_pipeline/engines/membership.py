@@ -19,6 +19,7 @@ from imagenet_pipeline.errors import BadRecipe, WorkerLost
 log = logging.getLogger("imagenet_pipeline")
 
 SECONDS_FOR_OWN_ERROR = 1.5
+"""How long this process has to end by itself once another is gone."""
 
 
 @contextmanager
@@ -153,7 +154,7 @@ class Membership:
             self._end(str(WorkerLost(f"{what} ({self.cluster.host}:{self.cluster.port})", advice=advice)))
 
     def _end(self, line: str) -> None:
-        # What ended the other may be ending this one too, and its own words say more.
+        # What ended the other may be ending this one too, and then its own words say more.
         time.sleep(SECONDS_FOR_OWN_ERROR)
         if not self._left:
             end_process(line)

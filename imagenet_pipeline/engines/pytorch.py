@@ -21,7 +21,14 @@ from imagenet_pipeline.engines import (
 )
 from imagenet_pipeline.engines.averages import Averages, rule_state
 from imagenet_pipeline.engines.parts import parts_of
-from imagenet_pipeline.engines.pytorch_device import choose_precision, compiled, device_name, parse_device, versions_of
+from imagenet_pipeline.engines.pytorch_device import (
+    choose_precision,
+    compiled,
+    device_name,
+    parse_device,
+    require_compiler,
+    versions_of,
+)
 from imagenet_pipeline.engines.pytorch_group import joined_group, naming_lost_ranks
 from imagenet_pipeline.engines.pytorch_import import torch
 from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
@@ -62,6 +69,8 @@ class PyTorchEngine:
         self._fixed_norms = freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
         self._compile = blueprint.compile
+        if self._compile:
+            require_compiler()
         self._rule = Rule(blueprint.optimizer, self._trained, treated)
         self._accumulation = blueprint.accumulation
         self._loss_scale = LossScale() if self.precision == "float16" else None

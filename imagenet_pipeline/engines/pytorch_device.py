@@ -95,13 +95,16 @@ def versions_of(device: Any) -> dict[str, str]:
     return versions if device.type == "cpu" else {**versions, "cuda": torch.version.cuda}
 
 
-def compiled(network: Any) -> Any:
-    """The network compiled at its first step. Raises BadRecipe, now or then, where there is no compiler that works."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
+def require_compiler() -> None:
+    """Raise BadRecipe where there is none."""
+    if shutil.which(_compiler()) is None:
         raise BadRecipe(
-            f"compile = true needs the compiler {compiler}", advice="install it, or train with compile=false"
+            f"compile = true needs the compiler {_compiler()}", advice="install it, or train with compile=false"
         )
+
+
+def compiled(network: Any) -> Any:
+    """The network compiled at its first step, which raises BadRecipe where the compiler does not work."""
     inner = torch.compile(network)
 
     def step(images: Any) -> Any:
@@ -110,10 +113,14 @@ def compiled(network: Any) -> Any:
         except torch._dynamo.exc.TorchDynamoException as error:
             raise BadRecipe(
                 f"compile = true: the step cannot be compiled ({_short(error)})",
-                advice=f"mend the compiler {compiler}, or train with compile=false",
+                advice=f"mend the compiler {_compiler()}, or train with compile=false",
             ) from error
 
     return step
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
 
 
 def _short(error: Exception) -> str:

@@ -35,6 +35,7 @@ def introduction(cluster: Cluster) -> Message:
 
 
 def keep_alive(connection: socket.socket) -> None:
+    """Let the kernel ask whether the other machine is still there, SILENCE_SECONDS at most without an answer."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 3)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // 5)
@@ -43,7 +44,7 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def send(connection: socket.socket, message: Message) -> None:
-    # Whoever reads from the same connection finds out that it is broken.
+    """Say something; nothing where nobody is there any more, which whoever reads from the connection finds out."""
     try:
         connection.sendall(json.dumps(message).encode() + b"\n")
     except OSError:
@@ -75,17 +76,20 @@ def messages(connection: socket.socket) -> Iterator[Message]:
 
 
 def end_after_a_while() -> None:
+    """End this process with code 0 in SECONDS_TO_FINISH, if it is still there by then."""
     timer = threading.Timer(SECONDS_TO_FINISH, end_at_once, args=(0,))
     timer.daemon = True
     timer.start()
 
 
 def end_process(line: str) -> NoReturn:
+    """End this process, whatever its threads do, with one line on stderr and WorkerLost's exit code."""
     sys.stderr.write(f"error: {line}\n")
     end_at_once(WorkerLost.exit_code)
 
 
 def end_at_once(code: int) -> NoReturn:
+    """End this process, whatever its threads do."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
+from imagenet_pipeline.launcher import place
 from imagenet_pipeline.loading.augment import Augmentation, evaluation_transform
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
@@ -67,7 +68,7 @@ class Loader:
     """Batches of `size` x `size` images out of `records`.
 
     batch_size: images a batch, over all ranks together.
-    threads: decoding threads, "auto" for one a processor, 0 to decode in the calling thread.
+    threads: decoding threads, "auto" for one a processor (processes of one launcher share them), 0 to decode in the calling thread.
     prefetch: batches prepared ahead; with the one in use they bound the memory.
     classes: labels must be below this; None takes any whole number from 0.
     share: this process's part of each batch; the ranks' shares together are the batch.
@@ -87,7 +88,9 @@ class Loader:
         self.records = records
         self.size = size
         self.batch_size = batch_size
-        self.threads = available_processors() if threads == "auto" else threads
+        # Processes that a launcher put on this machine share its processors.
+        own = max(1, available_processors() // place().local_ranks)
+        self.threads = own if threads == "auto" else threads
         self.prefetch = prefetch
         self.classes = classes
         self.share = share

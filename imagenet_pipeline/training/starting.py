@@ -47,7 +47,7 @@ def first_values(
         values = starting_values(file, network, shape, drawn, head)
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in values if name in head))
     if layers:
-        log.info("%s: every layer but %s, which start anew", file, first_few(layers))
+        log.info("values of %s, but for the new layers: %s", file, first_few(layers))
     told = {"file": str(file), "sha256": files.sha256_of(file), "new_layers": layers}
     return values, {"initial_weights": told}
 

@@ -90,7 +90,7 @@ def run_cluster(workers: int, servers: int, *words: object) -> tuple[list[int], 
         for role in ("scheduler", *["server"] * servers, *["worker"] * workers)
     ]
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + 500
         while all(process.poll() is None for process in processes) and time.monotonic() < until:
             time.sleep(0.05)
         began = time.monotonic()

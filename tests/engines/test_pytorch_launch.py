@@ -66,8 +66,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(*words: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
     given = {"OMP_NUM_THREADS": "1", **{name: word for name, word in os.environ.items() if name != "COLUMNS"}}
+    # torchrun takes --run for the beginning of an option of its own.
+    separator = ["--"] if launcher else []
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "imagenet_pipeline", *map(str, words)],
+        [sys.executable, *launcher, "-m", *separator, "imagenet_pipeline", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given | environment,
     )  # fmt: skip
 
@@ -162,14 +164,14 @@ def test_several_processes_train_and_score_as_one_does(recipe: Path, tmp_path: P
     for one in ("cpu", devices):
         run = tmp_path / one
         assert end(start("train", recipe, "--run", run, f"devices={one}")).code == 0
-        rows.append(
-            [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines() if '"epoch"' in line]
-        )
+        events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+        rows.append([event for event in events if event["event"] == "epoch"])
         answer = end(start("evaluate", tmp_path / "cpu", "--split", "test", "--json", f"devices={one}"))
         scores.append(json.loads(answer.out))
     keys = ("train_loss", "train_rank1", "train_rank5", "validation_loss", "validation_rank1", "validation_rank5")
+    assert len(rows[0]) == 2
     for alone, together in zip(*rows, strict=True):
-        assert [together.get(key) for key in keys] == pytest.approx([alone.get(key) for key in keys], rel=1e-9)
+        assert [together[key] for key in keys] == pytest.approx([alone[key] for key in keys], rel=1e-9)
     keys = ("images", "rank1_hits", "rank5_hits")
     assert [scores[0][key] for key in keys] == [scores[1][key] for key in keys]
     assert scores[0]["images"] == 300
