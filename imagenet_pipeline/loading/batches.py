@@ -68,7 +68,8 @@ class Loader:
     """Batches of `size` x `size` images out of `records`.
 
     batch_size: images a batch, over all ranks together.
-    threads: decoding threads, "auto" for one a processor (processes of one launcher share them), 0 to decode in the calling thread.
+    threads: decoding threads, 0 to decode in the calling thread; "auto" is one a processor, shared among the processes
+        of one launcher.
     prefetch: batches prepared ahead; with the one in use they bound the memory.
     classes: labels must be below this; None takes any whole number from 0.
     share: this process's part of each batch; the ranks' shares together are the batch.

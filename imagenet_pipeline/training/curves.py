@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def _draw_line(axes: Axes, rows: list[Event], column: str, label: str = "", **st
         axes.plot(*zip(*points, strict=True), label=label.strip() or None, marker=marker, markersize=3, **style)
 
 
-def _finish(axes: Axes, title: str, empty_corner: str) -> None:
+def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower right"]) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.25)
