@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import warnings
 import zlib
 from collections.abc import Callable
@@ -66,6 +67,8 @@ class Group:
         """The network, whose gradients `backward` now leaves averaged over the ranks. Collective."""
         if self.ranks == 1 or not any(one.requires_grad for one in network.parameters()):
             return network
+        # Compiled, it would tell the user of marks for a profiler that it leaves out.
+        logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             # Newer releases would have the first word said in two, which older ones do not know.
             warnings.simplefilter("ignore", FutureWarning)

@@ -22,9 +22,6 @@ class Treatment:
     frozen: bool = False
 
 
-ORDINARY = Treatment()
-
-
 def treatments(
     shapes: Mapping[str, tuple[int, ...]],
     optimizer: OptimizerRecipe,

@@ -125,7 +125,7 @@ def _require_one_group(subjects: Sequence[Subject], engines: Sequence[Engine], s
     if len(places) > 1:
         advice = "score runs of both engines in one process, or give engine=pytorch"
         raise BadRecipe("the engines of these runs share their processes differently", advice=advice)
-    facts = {subject.run.name: subject.checkpoint.weights_digest for subject in subjects}
+    facts = {f"run {number}": subject.checkpoint.weights_digest for number, subject in enumerate(subjects, 1)}
     require_agreement(engines[0], {**facts, "records": subjects[0].data.digest, "split": f"{split}, {crops} crops"})
 
 

@@ -13,6 +13,7 @@ from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.building import new_engine
 from imagenet_pipeline.training.records import augmentation_of, loader_of
+from imagenet_pipeline.training.sizes import training_size
 
 
 def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
@@ -25,9 +26,9 @@ def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Bat
             "batch_size exceeds the training records", where=data.folder, expected=f"at most {len(records)}",
             found=recipe.batch_size,
         )  # fmt: skip
-    loader = loader_of(recipe, records, len(data.classes), recipe.input.size)
     augmentation = augmentation_of(recipe)
     for epoch in count():
+        loader = loader_of(recipe, records, len(data.classes), training_size(recipe.input, epoch))
         with loader.training(recipe.seed, epoch, augmentation) as batches:
             yield from batches
 

@@ -35,6 +35,6 @@ def train(run: Run) -> Outcome:
                 return note_stop(run, Outcome(epoch, passed.step, finished=False))
             validated = validate(run, validation, passed.step) if validation else None
             outcome = save_epoch(run, epoch + 1, passed, validated)
-            if any(agreed(run.engine, interruption.asked)):
+            if any(agreed(run.engine, interruption.asked)) and not run.is_done(outcome.epoch):
                 return note_stop(run, outcome)
         return note_end(run, outcome)

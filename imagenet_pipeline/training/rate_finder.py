@@ -75,6 +75,8 @@ def find_rate(
             if latest[-1] > TOO_HIGH * latest.min():
                 ended = f"the loss passed {TOO_HIGH:g} times its best at {rate:.3g}"
                 break
+    if not losses:
+        raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
     return _curve(recipe, rates[: len(losses)], np.array(losses), steps, ended)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import ExitStack
@@ -99,8 +100,9 @@ class Run:
             return
         state = self.state(epoch, epoch * self.steps_per_epoch, {}, {})
         values, remembered = self.engine.values(), self.engine.optimizer_state()
-        # Its memory goes before the next one needs as much.
+        # Its memory goes before the next one needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
+        gc.collect()
         self.engine = resumed_engine(self.recipe, state, values, remembered)
         thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
         with together(self.engine):

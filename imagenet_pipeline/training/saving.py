@@ -37,6 +37,7 @@ class Outcome:
 def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> Outcome:
     """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
     row = _row(run, epoch, passed, validated)
+    settle(run.engine)
     _save(run, run.state(epoch, passed.step, row, {}))
     run.rows.append({"event": "epoch", **row})
     with together(run.engine):
@@ -51,7 +52,7 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
 
 
 def save_part(run: Run, epoch: int, passed: Pass) -> None:
-    """Keep the part of an epoch that is done, in place of an earlier part."""
+    """Keep the part of an epoch that is done, in place of an earlier part; the run itself goes on as if it had not."""
     _save(run, run.state(epoch, passed.step, {}, passed.partial()))
     with together(run.engine):
         if run.leads:
@@ -59,7 +60,6 @@ def save_part(run: Run, epoch: int, passed: Pass) -> None:
 
 
 def _save(run: Run, state: State) -> None:
-    settle(run.engine)
     weights, remembered = run.engine.averages(), run.engine.optimizer_state()
     trained = run.engine.values() if run.recipe.average_decay else {}
     # The loss of a step is that of the weights before it: what the last step made shows only here.

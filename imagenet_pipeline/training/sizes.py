@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imagenet_pipeline.config import InputRecipe, Recipe
+from imagenet_pipeline.engines.zoos import zoo_table
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import parameters
@@ -27,13 +28,8 @@ def training_size(recipe: InputRecipe, epoch: int) -> int:
 
 
 def require_sizes(recipe: Recipe, network: Sequential | ZooNetwork) -> None:
-    """Raise BadRecipe where the recipe has several sizes of input and the network's parameters depend on it.
-
-    A zoo's network is asked by its engine.
-    """
+    """Raise BadRecipe where the recipe has several sizes of input and the network's parameters depend on it."""
     sizes = {"input.start_size": recipe.input.start_size, "input.evaluation_size": recipe.input.evaluation_size}
-    if isinstance(network, ZooNetwork):
-        return
     for key, size in sizes.items():
         if size and _shapes(network, size) != _shapes(network, recipe.input.size):
             raise BadRecipe(
@@ -44,5 +40,7 @@ def require_sizes(recipe: Recipe, network: Sequential | ZooNetwork) -> None:
             )
 
 
-def _shapes(network: Sequential, size: int) -> list[tuple[int, ...]]:
+def _shapes(network: Sequential | ZooNetwork, size: int) -> list[tuple[int, ...]]:
+    if isinstance(network, ZooNetwork):
+        return [*zoo_table(network, (3, size, size)).shapes.values()]
     return [parameter.shape for parameter in parameters(network, (3, size, size)).values()]

@@ -23,10 +23,10 @@ SCENARIOS = [
 ]  # fmt: skip
 
 
-def run_scenarios(folder: Path, records: Path, scenarios: list[str]) -> None:
+def run_scenarios(folder: Path, records: Path, scenarios: list[str], warnings: str = "error") -> None:
     program = Path(__file__).with_name("rank_processes.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK_RECORDS": str(records)}
-    command = [sys.executable, "-W", "error", str(program), str(folder), *scenarios]
+    command = [sys.executable, "-W", warnings, str(program), str(folder), *scenarios]
     result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=600)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -118,6 +118,7 @@ def test_the_others_notice_at_once_when_a_rank_is_killed(found: Found) -> None:
 
 @pytest.mark.skipif(not os.environ.get("IMAGENET_PIPELINE_LONG"), reason="compiles: IMAGENET_PIPELINE_LONG=1 runs it")
 def test_compiled_ranks_step_as_one_process_does(records: Path, tmp_path: Path) -> None:
-    run_scenarios(tmp_path, records, ["plain:1", "compiled:2"])
+    # PyTorch's compiler imports what warns of PyTorch's own age.
+    run_scenarios(tmp_path, records, ["plain:1", "compiled:2"], warnings="ignore::DeprecationWarning")
     rank = np.load(tmp_path / "compiled-2-1.npz")
     assert rank["losses"] == pytest.approx(np.load(tmp_path / "plain-1-0.npz")["losses"][:3], rel=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
+from imagenet_pipeline.engines import NO_TOTALS, Totals
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.training import epoch, saving
@@ -23,6 +27,7 @@ from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoi
 from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.passed import Pass
 from imagenet_pipeline.training.saving import Outcome
 
 STEPS = 9
@@ -145,6 +150,17 @@ def test_a_kill_after_a_checkpoint_inside_an_epoch_costs_no_bit(
     assert contents(tmp_path) == contents(whole)
     assert rows(tmp_path) == rows(whole)
     assert there(tmp_path) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+
+
+@given(losses=st.lists(st.floats(0, 1e3), min_size=1, max_size=40), place=st.floats(0, 1))
+def test_losses_add_up_to_the_same_bits_however_often_they_are_read(losses: list[float], place: float) -> None:
+    whole, parts = Pass(0, NO_TOTALS), Pass(0, NO_TOTALS)
+    cut = round(place * len(losses))
+    whole.add(Totals(1, 0, 0, np.array(losses)))
+    for part in (losses[:cut], losses[cut:]):
+        parts.add(Totals(1, 0, 0, np.array(part)))
+        parts = Pass(0, Totals(1, 0, 0, np.array([json.loads(json.dumps(parts.partial()))["loss_sum"]])))
+    assert parts.partial()["loss_sum"] == whole.partial()["loss_sum"] == functools.reduce(float.__add__, losses, 0.0)
 
 
 def test_what_is_scored_and_kept_are_the_averages(recipe: Path, tmp_path: Path, engine: Any) -> None:

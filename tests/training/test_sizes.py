@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config import InputRecipe, Recipe, load_recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.training import sizes
 from imagenet_pipeline.training.sizes import MULTIPLE, require_sizes, training_size
 
 
@@ -74,8 +77,15 @@ def test_networks_that_take_one_size_alone(network: str, keys: dict[str, Any], m
         require_sizes(recipe, built)
 
 
-def test_a_zoos_network_is_asked_by_its_engine() -> None:
-    require_sizes(recipe_of("timm:resnet18", size=64, evaluation_size=96), catalog.build("timm:resnet18", 10))
+def test_a_zoos_network_is_asked_for_its_parameters_at_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def table(network: ZooNetwork, input_shape: tuple[int, ...]) -> SimpleNamespace:
+        positions = input_shape[1] // 16 if network.name == "positions" else 1
+        return SimpleNamespace(shapes={"embedding": (positions, 8)})
+
+    monkeypatch.setattr(sizes, "zoo_table", table)
+    require_sizes(recipe_of("timm:any", size=64, evaluation_size=96), ZooNetwork("timm", "any", 10))
+    with pytest.raises(BadRecipe, match=r"'input\.evaluation_size'"):
+        require_sizes(recipe_of("timm:any", size=64, evaluation_size=96), ZooNetwork("timm", "positions", 10))
 
 
 def test_a_run_of_such_a_network_is_not_begun(recipe: Path, tmp_path: Path) -> None:
