@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Format, lint, types, borders, tests; sets itself up from a machine with Python alone.
-#   bash scripts/test.sh                 about seven minutes on two cores
+#   bash scripts/test.sh                 about twelve minutes on two cores
 #   bash scripts/test.sh --long          and the long checks: every network, kills by the hundred, damaged files by the million, timm
 #   bash scripts/test.sh -k records -x   other words go to pytest
 . "$(dirname "$0")/environment.sh" "test,pytorch${EXTRAS:+,$EXTRAS}"

@@ -87,11 +87,15 @@ class Run:
         """Whether nothing is left to train after that many epochs: all are done, or validation gets no better."""
         return epoch >= self.recipe.epochs or gives_up(self.recipe, self.rows)
 
+    def saves_at(self, step: int) -> bool:
+        """Whether the recipe has the run saved after that many of its steps, whatever the clock says."""
+        every_steps = self.recipe.checkpoint.every_steps
+        return every_steps > 0 and step % every_steps == 0
+
     def save_is_due(self, step: int, now: float) -> bool:
         """Whether to save inside the epoch after that many steps of the run, at the time `now` of time.monotonic."""
         wanted = self.recipe.checkpoint
-        by_steps = wanted.every_steps > 0 and step % wanted.every_steps == 0
-        return by_steps or (wanted.every_minutes > 0 and now - self.saved_at >= 60 * wanted.every_minutes)
+        return self.saves_at(step) or (wanted.every_minutes > 0 and now - self.saved_at >= 60 * wanted.every_minutes)
 
     def thaw(self, epoch: int) -> None:
         """Build the engine anew where other layers are frozen in this epoch than in the one before it. Collective."""

@@ -52,7 +52,13 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
 
 
 def save_part(run: Run, epoch: int, passed: Pass) -> None:
-    """Keep the part of an epoch that is done, in place of an earlier part; the run itself goes on as if it had not."""
+    """Keep the part of an epoch that is done, in place of an earlier part.
+
+    Where the recipe names the step, the run goes on as its restart would. What the clock or a signal asks for leaves
+    no trace in the run, or two runs of one recipe would differ; on several devices their statistics go on unmixed.
+    """
+    if run.saves_at(passed.step):
+        settle(run.engine)
     _save(run, run.state(epoch, passed.step, {}, passed.partial()))
     with together(run.engine):
         if run.leads:

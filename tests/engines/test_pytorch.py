@@ -297,7 +297,7 @@ def test_a_compiler_that_fails_is_one_line(
     def failing(_: Any) -> Any:
         raise torch._inductor.exc.InductorError(RuntimeError("C++ compile error\n\n\x1b[2J" + 900 * "x"), None)
 
-    monkeypatch.setattr(torch, "compile", lambda network: failing)
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: failing)
     engine = make_engine(LINEAR, engine="pytorch", compile=True)
     with pytest.raises(BadRecipe, match=r"compile = true: the step cannot be compiled \(.*compile=false") as caught:
         engine.train_batch(*make_batch(5), 0.1, 0)
