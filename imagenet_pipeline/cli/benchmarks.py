@@ -97,9 +97,11 @@ def find_rate(
 
     Example: imagenet-pipeline find-rate config/demo.toml --out rates.png
     """
-    from imagenet_pipeline.training.rate_finder import draw_rates, find_rate, require_picture
+    from imagenet_pipeline.training.curves import require_png
+    from imagenet_pipeline.training.rate_finder import draw_rates, find_rate
 
-    require_picture(out)
+    if out:
+        require_png(out)
     with Bar("find-rate", "steps") as bar:
         curve = find_rate(load_recipe(recipe, parse_overrides(overrides or [])), lowest, highest, steps, bar.show)
     if out:

@@ -49,6 +49,11 @@ class Batch:
     targets: NDArray[np.float32] | None = None
     """[n, classes], the share of each class where images are mixed; None where `labels` say it all."""
 
+    @property
+    def truth(self) -> NDArray[np.int64] | NDArray[np.float32]:
+        """What a training step is told of the images: their classes, or the shares of mixed ones."""
+        return self.labels if self.targets is None else self.targets
+
 
 class _Images(Protocol):
     """Turns decoded images into the rows of one batch."""

@@ -25,8 +25,7 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     Left: the loss; right: rank-1. Dashed is training, solid validation, pale a branch left by a restart,
     dotted verticals the restarts. Returns whether it drew.
     """
-    if out.suffix != ".png":
-        raise BadRecipe("curves are drawn as PNG", where=out, expected="a name that ends in .png")
+    require_png(out)
     if out.exists() and time.time() - out.stat().st_mtime < at_most_every_seconds:
         return False
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -42,6 +41,12 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
         figure.savefig(image, format="png", dpi=110)
     files.write_whole(out, image.getvalue())
     return True
+
+
+def require_png(out: Path) -> None:
+    """Raise BadRecipe for a picture that is no PNG by its name."""
+    if out.suffix != ".png":
+        raise BadRecipe("curves are drawn as PNG", where=out, expected="a name that ends in .png")
 
 
 def _events(run: Path) -> list[Event]:

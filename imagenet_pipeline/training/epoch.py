@@ -40,8 +40,7 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     ):
         for batch in batches:
             rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
-            targets = batch.labels if batch.targets is None else batch.targets
-            engine.train_batch(batch.images, targets, rate, step_seed(recipe.seed, passed.step))
+            engine.train_batch(batch.images, batch.truth, rate, step_seed(recipe.seed, passed.step))
             passed.count(batch, engine.ranks)
             now = time.monotonic()
             stop, save, read = agreed(

@@ -12,7 +12,7 @@ from imagenet_pipeline.loading.batches import Batch
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.building import new_engine
-from imagenet_pipeline.training.records import augmentation_of, loader_of
+from imagenet_pipeline.training.records import augmentation_of, loader_of, steps_per_epoch
 from imagenet_pipeline.training.sizes import training_size
 
 
@@ -21,11 +21,7 @@ def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Bat
 
     A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.
     """
-    if len(records) < recipe.batch_size:
-        raise BadRecipe(
-            "batch_size exceeds the training records", where=data.folder, expected=f"at most {len(records)}",
-            found=recipe.batch_size,
-        )  # fmt: skip
+    steps_per_epoch(recipe, data)
     augmentation = augmentation_of(recipe)
     for epoch in count():
         loader = loader_of(recipe, records, len(data.classes), training_size(recipe.input, epoch))
@@ -43,4 +39,4 @@ def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
 
 def train_on(engine: Engine, batch: Batch, rate: float, seed: int) -> None:
     """One step on a batch, hard labels or mixed ones."""
-    engine.train_batch(batch.images, batch.labels if batch.targets is None else batch.targets, rate, seed)
+    engine.train_batch(batch.images, batch.truth, rate, seed)

@@ -26,7 +26,13 @@ from imagenet_pipeline.training.checkpoint import (
 from imagenet_pipeline.training.journal import Event, Journal, branches, write_history
 from imagenet_pipeline.training.provenance import provenance
 from imagenet_pipeline.training.ranks import require_agreement, require_even_shares, together
-from imagenet_pipeline.training.records import IMPORTED, records_of, require_its_classes, require_validation
+from imagenet_pipeline.training.records import (
+    IMPORTED,
+    records_of,
+    require_its_classes,
+    require_validation,
+    steps_per_epoch,
+)
 from imagenet_pipeline.training.restart import carried_overrides, changes_of, require_unchanged, with_rate_now
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.sizes import require_sizes
@@ -93,9 +99,9 @@ def run_name(recipe_path: Path) -> str:
 def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
     _require_no_run(folder)
     data = records_of(recipe)
-    steps_per_epoch = _steps_per_epoch(recipe, data)
+    steps = _possible_steps(recipe, data)
     engine, told = new_engine(recipe, data)
-    run = Run(folder, recipe, data, engine, Journal(folder), None, steps_per_epoch, [])
+    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [])
     _require_agreement(run, told.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
         if run.leads:
@@ -119,14 +125,14 @@ def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume
     require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
-    steps_per_epoch = _steps_per_epoch(recipe, data)
+    steps = _possible_steps(recipe, data)
     rows = _rows_until(journal, state)
     changes = changes_of(begun, recipe)
     if rate_given and state.epoch < recipe.epochs:
-        recipe = with_rate_now(recipe, state.step, steps_per_epoch, rows)
+        recipe = with_rate_now(recipe, state.step, steps, rows)
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = resumed_engine(recipe, state, start.trained, start.remembered)
-    run = Run(folder, recipe, data, engine, journal, start, steps_per_epoch, rows)
+    run = Run(folder, recipe, data, engine, journal, start, steps, rows)
     _require_agreement(run)
     with _claimed(run):
         if run.leads:
@@ -204,20 +210,13 @@ def _rows_until(journal: Journal, state: State) -> list[Event]:
     return rows
 
 
-def _steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
+def _possible_steps(recipe: Recipe, data: DataSet) -> int:
     """How many batches an epoch has. Raises BadRecipe for records, sizes or logs that cannot be had."""
     require_validation(recipe, data)
     require_sizes(recipe, catalog.build(recipe.network, len(data.classes)))
     if recipe.log.tensorboard:
         require_tensorboard()
-    images = data.counts.get("train", 0)
-    steps = images // recipe.batch_size
-    if steps == 0:
-        raise BadRecipe(
-            "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
-            found=recipe.batch_size,
-        )  # fmt: skip
-    return steps
+    return steps_per_epoch(recipe, data)
 
 
 def _tell(run: Run) -> dict[str, Any]:

@@ -120,12 +120,6 @@ def _require_range(lowest: float, highest: float, steps: int) -> None:
         raise BadRecipe("--steps", expected=f"at least {FEWEST_STEPS}", found=steps)
 
 
-def require_picture(out: Path | None) -> None:
-    """Raise BadRecipe, before the work, for a picture that is no PNG."""
-    if out and out.suffix != ".png":
-        raise BadRecipe("curves are drawn as PNG", where=out, expected="a name that ends in .png")
-
-
 def draw_rates(curve: RateCurve, out: Path) -> None:
     """Draw `out` (PNG): losses pale, smoothed solid, the suggestion a dotted vertical."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")

@@ -30,6 +30,17 @@ def records_of(recipe: Recipe) -> DataSet:
     return read_data_set(Path(recipe.records))
 
 
+def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
+    """How many whole batches the training records make. Raises BadRecipe where there is not even one."""
+    images = data.counts.get("train", 0)
+    if images < recipe.batch_size:
+        raise BadRecipe(
+            "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
+            found=recipe.batch_size,
+        )  # fmt: skip
+    return images // recipe.batch_size
+
+
 def loader_of(recipe: Recipe, records: RecordSet, classes: int, size: int, share: Share = WHOLE) -> Loader:
     """The loader of a recipe's batches at `size` pixels; of several processes, of one's share of them."""
     return Loader(
