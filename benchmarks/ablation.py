@@ -27,10 +27,8 @@ ROWS: dict[str, list[str]] = {
     "no averages": ["average_decay=0"],
     "no cosine: drops of ten after 6 and 8 epochs": ["schedule.kind=steps", "schedule.drops=[6,8]"],
     "no warm-up": ["schedule.warmup_epochs=0"],
-    "no Nesterov momentum": ["optimizer.nesterov=false"],
     "no weight decay": ["optimizer.weight_decay=0"],
     "crops from 8 % of the area, not 35 %": ["augmentation.area=[0.08,1.0]"],
-    "scored at the size of training": ["input.evaluation_size=0"],
     "batch 64, rate 0.08": ["batch_size=64", "optimizer.learning_rate=0.08"],
     "and the last scale zero, no decay of biases and norms": [
         "initial.zero_last_scale=true",
@@ -40,7 +38,6 @@ ROWS: dict[str, list[str]] = {
     "and CutMix 1.0": ["augmentation.cutmix=1.0"],
     "and TrivialAugment": ["augmentation.policy=trivial_augment"],
     "and random erasing 0.25": ["augmentation.erasing=0.25"],
-    "and jitter of colours 0.2": [f"augmentation.{name}=0.2" for name in ("brightness", "contrast", "saturation")],
 }
 
 
