@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.engines import Array, Engine, Totals
+from imagenet_pipeline.engines import Engine, Totals
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import Crops, Evaluation, Subject, open_checkpoint, records_to_score
+from imagenet_pipeline.evaluation.probabilities import Logs, log_probabilities
 from imagenet_pipeline.loading.batches import Batch, Loader
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.progress import Bar
@@ -23,8 +24,6 @@ from imagenet_pipeline.training.metrics import rank_hits, top_classes
 from imagenet_pipeline.training.ranks import reduced, require_agreement
 from imagenet_pipeline.training.records import IMPORTED, NUMBERED
 
-Logs = npt.NDArray[np.float64]
-"""Logs of probabilities, [n, classes]."""
 View = tuple[int, float]
 """How a member sees an image: side in pixels, share of the shorter edge."""
 
@@ -137,7 +136,7 @@ def _tallies(subjects: Sequence[Subject], engines: Sequence[Engine], split: str,
     for batches in _shown(subjects[0], engines[0], split, crops, set(views)):
         logs = []
         for engine, view, tally in zip(engines, views, own, strict=True):
-            logs.append(_log_probabilities(engine.logits(batches[view].images), crops))
+            logs.append(log_probabilities(engine.logits(batches[view].images), crops))
             tally.add(logs[-1], batches[view].labels)
         together.add(np.logaddexp.reduce(logs, axis=0) - np.log(len(logs)), batches[views[0]].labels)
     return [together, *own]
@@ -166,11 +165,3 @@ def _shown(
         for done in range(1, total + 1):
             yield {view: next(batches) for view, batches in passes.items()}
             bar.show(done, total)
-
-
-def _log_probabilities(logits: Array, crops: int) -> Logs:
-    """Of each image, its crops' probabilities averaged: [n * crops, classes] to [n, classes]."""
-    scores = logits.astype(np.float64)
-    logs = (scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)).reshape(-1, crops, scores.shape[1])
-    mean: Logs = np.logaddexp.reduce(logs, axis=1) - np.log(crops)
-    return mean

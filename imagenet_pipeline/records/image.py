@@ -144,6 +144,12 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     return pixels
 
 
+def upright_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image file to RGB, uint8 [height, width, 3], turned as its EXIF tag says. Raises Rejected."""
+    header = read_header(data)
+    return turn(_decoded(data, header), header.orientation)
+
+
 def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
     """Resize so that the shorter edge has `short_edge` pixels, keeping the aspect; for shrinking only."""
     height, width = pixels.shape[:2]

@@ -1,0 +1,19 @@
+"""Scores to probabilities, in float64, averaged over the crops of an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.engines import Array
+
+Logs = npt.NDArray[np.float64]
+"""Logs of probabilities, [n, classes]."""
+
+
+def log_probabilities(logits: Array, crops: int = 1) -> Logs:
+    """Of each image, the log of its crops' probabilities averaged: [n * crops, classes] to [n, classes]."""
+    scores = logits.astype(np.float64)
+    logs = (scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)).reshape(-1, crops, scores.shape[1])
+    mean: Logs = np.logaddexp.reduce(logs, axis=1) - np.log(crops)
+    return mean
