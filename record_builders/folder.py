@@ -11,13 +11,10 @@ import numpy as np
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.image_files import READ_ENDINGS, image_files
 from imagenet_pipeline.records.plan import Images, Plan
 from record_builders.cutting import cut_fractions
 
-# What is taken for an image by its name; the build looks into each and rejects what cannot be used.
-_COMMON_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_READ_ENDINGS = (*_COMMON_ENDINGS, ".ppm", ".pgm", ".pnm")
-IMAGE_ENDINGS = (*_READ_ENDINGS, ".gif", ".heic", ".avif", ".jp2", ".svg")
 DEFAULT_FRACTION = 0.1
 
 log = logging.getLogger("imagenet_pipeline")
@@ -72,7 +69,7 @@ def _images(root: Path, split: str, ids: Sequence[str]) -> Images:
     left_out = 0
     for label, class_id in enumerate(ids):
         if class_id in found:
-            names, others = _image_files(root / split / class_id)
+            names, others = image_files(root / split / class_id)
             paths.extend(name.relative_to(root).as_posix() for name in names)
             labels.extend([label] * len(names))
             left_out += others
@@ -81,32 +78,15 @@ def _images(root: Path, split: str, ids: Sequence[str]) -> Images:
     return Images(paths, np.array(labels, np.int64))
 
 
-def _image_files(folder: Path) -> tuple[list[Path], int]:
-    """The images below a folder, and the number of other files: links, and what is no image by its name."""
-    names = []
-    others = 0
-    for place, folders, entries in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in entries:
-            path = Path(place, name)
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(IMAGE_ENDINGS) and not path.is_symlink():
-                names.append(path)
-            else:
-                others += 1
-    return sorted(names), others
-
-
 def _require_all_classes(folder: Path, train: Images, ids: Sequence[str]) -> None:
     counts = np.bincount(train.labels, minlength=len(ids))
     if not counts.all():
         empty = ids[int(np.argmin(counts))]
-        _, others = _image_files(folder / empty)
+        _, others = image_files(folder / empty)
         raise BadInput(
             f"class folder {empty} holds no images",
             where=folder,
-            expected="files ending in " + " ".join(_READ_ENDINGS),
+            expected="files ending in " + " ".join(READ_ENDINGS),
             found=f"{others} other files",
             advice="add images, or remove the folder",
         )

@@ -133,6 +133,57 @@ def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = F
     _make(builder.plan(out, seed), out, False, as_json, 256, 95, False, None, workers, 0)
 
 
+@build_app.command()
+def fer2013(
+    csv: Annotated[Path, typer.Option(help="fer2013.csv: emotion, pixels, Usage; .xz and .gz are unpacked.")],
+    out: Out,
+    classes: Annotated[int, typer.Option(help="7, or 6 with disgust merged into angry.")] = 7,
+    swapped: Annotated[
+        bool, typer.Option("--swapped", help="PrivateTest as val, PublicTest as test: the book.")
+    ] = False,
+    ferplus: Annotated[Path | None, typer.Option(help="FER+'s votes, fer2013new.csv: its 8 classes instead.")] = None,
+    workers: Workers = None,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build the faces of FER2013: Training, PublicTest and PrivateTest become train, val and test, without loss.
+
+    \b
+    Examples:
+      imagenet-pipeline build fer2013 --csv fer2013.csv --out output/fer2013
+      imagenet-pipeline build fer2013 --csv fer2013.csv --ferplus fer2013new.csv --out output/ferplus
+    """
+    from record_builders import fer2013 as builder
+
+    if classes not in (6, 7) or (ferplus and classes != 7):
+        expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
+        raise BadRecipe("--classes", expected=expected, found=classes)
+    plan = builder.plan(csv, out, classes, swapped, ferplus)  # type: ignore[arg-type]
+    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, 0)
+
+
+@build_app.command()
+def ckplus(
+    root: Annotated[Path, typer.Option(help="A sub-folder an emotion, of faces S010_004_00000017.png.")],
+    out: Out,
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as val.")] = 0.1,
+    test_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as test.")] = 0.1,
+    seed: Seed = 42,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build the faces of CK+; val and test are cut by subject, that no face is in two splits.
+
+    Example: imagenet-pipeline build ckplus --root CK+48 --out output/ckplus
+    """
+    from record_builders import ckplus as builder
+
+    plan = builder.plan(root, val_fraction, test_fraction, seed)
+    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects)
+
+
 def verify(
     path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
     as_json: Json = False,

@@ -173,6 +173,16 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     return bytes(encoded.tobytes())
 
 
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode uint8 RGB [height, width, 3] or grey [height, width] without loss."""
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(".png", pixels)
+    if not done:
+        raise Rejected("cannot be encoded as PNG")
+    return bytes(encoded.tobytes())
+
+
 def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Undo an EXIF orientation 1..8 (JEITA CP-3451, tag 0x0112)."""
     if orientation in (5, 6, 7, 8):

@@ -1,0 +1,188 @@
+"""FER2013's CSV of faces, with its own labels or those of FER+, into a plan.
+
+The CSV (Goodfellow et al. 2013, "Challenges in Representation Learning", arXiv 1307.0414) has a row a face: emotion
+0..6, 48 x 48 grey values 0..255, row by row, and Usage. FER+ (Barsoum et al. 2016, arXiv 1608.01041) has ten votes for
+each of its rows: https://github.com/microsoft/FERPlus.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import lzma
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records import image
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.plan import Images, Plan
+
+FACES = "faces"
+SIDE_PIXELS = 48
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+SPLITS = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+SWAPPED = {"Training": "train", "PrivateTest": "val", "PublicTest": "test"}
+"""The book's use of the two held-out parts."""
+VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+NO_EMOTION = ("unknown", "NF")
+
+_COLUMNS = ("emotion", "pixels", "Usage")
+_SOURCE = "source.json"
+_OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open}
+
+log = logging.getLogger("imagenet_pipeline")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The rows of the CSV in its order: grey bytes, emotions 0..6, and what each is for."""
+
+    pixels: list[bytes]
+    emotions: NDArray[np.int64]
+    usages: list[str]
+
+    def names(self) -> list[str]:
+        """Where each is written, "Training/00000.png"."""
+        return [f"{usage}/{row:05d}.png" for row, usage in enumerate(self.usages)]
+
+
+def plan(
+    csv_file: Path, out: Path, classes: Literal[6, 7] = 7, swapped: bool = False, votes: Path | None = None
+) -> Plan:
+    """Write the faces as PNGs into `out`/faces unless they are there, and plan them in the order of the CSV.
+
+    With 6 classes disgust, rare, counts as anger. `votes` is FER+'s file: 8 classes, the label of a row is what most
+    of its votes are for, and rows without such a majority, or with one for no emotion or no face, are left out.
+    Raises BadInput naming the row that is malformed, or where votes and faces are not of the same file.
+    """
+    faces = read_faces(csv_file)
+    if votes is None:
+        table, labels = _own_labels(faces, classes)
+    else:
+        table, labels = ClassTable("ferplus", VOTED, VOTED), majority_labels(votes, faces)
+        log.info("%s: %d of %d faces have no majority for an emotion", votes, int((labels < 0).sum()), len(labels))
+    _write_faces(faces, Path(csv_file), Path(out) / FACES)
+    return Plan(
+        root=Path(out) / FACES,
+        splits=_splits(faces, labels, SWAPPED if swapped else SPLITS),
+        classes=table,
+        source={"builder": "fer2013", "swapped": swapped, "votes": votes is not None},
+    )
+
+
+def read_faces(csv_file: Path) -> Faces:
+    """Read the CSV, which may be packed (.xz, .gz). Raises BadInput naming the row."""
+    pixels, emotions, usages = [], [], []
+    for where, row in _rows(csv_file, _COLUMNS):
+        pixels.append(_grey(row["pixels"], where))
+        emotions.append(_whole(row["emotion"], len(EMOTIONS) - 1, "emotion", where))
+        if row["Usage"] not in SPLITS:
+            raise BadInput("unknown Usage", where=where, expected=", ".join(SPLITS), found=repr(row["Usage"][:40]))
+        usages.append(row["Usage"])
+    if not pixels:
+        raise BadInput("no faces here", where=csv_file, expected="a row a face")
+    return Faces(pixels, np.array(emotions, np.int64), usages)
+
+
+def majority_labels(votes: Path, faces: Faces) -> NDArray[np.int64]:
+    """For each face the class most of its FER+ votes are for, -1 where there is none.
+
+    As FER+'s authors count in their mode "majority": single votes are dropped, and more than half of the rest must
+    agree. A column csv_row says which row of FER2013 votes are about; without it, as in FER+'s own file, it is the
+    next one.
+    """
+    columns = (*VOTED, *NO_EMOTION)
+    counts = np.zeros((len(faces.usages), len(columns)), np.int64)
+    for number, (where, row) in enumerate(_rows(votes, ("Usage", *columns))):
+        face = _whole(row["csv_row"], 10**6, "csv_row", where) if "csv_row" in row else number
+        if face >= len(faces.usages) or faces.usages[face] != row["Usage"]:
+            raise BadInput(
+                f"these votes are about another file: row {face} is {row['Usage']!r} here",
+                where=where,
+                expected=f"{faces.usages[face]!r}" if face < len(faces.usages) else f"{len(faces.usages)} faces",
+                advice="FER+ goes with the whole fer2013.csv of 35,887 rows",
+            )
+        counts[face] = [_whole(row[column], 1000, column, where) for column in columns]
+    counts[counts == 1] = 0
+    winner = counts.argmax(axis=1)
+    clear = 2 * counts.max(axis=1) > counts.sum(axis=1)
+    return np.where(clear & (winner < len(VOTED)), winner, -1).astype(np.int64)
+
+
+def _own_labels(faces: Faces, classes: Literal[6, 7]) -> tuple[ClassTable, NDArray[np.int64]]:
+    if classes == len(EMOTIONS):
+        return ClassTable("fer2013", EMOTIONS, EMOTIONS), faces.emotions
+    merged = tuple(emotion for emotion in EMOTIONS if emotion != "disgust")
+    labels = np.maximum(faces.emotions - 1, 0)
+    return ClassTable("fer2013-6", merged, merged), labels
+
+
+def _splits(faces: Faces, labels: NDArray[np.int64], splits: Mapping[str, str]) -> dict[str, Images]:
+    names, usages = faces.names(), np.array(faces.usages)
+    chosen = {split: np.flatnonzero((usages == usage) & (labels >= 0)) for usage, split in splits.items()}
+    return {split: Images([names[row] for row in rows], labels[rows]) for split, rows in chosen.items()}
+
+
+def _write_faces(faces: Faces, csv_file: Path, folder: Path) -> None:
+    source = {"csv_sha256": files.sha256_of(csv_file)}
+    if folder.exists():
+        if not (folder / _SOURCE).exists() or files.read_json(folder / _SOURCE) != source:
+            raise BadInput("faces of another file are here", where=folder, advice="choose another --out")
+        return
+    with files.whole_folder(folder) as part, Bar("faces", "images") as bar:
+        for usage in set(faces.usages):
+            (part / usage).mkdir()
+        for done, (name, pixels) in enumerate(zip(faces.names(), faces.pixels, strict=True), 1):
+            grey = np.frombuffer(pixels, np.uint8).reshape(SIDE_PIXELS, SIDE_PIXELS)
+            (part / name).write_bytes(image.encode_png(grey))
+            bar.show(done, len(faces.pixels))
+        files.write_json(part / _SOURCE, source)
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row by column, and where it stands. Raises BadInput for a file that is no such table."""
+    opener = _OPENERS.get(Path(path).suffix, open)
+    line = 1
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            lacking = [column for column in columns if column not in (reader.fieldnames or ())]
+            if lacking:
+                found = ", ".join(reader.fieldnames or ["nothing"])[:80]
+                raise BadInput(f"no column {lacking[0]}", where=path, expected=", ".join(columns), found=found)
+            for row in reader:
+                line = reader.line_num
+                if None in row or None in row.values():
+                    fields = f"{len(reader.fieldnames or ())} fields"
+                    raise BadInput("malformed row", where=f"{path}, line {line}", expected=fields)
+                yield f"{path}, line {line}", row
+    except OSError as error:
+        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+    except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
+        raise BadInput(f"damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
+
+
+def _grey(text: str, where: str) -> bytes:
+    try:
+        pixels = bytes(map(int, text.split()))
+    except ValueError:
+        pixels = b""
+    if len(pixels) != SIDE_PIXELS**2:
+        expected = f"{SIDE_PIXELS**2} numbers from 0 to 255"
+        raise BadInput("not the pixels of a face", where=where, expected=expected, found=repr(text[:40]))
+    return pixels
+
+
+def _whole(text: str, largest: int, column: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= largest):
+        raise BadInput(f"unusable {column}", where=where, expected=f"0 to {largest}", found=repr(text[:40]))
+    return int(text)

@@ -1,0 +1,72 @@
+"""CK+ is cut by subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.image import encode_png
+from record_builders import ckplus
+
+EMOTIONS = ("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """40 subjects, each with two emotions, three frames of each."""
+    draw = np.random.default_rng(0)
+    for subject in range(40):
+        for sequence, emotion in enumerate(draw.choice(EMOTIONS, 2, replace=False), 1):
+            folder = tmp_path / "ck" / emotion
+            folder.mkdir(parents=True, exist_ok=True)
+            for frame in (17, 18, 19):
+                name = f"S{subject:03d}_{sequence:03d}_{frame:08d}.png"
+                (folder / name).write_bytes(encode_png(draw.integers(0, 256, (48, 48), dtype=np.uint8)))
+    return tmp_path / "ck"
+
+
+def subjects(paths: list[str]) -> set[str]:
+    return {Path(path).name[:4] for path in paths}
+
+
+def test_no_subject_is_in_two_splits(faces: Path) -> None:
+    plan = ckplus.plan(faces, 0.2, 0.2)
+    assert plan.classes.ids == EMOTIONS
+    assert sum(plan.counts.values()) == 240
+    assert plan.counts["val"] == pytest.approx(48, abs=10)
+    assert plan.counts["test"] == pytest.approx(48, abs=10)
+    groups = [subjects(images.paths) for images in plan.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 40
+
+
+def test_the_cut_depends_on_the_seed_alone(faces: Path) -> None:
+    assert ckplus.plan(faces, seed=1).digest == ckplus.plan(faces, seed=1).digest
+    assert ckplus.plan(faces, seed=1).digest != ckplus.plan(faces, seed=2).digest
+
+
+def test_a_fraction_of_none_leaves_the_split_out(faces: Path) -> None:
+    assert set(ckplus.plan(faces, 0.25, 0.0).counts) == {"train", "val"}
+    assert ckplus.plan(faces, 0.0, 0.0).counts == {"train": 240}
+
+
+def test_a_face_without_a_subject_is_refused(faces: Path) -> None:
+    (faces / "anger" / "me.png").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"anger/me.png: no subject in the name; expected SUBJECT_SEQUENCE_FRAME"):
+        ckplus.plan(faces)
+
+
+def test_too_few_subjects_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ck" / "anger").mkdir(parents=True)
+    (tmp_path / "ck" / "anger" / "S001_001_00000001.png").write_bytes(b"x")
+    with pytest.raises(BadInput, match="1 subjects cannot be cut so"):
+        ckplus.plan(tmp_path / "ck")
+
+
+def test_folders_that_are_divided_already_are_refused(faces: Path) -> None:
+    (faces.parent / "divided").mkdir()
+    faces.rename(faces.parent / "divided" / "train")
+    with pytest.raises(BadInput, match="splits are there already"):
+        ckplus.plan(faces.parent / "divided")
