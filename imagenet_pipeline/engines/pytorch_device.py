@@ -68,7 +68,8 @@ def choose_precision(precision: str, device: Any) -> str:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         lacking = set() if fast else {"bfloat16"}
     else:
-        fast = torch.cpu._is_amx_tile_supported()
+        # A step of ResNet-18 took 0.3 of its float32 time with AMX, 0.6 to 0.7 with AVX-512's dot products alone.
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
         lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -201,13 +201,16 @@ def test_the_constant_scale_of_float16_leaves_the_gradient_as_it_is(
     assert 0 < difference(half, full) < 0.02
 
 
-@pytest.mark.parametrize(("amx", "bfloat16", "chosen"), [(True, True, "bfloat16"), (False, True, "float32")])
+@pytest.mark.parametrize(
+    ("amx", "avx512", "chosen"), [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")]
+)
 def test_auto_takes_bfloat16_where_it_is_fast(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, bfloat16: bool, chosen: str
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, chosen: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert choose_precision("auto", CPU) == chosen
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: amx)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: amx or avx512)
     assert choose_precision("auto", torch.device("cuda", 0)) == chosen
 
 
