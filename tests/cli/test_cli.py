@@ -33,6 +33,8 @@ VERBS = [
     "build folder",
     "build list",
     "build digits",
+    "build fer2013",
+    "build ckplus",
     "verify",
     "inspect",
     "networks",
@@ -194,11 +196,12 @@ def test_evaluate_repeats_the_validation_figure_and_writes_a_report(call: Call, 
     assert figure["images"] == 300
     assert figure["rank1"] == float(last["validation_rank1"])
     assert figure["rank5"] == float(last["validation_rank5"])
-    assert figure["loss"] == pytest.approx(float(last["validation_loss"]), rel=1e-6)
+    # Training adds its losses up in float32, on the device.
+    assert figure["loss"] == pytest.approx(float(last["validation_loss"]), rel=1e-5)
     page = (world / "run" / "report-val.html").read_text()
     assert f"{figure['rank1']:.2f} %" in page
     assert str(figure["weights_digest"]) in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert "://" not in page
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("cross_entropy", "nats"), ("hinge", "(hinge)")])
