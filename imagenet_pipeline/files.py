@@ -163,6 +163,13 @@ def rename(source: Path, target: Path) -> None:
         sync_folder(Path(target).parent)
 
 
+def adopt(part: Path, target: Path) -> None:
+    """Rename a file that a library wrote by itself, in a part folder, to its place; its content is durable first."""
+    with explaining(target):
+        _sync_file(part)
+    rename(part, target)
+
+
 def point(link: Path, target_name: str) -> None:
     """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in one step."""
     part = _part_of(Path(link))

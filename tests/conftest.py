@@ -46,3 +46,68 @@ def unpacked(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return folders[name]
 
     return unpack
+
+
+@pytest.fixture(scope="session")
+def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`drawn_run("happy", "sad", names=("Happy", "Sad"), network="lenet", size=28)`: a run of drawn weights."""
+    from imagenet_pipeline.config import InputRecipe, LoaderRecipe, Recipe, recipe_text
+    from imagenet_pipeline.networks import catalog
+    from imagenet_pipeline.networks.initial import initial_values
+    from imagenet_pipeline.training.checkpoint import State, save_checkpoint
+
+    def draw(
+        *ids: str, names: tuple[str, ...] = (), network: str = "lenet", size: int = 28, engine: Any = "pytorch"
+    ) -> Path:
+        place = tmp_path_factory.mktemp("run")
+        recipe = Recipe(
+            network=network, records="nowhere", engine=engine, batch_size=5, devices="cpu", precision="float32",
+            input=InputRecipe(size=size), loader=LoaderRecipe(threads=0),
+        )  # fmt: skip
+        (place / "recipe.toml").write_text(recipe_text(recipe))
+        values = initial_values(catalog.entry(network).build(len(ids)), (3, size, size), "he", 1)
+        state = State(
+            1, 6, network, size, ids, names or ids, "folder", (128.0,) * 3, (60.0,) * 3, "0" * 64, engine, {},
+            {"validation_rank1": 10.0}, {}, 1.0,
+        )  # fmt: skip
+        save_checkpoint(place, state, values, {})
+        return place
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def emotion_run(drawn_run: Callable[..., Path]) -> Path:
+    """An untrained run with FER2013's seven classes."""
+    names = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    return drawn_run(*names, network="emotion_vggnet", size=48)
+
+
+@pytest.fixture(scope="session")
+def portraits() -> tuple[Any, Any]:
+    """Two photos with one face each, RGB: Eileen Collins (scikit-image) and Grace Hopper (matplotlib)."""
+    import matplotlib.cbook
+    import skimage.data
+
+    from imagenet_pipeline.records.image import upright_rgb
+
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=True) as stream:
+        hopper = upright_rgb(stream.read())
+    return skimage.data.astronaut(), hopper
+
+
+@pytest.fixture(scope="session")
+def two_faces(portraits: tuple[Any, Any]) -> Callable[[int], Any]:
+    """`two_faces(i)`: frame i of a scene of 640 x 360 pixels in which both portraits move to the right."""
+    import cv2
+    import numpy as np
+
+    collins, hopper = portraits[0][0:300, 80:380], cv2.resize(portraits[1], (256, 300))
+
+    def frame(number: int) -> Any:
+        pixels = np.full((360, 640, 3), (120, 130, 125), np.uint8)
+        pixels[30:330, 10 + number : 310 + number] = collins
+        pixels[20:320, 340 + number : 596 + number] = hopper
+        return pixels
+
+    return frame

@@ -14,7 +14,19 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from imagenet_pipeline.cli import benchmarks, evaluation, interchange, interchange_import, records, runs, transfer
+from imagenet_pipeline.cli import (
+    benchmarks,
+    emotion,
+    evaluation,
+    interchange,
+    interchange_import,
+    pictures,
+    predict,
+    records,
+    runs,
+    serve,
+    transfer,
+)
 from imagenet_pipeline.cli.output import Negative
 from imagenet_pipeline.errors import OutOfRoom, PipelineError
 from imagenet_pipeline.launcher import end_with_launcher, place, tell_launcher
@@ -29,6 +41,10 @@ app = typer.Typer(
 app.add_typer(records.build_app, name="build")
 for command in (records.verify, records.inspect, runs.networks, runs.train, evaluation.evaluate, runs.plot):
     app.command()(command)
+app.command()(predict.predict)
+app.add_typer(pictures.picture_app, name="picture")
+app.command()(emotion.emotion)
+app.command()(serve.serve)
 app.add_typer(benchmarks.benchmark_app, name="benchmark")
 app.command()(benchmarks.find_rate)
 app.command()(transfer.features)

@@ -1,8 +1,7 @@
-"""The verb evaluate: one run's score, or that of several together."""
+"""The verb evaluate: one checkpoint's score, or those of several beside each other and together."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +12,7 @@ from imagenet_pipeline.config import load_recipe, parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.evaluation.ensemble import Ensemble
-    from imagenet_pipeline.evaluation.evaluate import Evaluation
+    from imagenet_pipeline.evaluation.findings import Findings
 
 
 def evaluate(
@@ -23,50 +21,64 @@ def evaluate(
         list[str],
         typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and recipe keys to change, as devices=cpu."),
     ],
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help='"best", "latest" or an epoch; several with commas between, as 5,10,best.')
+    ] = "best",
     split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
-    records: Annotated[Path | None, typer.Option(help="Another data set of the same classes.")] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another data set of the same classes, of some of them, or of folders 0 to 999 (ImageNetV2)."
+        ),
+    ] = None,
+    real_labels: Annotated[
+        Path | None, typer.Option(help="real.json: score ImageNet's validation images by their ReaL labels, too.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Where the page goes [default: report-SPLIT.html in the first run's folder]")
+        Path | None,
+        typer.Option(help="The page's name; .md and .json go beside it [default: report-SPLIT.html in the first run]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a checkpoint on every record of a split once: exact rank-1, rank-5 and loss.
+    """Score a checkpoint on every record of a split once: rank-1, rank-5 and loss with 95 % intervals, and a report.
 
-    Several runs are an ensemble: their probabilities are averaged, on the records of the first. They may differ in
-    network, engine and input size, not in their classes. Each one's own score is shown beside.
+    Several runs or checkpoints are scored beside each other on the records of the first, and together: their
+    probabilities are averaged. They may differ in network, engine and input size, not in their classes.
 
     \b
     Examples:
       imagenet-pipeline evaluate output/runs/demo --split test --json
+      imagenet-pipeline evaluate output/runs/demo --checkpoint 5,10,best
       imagenet-pipeline evaluate output/runs/first output/runs/second devices=cpu
+      imagenet-pipeline evaluate output/runs/resnet50 --split val --real-labels real.json
     """
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.membership import taking_part
-    from imagenet_pipeline.evaluation.ensemble import evaluate_together
-    from imagenet_pipeline.evaluation.evaluate import evaluate as evaluate_run
-    from imagenet_pipeline.evaluation.report import write_report
+    from imagenet_pipeline.evaluation.examine import examine
+    from imagenet_pipeline.evaluation.findings import as_json as told_of
+    from imagenet_pipeline.evaluation.findings import findings_of
+    from imagenet_pipeline.evaluation.report import require_page, write_report
 
     if crops not in (1, 2, 10):
         raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
     runs, changes = _runs_and_changes(words)
-    result: Evaluation | Ensemble
+    checkpoints = checkpoint.split(",")
+    page = report or runs[0] / _page_name(split, crops, len(runs), len(checkpoints))
+    require_page(page)
     with taking_part():
         planned = load_recipe(runs[0] / "recipe.toml", changes)
         if launch_ranks(planned.engine, planned.devices, context.obj):
             return
-        if len(runs) == 1:
-            result = evaluate_run(runs[0], checkpoint, split, crops, records, changes)  # type: ignore[arg-type]
-        else:
-            result = evaluate_together(runs, checkpoint, split, crops, records, changes)  # type: ignore[arg-type]
-    if result.process:
+        found = examine(runs, checkpoints, split, crops, records, changes, real_labels)  # type: ignore[arg-type]
+    if found.result.process:
         return
-    page = write_report(result, report or runs[0] / _page_name(split, crops, len(runs)))
+    findings = findings_of(found)
+    write_report(findings, page)
     if as_json:
-        say_json({**dataclasses.asdict(result), "report": page})
+        say_json({**told_of(findings), "report": page})
         return
-    _say(result)
+    _say(findings)
     say(f"report: {page}")
 
 
@@ -78,31 +90,43 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
     return runs, parse_overrides([word for word in words if Path(word) not in runs])
 
 
-def _page_name(split: str, crops: int, runs: int) -> str:
-    parts = ["report", split, *([f"{crops}-crops"] if crops > 1 else []), *([f"{runs}-runs"] if runs > 1 else [])]
-    return "-".join(parts) + ".html"
+def _page_name(split: str, crops: int, runs: int, checkpoints: int) -> str:
+    counts = {"crops": crops, "runs": runs, "checkpoints": checkpoints}
+    return "-".join(["report", split, *(f"{count}-{name}" for name, count in counts.items() if count > 1)]) + ".html"
 
 
-def _say(result: Evaluation | Ensemble) -> None:
-    from imagenet_pipeline.evaluation.evaluate import Evaluation
+def _say(findings: Findings) -> None:
+    from imagenet_pipeline.evaluation.report_tables import seen, who
 
-    seen = "centre crop" if result.crops == 1 else f"{result.crops} crops"
-    if isinstance(result, Evaluation):
-        who, loss_kind = f"{result.network}, {result.checkpoint}", result.loss_kind
-    else:
-        who, loss_kind = f"{len(result.members)} runs together", "cross_entropy"
-        _say_members(result)
-    say(f"{who}: {result.images:,} {result.split} images, {seen}")
-    say(f"rank-1  {result.rank1:.2f} %  ({result.rank1_hits:,} of {result.images:,})")
-    say(f"rank-5  {result.rank5:.2f} %  ({result.rank5_hits:,} of {result.images:,})")
-    say(f"loss    {result.loss:.4f} {'nats' if loss_kind == 'cross_entropy' else f'({loss_kind})'}")
+    result, figures = findings.examination.result, findings.figures
+    if len(findings.own) > 1:
+        _say_members(findings)
+    for note in findings.examination.notes:
+        say(note)
+    say(f"{who(result)}: {result.images:,} {result.split} images, {seen(result.crops)}")
+    real = {"ReaL": figures.real} if figures.real else {}
+    for name, rate in {"rank-1": figures.rank1, "rank-5": figures.rank5, **real}.items():
+        low, high = rate.interval
+        say(f"{name:<7} {rate.percent:.2f} %  ({rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f})")
+    kind = findings.examination.loss_kind
+    span = figures.loss.interval
+    said = f"(95 %: {span[0]:.4f} to {span[1]:.4f})  " if span else ""
+    say(f"loss    {figures.loss.value:.4f}  {said}{'nats' if kind == 'cross_entropy' else f'({kind})'}")
+    say(f"ECE     {100 * figures.calibration.error:.2f} %")
 
 
-def _say_members(result: Ensemble) -> None:
+def _say_members(findings: Findings) -> None:
+    from imagenet_pipeline.evaluation.report_tables import difference_cells
+
+    members = findings.examination.evaluations
+    gaps = [None, *findings.differences[:-1]]
     say_table(
-        ["run", "checkpoint", "network", "engine", "input", "rank-1 %", "rank-5 %"],
+        ["run", "checkpoint", "network", "engine", "input", "rank-1 %", "rank-5 %", "loss", "to the first", "p"],
         [
-            (one.run, one.checkpoint, one.network, one.engine, one.input_size, f"{one.rank1:.2f}", f"{one.rank5:.2f}")
-            for one in result.members
+            (
+                one.run, one.checkpoint, one.network, one.engine, one.input_size, f"{one.rank1:.2f}",
+                f"{one.rank5:.2f}", f"{one.loss:.4f}", *difference_cells(gap),
+            )
+            for one, gap in zip(members, gaps, strict=True)
         ],
-    )
+    )  # fmt: skip

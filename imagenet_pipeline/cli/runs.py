@@ -119,12 +119,18 @@ def train(
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, and training logs of MXNet's and GluonCV's.")],
     out: Annotated[Path, typer.Option(help="Picture to write, PNG.")],
 ) -> None:
     """Draw the curves of one run or several on one picture, restarts marked.
 
-    Example: imagenet-pipeline plot output/runs/a output/runs/b --out curves.png
+    Logs count in the order given: one that does not begin with the first epoch goes on with the training of the one
+    before it, and stands for what it repeats of it.
+
+    \b
+    Examples:
+      imagenet-pipeline plot output/runs/a output/runs/b --out curves.png
+      imagenet-pipeline plot training_0.log training_65.log training_85.log output/runs/alexnet --out curves.png
     """
     from imagenet_pipeline.training.curves import draw_curves
 

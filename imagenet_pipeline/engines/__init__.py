@@ -26,6 +26,7 @@ from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
 from imagenet_pipeline.engines.cluster import require_no_cluster
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.launcher import place
+from imagenet_pipeline.networks.cut import no_layer
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.zoo import ZooNetwork
 
@@ -144,6 +145,15 @@ class Engine(Protocol):
     def logits(self, images: Images) -> Array:
         """Scores before the softmax, [n, classes]: float64 where that is the precision, or else float32."""
 
+    def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
+        """What `layer` gives for each image, and the gradient by it of the image's score for its class.
+
+        Both [n, ...] of `logits`' kind, as in scoring: nothing dropped out, running statistics, scores before the
+        softmax. `layer` is a path as `networks NAME` shows it, or that of a group of layers: any that scoring runs
+        through, residual bodies and branches included. On the first device; nothing is remembered of it.
+        Raises BadRecipe for another path, and for a zoo's network.
+        """
+
     def values(self) -> dict[str, Array]:
         """A copy of every parameter and running statistic (the mean of all devices'), by name. Collective."""
 
@@ -212,6 +222,21 @@ def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
         raise not_importable(engine, error) from error
     launch(devices, words)
     return True
+
+
+def find_layer(layers: Mapping[str, Any], path: str) -> Any:
+    """The block or module of a layer. Raises BadRecipe with the nearest names; of a zoo's network none is known."""
+    if not layers:
+        raise BadRecipe("the layers of a zoo's network are not known here", where=f"layer {path}")
+    if path not in layers:
+        raise no_layer(path, layers)
+    return layers[path]
+
+
+def not_scored(path: str) -> BadRecipe:
+    """The error for a layer that scoring does not run through."""
+    what = "scoring does not run through it"
+    return BadRecipe(what, where=f"layer {path}", advice="auxiliary classifiers work in training only")
 
 
 def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:

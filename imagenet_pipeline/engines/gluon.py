@@ -11,6 +11,7 @@ import numpy.typing as npt
 from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, gluon_zoo
 from imagenet_pipeline.engines.averages import Averages, Copies, rule_state
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
+from imagenet_pipeline.engines.gluon_gradients import gradients_of
 from imagenet_pipeline.engines.gluon_group import Reducer, all_workers
 from imagenet_pipeline.engines.gluon_import import mx
 from imagenet_pipeline.engines.gluon_network import Normalised, build_network, freeze
@@ -38,7 +39,7 @@ class GluonEngine:
         _refuse_compilation(blueprint)
         self.precision = self._dtype = choose_precision(blueprint.precision)
         built, self._draws = build_network(blueprint)
-        self._parameters, self._tap_weights = built.parameters, built.tap_weights
+        self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
         self._trained = {name: one for name, one in built.parameters.items() if one.grad_req != "null"}
         shapes = {name: tuple(one.shape) for name, one in built.parameters.items()}
         treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
@@ -96,6 +97,14 @@ class GluonEngine:
         parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
         return np.concatenate(parts)
 
+    def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
+        # A hybridized network is one operator, of whose layers nothing is seen.
+        self._network.hybridize(active=False)
+        try:
+            return gradients_of(self._network, self._layers, layer, images, classes, self._contexts[0])
+        finally:
+            self._hybridize()
+
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return self._workers.total(numbers) if self._workers else numbers.copy()
 
@@ -124,10 +133,14 @@ class GluonEngine:
             parameter.grad_req = "add"
         for network in (self._network, self._training):
             network.cast(self._dtype)
-            network.hybridize(static_alloc=True, static_shape=True)
             everything.update(network.collect_params())
         everything.initialize(ctx=self._contexts, force_reinit=True)
+        self._hybridize()
         self.set_values(values)
+
+    def _hybridize(self) -> None:
+        for network in (self._network, self._training):
+            network.hybridize(static_alloc=True, static_shape=True)
 
     def _make_reducer(self) -> Any | None:
         if self._workers is not None:

@@ -17,31 +17,39 @@ class GluonNetwork:
     """A block and its parameters by the names the whole pipeline uses.
 
     `training` shares the layers of `block`; where there are taps it gives [logits, *those of each tap's head].
+    `layers` has the block of every layer, and of every group of layers, by its path.
     """
 
     block: Any
     training: Any
     parameters: dict[str, Any]
     tap_weights: list[float] = field(default_factory=list)
+    layers: dict[str, Any] = field(default_factory=dict)
 
 
 def build(network: layers.Sequential, channels_of: Callable[[str], int]) -> GluonNetwork:
     """Build the block tree; `channels_of(name)` is the length of a one-dimensional parameter."""
-    parameters: dict[str, Any] = {}
-    builder = _Builder(parameters, channels_of)
+    builder = _Builder(channels_of)
     blocks = [builder.block(item, name) for name, item in network.items]
     taps = {index: item.weight for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
     scoring = nn.HybridSequential(prefix="")
     scoring.add(*[block for index, block in enumerate(blocks) if index not in taps])
-    return GluonNetwork(scoring, _Tapped(blocks, set(taps)) if taps else scoring, parameters, list(taps.values()))
+    training = _Tapped(blocks, set(taps)) if taps else scoring
+    return GluonNetwork(scoring, training, builder.parameters, list(taps.values()), builder.layers)
 
 
 class _Builder:
-    def __init__(self, parameters: dict[str, Any], channels_of: Callable[[str], int]) -> None:
-        self.parameters = parameters
+    def __init__(self, channels_of: Callable[[str], int]) -> None:
+        self.parameters: dict[str, Any] = {}
+        self.layers: dict[str, Any] = {}
         self.channels_of = channels_of
 
     def block(self, layer: layers.Layer, path: str) -> Any:
+        # A residual body has the path of the whole, which is finished later and stays.
+        block = self.layers[path] = self._block(layer, path)
+        return block
+
+    def _block(self, layer: layers.Layer, path: str) -> Any:
         match layer:
             case layers.Sequential():
                 return self._sequence(layer, path)

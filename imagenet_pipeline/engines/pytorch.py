@@ -29,6 +29,7 @@ from imagenet_pipeline.engines.pytorch_device import (
     require_compiler,
     versions_of,
 )
+from imagenet_pipeline.engines.pytorch_gradients import gradients_of, watched_layer
 from imagenet_pipeline.engines.pytorch_group import joined_group, naming_lost_ranks
 from imagenet_pipeline.engines.pytorch_import import torch
 from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
@@ -61,6 +62,7 @@ class PyTorchEngine:
         self._loss = blueprint.loss
         built = build_network(blueprint, self._dtype, self._device)
         self._tensors, self._tap_weights, self._draws = built.tensors, built.tap_weights, built.draws
+        self._layers = built.layers
         self._trained = {name: tensor for name, tensor in built.tensors.items() if tensor.requires_grad}
         if values is not None:
             self.set_values(values)
@@ -114,6 +116,13 @@ class PyTorchEngine:
     def logits(self, images: Images) -> Array:
         scores: Array = self._evaluated(images).cpu().numpy()
         return scores
+
+    def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
+        self._train_mode(False)
+        with watched_layer(self._layers, layer) as outputs:
+            with self._autocast():
+                scores = self._scores(self._network(self._put(images))[0])
+            return gradients_of(scores, self._put(classes), outputs, layer)
 
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return self._group.sum(numbers)

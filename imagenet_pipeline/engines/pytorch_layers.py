@@ -15,17 +15,25 @@ functional = torch.nn.functional
 def build(network: layers.Sequential, tensors: Mapping[str, Any]) -> Any:
     """The module that computes a network with these tensors, found by their parameters' names.
 
-    It returns a list: the logits and, in training, those of every auxiliary classifier.
+    It returns a list: the logits and, in training, those of every auxiliary classifier. Its `layers` has the module
+    of every layer, and of every group of layers, by its path.
     """
     taps = {index for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
-    return _Root(_Builder(tensors).modules(network, ""), taps)
+    builder = _Builder(tensors)
+    return _Root(builder.modules(network, ""), taps, builder.layers)
 
 
 class _Builder:
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         self.tensors = tensors
+        self.layers: dict[str, Any] = {}
 
     def module(self, layer: layers.Layer, path: str) -> Any:
+        # A residual body has the path of the whole, which is finished later and stays.
+        module = self.layers[path] = self._module(layer, path)
+        return module
+
+    def _module(self, layer: layers.Layer, path: str) -> Any:
         match layer:
             case layers.Sequential():
                 return nn.Sequential(*self.modules(layer, path))
@@ -57,8 +65,9 @@ class _Builder:
 
 
 class _Root(torch.nn.Module):  # type: ignore[misc]
-    def __init__(self, items: list[Any], taps: set[int]) -> None:
+    def __init__(self, items: list[Any], taps: set[int], layers: Mapping[str, Any]) -> None:
         super().__init__()
+        self.layers = layers
         self.items = nn.ModuleList(items)
         self.taps = taps
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from imagenet_pipeline.engines import Blueprint, pytorch_zoo
@@ -15,13 +16,17 @@ from imagenet_pipeline.networks.zoo import ZooNetwork
 
 @dataclass
 class PyTorchNetwork:
-    """A module that gives a list, the logits and in training those of every tap, and its tensors by name."""
+    """A module that gives a list, the logits and in training those of every tap, and its tensors by name.
+
+    `layers` has the module of every layer, and of every group of layers, by its path; a zoo's network has none.
+    """
 
     module: Any
     tensors: dict[str, Any]
     tap_weights: list[float]
     draws: bool
     """Whether training it draws random numbers."""
+    layers: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwork:
@@ -34,7 +39,8 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
     tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
     draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
-    return PyTorchNetwork(build(network, tensors), tensors, tap_weights, draws)
+    module = build(network, tensors)
+    return PyTorchNetwork(module, tensors, tap_weights, draws, module.layers)
 
 
 def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:

@@ -40,20 +40,34 @@ class Classifier:
         Several crops are averaged. Images go to the engine a batch of the recipe at a time.
         Raises BadInput where the network's output is not finite.
         """
-        together = max(1, self.recipe.batch_size // crops)
-        parts = [self._of_batch(images[at : at + together], crops) for at in range(0, len(images), together)]
+        together = self.images_together(crops)
+        parts = [
+            self.probabilities_of(np.stack([self.views(image, crops) for image in images[at : at + together]]))
+            for at in range(0, len(images), together)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
 
-    def _of_batch(self, images: Sequence[Pixels], crops: Crops) -> Probabilities:
-        state = self.checkpoint.state
-        views = np.empty((len(images), crops, state.input_size, state.input_size, 3), np.uint8)
-        for image, view in zip(images, views, strict=True):
-            evaluation_transform(image, state.crop_fraction, view)
+    def images_together(self, crops: Crops = 1) -> int:
+        """How many images go to the engine at once."""
+        return max(1, self.recipe.batch_size // crops)
+
+    def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
+        """What the network looks at of one RGB image [H, W, 3]: [crops, S, S, 3]. Several threads may call it."""
+        side = self.checkpoint.state.input_size
+        out = np.empty((crops, side, side, 3), np.uint8)
+        evaluation_transform(image, self.checkpoint.state.crop_fraction, out)
+        return out
+
+    def probabilities_of(self, views: Pixels) -> Probabilities:
+        """How probable each class is for each image of one batch, of which there are `views` [n, crops, S, S, 3].
+
+        Raises BadInput where the network's output is not finite.
+        """
         logits = self.engine.logits(views.reshape(-1, *views.shape[2:]))
         if not np.isfinite(logits).all():
             where, advice = self.checkpoint.folder, "take another checkpoint"
             raise BadInput("the network's output is not finite", where=where, advice=advice)
-        return np.exp(log_probabilities(logits, crops))
+        return np.exp(log_probabilities(logits, views.shape[1]))
 
 
 def open_classifier(run: Path, which: str = "best", overrides: dict[str, object] | None = None) -> Classifier:

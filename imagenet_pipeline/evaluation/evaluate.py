@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe
-from imagenet_pipeline.engines import Engine, Totals
+from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.loading.batches import Loader
-from imagenet_pipeline.loading.order import Share
+from imagenet_pipeline.evaluation.class_numbers import Numbering, numbering_of
+from imagenet_pipeline.evaluation.outcomes import Outcomes
+from imagenet_pipeline.evaluation.scoring import Crops as Crops
+from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
-from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.building import build_engine
-from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.metrics import score, watched
+from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.ranks import require_agreement
-from imagenet_pipeline.training.records import records_of, require_its_classes
+from imagenet_pipeline.training.records import records_of
 
-Crops = Literal[1, 2, 10]
 HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "loader.prefetch")
 """Recipe keys that say how to compute, not what."""
 
@@ -58,17 +58,19 @@ class Evaluation:
     images_per_second: float
     weights_digest: str
     data_digest: str
+    recipe_digest: str
     versions: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be scored: a run's checkpoint, on records of its classes."""
+    """What is to be scored: a run's checkpoint, on records whose classes are among its own."""
 
     run: Path
     recipe: Recipe
     checkpoint: Checkpoint
     data: DataSet
+    numbering: Numbering
 
     def engine(self) -> Engine:
         """An engine that holds the checkpoint. Scoring is not compiled: it needs no compiler."""
@@ -76,25 +78,26 @@ class Subject:
             self.recipe.model_copy(update={"compile": False}), self.checkpoint.state, self.checkpoint.weights
         )
 
-    def evaluation(self, engine: Engine, totals: Totals, split: str, crops: int, seconds: float) -> Evaluation:
+    def evaluation(self, engine: Engine, outcomes: Outcomes, setting: Setting) -> Evaluation:
         """The figures with everything they depend on. Raises BadInput where they are none."""
-        state = self.checkpoint.state
-        if not np.isfinite(totals.loss):
+        state, images = self.checkpoint.state, len(outcomes)
+        if not np.isfinite(outcomes.losses).all():
             where, advice = self.checkpoint.folder, "take another checkpoint"
             raise BadInput("the network's output is not finite", where=where, advice=advice)
+        rank1_hits, rank5_hits = int(outcomes.rank1_right.sum()), int(outcomes.rank5_right.sum())
         return Evaluation(
             run=str(self.run),
             checkpoint=self.checkpoint.folder.name,
             epoch=state.epoch,
-            split=split,
-            images=totals.images,
-            rank1=totals.rank1,
-            rank5=totals.rank5,
-            loss=totals.loss,
-            loss_kind=self.recipe.loss.kind,
-            rank1_hits=totals.rank1_hits,
-            rank5_hits=totals.rank5_hits,
-            crops=crops,
+            split=setting.split,
+            images=images,
+            rank1=100.0 * rank1_hits / images,
+            rank5=100.0 * rank5_hits / images,
+            loss=float(outcomes.losses.mean()),
+            loss_kind=setting.loss_kind,
+            rank1_hits=rank1_hits,
+            rank5_hits=rank5_hits,
+            crops=setting.crops,
             network=state.network,
             input_size=state.input_size,
             crop_fraction=state.crop_fraction,
@@ -104,11 +107,30 @@ class Subject:
             precision=engine.precision,
             process=engine.rank,
             processes=engine.ranks,
-            images_per_second=round(totals.images / seconds, 1),
+            images_per_second=round(images / setting.seconds, 1),
             weights_digest=self.checkpoint.weights_digest,
             data_digest=self.data.digest,
+            recipe_digest=files.sha256_of(self.run / "recipe.toml"),
             versions=engine.versions,
         )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How subjects were scored, and how long it took them all."""
+
+    split: str
+    crops: Crops
+    loss_kind: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of each subject its figures and outcomes; `outcomes` begins with those of all together, of several."""
+
+    evaluations: list[Evaluation]
+    outcomes: list[Outcomes]
 
 
 def evaluate(
@@ -121,12 +143,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate checkpoint `which` ("best", "latest" or an epoch) of `run` on a split of its records.
 
-    `records` names another data set of the same classes. With several crops their probabilities are averaged.
-    Raises BadInput where the class tables differ or the split is empty, BadRecipe where there are no records.
+    `records` names another data set, of the run's classes or some of them. With several crops their probabilities
+    are averaged. Raises BadInput where the class tables differ or the split is empty, BadRecipe where there are no
+    records.
     """
-    recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {})
-    data = records_to_score(recipe, checkpoint.state, split, records)
-    return _scored(Subject(Path(run), recipe, checkpoint, data), split, crops)
+    subject = subject_of(Path(run), open_checkpoint(Path(run), which, overrides or {}), split, records)
+    return score_subjects([subject], split, crops).evaluations[0]
 
 
 def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tuple[Recipe, Checkpoint]:
@@ -136,13 +158,14 @@ def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tupl
     return recipe, load_checkpoint(find_checkpoint(run, which))
 
 
-def records_to_score(recipe: Recipe, state: State, split: str, records: Path | None) -> DataSet:
-    """The data set in `records`, or the recipe's own, which must have the split and the classes of `state`."""
+def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Subject:
+    """A checkpoint, and the data set in `records`, or the run's own, which must have the split and its classes."""
+    recipe, checkpoint = opened
     data = read_data_set(records) if records else records_of(recipe)
-    require_its_classes(state, data)
+    numbering = numbering_of(checkpoint.state, data)
     if not data.counts.get(split):
         raise BadInput(f"no split {split!r}", where=data.folder, expected=f"one of {', '.join(data.counts)}")
-    return data
+    return Subject(run, recipe, checkpoint, data, numbering)
 
 
 def require_harmless(overrides: dict[str, object], verb: str) -> None:
@@ -152,23 +175,37 @@ def require_harmless(overrides: dict[str, object], verb: str) -> None:
             raise BadRecipe(f"recipe key {key!r} does not apply", where=verb, expected=", ".join(HOW_KEYS))
 
 
-def _scored(subject: Subject, split: str, crops: Crops) -> Evaluation:
-    recipe, state, data = subject.recipe, subject.checkpoint.state, subject.data
-    engine = subject.engine()
-    facts = {"split": split, "crops": str(crops), "checkpoint": subject.checkpoint.weights_digest}
-    how = repr([state.input_size, state.crop_fraction, recipe.batch_size])
-    require_agreement(engine, facts | {"records": data.digest, "recipe": how})
+def score_subjects(subjects: Sequence[Subject], split: str, crops: Crops) -> Scores:
+    """Score them all on one pass over the records of the first, a batch at a time of its recipe's size.
+
+    The loss is of the run's own kind; of several, whose mean probabilities are scored too, cross-entropy. Collective.
+    """
+    first, engines = subjects[0], [subject.engine() for subject in subjects]
+    loss_kind = first.recipe.loss.kind if len(subjects) == 1 else "cross_entropy"
+    _require_one_group(subjects, engines, split, crops)
+    members = [_member(subject, engine, loss_kind) for subject, engine in zip(subjects, engines, strict=True)]
     started = time.monotonic()
-    with RecordSet.open(data.folder, split) as records:
-        loader = Loader(
-            records,
-            state.input_size,
-            max(1, recipe.batch_size // crops),
-            threads=recipe.loader.threads,
-            prefetch=recipe.loader.prefetch,
-            classes=len(data.classes),
-            share=Share(engine.rank, engine.ranks),
-        )
-        with loader.evaluation(state.crop_fraction, crops) as batches:
-            totals = score(engine, watched(batches, split, shown=engine.rank == 0), crops)
-    return subject.evaluation(engine, totals, split, crops, time.monotonic() - started)
+    source = Source(first.data, split, first.numbering.relabel, first.recipe)
+    outcomes = score_split(source, crops, members, len(first.numbering.table))
+    setting = Setting(split, crops, loss_kind, time.monotonic() - started)
+    scored = zip(subjects, engines, outcomes[-len(subjects) :], strict=True)
+    return Scores([subject.evaluation(engine, own, setting) for subject, engine, own in scored], outcomes)
+
+
+def _member(subject: Subject, engine: Engine, loss_kind: str) -> Member:
+    state = subject.checkpoint.state
+    return Member(engine, (state.input_size, state.crop_fraction), loss_kind)
+
+
+def _require_one_group(subjects: Sequence[Subject], engines: Sequence[Engine], split: str, crops: int) -> None:
+    places = {(engine.rank, engine.ranks) for engine in engines}
+    if len(places) > 1:
+        advice = "score runs of both engines in one process, or give engine=pytorch"
+        raise BadRecipe("the engines of these runs share their processes differently", advice=advice)
+    facts = {"split": split, "crops": str(crops), "records": subjects[0].data.digest}
+    for number, subject in enumerate(subjects, 1):
+        state, batch_size = subject.checkpoint.state, subjects[0].recipe.batch_size
+        name = f"checkpoint {number}" if len(subjects) > 1 else "checkpoint"
+        facts[name] = subject.checkpoint.weights_digest
+        facts[f"recipe of {name}"] = repr([state.input_size, state.crop_fraction, batch_size])
+    require_agreement(engines[0], facts)

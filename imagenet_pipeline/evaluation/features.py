@@ -14,15 +14,13 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe
-from imagenet_pipeline.engines import Blueprint, Engine, create_engine
+from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import require_harmless
 from imagenet_pipeline.evaluation.feature_file import FEATURES, LABELS, RECORDS, new_archive, open_rows, write_array
+from imagenet_pipeline.evaluation.layer_engine import engine_until
 from imagenet_pipeline.loading.batches import Loader
-from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.cut import until
-from imagenet_pipeline.networks.shapes import Shape, describe, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -72,7 +70,7 @@ def extract(
     checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
     data = read_data_set(records) if records else records_of(recipe)
     images = _images_of(data, splits)
-    engine, shape = _engine_until(recipe, checkpoint, layer)
+    engine, shape = engine_until(recipe, checkpoint, layer, "features")
     state, width = checkpoint.state, math.prod(shape)
     if out.is_dir():
         raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
@@ -110,23 +108,6 @@ def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
         if split not in there:
             raise BadInput(f"no split {split!r}", where=data.folder, expected=f"one of {', '.join(there)}")
     return {split: there[split] for split in there if split in splits or not splits}
-
-
-def _engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str) -> tuple[Engine, Shape]:
-    """An engine whose "logits" are the layer's output, and the shape of that for one image."""
-    state = checkpoint.state
-    network = catalog.build(state.network, len(state.classes))
-    if isinstance(network, ZooNetwork):
-        raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {network}")
-    cut, input_shape = until(network, layer), (len(state.mean), state.input_size, state.input_size)
-    values = {name: checkpoint.weights[name] for name in parameters(cut, input_shape)}
-    blueprint = Blueprint(
-        cut, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision
-    )
-    engine = create_engine(recipe.engine, blueprint, values)
-    if engine.ranks > 1:
-        raise BadRecipe("features runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
-    return engine, describe(cut, input_shape)[-1].output_shape
 
 
 def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], engine: Engine, source: _Source) -> None:

@@ -14,6 +14,8 @@ Logs = npt.NDArray[np.float64]
 def log_probabilities(logits: Array, crops: int = 1) -> Logs:
     """Of each image, the log of its crops' probabilities averaged: [n * crops, classes] to [n, classes]."""
     scores = logits.astype(np.float64)
-    logs = (scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)).reshape(-1, crops, scores.shape[1])
+    scores -= scores.max(axis=1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    logs = scores.reshape(-1, crops, scores.shape[1])
     mean: Logs = np.logaddexp.reduce(logs, axis=1) - np.log(crops)
     return mean

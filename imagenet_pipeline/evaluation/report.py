@@ -1,99 +1,120 @@
-"""One self-contained page about an evaluation: the figures, the curves, and what they depend on."""
+"""A report in three forms, of the same figures: one self-contained page, Markdown, and JSON."""
 
 from __future__ import annotations
 
-import base64
-from html import escape
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imagenet_pipeline import files
-from imagenet_pipeline.evaluation.ensemble import Ensemble
-from imagenet_pipeline.evaluation.evaluate import Evaluation
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation.findings import Findings, as_json
+from imagenet_pipeline.evaluation.report_pictures import confusion_square, curves, mistakes, reliability, text
+from imagenet_pipeline.evaluation.report_style import STYLE
+from imagenet_pipeline.evaluation.report_tables import (
+    MANY_CLASSES,
+    Headline,
+    Table,
+    calibration_note,
+    class_table,
+    comparison_table,
+    confused_table,
+    dependence_table,
+    headlines,
+    sources,
+    title,
+)
+from imagenet_pipeline.evaluation.report_text import as_markdown
 
-LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2.5rem auto;
-       padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; font-weight: 600; margin: 0; }
-h2 { font-size: 1.05rem; font-weight: 600; margin: 2rem 0 .5rem; }
-.sub { color: #666; margin: .2rem 0 1.6rem; }
-.figures { display: flex; gap: 3rem; flex-wrap: wrap; }
-.figures b { display: block; font-size: 2.2rem; font-weight: 600; line-height: 1.2; color: #1f5fa8; }
-.figures span { color: #666; }
-table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid #e5e5e5; padding: .3rem .8rem .3rem 0;
-       vertical-align: top; overflow-wrap: anywhere; } td:first-child { color: #666; white-space: nowrap; }
-img { max-width: 100%; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .85rem; }
-"""
+
+def require_page(out: Path) -> None:
+    """Raise BadRecipe for a page by whose name the other two forms could not be told apart from it."""
+    if out.suffix != ".html":
+        advice = "Markdown and JSON are written beside it"
+        raise BadRecipe("a report is a page", where=out, expected="a name that ends in .html", advice=advice)
 
 
-def write_report(evaluation: Evaluation | Ensemble, out: Path) -> Path:
-    """Write `out`, one HTML file with its pictures inside; a run's curves and recipe are taken from its folder.
-
-    Of an ensemble every member's own figures stand below those of all together.
-    """
-    members = evaluation.members if isinstance(evaluation, Ensemble) else [evaluation]
-    if isinstance(evaluation, Ensemble):
-        name = f"{len(members)} runs together"
-        parts = [_figures(evaluation, LOSSES["cross_entropy"]), *map(_member, members)]
-    else:
-        name = evaluation.network
-        parts = [_figures(evaluation, LOSSES[evaluation.loss_kind]), *_dependences(evaluation)]
-    title = f"{name} on {evaluation.images:,} {evaluation.split} images"
-    sources = ", ".join(f"{member.checkpoint} of {member.run}" for member in members)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f'<h1>{escape(title)}</h1><p class="sub">{escape(sources)}</p>{"".join(parts)}</body></html>\n'
-    )
+def write_report(findings: Findings, out: Path) -> Path:
+    """Write `out`, an HTML file with its pictures inside, and beside it the same as .md and .json."""
+    require_page(out)
+    page = _page(findings)
+    files.write_json(out.with_suffix(".json"), as_json(findings))
+    files.write_whole(out.with_suffix(".md"), as_markdown(findings))
     files.write_whole(out, page)
     return out
 
 
-def _member(member: Evaluation) -> str:
-    heading = f"<h2>{escape(member.network)}, {escape(member.checkpoint)} of {escape(member.run)}</h2>"
-    own = (
-        f"<p>alone: rank-1 {member.rank1:.2f} % ({member.rank1_hits:,} of {member.images:,}), "
-        f"rank-5 {member.rank5:.2f} %, cross-entropy {member.loss:.4f} nats</p>"
+def _page(findings: Findings) -> str:
+    examination = findings.examination
+    name = text(title(examination))
+    notes = "".join(f"<p>{text(note)}.</p>" for note in examination.notes)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{STYLE}</style></head><body>"
+        f'<h1>{name}</h1><p class="sub">{text(sources(examination))}</p>'
+        f'<div class="figures">{"".join(map(_headline, headlines(findings)))}</div>{notes}'
+        f"{''.join(_sections(findings))}</body></html>\n"
     )
-    return heading + own + _table(member)
 
 
-def _dependences(evaluation: Evaluation) -> list[str]:
-    run = Path(evaluation.run)
-    heading = "<h2>What the figures depend on</h2>"
-    return [_curves(run / "curves.png"), heading, _table(evaluation), _recipe(run / "recipe.toml")]
+def _sections(findings: Findings) -> Iterator[str]:
+    examination = findings.examination
+    if len(findings.own) > 1:
+        yield _table(comparison_table(findings))
+    confused = _table(confused_table(findings)) if findings.mistakes else ""
+    yield _beside(_confusions(findings), confused) if len(findings.classes) <= MANY_CLASSES else confused
+    yield _beside(_table(class_table(findings)), _calibration(findings))
+    yield _section("Surest mistakes", mistakes(findings) if findings.mistakes else "<p>There is none.</p>")
+    runs = list(dict.fromkeys(Path(member.run) for member in examination.evaluations))
+    pictures = [f'<p class="note">{text(str(run))}</p>{curve}' for run in runs if (curve := curves(run))]
+    if pictures:
+        yield _section("Training", "".join(pictures))
+    for member in examination.evaluations:
+        yield _table(dependence_table(examination, member))
+    for run in runs:
+        recipe = (run / "recipe.toml").read_text(encoding="utf-8")
+        yield _section(f"Recipe of {text(str(run))}", f"<pre>{_text_block(recipe)}</pre>")
 
 
-def _figures(evaluation: Evaluation | Ensemble, loss: str) -> str:
-    rows = [
-        (f"{evaluation.rank1:.2f} %", f"rank-1: {evaluation.rank1_hits:,} of {evaluation.images:,}"),
-        (f"{evaluation.rank5:.2f} %", f"rank-5: {evaluation.rank5_hits:,} of {evaluation.images:,}"),
-        (f"{evaluation.loss:.4f}", loss),
-    ]
-    cells = "".join(f"<div><b>{value}</b><span>{escape(label)}</span></div>" for value, label in rows)
-    return f'<div class="figures">{cells}</div>'
+def _confusions(findings: Findings) -> str:
+    note = "A row a class, a column what it was taken for; shaded by the share of the row."
+    return _section("Confusions", f'<p class="note">{note}</p>{confusion_square(findings)}')
 
 
-def _curves(path: Path) -> str:
-    if not path.exists():
-        return ""
-    picture = base64.b64encode(path.read_bytes()).decode()
-    return f'<h2>Training</h2><img alt="loss and rank-1 by epoch" src="data:image/png;base64,{picture}">'
+def _calibration(findings: Findings) -> str:
+    note = f"{calibration_note(findings)} Bars: the share that is right, with 95 % whiskers; below: images a bin."
+    return _section("Calibration", f'<p class="note">{note}</p>{reliability(findings.figures.calibration)}')
 
 
-def _table(evaluation: Evaluation) -> str:
-    rows = {
-        "engine": f"{evaluation.engine} on {', '.join(evaluation.devices)}, {evaluation.precision}",
-        "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
-        "input": f"{evaluation.input_size} px, {evaluation.crop_fraction:g} of the shorter edge, "
-        f"crops: {evaluation.crops}",
-        "classes": str(evaluation.classes),
-        "weights, SHA-256": evaluation.weights_digest,
-        "data, SHA-256 of the manifest": evaluation.data_digest,
-    }
-    cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows.items())
-    return f"<table>{cells}</table>"
+def _beside(first: str, second: str) -> str:
+    """Two sections, one beside the other where there is room."""
+    return f'<div class="beside">{first}{second}</div>'
 
 
-def _recipe(path: Path) -> str:
-    return f"<h2>Recipe</h2><pre>{escape(path.read_text(encoding='utf-8'))}</pre>"
+def _text_block(value: str) -> str:
+    """Lines of text that HTML shows as they are."""
+    return "\n".join(map(text, value.splitlines()))
+
+
+def _headline(one: Headline) -> str:
+    interval = f"<span>95 %: {text(one.interval)}</span>" if one.interval else ""
+    return f"<div><i>{text(one.name)}</i><b>{text(one.value)}</b>{interval}<span>{text(one.basis)}</span></div>"
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{heading}</h2>{content}</section>"
+
+
+def _table(table: Table) -> str:
+    note = f'<p class="note">{text(table.note)}</p>' if table.note else ""
+    titled = any(table.header)
+    head = f"<thead>{_row(table.header, table.words, 'th')}</thead>" if titled else ""
+    body = "".join(_row(row, table.words, "td") for row in table.rows)
+    kind = "rows" if titled else "pairs"
+    return _section(text(table.heading), f'{note}<table class="{kind}">{head}<tbody>{body}</tbody></table>')
+
+
+def _row(cells: Sequence[str], words: int, tag: str) -> str:
+    kinds = ["" if place < words else ' class="number"' for place in range(len(cells))]
+    row = "".join(f"<{tag}{kind}>{text(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+    return f"<tr>{row}</tr>"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Concat, Layer, Residual, Sequential, Tap, without_taps
+from imagenet_pipeline.networks.shapes import Shape, output_shape
 
 SHORTCUT = "shortcut"
 
@@ -20,14 +22,40 @@ def until(network: Sequential, path: str) -> Sequential:
     """
     found = _cut_layer(network, path.split("."))
     if not isinstance(found, Sequential):
-        known = list(_paths(network, ""))
-        near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
-        raise BadRecipe(
-            f"no layer is called {path!r}",
-            where="layer",
-            advice=f"did you mean {' or '.join(near)}?" if near else "imagenet-pipeline networks NAME lists them",
-        )
+        raise no_layer(path, _paths(network, ""))
     return without_taps(found)
+
+
+def last_map(network: Sequential, input_shape: Shape) -> str | None:
+    """The path of the last layer (or residual unit, or concatenation) whose output is an image of several pixels.
+
+    Layers inside bodies and branches do not count: something beside them matters too. None where there is none.
+    Raises BadRecipe where the network cannot take the input.
+    """
+    for path in reversed(list(_main_paths(without_taps(network), ""))):
+        shape = output_shape(until(network, path), input_shape)
+        if len(shape) == 3 and math.prod(shape[1:]) > 1:
+            return path
+    return None
+
+
+def no_layer(path: str, known: Iterable[str]) -> BadRecipe:
+    """The error for a path that leads to no layer, with the nearest names."""
+    near = difflib.get_close_matches(path, list(known), n=3, cutoff=0.5)
+    return BadRecipe(
+        f"no layer is called {path!r}",
+        where="layer",
+        advice=f"did you mean {' or '.join(near)}?" if near else "imagenet-pipeline networks NAME lists them",
+    )
+
+
+def _main_paths(sequence: Sequential, path: str) -> Iterator[str]:
+    for name, item in sequence.items:
+        inner = f"{path}.{name}" if path else name
+        if isinstance(item, Sequential):
+            yield from _main_paths(item, inner)
+        else:
+            yield inner
 
 
 def _cut_layer(layer: Layer, words: list[str]) -> Layer | None:

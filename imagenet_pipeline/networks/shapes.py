@@ -83,6 +83,15 @@ def describe(network: Sequential, input_shape: Shape) -> tuple[LayerReport, ...]
         ) from None
 
 
+def output_shape(network: Sequential, input_shape: Shape) -> Shape:
+    """What leaves the network; not always what leaves its last layer, which may be that of a branch.
+
+    Raises BadRecipe as `describe` does.
+    """
+    describe(network, input_shape)
+    return _Walk().through(network, "", input_shape)
+
+
 def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
     """Every parameter by name, in order of computation. Raises BadRecipe as `describe` does."""
     return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}

@@ -84,6 +84,19 @@ def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     return MAGIC_BYTES.join(parts), offset
 
 
+def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
+    """Where in a frame, of which these are the first bytes, its image begins and ends.
+
+    None where that cannot be told from them: of a split record, and of one that is no image record.
+    """
+    if len(buffer) < _CHUNK.size + _HEADER.size:
+        return None
+    magic, length = _CHUNK.unpack_from(buffer)
+    labels = _HEADER.unpack_from(buffer, _CHUNK.size)[0]
+    start, end = _CHUNK.size + _HEADER.size + 4 * labels, _CHUNK.size + length % 2**29
+    return (start, end) if (magic, length >> 29) == (MAGIC, _WHOLE) and start <= end else None
+
+
 def scan(buffer: Buffer) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, record) from start to end. Raises Damaged at the first frame that is not whole."""
     offset = 0

@@ -21,10 +21,11 @@ from torch import (
     distributed,
 )
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.engines import pytorch as _pytorch  # noqa: F401
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
 from imagenet_pipeline.launcher import place
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.loading.order import Share
@@ -41,6 +42,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     stack,
 )
+from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.metrics import score
 
@@ -135,8 +137,12 @@ def differing() -> Arrays:
 
 
 def scoring() -> Arrays:
-    """Every record of the split once; and the same of each class by itself."""
+    """Every record of the split once, and what becomes of each as `evaluate` has it."""
     engine = engine_of(TAPPED)
+    relabel = np.arange(10) % CLASSES
+    recipe = Recipe(network="lenet", records="unused", batch_size=64)
+    source = Source(read_data_set(Path(os.environ["RANK_RECORDS"])), "val", relabel, recipe)
+    (outcomes,) = score_split(source, 1, [Member(engine, (SIZE, 0.875), "cross_entropy")], CLASSES)
     with RecordSet.open(Path(os.environ["RANK_RECORDS"]), "val") as records:
         loader = Loader(records, SIZE, 64, threads=0, share=Share(engine.rank, engine.ranks))
         with loader.evaluation() as batches:
@@ -148,6 +154,7 @@ def scoring() -> Arrays:
         "records": np.concatenate([records for _, records, _ in seen]),
         "counts": [totals.images, totals.rank1_hits, totals.rank5_hits],
         "loss": totals.loss,
+        **{f"outcomes/{name}": column for name, column in vars(outcomes).items()},
     }
 
 

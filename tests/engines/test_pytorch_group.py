@@ -107,6 +107,21 @@ def test_every_record_is_scored_once(found: Found, ranks: int) -> None:
         assert one["loss"] == pytest.approx(alone["loss"], rel=1e-12)
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_rank_has_the_outcome_of_every_record(found: Found, ranks: int) -> None:
+    (alone,), together = found("scoring", 1), found("scoring", ranks)
+    names = [name for name in alone if name.startswith("outcomes/")]
+    assert len(names) == 5
+    right = alone["outcomes/top"] == alone["outcomes/labels"][:, None]
+    assert [300, right[:, 0].sum(), right.any(axis=1).sum()] == alone["counts"].tolist()
+    for one in together:
+        for name in names:
+            if alone[name].dtype == np.int64:
+                np.testing.assert_array_equal(one[name], alone[name])
+            np.testing.assert_allclose(one[name], alone[name], rtol=1e-12)
+            np.testing.assert_array_equal(one[name], together[0][name])
+
+
 def test_the_others_notice_at_once_when_a_rank_is_killed(found: Found) -> None:
     ranks = found("lost", 3)
     assert len(ranks) == 2

@@ -81,6 +81,25 @@ def test_both_engines_give_the_same_features_of_an_image_shaped_layer(
     np.testing.assert_allclose(first["val_features"], second["val_features"], rtol=1e-5, atol=1e-6)
 
 
+def test_a_concatenation_s_features_are_those_of_all_its_branches(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = make_run(tmp_path / "run", "minigooglenet", 32)
+    extraction, _ = extract(place, "inception4b", tmp_path / "f.npz", ["val"])
+    assert extraction.shape == (336, 7, 7)
+    found = loaded(tmp_path / "f.npz")["val_features"]
+    assert found.shape == (6, extraction.features)
+    recipe, checkpoint = open_checkpoint(place, "best", {})
+    weight, bias = checkpoint.weights["classifier.weight"], checkpoint.weights["classifier.bias"]
+    engine = build_engine(recipe, checkpoint.state, checkpoint.weights)
+    with (
+        RecordSet.open(Path(recipe.records), "val") as records,
+        Loader(records, 32, 6, threads=0).evaluation() as passes,
+    ):
+        wanted = engine.logits(next(passes).images)
+    np.testing.assert_allclose(found.reshape(6, 336, -1).mean(2) @ weight.T + bias, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_equal_features_give_equal_bytes_whatever_the_batch(run: Path, tmp_path: Path) -> None:
     for name, batch_size in (("a", 7), ("b", 7)):
         extract(run, "flatten", tmp_path / name, overrides={"batch_size": batch_size})

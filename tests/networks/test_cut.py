@@ -6,7 +6,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.cut import until
+from imagenet_pipeline.networks.cut import last_map, until
 from imagenet_pipeline.networks.layers import (
     Activation,
     Concat,
@@ -18,7 +18,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     stack,
 )
-from imagenet_pipeline.networks.shapes import describe, parameters
+from imagenet_pipeline.networks.shapes import describe, output_shape, parameters
 
 SHAPE = (3, 16, 16)
 NETWORK = stack(
@@ -88,3 +88,30 @@ def test_a_wrong_path_is_met_with_the_nearest_names(path: str, near: str) -> Non
     with pytest.raises(BadRecipe, match=r"^layer: no layer is called ") as caught:
         until(NETWORK, path)
     assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "path"),
+    [
+        ("resnet50", 224, "stage4.relu3"),
+        ("googlenet", 224, "inception5b"),
+        ("vgg16", 224, "block5.pool"),
+        ("vgg16", 32, "block5.relu3"),
+        ("alexnet", 227, "pool5"),
+        ("squeezenet1_1", 224, "active10"),
+        ("densenet121", 224, "relu"),
+        ("lenet", 28, "pool2"),
+    ],
+)
+def test_the_last_map_is_the_last_image_of_several_pixels_with_nothing_beside_it(
+    name: str, size: int, path: str
+) -> None:
+    network, shape = catalog.entry(name).build(7), (3, size, size)
+    assert last_map(network, shape) == path
+    found = output_shape(until(network, path), shape)
+    assert len(found) == 3
+    assert found[1] * found[2] > 1
+
+
+def test_a_network_without_maps_has_no_last_one() -> None:
+    assert last_map(stack(flatten=Flatten(), classifier=Dense(5)), SHAPE) is None

@@ -28,6 +28,7 @@ from imagenet_pipeline.networks.layers import (
 from imagenet_pipeline.networks.shapes import (
     describe,
     multiply_adds,
+    output_shape,
     parameter_count,
     parameters,
 )
@@ -51,6 +52,15 @@ def test_names_are_unique_and_shapes_follow_one_another(name):
     assert len(set(listed)) == len(listed) == len(parameters(catalog.build(name, 1000), reports[0].input_shape))
     assert all(item.name.startswith(report.path + ".") for report in reports for item in report.parameters)
     assert reports[-1].output_shape == (1000,)
+
+
+def test_what_leaves_a_network_that_ends_in_branches_is_all_of_them():
+    branches = Concat((("one", Conv(2, 1)), ("three", Conv(5, 3, pad=1))))
+    assert output_shape(stack(stem=Conv(3, 1), mixed=branches), (3, 6, 6)) == (7, 6, 6)
+    assert output_shape(stack(unit=Residual(stack(c=Conv(4, 1)), stack(d=Conv(4, 1)))), (3, 6, 6)) == (4, 6, 6)
+    assert output_shape(stack(), (3, 6, 6)) == (3, 6, 6)
+    with pytest.raises(BadRecipe, match="too small"):
+        output_shape(stack(conv=Conv(2, 7)), (3, 6, 6))
 
 
 def test_names_stay_what_checkpoints_have():

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.journal import Journal
 
@@ -57,3 +57,21 @@ def test_a_young_picture_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="there is no run here"):
         draw_curves([tmp_path], tmp_path / "curves.png")
+
+
+def test_logs_of_mxnet_and_runs_share_a_picture(tmp_path: Path) -> None:
+    run, out = journalled(tmp_path / "run", 3), tmp_path / "both.png"
+    for folder in ("alexnet", "vgg"):
+        (tmp_path / folder).mkdir()
+        lines = [f"Epoch[{epoch}] Validation-accuracy=0.{epoch + 1}" for epoch in range(5)]
+        (tmp_path / folder / "training_0.log").write_text("\n".join(lines))
+    logs = [tmp_path / folder / "training_0.log" for folder in ("alexnet", "vgg")]
+    assert draw_curves([logs[0]], tmp_path / "log.png")
+    assert draw_curves([run, *logs], out)
+    alone, together = (cv2.imread(str(tmp_path / name)) for name in ("log.png", "both.png"))
+    assert together.shape[0] > alone.shape[0]  # the key below
+
+    (tmp_path / "notes.txt").write_text("nothing of the kind")
+    with pytest.raises(BadInput, match=r"notes\.txt: no MXNet training log"):
+        draw_curves([run, tmp_path / "notes.txt"], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

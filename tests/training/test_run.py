@@ -311,8 +311,10 @@ def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path
     assert result.returncode == 0, result.stderr
     figures, row = json.loads(result.stdout), history(whole_run)[-1]
     assert figures["images"] == 300
-    for name in ("rank1", "rank5", "loss"):
+    for name in ("rank1", "rank5"):
         assert figures[name] == float(row[f"validation_{name}"])
+    # Training adds its losses up in float32, on the device.
+    assert figures["loss"] == pytest.approx(float(row["validation_loss"]), rel=1e-5)
     assert figures["weights_digest"] == files.sha256_of(
         whole_run / "checkpoints" / "epoch-0004" / "weights.safetensors"
     )

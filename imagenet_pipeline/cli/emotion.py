@@ -1,0 +1,101 @@
+"""The verb emotion: faces and what they show, in pictures, a video or before a camera."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagenet_pipeline.cli.output import Json, say, say_json
+from imagenet_pipeline.config import parse_overrides
+from imagenet_pipeline.errors import BadInput, BadRecipe
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.faces.annotate import Tally
+    from imagenet_pipeline.faces.source import Source
+
+
+def emotion(
+    run: Annotated[Path, typer.Argument(help="Run folder of a network trained on faces.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Picture, folder of pictures, video, or camera, camera:1, 1.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change, as devices=cpu.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the annotated copy goes [default: NAME-emotion here; of a camera nowhere]"),
+    ] = None,
+    json_lines: Annotated[
+        Path | None, typer.Option(help="Where the detections go, a line a frame [default: beside --out, .jsonl]")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Look at every so many frames; boxes stay between.")] = 1,
+    min_face: Annotated[
+        int, typer.Option(min=0, help="Smallest face, pixels; 0 is a 24th of the shorter edge, 30 at least.")
+    ] = 0,
+    limit_frames: Annotated[int, typer.Option(min=0, help="End after so many frames; 0 is never.")] = 0,
+    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    no_window: Annotated[bool, typer.Option("--no-window", help="Open no window, even on a screen.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Box every face, name its emotion over a bar of its probability, and write the detections down.
+
+    A video keeps its size and rate, not its sound (.mp4, .mov, .mkv, .avi). Of one that is cut short, and on Ctrl-C,
+    what was annotated is kept. On a screen a window shows it (q ends it), where OpenCV has one.
+
+    \b
+    Examples:
+      imagenet-pipeline emotion output/runs/fer2013 party.jpg
+      imagenet-pipeline emotion output/runs/fer2013 film.mp4 --out annotated.mp4 --every 3
+      imagenet-pipeline emotion output/runs/fer2013 camera --out me.mp4 --limit-frames 200
+    """
+    from imagenet_pipeline.faces.annotate import annotate
+    from imagenet_pipeline.faces.emotions import open_emotion_reader
+    from imagenet_pipeline.faces.source import parse_source, places
+    from imagenet_pipeline.faces.window import Window
+
+    subject = parse_source(source)
+    out, json_lines = places(subject, out, json_lines)
+    reader = open_emotion_reader(run, checkpoint, parse_overrides(changes or []), min_face)
+    with contextlib.closing(Window(not no_window and subject.kind != "folder")) as window:
+        if not (out or json_lines or window.open):
+            raise BadRecipe("nothing would come of it", where=source, advice="name --out or --json-lines")
+        tally = annotate(reader, subject, out, json_lines, window, every, limit_frames)
+    if as_json:
+        say_json(
+            {
+                **dataclasses.asdict(tally),
+                "pictures_per_second": tally.pictures_per_second,
+                "source": source,
+                "kind": subject.kind,
+                "out": out,
+                "json_lines": json_lines,
+            }
+        )
+    else:
+        _say(tally, subject, [path for path in (out, json_lines) if path])
+    if tally.interrupted and subject.kind != "camera":
+        raise KeyboardInterrupt
+    if tally.trouble:
+        raise BadInput(tally.trouble, where=source, advice="what was annotated is kept")
+    if tally.unreadable:
+        raise BadInput(f"{_count(len(tally.unreadable), 'picture')} could not be read", where=source)
+
+
+def _say(tally: Tally, subject: Source, written: list[Path]) -> None:
+    unit = "frame" if subject.kind in ("video", "camera") else "picture"
+    looked = f" ({tally.looked_at:,} looked at)" if tally.looked_at < tally.pictures else ""
+    without = f", none in {_count(tally.without_faces, unit)}" if tally.without_faces and tally.pictures > 1 else ""
+    say(f"{_count(tally.faces, 'face')} in {_count(tally.pictures, unit)}{looked}{without}")
+    if subject.kind != "picture":
+        say(f"{tally.pictures_per_second:.1f} {unit}s a second")
+    for path in written:
+        say(f"wrote {path}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}" if number else f"no {thing}"

@@ -1,0 +1,147 @@
+"""The verb predict: what a trained network takes pictures for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imagenet_pipeline.cli.output import Json, say
+from imagenet_pipeline.config import parse_overrides
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.progress import Bar
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.evaluation.classifier import Classifier
+    from imagenet_pipeline.evaluation.predict import Prediction
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PICTURE|FOLDER|LIST... [KEY=VALUE]...",
+            help="Pictures, folders of them, lists (.txt, a path a line; .lst); recipe keys, as devices=cpu.",
+        ),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
+    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    root: Annotated[Path, typer.Option(help="Where relative paths in lists start.")] = Path(),
+    out: Annotated[Path | None, typer.Option(help="Write a table, a row a picture: NAME.csv.")] = None,
+    annotate: Annotated[Path | None, typer.Option(help="Folder for copies with their classes below.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the first 100, PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the most probable classes of pictures, in any number.
+
+    Folders are looked through with all that is in them. A picture that cannot be read is named with the reason and
+    the others go on; the exit code is then 3. Probabilities of several crops are averaged.
+
+    \b
+    Examples:
+      imagenet-pipeline predict output/runs/imagenet-resnet50 cat.jpg holidays/ --top 3
+      imagenet-pipeline predict output/runs/demo photos/ --sheet sheet.png --annotate annotated/ engine=pytorch
+      imagenet-pipeline predict output/runs/demo list.txt --root photos --json
+    """
+    from imagenet_pipeline.evaluation.classifier import open_classifier
+    from imagenet_pipeline.evaluation.picture_sources import find_pictures
+    from imagenet_pipeline.evaluation.predict import predict as predict_pictures
+    from imagenet_pipeline.evaluation.predict_pictures import Drawings
+    from imagenet_pipeline.evaluation.prediction_table import prediction_table
+
+    if crops not in (1, 2, 10):
+        raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
+    sources, changes = _sources_and_changes(words)
+    paths = find_pictures(sources, root)
+    drawings = Drawings(paths, annotate, sheet)
+    classifier = open_classifier(run, checkpoint, changes)
+    answer = _JsonAnswer(classifier) if as_json else _TextAnswer()
+    # Lines of the answer on a terminal say how far it is.
+    quiet = sys.stdout.isatty() and not as_json
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(Bar("predict", "pictures", shown=not quiet))
+        table = stack.enter_context(prediction_table(out, min(top, len(classifier.classes)))) if out else None
+        found = stack.enter_context(contextlib.closing(predict_pictures(classifier, paths, top, crops)))  # type: ignore[type-var, arg-type]
+        for done, prediction in enumerate(found, 1):
+            answer.add(prediction)
+            drawings.add(prediction)
+            if table:
+                table.add(prediction)
+            bar.show(done, len(paths))
+    drawn = drawings.finish()
+    written = {"table": out, "annotated": annotate if drawings.annotated else None, "sheet": sheet if drawn else None}
+    answer.finish({name: path for name, path in written.items() if path}, drawn)
+    if answer.unreadable:
+        raise BadInput(f"{answer.unreadable:,} of {len(paths):,} pictures could not be read")
+
+
+def _sources_and_changes(words: Sequence[str]) -> tuple[list[Path], dict[str, object]]:
+    """What has an equals sign, and is no file, is a recipe key."""
+    changes = [word for word in words if "=" in word and not Path(word).exists()]
+    sources = [Path(word) for word in words if word not in changes]
+    if not sources:
+        raise BadRecipe(
+            "no picture to look at", where=" ".join(words), expected="predict RUN PICTURE... [key=value...]"
+        )
+    return sources, parse_overrides(changes)
+
+
+class _TextAnswer:
+    """A block of lines a picture, one with --top 1."""
+
+    def __init__(self) -> None:
+        self.unreadable = 0
+
+    def add(self, prediction: Prediction) -> None:
+        if prediction.reason:
+            self.unreadable += 1
+            say(f"{prediction.path}: not read: {prediction.reason}")
+            return
+        lines = [f"{100 * one.probability:6.2f} %  {_called(one.class_id, one.name)}" for one in prediction.top]
+        if len(lines) == 1:
+            say(f"{lines[0]}  {prediction.path}")
+            return
+        say(str(prediction.path))
+        for line in lines:
+            say(f"  {line}")
+
+    def finish(self, written: dict[str, Path], sheet: str) -> None:
+        for name, path in written.items():
+            say(f"{name}: {path}" + (f", {sheet}" if name == "sheet" else ""))
+
+
+class _JsonAnswer:
+    """One object, written as it grows: the predictions need not be in memory together."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        head = {"run": str(classifier.run), "checkpoint": classifier.checkpoint.folder.name}
+        print(f'{json.dumps(head)[:-1]}, "predictions": [', end="")
+        self._between = ""
+        self._unreadable: list[dict[str, str]] = []
+
+    @property
+    def unreadable(self) -> int:
+        return len(self._unreadable)
+
+    def add(self, prediction: Prediction) -> None:
+        if prediction.reason:
+            self._unreadable.append({"file": str(prediction.path), "reason": prediction.reason})
+            return
+        top = [{"class": one.class_id, "name": one.name, "probability": one.probability} for one in prediction.top]
+        print(self._between + json.dumps({"file": str(prediction.path), "top": top}), end="")
+        self._between = ", "
+
+    def finish(self, written: dict[str, Path], _: str) -> None:
+        tail: dict[str, Any] = {"unreadable": self._unreadable, **{name: str(path) for name, path in written.items()}}
+        print(f"], {json.dumps(tail)[1:]}")
+
+
+def _called(class_id: str, name: str) -> str:
+    return name if class_id == name else f"{class_id} {name}"

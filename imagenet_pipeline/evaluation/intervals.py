@@ -1,0 +1,93 @@
+"""How far a figure can be trusted: 95 % confidence intervals, of one figure and of the difference of two.
+
+The images are taken as drawn by chance from all those that the figure is to speak for; nothing else varies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+CONFIDENCE = 0.95
+_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+Interval = tuple[float, float]
+Reals = npt.NDArray[np.float64]
+Truths = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many hits among so many images, and `interval`, both in percent."""
+
+    hits: int
+    images: int
+    percent: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and its interval, which one image alone does not have."""
+
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Rank-1 of one that scored the same images as another, less that of the other, in percentage points.
+
+    `gained` images it alone has right, `lost` the other alone; `p` is the chance of a split as uneven as that, or
+    more, were neither better (McNemar's exact test). `loss` is the difference of the mean losses.
+    """
+
+    rank1: float
+    rank1_interval: Interval
+    gained: int
+    lost: int
+    p: float
+    loss: Mean
+
+
+def rate(hits: int, images: int) -> Rate:
+    """Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001), which stays within 0 and 100."""
+    share = hits / images
+    weight = 1 + _Z**2 / images
+    centre = (share + _Z**2 / (2 * images)) / weight
+    half = _Z / weight * math.sqrt(share * (1 - share) / images + _Z**2 / (4 * images**2))
+    # Rounding must not take the bound past the figure where none, or all, are hits.
+    return Rate(hits, images, 100.0 * hits / images, _percent(min(centre - half, share), max(centre + half, share)))
+
+
+def mean(values: Reals) -> Mean:
+    """The mean of values [n] and its normal interval, from their own standard deviation."""
+    middle = float(values.mean())
+    if len(values) < 2:
+        return Mean(middle, None)
+    half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Mean(middle, (middle - half, middle + half))
+
+
+def difference(right: Truths, loss: Reals, other_right: Truths, other_loss: Reals) -> Difference:
+    """One against another on the same images, [n] each: pairs, so that what is hard for both does not count.
+
+    The interval of rank-1 is Agresti and Min's (2005): half an image more in each cell of the fourfold table.
+    """
+    images = len(right)
+    gained, lost = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+    discordant, padded = gained + lost, images + 2
+    middle = (gained - lost) / padded
+    half = _Z * math.sqrt((discordant + 1) / padded - middle**2) / math.sqrt(padded)
+    p = float(binomtest(gained, discordant).pvalue) if discordant else 1.0
+    points = 100.0 * (gained - lost) / images
+    return Difference(points, _percent(middle - half, middle + half), gained, lost, p, mean(loss - other_loss))
+
+
+def _percent(low: float, high: float) -> Interval:
+    return 100.0 * low, 100.0 * high

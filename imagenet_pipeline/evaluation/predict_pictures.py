@@ -1,0 +1,133 @@
+"""Predictions to look at: a copy of each picture with its classes below it, and a contact sheet of the first ones."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
+from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.records.contact_sheet import (
+    BACKGROUND,
+    INK,
+    bar,
+    contact_sheet,
+    fit,
+    require_png,
+    tile,
+    write_png,
+)
+from imagenet_pipeline.records.image import Rejected
+from imagenet_pipeline.records.lettering import lettering, shortened
+
+SHEET_LIMIT = 100
+"""Pictures on a contact sheet."""
+_TILE = 180
+_SMALLEST_LETTERS = 14
+_JPEG_ENDINGS = (".jpg", ".jpeg")
+
+
+class Drawings:
+    """Draws predictions as they come: into a folder, on a sheet, or both; memory is that of one picture and the sheet.
+
+    Annotated pictures keep the folders they were in, from the one that holds all pictures down, so that no two share
+    a name; what is no JPEG gets ".jpg" added.
+    """
+
+    def __init__(self, paths: Sequence[Path], folder: Path | None, sheet: Path | None) -> None:
+        if sheet is not None:
+            require_png(sheet)
+        self._folder, self._sheet = folder, sheet
+        self._tiles: list[Image.Image] = []
+        self._pictures = len(paths)
+        self.annotated = 0
+        if folder is not None:
+            self._require_outside(folder, paths)
+            self._top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+            self._names = {self._name(path) for path in paths}
+
+    def add(self, prediction: Prediction) -> None:
+        """Draw a prediction; one for a picture that could not be read is passed over."""
+        on_sheet = self._sheet is not None and len(self._tiles) < SHEET_LIMIT
+        if not prediction.top or not (self._folder or on_sheet):
+            return
+        try:
+            pixels = read_picture(prediction.path)
+        except Rejected:  # gone or changed since it was looked at
+            return
+        if on_sheet:
+            first = prediction.top[0]
+            lines = (first.name, f"{100 * first.probability:.1f} %  {prediction.path.name}")
+            self._tiles.append(tile(pixels, _TILE, lines, first.probability))
+        if self._folder:
+            encoded = io.BytesIO()
+            annotated(pixels, prediction.top).save(encoded, "JPEG", quality=92)
+            files.write_whole(self._folder / self._free_name(prediction.path), encoded.getvalue())
+            self.annotated += 1
+
+    def finish(self) -> str:
+        """Write the sheet, if there is one to write; what there is to say of it."""
+        if self._sheet is None or not self._tiles:
+            return ""
+        columns = min(len(self._tiles), 10 if len(self._tiles) > 50 else 6)
+        cut = len(self._tiles) < self._pictures
+        said = f"{len(self._tiles):,} of {self._pictures:,} pictures" if cut else f"{self._pictures:,} pictures"
+        write_png(contact_sheet(self._tiles, columns, said), self._sheet)
+        return said
+
+    def _require_outside(self, folder: Path, paths: Sequence[Path]) -> None:
+        place = os.path.join(os.path.abspath(folder), "")
+        inside = next((path for path in paths if os.path.abspath(path).startswith(place)), None)
+        if inside is not None:
+            raise BadRecipe("annotated pictures would go where the pictures are", where=folder, found=str(inside))
+
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self._top)
+
+    def _free_name(self, path: Path) -> str:
+        name = self._name(path)
+        if not name.lower().endswith(_JPEG_ENDINGS):
+            name += ".jpg"
+            while name in self._names:
+                name += ".jpg"
+        return name
+
+
+def annotated(pixels: Pixels, top: Sequence[Choice]) -> Image.Image:
+    """A copy of a picture [H, W, 3] with its classes below it: percent, a bar, and the name.
+
+    Letters grow with the picture, 14 pixels at least; a small picture is enlarged by a whole factor to be as wide as
+    they need.
+    """
+    height, width = pixels.shape[:2]
+    letters = round(max(_SMALLEST_LETTERS, min(width / 50, height / 12)))
+    across = max(width, 24 * letters)
+    picture = Image.fromarray(pixels)
+    if across >= 2 * max(width, height):
+        picture = fit(picture, across)
+    row = round(1.6 * letters)
+    made = Image.new("RGB", (across, picture.height + row * len(top) + letters), BACKGROUND)
+    made.paste(picture, ((across - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(made)
+    for number, choice in enumerate(top):
+        _draw_row(draw, choice, picture.height + letters // 2 + number * row, row, letters, across)
+    return made
+
+
+def _draw_row(draw: ImageDraw.ImageDraw, choice: Choice, top: int, row: int, letters: int, across: int) -> None:
+    """Percent, bar and name on one line, from the left."""
+    percent, font = lettering(f"{100 * choice.probability:.1f} %", letters)
+    edge, middle = letters // 2, top + row // 2
+    numbers = edge + round(font.getlength("100.0 %"))
+    draw.text((numbers, middle), percent, font=font, fill=INK, anchor="rm")
+    bar_left, bar_right = numbers + letters, numbers + letters + across // 5
+    bar(draw, (bar_left, middle - letters // 4, bar_right, middle + letters // 4), choice.probability)
+    name, font = lettering(choice.name, letters)
+    name_left = bar_right + letters
+    draw.text((name_left, middle), shortened(name, font, across - edge - name_left), font=font, fill=INK, anchor="lm")

@@ -1,0 +1,108 @@
+"""ReaL: the reassessed labels of ImageNet's validation images (Beyer et al. 2020, "Are we done with ImageNet?").
+
+`real.json` of github.com/google-research/reassessed-imagenet is a list of 50,000 lists, one a validation image in the
+order of their names: every class that the image shows, by its place among the sorted WordNet ids. A prediction is
+right when it is in its image's list; an image whose list is empty does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.evaluation.class_numbers import IMAGENET_CLASSES, sorted_numbers
+from imagenet_pipeline.evaluation.intervals import Rate, rate
+from imagenet_pipeline.evaluation.outcomes import Whole
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.lists import read_list
+from imagenet_pipeline.records.manifest import DataSet
+
+IMAGES = 50_000
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
+_LEAST_AGREEMENT = 0.5
+"""Of the genuine images nine in ten have the class they were collected for in their lists."""
+
+
+@dataclass(frozen=True)
+class RealLabels:
+    """What the records of one split show: `valid` by the number a record carries, in the network's own labels."""
+
+    path: Path
+    valid: dict[int, frozenset[int]]
+
+    def rate(self, numbers: Whole, predicted: Whole) -> Rate:
+        """Of first predictions [n] for the records of these numbers [n]."""
+        return real_rate(predicted, [self.valid[number] for number in numbers.tolist()])
+
+    def require_agreement(self, numbers: Whole, labels: Whole) -> None:
+        """Raise BadInput where the records' own labels [n] say that the lists are those of other images."""
+        own = self.rate(numbers, labels)
+        if own.percent < 100 * _LEAST_AGREEMENT:
+            raise BadInput(
+                "these ReaL labels are not those of these images",
+                where=self.path,
+                expected="most images to show the class they are labelled with",
+                found=f"{own.percent:.1f} % of {own.images:,}",
+                advice="the images' file names must have their genuine numbers, ILSVRC2012_val_00000001 to 00050000",
+            )
+
+
+def real_rate(predicted: Whole, valid: Sequence[Collection[int]]) -> Rate:
+    """ReaL accuracy of first predictions [n] where image i shows `valid[i]`. Raises BadInput where no image counts."""
+    if len(predicted) != len(valid):
+        raise BadInput("predictions and ReaL labels differ in length", expected=len(valid), found=len(predicted))
+    counted = [guess in shown for guess, shown in zip(predicted.tolist(), valid, strict=True) if shown]
+    if not counted:
+        raise BadInput("no image has a ReaL label", expected="at least one that counts", found=f"{len(valid)} without")
+    return rate(sum(counted), len(counted))
+
+
+def read_real_labels(path: Path) -> list[list[int]]:
+    """`real.json`: image number n's classes at n - 1. Raises BadInput for anything else."""
+    try:
+        lists = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"ReaL labels cannot be read ({error.strerror})", where=path) from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput("not JSON", where=path, expected="the real.json of reassessed-imagenet") from error
+    if not isinstance(lists, list) or len(lists) != IMAGES:
+        found = f"{len(lists):,}" if isinstance(lists, list) else type(lists).__name__
+        raise BadInput("not the ReaL labels", where=path, expected=f"a list of {IMAGES:,} lists", found=found)
+    for number, shown in enumerate(lists, 1):
+        if not isinstance(shown, list) or not all(type(one) is int and 0 <= one < IMAGENET_CLASSES for one in shown):
+            expected = f"a list of class numbers 0 to {IMAGENET_CLASSES - 1}"
+            raise BadInput(f"not ReaL labels of image {number}", where=path, expected=expected, found=repr(shown)[:80])
+    return lists
+
+
+def real_labels(path: Path, table: ClassTable, data: DataSet, split: str) -> RealLabels:
+    """The ReaL labels of a split's records, which its list ties to the images' names, for a network of these classes.
+
+    Raises BadInput where the classes are not ImageNet's, or a record is no validation image.
+    """
+    label_of = np.argsort(sorted_numbers(table)).tolist()
+    lists = read_real_labels(path)
+    sets = [frozenset(label_of[number] for number in shown) for shown in lists]
+    return RealLabels(path, {number: sets[image - 1] for number, image in _images(data, split).items()})
+
+
+def _images(data: DataSet, split: str) -> dict[int, int]:
+    """The validation image (from 1) of each record number."""
+    images = {}
+    for row in read_list(data.folder / f"{split}.lst"):
+        match = _NAME.fullmatch(row.path.rpartition("/")[2])
+        if match is None or not 1 <= int(match[1]) <= IMAGES:
+            raise BadInput(
+                f"record {row.index} is no validation image of ImageNet",
+                where=data.folder / f"{split}.lst",
+                expected="ILSVRC2012_val_00000001.JPEG to 00050000",
+                found=row.path,
+            )
+        images[row.index] = int(match[1])
+    return images

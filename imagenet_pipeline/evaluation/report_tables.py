@@ -1,0 +1,216 @@
+"""The words and tables of a report, plain text yet: the page and the Markdown show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagenet_pipeline.evaluation.evaluate import Evaluation
+from imagenet_pipeline.evaluation.examine import Ensemble, Examination
+from imagenet_pipeline.evaluation.findings import Figures, Findings
+from imagenet_pipeline.evaluation.intervals import Difference, Interval, Mean, Rate
+
+LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
+MANY_CLASSES = 50
+"""Beyond this a square of all classes cannot be read, nor a table of them all."""
+SHOWN_CLASSES, SHOWN_PAIRS = 25, 15
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading, and a line on how to read them; after `words` columns come those of numbers."""
+
+    heading: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One of the figures at the top: what it is, how much, its interval, and out of what."""
+
+    name: str
+    value: str
+    interval: str
+    basis: str
+
+
+def who(result: Evaluation | Ensemble) -> str:
+    """A run's network and checkpoint, or how many there are together."""
+    if isinstance(result, Evaluation):
+        return f"{result.network}, {result.checkpoint}"
+    runs = len({member.run for member in result.members})
+    checkpoints = len({member.weights_digest for member in result.members})
+    if runs == 1 and checkpoints > 1:
+        return f"{len(result.members)} checkpoints together"
+    among = f"checkpoints of {runs} runs" if runs < len(result.members) and checkpoints > 1 else "runs"
+    return f"{len(result.members)} {among} together"
+
+
+def title(examination: Examination) -> str:
+    """What was scored on how many images."""
+    result = examination.result
+    name = result.network if isinstance(result, Evaluation) else who(result)
+    return f"{name} on {result.images:,} {result.split} images"
+
+
+def sources(examination: Examination) -> str:
+    """Checkpoints, runs and crops."""
+    named = ", ".join(f"{one.checkpoint} of {one.run}" for one in examination.evaluations)
+    return f"{named} \N{MIDDLE DOT} {seen(examination.result.crops)}"
+
+
+def seen(crops: int) -> str:
+    """How an image was looked at."""
+    return "centre crop" if crops == 1 else f"{crops} crops, probabilities averaged"
+
+
+def headlines(findings: Findings) -> list[Headline]:
+    """The figures, each with its 95 % interval."""
+    figures = findings.figures
+    found = [
+        _headline("rank-1", figures.rank1),
+        _headline("rank-5", figures.rank5),
+        Headline("loss", f"{figures.loss.value:.4f}", _mean_span(figures.loss), LOSSES[findings.examination.loss_kind]),
+    ]
+    error = f"{100 * figures.calibration.error:.2f} %"
+    found.append(Headline("calibration error", error, "", "expected, 15 bins"))
+    if figures.real is not None:
+        found.insert(1, _headline("rank-1, ReaL labels", figures.real))
+    return found
+
+
+def comparison_table(findings: Findings) -> Table:
+    """Every member beside the others, and all together."""
+    rows = []
+    members = findings.examination.evaluations
+    for member, figures, gap in zip(members, findings.own, [None, *findings.differences], strict=False):
+        names = [f"{member.checkpoint} of {member.run}", f"{member.network}, {member.engine}, {member.input_size} px"]
+        rows.append([*names, *_figure_cells(figures), *difference_cells(gap)])
+    together = [*_figure_cells(findings.figures), *difference_cells(findings.differences[-1])]
+    rows.append(["all, probabilities averaged", "", *together])
+    real = ["ReaL %"] if findings.figures.real else []
+    header = ["checkpoint", "network", "rank-1 %", "rank-5 %", *real, "loss", "ECE %", "to the first", "p"]
+    note = "To the first: percentage points of rank-1 on the same images, with 95 % interval; p: McNemar's exact test."
+    return Table("Side by side", header, rows, 2, note)
+
+
+def class_table(findings: Findings) -> Table:
+    """Class by class, or the weakest of many."""
+    classes, note = findings.classes, "Percent; rank-1 is recall."
+    if len(classes) > MANY_CLASSES:
+        there = [one for one in classes if one.images]
+        classes = sorted(there, key=lambda one: (one.rank1, one.rank5))[:SHOWN_CLASSES]
+        note = f"The {len(classes)} weakest of {len(there):,}, in percent; rank-1 is recall. The JSON has them all."
+    rows = [
+        [
+            findings.class_name(one.label), f"{one.images:,}",
+            *(f"{value:.1f}" for value in (one.rank1, one.rank5, one.precision, one.f1)),
+        ]
+        for one in classes
+    ]  # fmt: skip
+    return Table("Classes", ["class", "images", "rank-1", "rank-5", "precision", "F1"], rows, 1, note)
+
+
+def confused_table(findings: Findings) -> Table:
+    """The pairs of classes that are mixed up most."""
+    pairs = findings.confusion.most_confused(SHOWN_PAIRS)
+    of_class = {one.label: one.images for one in findings.classes}
+    columns = pairs.true.tolist(), pairs.predicted.tolist(), pairs.images.tolist()
+    rows = [
+        [
+            findings.class_name(true),
+            findings.class_name(predicted),
+            f"{images:,}",
+            f"{100 * images / of_class[true]:.1f}",
+        ]
+        for true, predicted, images in zip(*columns, strict=True)
+    ]
+    return Table("Most confused", ["class", "taken for", "images", "% of the class"], rows, 2)
+
+
+def calibration_table(findings: Findings) -> Table:
+    """The bins of the reliability diagram."""
+    rows = [
+        [
+            f"{100 * one.low:.0f}\N{EN DASH}{100 * one.high:.0f}", f"{one.right.images:,}",
+            f"{100 * one.confidence:.1f}", f"{one.right.percent:.1f}", _span(one.right.interval),
+        ]
+        for one in findings.figures.calibration.bins
+    ]  # fmt: skip
+    header = ["confidence %", "images", "mean confidence %", "right %", "95 % interval"]
+    return Table("Calibration", header, rows, 0, calibration_note(findings))
+
+
+def calibration_note(findings: Findings) -> str:
+    """The expected calibration error in words."""
+    return f"Expected calibration error {100 * findings.figures.calibration.error:.2f} % over 15 bins of equal width."
+
+
+def mistake_table(findings: Findings) -> Table:
+    """The surest wrong guesses."""
+    rows = [
+        [
+            str(one.number),
+            findings.class_name(one.label),
+            findings.class_name(one.predicted),
+            certainty(one.probability),
+        ]
+        for one in findings.mistakes
+    ]
+    return Table("Surest mistakes", ["record", "class", "predicted", "probability"], rows, 3)
+
+
+def dependence_table(examination: Examination, member: Evaluation) -> Table:
+    """What the figures of one member depend on."""
+    versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
+    crop = f"{member.input_size} px, {100 * member.crop_fraction:g} % of the shorter edge, {seen(member.crops)}"
+    rows = [
+        ["checkpoint", f"{member.checkpoint} of {member.run}"],
+        ["network", f"{member.network}, {member.classes:,} classes"],
+        ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
+        ["versions", versions],
+        ["input", crop],
+        ["data", f"{member.split} of {examination.data.folder}"],
+        ["weights, SHA-256", member.weights_digest],
+        ["data manifest, SHA-256", member.data_digest],
+        ["recipe, SHA-256", member.recipe_digest],
+    ]
+    if examination.real is not None:
+        rows.append(["ReaL labels", str(examination.real.path)])
+    return Table("What the figures depend on", ["", ""], rows, 2)
+
+
+def certainty(probability: float) -> str:
+    """A probability in percent; never 100 where it is not."""
+    percent = 100 * probability
+    return "> 99.9 %" if 99.95 <= percent < 100 else f"{percent:.1f} %"
+
+
+def difference_cells(gap: Difference | None) -> list[str]:
+    """The difference of rank-1 to the first, and how likely it is by chance; of the first nothing."""
+    if gap is None:
+        return ["", ""]
+    low, high = gap.rank1_interval
+    p = "< 0.001" if gap.p < 0.001 else f"{gap.p:.3f}"
+    return [f"{gap.rank1:+.2f} ({low:+.2f} to {high:+.2f})", p]
+
+
+def _headline(name: str, rate: Rate) -> Headline:
+    return Headline(name, f"{rate.percent:.2f} %", _span(rate.interval), f"{rate.hits:,} of {rate.images:,}")
+
+
+def _figure_cells(figures: Figures) -> list[str]:
+    rates = [figures.rank1, figures.rank5, *([figures.real] if figures.real else [])]
+    cells = [f"{rate.percent:.2f} ({_span(rate.interval)})" for rate in rates]
+    return [*cells, f"{figures.loss.value:.4f}", f"{100 * figures.calibration.error:.2f}"]
+
+
+def _mean_span(found: Mean) -> str:
+    return "" if found.interval is None else f"{found.interval[0]:.3f}\N{EN DASH}{found.interval[1]:.3f}"
+
+
+def _span(interval: Interval) -> str:
+    return f"{interval[0]:.1f}\N{EN DASH}{interval[1]:.1f}"

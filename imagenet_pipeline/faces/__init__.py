@@ -1,0 +1,1 @@
+"""Faces in pictures, videos and before cameras: found, classified, drawn, written down."""

@@ -1,0 +1,116 @@
+"use strict";
+
+const CARDS_KEPT = 50;
+const at = (id) => document.getElementById(id);
+let queue = Promise.resolve();
+let stream = null;
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function bars(choices) {
+  const list = make("ol");
+  for (const { name, probability } of choices) {
+    const percent = 100 * probability;
+    const label = make("div", "label");
+    label.append(make("span", "name", name), make("span", "value", `${percent.toFixed(percent < 10 ? 1 : 0)} %`));
+    const bar = make("div", "bar");
+    const filled = make("div");
+    filled.style.width = `${percent}%`;
+    bar.append(filled);
+    const row = make("li");
+    row.append(label, bar);
+    list.append(row);
+  }
+  return list;
+}
+
+function fill(card, name, answer) {
+  const told = make("div");
+  told.append(make("h2", "", name));
+  if (answer.error) {
+    told.append(make("p", "refused", answer.error));
+  } else {
+    const picture = make("img");
+    picture.src = answer.picture;
+    picture.alt = name;
+    card.prepend(picture);
+    if (answer.message) told.append(make("p", "", answer.message));
+    const subjects = make("div", "subjects");
+    for (const { title, choices } of answer.subjects) {
+      const subject = make("section");
+      if (title) subject.append(make("h3", "", title));
+      subject.append(bars(choices));
+      subjects.append(subject);
+    }
+    told.append(subjects);
+  }
+  card.className = answer.error ? "card bare" : answer.subjects.length > 1 ? "card wide" : "card";
+  card.lastChild.replaceWith(told);
+}
+
+async function ask(photo) {
+  const limit = Number(document.body.dataset.limit);
+  if (photo.size > limit) return { error: `This file is too large: more than ${Math.floor(limit / 2 ** 20)} MB.` };
+  try {
+    const response = await fetch("look", { method: "POST", body: photo });
+    return await response.json();
+  } catch {
+    return { error: "There was no answer: the file cannot be read, or the page is no longer served." };
+  }
+}
+
+function look(photo, name) {
+  const card = make("article", "card bare waiting");
+  card.append(make("p", "", `${name}: waiting`));
+  at("results").prepend(card);
+  while (at("results").childElementCount > CARDS_KEPT) at("results").lastChild.remove();
+  queue = queue.then(async () => fill(card, name, await ask(photo)));
+}
+
+function take(files) {
+  for (const file of files) look(file, file.name);
+}
+
+async function openCamera() {
+  at("notice").textContent = "";
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: true });
+    at("video").srcObject = stream;
+    at("viewfinder").hidden = false;
+  } catch (error) {
+    const refused = error.name === "NotAllowedError" ? "The browser does not let this page use the camera." : "No camera can be used.";
+    at("notice").textContent = window.isSecureContext ? refused : "Browsers give a camera only to pages of this machine or over https.";
+  }
+}
+
+function closeCamera() {
+  for (const track of stream ? stream.getTracks() : []) track.stop();
+  stream = null;
+  at("viewfinder").hidden = true;
+}
+
+function shoot() {
+  const video = at("video");
+  if (!video.videoWidth) return;
+  const canvas = make("canvas");
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  canvas.toBlob((photo) => look(photo, `Camera, ${new Date().toLocaleTimeString("en-GB")}`), "image/jpeg", 0.95);
+}
+
+at("files").addEventListener("change", () => { take(at("files").files); at("files").value = ""; });
+at("camera").addEventListener("click", openCamera);
+at("close").addEventListener("click", closeCamera);
+at("shoot").addEventListener("click", shoot);
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    at("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take(event.dataTransfer.files);
+  });
+}

@@ -1,0 +1,128 @@
+"""The verb evaluate as a user meets it: tables, files, JSON, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagenet_pipeline.cli import main
+
+RECIPE = """
+network = "lenet"
+records = "{records}"
+engine = "pytorch"
+epochs = 2
+batch_size = 128
+devices = "cpu"
+[input]
+size = 28
+crop_fraction = 1.0
+[augmentation]
+crop = "centre"
+flip = 0.0
+[optimizer]
+learning_rate = 0.05
+[loader]
+threads = 0
+"""
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "recipe.toml").write_text(RECIPE.format(records=folder / "digits"))
+    for words in (
+        ["build", "digits", "--out", folder / "digits", "--workers", 1],
+        ["train", folder / "recipe.toml", "--run", folder / "run"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        assert not ended.value.code
+    return folder / "run"
+
+
+def answer(told: tuple[int, str, str]) -> dict[str, Any]:
+    code, out, _ = told
+    assert code == 0
+    value = json.loads(out)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_one_checkpoint_is_told_with_intervals(call: Call, run: Path) -> None:
+    told = answer(call("evaluate", run, "--json"))
+    assert Path(told["report"]) == run / "report-test.html"
+    code, out, _ = call("evaluate", run)
+    assert code == 0
+    lines = out.splitlines()
+    low, high = told["rank1_interval"]
+    assert low < told["rank1"] < high
+    hits = f"{told['rank1_hits']} of 300"
+    assert f"rank-1  {told['rank1']:.2f} %  ({hits}; 95 %: {low:.2f} to {high:.2f})" in lines
+    assert f"ECE     {100 * told['calibration_error']:.2f} %" in lines
+    assert lines[-1] == f"report: {run / 'report-test.html'}"
+
+
+def test_the_json_file_is_what_json_prints(call: Call, run: Path, tmp_path: Path) -> None:
+    told = answer(call("evaluate", run, "--split", "val", "--report", tmp_path / "page.html", "--json"))
+    file = json.loads((tmp_path / "page.json").read_text())
+    changing = {"report", "images_per_second"}
+    assert {key: told[key] for key in told if key not in changing} == {
+        key: file[key] for key in file if key not in changing
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "page.json", "page.md"]
+
+
+def test_checkpoints_are_compared_side_by_side(call: Call, run: Path) -> None:
+    told = answer(call("evaluate", run, "--checkpoint", "1,2,best", "--json"))
+    assert [member["epoch"] for member in told["members"]][:2] == [1, 2]
+    assert Path(told["report"]).name == "report-test-3-checkpoints.html"
+    gap = told["members"][1]["difference_to_first"]
+    assert gap["rank1"] == pytest.approx(told["members"][1]["rank1"] - told["members"][0]["rank1"])
+    assert gap["gained"] - gap["lost"] == told["members"][1]["rank1_hits"] - told["members"][0]["rank1_hits"]
+    code, out, _ = call("evaluate", run, "--checkpoint", "1,2,best")
+    assert code == 0
+    table = out.splitlines()[:4]
+    assert table[0].split()[:4] == ["run", "checkpoint", "network", "engine"]
+    assert ["epoch-0001" in table[1], "epoch-0002" in table[2]] == [True, True]
+    assert f"{gap['rank1']:+.2f} (" in table[2]
+    assert "3 checkpoints together: 300 test images, centre crop" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--checkpoint", "1,7"], 2, "no checkpoint of epoch 7"),
+        (["--checkpoint", "1,,2"], 2, "no checkpoint called ''"),
+        (["--report", "page.md"], 2, "page.md: a report is a page; expected a name that ends in .html"),
+        (["--real-labels", "nowhere.json"], 3, "the network's classes are not ImageNet's; expected 1,000 WordNet ids"),
+        (["--split", "all"], 3, "no split 'all'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    call: Call, run: Path, words: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = call("evaluate", run, *words)
+    assert (found, out) == (code, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,70 @@
+"""Pictures, folders and lists of a user's, as the pictures in their order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.evaluation.picture_sources import find_pictures
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("b/2.JPG", "b/1.png", "a.jpeg", "b/deep/3.webp", "notes.md", ".hidden/4.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(found: list[Path], below: Path) -> list[str]:
+    return [path.relative_to(below).as_posix() for path in found]
+
+
+def test_a_folder_gives_its_pictures_sorted_with_those_of_its_folders(photos: Path) -> None:
+    assert names(find_pictures([photos], Path()), photos) == ["a.jpeg", "b/1.png", "b/2.JPG", "b/deep/3.webp"]
+
+
+def test_sources_keep_their_order_and_a_picture_may_have_any_name(photos: Path) -> None:
+    (photos / "picture").touch()
+    found = find_pictures([photos / "picture", photos / "b" / "deep", photos / "a.jpeg"], Path())
+    assert names(found, photos) == ["picture", "b/deep/3.webp", "a.jpeg"]
+
+
+def test_lists_start_from_the_root(photos: Path, tmp_path: Path) -> None:
+    (photos / "some.txt").write_bytes(b"b/2.JPG\r\n\n/elsewhere/x y.png\nsch\xc3\xb6n.jpg\n\xff.jpg")
+    (photos / "some.lst").write_text("0\t3\tb/1.png\n1\t0.5\t1\ta.jpeg\n")
+    found = find_pictures([photos / "some.txt", photos / "some.lst"], Path("root"))
+    assert found[:3] == [Path("root/b/2.JPG"), Path("/elsewhere/x y.png"), Path("root/schön.jpg")]
+    assert os.fsencode(found[3]) == b"root/\xff.jpg"
+    assert found[4:] == [Path("root/b/1.png"), Path("root/a.jpeg")]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "says"),
+    [
+        (b"", "x.txt", "the list is empty"),
+        (b"\n \n", "x.txt", "the list is empty"),
+        (b"", "x.lst", "the list is empty"),
+        (b"a.jpg\n", "x.lst", "x.lst:1: malformed line"),
+        (b"a\0b", "x.txt", "x.txt:1: not a path"),
+        (b"fine\n" + b"x" * 5000, "x.txt", "x.txt:2: not a path"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path: Path, content: bytes, name: str, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=says.replace(".", r"\.")):
+        find_pictures([tmp_path / name], Path())
+
+
+def test_what_does_not_exist_is_refused_before_anything_is_read(photos: Path) -> None:
+    with pytest.raises(BadInput, match=r"gone\.jpg: no such picture, folder or list"):
+        find_pictures([photos, photos / "gone.jpg"], Path())
+
+
+def test_a_folder_without_pictures_is_refused(photos: Path) -> None:
+    (photos / "empty").mkdir()
+    with pytest.raises(BadInput, match="empty: no pictures in this folder"):
+        find_pictures([photos / "empty"], Path())

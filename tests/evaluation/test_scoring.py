@@ -1,0 +1,117 @@
+"""Every record once: against the count that training makes on the device, whatever the batch size and the crops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.evaluation.evaluate import Crops, evaluate, open_checkpoint, score_subjects, subject_of
+from imagenet_pipeline.evaluation.outcomes import Outcomes
+from imagenet_pipeline.evaluation.probabilities import log_probabilities
+from imagenet_pipeline.loading.augment import evaluation_transform
+from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.sample import read_sample
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.building import build_engine
+from imagenet_pipeline.training.checkpoint import State, load_checkpoint, save_checkpoint
+from imagenet_pipeline.training.metrics import score
+
+COUNT = 30
+"""Of the training split, which has the most."""
+BATCH_SIZES = (1, 7, 128, COUNT - 1, COUNT, COUNT + 1)
+
+
+@pytest.mark.parametrize("name", ["gluon", "pytorch"])
+def test_counts_are_those_of_training_s_validation_for_every_batch_size(
+    name: str, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", engine=name)
+    recipe, checkpoint = open_checkpoint(run, "best", {})
+    engine = build_engine(recipe, checkpoint.state, checkpoint.weights)
+    subject = subject_of(run, (recipe, checkpoint), "train", None)
+    found = []
+    for size in BATCH_SIZES:
+        with RecordSet.open(subject.data.folder, "train") as records, Loader(records, 28, size).evaluation() as batches:
+            totals = score(engine, batches)
+        resized = replace(subject, recipe=recipe.model_copy(update={"batch_size": size}))
+        scores = score_subjects([resized], "train", 1)
+        (figure,), (outcomes,) = scores.evaluations, scores.outcomes
+        counts = figure.images, figure.rank1_hits, figure.rank5_hits
+        assert counts == (totals.images, totals.rank1_hits, totals.rank5_hits)
+        assert (figure.rank1, figure.rank5) == (totals.rank1, totals.rank5)
+        assert figure.loss == pytest.approx(totals.loss, rel=1e-12)
+        found.append(outcomes)
+    assert 0 < found[0].rank1_right.sum() < found[0].rank5_right.sum() < COUNT
+    for one in found:
+        assert sorted(one.numbers.tolist()) == list(range(COUNT))
+        np.testing.assert_array_equal(one.top, found[0].top)
+        np.testing.assert_allclose(one.losses, found[0].losses, rtol=1e-12)
+
+
+def one_by_one(run: Path, crops: int) -> tuple[Any, Any]:
+    """Probabilities of every test image, each crop of it alone through the network and their mean; and labels."""
+    recipe, checkpoint = open_checkpoint(run, "best", {})
+    state = checkpoint.state
+    engine = build_engine(recipe, state, checkpoint.weights)
+    rows, labels = [], []
+    with RecordSet.open(Path(recipe.records), "test") as records:
+        for position in range(len(records)):
+            sample = read_sample(records, position, None)
+            views = np.empty((crops, state.input_size, state.input_size, 3), np.uint8)
+            evaluation_transform(sample.image, state.crop_fraction, views)
+            each = []
+            for view in views:
+                scores = np.exp(engine.logits(view[None]).astype(np.float64)[0])
+                each.append(scores / scores.sum())
+            rows.append(np.mean(each, axis=0))
+            labels.append(sample.label)
+    return np.array(rows), np.array(labels)
+
+
+@pytest.mark.parametrize("crops", [1, 2, 10])
+@pytest.mark.parametrize("engine", ["gluon", "pytorch"])
+def test_ten_crops_are_the_mean_over_the_crops_computed_one_by_one(
+    make_run: Callable[..., Path], tmp_path: Path, crops: Crops, engine: str
+) -> None:
+    run = make_run(tmp_path / "run", engine=engine)
+    subject = subject_of(run, open_checkpoint(run, "best", {}), "test", None)
+    (outcomes,) = score_subjects([subject], "test", crops).outcomes
+    mean, labels = one_by_one(run, crops)
+    assert outcomes.labels.tolist() == labels.tolist()
+    np.testing.assert_allclose(outcomes.confidence, mean.max(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(outcomes.losses, -np.log(mean[np.arange(12), labels]), rtol=1e-9)
+    np.testing.assert_array_equal(outcomes.top, np.argsort(-mean, axis=1)[:, :5])
+
+
+def test_hinge_is_the_run_s_own_loss(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    text = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(text.replace('kind = "cross_entropy"', 'kind = "hinge"'))
+    recipe, checkpoint = open_checkpoint(run, "best", {})
+    engine = build_engine(recipe, checkpoint.state, checkpoint.weights)
+    with RecordSet.open(Path(recipe.records), "test") as records, Loader(records, 28, 5).evaluation() as batches:
+        totals = score(engine, batches)
+    figure = evaluate(run)
+    assert (figure.loss_kind, figure.rank1_hits) == ("hinge", totals.rank1_hits)
+    assert figure.loss == pytest.approx(totals.loss, rel=1e-12)
+
+
+def test_an_output_that_is_not_finite_is_no_figure(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    old = load_checkpoint(run / "checkpoints" / "epoch-0001")
+    state = State(**{**vars(old.state), "epoch": 2, "metrics": {"validation_rank1": 99.0}})
+    save_checkpoint(run, state, {name: np.full(value.shape, 1e200) for name, value in old.weights.items()}, {})
+    with pytest.raises(BadInput, match="epoch-0002: the network's output is not finite; take another checkpoint"):
+        evaluate(run)
+
+
+def test_the_pass_keeps_no_row_of_all_classes() -> None:
+    outcomes = Outcomes(*(np.zeros(7),) * 2, np.zeros((7, 5)), *(np.zeros(7),) * 2)  # type: ignore[arg-type]
+    assert sum(column.size for column in vars(outcomes).values()) == 7 * 9
+    assert log_probabilities(np.zeros((20, 3)), 10).shape == (2, 3)

@@ -1,0 +1,89 @@
+"""The DOT text: well-formed whatever the names, arrows that lead through the whole network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from xml.etree import ElementTree
+
+import pytest
+
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.diagram import diagram
+from imagenet_pipeline.networks.dot import dot_text
+from imagenet_pipeline.networks.layers import Concat, Conv, stack
+
+SHAPE = (3, 8, 8)
+HOSTILE = 'a"]; </B><script>&amp;\n\x1b[2J\udc80 \u202eabc } subgraph ü犬'
+
+
+def text_of(name: str, full: bool = False) -> str:
+    entry = catalog.entry(name)
+    shape = (3, entry.input_size, entry.input_size)
+    return dot_text(diagram(entry.build(1000), shape, full), shape, name, [entry.summary])
+
+
+def arrows(text: str) -> list[tuple[str, str]]:
+    visible = [line for line in text.splitlines() if "style=invis" not in line]
+    return re.findall(r"^\s*(box\d+) -> (box\d+)", "\n".join(visible), re.MULTILINE)
+
+
+def labels(text: str) -> list[str]:
+    """The words of every label, out of its HTML, which must be well-formed."""
+    found = re.findall(r"label=<(.*?)>(?:[,;\]])", text)
+    return ["".join(ElementTree.fromstring(f"<a>{one}</a>").itertext()).replace("\u00d7", "x") for one in found]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_box_is_on_the_way_and_only_heads_and_the_classifier_end_it(name: str, full: bool) -> None:
+    text = text_of(name, full)
+    boxes = re.findall(r"^\s*(box\d+) \[", text, re.MULTILINE)
+    ways = arrows(text)
+    assert len(boxes) == len(set(boxes))
+    assert {one for way in ways for one in way} == set(boxes)
+    assert set(boxes) - {end for _, end in ways} == {"box1"}
+    heads = text.count("(in training only)")
+    assert len(set(boxes) - {start for start, _ in ways}) == 1 + heads
+    # Boxes are numbered in order of computation: no arrow leads back.
+    assert all(int(start[3:]) < int(end[3:]) for start, end in ways)
+    assert text.count("{") == text.count("}")
+
+
+def test_a_lenet_reads_from_the_image_to_the_classes() -> None:
+    words = [" ".join(one.split()) for one in labels(text_of("lenet"))]
+    assert words[1:] == [
+        "image 3x28x28", "conv1 conv 5x5 20x24x24ReLU1,520", "pool1 max pool 2x2, stride 2 20x12x12",
+        "conv2 conv 5x5 50x8x8ReLU25,050", "pool2 max pool 2x2, stride 2 800flatten",
+        "dense1 dense 500ReLU400,500", "classifier dense 1000 501,000",
+    ]  # fmt: skip
+
+
+def test_groups_say_what_they_stand_for() -> None:
+    words = [" ".join(one.split()) for one in labels(text_of("resnet101"))]
+    assert {"stage3", "unit1", "unit2 to unit23 x 22"} <= set(words)
+
+
+def test_names_of_any_kind_stay_text() -> None:
+    network = stack(mixed=Concat(((HOSTILE, Conv(2, 1)), ("größe", Conv(2, 3, pad=1)))))
+    text = dot_text(diagram(network, SHAPE), SHAPE, HOSTILE, [HOSTILE])
+    assert all(one.isprintable() for one in text.replace("\n", ""))
+    assert "<script>" not in text
+    title, *others = labels(text)
+    assert title.startswith('a"]; </B><script>&amp;\\n\\x1b[2J\\udc80 \\u202eabc } subgraph ü犬')
+    assert any("größe" in one for one in others)
+    render(text)
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet50", "googlenet", "inception_v3", "densenet121", "squeezenet1_1"])
+def test_graphviz_draws_it_without_a_word(name: str) -> None:
+    render(text_of(name))
+
+
+def render(text: str) -> None:
+    if shutil.which("dot") is None:
+        pytest.skip("Graphviz is not installed: no program dot")
+    done = subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, check=True)
+    assert done.stderr == b""
+    ElementTree.fromstring(done.stdout)
