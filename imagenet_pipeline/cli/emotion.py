@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 if TYPE_CHECKING:
     from imagenet_pipeline.faces.annotate import Tally
     from imagenet_pipeline.faces.source import Source
+
+log = logging.getLogger("imagenet_pipeline")
 
 
 def emotion(
@@ -79,6 +82,7 @@ def emotion(
     else:
         _say(tally, subject, [path for path in (out, json_lines) if path])
     if tally.interrupted and subject.kind != "camera":
+        log.info("interrupted; what was annotated is kept")
         raise KeyboardInterrupt
     if tally.trouble:
         raise BadInput(tally.trouble, where=source, advice="what was annotated is kept")

@@ -60,8 +60,10 @@ class Findings:
         return self.examination.table.ids[label]
 
     def class_name(self, label: int) -> str:
-        """What people call a class."""
-        return self.examination.table.names[label].replace("_", " ")
+        """What people call a class; where two are called so, as ImageNet's cranes are, with its id."""
+        table = self.examination.table
+        name = table.names[label].replace("_", " ")
+        return name if table.names.count(table.names[label]) == 1 else f"{name} ({table.ids[label]})"
 
 
 def findings_of(examination: Examination) -> Findings:

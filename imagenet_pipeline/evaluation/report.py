@@ -25,6 +25,9 @@ from imagenet_pipeline.evaluation.report_tables import (
 )
 from imagenet_pipeline.evaluation.report_text import as_markdown
 
+_WIDE = 7
+"""A table of more columns breaks the lines of its numbers."""
+
 
 def require_page(out: Path) -> None:
     """Raise BadRecipe for a page by whose name the other two forms could not be told apart from it."""
@@ -62,8 +65,13 @@ def _sections(findings: Findings) -> Iterator[str]:
     if len(findings.own) > 1:
         yield _table(comparison_table(findings))
     confused = _table(confused_table(findings)) if findings.mistakes else ""
-    yield _beside(_confusions(findings), confused) if len(findings.classes) <= MANY_CLASSES else confused
-    yield _beside(_table(class_table(findings)), _calibration(findings))
+    classes = _table(class_table(findings))
+    if len(findings.classes) <= MANY_CLASSES:
+        yield _beside(_confusions(findings), confused)
+        yield _beside(classes, _calibration(findings))
+    else:
+        yield _beside(confused, classes)
+        yield _calibration(findings)
     yield _section("Surest mistakes", mistakes(findings) if findings.mistakes else "<p>There is none.</p>")
     runs = list(dict.fromkeys(Path(member.run) for member in examination.evaluations))
     pictures = [f'<p class="note">{text(str(run))}</p>{curve}' for run in runs if (curve := curves(run))]
@@ -110,11 +118,13 @@ def _table(table: Table) -> str:
     titled = any(table.header)
     head = f"<thead>{_row(table.header, table.words, 'th')}</thead>" if titled else ""
     body = "".join(_row(row, table.words, "td") for row in table.rows)
-    kind = "rows" if titled else "pairs"
+    kind = ("rows wide" if len(table.header) > _WIDE else "rows") if titled else "pairs"
     return _section(text(table.heading), f'{note}<table class="{kind}">{head}<tbody>{body}</tbody></table>')
 
 
 def _row(cells: Sequence[str], words: int, tag: str) -> str:
-    kinds = ["" if place < words else ' class="number"' for place in range(len(cells))]
-    row = "".join(f"<{tag}{kind}>{text(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
-    return f"<tr>{row}</tr>"
+    written = [f"<{tag}>{text(cell)}</{tag}>" for cell in cells[:words]]
+    # An interval stays on one line.
+    numbers = [text(cell).replace(" to ", "&nbsp;to&nbsp;") for cell in cells[words:]]
+    written += [f'<{tag} class="number">{number}</{tag}>' for number in numbers]
+    return f"<tr>{''.join(written)}</tr>"

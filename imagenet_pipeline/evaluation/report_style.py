@@ -11,9 +11,9 @@ h2 { font-size: 1.1rem; font-weight: 600; margin: 2.4rem 0 .5rem; overflow-wrap:
 .sub, .note { color: var(--quiet); overflow-wrap: anywhere; }
 .sub { margin: .25rem 0 1.8rem; }
 .note { margin: 0 0 .7rem; font-size: .9rem; }
-.figures { display: flex; gap: 1rem 3.2rem; flex-wrap: wrap; }
+.figures { display: flex; gap: 1rem 2.4rem; flex-wrap: wrap; }
 .figures i { font-style: normal; font-weight: 600; }
-.figures b { display: block; font-size: 2.1rem; font-weight: 600; line-height: 1.25; color: var(--blue);
+.figures b { display: block; font-size: 2rem; font-weight: 600; line-height: 1.25; color: var(--blue);
        font-variant-numeric: tabular-nums; }
 .figures span { display: block; color: var(--quiet); font-size: .9rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -22,6 +22,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
        vertical-align: top; overflow-wrap: anywhere; }
 .rows th { overflow-wrap: normal; font-weight: 600; color: var(--quiet); border-top: 0; vertical-align: bottom; }
 .rows .number { text-align: right; white-space: nowrap; overflow-wrap: normal; width: 1%; }
+.wide .number { white-space: normal; width: auto; }
 .rows tr > :last-child { padding-right: 0; }
 .pairs td:first-child { color: var(--quiet); white-space: nowrap; width: 14rem; }
 .beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside section { flex: 1 1 22rem;

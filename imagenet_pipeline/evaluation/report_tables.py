@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from imagenet_pipeline.evaluation.evaluate import Evaluation
 from imagenet_pipeline.evaluation.examine import Ensemble, Examination
@@ -13,7 +14,7 @@ from imagenet_pipeline.evaluation.intervals import Difference, Interval, Mean, R
 LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
 MANY_CLASSES = 50
 """Beyond this a square of all classes cannot be read, nor a table of them all."""
-SHOWN_CLASSES, SHOWN_PAIRS = 25, 15
+SHOWN_CLASSES = SHOWN_PAIRS = 15
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def title(examination: Examination) -> str:
 
 
 def sources(examination: Examination) -> str:
-    """Checkpoints, runs and crops."""
-    named = ", ".join(f"{one.checkpoint} of {one.run}" for one in examination.evaluations)
+    """The checkpoint, or what is made of several, and the crops."""
+    first, *others = examination.evaluations
+    named = "mean of their probabilities" if others else f"{first.checkpoint} of {first.run}"
     return f"{named} \N{MIDDLE DOT} {seen(examination.result.crops)}"
 
 
@@ -78,7 +80,7 @@ def headlines(findings: Findings) -> list[Headline]:
     error = f"{100 * figures.calibration.error:.2f} %"
     found.append(Headline("calibration error", error, "", "expected, 15 bins"))
     if figures.real is not None:
-        found.insert(1, _headline("rank-1, ReaL labels", figures.real))
+        found.insert(1, _headline("ReaL rank-1", figures.real))
     return found
 
 
@@ -87,7 +89,10 @@ def comparison_table(findings: Findings) -> Table:
     rows = []
     members = findings.examination.evaluations
     for member, figures, gap in zip(members, findings.own, [None, *findings.differences], strict=False):
-        names = [f"{member.checkpoint} of {member.run}", f"{member.network}, {member.engine}, {member.input_size} px"]
+        names = [
+            f"{member.checkpoint} of {_short(member, members)}",
+            f"{member.network}, {member.engine}, {member.input_size} px",
+        ]
         rows.append([*names, *_figure_cells(figures), *difference_cells(gap)])
     together = [*_figure_cells(findings.figures), *difference_cells(findings.differences[-1])]
     rows.append(["all, probabilities averaged", "", *together])
@@ -194,8 +199,15 @@ def difference_cells(gap: Difference | None) -> list[str]:
     if gap is None:
         return ["", ""]
     low, high = gap.rank1_interval
-    p = "< 0.001" if gap.p < 0.001 else f"{gap.p:.3f}"
+    p = "<0.001" if gap.p < 0.001 else f"{gap.p:.3f}"
     return [f"{gap.rank1:+.2f} ({low:+.2f} to {high:+.2f})", p]
+
+
+def _short(member: Evaluation, members: Sequence[Evaluation]) -> str:
+    """The run folder's own name, where no other run is called so."""
+    name = Path(member.run).name
+    alike = {other.run for other in members if Path(other.run).name == name}
+    return name if len(alike) == 1 and name else member.run
 
 
 def _headline(name: str, rate: Rate) -> Headline:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from imagenet_pipeline import files
@@ -76,6 +77,7 @@ def _draw_bars(axes: Axes, data: DataSet, counts: dict[str, Counts]) -> None:
     axes.set_yticks(rows, [_name(data, row) for row in rows], fontsize=9, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.14)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(left=False)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
@@ -90,6 +92,7 @@ def _draw_curves(axes: Axes, data: DataSet, counts: dict[str, Counts]) -> None:
     axes.set_xlabel(f"classes, in falling order of {next(iter(counts))} images")
     axes.set_ylim(bottom=0, top=1.4 * max(each.max() for each in counts.values()))
     axes.margins(x=0.01)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     for side, heading, some in (("left", "most", order[:_NAMED]), ("right", "fewest", order[: -_NAMED - 1 : -1])):
         lines = [f"{first[label]:,}  {_name(data, label)}" for label in some]

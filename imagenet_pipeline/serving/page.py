@@ -76,16 +76,12 @@ def page_app(answers: Answers, host: str = "127.0.0.1") -> Starlette:
 def listen(host: str, port: int) -> socket.socket:
     """A socket on this address, port 0 for any that is free. Raises BadRecipe where there is none to be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         advice = "take another --port (0: any that is free) or --host"
         raise BadRecipe(f"no page can be served here ({reason})", where=f"{host}:{port}", advice=advice) from error
-    return listening
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:

@@ -15,6 +15,7 @@ What was logged, and where each form is from:
   gluoncv/logs/classification).
 
 As the blog above does, what an epoch's last batch line says stands in for training figures its end does not give.
+What is called accuracy is taken for it: GluonCV's scripts for mixup on CIFAR write an error of regression as `train`.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ VERBS = [
     "import",
     "features",
     "probe",
+    "emotion",
+    "serve",
 ]
 
 

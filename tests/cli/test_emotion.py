@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,11 +142,3 @@ def test_no_permission_to_write_is_one_line(call: Call, emotion_run: Path, place
     assert answer.code == 3
     assert "/proc/film.mp4: cannot be written" in answer.err
     assert answer.err.count("\n") == 1
-
-
-def test_the_program_itself_is_quiet_about_a_missing_camera(emotion_run: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "imagenet_pipeline", "emotion", str(emotion_run), "camera:97", "--out", "x.mp4"]
-    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith("error: camera 97: no such camera")
-    assert ended.stderr.count("\n") == 1

