@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from imagenet_pipeline.cli import (
     benchmarks,
+    build,
     emotion,
     evaluation,
     interchange,
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(records.build_app, name="build")
+app.add_typer(build.build_app, name="build")
 for command in (records.verify, records.inspect, runs.networks, runs.train, evaluation.evaluate, runs.plot):
     app.command()(command)
 app.command()(predict.predict)

@@ -69,16 +69,9 @@ def emotion(
             raise BadRecipe("nothing would come of it", where=source, advice="name --out or --json-lines")
         tally = annotate(reader, subject, out, json_lines, window, every, limit_frames)
     if as_json:
-        say_json(
-            {
-                **dataclasses.asdict(tally),
-                "pictures_per_second": tally.pictures_per_second,
-                "source": source,
-                "kind": subject.kind,
-                "out": out,
-                "json_lines": json_lines,
-            }
-        )
+        facts = {"source": source, "kind": subject.kind, "out": out, "json_lines": json_lines}
+        speed = {"pictures_per_second": tally.pictures_per_second}
+        say_json({**facts, **dataclasses.asdict(tally), **speed})
     else:
         _say(tally, subject, [path for path in (out, json_lines) if path])
     if tally.interrupted and subject.kind != "camera":

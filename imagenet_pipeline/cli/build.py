@@ -1,0 +1,227 @@
+"""The verb build, a sub-command for each kind of source."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagenet_pipeline.cli.output import Json, list_names, say, say_json
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.progress import Bar
+
+build_app = typer.Typer(
+    help="Make a data set: records, lists, class table, mean colour, manifest. A killed build goes on where it was.",
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option(help="Folder of the data set.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the cuts and of the order of training images.")]
+Resize = Annotated[int, typer.Option(min=0, help="Shorter edge, pixels; smaller images stay; 0 keeps all sizes.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")]
+PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
+Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
+MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this are unreadable.")]
+ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
+
+
+@build_app.command()
+def imagenet(
+    root: Annotated[Path, typer.Option(help="The ILSVRC2015 folder (with Data, ImageSets and devkit).")],
+    out: Out,
+    class_order: Annotated[str, typer.Option(help="wnid (sorted, as torchvision) or devkit (the book's).")] = "wnid",
+    drop_blacklisted: Annotated[
+        bool, typer.Option("--drop-blacklisted", help="Leave out the kit's blacklist.")
+    ] = False,
+    test_images: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images cut out of train as test [default: 50 a class]; 0 for none."),
+    ] = None,
+    seed: Seed = 42,
+    resize: Resize = 256,
+    quality: Quality = 95,
+    pass_through: PassThrough = False,
+    shards: Shards = None,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build from ILSVRC2015 CLS-LOC and its development kit.
+
+    Example: imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
+    """
+    from record_builders import imagenet as builder
+
+    if class_order not in ("wnid", "devkit"):
+        raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
+    plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed)  # type: ignore[arg-type]
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+
+
+@build_app.command()
+def folder(
+    root: Annotated[Path, typer.Option(help="One sub-folder a class; or train/ val/ test/ of such folders.")],
+    out: Out,
+    val_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as val.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as test.")] = None,
+    seed: Seed = 42,
+    resize: Resize = 256,
+    quality: Quality = 95,
+    pass_through: PassThrough = False,
+    shards: Shards = None,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
+
+    The fractions count where there is no val/ or test/ folder [default: 0.1 without ROOT/train, else none].
+
+    Example: imagenet-pipeline build folder --root photos --out output/photos
+    """
+    from record_builders import folder as builder
+
+    plan = builder.plan(root, val_fraction, test_fraction, seed)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+
+
+@build_app.command("list")
+def listing(
+    list_file: Annotated[Path, typer.Option("--list", help="im2rec-style .lst: number TAB label(s) TAB path.")],
+    root: Annotated[Path, typer.Option(help="Folder the paths start from.")],
+    out: Out,
+    val_list: Annotated[Path | None, typer.Option(help="A list for val.")] = None,
+    test_list: Annotated[Path | None, typer.Option(help="A list for test.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="classes.json, or text, a class a line [default: labels]")
+    ] = None,
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.0,
+    test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
+    seed: Seed = 42,
+    resize: Resize = 256,
+    quality: Quality = 95,
+    pass_through: PassThrough = False,
+    shards: Shards = None,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build from an im2rec-style list.
+
+    Example: imagenet-pipeline build list --list train.lst --root photos --out output/mine
+    """
+    from record_builders import listing as builder
+
+    plan = builder.plan(list_file, root, val_list, test_list, val_fraction, test_fraction, classes, seed)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+
+
+@build_app.command()
+def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = False) -> None:
+    """Build scikit-learn's 1,797 handwritten digits, through a miniature ILSVRC2015 tree: data that is always there.
+
+    Example: imagenet-pipeline build digits --out output/digits
+    """
+    from record_builders import digits as builder
+
+    _make(builder.plan(out, seed), out, False, as_json, 256, 95, False, None, workers, 0)
+
+
+@build_app.command()
+def fer2013(
+    csv: Annotated[Path, typer.Option(help="fer2013.csv: emotion, pixels, Usage; .xz and .gz are unpacked.")],
+    out: Out,
+    classes: Annotated[int, typer.Option(help="7, or 6 with disgust merged into angry.")] = 7,
+    swapped: Annotated[
+        bool, typer.Option("--swapped", help="PrivateTest as val, PublicTest as test: the book.")
+    ] = False,
+    ferplus: Annotated[Path | None, typer.Option(help="FER+'s votes, fer2013new.csv: its 8 classes instead.")] = None,
+    workers: Workers = None,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build the faces of FER2013: Training, PublicTest and PrivateTest become train, val and test, without loss.
+
+    \b
+    Examples:
+      imagenet-pipeline build fer2013 --csv fer2013.csv --out output/fer2013
+      imagenet-pipeline build fer2013 --csv fer2013.csv --ferplus fer2013new.csv --out output/ferplus
+    """
+    from record_builders import fer2013 as builder
+
+    if classes not in (6, 7) or (ferplus and classes != 7):
+        expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
+        raise BadRecipe("--classes", expected=expected, found=classes)
+    plan = builder.plan(csv, out, classes, swapped, ferplus)  # type: ignore[arg-type]
+    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, 0)
+
+
+@build_app.command()
+def ckplus(
+    root: Annotated[Path, typer.Option(help="A sub-folder an emotion, of faces S010_004_00000017.png.")],
+    out: Out,
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as val.")] = 0.1,
+    test_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as test.")] = 0.1,
+    seed: Seed = 42,
+    workers: Workers = None,
+    max_rejects: MaxRejects = 0,
+    lists_only: ListsOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Build the faces of CK+; val and test are cut by subject, that no face is in two splits.
+
+    Example: imagenet-pipeline build ckplus --root CK+48 --out output/ckplus
+    """
+    from record_builders import ckplus as builder
+
+    plan = builder.plan(root, val_fraction, test_fraction, seed)
+    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects)
+
+
+def _make(
+    plan: Any,
+    out: Path,
+    lists_only: bool,
+    as_json: bool,
+    resize: int,
+    quality: int,
+    pass_through: bool,
+    shards: int | None,
+    workers: int | None,
+    max_rejects: int,
+) -> None:
+    from imagenet_pipeline.records.build import BuildOptions, build
+    from imagenet_pipeline.records.plan import write_lists
+
+    if lists_only:
+        paths = write_lists(plan, out)
+        if as_json:
+            say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
+        else:
+            say(f"{out}: {list_names(plan.counts)} in {len(plan.classes):,} classes; lists only, no image was read")
+        return
+    started = time.monotonic()
+    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects)
+    with Bar("build", "images") as bar:
+        summary = build(plan, out, options, bar.show)
+    if as_json:
+        say_json(summary)
+        return
+    _say_summary(summary, time.monotonic() - started)
+
+
+def _say_summary(summary: Any, seconds: float) -> None:
+    done = "was built already" if summary.already_built else f"built in {seconds:.1f} s"
+    contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
+    say(f"{summary.folder}: {done}: {contents}")
+    if summary.actions:
+        stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
+        say(f"images: {list_names(stored)}")
+    if any(summary.rejected.values()):
+        say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
