@@ -1,0 +1,44 @@
+"""Recipes: what to train, on what, how. TOML in, frozen and validated models out; an unknown key is an error."""
+
+from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
+from imagenet_pipeline.config.reading import load_recipe, option_names, options, parse_overrides, recipe_text
+from imagenet_pipeline.config.recipe import (
+    CheckpointRecipe,
+    InitialRecipe,
+    LoaderRecipe,
+    LogRecipe,
+    Recipe,
+    StoppingRecipe,
+    TransferRecipe,
+)
+from imagenet_pipeline.config.update import (
+    KEYS_OF_ALL_OPTIMIZERS,
+    KEYS_OF_OPTIMIZERS,
+    KEYS_OF_SCHEDULES,
+    LossRecipe,
+    OptimizerRecipe,
+    ScheduleRecipe,
+)
+
+__all__ = [
+    "KEYS_OF_ALL_OPTIMIZERS",
+    "KEYS_OF_OPTIMIZERS",
+    "KEYS_OF_SCHEDULES",
+    "AugmentationRecipe",
+    "CheckpointRecipe",
+    "InitialRecipe",
+    "InputRecipe",
+    "LoaderRecipe",
+    "LogRecipe",
+    "LossRecipe",
+    "OptimizerRecipe",
+    "Recipe",
+    "ScheduleRecipe",
+    "StoppingRecipe",
+    "TransferRecipe",
+    "load_recipe",
+    "option_names",
+    "options",
+    "parse_overrides",
+    "recipe_text",
+]

@@ -1,0 +1,107 @@
+"""Recipes from TOML and from the command line, and back."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from imagenet_pipeline.config.recipe import Recipe
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.recipe_faults import recipe_fault
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe file and lay `overrides` (dotted key -> value) over it.
+
+    Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadRecipe("no such recipe file", where=path) from error
+    except IsADirectoryError as error:
+        advice = "train RECIPE.toml --run FOLDER --resume latest goes on with a run"
+        raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
+    for key, value in (overrides or {}).items():
+        _put(values, key, value)
+    return _validated(values, str(path), overrides or {})
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Turn `key=value` words into dotted keys and values; a value is TOML, or else plain text."""
+    overrides = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise BadRecipe("not an override", where=word, expected="key=value, as in epochs=20")
+        overrides[key.strip()] = _literal(text.strip())
+    return overrides
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The whole recipe as TOML, defaults included; reads back equal."""
+    return tomli_w.dumps(recipe.model_dump(mode="json"))
+
+
+def option_names() -> list[str]:
+    """Every recipe key, dotted."""
+    return list(_names(Recipe, ""))
+
+
+def options(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Every recipe key, dotted, with its value."""
+    for name in option_names():
+        value: Any = recipe
+        for word in name.split("."):
+            value = getattr(value, word)
+        yield name, value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise BadRecipe("not a section", where=key, advice=f"known keys: {', '.join(option_names())}")
+    place[last] = value
+
+
+def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(_with_tuples(values))
+    except ValidationError as error:
+        words = [str(word) for word in error.errors()[0]["loc"]]
+        beginnings = [".".join(words[:length]) for length in range(1, len(words) + 1)]
+        given = any(key in beginnings or key.startswith(f"{'.'.join(words)}.") for key in overrides)
+        raise recipe_fault(error, option_names(), "command line" if given else where) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    # Strict models want tuples where TOML has arrays.
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _names(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _names(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
