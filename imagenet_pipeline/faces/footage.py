@@ -17,9 +17,6 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.records.image import AREA_LIMIT_PIXELS
 
-# What OpenCV and FFmpeg would say on stderr is said here, in one line. FFmpeg asks once, at its first use.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 USUAL_RATE = 25.0
 """Frames a second where the source does not say, or says nonsense."""
 _RATES = (0.1, 1000.0)
@@ -84,7 +81,7 @@ def open_video(path: Path) -> Footage:
     with files.regular_file(path) as (_, size_bytes):
         if not size_bytes:
             raise BadInput("empty file", where=path)
-    cv2.setLogLevel(0)
+    cv2.setLogLevel(0)  # as with FFmpeg
     # By its full path, so that no name is taken for an address or a pattern.
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
