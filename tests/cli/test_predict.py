@@ -10,60 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_pipeline.cli import main
 from imagenet_pipeline.records.reader import RecordSet
-
-RECIPE = """
-network = "lenet"
-records = "{records}"
-epochs = 2
-batch_size = 128
-devices = "cpu"
-[input]
-size = 28
-crop_fraction = 1.0
-[augmentation]
-crop = "centre"
-flip = 0.0
-[optimizer]
-learning_rate = 0.05
-[loader]
-threads = 0
-"""
 
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with digits/, a run, and pictures/: the digits it was validated on, by label."""
-    folder = tmp_path_factory.mktemp("world")
-    (folder / "recipe.toml").write_text(RECIPE.format(records=folder / "digits"))
-    for words in (
-        ["build", "digits", "--out", folder / "digits", "--workers", 1],
-        ["train", folder / "recipe.toml", "--run", folder / "run"],
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        assert not ended.value.code
-    with RecordSet.open(folder / "digits", "val") as records:
+@pytest.fixture(scope="module", autouse=True)
+def pictures(world: Path) -> Path:
+    """The digits the run was validated on, by label."""
+    with RecordSet.open(world / "digits", "val") as records:
         for position in range(len(records)):
             record = records.read(position)
-            place = folder / "pictures" / f"{record.labels[0]:g}"
+            place = world / "pictures" / f"{record.labels[0]:g}"
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{position}.jpg").write_bytes(record.image)
-    return folder
+    return world / "pictures"
 
 
 def test_the_hits_are_those_of_validation_and_text_says_what_json_says(call: Call, world: Path) -> None:

@@ -12,53 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from imagenet_pipeline.cli import main
-
-RECIPE = """
-network = "lenet"
-records = "{records}"
-epochs = 2
-batch_size = 128
-devices = "cpu"
-[input]
-size = 28
-crop_fraction = 1.0
-[augmentation]
-crop = "centre"
-flip = 0.0
-[optimizer]
-learning_rate = 0.05
-[loader]
-threads = 0
-"""
-
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with digits/, a recipe and its run."""
-    folder = tmp_path_factory.mktemp("world")
-    (folder / "recipe.toml").write_text(RECIPE.format(records=folder / "digits"))
-    for words in (
-        ["build", "digits", "--out", folder / "digits", "--workers", 1],
-        ["train", folder / "recipe.toml", "--run", folder / "run"],
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        assert not ended.value.code
-    return folder
 
 
 def answer(told: tuple[int, str, str]) -> dict[str, Any]:
