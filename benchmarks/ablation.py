@@ -29,15 +29,12 @@ ROWS: dict[str, list[str]] = {
     "no warm-up": ["schedule.warmup_epochs=0"],
     "no weight decay": ["optimizer.weight_decay=0"],
     "crops from 8 % of the area, not 35 %": ["augmentation.area=[0.08,1.0]"],
-    "batch 64, rate 0.08": ["batch_size=64", "optimizer.learning_rate=0.08"],
     "and the last scale zero, no decay of biases and norms": [
         "initial.zero_last_scale=true",
         "optimizer.decay_all=false",
     ],
     "and mixup 0.2": ["augmentation.mixup=0.2"],
-    "and CutMix 1.0": ["augmentation.cutmix=1.0"],
     "and TrivialAugment": ["augmentation.policy=trivial_augment"],
-    "and random erasing 0.25": ["augmentation.erasing=0.25"],
 }
 
 
