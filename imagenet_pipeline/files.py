@@ -16,11 +16,11 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, PipelineError
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 
 PART_MARK = ".part-"
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -236,6 +236,17 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
             found=f"{free_bytes:,} bytes free",
             advice="free some room or write elsewhere",
         )
+
+
+def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
+    """Raise BadRecipe where two outputs are one file, or an output is an input; None is not written."""
+    taken = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if path is not None:
+            place = os.path.realpath(path)
+            if place in taken:
+                raise BadRecipe("would be written over what is read, or written twice", where=path)
+            taken.add(place)
 
 
 def contained(root: Path, name: str) -> Path:

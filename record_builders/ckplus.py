@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,20 @@ from imagenet_pipeline.records.plan import Images, Plan
 from record_builders import folder
 from record_builders.cutting import take
 
+_FOLDS_LIMIT = 20
 _NAME = re.compile(r"(S\d{3})_\d{3}_\d{8}\.\w+", re.IGNORECASE)
 
 
 def plan(root: Path, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 42) -> Plan:
     """Plan the faces below `root`; a fraction 0 leaves that split out. Of each emotion about that share is cut.
 
-    Raises BadInput for a file whose name has no subject, and fractions that the subjects cannot be cut into.
+    Raises BadInput for a file whose name has no subject, and where fractions leave nothing, or there are too few
+    subjects to cut so.
     """
+    if val_fraction + test_fraction >= 1:
+        raise BadInput(
+            "fractions leave nothing to train on", expected="a sum below 1", found=val_fraction + test_fraction
+        )
     whole = folder.plan(root, val_fraction=0.0, test_fraction=0.0, seed=seed)
     if set(whole.splits) != {"train"} or (Path(root) / "train").is_dir():
         raise BadInput("splits are there already", where=root, advice="use `build folder`, which keeps them")
@@ -52,11 +60,16 @@ def _subject(path: str, root: Path) -> str:
 
 def _cut(images: Images, subjects: NDArray[np.str_], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Which images are cut out: those of some subjects, about `fraction` of each class."""
-    parts, groups = round(1 / fraction), len(set(subjects.tolist()))
-    if not 2 <= parts <= groups:
-        raise BadInput(f"{groups} subjects cannot be cut so", expected=f"fractions from {1 / groups:.2g} to 0.5")
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    _, chosen = next(folds.split(images.paths, images.labels, subjects))
+    groups = len(set(subjects.tolist()))
+    # The fewer the folds, the closer each comes to its share of every class.
+    smallest_class = int(np.unique(images.labels, return_counts=True)[1].min())
+    share = Fraction(fraction).limit_denominator(min(_FOLDS_LIMIT, groups, smallest_class))
+    if not 0 < share < 1:
+        raise BadInput(
+            f"{groups} subjects cannot be cut so", expected=f"fractions of at least {1 / max(groups, 2):.2g}"
+        )
+    folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
     mask = np.zeros(len(images), bool)
-    mask[chosen] = True
+    for _, fold in islice(folds.split(images.paths, images.labels, subjects), share.numerator):
+        mask[fold] = True
     return mask

@@ -11,6 +11,7 @@ import csv
 import gzip
 import logging
 import lzma
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ NO_EMOTION = ("unknown", "NF")
 
 _COLUMNS = ("emotion", "pixels", "Usage")
 _SOURCE = "source.json"
+_WHOLE = "FER+ goes with the whole fer2013.csv of 35,887 rows"
 _OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open}
 
 log = logging.getLogger("imagenet_pipeline")
@@ -97,25 +99,47 @@ def majority_labels(votes: Path, faces: Faces) -> NDArray[np.int64]:
     """For each face the class most of its FER+ votes are for, -1 where there is none.
 
     As FER+'s authors count in their mode "majority": single votes are dropped, and more than half of the rest must
-    agree. A column csv_row says which row of FER2013 votes are about; without it, as in FER+'s own file, it is the
-    next one.
+    agree. Raises BadInput as `read_votes` does.
     """
-    columns = (*VOTED, *NO_EMOTION)
-    counts = np.zeros((len(faces.usages), len(columns)), np.int64)
-    for number, (where, row) in enumerate(_rows(votes, ("Usage", *columns))):
-        face = _whole(row["csv_row"], 10**6, "csv_row", where) if "csv_row" in row else number
-        if face >= len(faces.usages) or faces.usages[face] != row["Usage"]:
-            raise BadInput(
-                f"these votes are about another file: row {face} is {row['Usage']!r} here",
-                where=where,
-                expected=f"{faces.usages[face]!r}" if face < len(faces.usages) else f"{len(faces.usages)} faces",
-                advice="FER+ goes with the whole fer2013.csv of 35,887 rows",
-            )
-        counts[face] = [_whole(row[column], 1000, column, where) for column in columns]
+    counts = read_votes(votes, faces)
     counts[counts == 1] = 0
     winner = counts.argmax(axis=1)
     clear = 2 * counts.max(axis=1) > counts.sum(axis=1)
     return np.where(clear & (winner < len(VOTED)), winner, -1).astype(np.int64)
+
+
+def read_votes(votes: Path, faces: Faces) -> NDArray[np.int64]:
+    """The votes of each face for the emotions of FER+, unknown and no face, [n, 10].
+
+    A column csv_row says which row of FER2013 votes are about, and may leave some out; without it, as in FER+'s own
+    file, they are about the next one. Raises BadInput where votes and faces are not of the same file.
+    """
+    columns = (*VOTED, *NO_EMOTION)
+    counts = np.zeros((len(faces.usages), len(columns)), np.int64)
+    voted = np.zeros(len(faces.usages), bool)
+    numbered = False
+    for number, (where, row) in enumerate(_rows(votes, ("Usage", *columns))):
+        numbered = "csv_row" in row
+        face = _whole(row["csv_row"], 10**6, "csv_row", where) if numbered else number
+        _require_same_face(faces, face, row["Usage"], where)
+        if voted[face]:
+            raise BadInput(f"row {face} has votes already", where=where)
+        voted[face] = True
+        counts[face] = [_whole(row[column], 1000, column, where) for column in columns]
+    if not (numbered or voted.all()):
+        found = f"{int(voted.sum())} of {len(voted)}"
+        raise BadInput("faces without votes", where=votes, expected="votes for every row", found=found, advice=_WHOLE)
+    if not voted.all():
+        log.info("%s: %d of %d faces have no votes", votes, int((~voted).sum()), len(voted))
+    return counts
+
+
+def _require_same_face(faces: Faces, face: int, usage: str, where: str) -> None:
+    there = faces.usages[face] if face < len(faces.usages) else None
+    if there != usage:
+        expected = f"{len(faces.usages)} faces" if there is None else repr(there)
+        what = f"these votes are about another file: row {face} is {usage!r} here"
+        raise BadInput(what, where=where, expected=expected, advice=_WHOLE)
 
 
 def _own_labels(faces: Faces, classes: Literal[6, 7]) -> tuple[ClassTable, NDArray[np.int64]]:
@@ -167,7 +191,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
                 yield f"{path}, line {line}", row
     except OSError as error:
         raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
-    except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
+    except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise BadInput(f"damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
 
 

@@ -97,7 +97,7 @@ def find_rate(
 
     Example: imagenet-pipeline find-rate config/demo.toml --out rates.png
     """
-    from imagenet_pipeline.training.curves import require_png
+    from imagenet_pipeline.records.contact_sheet import require_png
     from imagenet_pipeline.training.rate_finder import draw_rates, find_rate
 
     if out:

@@ -143,7 +143,6 @@ def fer2013(
     ] = False,
     ferplus: Annotated[Path | None, typer.Option(help="FER+'s votes, fer2013new.csv: its 8 classes instead.")] = None,
     workers: Workers = None,
-    lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
     """Build the faces of FER2013: Training, PublicTest and PrivateTest become train, val and test, without loss.
@@ -159,7 +158,7 @@ def fer2013(
         expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
         raise BadRecipe("--classes", expected=expected, found=classes)
     plan = builder.plan(csv, out, classes, swapped, ferplus)  # type: ignore[arg-type]
-    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, 0)
+    _make(plan, out, False, as_json, 0, 95, True, None, workers, 0)
 
 
 @build_app.command()

@@ -15,30 +15,37 @@ if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.findings import Findings
 
 
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and recipe keys to change, as devices=cpu."),
+]
+Checkpoints = Annotated[
+    str, typer.Option(help='"best", "latest" or an epoch; several with commas between, as 5,10,best.')
+]
+Split = Annotated[str, typer.Option(help="Which split to score.")]
+CropCount = Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")]
+Records = Annotated[
+    Path | None,
+    typer.Option(help="Another data set of the same classes, of some of them, or of folders 0 to 999 (ImageNetV2)."),
+]
+RealLabels = Annotated[
+    Path | None, typer.Option(help="real.json: score ImageNet's validation images by their ReaL labels, too.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="The page's name; .md and .json go beside it [default: report-SPLIT.html in the first run]"),
+]
+
+
 def evaluate(
     context: typer.Context,
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and recipe keys to change, as devices=cpu."),
-    ],
-    checkpoint: Annotated[
-        str, typer.Option(help='"best", "latest" or an epoch; several with commas between, as 5,10,best.')
-    ] = "best",
-    split: Annotated[str, typer.Option(help="Which split to score.")] = "test",
-    crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
-    records: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another data set of the same classes, of some of them, or of folders 0 to 999 (ImageNetV2)."
-        ),
-    ] = None,
-    real_labels: Annotated[
-        Path | None, typer.Option(help="real.json: score ImageNet's validation images by their ReaL labels, too.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="The page's name; .md and .json go beside it [default: report-SPLIT.html in the first run]"),
-    ] = None,
+    words: Words,
+    checkpoint: Checkpoints = "best",
+    split: Split = "test",
+    crops: CropCount = 1,
+    records: Records = None,
+    real_labels: RealLabels = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on every record of a split once: rank-1, rank-5 and loss with 95 % intervals, and a report.
@@ -63,9 +70,10 @@ def evaluate(
     if crops not in (1, 2, 10):
         raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
     runs, changes = _runs_and_changes(words)
-    checkpoints = checkpoint.split(",")
-    page = report or runs[0] / _page_name(split, crops, len(runs), len(checkpoints))
-    require_page(page)
+    checkpoints = [which.strip() for which in checkpoint.split(",")]
+    if report:
+        require_page(report)
+    page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
     with taking_part():
         planned = load_recipe(runs[0] / "recipe.toml", changes)
         if launch_ranks(planned.engine, planned.devices, context.obj):
@@ -90,9 +98,13 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
     return runs, parse_overrides([word for word in words if Path(word) not in runs])
 
 
-def _page_name(split: str, crops: int, runs: int, checkpoints: int) -> str:
-    counts = {"crops": crops, "runs": runs, "checkpoints": checkpoints}
-    return "-".join(["report", split, *(f"{count}-{name}" for name, count in counts.items() if count > 1)]) + ".html"
+def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int, records: Path | None) -> str:
+    """What is not the best checkpoint's centre crops on the run's own records is told apart by name."""
+    words = [f"{crops}-crops"] if crops > 1 else []
+    words += checkpoints if checkpoints != ["best"] else []
+    words += [f"with-{run.resolve().name}" for run in runs[1:]]
+    words += [f"on-{records.resolve().name}"] if records else []
+    return "-".join(["report", split, *words])[:200] + ".html"
 
 
 def _say(findings: Findings) -> None:

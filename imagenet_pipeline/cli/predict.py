@@ -14,6 +14,7 @@ import typer
 from imagenet_pipeline.cli.output import Json, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
 
 if TYPE_CHECKING:
@@ -21,22 +22,28 @@ if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.predict import Prediction
 
 
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PICTURE|FOLDER|LIST... [KEY=VALUE]...",
+        help="Pictures, folders of them, lists (.txt, a path a line; .lst); recipe keys, as devices=cpu.",
+    ),
+]
+Table = Annotated[Path | None, typer.Option(help="Write a table, a row a picture: NAME.csv.")]
+Annotate = Annotated[Path | None, typer.Option(help="Folder for copies with their classes below.")]
+Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the first 100, PNG.")]
+
+
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PICTURE|FOLDER|LIST... [KEY=VALUE]...",
-            help="Pictures, folders of them, lists (.txt, a path a line; .lst); recipe keys, as devices=cpu.",
-        ),
-    ],
+    words: Words,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
     checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
     root: Annotated[Path, typer.Option(help="Where relative paths in lists start.")] = Path(),
-    out: Annotated[Path | None, typer.Option(help="Write a table, a row a picture: NAME.csv.")] = None,
-    annotate: Annotated[Path | None, typer.Option(help="Folder for copies with their classes below.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the first 100, PNG.")] = None,
+    out: Table = None,
+    annotate: Annotate = None,
+    sheet: Sheet = None,
     as_json: Json = False,
 ) -> None:
     """Name the most probable classes of pictures, in any number.
@@ -60,6 +67,7 @@ def predict(
         raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
     sources, changes = _sources_and_changes(words)
     paths = find_pictures(sources, root)
+    require_separate((out, sheet), (*sources, *paths))
     drawings = Drawings(paths, annotate, sheet)
     classifier = open_classifier(run, checkpoint, changes)
     answer = _JsonAnswer(classifier) if as_json else _TextAnswer()

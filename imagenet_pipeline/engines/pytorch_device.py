@@ -23,7 +23,7 @@ def parse_device(devices: str, here: Place = ALONE) -> Any:
     kind, words = listed_devices(devices)
     if not here.launched and len(words) > 1:
         raise BadRecipe(
-            "the pytorch engine takes one device a process, and train and evaluate alone start several",
+            "the pytorch engine takes one device a process, and one process is here",
             where=f"devices = {devices!r}",
             advice=f"take devices={kind}:{words[0]}, or engine=gluon",
         )

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
-from imagenet_pipeline.evaluation.probabilities import log_probabilities
+from imagenet_pipeline.evaluation.probabilities import log_probabilities, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.records.classes import ClassTable
@@ -64,9 +64,7 @@ class Classifier:
         Raises BadInput where the network's output is not finite.
         """
         logits = self.engine.logits(views.reshape(-1, *views.shape[2:]))
-        if not np.isfinite(logits).all():
-            where, advice = self.checkpoint.folder, "take another checkpoint"
-            raise BadInput("the network's output is not finite", where=where, advice=advice)
+        require_finite(logits, self.checkpoint.folder)
         return np.exp(log_probabilities(logits, views.shape[1]))
 
 

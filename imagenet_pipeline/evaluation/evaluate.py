@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.class_numbers import Numbering, numbering_of
 from imagenet_pipeline.evaluation.outcomes import Outcomes
+from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
@@ -81,9 +80,7 @@ class Subject:
     def evaluation(self, engine: Engine, outcomes: Outcomes, setting: Setting) -> Evaluation:
         """The figures with everything they depend on. Raises BadInput where they are none."""
         state, images = self.checkpoint.state, len(outcomes)
-        if not np.isfinite(outcomes.losses).all():
-            where, advice = self.checkpoint.folder, "take another checkpoint"
-            raise BadInput("the network's output is not finite", where=where, advice=advice)
+        require_finite(outcomes.losses, self.checkpoint.folder)
         rank1_hits, rank5_hits = int(outcomes.rank1_right.sum()), int(outcomes.rank5_right.sum())
         return Evaluation(
             run=str(self.run),

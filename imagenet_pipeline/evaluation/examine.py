@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.class_numbers import is_unnamed
 from imagenet_pipeline.evaluation.evaluate import (
@@ -23,7 +24,7 @@ from imagenet_pipeline.evaluation.outcomes import Outcomes
 from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.checkpoint import State
+from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.records import records_of
 
 
@@ -107,7 +108,7 @@ def examine(
 def _subjects(
     runs: Sequence[Path], checkpoints: Sequence[str], split: str, records: Path | None, overrides: dict[str, object]
 ) -> list[Subject]:
-    opened = [(Path(run), open_checkpoint(run, which, overrides)) for run in runs for which in checkpoints]
+    opened = _opened(runs, checkpoints, overrides)
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
     folder = records or records_of(opened[0][1][0]).folder
     subjects = [subject_of(run, one, split, folder) for run, one in opened]
@@ -119,6 +120,18 @@ def _subjects(
                 advice="score them one by one",
             )
     return subjects
+
+
+def _opened(
+    runs: Sequence[Path], checkpoints: Sequence[str], overrides: dict[str, object]
+) -> list[tuple[Path, tuple[Recipe, Checkpoint]]]:
+    """Every checkpoint once: "best" may be an epoch that is named as well."""
+    opened: dict[Path, tuple[Path, tuple[Recipe, Checkpoint]]] = {}
+    for run in runs:
+        for which in checkpoints:
+            recipe, checkpoint = open_checkpoint(run, which, overrides)
+            opened.setdefault(checkpoint.folder.resolve(), (Path(run), (recipe, checkpoint)))
+    return list(opened.values())
 
 
 def _require_one_table(states: Sequence[tuple[Path, State]]) -> None:

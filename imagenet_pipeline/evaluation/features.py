@@ -19,6 +19,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import require_harmless
 from imagenet_pipeline.evaluation.feature_file import FEATURES, LABELS, RECORDS, new_archive, open_rows, write_array
 from imagenet_pipeline.evaluation.layer_engine import engine_until
+from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
@@ -117,9 +118,7 @@ def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], e
     ) as write, source.loader(records).evaluation(source.checkpoint.state.crop_fraction) as batches:  # fmt: skip
         for batch in watched(batches, split):
             rows = engine.logits(batch.images).reshape(len(batch.labels), -1)
-            if not np.isfinite(rows).all():
-                where, advice = source.checkpoint.folder, "take another checkpoint"
-                raise BadInput("the network's output is not finite", where=where, advice=advice)
+            require_finite(rows, source.checkpoint.folder)
             write(rows)
             place = slice(batch.first_position, batch.first_position + len(rows))
             labels[place], numbers[place] = batch.labels, batch.records

@@ -61,8 +61,9 @@ def rate(hits: int, images: int) -> Rate:
     weight = 1 + _Z**2 / images
     centre = (share + _Z**2 / (2 * images)) / weight
     half = _Z / weight * math.sqrt(share * (1 - share) / images + _Z**2 / (4 * images**2))
-    # Rounding must not take the bound past the figure where none, or all, are hits.
-    return Rate(hits, images, 100.0 * hits / images, _percent(min(centre - half, share), max(centre + half, share)))
+    # Rounding must not take the bound past the figure, or out of 0..1, where none, or all, are hits.
+    low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+    return Rate(hits, images, 100.0 * hits / images, _percent(low, high))
 
 
 def mean(values: Reals) -> Mean:

@@ -16,6 +16,7 @@ from imagenet_pipeline.evaluation.colour_maps import Numbers, enlarged, framed, 
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.layer_engine import engine_until, input_shape, own_network
 from imagenet_pipeline.evaluation.predict import read_picture
+from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.networks.cut import until
@@ -88,8 +89,7 @@ def draw_activations(
     engine, shape = engine_until(recipe, checkpoint, layer, "picture activations")
     view = view_of(image, checkpoint)
     values = engine.logits(view[None])[0].astype(np.float64).reshape(shape)
-    if not np.isfinite(values).all():
-        raise BadInput("the network's output is not finite", where=checkpoint.folder, advice="take another checkpoint")
+    require_finite(values, checkpoint.folder)
     drawn = shape[0] if len(shape) == 1 else min(channels, shape[0])
     picture = _bars(values) if len(shape) == 1 else _channels(values[:drawn])
     photo = tile(enlarged(view, PHOTO_SIDE), PHOTO_SIDE, [image.name, f"the {len(view)} px the network sees"])

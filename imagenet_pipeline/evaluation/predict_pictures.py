@@ -29,7 +29,9 @@ from imagenet_pipeline.records.lettering import lettering, shortened
 SHEET_LIMIT = 100
 """Pictures on a contact sheet."""
 _TILE = 180
-_SMALLEST_LETTERS = 14
+_SMALLEST_LETTERS, _LARGEST_LETTERS = 14, 120
+_ROWS_LIMIT = 100
+"""Classes below an annotated picture: a JPEG of many thousand rows of pixels cannot be written."""
 _JPEG_ENDINGS = (".jpg", ".jpeg")
 
 
@@ -77,7 +79,8 @@ class Drawings:
             return ""
         columns = min(len(self._tiles), 10 if len(self._tiles) > 50 else 6)
         cut = len(self._tiles) < self._pictures
-        said = f"{len(self._tiles):,} of {self._pictures:,} pictures" if cut else f"{self._pictures:,} pictures"
+        all_of_them = f"{self._pictures:,} picture{'' if self._pictures == 1 else 's'}"
+        said = f"{len(self._tiles):,} of {all_of_them}" if cut else all_of_them
         write_png(contact_sheet(self._tiles, columns, said), self._sheet)
         return said
 
@@ -106,11 +109,12 @@ def annotated(pixels: Pixels, top: Sequence[Choice]) -> Image.Image:
     they need.
     """
     height, width = pixels.shape[:2]
-    letters = round(max(_SMALLEST_LETTERS, min(width / 50, height / 12)))
+    letters = round(max(_SMALLEST_LETTERS, min(width / 50, height / 12, _LARGEST_LETTERS)))
     across = max(width, 24 * letters)
     picture = Image.fromarray(pixels)
     if across >= 2 * max(width, height):
         picture = fit(picture, across)
+    top = top[:_ROWS_LIMIT]
     row = round(1.6 * letters)
     made = Image.new("RGB", (across, picture.height + row * len(top) + letters), BACKGROUND)
     made.paste(picture, ((across - picture.width) // 2, 0))

@@ -25,20 +25,31 @@ from imagenet_pipeline.evaluation.report_tables import (
 )
 from imagenet_pipeline.evaluation.report_text import as_markdown
 
+_GENERATOR = '<meta name="generator" content="imagenet_pipeline">'
 _WIDE = 7
 """A table of more columns breaks the lines of its numbers."""
 
 
 def require_page(out: Path) -> None:
-    """Raise BadRecipe for a page by whose name the other two forms could not be told apart from it."""
+    """Raise BadRecipe for a page of another ending, and where a file is there that is no earlier report."""
     if out.suffix != ".html":
         advice = "Markdown and JSON are written beside it"
         raise BadRecipe("a report is a page", where=out, expected="a name that ends in .html", advice=advice)
+    there = [path for path in (out, out.with_suffix(".md"), out.with_suffix(".json")) if path.exists()]
+    if there and not _is_report(out):
+        advice = "a report is NAME.html, .md and .json: name another --report"
+        raise BadRecipe("is there already, and is of no earlier report", where=there[0], advice=advice)
+
+
+def _is_report(page: Path) -> bool:
+    if not page.is_file():
+        return False
+    with page.open("rb") as file:
+        return _GENERATOR.encode() in file.read(1000)
 
 
 def write_report(findings: Findings, out: Path) -> Path:
     """Write `out`, an HTML file with its pictures inside, and beside it the same as .md and .json."""
-    require_page(out)
     page = _page(findings)
     files.write_json(out.with_suffix(".json"), as_json(findings))
     files.write_whole(out.with_suffix(".md"), as_markdown(findings))
@@ -52,6 +63,7 @@ def _page(findings: Findings) -> str:
     notes = "".join(f"<p>{text(note)}.</p>" for note in examination.notes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"{_GENERATOR}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}</title><style>{STYLE}</style></head><body>"
         f'<h1>{name}</h1><p class="sub">{text(sources(examination))}</p>'

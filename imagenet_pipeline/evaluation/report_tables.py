@@ -43,10 +43,9 @@ def who(result: Evaluation | Ensemble) -> str:
     if isinstance(result, Evaluation):
         return f"{result.network}, {result.checkpoint}"
     runs = len({member.run for member in result.members})
-    checkpoints = len({member.weights_digest for member in result.members})
-    if runs == 1 and checkpoints > 1:
+    if runs == 1:
         return f"{len(result.members)} checkpoints together"
-    among = f"checkpoints of {runs} runs" if runs < len(result.members) and checkpoints > 1 else "runs"
+    among = f"checkpoints of {runs} runs" if runs < len(result.members) else "runs"
     return f"{len(result.members)} {among} together"
 
 

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.records.contact_sheet import require_png
 from imagenet_pipeline.records.lettering import written_out
 from imagenet_pipeline.training.journal import Event, Journal, branches, restarts
 from imagenet_pipeline.training.mxnet_log import join_logs
@@ -72,12 +73,6 @@ def _trainings(paths: Sequence[Path]) -> list[_Training]:
         _Training(place.name if names.count(place.name) == 1 else f"{place.parent.name}/{place.name}", one)
         for place, one in zip(places, events, strict=True)
     ]
-
-
-def require_png(out: Path) -> None:
-    """Raise BadRecipe for a picture that is no PNG by its name."""
-    if out.suffix != ".png":
-        raise BadRecipe("curves are drawn as PNG", where=out, expected="a name that ends in .png")
 
 
 def _events(run: Path) -> list[Event]:

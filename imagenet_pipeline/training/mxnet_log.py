@@ -82,8 +82,14 @@ class _Epoch:
 
     def row(self, whole: float) -> Event:
         """The journal's line; an accuracy of `whole` is 100 %."""
-        scaled = {name: value if name.endswith("loss") else 100 * value / whole for name, value in self.values.items()}
-        return {"event": "epoch", "epoch": self.number + 1, **scaled}
+        row: Event = {"event": "epoch", "epoch": self.number + 1}
+        for name, value in self.values.items():
+            part, _, quantity = name.partition("_")
+            if quantity in _RANK_OF_ERROR:
+                row[f"{part}_{_RANK_OF_ERROR[quantity]}"] = 100 * (whole - value) / whole
+            else:
+                row[name] = value if quantity == "loss" else 100 * value / whole
+        return row
 
 
 def read_log(path: Path) -> list[Event]:
@@ -97,9 +103,9 @@ def read_log(path: Path) -> list[Event]:
     values = [epoch.values for epoch in epochs if epoch.values]
     if not values:
         raise BadInput("no MXNet training log", where=path, expected='lines such as "Epoch[0] Validation-accuracy=0.5"')
-    ranks = [value for columns in values for name, value in columns.items() if "rank" in name]
+    shares = [value for columns in values for name, value in columns.items() if not name.endswith("loss")]
     # Some scripts of GluonCV log percents.
-    whole = 100.0 if max(ranks, default=0) > 1 else 1.0
+    whole = 100.0 if max(shares, default=0) > 1 else 1.0
     events: list[Event] = [_beginning(epochs[0].number)]
     for epoch, after in zip(epochs, [*epochs[1:], None], strict=True):
         if epoch.ended or (after and after.number > epoch.number):
@@ -166,8 +172,6 @@ def _columns(line: str) -> Iterator[tuple[str, float]]:
         quantity, value = _QUANTITIES.get(name), _number(digits)
         if quantity is None or value is None:
             continue
-        if quantity in _RANK_OF_ERROR:
-            quantity, value = _RANK_OF_ERROR[quantity], 1 - value
         yield f"{'validation' if validating or name == 'val' else 'train'}_{quantity}", value
 
 

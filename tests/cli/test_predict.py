@@ -27,6 +27,25 @@ def pictures(world: Path) -> Path:
     return world / "pictures"
 
 
+def test_nothing_that_is_read_is_written_over(call: Call, world: Path, tmp_path: Path) -> None:
+    picture = shutil.copy(next((world / "pictures").rglob("*.jpg")), tmp_path / "a.png")
+    listed = tmp_path / "list.csv.txt"
+    listed.write_text(f"{picture}\n")
+    content = Path(picture).read_bytes()
+    for words in (
+        [picture, "--sheet", picture],
+        [listed, "--sheet", picture],
+        [picture, "--out", picture],
+        [listed, "--out", listed],
+        [picture, "--out", tmp_path / "b.png", "--sheet", tmp_path / "b.png"],
+    ):
+        code, _, err = call("predict", world / "run", *words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "written" in err or "csv" in err
+    assert Path(picture).read_bytes() == content
+    assert listed.read_text() == f"{picture}\n"
+
+
 def test_the_hits_are_those_of_validation_and_text_says_what_json_says(call: Call, world: Path) -> None:
     words = ("predict", world / "run", world / "pictures", "--checkpoint", "latest", "--top", 3)
     code, out, _ = call(*words, "--json")

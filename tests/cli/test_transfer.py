@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,17 @@ def test_features_then_a_probe(world: Path, call: Call) -> None:
 
 
 def test_several_runs_are_scored_together_and_each_beside(world: Path, call: Call) -> None:
-    together = answer(call("evaluate", world / "run", world / "run", "devices=cpu", "--json"))
+    again = shutil.copytree(world / "run", world / "again", symlinks=True)
+    together = answer(call("evaluate", world / "run", again, "devices=cpu", "--json"))
     alone = answer(call("evaluate", world / "run", "--json"))
     assert together["rank1_hits"] == alone["rank1_hits"]
     assert [member["rank1"] for member in together["members"]] == [alone["rank1"]] * 2
-    assert Path(together["report"]).name == "report-test-2-runs.html"
-    code, out, _ = call("evaluate", world / "run", world / "run")
+    assert Path(together["report"]).name == "report-test-with-again.html"
+    # The same one twice is one.
+    assert answer(call("evaluate", world / "run", world / "run", "--json"))["checkpoint"] == alone["checkpoint"]
+    code, out, _ = call("evaluate", world / "run", again)
     assert code == 0
-    assert out.count(f"\n{world / 'run'}  epoch-000") == 2
+    assert all(out.count(f"{run} ") == 1 and "epoch-000" in out for run in (world / "run", again))
     assert "2 runs together: 300 test images" in out
 
 

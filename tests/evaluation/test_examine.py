@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,10 +87,13 @@ def test_one_run_is_the_case_of_one_member(three_runs: list[Path]) -> None:
     )
 
 
-def test_a_run_twice_scores_as_it_does_once(three_runs: list[Path]) -> None:
-    result, alone = together([three_runs[0]] * 2), evaluate(three_runs[0])
+def test_a_run_twice_scores_as_it_does_once(three_runs: list[Path], tmp_path: Path) -> None:
+    again = Path(shutil.copytree(three_runs[0], tmp_path / "again", symlinks=True))
+    result, alone = together([three_runs[0], again]), evaluate(three_runs[0])
     assert (result.rank1_hits, result.rank5_hits) == (alone.rank1_hits, alone.rank5_hits)
     np.testing.assert_allclose(result.loss, alone.loss, rtol=1e-9)
+    # The very same folder, given twice, is one.
+    assert examine([three_runs[0]] * 2).result.run == alone.run  # type: ignore[union-attr]
 
 
 def test_several_checkpoints_of_a_run_are_members(make_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -98,8 +102,9 @@ def test_several_checkpoints_of_a_run_are_members(make_run: Callable[..., Path],
     state = type(first.state)(**{**vars(first.state), "epoch": 4, "metrics": {}})
     save_checkpoint(run, state, {name: value * 1.5 for name, value in first.weights.items()}, {})
     found = examine([run], ["4", "best", "1"])
-    assert [member.epoch for member in found.evaluations] == [4, 1, 1]
-    assert [member.loss for member in found.evaluations] == [evaluate(run, str(epoch)).loss for epoch in (4, 1, 1)]
+    # The best is epoch 1.
+    assert [member.epoch for member in found.evaluations] == [4, 1]
+    assert [member.loss for member in found.evaluations] == [evaluate(run, str(epoch)).loss for epoch in (4, 1)]
     with pytest.raises(BadRecipe, match="no checkpoint of epoch 2"):
         examine([run], ["1", "2"])
 

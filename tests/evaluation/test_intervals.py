@@ -20,6 +20,12 @@ def test_a_rate_s_interval_is_wilson_s(hits: int, images: int) -> None:
     assert 0 <= found.interval[0] <= found.percent <= found.interval[1] <= 100
 
 
+@pytest.mark.parametrize("images", range(1, 201))
+def test_a_rate_s_interval_stays_within_0_and_100_where_none_or_all_are_hits(images: int) -> None:
+    assert rate(0, images).interval[0] == 0
+    assert rate(images, images).interval[1] == 100
+
+
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.762, 0.95])
 @pytest.mark.parametrize("images", [100, 1000])
 def test_a_rate_s_interval_covers_the_truth_19_times_in_20(share: float, images: int) -> None:

@@ -22,7 +22,7 @@ from imagenet_pipeline.evaluation.examine import examine
 from imagenet_pipeline.evaluation.findings import Findings, findings_of, worst_mistakes
 from imagenet_pipeline.evaluation.outcomes import Outcomes
 from imagenet_pipeline.evaluation.real_labels import RealLabels
-from imagenet_pipeline.evaluation.report import write_report
+from imagenet_pipeline.evaluation.report import require_page, write_report
 from imagenet_pipeline.evaluation.report_tables import certainty, class_table, confused_table
 from imagenet_pipeline.evaluation.report_text import plain
 from imagenet_pipeline.files import sha256_of
@@ -223,11 +223,23 @@ def test_a_certainty_is_never_rounded_to_one() -> None:
     assert [certainty(one) for one in (0.5, 0.9994, 0.99996, 1.0)] == ["50.0 %", "99.9 %", "> 99.9 %", "100.0 %"]
 
 
+def test_a_report_is_written_over_an_earlier_one_and_over_nothing_else(findings: Findings, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    require_page(page)
+    write_report(findings, page)
+    require_page(page)
+    for name in ("other.json", "other.md", "other.html"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(BadRecipe, match=f"{name}: is there already, and is of no earlier report"):
+            require_page(tmp_path / "other.html")
+        (tmp_path / name).unlink()
+
+
 def test_a_page_of_another_ending_and_a_damaged_record_are_one_line(
     findings: Findings, tmp_path: Path, photo_records: Path
 ) -> None:
     with pytest.raises(BadRecipe, match=r"a report is a page; expected a name that ends in \.html"):
-        write_report(findings, tmp_path / "report.json")
+        require_page(tmp_path / "report.json")
     broken = tmp_path / "broken"
     shutil.copytree(photo_records, broken)
     content = bytearray((broken / "test.rec").read_bytes())

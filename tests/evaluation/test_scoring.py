@@ -12,8 +12,6 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import Crops, evaluate, open_checkpoint, score_subjects, subject_of
-from imagenet_pipeline.evaluation.outcomes import Outcomes
-from imagenet_pipeline.evaluation.probabilities import log_probabilities
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.loading.sample import read_sample
@@ -111,7 +109,9 @@ def test_an_output_that_is_not_finite_is_no_figure(make_run: Callable[..., Path]
         evaluate(run)
 
 
-def test_the_pass_keeps_no_row_of_all_classes() -> None:
-    outcomes = Outcomes(*(np.zeros(7),) * 2, np.zeros((7, 5)), *(np.zeros(7),) * 2)  # type: ignore[arg-type]
-    assert sum(column.size for column in vars(outcomes).values()) == 7 * 9
-    assert log_probabilities(np.zeros((20, 3)), 10).shape == (2, 3)
+@pytest.mark.parametrize("crops", [1, 10])
+def test_the_pass_keeps_72_bytes_of_a_record(crops: Crops, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    subject = subject_of(run, open_checkpoint(run, "best", {}), "train", None)
+    (outcomes,) = score_subjects([subject], "train", crops).outcomes
+    assert sum(column.nbytes for column in vars(outcomes).values()) == 72 * len(outcomes)

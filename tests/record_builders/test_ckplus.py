@@ -42,6 +42,18 @@ def test_no_subject_is_in_two_splits(faces: Path) -> None:
     assert sum(map(len, groups)) == len(set.union(*groups)) == 40
 
 
+@pytest.mark.parametrize(("val", "test"), [(0.4, 0.1), (0.3, 0.3), (0.5, 0.4), (0.45, 0.45)])
+def test_shares_are_those_asked_for(val: float, test: float, faces: Path) -> None:
+    counts = ckplus.plan(faces, val, test).counts
+    assert counts["val"] / 240 == pytest.approx(val, abs=0.06)
+    assert counts["test"] / 240 == pytest.approx(test, abs=0.06)
+
+
+def test_fractions_that_leave_nothing_are_refused(faces: Path) -> None:
+    with pytest.raises(BadInput, match="fractions leave nothing to train on; expected a sum below 1; found 1"):
+        ckplus.plan(faces, 0.5, 0.5)
+
+
 def test_the_cut_depends_on_the_seed_alone(faces: Path) -> None:
     assert ckplus.plan(faces, seed=1).digest == ckplus.plan(faces, seed=1).digest
     assert ckplus.plan(faces, seed=1).digest != ckplus.plan(faces, seed=2).digest

@@ -91,9 +91,11 @@ def test_a_packed_csv_is_the_same_csv(ending: str, pack: object, faces_csv: Path
     plain, unpacked = fer2013.read_faces(faces_csv), fer2013.read_faces(packed)
     assert plain.pixels == unpacked.pixels
     assert plain.usages == unpacked.usages
-    packed.write_bytes(packed.read_bytes()[:-20])
-    with pytest.raises(BadInput, match="damaged"):
-        fer2013.read_faces(packed)
+    whole = packed.read_bytes()
+    for damaged in (whole[:-20], whole[:99] + bytes(200) + whole[299:]):
+        packed.write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"damaged, or no CSV|cannot be read"):
+            fer2013.read_faces(packed)
 
 
 def test_faces_written_once_are_used_again_and_those_of_another_file_refused(faces_csv: Path, tmp_path: Path) -> None:
@@ -172,6 +174,22 @@ def test_ferplus_leaves_faces_without_a_majority_out(row_column: bool, faces_csv
     assert plan.counts == {"train": 2, "val": 1, "test": 1}
     assert [VOTED[label] for label in plan.splits["train"].labels] == ["anger", "contempt"]
     assert plan.splits["train"].paths == ["Training/00000.png", "Training/00002.png"]
+
+
+def test_a_face_without_votes_is_refused_where_rows_are_not_numbered(faces_csv: Path, tmp_path: Path) -> None:
+    usages = [usage for _, usage in ROWS]
+    fewer = votes_csv(tmp_path / "fewer.csv", [{"fear": 10}] * 4, usages[:4], False)
+    with pytest.raises(BadInput, match="faces without votes; expected votes for every row; found 4 of 6"):
+        fer2013.plan(faces_csv, tmp_path / "out", votes=fewer)
+    numbered = votes_csv(tmp_path / "numbered.csv", [{"fear": 10}] * 4, usages[:4], True)
+    assert fer2013.plan(faces_csv, tmp_path / "out", votes=numbered).counts == {"train": 3, "val": 1}
+
+
+def test_a_face_with_votes_twice_is_refused(faces_csv: Path, tmp_path: Path) -> None:
+    path = votes_csv(tmp_path / "twice.csv", [{"fear": 10}], ["Training"], True)
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(BadInput, match="line 3: row 0 has votes already"):
+        fer2013.plan(faces_csv, tmp_path / "out", votes=path)
 
 
 def test_votes_about_another_file_are_refused(faces_csv: Path, tmp_path: Path) -> None:

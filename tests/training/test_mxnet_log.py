@@ -232,6 +232,16 @@ def test_the_rarer_forms(tmp_path: Path, line: str, expected: tuple[float | None
         assert found.get(name) == (None if value is None else pytest.approx(value))
 
 
+def test_errors_in_percent_are_ranks_in_percent(tmp_path: Path) -> None:
+    log = tmp_path / "percent.log"
+    log.write_text(
+        "[Epoch 0] training: err-top1=95.5 loss=4.2\n[Epoch 0] validation: err-top1=90.8 err-top5=70.5\n" * 2
+    )
+    row = read_log(log)[1]
+    assert (row["train_rank1"], row["validation_rank1"]) == (pytest.approx(4.5), pytest.approx(9.2))
+    assert row["validation_rank5"] == pytest.approx(29.5)
+
+
 @pytest.mark.parametrize("text", ["", "Epoch 1/10\nloss: 0.5", "Epoch[0] Time cost=5\n", "\0" * 300_000])
 def test_another_file_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.log").write_text(text)
