@@ -120,11 +120,11 @@ def _say(findings: Findings) -> None:
     for name, rate in {"rank-1": figures.rank1, "rank-5": figures.rank5, **real}.items():
         low, high = rate.interval
         say(f"{name:<7} {rate.percent:.2f} %  ({rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f})")
-    kind = findings.examination.loss_kind
-    span = figures.loss.interval
-    said = f"(95 %: {span[0]:.4f} to {span[1]:.4f})  " if span else ""
-    say(f"loss    {figures.loss.value:.4f}  {said}{'nats' if kind == 'cross_entropy' else f'({kind})'}")
-    say(f"ECE     {100 * figures.calibration.error:.2f} %")
+    kind, span = findings.examination.loss_kind, figures.loss.interval
+    unit = "nats" if kind == "cross_entropy" else f"({kind})"
+    said = f"  (95 %: {span[0]:.4f} to {span[1]:.4f})" if span else ""
+    say(f"loss    {figures.loss.value:.4f} {unit}{said}")
+    say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
 
 
 def _say_members(findings: Findings) -> None:
