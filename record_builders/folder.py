@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, read_classes
 from imagenet_pipeline.records.image_files import READ_ENDINGS, image_files
 from imagenet_pipeline.records.plan import Images, Plan
 from record_builders.cutting import cut_fractions
@@ -20,12 +20,19 @@ DEFAULT_FRACTION = 0.1
 log = logging.getLogger("imagenet_pipeline")
 
 
-def plan(root: Path, val_fraction: float | None = None, test_fraction: float | None = None, seed: int = 42) -> Plan:
+def plan(
+    root: Path,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    seed: int = 42,
+    classes: Path | None = None,
+) -> Plan:
     """Plan a folder: class = sub-folder, images anywhere below it. Symbolic links are not followed.
 
     With ROOT/train, the splits are ROOT/{train,val,test}, and an absent one is cut out of train if a fraction
     is given. Without it ROOT holds the classes, and val and test are cut out (default 0.1 each, stratified).
-    Raises BadInput where a class is empty, or one of val or test is not in train.
+    `classes` names them: classes.json, or lines "n01440764 tench"; they stay in the order of their folders.
+    Raises BadInput where a class is empty, has no name in `classes`, or one of val or test is not in train.
     """
     root = Path(root)
     if not root.is_dir():
@@ -45,10 +52,21 @@ def plan(root: Path, val_fraction: float | None = None, test_fraction: float | N
     return Plan(
         root=root,
         splits={**cut_fractions(train, wanted, seed), **held_out},
-        classes=ClassTable("folder", tuple(ids), tuple(ids)),
+        classes=ClassTable("folder", tuple(ids), _names(ids, classes)),
         source={"builder": "folder", "seed": seed, "fractions": wanted},
         walked=True,
     )
+
+
+def _names(ids: Sequence[str], file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return tuple(ids)
+    table = read_classes(file)
+    names = dict(zip(table.ids, table.names, strict=True))
+    lacking = [one for one in ids if one not in names]
+    if lacking:
+        raise BadInput("no name for a class", where=file, expected=f"lines such as {lacking[0]!r} NAME")
+    return tuple(names[one] for one in ids)
 
 
 def _class_folders(folder: Path) -> list[str]:

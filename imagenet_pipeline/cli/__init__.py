@@ -9,11 +9,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
+from imagenet_pipeline import __version__
 from imagenet_pipeline.cli import (
     benchmarks,
     build,
@@ -28,7 +29,7 @@ from imagenet_pipeline.cli import (
     serve,
     transfer,
 )
-from imagenet_pipeline.cli.output import Negative
+from imagenet_pipeline.cli.output import Negative, say
 from imagenet_pipeline.errors import OutOfRoom, PipelineError
 from imagenet_pipeline.launcher import end_with_launcher, place, tell_launcher
 
@@ -39,6 +40,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    # Read by `main`, wherever it stands.
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        say(__version__)
+
+
 app.add_typer(build.build_app, name="build")
 for command in (records.verify, records.inspect, runs.networks, runs.train, evaluation.evaluate, runs.plot):
     app.command()(command)

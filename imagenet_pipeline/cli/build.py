@@ -68,6 +68,9 @@ def folder(
     out: Out,
     val_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as val.")] = None,
     test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as test.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help='Names of the classes: classes.json, or lines "n01440764 tench".')
+    ] = None,
     seed: Seed = 42,
     resize: Resize = 256,
     quality: Quality = 95,
@@ -86,7 +89,7 @@ def folder(
     """
     from record_builders import folder as builder
 
-    plan = builder.plan(root, val_fraction, test_fraction, seed)
+    plan = builder.plan(root, val_fraction, test_fraction, seed, classes)
     _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
 
 

@@ -22,7 +22,7 @@ Words = Annotated[
 Checkpoints = Annotated[
     str, typer.Option(help='"best", "latest" or an epoch; several with commas between, as 5,10,best.')
 ]
-Split = Annotated[str, typer.Option(help="Which split to score.")]
+Split = Annotated[str | None, typer.Option(help="Which split to score [default: test, or val where there is none]")]
 CropCount = Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")]
 Records = Annotated[
     Path | None,
@@ -41,7 +41,7 @@ def evaluate(
     context: typer.Context,
     words: Words,
     checkpoint: Checkpoints = "best",
-    split: Split = "test",
+    split: Split = None,
     crops: CropCount = 1,
     records: Records = None,
     real_labels: RealLabels = None,
@@ -62,6 +62,7 @@ def evaluate(
     """
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.membership import taking_part
+    from imagenet_pipeline.evaluation.evaluate import default_split
     from imagenet_pipeline.evaluation.examine import examine
     from imagenet_pipeline.evaluation.findings import as_json as told_of
     from imagenet_pipeline.evaluation.findings import findings_of
@@ -70,6 +71,7 @@ def evaluate(
     if crops not in (1, 2, 10):
         raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
     runs, changes = _runs_and_changes(words)
+    split = split or default_split(runs[0], records, changes)
     checkpoints = [which.strip() for which in checkpoint.split(",")]
     if report:
         require_page(report)

@@ -33,6 +33,10 @@ def import_network(
     ] = None,
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
+    crop_fraction: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a run of a checkpoint that MXNet saved (Module, FeedForward, Gluon's export). MXNet is not needed.
@@ -47,8 +51,9 @@ def import_network(
     """  # noqa: E501
     from imagenet_pipeline import files
     from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+    from imagenet_pipeline.records.classes import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
-    from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes, read_classes
+    from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
 
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
@@ -62,7 +67,8 @@ def import_network(
     else:
         table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
     digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
-    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source})
+    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None)
+    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
     _tell(out, imported, table, normalisation, source, as_json)
 
 

@@ -165,6 +165,12 @@ def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records
     return Subject(run, recipe, checkpoint, data, numbering)
 
 
+def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
+    """What is scored where nobody says: the test split, or that of validation where there is none."""
+    data = read_data_set(records) if records else records_of(load_recipe(run / "recipe.toml", overrides))
+    return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
+
+
 def require_harmless(overrides: dict[str, object], verb: str) -> None:
     """Raise BadRecipe for a recipe key that says how the run was trained and cannot change what comes of it now."""
     for key in overrides:

@@ -102,7 +102,7 @@ def examine(
         truth.require_agreement(whole.numbers, whole.labels)
     result = scores.evaluations[0] if len(subjects) == 1 else _ensemble(scores)
     notes = list(dict.fromkeys(one.numbering.note for one in subjects if one.numbering.note))
-    return Examination(result, whole, own, table, data, notes, truth)
+    return Examination(result, whole, own, table, data, [*notes, *_notes_on_crops(subjects, crops)], truth)
 
 
 def _subjects(
@@ -120,6 +120,16 @@ def _subjects(
                 advice="score them one by one",
             )
     return subjects
+
+
+def _notes_on_crops(subjects: Sequence[Subject], crops: Crops) -> list[str]:
+    """What makes several crops of no use, or worse than one."""
+    notes = []
+    if crops > 1 and any(one.recipe.augmentation.flip == 0 for one in subjects):
+        notes.append("Trained without mirror images (augmentation.flip = 0), which several crops add")
+    if crops == 10 and any(one.checkpoint.state.crop_fraction == 1 for one in subjects):
+        notes.append("At a crop_fraction of 1 the five crops of a square image are one")
+    return notes
 
 
 def _opened(

@@ -67,12 +67,13 @@ def rate(hits: int, images: int) -> Rate:
 
 
 def mean(values: Reals) -> Mean:
-    """The mean of values [n] and its normal interval, from their own standard deviation."""
+    """The mean of values [n] and its normal interval, from their own standard deviation; not below 0 if none is."""
     middle = float(values.mean())
     if len(values) < 2:
         return Mean(middle, None)
     half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Mean(middle, (middle - half, middle + half))
+    low = middle - half
+    return Mean(middle, (low if values.min() < 0 else max(0.0, low), middle + half))
 
 
 def difference(right: Truths, loss: Reals, other_right: Truths, other_loss: Reals) -> Difference:

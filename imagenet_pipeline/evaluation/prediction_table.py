@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.predict import Prediction
 
 
@@ -20,11 +21,13 @@ class PredictionTable:
         ranks = range(1, top + 1)
         choices = [column for n in ranks for column in (f"class_{n}", f"name_{n}", f"probability_{n}")]
         self._writer.writerow(["file", "unreadable", *choices])
+        self._columns = len(choices)
 
     def add(self, prediction: Prediction) -> None:
         """Write a picture's row."""
-        choices = [(one.class_id, one.name, f"{one.probability:.6f}") for one in prediction.top]
-        self._writer.writerow([prediction.path, prediction.reason, *(cell for cells in choices for cell in cells)])
+        choices = [cell for one in prediction.top for cell in (one.class_id, one.name, f"{one.probability:.6f}")]
+        choices += [""] * (self._columns - len(choices))
+        self._writer.writerow([prediction.path, prediction.reason, *choices])
 
 
 @contextlib.contextmanager
@@ -32,8 +35,10 @@ def prediction_table(path: Path, top: int) -> Iterator[PredictionTable]:
     """A table of `top` classes a picture, to be filled; the file appears when the block ends well.
 
     Columns: file, unreadable (why, or nothing), then class_1, name_1, probability_1 and so on. UTF-8; a file's name
-    keeps its bytes.
+    keeps its bytes. Raises BadRecipe for another ending.
     """
+    if path.suffix.lower() != ".csv":
+        raise BadRecipe("a table is CSV", where=path, expected="a name that ends in .csv")
     with files.whole_file(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         yield PredictionTable(text, top)

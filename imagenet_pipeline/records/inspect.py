@@ -12,6 +12,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.contact_sheet import require_png
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 
@@ -85,8 +86,9 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
 def montage(path: Path, out_png: Path, records: range = FIRST_FORTY, split: str | None = None) -> list[int]:
     """Draw records with number and class name on one sheet, eight to a row; returns the positions drawn.
 
-    Raises BadInput where there is nothing to draw, or more than 400.
+    Raises BadInput where there is nothing to draw, or more than 400, BadRecipe for a name that is no PNG's.
     """
+    require_png(out_png)
     path = Path(path)
     classes = read_data_set(path).classes if path.is_dir() else None
     split = split or (next(iter(read_data_set(path).counts)) if classes else None)

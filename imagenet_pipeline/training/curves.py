@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe
@@ -102,6 +103,7 @@ def _draw_line(axes: Axes, rows: list[Event], column: str, label: str = "", **st
 def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower right"] | None) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if empty_corner and axes.get_legend_handles_labels()[0]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,6 @@ NOTE = """\
 # train THIS_FILE --run THE_RUN --resume latest [key=value ...]
 """
 COMMAND_LINE = "the command line"
-_WNID = re.compile(r"n\d{8}")
 
 
 def make_run(
@@ -50,11 +47,12 @@ def make_run(
     normalisation: Normalisation,
     data: DataSet | None,
     origin: Mapping[str, Any],
+    crop_fraction: float | None = None,
 ) -> None:
     """Make the run folder `folder`, whole or not at all, with the one checkpoint of epoch 0.
 
     Its recipe fine-tunes: a small rate falling to 0 over ten epochs. Auxiliary classifiers start from drawn values.
-    `origin` goes into the journal.
+    `origin` goes into the journal. Evaluation looks at `crop_fraction` of the shorter edge, None at the default.
     Raises BadRecipe where the folder exists or no recipe may have this input, BadInput where the number of classes
     differs.
     """
@@ -63,7 +61,7 @@ def make_run(
     if len(classes) != imported.classes:
         what = "the class table is not that of the network"
         raise BadInput(what, where=folder, expected=f"{imported.classes} classes", found=len(classes))
-    recipe = _recipe(imported, data)
+    recipe = _recipe(imported, data, crop_fraction)
     state = State(
         epoch=0,
         step=0,
@@ -109,39 +107,17 @@ def normalisation_of(
     )
 
 
-def read_classes(path: Path) -> ClassTable:
-    """A class table from a `classes.json` of ours, from the card of an export, or from a text of one class a line.
-
-    Such a line is the id, a space, the names. Raises BadInput or Damaged where it is none of them, or calls a class
-    what cannot be printed.
-    """
-    try:
-        with files.regular_file(path) as (stream, _):
-            text = stream.read().decode()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"not a readable text file ({error})", where=path) from error
-    if path.suffix == ".json":
-        try:
-            content = json.loads(text)
-            table = content["classes"] if isinstance(content, dict) and "classes" in content else content
-            return _printable(ClassTable.from_json(table, where=path), path)
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"not a JSON file ({error})", where=path) from error
-    rows = [line.strip().partition(" ") for line in text.splitlines() if line.strip()]
-    ids = tuple(first for first, _, _ in rows)
-    if len(set(ids)) < len(ids):
-        repeated = next(one for one in ids if ids.count(one) > 1)
-        raise BadInput("a class id stands twice", where=path, found=repr(repeated))
-    sorted_wnids = all(map(_WNID.fullmatch, ids)) and list(ids) == sorted(ids)
-    names = tuple(rest.strip() or first for first, _, rest in rows)
-    return _printable(ClassTable("wnid" if sorted_wnids else "list", ids, names), path)
-
-
-def _printable(table: ClassTable, path: Path) -> ClassTable:
-    for text in (table.order, *table.ids, *table.names):
-        if not text.isprintable():
-            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(text[:80]))
-    return table
+def crop_of_card(path: Path) -> float | None:
+    """The share of the shorter edge that an export's card names; None where `path` is no card."""
+    if path.suffix != ".json":
+        return None
+    content = files.read_json(path)
+    share = content.get("crop_fraction") if isinstance(content, dict) else None
+    if share is None:
+        return None
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise BadInput("not the card of an export", where=path, expected="crop_fraction above 0, up to 1", found=share)
+    return float(share)
 
 
 def numbered_classes(count: int) -> ClassTable:
@@ -149,7 +125,7 @@ def numbered_classes(count: int) -> ClassTable:
     return ClassTable(NUMBERED, tuple(map(str, range(count))), tuple(f"class {number}" for number in range(count)))
 
 
-def _recipe(imported: Imported, data: DataSet | None) -> Recipe:
+def _recipe(imported: Imported, data: DataSet | None, crop_fraction: float | None) -> Recipe:
     batch_size = min(BATCH_SIZE, data.counts.get("train") or BATCH_SIZE) if data else BATCH_SIZE
     try:
         return Recipe(
@@ -157,7 +133,7 @@ def _recipe(imported: Imported, data: DataSet | None) -> Recipe:
             records=str(data.folder) if data else "",
             epochs=10,
             batch_size=batch_size,
-            input=InputRecipe(size=imported.input_size),
+            input=InputRecipe(size=imported.input_size, crop_fraction=crop_fraction or InputRecipe().crop_fraction),
             initial=InitialRecipe(),
             optimizer=OptimizerRecipe(learning_rate=0.001),
             schedule=ScheduleRecipe(kind="cosine"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagenet_pipeline import __version__
 from imagenet_pipeline.cli import main
 
 RECIPE = """
@@ -99,6 +100,10 @@ def test_without_words_it_shows_help(call: Call) -> None:
     assert answer.code == 0
     for verb in ("build", "verify", "inspect", "networks", "train", "evaluate", "plot", "benchmark"):
         assert verb in answer.out
+
+
+def test_the_version_is_printed(call: Call) -> None:
+    assert call("--version").out == f"{__version__}\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -200,7 +205,7 @@ def test_evaluate_repeats_the_validation_figure_and_writes_a_report(call: Call, 
     assert figure["rank5"] == float(last["validation_rank5"])
     # Training adds its losses up in float32, on the device.
     assert figure["loss"] == pytest.approx(float(last["validation_loss"]), rel=1e-5)
-    page = (world / "run" / "report-val.html").read_text()
+    page = Path(str(figure["report"])).read_text()
     assert f"{figure['rank1']:.2f} %" in page
     assert str(figure["weights_digest"]) in page
     assert "://" not in page
@@ -212,7 +217,7 @@ def test_evaluate_names_the_loss(call: Call, world: Path, tmp_path: Path, kind: 
     recipe = tmp_path / "run" / "recipe.toml"
     recipe.write_text(recipe.read_text().replace('kind = "cross_entropy"', f'kind = "{kind}"'))
     line = next(line for line in call("evaluate", tmp_path / "run").out.splitlines() if line.startswith("loss"))
-    assert line.endswith(unit)
+    assert f" {unit}  (95 %: " in line
     page = (tmp_path / "run" / "report-test.html").read_text()
     assert ("cross-entropy, nats" in page) == (kind == "cross_entropy")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,24 @@ def test_checkpoints_are_compared_side_by_side(call: Call, run: Path) -> None:
     assert ["epoch-0001" in table[1], "epoch-0002" in table[2]] == [True, True]
     assert f"{gap['rank1']:+.2f} (" in table[2]
     assert "2 checkpoints together: 300 test images, centre crop" in out
+
+
+def test_without_a_test_split_validation_is_scored(call: Call, run: Path, tmp_path: Path) -> None:
+    from imagenet_pipeline.records.build import BuildOptions, build
+    from record_builders import digits
+
+    plan = replace(digits.plan(tmp_path), splits={"val": digits.plan(tmp_path).splits["val"]})
+    build(plan, tmp_path / "set", BuildOptions(workers=1))
+    told = answer(call("evaluate", run, "--records", tmp_path / "set", "--json"))
+    assert (told["split"], Path(told["report"]).name) == ("val", "report-val-on-set.html")
+    assert told["rank1_hits"] == answer(call("evaluate", run, "--split", "val", "--json"))["rank1_hits"]
+
+
+def test_crops_of_no_use_are_told(call: Call, run: Path) -> None:
+    _, out, _ = call("evaluate", run, "--crops", 10)
+    assert "Trained without mirror images (augmentation.flip = 0), which several crops add" in out
+    assert "At a crop_fraction of 1 the five crops of a square image are one" in out
+    assert "mirror" not in call("evaluate", run)[1]
 
 
 @pytest.mark.parametrize(

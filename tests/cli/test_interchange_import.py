@@ -125,6 +125,14 @@ def test_a_card_of_an_export_names_the_classes(
     (tmp_path / "net.onnx.json").write_text(json.dumps({"written_by": "imagenet-pipeline 1", "classes": table}))
     words = [*files, "--mean", "0,0,0", "--std", "1,1,1", "--classes", str(tmp_path / "net.onnx.json")]
     assert "classes: 0 = w, 3 = z, in the order folder\n" in call(words, capsys)[1]
+    card = {"classes": table, "crop_fraction": 1.0}
+    (tmp_path / "net.onnx.json").write_text(json.dumps(card))
+    for name, more, expected in (("card", [], 1.0), ("told", ["--crop-fraction", "0.95"], 0.95)):
+        assert call([*words, "--out", str(tmp_path / name), *more], capsys)[0] == 0
+        state = json.loads((tmp_path / name / "checkpoints" / "epoch-0000" / "state.json").read_text())
+        assert state["crop_fraction"] == expected
+    (tmp_path / "net.onnx.json").write_text(json.dumps({**card, "crop_fraction": 2}))
+    assert call([*words, "--out", str(tmp_path / "second")], capsys)[0] == 3
     (tmp_path / "net.onnx.json").write_text(json.dumps({"classes": 3}))
     assert call([*words, "--out", str(tmp_path / "second")], capsys)[0] == 4
 

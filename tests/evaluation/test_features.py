@@ -74,9 +74,9 @@ def test_both_engines_give_the_same_features_of_an_image_shaped_layer(
 ) -> None:
     place = make_run(tmp_path / "run", network, 32)
     for engine in ("gluon", "pytorch"):
-        extraction, _ = extract(place, layer, tmp_path / engine, ["val"], overrides={"engine": engine})
+        extraction, _ = extract(place, layer, tmp_path / f"{engine}.npz", ["val"], overrides={"engine": engine})
         assert (extraction.engine, len(extraction.shape)) == (engine, 3)
-    first, second = loaded(tmp_path / "gluon"), loaded(tmp_path / "pytorch")
+    first, second = loaded(tmp_path / "gluon.npz"), loaded(tmp_path / "pytorch.npz")
     assert first["val_features"].shape == (6, extraction.features)
     np.testing.assert_allclose(first["val_features"], second["val_features"], rtol=1e-5, atol=1e-6)
 
@@ -102,10 +102,10 @@ def test_a_concatenation_s_features_are_those_of_all_its_branches(
 
 def test_equal_features_give_equal_bytes_whatever_the_batch(run: Path, tmp_path: Path) -> None:
     for name, batch_size in (("a", 7), ("b", 7)):
-        extract(run, "flatten", tmp_path / name, overrides={"batch_size": batch_size})
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    extract(run, "flatten", tmp_path / "c", overrides={"batch_size": 1})
-    first, other = loaded(tmp_path / "a"), loaded(tmp_path / "c")
+        extract(run, "flatten", tmp_path / f"{name}.npz", overrides={"batch_size": batch_size})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    extract(run, "flatten", tmp_path / "c.npz", overrides={"batch_size": 1})
+    first, other = loaded(tmp_path / "a.npz"), loaded(tmp_path / "c.npz")
     np.testing.assert_allclose(first["train_features"], other["train_features"], rtol=1e-6, atol=1e-6)
 
 

@@ -21,6 +21,20 @@ def fill(root: Path, classes: str, count: int) -> None:
         (root / name / "link.jpg").symlink_to(root / name / "0.JPG")
 
 
+def test_classes_are_called_what_a_file_calls_them(tmp_path: Path) -> None:
+    for name in ("n02", "n01"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(b"x")
+    names = tmp_path / "names.txt"
+    names.write_text("n01 tench, a fish\nn02 church\nn03 more\n")
+    table = folder.plan(tmp_path / "photos", 0.0, 0.0, classes=names).classes
+    assert (table.ids, table.names) == (("n01", "n02"), ("tench, a fish", "church"))
+    names.write_text("n01 tench\n")
+    with pytest.raises(BadInput, match="no name for a class; expected lines such as 'n02' NAME"):
+        folder.plan(tmp_path / "photos", 0.0, 0.0, classes=names)
+
+
 def test_a_flat_folder_is_cut_in_proportion(tmp_path: Path) -> None:
     fill(tmp_path, "ba", 20)
     (tmp_path / "linked").symlink_to(tmp_path / "a")

@@ -17,10 +17,10 @@ from imagenet_pipeline.interchange.mxnet_import import Imported
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import without_taps
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, read_classes
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes, read_classes
+from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.opening import open_run
 
