@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _GAP = 14
 _LINE = 17
 _BAR = 5
 _TITLE = 15
+_LETTER = 7
+"""Width of a letter below the title, pixels."""
 
 
 def tile(pixels: NDArray[np.uint8], side: int, lines: Sequence[str], share: float | None = None) -> Image.Image:
@@ -64,11 +67,13 @@ def bar(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], share: float)
 
 
 def contact_sheet(tiles: Sequence[Image.Image], columns: int, title: str) -> Image.Image:
-    """Tiles of one size in rows, below a title of a line or several."""
+    """Tiles of one size in rows, below a title of a line or several; those after the first are broken to fit."""
     width, height = tiles[0].size
     rows = -(-len(tiles) // columns)
     across = _GAP + columns * (width + _GAP)
-    lines = title.splitlines()
+    first, *others = title.splitlines() or [""]
+    broken = [part for line in others for part in textwrap.wrap(line, max(1, across // _LETTER))]
+    lines = [first, *broken] if title else []
     head = _GAP + 22 * len(lines) + (_GAP // 2 if lines else 0)
     sheet = Image.new("RGB", (across, head + rows * (height + _GAP)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
