@@ -210,10 +210,15 @@ def sync_folder(folder: Path) -> None:
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process left half-written in `folder`; nobody else may be writing there."""
     for part in Path(folder).glob(f".*{PART_MARK}*"):
-        if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+        remove(part)
+
+
+def remove(part: Path) -> None:
+    """Remove a part, a file or a folder; one that is gone is no error."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

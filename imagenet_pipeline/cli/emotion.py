@@ -21,28 +21,39 @@ if TYPE_CHECKING:
 log = logging.getLogger("imagenet_pipeline")
 
 
+SourceWord = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="Picture, folder of pictures, video, or camera, camera:1, 1.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change, as devices=cpu.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Where the annotated copy goes [default: NAME-emotion here; of a camera nowhere]")
+]
+JsonLines = Annotated[
+    Path | None, typer.Option(help="Where the detections go, a line a frame [default: beside --out, .jsonl]")
+]
+Every = Annotated[
+    int, typer.Option(min=1, help="Look at every so many frames of a video or camera; boxes stay between.")
+]
+MinFace = Annotated[
+    int, typer.Option(min=0, help="Smallest face, pixels; 0 is a 32nd of the root of the area, 30 at least.")
+]
+LimitFrames = Annotated[int, typer.Option(min=0, help="End a video or camera after so many frames; 0 is never.")]
+NoWindow = Annotated[bool, typer.Option("--no-window", help="Open no window, even on a screen.")]
+
+
 def emotion(
     run: Annotated[Path, typer.Argument(help="Run folder of a network trained on faces.")],
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Picture, folder of pictures, video, or camera, camera:1, 1.")
-    ],
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change, as devices=cpu.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where the annotated copy goes [default: NAME-emotion here; of a camera nowhere]"),
-    ] = None,
-    json_lines: Annotated[
-        Path | None, typer.Option(help="Where the detections go, a line a frame [default: beside --out, .jsonl]")
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Look at every so many frames; boxes stay between.")] = 1,
-    min_face: Annotated[
-        int, typer.Option(min=0, help="Smallest face, pixels; 0 is a 24th of the shorter edge, 30 at least.")
-    ] = 0,
-    limit_frames: Annotated[int, typer.Option(min=0, help="End after so many frames; 0 is never.")] = 0,
+    source: SourceWord,
+    changes: Changes = None,
+    out: Out = None,
+    json_lines: JsonLines = None,
+    every: Every = 1,
+    min_face: MinFace = 0,
+    limit_frames: LimitFrames = 0,
     checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
-    no_window: Annotated[bool, typer.Option("--no-window", help="Open no window, even on a screen.")] = False,
+    no_window: NoWindow = False,
     as_json: Json = False,
 ) -> None:
     """Box every face, name its emotion over a bar of its probability, and write the detections down.
@@ -62,11 +73,11 @@ def emotion(
     from imagenet_pipeline.faces.window import Window
 
     subject = parse_source(source)
+    if subject.kind in ("picture", "folder"):
+        _require_unused({"--every": every > 1, "--limit-frames": limit_frames > 0}, subject)
     out, json_lines = places(subject, out, json_lines)
     reader = open_emotion_reader(run, checkpoint, parse_overrides(changes or []), min_face)
     with contextlib.closing(Window(not no_window and subject.kind != "folder")) as window:
-        if not (out or json_lines or window.open):
-            raise BadRecipe("nothing would come of it", where=source, advice="name --out or --json-lines")
         tally = annotate(reader, subject, out, json_lines, window, every, limit_frames)
     if as_json:
         facts = {"source": source, "kind": subject.kind, "out": out, "json_lines": json_lines}
@@ -74,6 +85,17 @@ def emotion(
         say_json({**facts, **dataclasses.asdict(tally), **speed})
     else:
         _say(tally, subject, [path for path in (out, json_lines) if path])
+    _end(tally, subject, source)
+
+
+def _require_unused(options: dict[str, bool], subject: Source) -> None:
+    for name, used in options.items():
+        if used:
+            raise BadRecipe(f"has no effect on a {subject.kind}", where=name, expected="a video or a camera")
+
+
+def _end(tally: Tally, subject: Source, source: str) -> None:
+    """Raise what the exit code is to say."""
     if tally.interrupted and subject.kind != "camera":
         log.info("interrupted; what was annotated is kept")
         raise KeyboardInterrupt

@@ -37,10 +37,10 @@ def serve(
       imagenet-pipeline serve output/runs/fer2013 --port 0 engine=pytorch
     """
     try:
-        from imagenet_pipeline.serving.page import LOOPBACK, listen, page_app
+        from imagenet_pipeline.serving.page import address, listen, own_names, page_app
         from imagenet_pipeline.serving.page import serve as serve_page
     except ModuleNotFoundError as error:
-        advice = "pip install 'imagenet-pipeline[serve]'"
+        advice = "pip install '.[serve]' in the repository"
         raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {error.name}", advice=advice) from error
     from imagenet_pipeline.serving.answers import open_answers
 
@@ -48,9 +48,10 @@ def serve(
     with contextlib.closing(listen(host, port)) as listening, contextlib.suppress(KeyboardInterrupt):
         answers = open_answers(run, checkpoint, parse_overrides(changes or []), top)
         answers.warm_up()
-        if host not in LOOPBACK:
+        names = own_names(host, listening)
+        if not names:
             log.warning("warning: whoever reaches %s can send photos; there is no password and no encryption", host)
-        say(f"http://{host}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+        say(f"{address(host, listening)}  (Ctrl-C ends it)")
         sys.stdout.flush()
-        serve_page(page_app(answers, host), listening)
+        serve_page(page_app(answers, names), listening)
     say("ended")

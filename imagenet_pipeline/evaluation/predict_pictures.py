@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -94,12 +94,20 @@ class Drawings:
         return os.path.relpath(path, self._top)
 
     def _free_name(self, path: Path) -> str:
-        name = self._name(path)
-        if not name.lower().endswith(_JPEG_ENDINGS):
-            name += ".jpg"
-            while name in self._names:
-                name += ".jpg"
+        return free_name(self._name(path), _JPEG_ENDINGS, self._names)
+
+
+def free_name(name: str, endings: tuple[str, ...], taken: Collection[str]) -> str:
+    """The name of a picture's copy: its own if it has one of these endings, else with the first one added.
+
+    That is added again where another picture has the name, so that no two of `taken` share one.
+    """
+    if name.lower().endswith(endings):
         return name
+    name += endings[0]
+    while name in taken:
+        name += endings[0]
+    return name
 
 
 def annotated(pixels: Pixels, top: Sequence[Choice]) -> Image.Image:

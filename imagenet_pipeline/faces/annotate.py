@@ -13,12 +13,14 @@ from pathlib import Path
 from PIL import Image
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.picture_sources import find_pictures
 from imagenet_pipeline.evaluation.predict import read_picture
+from imagenet_pipeline.evaluation.predict_pictures import free_name
 from imagenet_pipeline.faces.drawing import draw_faces, draw_picture
 from imagenet_pipeline.faces.emotions import EmotionReader, Face
 from imagenet_pipeline.faces.footage import Footage, open_camera, open_video
+from imagenet_pipeline.faces.left_parts import remove_left_parts
 from imagenet_pipeline.faces.lines import DetectionLines, detection_lines
 from imagenet_pipeline.faces.source import PICTURE_ENDINGS, Source
 from imagenet_pipeline.faces.video_file import whole_video
@@ -71,7 +73,7 @@ def annotate(
 ) -> Tally:
     """Draw the faces of a source, write `out` and the JSON `lines`, and show it; None is not written.
 
-    Raises BadInput for a source that cannot be read at all.
+    Raises BadInput for a source that cannot be read at all, BadRecipe where nothing would come of it.
     """
     match source.kind:
         case "picture":
@@ -79,12 +81,15 @@ def annotate(
         case "folder":
             return annotate_folder(reader, source.path, out, lines)
     with open_camera(source.camera) if source.kind == "camera" else open_video(source.path) as footage:
+        if not (out or lines or window.open):
+            raise BadRecipe("nothing would come of it", where=footage.name, advice="name --out or --json-lines")
         return annotate_footage(reader, footage, out, lines, window, every, limit)
 
 
 def annotate_picture(reader: EmotionReader, path: Path, out: Path | None, lines: Path | None, window: Window) -> Tally:
     """Write a picture with its faces boxed to `out`, PNG or JPEG. Raises BadInput where it cannot be read."""
     tally, started = Tally(), time.monotonic()
+    remove_left_parts((out, lines))
     with detection_lines(lines) as detections:
         try:
             drawn = _draw_picture(reader, path, path.name, out, detections, tally)
@@ -98,16 +103,18 @@ def annotate_picture(reader: EmotionReader, path: Path, out: Path | None, lines:
 def annotate_folder(reader: EmotionReader, folder: Path, out: Path | None, lines: Path | None) -> Tally:
     """Write every picture below `folder` to the same place below `out`; one that cannot be read is counted.
 
-    What is neither PNG nor JPEG gets ".png" added. Raises BadInput where there are no pictures.
+    What is neither PNG nor JPEG gets ".png" added. Raises BadInput where there are no pictures, BadRecipe where the
+    lines would be written over one.
     """
     tally, started = Tally(), time.monotonic()
     paths = find_pictures([folder], Path())
+    copies = _copies(paths, folder, out)
+    files.require_separate((lines, *copies), paths)
+    remove_left_parts((lines, *copies))
     with detection_lines(lines) as detections, Bar("emotion", "pictures") as bar:
-        for done, path in enumerate(paths, 1):
-            name = path.relative_to(folder)
-            written = name if name.suffix.lower() in PICTURE_ENDINGS else name.with_name(name.name + ".png")
+        for done, (path, copy) in enumerate(zip(paths, copies, strict=True), 1):
             try:
-                _draw_picture(reader, path, str(name), out and out / written, detections, tally)
+                _draw_picture(reader, path, str(path.relative_to(folder)), copy, detections, tally)
             except Rejected as reason:
                 tally.unreadable.append(str(path))
                 log.info("%s: not read: %s", path, reason)
@@ -132,6 +139,7 @@ def annotate_footage(
     """
     tally, started = Tally(), time.monotonic()
     faces: list[Face] = []
+    remove_left_parts((out, lines))
     total = min(limit or footage.total, footage.total or limit)
     with ExitStack() as stack:
         video = stack.enter_context(whole_video(out, footage.rate)) if out else None
@@ -156,6 +164,15 @@ def annotate_footage(
     return tally
 
 
+def _copies(paths: Sequence[Path], folder: Path, out: Path | None) -> list[Path | None]:
+    """Where the annotated copy of each picture goes."""
+    if out is None:
+        return [None] * len(paths)
+    names = [str(path.relative_to(folder)) for path in paths]
+    taken = set(names)
+    return [out / free_name(name, tuple(PICTURE_ENDINGS), taken) for name in names]
+
+
 def _draw_picture(
     reader: EmotionReader, path: Path, name: str, out: Path | None, detections: DetectionLines, tally: Tally
 ) -> Pixels:
@@ -163,9 +180,17 @@ def _draw_picture(
     faces = reader.look(pixels)
     drawn = draw_picture(pixels, faces)
     if out:
-        encoded = io.BytesIO()
-        Image.fromarray(drawn).save(encoded, PICTURE_ENDINGS[out.suffix.lower()], quality=95)
-        files.write_whole(out, encoded.getvalue())
+        files.write_whole(out, _encoded(drawn, PICTURE_ENDINGS[out.suffix.lower()]))
     detections.add(name, tally.pictures, 0.0, faces)
     tally.add(faces, looked=True)
     return drawn
+
+
+def _encoded(pixels: Pixels, form: str) -> bytes:
+    encoded = io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(encoded, form, quality=95)
+    except (OSError, ValueError) as error:
+        height, width = pixels.shape[:2]
+        raise Rejected(f"with its boxes, {width} x {height} pixels, it cannot be written as {form}") from error
+    return encoded.getvalue()

@@ -18,6 +18,8 @@ BOX_COLOUR = (0, 229, 160)
 """Of every face's box, and of nothing else."""
 SMALL_PICTURE_PIXELS = 240
 """Shorter edge below which a picture is drawn enlarged, so that letters do not cover it."""
+ENLARGED_PIXELS = 4000
+"""Longest edge to which that goes."""
 _BAR_COLOUR = (0, 148, 122)
 _BACKGROUND = (24, 28, 34)
 _INK = (255, 255, 255)
@@ -52,8 +54,9 @@ def draw_faces(image: Pixels, faces: Sequence[Face], letters: int = 0, panels: b
 
 def draw_picture(image: Pixels, faces: Sequence[Face]) -> Pixels:
     """As `draw_faces`; a small picture is enlarged first, by a whole factor."""
-    times = -(-SMALL_PICTURE_PIXELS // min(image.shape[:2]))
-    if times == 1:
+    shorter, longer = sorted(image.shape[:2])
+    times = min(-(-SMALL_PICTURE_PIXELS // shorter), ENLARGED_PIXELS // longer)
+    if times <= 1:
         return draw_faces(image, faces)
     larger = [Face(Box(*(times * value for value in face.box)), face.choices) for face in faces]
     return draw_faces(enlarge(image, times), larger)

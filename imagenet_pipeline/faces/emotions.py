@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,10 @@ class EmotionReader:
 
     def look(self, image: Pixels) -> list[Face]:
         """All faces of an RGB image [H, W, 3], from the left."""
-        boxes = self.detector.find(image)
+        return self.read(image, self.detector.find(image))
+
+    def read(self, image: Pixels, boxes: Sequence[Box]) -> list[Face]:
+        """The faces in these boxes of an RGB image [H, W, 3]."""
         probabilities = self.classifier.probabilities([grey_face(image, box) for box in boxes])
         classes = self.classifier.classes
         rows = zip(boxes, probabilities, strict=True)

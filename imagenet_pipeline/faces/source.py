@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.faces.video_file import VIDEO_ENDINGS
 from imagenet_pipeline.records.image import Rejected, read_header
@@ -49,7 +50,7 @@ def places(source: Source, out: Path | None, lines: Path | None) -> tuple[Path |
     """Where the annotated copy and the JSON lines go: by default NAME-emotion in this folder, the lines beside it.
 
     Of a camera only what is asked for is kept. Raises BadRecipe for a name that says another kind of file, and where
-    the source would be overwritten.
+    the source would be written over, or both into one file.
     """
     ending = _ending(source)
     if out is None and source.kind != "camera":
@@ -59,8 +60,7 @@ def places(source: Source, out: Path | None, lines: Path | None) -> tuple[Path |
     if out is not None:
         _check(source, out)
         lines = lines or (out / "emotions.jsonl" if source.kind == "folder" else out.with_suffix(".jsonl"))
-    if lines is not None and lines.resolve() == source.path.resolve():
-        raise BadRecipe("would be written over the source", where=lines)
+    files.require_separate((out, lines), () if source.kind == "camera" else (source.path,))
     return out, lines
 
 
@@ -68,7 +68,7 @@ def _check(source: Source, out: Path) -> None:
     endings = {"picture": tuple(PICTURE_ENDINGS), "folder": ()}.get(source.kind, VIDEO_ENDINGS)
     if endings and out.suffix.lower() not in endings:
         raise BadRecipe(f"a {source.kind} is not written under this name", where=out, expected=" ".join(endings))
-    if out.resolve().is_relative_to(source.path.resolve()):
+    if source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
         raise BadRecipe("would be written over or into the source", where=out, advice="name another --out")
 
 

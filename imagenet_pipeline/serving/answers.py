@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -15,13 +17,18 @@ from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
 from imagenet_pipeline.evaluation.predict import Choice, best_choices
 from imagenet_pipeline.faces.detection import FaceDetector
 from imagenet_pipeline.faces.drawing import draw_faces
-from imagenet_pipeline.faces.emotions import EmotionReader, shows_emotions
+from imagenet_pipeline.faces.emotions import EmotionReader, Face, shows_emotions
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.records.image import Rejected, upright_rgb
 
 SHOWN_PIXELS = 1280
 """Longest edge of the picture that goes back."""
+SEARCHED_PIXELS = 3_000_000
+"""Area that faces are looked for in: 2,000 x 1,500, in which the smallest are as large as the network's input."""
+FACES_READ = 50
+"""The largest of a photo, that no photo keeps the page from the others for long."""
 _LETTERS_ACROSS = 30  # legible on a phone, where the picture is 340 pixels wide
+_LETTERS_DOWN = 8  # of a panorama
 _OF_MANY = 3  # emotions for each of several faces
 
 
@@ -46,16 +53,13 @@ class Answers:
             row = self.classifier.probabilities([pixels])[0]
             choices = best_choices(row, self.classifier.classes, self.top)
             return {"picture": _shown(pixels), "subjects": [_subject("", choices)], "message": ""}
-        faces = self.reader.look(pixels)
-        letters = max(12, max(pixels.shape) // _LETTERS_ACROSS)
+        pixels = _searchable(pixels)
+        boxes = self.reader.detector.find(pixels)
+        largest = sorted(boxes, key=lambda box: box.width, reverse=True)[:FACES_READ]
+        faces = self.reader.read(pixels, sorted(largest))
+        letters = max(12, min(max(pixels.shape) // _LETTERS_ACROSS, min(pixels.shape[:2]) // _LETTERS_DOWN))
         picture = _shown(draw_faces(pixels, faces, letters, panels=False))
-        if len(faces) == 1:
-            return {"picture": picture, "subjects": [_subject("", faces[0].choices)], "message": ""}
-        subjects = [_subject(f"Face {number}", face.choices[:_OF_MANY]) for number, face in enumerate(faces, 1)]
-        message = (
-            f"{len(faces)} faces, from the left." if faces else "No face found. It looks for faces from the front."
-        )
-        return {"picture": picture, "subjects": subjects, "message": message}
+        return {"picture": picture, "subjects": _subjects(faces), "message": _message(len(boxes))}
 
     def warm_up(self) -> None:
         """Let the engine make ready what it makes ready at the first picture."""
@@ -69,12 +73,33 @@ def open_answers(run: Path, which: str = "best", overrides: dict[str, object] | 
     return Answers(classifier, reader, top)
 
 
+def _searchable(pixels: Pixels) -> Pixels:
+    scale = (SEARCHED_PIXELS / (pixels.shape[0] * pixels.shape[1])) ** 0.5
+    if scale >= 1:
+        return pixels
+    return np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def _shown(pixels: Pixels) -> str:
     picture = Image.fromarray(pixels)
     picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def _subjects(faces: Sequence[Face]) -> list[dict[str, Any]]:
+    if len(faces) == 1:
+        return [_subject("", faces[0].choices)]
+    return [_subject(f"Face {number}", face.choices[:_OF_MANY]) for number, face in enumerate(faces, 1)]
+
+
+def _message(found: int) -> str:
+    if found > FACES_READ:
+        return f"{found} faces; the {FACES_READ} largest, from the left."
+    if found > 1:
+        return f"{found} faces, from the left."
+    return "" if found else "No face found. It looks for faces from the front."
 
 
 def _subject(title: str, choices: tuple[Choice, ...]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import html
+import ipaddress
 import os
 import socket
 import string
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,49 +29,46 @@ from starlette.staticfiles import StaticFiles
 from imagenet_pipeline.errors import BadRecipe, PipelineError
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES, Rejected
 from imagenet_pipeline.serving.answers import Answers
+from imagenet_pipeline.serving.uploads import TooLarge, TooMany, Uploads
 
-UPLOADS_AT_ONCE = 2
-"""The others wait: with the limit on a file this bounds the memory."""
-UPLOAD_SECONDS = 60.0
-LOOPBACK = ("127.0.0.1", "localhost")
+CONNECTIONS_AT_ONCE = 256
+LOOPBACK_NAMES = ("127.0.0.1", "[::1]", "localhost")
 _HERE = Path(__file__).parent
 _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer", with which some browsers hide the page's own origin from `_from_elsewhere`.
+    "Referrer-Policy": "same-origin",
 }
 
 
-class _TooLarge(Exception):
-    pass
-
-
-def page_app(answers: Answers, host: str = "127.0.0.1") -> Starlette:
+def page_app(answers: Answers, names: Sequence[str] = LOOPBACK_NAMES) -> Starlette:
     """The application: GET / is the page; POST /look, a photo as its body, is the answer or the `error` in JSON.
 
-    Served on loopback it answers to this machine's own names alone, so that no page from elsewhere gets at it.
+    It answers to these names of its host alone (see `own_names`), to any where there are none. No photo is taken from
+    another site's page.
     """
     page = _page(answers)
-    turn = asyncio.Semaphore(UPLOADS_AT_ONCE)
+    uploads = Uploads()
     thread = ThreadPoolExecutor(1, "look")  # an engine looks at one picture at a time, always from the same thread
 
     async def show(_: Request) -> Response:
         return HTMLResponse(page, headers=_SECURITY)
 
     async def look(request: Request) -> Response:
-        async with turn:
-            try:
-                async with asyncio.timeout(UPLOAD_SECONDS):
-                    data = await _body(request)
+        if _from_elsewhere(request):
+            return JSONResponse({"error": "Another site's page may not ask here."}, 403)
+        try:
+            async with uploads.photo(request) as data:
                 answer = await asyncio.get_running_loop().run_in_executor(thread, answers.answer, data)
-            except ClientDisconnect:
-                return Response(status_code=400)
-            except (_TooLarge, Rejected, PipelineError, MemoryError, TimeoutError) as error:
-                return _refusal(error)
-            return JSONResponse(answer)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except (TooLarge, TooMany, Rejected, PipelineError, MemoryError, TimeoutError) as error:
+            return _refusal(error)
+        return JSONResponse(answer)
 
     files = Mount("/files", StaticFiles(directory=_HERE / "files"))
-    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if host in LOOPBACK else []
+    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(names))] if names else []
     return Starlette(routes=[Route("/", show), Route("/look", look, methods=["POST"]), files], middleware=guard)
 
 
@@ -81,35 +80,64 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         advice = "take another --port (0: any that is free) or --host"
-        raise BadRecipe(f"no page can be served here ({reason})", where=f"{host}:{port}", advice=advice) from error
+        raise BadRecipe(f"no page can be served here ({reason})", where=_place(host, port), advice=advice) from error
+
+
+def address(host: str, listening: socket.socket) -> str:
+    """Of the page on this socket, to be opened in a browser."""
+    return f"http://{_place(host, listening.getsockname()[1])}/"
+
+
+def own_names(host: str, listening: socket.socket) -> tuple[str, ...]:
+    """The names this machine has for itself, where no other reaches the socket (loopback); none where others do."""
+    bound = listening.getsockname()[0]
+    if not ipaddress.ip_address(bound).is_loopback:
+        return ()
+    return (*LOOPBACK_NAMES, _bracketed(bound), _bracketed(host))
+
+
+def page_server(app: Starlette) -> uvicorn.Server:
+    """What answers until Ctrl-C or SIGTERM; what was asked by then is answered within three seconds."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS_AT_ONCE,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(config)
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:
-    """Answer until Ctrl-C or SIGTERM; what was asked by then is answered within three seconds."""
-    config = uvicorn.Config(
-        app, lifespan="off", log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    """Answer on a socket until the end (see `page_server`)."""
+    page_server(app).run(sockets=[listening])
 
 
-async def _body(request: Request) -> bytes:
-    """The upload. One that is too large is read to its end, so that the sender hears why, and not kept."""
-    kept: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        kept.append(chunk)
-        if size > FILE_LIMIT_BYTES:
-            kept.clear()
-    if size > FILE_LIMIT_BYTES:
-        raise _TooLarge
-    return b"".join(kept)
+def _from_elsewhere(request: Request) -> bool:
+    """Whether another site's page asks: browsers say so themselves, and from where."""
+    headers = request.headers
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        return True
+    return headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+
+
+def _place(host: str, port: int) -> str:
+    return f"{_bracketed(host)}:{port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _refusal(error: Exception) -> JSONResponse:
     match error:
-        case _TooLarge():
+        case TooLarge():
             said, status = f"This file is too large: more than {FILE_LIMIT_BYTES >> 20} MB.", 413
+        case TooMany():
+            said, status = "Too many photos at once; try again in a moment.", 503
         case Rejected():
             said, status = str(error), 415
         case TimeoutError():

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.faces import annotate as annotating
 from imagenet_pipeline.faces.annotate import annotate, annotate_footage
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
@@ -129,6 +130,7 @@ class Camera:
     """A film for ever; the signal comes while a frame of it is read."""
 
     def __init__(self, pixels: Any, signal_at: int = 0) -> None:
+        self.released = False
         self.pixels, self.count, self.signal_at = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), 0, signal_at
 
     def read(self) -> tuple[bool, Any]:
@@ -139,6 +141,9 @@ class Camera:
 
     def get(self, _: int) -> float:
         return 30.0
+
+    def release(self) -> None:
+        self.released = True
 
 
 def test_ctrl_c_before_a_camera_keeps_what_there_is(
@@ -209,14 +214,93 @@ def test_a_folder_keeps_its_order_and_counts_what_cannot_be_read(
     assert written == {"a.bmp.png", "b/two.png", "emotions.jsonl"}
 
 
+def test_no_two_pictures_of_a_folder_go_to_one_place(reader: EmotionReader, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    shades = {"sub/a.bmp": 40, "sub/a.bmp.png": 120, "sub/a.bmp.png.png": 200}
+    for name, shade in shades.items():
+        write_png(folder / name, np.full((48, 48, 3), shade, np.uint8))
+    tally = annotate(reader, Source("folder", folder), out, None, UNSEEN)
+    written = {path.relative_to(out).as_posix(): int(cv2.imread(str(path))[0, 0, 0]) for path in out.rglob("*.png")}
+    assert tally.pictures == 3
+    assert written == {"sub/a.bmp.png.png.png": 40, "sub/a.bmp.png": 120, "sub/a.bmp.png.png": 200}
+
+
+@pytest.mark.parametrize("lines", ["out/a.png", "in/a.png", "link.png"])
+def test_the_lines_of_a_folder_are_not_written_over_a_picture(
+    reader: EmotionReader, tmp_path: Path, lines: str
+) -> None:
+    write_png(tmp_path / "in" / "a.png", np.full((48, 48, 3), 40, np.uint8))
+    (tmp_path / "link.png").symlink_to("in/a.png")
+    with pytest.raises(BadRecipe, match="written over what is read, or written twice"):
+        annotate(reader, Source("folder", tmp_path / "in"), tmp_path / "out", tmp_path / lines, UNSEEN)
+    assert not (tmp_path / "out").exists()
+
+
+def test_thin_pictures_take_little_and_end_nothing(reader: EmotionReader, tmp_path: Path) -> None:
+    sizes = {"1x400.png": (400, 1), "16384x1.png": (1, 16384), "3000x10.jpg": (10, 3000), "48x48.png": (48, 48)}
+    for name, size in sizes.items():
+        write_png(tmp_path / "in" / name, np.full((*size, 3), 90, np.uint8))
+    tally = annotate(reader, Source("folder", tmp_path / "in"), tmp_path / "out", None, UNSEEN)
+    assert (tally.pictures, tally.unreadable) == (4, [])
+    drawn = {path.name: cv2.imread(str(path)).shape[:2] for path in (tmp_path / "out").iterdir()}
+    assert drawn == {**sizes, "1x400.png": (4000, 10), "48x48.png": (240, 240)}
+
+
+def test_a_picture_that_cannot_be_encoded_is_named_itself(
+    reader: EmotionReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, shade in (("a.jpg", 40), ("b.jpg", 90), ("c.jpg", 140)):
+        write_png(tmp_path / "in" / name, np.full((48, 48, 3), shade, np.uint8))
+    # No JPEG has more than 65,535 columns.
+    too_wide = np.zeros((1, 70_000, 3), np.uint8)
+    monkeypatch.setattr(annotating, "draw_picture", lambda image, _: too_wide if image[0, 0, 0] == 90 else image)
+    lines = tmp_path / "o.jsonl"
+    tally = annotate(reader, Source("folder", tmp_path / "in"), tmp_path / "out", lines, UNSEEN)
+    assert (tally.pictures, tally.unreadable) == (2, [str(tmp_path / "in" / "b.jpg")])
+    assert [line["source"] for line in lines_of(lines)] == ["a.jpg", "c.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "c.jpg"]
+    with pytest.raises(BadInput, match=r"b\.jpg: cannot be used \(.*70000 x 1 pixels.*as JPEG"):
+        annotate(reader, Source("picture", tmp_path / "in" / "b.jpg"), tmp_path / "x.jpg", None, UNSEEN)
+
+
+@pytest.mark.parametrize("kind", ["picture", "folder", "video"])
+def test_what_a_killed_run_left_is_removed_by_the_next_one(
+    reader: EmotionReader, film: Path, tmp_path: Path, kind: Any
+) -> None:
+    picture = write_png(tmp_path / "in" / "a.png", np.full((48, 48, 3), 40, np.uint8))
+    out = tmp_path / {"picture": "o.png", "folder": "o", "video": "o.mp4"}[kind]
+    copy = out / "a.png" if kind == "folder" else out
+    lines = tmp_path / "o.jsonl"
+    for target in (copy, lines):
+        target.parent.mkdir(exist_ok=True)
+        (target.parent / f".{target.name}{files.PART_MARK}{os.getpid()}-0").write_bytes(b"half")
+    annotate(
+        reader, Source(kind, {"picture": picture, "folder": picture.parent, "video": film}[kind]), out, lines, UNSEEN
+    )
+    assert not [path for path in tmp_path.rglob("*") if files.PART_MARK in path.name]
+    assert copy.exists()
+
+
 def test_a_camera_that_does_not_exist_leaves_nothing(reader: EmotionReader, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="camera 97: no such camera"):
         annotate(reader, Source("camera", Path("camera"), 97), tmp_path / "o.mp4", tmp_path / "o.jsonl", UNSEEN)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_progress_bar_goes_to_the_limit(reader: EmotionReader, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_of_which_nothing_would_come_is_refused_once_it_is_there(
+    reader: EmotionReader, two_faces: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = Camera(two_faces(0))
+    monkeypatch.setattr(annotating, "open_camera", lambda number: Footage(camera, f"camera {number}", live=True))
+    with pytest.raises(BadRecipe, match="camera 2: nothing would come of it; name --out"):
+        annotate(reader, Source("camera", Path("camera"), 2), None, None, UNSEEN)
+    assert (camera.count, camera.released) == (0, True)
+
+
+def test_the_progress_bar_goes_to_the_limit(
+    reader: EmotionReader, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown: list[tuple[int, int]] = []
     monkeypatch.setattr(annotating.Bar, "show", lambda _, done, total: shown.append((done, total)))
-    annotate(reader, Source("video", film), None, None, UNSEEN, every=9, limit=4)
+    annotate(reader, Source("video", film), None, tmp_path / "o.jsonl", UNSEEN, every=9, limit=4)
     assert shown == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -51,6 +51,18 @@ def test_a_picture_too_small_for_a_face_has_none(shape: tuple[int, int]) -> None
     assert FaceDetector().find(np.full((*shape, 3), 90, np.uint8)) == []
 
 
+@pytest.mark.parametrize("shape", [(90, 9000), (9000, 90)])
+def test_the_smallest_face_goes_by_the_area_not_by_an_edge(portraits: tuple[Any, Any], shape: tuple[int, int]) -> None:
+    # Of 90 x 9,000 pixels the root is 900, like that of a photo in which 30 pixels are enough; of three times the
+    # edges faces of 84 pixels are needed.
+    face = cv2.resize(portraits[0][50:190, 150:290], (90, 90), interpolation=cv2.INTER_AREA)
+    for times, found in ((1, 1), (3, 0)):
+        scene = np.full((times * shape[0], times * shape[1], 3), 128, np.uint8)
+        scene[:90, :90] = face
+        assert len(FaceDetector().find(scene)) == found
+        assert len(FaceDetector(30).find(scene[:300, :300])) == 1
+
+
 def test_faces_smaller_than_asked_for_are_left_out(portraits: tuple[Any, Any]) -> None:
     assert len(FaceDetector(80).find(portraits[0])) == 1
     assert FaceDetector(160).find(portraits[0]) == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.evaluation.predict import Choice
-from imagenet_pipeline.faces.drawing import BOX_COLOUR, SMALL_PICTURE_PIXELS, draw_faces, draw_picture
+from imagenet_pipeline.faces.drawing import BOX_COLOUR, ENLARGED_PIXELS, SMALL_PICTURE_PIXELS, draw_faces, draw_picture
 from imagenet_pipeline.faces.emotions import Face
 from imagenet_pipeline.loading.geometry import Box, Pixels
 
@@ -67,6 +67,21 @@ def test_a_small_picture_is_enlarged_with_its_boxes() -> None:
     assert boxes_drawn(drawn) == [(180, 150, 120, 120)]
     large = np.full((SMALL_PICTURE_PIXELS, 300, 3), 90, np.uint8)
     assert draw_picture(large, []).shape == large.shape
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [
+        ((1, 16384), (1, 16384)),
+        ((10, 3000), (10, 3000)),
+        ((400, 1), (4000, 10)),
+        ((10, 1999), (20, 3998)),
+        ((48, 48), (240, 240)),
+    ],
+)
+def test_a_thin_picture_is_not_enlarged_beyond_a_screen(size: tuple[int, int], drawn: tuple[int, int]) -> None:
+    assert max(drawn) <= max(ENLARGED_PIXELS, *size)
+    assert draw_picture(np.zeros((*size, 3), np.uint8), []).shape == (*drawn, 3)
 
 
 @pytest.mark.parametrize("name", ["<b>&amp;", "犬", "\x1b[31m", "a" * 300, "", "glücklich"])

@@ -76,18 +76,29 @@ def test_places(here: Path, word: str, out: str | None, lines: str | None, expec
 @pytest.mark.parametrize(
     ("word", "out", "lines", "says"),
     [
-        ("a.png", "a.png", None, "over or into"),
-        ("a.png", "photos/../a.png", None, "over or into"),
+        ("a.png", "a.png", None, "over what is read"),
+        ("a.png", "photos/../a.png", None, "over what is read"),
+        ("a.png", "link.png", None, "over what is read"),
+        ("link.png", "a.png", None, "over what is read"),
+        ("a.png", "b.png", "b.png", "written twice"),
+        ("a.png", "b.png", "photos/../b.png", "written twice"),
+        ("film.mp4", "b.mp4", "b.mp4", "written twice"),
+        ("camera", "b.mp4", "b.mp4", "written twice"),
+        ("photos", "b", "b", "written twice"),
         ("a.png", "b.webp", None, ".png .jpg .jpeg"),
-        ("film.mp4", "film.mp4", None, "over or into"),
+        ("film.mp4", "film.mp4", None, "over what is read"),
         ("film.mp4", "film", None, ".mp4"),
         ("photos", "photos", None, "over or into"),
         ("photos", "photos/annotated", None, "over or into"),
-        ("a.png", "b.png", "a.png", "over the source"),
+        ("photos", "inside", None, "over or into"),
+        ("a.png", "b.png", "a.png", "over what is read"),
+        ("a.png", "b.png", "link.png", "over what is read"),
         ("camera", "me.png", None, ".mp4"),
     ],
 )
 def test_places_that_are_refused(here: Path, word: str, out: str, lines: str | None, says: str) -> None:
+    Path("link.png").symlink_to("a.png")
+    Path("inside").symlink_to("photos")
     with pytest.raises(BadRecipe, match=says):
         places(parse_source(word), Path(out), lines and Path(lines))  # type: ignore[arg-type]
 
