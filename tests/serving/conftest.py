@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from imagenet_pipeline.serving.answers import open_answers
-from imagenet_pipeline.serving.page import listen, page_app
+from imagenet_pipeline.serving.page import listen, own_names, page_app, page_server
 
 ODD_NAMES = ("<script>alert(1)</script>", "cats & \"dogs\" 'n' $more", "犬")
 
@@ -23,11 +22,11 @@ ODD_NAMES = ("<script>alert(1)</script>", "cats & \"dogs\" 'n' $more", "犬")
 class Site:
     """A page being served; `ask` gives status, headers and body."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.address = port, f"http://127.0.0.1:{port}/"
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port, self.address = host, port, f"http://{host}:{port}/"
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=60)) as connection:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
@@ -38,15 +37,15 @@ class Site:
 
 
 @contextlib.contextmanager
-def served(run: Path, top: int = 5) -> Iterator[Site]:
-    listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(page_app(open_answers(run, top=top)), lifespan="off", log_level="warning"))
+def served(run: Path, top: int = 5, host: str = "127.0.0.1") -> Iterator[Site]:
+    listening = listen(host, 0)
+    server = page_server(page_app(open_answers(run, top=top), own_names(host, listening)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Site(listening.getsockname()[1])
+        yield Site(host, listening.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join()

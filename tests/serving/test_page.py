@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
-import resource
 import socket
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +23,9 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.classifier import open_classifier
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES, upright_rgb
-from imagenet_pipeline.serving.answers import SHOWN_PIXELS
-from imagenet_pipeline.serving.page import listen
+from imagenet_pipeline.serving import answers, uploads
+from imagenet_pipeline.serving.answers import FACES_READ, SHOWN_PIXELS
+from imagenet_pipeline.serving.page import address, listen, own_names
 
 ODD_NAMES = ("<script>alert(1)</script>", "cats & \"dogs\" 'n' $more", "犬")
 
@@ -140,19 +143,22 @@ def test_200_megabytes_are_refused_and_not_kept(odd_site: Any, stated: bool) -> 
         for _ in range(200):
             yield bytes(2**20)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    got, answer = odd_site.look(pieces(), **({"Content-Length": str(size)} if stated else {}))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    tracemalloc.start()
+    try:
+        got, answer = odd_site.look(pieces(), **({"Content-Length": str(size)} if stated else {}))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert (got, answer) == (413, {"error": "This file is too large: more than 64 MB."})
-    assert grown < 1.5 * FILE_LIMIT_BYTES
+    assert most < 1.5 * FILE_LIMIT_BYTES
 
 
 def test_many_at_once_are_all_answered(odd_site: Any) -> None:
     photos = [encoded(np.full((40, 40, 3), 10 * number, np.uint8)) for number in range(20)]
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(odd_site.look, photos))
-    assert [status for status, _ in answers] == [200] * 20
-    for (_, answer), photo in zip(answers, photos, strict=True):
+        given = list(pool.map(odd_site.look, photos))
+    assert [status for status, _ in given] == [200] * 20
+    for (_, answer), photo in zip(given, photos, strict=True):
         np.testing.assert_allclose(picture_of(answer), upright_rgb(photo), atol=3)
 
 
@@ -161,6 +167,63 @@ def test_an_upload_broken_off_does_no_harm(odd_site: Any) -> None:
         with socket.create_connection(("127.0.0.1", odd_site.port)) as connection:
             connection.sendall(b"POST /look HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
     assert odd_site.look(encoded(np.zeros((9, 9, 3), np.uint8)))[0] == 200
+
+
+def test_connections_that_send_nothing_hold_up_nobody_and_are_given_up(
+    odd_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.5)
+    start = b"POST /look HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab"
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", odd_site.port))) for _ in range(8)]
+        for connection in idle:
+            connection.sendall(start)
+        began = time.monotonic()
+        assert odd_site.look(encoded(np.zeros((9, 9, 3), np.uint8)))[0] == 200
+        assert time.monotonic() - began < 5
+        for connection in idle:
+            connection.settimeout(10)
+            assert connection.recv(100).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Host": "localhost:5", "Origin": "http://localhost:5", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+    ],
+)
+def test_another_site_s_page_may_not_ask(odd_site: Any, headers: dict[str, str], status: int) -> None:
+    assert odd_site.look(encoded(np.zeros((9, 9, 3), np.uint8)), **headers)[0] == status
+
+
+def test_of_many_faces_the_largest_are_read_in_bounded_time(emotion_site: Any, two_faces: Callable[[int], Any]) -> None:
+    crowd = np.tile(two_faces(0), (2, 20, 1))
+    _, answer = emotion_site.look(encoded(crowd, ".jpg"))
+    assert len(answer["subjects"]) <= FACES_READ
+    assert max(picture_of(answer).shape) <= SHOWN_PIXELS
+    with pytest.MonkeyPatch.context() as fewer:
+        fewer.setattr(answers, "FACES_READ", 3)
+        _, answer = emotion_site.look(encoded(crowd[:, :2560], ".jpg"))
+    assert len(answer["subjects"]) == 3
+    assert "faces; the 3 largest, from the left." in answer["message"]
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")])
+def test_an_address_can_be_opened_and_loopback_has_only_its_own_names(host: str, shown: str) -> None:
+    try:
+        listening = listen(host, 0)
+    except BadRecipe:
+        pytest.skip(f"this machine has no {host}")
+    with listening:
+        assert address(host, listening) == f"http://{shown}:{listening.getsockname()[1]}/"
+        assert {shown, "localhost"} <= set(own_names(host, listening))
+    with listen("0.0.0.0", 0) as everywhere:
+        assert own_names("0.0.0.0", everywhere) == ()
 
 
 @pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("127.0.0.1:1", 200), ("evil.example", 400)])
