@@ -68,14 +68,12 @@ def evaluate(
     from imagenet_pipeline.evaluation.findings import findings_of
     from imagenet_pipeline.evaluation.report import require_page, write_report
 
-    if crops not in (1, 2, 10):
-        raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
+    require_crops(crops)
     runs, changes = _runs_and_changes(words)
     split = split or default_split(runs[0], records, changes)
     checkpoints = [which.strip() for which in checkpoint.split(",")]
-    if report:
-        require_page(report)
     page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
+    require_page(page, own=report is None)
     with taking_part():
         planned = load_recipe(runs[0] / "recipe.toml", changes)
         if launch_ranks(planned.engine, planned.devices, context.obj):
@@ -87,9 +85,14 @@ def evaluate(
     write_report(findings, page)
     if as_json:
         say_json({**told_of(findings), "report": page})
-        return
-    _say(findings)
-    say(f"report: {page}")
+    else:
+        _say(findings, page)
+
+
+def require_crops(crops: int) -> None:
+    """Raise BadRecipe for another number than evaluation has."""
+    if crops not in (1, 2, 10):
+        raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
 
 
 def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
@@ -109,7 +112,7 @@ def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int,
     return "-".join(["report", split, *words])[:200] + ".html"
 
 
-def _say(findings: Findings) -> None:
+def _say(findings: Findings, page: Path) -> None:
     from imagenet_pipeline.evaluation.report_tables import seen, who
 
     result, figures = findings.examination.result, findings.figures
@@ -127,6 +130,7 @@ def _say(findings: Findings) -> None:
     said = f"  (95 %: {span[0]:.4f} to {span[1]:.4f})" if span else ""
     say(f"loss    {figures.loss.value:.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
+    say(f"report: {page}")
 
 
 def _say_members(findings: Findings) -> None:

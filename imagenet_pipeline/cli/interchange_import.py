@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from imagenet_pipeline.records.classes import ClassTable
 
 
+Records = Annotated[Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")]
+Classes = Annotated[
+    Path | None,
+    typer.Option(help='classes.json, an export\'s card, or lines "n01440764 tench" [default: numbered classes]'),
+]
+CropFraction = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
+]
+
+
 def import_network(
     symbol: Annotated[Path, typer.Option(help="MXNet's -symbol.json.")],
     params: Annotated[Path, typer.Option(help="MXNet's .params.")],
@@ -24,19 +35,11 @@ def import_network(
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
     ] = None,
-    records: Annotated[
-        Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help='classes.json, an export\'s card, or lines "n01440764 tench" [default: numbered classes]'),
-    ] = None,
+    records: Records = None,
+    classes: Classes = None,
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
-    crop_fraction: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
-    ] = None,
+    crop_fraction: CropFraction = None,
     as_json: Json = False,
 ) -> None:
     """Make a run of a checkpoint that MXNet saved (Module, FeedForward, Gluon's export). MXNet is not needed.

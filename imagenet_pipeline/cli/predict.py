@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagenet_pipeline.cli.evaluation import require_crops
 from imagenet_pipeline.cli.output import Json, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -58,16 +59,12 @@ def predict(
       imagenet-pipeline predict output/runs/demo list.txt --root photos --json
     """
     from imagenet_pipeline.evaluation.classifier import open_classifier
-    from imagenet_pipeline.evaluation.picture_sources import find_pictures
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
     from imagenet_pipeline.evaluation.predict_pictures import Drawings
     from imagenet_pipeline.evaluation.prediction_table import prediction_table
 
-    if crops not in (1, 2, 10):
-        raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
-    sources, changes = _sources_and_changes(words)
-    paths = find_pictures(sources, root)
-    require_separate((out, sheet), (*sources, *paths))
+    require_crops(crops)
+    paths, changes = _pictures_and_changes(words, root, (out, sheet))
     drawings = Drawings(paths, annotate, sheet)
     classifier = open_classifier(run, checkpoint, changes)
     answer = _JsonAnswer(classifier) if as_json else _TextAnswer()
@@ -84,21 +81,31 @@ def predict(
                 table.add(prediction)
             bar.show(done, len(paths))
     drawn = drawings.finish()
-    written = {"table": out, "annotated": annotate if drawings.annotated else None, "sheet": sheet if drawn else None}
-    answer.finish({name: path for name, path in written.items() if path}, drawn)
+    answer.finish(_written(out, annotate if drawings.annotated else None, sheet if drawn else None), drawn)
     if answer.unreadable:
         raise BadInput(f"{answer.unreadable:,} of {len(paths):,} pictures could not be read")
 
 
-def _sources_and_changes(words: Sequence[str]) -> tuple[list[Path], dict[str, object]]:
-    """What has an equals sign, and is no file, is a recipe key."""
+def _written(table: Path | None, annotated: Path | None, sheet: Path | None) -> dict[str, Path]:
+    written = {"table": table, "annotated": annotated, "sheet": sheet}
+    return {name: path for name, path in written.items() if path}
+
+
+def _pictures_and_changes(
+    words: Sequence[str], root: Path, outputs: Sequence[Path | None]
+) -> tuple[list[Path], dict[str, object]]:
+    """What has an equals sign, and is no file, is a recipe key; nothing that is read may be written over."""
+    from imagenet_pipeline.evaluation.picture_sources import find_pictures
+
     changes = [word for word in words if "=" in word and not Path(word).exists()]
     sources = [Path(word) for word in words if word not in changes]
     if not sources:
         raise BadRecipe(
             "no picture to look at", where=" ".join(words), expected="predict RUN PICTURE... [key=value...]"
         )
-    return sources, parse_overrides(changes)
+    paths = find_pictures(sources, root)
+    require_separate(outputs, (*sources, *paths))
+    return paths, parse_overrides(changes)
 
 
 class _TextAnswer:

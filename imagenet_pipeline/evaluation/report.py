@@ -30,13 +30,16 @@ _WIDE = 7
 """A table of more columns breaks the lines of its numbers."""
 
 
-def require_page(out: Path) -> None:
-    """Raise BadRecipe for a page of another ending, and where a file is there that is no earlier report."""
+def require_page(out: Path, own: bool = False) -> None:
+    """Raise BadRecipe for a page of another ending, and where a file is there that is no earlier report.
+
+    What has the name of a run's `own` report is one.
+    """
     if out.suffix != ".html":
         advice = "Markdown and JSON are written beside it"
         raise BadRecipe("a report is a page", where=out, expected="a name that ends in .html", advice=advice)
     there = [path for path in (out, out.with_suffix(".md"), out.with_suffix(".json")) if path.exists()]
-    if there and not _is_report(out):
+    if there and not (own or _is_report(out)):
         advice = "a report is NAME.html, .md and .json: name another --report"
         raise BadRecipe("is there already, and is of no earlier report", where=there[0], advice=advice)
 
