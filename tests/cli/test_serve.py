@@ -64,14 +64,22 @@ def test_without_the_extra_it_says_what_to_install(
 
 
 def test_another_address_is_warned_of(
-    drawn_run: Callable[..., Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    drawn_run: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import imagenet_pipeline.serving.page as page
 
     monkeypatch.setattr(page, "serve", lambda *_: None)
-    for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
+    run = str(drawn_run("a", "b"))
+    addresses = [("127.0.0.1", "127.0.0.1", False), ("127.0.0.2", "127.0.0.2", False), ("0.0.0.0", "0.0.0.0", True)]
+    if Path("/proc/net/if_inet6").exists():
+        addresses.append(("::1", "[::1]", False))
+    for host, shown, warned in addresses:
         caplog.clear()
         with pytest.raises(SystemExit) as ended:
-            main(["serve", str(drawn_run("a", "b")), "--host", host, "--port", "0"])
+            main(["serve", run, "--host", host, "--port", "0"])
+        assert capsys.readouterr().out.startswith(f"http://{shown}:")
         assert not ended.value.code
         assert ("no password" in caplog.text) is warned

@@ -53,6 +53,12 @@ def served(run: Path, top: int = 5, host: str = "127.0.0.1") -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
+def serving() -> Callable[..., Any]:
+    """`with serving(run, host="::1") as site:` serves another page."""
+    return served
+
+
+@pytest.fixture(scope="session")
 def odd_run(drawn_run: Callable[..., Path]) -> Path:
     return drawn_run("n01", "n02", "n03", names=ODD_NAMES)
 
