@@ -114,7 +114,8 @@ def train(
         say_json({"run": opened.folder, **dataclasses.asdict(outcome)})
         return
     state = "finished" if outcome.finished else "stopped"
-    say(f"{opened.folder}: {state} after {outcome.epoch} epochs, {outcome.step:,} steps")
+    epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
+    say(f"{opened.folder}: {state} after {epochs}, {outcome.step:,} steps")
     say(f"curves: {opened.folder / 'curves.png'}  history: {opened.folder / 'history.csv'}")
 
 

@@ -119,5 +119,8 @@ class Recipe(Section):
             drops = list(self.schedule.drops)
             raise ValueError(f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {drops}")
         if self.schedule.warmup_epochs > self.epochs:
-            raise ValueError(f"schedule.warmup_epochs: exceeds epochs, {self.epochs}")
+            warmup = self.schedule.warmup_epochs
+            raise ValueError(
+                f"schedule.warmup_epochs: must not exceed epochs, {self.epochs}; found {warmup:g} (0 is no warm-up)"
+            )
         return self

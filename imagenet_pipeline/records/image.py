@@ -7,6 +7,7 @@ The header is read (Pillow, which decodes lazily) and held against the limits be
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _ORIENTATION_TAG = 0x0112
 _MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
 _JPEG_FRAMES = {0xC0: "baseline", 0xC1: "baseline", 0xC2: "progressive"}
+_HEADERS = threading.Lock()
+"""Held while Python's warning filters, which are the whole process's, are other than the user's."""
 
 
 class Rejected(Exception):
@@ -104,7 +107,7 @@ def read_header(data: bytes) -> Header:
         raise Rejected(f"file of {len(data):,} bytes, more than {FILE_LIMIT_BYTES:,}")
     if data[:64].lstrip().startswith(b"<"):
         raise Rejected("text (HTML or SVG), not an image")
-    with warnings.catch_warnings():
+    with _HEADERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

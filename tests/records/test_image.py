@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import time
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -177,3 +180,19 @@ def test_encoding_and_header() -> None:
     data = encode_jpeg(np.zeros((3, 5, 3), np.uint8), 90)
     header = read_header(data)
     assert (header.format, header.width, header.height, header.orientation, header.traits) == ("JPEG", 5, 3, 1, ())
+
+
+def test_threads_that_read_headers_leave_the_warning_filters_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, open_image = encoded("PNG", "RGB"), Image.open
+
+    def slow(*arguments: object) -> object:
+        time.sleep(0.02)
+        return open_image(*arguments)
+
+    monkeypatch.setattr(Image, "open", slow)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(read_header, data)
+            time.sleep(0.005)  # so that each begins within the one before
+    assert list(warnings.filters) == before
