@@ -12,22 +12,6 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli import main
-
-RECIPE = """
-network = "lenet"
-records = "{records}"
-epochs = 2
-batch_size = 128
-[input]
-size = 28
-crop_fraction = 1.0
-[augmentation]
-crop = "centre"
-flip = 0.0
-[optimizer]
-learning_rate = 0.05
-"""
 
 VERBS = [
     "build imagenet",
@@ -70,29 +54,8 @@ Call = Callable[..., Answer]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: object) -> Answer:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Answer(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with digits/ and a recipe, built and trained through the command line once."""
-    folder = tmp_path_factory.mktemp("world")
-    (folder / "recipe.toml").write_text(RECIPE.format(records=folder / "digits"))
-    for words in (
-        ["build", "digits", "--out", folder / "digits", "--workers", 1],
-        ["train", folder / "recipe.toml", "--run", folder / "run"],
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        assert not ended.value.code
-    return folder
+def call(call: Callable[..., tuple[int, str, str]]) -> Call:
+    return lambda *words: Answer(*call(*words))
 
 
 def test_without_words_it_shows_help(call: Call) -> None:
