@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from imagenet_pipeline import config
-from imagenet_pipeline.config import OptimizerRecipe, Recipe, load_recipe, option_names, parse_overrides, recipe_text
+from imagenet_pipeline.config import (
+    OptimizerRecipe,
+    Recipe,
+    load_recipe,
+    option_names,
+    parse_overrides,
+    recipe_keys,
+    recipe_text,
+)
 from imagenet_pipeline.errors import BadRecipe
 
 PACKAGE = Path(config.__file__).parents[1]
@@ -287,3 +295,13 @@ def test_any_override_word_is_read_or_refused(word: str) -> None:
         parse_overrides([word])
     except BadRecipe as error:
         require_one_line(error)
+
+
+def test_every_key_says_what_it_means() -> None:
+    keys = recipe_keys()
+    assert [key.name for key in keys if not (key.meaning and key.meaning.endswith((".", ")")))] == []
+    assert [(key.name, key.required) for key in keys if key.required] == [("network", True), ("records", True)]
+    (engine,) = recipe_keys("MXNet/gluon")
+    assert (engine.name, engine.default, engine.choices) == ("engine", "gluon", ("gluon", "pytorch"))
+    assert [key.name for key in recipe_keys("warmup")] == ["schedule.warmup_epochs"]
+    assert recipe_keys("no such word") == []

@@ -53,7 +53,7 @@ def options(
 
 
 app.add_typer(build.build_app, name="build")
-for command in (records.verify, records.inspect, runs.networks, runs.train, evaluation.evaluate, runs.plot):
+for command in (records.verify, records.inspect, runs.networks, runs.keys, runs.train, evaluation.evaluate, runs.plot):
     app.command()(command)
 app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")

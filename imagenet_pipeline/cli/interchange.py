@@ -102,5 +102,5 @@ def _say(subject: Subject, exported: Exported) -> None:
     entry, table = exported.content["input"], subject.classes
     shape = ", ".join(map(str, entry["shape"]))
     say(f"{subject.network} of {subject.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
-    ends = ", ".join(f"{label} = {table.ids[label]}" for label in sorted({0, len(table) - 1}))
-    say(f"{len(table):,} classes in the order {table.order}: {ends}; all in {exported.card}")
+    ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
+    say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")

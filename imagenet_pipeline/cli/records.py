@@ -31,7 +31,7 @@ def verify(
     else:
         for problem in report.problems:
             say(_problem_line(problem))
-        state = f"{len(report.problems)} problem(s)" if report.problems else "whole"
+        state = f"{len(report.problems):,} wrong" if report.problems else "undamaged"
         unchecked = f", {report.unchecked:,} of them without a checksum" if report.unchecked else ""
         say(f"{path}: {state}: {report.records:,} records{unchecked}, {time.monotonic() - started:.1f} s")
     if report.problems:

@@ -1,15 +1,17 @@
-"""The verbs about networks and runs: networks, train, plot."""
+"""The verbs about networks and runs: networks, keys, train, plot."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from imagenet_pipeline.cli.output import Json, say, say_json, say_table
-from imagenet_pipeline.config import parse_overrides
+from imagenet_pipeline.config import parse_overrides, recipe_keys
+from imagenet_pipeline.errors import BadRecipe
 
 
 def networks(
@@ -77,6 +79,31 @@ def _show_network(name: str, classes: int, input_size: int | None, as_json: bool
         say(f"* auxiliary, in training only: {table.auxiliary_parameters:,} parameters more")
 
 
+def keys(
+    word: Annotated[
+        str, typer.Argument(help="Only those with this in their name or meaning.", show_default=False)
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List the keys of a recipe, each with its default, the words it may be, and what it means.
+
+    \b
+    Examples:
+      imagenet-pipeline keys
+      imagenet-pipeline keys warmup
+    """
+    found = recipe_keys(word)
+    if not found:
+        raise BadRecipe("no recipe key has this in its name or meaning", where=word, advice="`keys` lists all")
+    if as_json:
+        say_json({"keys": [dataclasses.asdict(key) for key in found]})
+        return
+    for key in found:
+        say(f"{key.name} = {json.dumps(key.default)}" if not key.required else key.name)
+        choices = f"  [{' | '.join(key.choices)}]" if key.choices else ""
+        say(f"    {key.meaning}{choices}")
+
+
 def train(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML.")],
@@ -87,7 +114,8 @@ def train(
 ) -> None:
     """Train a recipe, or go on with a run from any epoch.
 
-    A learning rate given with --resume is the rate of the very next step. Ctrl-C saves and leaves.
+    A learning rate given with --resume is the rate of the very next step. Ctrl-C saves and leaves. `keys` lists
+    what a recipe can say.
 
     \b
     Examples:

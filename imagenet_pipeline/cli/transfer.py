@@ -46,8 +46,8 @@ def features(
         answer = {**dataclasses.asdict(extraction), "images_per_second": round(images_per_second, 1)}
         say_json({**answer, "file": out, "bytes": out.stat().st_size})
         return
-    shape = "x".join(map(str, extraction.shape))
-    say(f"{extraction.network}, {extraction.checkpoint}: {layer} gives {shape} = {extraction.features:,} numbers")
+    shape = f" ({'x'.join(map(str, extraction.shape))})" if len(extraction.shape) > 1 else ""
+    say(f"{extraction.network}, {extraction.checkpoint}: {layer} gives {extraction.features:,} numbers{shape}")
     say(f"{out}: {list_names(extraction.images)}, {out.stat().st_size:,} bytes, {images_per_second:,.0f} images/s")
 
 

@@ -1,6 +1,7 @@
 """Recipes: what to train, on what, how. TOML in, frozen and validated models out; an unknown key is an error."""
 
 from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
+from imagenet_pipeline.config.keys import Key, recipe_keys
 from imagenet_pipeline.config.reading import load_recipe, option_names, options, parse_overrides, recipe_text
 from imagenet_pipeline.config.recipe import (
     CheckpointRecipe,
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointRecipe",
     "InitialRecipe",
     "InputRecipe",
+    "Key",
     "LoaderRecipe",
     "LogRecipe",
     "LossRecipe",
@@ -40,5 +42,6 @@ __all__ = [
     "option_names",
     "options",
     "parse_overrides",
+    "recipe_keys",
     "recipe_text",
 ]

@@ -45,19 +45,33 @@ class AugmentationRecipe(Section):
     """Random changes to a training image; `loading/augment.py` defines each."""
 
     crop: Literal["resized", "random", "centre"] = "resized"
+    """A random share and shape of the image ("resized"), a window of the input's size, or the largest square."""
     area: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Smallest and largest share of the image that crop "resized" takes."""
     aspect: Range = (3 / 4, 4 / 3)
+    """Width over height of what crop "resized" takes, from and to."""
     flip: Fraction = 0.5
+    """Probability of mirroring left to right."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn by up to this much either way."""
     shear: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Move rows sideways by up to this much of their height, either way."""
     zoom: Range = (1.0, 1.0)
+    """Enlargement about the centre, from and to."""
     shift: Fraction = 0.0
+    """Move by up to this share of the side, in each direction."""
     pad: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Pixels the image is widened by on each side before it is cropped."""
     brightness: Fraction = 0.0
+    """Factor from 1 - x to 1 + x."""
     contrast: Fraction = 0.0
+    """Factor from 1 - x to 1 + x."""
     saturation: Fraction = 0.0
+    """Factor from 1 - x to 1 + x."""
     lighting: NotNegative = 0.0
+    """Standard deviation of AlexNet's colour noise; 0.1 in its paper (Krizhevsky et al. 2012)."""
     fill: Annotated[int, Field(ge=0, le=255)] = 128
+    """Grey of what comes into view from outside the image."""
     policy: Literal["none", "rand_augment", "trivial_augment"] = "none"
     """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/policy.py`."""
     policy_changes: Annotated[int, Field(ge=1, le=4)] = 2

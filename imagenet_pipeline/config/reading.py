@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from imagenet_pipeline.config.keys import recipe_keys
 from imagenet_pipeline.config.recipe import Recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.recipe_faults import recipe_fault
@@ -52,7 +53,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 def option_names() -> list[str]:
     """Every recipe key, dotted."""
-    return list(_names(Recipe, ""))
+    return [key.name for key in recipe_keys()]
 
 
 def options(recipe: Recipe) -> Iterator[tuple[str, Any]]:
@@ -96,12 +97,3 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _names(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _names(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"

@@ -15,6 +15,7 @@ class InitialRecipe(Section):
     """Initial values of the weights; `networks/initial.py` defines each kind."""
 
     kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
+    """Distribution that weights are drawn from."""
     weights: str = ""
     """What to start from instead of drawing: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
@@ -75,12 +76,17 @@ class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
     network: str
+    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME."""
     records: str
+    """Folder of the data set, as `build` made it."""
     engine: Literal["gluon", "pytorch"] = "gluon"
+    """MXNet/Gluon or PyTorch."""
     epochs: Annotated[int, Field(ge=1)] = 90
+    """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Images a step, over all devices together."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Of everything drawn: weights, order of images, augmentation, dropout."""
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3": the ctx list."""
     precision: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"

@@ -13,6 +13,8 @@ Range = tuple[Positive, Positive]
 
 
 class Section(BaseModel):
-    """A table of a recipe."""
+    """A table of a recipe; the docstring below a key is what `keys` says of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

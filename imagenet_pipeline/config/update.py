@@ -13,6 +13,7 @@ class LossRecipe(Section):
     """What training lowers; `engines/__init__.py` states each kind."""
 
     kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    """Of the softmax, or of the margins to the other classes."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
@@ -44,10 +45,13 @@ class OptimizerRecipe(Section):
     """The update rule; `engines/rules.py` states each."""
 
     name: Literal["sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta", "lamb", "lars"] = "sgd"
+    """The rule; each reads its own of the keys below."""
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
+    """The highest of the schedule; with --resume, the rate of the very next step."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of sgd and lars."""
     nesterov: bool = False
+    """Whether sgd looks ahead along its momentum."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean gradient (adam, adamw, nadam, lamb)."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -103,6 +107,7 @@ class ScheduleRecipe(Section):
     """How the learning rate moves; `training/schedule.py` defines each kind."""
 
     kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
+    """Its form after the warm-up; each reads its own of the keys below."""
     drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs after which the rate falls (kind "steps")."""
     factor: Positive = 0.1

@@ -49,7 +49,7 @@ def changes_of(begun: Recipe, now: Recipe) -> dict[str, Any]:
     before, after = dict(options(begun)), dict(options(now))
     changes = {key: value for key, value in after.items() if value != before[key]}
     for key, value in changes.items():
-        log.info("changed since the last start: %s = %s, was %s", key, value, before[key])
+        log.info("changed since the last start: %s = %r, was %r", key, value, before[key])
     return changes
 
 

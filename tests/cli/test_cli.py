@@ -23,6 +23,7 @@ VERBS = [
     "verify",
     "inspect",
     "networks",
+    "keys",
     "train",
     "evaluate",
     "plot",
@@ -133,7 +134,7 @@ def test_verify_says_whole_and_then_names_the_record_whose_byte_changed(
     shutil.copytree(world / "digits", folder)
     answer = call("verify", folder)
     assert answer.code == 0
-    assert "whole: 1,797 records" in answer.out
+    assert "undamaged: 1,797 records" in answer.out
 
     record_file = folder / "train.rec"
     offsets = [int(line.split("\t")[1]) for line in (folder / "train.idx").read_text().splitlines()]
@@ -151,6 +152,13 @@ def test_inspect_shows_records_and_draws_a_montage(call: Call, world: Path, tmp_
     assert answer.code == 0
     assert len(answer.json["records"]) == 12  # type: ignore[arg-type]
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_keys_of_a_recipe_are_listed(call: Call) -> None:
+    answer = call("keys", "smoothing")
+    assert answer.out.splitlines()[0] == "loss.label_smoothing = 0.0"
+    assert {"required": True, "name": "network"}.items() <= call("keys", "--json").json["keys"][0].items()
+    assert (call("keys", "smothing").code, call("keys", "smothing").out) == (2, "")
 
 
 def test_a_second_build_is_already_built(call: Call, world: Path) -> None:

@@ -104,7 +104,7 @@ def test_files_and_card_are_written_and_said(form: str, call: Call, run: Path, t
     assert (card["mean"], card["std"], card["network"]) == (list(MEAN), list(STD), "minigooglenet")
     assert card["input"]["shape"] == ["n", 3, 32, 32]
     assert card["origin"].endswith("epoch-0001")
-    for words in (*card["files"].values(), "RGB, 0..255", "2 classes in the order devkit: 0 = n02, 1 = n01"):
+    for words in (*card["files"].values(), "RGB, 0..255", "2 classes, order devkit: 0 is n02, 1 is n01"):
         assert words in answer.out
 
 
