@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
 
@@ -52,7 +52,7 @@ def emotion(
     every: Every = 1,
     min_face: MinFace = 0,
     limit_frames: LimitFrames = 0,
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    checkpoint: Checkpoint = "best",
     no_window: NoWindow = False,
     as_json: Json = False,
 ) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, say, say_json, say_table
-from imagenet_pipeline.config import load_recipe, parse_overrides
+from imagenet_pipeline.cli.output import WHICH, Json, say, say_json, say_table
+from imagenet_pipeline.config import load_run_recipe, parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ Words = Annotated[
     list[str],
     typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and recipe keys to change, as devices=cpu."),
 ]
-Checkpoints = Annotated[
-    str, typer.Option(help='"best", "latest" or an epoch; several with commas between, as 5,10,best.')
-]
+Checkpoints = Annotated[str, typer.Option(help=f"{WHICH}; several with commas between, as 5,10,best.")]
 Split = Annotated[str | None, typer.Option(help="Which split to score [default: test, or val where there is none]")]
 CropCount = Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")]
 Records = Annotated[
@@ -75,7 +73,7 @@ def evaluate(
     page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
     require_page(page, own=report is None)
     with taking_part():
-        planned = load_recipe(runs[0] / "recipe.toml", changes)
+        planned = load_run_recipe(runs[0], changes)
         if launch_ranks(planned.engine, planned.devices, context.obj):
             return
         found = examine(runs, checkpoints, split, crops, records, changes, real_labels)  # type: ignore[arg-type]

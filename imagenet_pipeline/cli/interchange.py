@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     form: Annotated[str, typer.Option("--format", help="mxnet, onnx or pytorch.")],
     out: Annotated[str, typer.Option(help="Where to, without an ending: FOLDER/NAME.")],
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    checkpoint: Checkpoint = "best",
     raw: Annotated[bool, typer.Option("--raw", help="Leave normalisation to the caller.")] = False,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, help="Side of the input, pixels [default: the run's]")

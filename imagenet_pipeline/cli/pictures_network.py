@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, say, say_json, say_table
+from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 Png = Annotated[Path, typer.Option(help="Picture to write, PNG.")]
-Which = Annotated[str, typer.Option("--checkpoint", help='"best", "latest" or an epoch.')]
 
 
 def network(
@@ -51,7 +50,7 @@ def filters(
     run: Run,
     out: Png,
     layer: Annotated[str | None, typer.Option(help="Another convolution [default: the first]")] = None,
-    checkpoint: Which = "best",
+    checkpoint: Checkpoint = "best",
     as_json: Json = False,
 ) -> None:
     """Draw what a convolution's filters look for, out of a checkpoint's weights. No engine is needed.
@@ -78,7 +77,7 @@ def activations(
     out: Png,
     overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as devices=cpu.")] = None,
     channels: Annotated[int, typer.Option(min=1, max=1024, help="How many channels to draw, the first ones.")] = 64,
-    checkpoint: Which = "best",
+    checkpoint: Checkpoint = "best",
     as_json: Json = False,
 ) -> None:
     """Draw what a layer makes of a photo, channel by channel, or as bars where it gives a vector.
@@ -112,7 +111,7 @@ def grad_cam(
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Class by name or id [default: the most probable]")
     ] = None,
-    checkpoint: Which = "best",
+    checkpoint: Checkpoint = "best",
     as_json: Json = False,
 ) -> None:
     """Draw where in photos a network finds a class (Grad-CAM, Selvaraju et al. 2017).

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.evaluation import require_crops
-from imagenet_pipeline.cli.output import Json, say
+from imagenet_pipeline.cli.output import Checkpoint, Json, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.files import require_separate
@@ -40,7 +40,7 @@ def predict(
     words: Words,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    checkpoint: Checkpoint = "best",
     root: Annotated[Path, typer.Option(help="Where relative paths in lists start.")] = Path(),
     out: Table = None,
     annotate: Annotate = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import say
+from imagenet_pipeline.cli.output import Checkpoint, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
@@ -25,7 +25,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any that is free.")] = 7860,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Serve a page for photos, dropped, chosen or from the camera: the most probable classes, or faces and emotions.
 

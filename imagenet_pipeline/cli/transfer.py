@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, list_names, say, say_json, say_table
+from imagenet_pipeline.cli.output import Checkpoint, Json, list_names, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
@@ -19,7 +19,7 @@ def features(
     out: Annotated[Path, typer.Option(help="File to write, a NumPy archive: NAME.npz.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as devices=cpu.")] = None,
     splits: Annotated[str, typer.Option(help="Which splits, with commas [default: all]")] = "",
-    checkpoint: Annotated[str, typer.Option(help='"best", "latest" or an epoch.')] = "best",
+    checkpoint: Checkpoint = "best",
     records: Annotated[Path | None, typer.Option(help="Another data set, of any classes.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -2,7 +2,14 @@
 
 from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
 from imagenet_pipeline.config.keys import Key, recipe_keys
-from imagenet_pipeline.config.reading import load_recipe, option_names, options, parse_overrides, recipe_text
+from imagenet_pipeline.config.reading import (
+    load_recipe,
+    load_run_recipe,
+    option_names,
+    options,
+    parse_overrides,
+    recipe_text,
+)
 from imagenet_pipeline.config.recipe import (
     CheckpointRecipe,
     InitialRecipe,
@@ -39,6 +46,7 @@ __all__ = [
     "StoppingRecipe",
     "TransferRecipe",
     "load_recipe",
+    "load_run_recipe",
     "option_names",
     "options",
     "parse_overrides",

@@ -35,6 +35,14 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     return _validated(values, str(path), overrides or {})
 
 
+def load_run_recipe(run: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """The recipe of a run folder, `overrides` laid over it. Raises BadRecipe, also where there is no run."""
+    path = Path(run) / "recipe.toml"
+    if not path.exists():
+        raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
+    return load_recipe(path, overrides)
+
+
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     """Turn `key=value` words into dotted keys and values; a value is TOML, or else plain text."""
     overrides = {}

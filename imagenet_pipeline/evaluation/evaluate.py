@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe
+from imagenet_pipeline.config import Recipe, load_run_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.class_numbers import Numbering, numbering_of
@@ -151,7 +151,7 @@ def evaluate(
 def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tuple[Recipe, Checkpoint]:
     """A run's recipe, `overrides` laid over it, and one of its checkpoints."""
     require_harmless(overrides, "evaluate")
-    recipe = load_recipe(run / "recipe.toml", overrides)
+    recipe = load_run_recipe(run, overrides)
     return recipe, load_checkpoint(find_checkpoint(run, which))
 
 
@@ -167,7 +167,7 @@ def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
     """What is scored where nobody says: the test split, or that of validation where there is none."""
-    data = read_data_set(records) if records else records_of(load_recipe(run / "recipe.toml", overrides))
+    data = read_data_set(records) if records else records_of(load_run_recipe(run, overrides))
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe
+from imagenet_pipeline.config import Recipe, load_run_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import require_harmless
@@ -67,7 +67,7 @@ def extract(
     written where the disk has no room for all.
     """
     require_harmless(overrides or {}, "features")
-    recipe = load_recipe(Path(run) / "recipe.toml", overrides)
+    recipe = load_run_recipe(run, overrides)
     checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
     data = read_data_set(records) if records else records_of(recipe)
     images = _images_of(data, splits)

@@ -147,7 +147,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     """The folder of "latest", "best" or an epoch number. Raises BadRecipe listing what there is."""
     found = _checkpoints(run)
     if not run.is_dir():
-        raise BadRecipe("no such run folder", where=run)
+        raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
     if not found:
         raise BadRecipe("no checkpoint here", where=run, advice="train without --resume to start the run")
     if which == "latest":

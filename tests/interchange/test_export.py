@@ -166,7 +166,8 @@ def test_it_says_whose_export_it_replaced(call: Call, run: Path, tmp_path: Path)
 
 def test_no_such_run_folder(call: Call, tmp_path: Path) -> None:
     answer = call(tmp_path / "nope", "--format", "onnx", "--out", tmp_path / "net")
-    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'nope'}: no such run folder\n")
+    expected = "expected a folder that `train` or `import` made"
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'nope'}: there is no run here; {expected}\n")
 
 
 def test_help_names_the_inputs_and_loads_mxnet(call: Call) -> None:
