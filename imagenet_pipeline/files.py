@@ -42,6 +42,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
+    except BrokenPipeError:
+        raise  # the reader of our answer went away; no fault of this file
     except OSError as error:
         raise _explained(error, path) from error
     finally:
@@ -62,6 +64,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync_file(inner)
         os.rename(part, path)
         sync_folder(path.parent)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _explained(error, path) from error
     except OutOfRoom as error:

@@ -57,6 +57,13 @@ def test_an_error_in_the_block_leaves_the_earlier_file_and_no_part(tmp_path: Pat
     assert names(tmp_path) == ["file"]
 
 
+def test_a_reader_that_went_away_is_not_the_file_s_fault(tmp_path: Path) -> None:
+    for opened in (files.whole_file, files.whole_folder):
+        with pytest.raises(BrokenPipeError), opened(tmp_path / "target"):
+            raise BrokenPipeError
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
 def test_a_full_disk_is_out_of_room_and_leaves_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str

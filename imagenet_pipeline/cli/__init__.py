@@ -41,6 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_INTERRUPTED = 128 + signal.SIGINT
+
 
 @app.callback(invoke_without_command=True)
 def options(
@@ -80,11 +82,13 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
             standalone_mode=False,
             obj=given,
         )
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt  # which typer makes a code without a word
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in given:
             traceback.print_exc()
-        code = _explain(error)
+        code = _explain(error, given[0])
         if "DMLC_ROLE" in os.environ:
             # MXNet's threads do not survive an exit in which the other processes take no part.
             sys.stderr.flush()
@@ -105,7 +109,7 @@ def _join_ranks() -> bool:
     return place().launched
 
 
-def _explain(error: BaseException) -> int:
+def _explain(error: BaseException, verb: str) -> int:
     match error:
         case Negative():
             return 1
@@ -115,7 +119,8 @@ def _explain(error: BaseException) -> int:
             message = getattr(error, "format_message", error.__str__)()
             return _fail(f"{message} (--help shows how)", 2)
         case KeyboardInterrupt() | typer.Abort():
-            return _fail("interrupted; what was finished is kept, and the same command goes on", 128 + signal.SIGINT)
+            goes_on = "; what was finished is kept, and the same command goes on" if verb == "build" else ""
+            return _fail(f"interrupted{goes_on}", _INTERRUPTED)
         case MemoryError():
             advice = "take a smaller batch_size, or fewer threads or workers"
             return _fail(f"out of memory; {advice}", OutOfRoom.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from imagenet_pipeline.cli.output import WHICH, Json, say, say_json, say_table
 from imagenet_pipeline.config import load_run_recipe, parse_overrides
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, PipelineError
 
 if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.findings import Findings
@@ -80,11 +81,17 @@ def evaluate(
     if found.result.process:
         return
     findings = findings_of(found)
-    write_report(findings, page)
+    problem: PipelineError | None = None
+    try:
+        write_report(findings, page)
+    except PipelineError as error:
+        problem = error  # raised after the figures, which took so much longer than the report
     if as_json:
-        say_json({**told_of(findings), "report": page})
+        say_json({**told_of(findings), "report": None if problem else page})
     else:
-        _say(findings, page)
+        _say(findings, None if problem else page)
+    if problem:
+        raise problem
 
 
 def require_crops(crops: int) -> None:
@@ -105,12 +112,18 @@ def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int,
     """What is not the best checkpoint's centre crops on the run's own records is told apart by name."""
     words = [f"{crops}-crops"] if crops > 1 else []
     words += checkpoints if checkpoints != ["best"] else []
-    words += [f"with-{run.resolve().name}" for run in runs[1:]]
+    others = [run.resolve() for run in runs[1:]]
+    words += [f"with-{run.name}" for run in others]
     words += [f"on-{records.resolve().name}"] if records else []
-    return "-".join(["report", split, *words])[:200] + ".html"
+    name = "-".join(["report", split, *words])
+    if others or records:
+        # Folders of the same name are not the same, and a long name is cut.
+        digest = hashlib.sha256(repr((others, records and records.resolve(), checkpoints)).encode())
+        name = f"{name.encode()[:200].decode(errors='ignore')}-{digest.hexdigest()[:6]}"
+    return f"{name}.html"
 
 
-def _say(findings: Findings, page: Path) -> None:
+def _say(findings: Findings, page: Path | None) -> None:
     from imagenet_pipeline.evaluation.report_tables import seen, who
 
     result, figures = findings.examination.result, findings.figures
@@ -128,7 +141,8 @@ def _say(findings: Findings, page: Path) -> None:
     said = f"  (95 %: {span[0]:.4f} to {span[1]:.4f})" if span else ""
     say(f"loss    {figures.loss.value:.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
-    say(f"report: {page}")
+    if page:
+        say(f"report: {page}")
 
 
 def _say_members(findings: Findings) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +65,11 @@ class Findings:
         """What people call a class; where two are called so, as ImageNet's cranes are, with its id."""
         table = self.examination.table
         name = table.names[label].replace("_", " ")
-        return name if table.names.count(table.names[label]) == 1 else f"{name} ({table.ids[label]})"
+        return f"{name} ({table.ids[label]})" if table.names[label] in self._shared_names else name
+
+    @cached_property
+    def _shared_names(self) -> set[str]:
+        return {name for name, count in Counter(self.examination.table.names).items() if count > 1}
 
 
 def findings_of(examination: Examination) -> Findings:

@@ -76,4 +76,5 @@ def gathered(engine: Engine, records: int, classes: int, parts: Sequence[tuple[i
         # Each row is one rank's and 0 elsewhere, so that the sums are those very numbers.
         table = engine.sum_over_ranks(table.ravel()).reshape(table.shape)
     numbers, labels = table[:, :2].astype(np.int64).T
-    return Outcomes(numbers, labels, table[:, 4:].astype(np.int64), table[:, 2], table[:, 3])
+    # Copies, or the whole table would live on in them.
+    return Outcomes(numbers, labels, table[:, 4:].astype(np.int64), table[:, 2].copy(), table[:, 3].copy())

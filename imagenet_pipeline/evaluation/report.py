@@ -53,10 +53,10 @@ def _is_report(page: Path) -> bool:
 
 def write_report(findings: Findings, out: Path) -> Path:
     """Write `out`, an HTML file with its pictures inside, and beside it the same as .md and .json."""
-    page = _page(findings)
-    files.write_json(out.with_suffix(".json"), as_json(findings))
+    # The page first: with it there, `require_page` lets the same command try again where the others failed.
+    files.write_whole(out, _page(findings))
     files.write_whole(out.with_suffix(".md"), as_markdown(findings))
-    files.write_whole(out, page)
+    files.write_json(out.with_suffix(".json"), as_json(findings))
     return out
 
 

@@ -243,3 +243,18 @@ def test_benchmark_loader_measures(call: Call, world: Path) -> None:
     figure = call("benchmark", "loader", world / "digits", "--size", 28, "--threads", 1, "--json").json
     assert figure["threads"] == 1
     assert float(figure["images_per_second"]) > 0  # type: ignore[arg-type]
+
+
+def test_ctrl_c_promises_no_more_than_the_verb_keeps(
+    call: Call, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imagenet_pipeline.evaluation.probe.probe", interrupted)
+    monkeypatch.setattr("imagenet_pipeline.records.build.build", interrupted)
+    probe, build = call("probe", tmp_path / "f.npz"), call("build", "digits", "--out", tmp_path / "digits")
+    assert (probe.code, probe.err) == (130, "error: interrupted\n")
+    assert (build.code, build.err.splitlines()[-1]) == (
+        130, "error: interrupted; what was finished is kept, and the same command goes on",
+    )  # fmt: skip

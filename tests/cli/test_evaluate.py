@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from imagenet_pipeline import files
+from imagenet_pipeline.cli.evaluation import _page_name
+from imagenet_pipeline.errors import OutOfRoom
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -74,7 +79,8 @@ def test_without_a_test_split_validation_is_scored(call: Call, run: Path, tmp_pa
     plan = replace(digits.plan(tmp_path), splits={"val": digits.plan(tmp_path).splits["val"]})
     build(plan, tmp_path / "set", BuildOptions(workers=1))
     told = answer(call("evaluate", run, "--records", tmp_path / "set", "--json"))
-    assert (told["split"], Path(told["report"]).name) == ("val", "report-val-on-set.html")
+    assert told["split"] == "val"
+    assert re.fullmatch(r"report-val-on-set-[0-9a-f]{6}\.html", Path(told["report"]).name)
     assert told["rank1_hits"] == answer(call("evaluate", run, "--split", "val", "--json"))["rank1_hits"]
 
 
@@ -105,3 +111,30 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert err.count("\n") == 1
     assert says in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".json"])
+def test_a_report_that_cannot_be_written_costs_no_figures_and_can_be_tried_again(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    page, write_whole = tmp_path / "page.html", files.write_whole
+
+    def full(path: Path, content: str) -> None:
+        if path.suffix == suffix:
+            raise OutOfRoom("no room is left", where=path)
+        write_whole(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_whole", full)
+        code, out, err = call("evaluate", run, "--report", page, "--json")
+    told = json.loads(out)
+    assert (code, told["report"], "no room is left" in err) == (5, None, True)
+    again = answer(call("evaluate", run, "--report", page, "--json"))
+    assert (again["report"], again["rank1_hits"]) == (str(page), told["rank1_hits"])
+
+
+def test_records_of_the_same_folder_name_have_reports_of_their_own() -> None:
+    names = {_page_name([Path("run")], ["best"], "val", 1, Path(f"{place}/set")) for place in ("a", "b")}
+    names |= {_page_name([Path("run"), *[Path("犬" * 80)] * n], ["best"], "val", 1, None) for n in (2, 3)}
+    assert len(names) == 4
+    assert all(len(name.encode()) <= 255 for name in names)
