@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline on data that is always there: digits -> records -> training -> rank-1 -> pictures.
-#   bash scripts/demo.sh            a few minutes the first time, seconds after that
+#   bash scripts/demo.sh            a minute or a few the first time (installation), seconds after that
 . "$(dirname "$0")/environment.sh" "${EXTRAS:-}"
 
 run=output/runs/demo
