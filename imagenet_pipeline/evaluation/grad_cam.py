@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imagenet_pipeline import files
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
@@ -84,6 +85,7 @@ def draw_grad_cam(
     Raises BadRecipe for a layer that is no image and for a zoo's network, BadInput for photos that cannot be read.
     """
     require_png(out)
+    files.require_separate([out], images)
     if not 1 <= len(images) <= IMAGES_LIMIT:
         raise BadRecipe("number of photos to draw", expected=f"1..{IMAGES_LIMIT}", found=len(images))
     classifier = open_classifier(run, which, {"precision": "float32", **(overrides or {})})

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.colour_maps import Numbers, enlarged, framed, signed_colours, signed_levels
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
@@ -85,6 +86,7 @@ def draw_activations(
     Raises BadRecipe for a layer there is not and for a zoo's network, BadInput for a photo that cannot be read.
     """
     require_png(out)
+    files.require_separate([out], [image])
     recipe, checkpoint = open_checkpoint(run, which, overrides or {})
     engine, shape = engine_until(recipe, checkpoint, layer, "picture activations")
     view = view_of(image, checkpoint)

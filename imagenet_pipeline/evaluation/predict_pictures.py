@@ -53,6 +53,7 @@ class Drawings:
             self._require_outside(folder, paths)
             self._top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
             self._names = {self._name(path) for path in paths}
+            files.require_separate((folder / self._free_name(path) for path in paths), paths)
 
     def add(self, prediction: Prediction) -> None:
         """Draw a prediction; one for a picture that could not be read is passed over."""
@@ -85,8 +86,8 @@ class Drawings:
         return said
 
     def _require_outside(self, folder: Path, paths: Sequence[Path]) -> None:
-        place = os.path.join(os.path.abspath(folder), "")
-        inside = next((path for path in paths if os.path.abspath(path).startswith(place)), None)
+        place = os.path.join(os.path.realpath(folder), "")
+        inside = next((path for path in paths if os.path.realpath(path).startswith(place)), None)
         if inside is not None:
             raise BadRecipe("annotated pictures would go where the pictures are", where=folder, found=str(inside))
 

@@ -48,6 +48,18 @@ def test_nothing_is_drawn_among_the_pictures(tmp_path: Path) -> None:
         with pytest.raises(BadRecipe, match="where the pictures are"):
             Drawings([path], folder, None)
     Drawings([path], tmp_path / "in" / "aa", None)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for pictures, folder in (([path], tmp_path / "link"), ([tmp_path / "link" / "a" / "x.png"], tmp_path / "in")):
+        with pytest.raises(BadRecipe, match="where the pictures are"):
+            Drawings(pictures, folder, None)
+
+
+def test_a_copy_that_is_a_link_to_a_picture_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "in" / "x.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.jpg").symlink_to(path)
+    with pytest.raises(BadRecipe, match="would be written over what is read"):
+        Drawings([path], tmp_path / "out", None)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (64, 48), (500, 375), (64, 900), (900, 64), (2000, 1500)])
