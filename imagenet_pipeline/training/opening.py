@@ -62,8 +62,9 @@ def open_run(
     rate_given = "optimizer.learning_rate" in overrides
     carried = {key: value for key, value in carried_overrides(journal.events()).items() if key not in overrides}
     if carried:
-        words = " ".join(f"{key}={value}" for key, value in carried.items())
-        log.info("still in force from earlier command lines: %s", words)
+        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in carried.items()}
+        words = " ".join(f"{key}={value}" for key, value in shown.items())
+        log.info("still in force from earlier command lines (a key given again changes it): %s", words)
     overrides = {**carried, **overrides}
     recipe = load_recipe(recipe_path, overrides)
     if resume == "latest" and not has_checkpoint(folder):
