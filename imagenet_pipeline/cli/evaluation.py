@@ -97,7 +97,7 @@ def evaluate(
 def require_crops(crops: int) -> None:
     """Raise BadRecipe for another number than evaluation has."""
     if crops not in (1, 2, 10):
-        raise BadRecipe("--crops", expected="1, 2 or 10", found=crops)
+        raise BadRecipe("not a number of crops", where="--crops", expected="1, 2 or 10", found=crops)
 
 
 def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_run_recipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.class_numbers import Numbering, numbering_of
 from imagenet_pipeline.evaluation.outcomes import Outcomes
 from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
-from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.training.building import build_engine
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.ranks import require_agreement
@@ -141,8 +141,7 @@ def evaluate(
     """Evaluate checkpoint `which` ("best", "latest" or an epoch) of `run` on a split of its records.
 
     `records` names another data set, of the run's classes or some of them. With several crops their probabilities
-    are averaged. Raises BadInput where the class tables differ or the split is empty, BadRecipe where there are no
-    records.
+    are averaged. Raises BadInput where the class tables differ, BadRecipe where there are no records or no such split.
     """
     subject = subject_of(Path(run), open_checkpoint(Path(run), which, overrides or {}), split, records)
     return score_subjects([subject], split, crops).evaluations[0]
@@ -161,7 +160,7 @@ def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records
     data = read_data_set(records) if records else records_of(recipe)
     numbering = numbering_of(checkpoint.state, data)
     if not data.counts.get(split):
-        raise BadInput(f"no split {split!r}", where=data.folder, expected=f"one of {', '.join(data.counts)}")
+        raise no_split(data.folder, split, [name for name, count in data.counts.items() if count])
     return Subject(run, recipe, checkpoint, data, numbering)
 
 

@@ -15,14 +15,14 @@ import numpy as np
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_run_recipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import require_harmless
 from imagenet_pipeline.evaluation.feature_file import FEATURES, LABELS, RECORDS, new_archive, open_rows, write_array
 from imagenet_pipeline.evaluation.layer_engine import engine_until
 from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.networks.shapes import Shape
-from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.metrics import watched
@@ -63,7 +63,7 @@ def extract(
     """Write `layer`'s output for the centre crop of every record of `splits` (none given: all), and say images/s.
 
     `records` names another data set, of any classes. Memory is that of a batch, and 16 bytes a record.
-    Raises BadRecipe for a layer the network lacks, BadInput for a split the records lack, OutOfRoom before a byte is
+    Raises BadRecipe for a layer the network lacks or a split the records lack, OutOfRoom before a byte is
     written where the disk has no room for all.
     """
     require_harmless(overrides or {}, "features")
@@ -109,7 +109,7 @@ def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
     there = {split: count for split, count in data.counts.items() if count}
     for split in splits:
         if split not in there:
-            raise BadInput(f"no split {split!r}", where=data.folder, expected=f"one of {', '.join(there)}")
+            raise no_split(data.folder, split, there)
     return {split: there[split] for split in there if split in splits or not splits}
 
 

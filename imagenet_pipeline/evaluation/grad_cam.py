@@ -131,7 +131,7 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
     path = layer or last_map(network, input_shape(state))
     if path is None:
         raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network}")
-    shape = output_shape(until(network, path), input_shape(state))
+    shape = output_shape(until(network, path, state.network), input_shape(state))
     if len(shape) != 3:
         expected, found = "an image, as a convolution gives it", f"a vector of {shape[0]}"
         raise BadRecipe("Grad-CAM needs a layer with positions", where=f"layer {path}", expected=expected, found=found)

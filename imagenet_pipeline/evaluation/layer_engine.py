@@ -32,7 +32,7 @@ def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) 
     Raises BadRecipe for a layer there is not, and where several processes were started.
     """
     state = checkpoint.state
-    cut = until(own_network(state.network, len(state.classes)), layer)
+    cut = until(own_network(state.network, len(state.classes)), layer, state.network)
     values = {name: checkpoint.weights[name] for name in parameters(cut, input_shape(state))}
     blueprint = Blueprint(
         cut, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision

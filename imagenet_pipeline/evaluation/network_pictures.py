@@ -124,7 +124,7 @@ def _convolution(checkpoint: Checkpoint, layer: str | None) -> str:
     if layer is not None and layer in convolutions:
         return layer
     if layer is not None:
-        until(network, layer)  # which knows what is called nearly so
+        until(network, layer, state.network)  # which knows what is called nearly so
     raise BadRecipe("only convolutions have filters", where=f"layer {layer}", expected=" or ".join(convolutions[:3]))
 
 

@@ -13,16 +13,17 @@ from imagenet_pipeline.networks.shapes import Shape, output_shape
 SHORTCUT = "shortcut"
 
 
-def until(network: Sequential, path: str) -> Sequential:
+def until(network: Sequential, path: str, name: str = "NAME") -> Sequential:
     """The network up to and including the layer `path`, its parameters called as in the whole.
 
     Any layer will do, also one inside a residual body, its shortcut, a branch or an auxiliary classifier: what
     runs beside the way to it, and taps that stand before it, are left out. So will a whole group of layers, as
-    `stage2` or `stage2.unit1`: their end is meant. Raises BadRecipe with the nearest names for a path there is not.
+    `stage2` or `stage2.unit1`: their end is meant. For a path there is not, raises BadRecipe with
+    the nearest names and where those of the network `name` are listed.
     """
     found = _cut_layer(network, path.split("."))
     if not isinstance(found, Sequential):
-        raise no_layer(path, _paths(network, ""))
+        raise no_layer(path, _paths(network, ""), name)
     return without_taps(found)
 
 
@@ -39,14 +40,12 @@ def last_map(network: Sequential, input_shape: Shape) -> str | None:
     return None
 
 
-def no_layer(path: str, known: Iterable[str]) -> BadRecipe:
-    """The error for a path that leads to no layer, with the nearest names."""
+def no_layer(path: str, known: Iterable[str], name: str = "NAME") -> BadRecipe:
+    """The error for a path that leads to no layer of the network `name`, with the nearest names and where all are."""
     near = difflib.get_close_matches(path, list(known), n=3, cutoff=0.5)
-    return BadRecipe(
-        f"no layer is called {path!r}",
-        where="layer",
-        advice=f"did you mean {' or '.join(near)}?" if near else "imagenet-pipeline networks NAME lists them",
-    )
+    question = f"did you mean {' or '.join(near)}? " if near else ""
+    advice = f"{question}`imagenet-pipeline networks {name}` lists them"
+    return BadRecipe(f"no layer is called {path!r}", where="layer", advice=advice)
 
 
 def _main_paths(sequence: Sequential, path: str) -> Iterator[str]:

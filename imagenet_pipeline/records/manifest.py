@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import SPLITS
 
@@ -146,6 +147,11 @@ def read_data_set(folder: Path) -> DataSet:
         std=(std[0], std[1], std[2]),
         digest=files.sha256_of(folder / MANIFEST),
     )
+
+
+def no_split(folder: Path, split: str | None, there: Collection[str]) -> BadRecipe:
+    """The error for a split that a data set does not have, or has no records of."""
+    return BadRecipe(f"no split {split!r}", where=folder, expected=f"one of {', '.join(there)}")
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.manifest import Manifest
+from imagenet_pipeline.records.manifest import Manifest, no_split
 from imagenet_pipeline.records.recordio import ImageRecord
 
 Numbers = NDArray[np.int64]
@@ -62,8 +62,8 @@ class RecordSet:
     def open(cls, path: Path, split: str | None = None) -> RecordSet:
         """Open one split of a data set folder, or a `.rec` file (ours or another's, with or without `.idx`).
 
-        Raises BadInput where there is no such thing, Damaged where files are missing or cut (BadInput where
-        the file is another's).
+        Raises BadInput where there is no such thing, BadRecipe for a split there is not, Damaged where files
+        are missing or cut (BadInput where the file is another's).
         """
         path = Path(path)
         if path.is_file():
@@ -73,7 +73,7 @@ class RecordSet:
             raise BadInput("no such data set or record file", where=path)
         splits = Manifest.read(path).splits
         if split is None or split not in splits:
-            raise BadInput("no such split", where=path, expected=" or ".join(splits), found=split)
+            raise no_split(path, split, splits)
         for shard in splits[split].shards:
             shard.require_size(path)
         paths = [path / shard.file for shard in splits[split].shards]

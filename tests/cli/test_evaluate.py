@@ -98,7 +98,8 @@ def test_crops_of_no_use_are_told(call: Call, run: Path) -> None:
         (["--checkpoint", "1,,2"], 2, "no checkpoint called ''"),
         (["--report", "page.md"], 2, "page.md: a report is a page; expected a name that ends in .html"),
         (["--real-labels", "nowhere.json"], 3, "the network's classes are not ImageNet's; expected 1,000 WordNet ids"),
-        (["--split", "all"], 3, "no split 'all'"),
+        (["--split", "all"], 2, "no split 'all'; expected one of train, val, test"),
+        (["--crops", "3"], 2, "--crops: not a number of crops; expected 1, 2 or 10; found 3"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(

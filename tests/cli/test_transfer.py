@@ -91,7 +91,7 @@ def test_a_head_is_trained_alone_and_then_everything(
     [
         (["features", "{run}", "--layer", "conv3", "--out", "{place}/x"], 2, "did you mean conv"),
         (["features", "{place}/nowhere", "--layer", "conv1", "--out", "{place}/x"], 2, "nowhere"),
-        (["features", "{run}", "--layer", "conv1", "--out", "{place}/x", "--splits", "all"], 3, "no split 'all'"),
+        (["features", "{run}", "--layer", "conv1", "--out", "{place}/x", "--splits", "all"], 2, "no split 'all'"),
         (["probe", "{place}/nowhere.npz"], 3, "cannot be read"),
         (["probe", "{place}/recipe.toml"], 3, "not a file of features"),
         (["probe", "{place}/recipe.toml", "--kind", "tree"], 2, "logistic or svm"),

@@ -136,7 +136,7 @@ def test_records_of_some_of_the_classes_are_scored_in_the_network_s_own(
 
 
 def test_a_split_that_is_not_there_and_a_key_of_training_are_refused(three_runs: list[Path]) -> None:
-    with pytest.raises(BadInput, match="no split 'all'; expected one of train, val, test"):
+    with pytest.raises(BadRecipe, match="no split 'all'; expected one of train, val, test"):
         examine(three_runs, split="all")
     with pytest.raises(BadRecipe, match="'epochs' does not apply"):
         examine(three_runs, overrides={"epochs": 3})

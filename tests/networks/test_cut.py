@@ -79,7 +79,7 @@ def test_the_last_layer_ends_the_network_as_it_scores() -> None:
         ("unit.conv3", "unit.conv"),
         ("clasifier", "did you mean classifier"),
         ("mixed.one.conf", "mixed.one.conv"),
-        ("", "networks NAME lists them"),
+        ("", "networks NAME` lists them"),
         ("stem.conv", "no layer is called 'stem.conv'"),
         ("unit..relu", "did you mean unit.relu"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.engines.gluon import mx
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.reader import RecordSet
@@ -146,7 +146,7 @@ def test_what_is_not_there_is_said(data_set: Path, tmp_path: Path) -> None:
         RecordSet.open(tmp_path / "absent")
     with pytest.raises(BadInput, match="no data set here"):
         RecordSet.open(tmp_path, "train")
-    with pytest.raises(BadInput, match="train or val or test"):
+    with pytest.raises(BadRecipe, match="no split 'valid'; expected one of train, val, test"):
         RecordSet.open(data_set, "valid")
     folder = copied(data_set, tmp_path)
     (folder / "val.rec").unlink()
