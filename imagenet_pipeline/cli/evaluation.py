@@ -50,7 +50,8 @@ def evaluate(
     """Score a checkpoint on every record of a split once: rank-1, rank-5 and loss with 95 % intervals, and a report.
 
     Several runs or checkpoints are scored beside each other on the records of the first, and together: their
-    probabilities are averaged. They may differ in network, engine and input size, not in their classes.
+    probabilities are averaged. They may differ in network, engine and input size, not in their classes. There p is
+    how likely so large a difference of rank-1 to the first would be by chance (McNemar's test, on the same images).
 
     \b
     Examples:
@@ -146,17 +147,26 @@ def _say(findings: Findings, page: Path | None) -> None:
 
 
 def _say_members(findings: Findings) -> None:
-    from imagenet_pipeline.evaluation.report_tables import difference_cells
+    """Each by itself and all together; what they have in common is said once, before."""
+    from imagenet_pipeline.evaluation.report_tables import TOGETHER, difference_cells
 
-    members = findings.examination.evaluations
-    gaps = [None, *findings.differences[:-1]]
-    say_table(
-        ["run", "checkpoint", "network", "engine", "input", "rank-1 %", "rank-5 %", "loss", "to the first", "p"],
-        [
-            (
-                one.run, one.checkpoint, one.network, one.engine, one.input_size, f"{one.rank1:.2f}",
-                f"{one.rank5:.2f}", f"{one.loss:.4f}", *difference_cells(gap),
-            )
-            for one, gap in zip(members, gaps, strict=True)
-        ],
-    )  # fmt: skip
+    examination = findings.examination
+    members = examination.evaluations
+    traits = {
+        "run": [one.run for one in members],
+        "network": [one.network for one in members],
+        "engine": [one.engine for one in members],
+        "input": [f"{one.input_size} px" for one in members],
+    }
+    shared = [f"{name} {values[0]}" for name, values in traits.items() if len({*values}) == 1]
+    told = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
+    if shared:
+        say(f"of all: {', '.join(shared)}")
+    names = [*(one.checkpoint for one in members), TOGETHER]
+    figures = [
+        (f"{one.rank1:.2f}", f"{one.rank5:.2f}", f"{one.loss:.4f}", *difference_cells(gap))
+        for one, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
+    ]
+    rows = [(*row[:-1], *row[-1]) for row in zip(names, *told.values(), figures, strict=True)]
+    say_table(["checkpoint", *told, "rank-1 %", "rank-5 %", "loss", "to the first", "p"], rows)
+    say("to the first: points of rank-1, with 95 % interval; p: McNemar's test on the same images")

@@ -92,7 +92,8 @@ def examine(
     probabilities. `real` is the file of ReaL labels, for ImageNet's validation images.
     Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
     """
-    subjects = _subjects(runs, checkpoints, split, records, overrides or {})
+    opened, repeats = _opened(runs, checkpoints, overrides or {})
+    subjects = _subjects(opened, split, records)
     first = next((one for one in subjects if not is_unnamed(one.checkpoint.state)), subjects[0])
     table, data = first.numbering.table, first.data
     truth = real_labels(real, table, data, split) if real else None
@@ -101,14 +102,14 @@ def examine(
     if truth is not None:
         truth.require_agreement(whole.numbers, whole.labels)
     result = scores.evaluations[0] if len(subjects) == 1 else _ensemble(scores)
-    notes = list(dict.fromkeys(one.numbering.note for one in subjects if one.numbering.note))
-    return Examination(result, whole, own, table, data, [*notes, *_notes_on_crops(subjects, crops)], truth)
+    numbered = dict.fromkeys(one.numbering.note for one in subjects if one.numbering.note)
+    notes = [*repeats, *numbered, *_notes_on_crops(subjects, crops)]
+    return Examination(result, whole, own, table, data, notes, truth)
 
 
 def _subjects(
-    runs: Sequence[Path], checkpoints: Sequence[str], split: str, records: Path | None, overrides: dict[str, object]
+    opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
 ) -> list[Subject]:
-    opened = _opened(runs, checkpoints, overrides)
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
     folder = records or records_of(opened[0][1][0]).folder
     subjects = [subject_of(run, one, split, folder) for run, one in opened]
@@ -134,14 +135,18 @@ def _notes_on_crops(subjects: Sequence[Subject], crops: Crops) -> list[str]:
 
 def _opened(
     runs: Sequence[Path], checkpoints: Sequence[str], overrides: dict[str, object]
-) -> list[tuple[Path, tuple[Recipe, Checkpoint]]]:
-    """Every checkpoint once: "best" may be an epoch that is named as well."""
+) -> tuple[list[tuple[Path, tuple[Recipe, Checkpoint]]], list[str]]:
+    """Every checkpoint once, and a note on those named more than once: "best" may be an epoch that is named as well."""
     opened: dict[Path, tuple[Path, tuple[Recipe, Checkpoint]]] = {}
+    names: dict[Path, list[str]] = {}
     for run in runs:
         for which in checkpoints:
             recipe, checkpoint = open_checkpoint(run, which, overrides)
-            opened.setdefault(checkpoint.folder.resolve(), (Path(run), (recipe, checkpoint)))
-    return list(opened.values())
+            folder = checkpoint.folder.resolve()
+            opened.setdefault(folder, (Path(run), (recipe, checkpoint)))
+            names.setdefault(folder, []).append(which if len(runs) == 1 else f"{which} of {run}")
+    repeated = [(folder.name, given) for folder, given in names.items() if len(given) > 1]
+    return list(opened.values()), [f"{' and '.join(given)} are {name}, listed once" for name, given in repeated]
 
 
 def _require_one_table(states: Sequence[tuple[Path, State]]) -> None:

@@ -15,6 +15,8 @@ LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
 MANY_CLASSES = 50
 """Beyond this a square of all classes cannot be read, nor a table of them all."""
 SHOWN_CLASSES = SHOWN_PAIRS = 15
+TOGETHER = "all, probabilities averaged"
+"""The row of an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,12 @@ def comparison_table(findings: Findings) -> Table:
     members = findings.examination.evaluations
     for member, figures, gap in zip(members, findings.own, [None, *findings.differences], strict=False):
         names = [
-            f"{member.checkpoint} of {_short(member, members)}",
+            _called(member, members),
             f"{member.network}, {member.engine}, {member.input_size} px",
         ]
         rows.append([*names, *_figure_cells(figures), *difference_cells(gap)])
     together = [*_figure_cells(findings.figures), *difference_cells(findings.differences[-1])]
-    rows.append(["all, probabilities averaged", "", *together])
+    rows.append([TOGETHER, "", *together])
     real = ["ReaL %"] if findings.figures.real else []
     header = ["checkpoint", "network", "rank-1 %", "rank-5 %", *real, "loss", "ECE %", "to the first", "p"]
     note = "To the first: percentage points of rank-1 on the same images, with 95 % interval; p: McNemar's exact test."
@@ -184,7 +186,9 @@ def dependence_table(examination: Examination, member: Evaluation) -> Table:
     ]
     if examination.real is not None:
         rows.append(["ReaL labels", str(examination.real.path)])
-    return Table("What the figures depend on", ["", ""], rows, 2)
+    members = examination.evaluations
+    whose = f"figures of {_called(member, members)}" if len(members) > 1 else "figures"
+    return Table(f"What the {whose} depend on", ["", ""], rows, 2)
 
 
 def certainty(probability: float) -> str:
@@ -200,6 +204,10 @@ def difference_cells(gap: Difference | None) -> list[str]:
     low, high = gap.rank1_interval
     p = "<0.001" if gap.p < 0.001 else f"{gap.p:.3f}"
     return [f"{gap.rank1:+.2f} ({low:+.2f} to {high:+.2f})", p]
+
+
+def _called(member: Evaluation, members: Sequence[Evaluation]) -> str:
+    return f"{member.checkpoint} of {_short(member, members)}"
 
 
 def _short(member: Evaluation, members: Sequence[Evaluation]) -> str:

@@ -65,10 +65,17 @@ def test_checkpoints_are_compared_side_by_side(call: Call, run: Path) -> None:
     assert gap["gained"] - gap["lost"] == told["members"][1]["rank1_hits"] - told["members"][0]["rank1_hits"]
     code, out, _ = call("evaluate", run, "--checkpoint", "1,2,best")
     assert code == 0
-    table = out.splitlines()[:4]
-    assert table[0].split()[:4] == ["run", "checkpoint", "network", "engine"]
-    assert ["epoch-0001" in table[1], "epoch-0002" in table[2]] == [True, True]
-    assert f"{gap['rank1']:+.2f} (" in table[2]
+    shared, header, first, second, together, footer, note = out.splitlines()[:7]
+    assert shared.startswith(f"of all: run {run}, network lenet, engine ")
+    assert header.split()[:3] == ["checkpoint", "rank-1", "%"]
+    assert ["epoch-0001" in first, "epoch-0002" in second] == [True, True]
+    assert f"{gap['rank1']:+.2f} (" in second
+    assert together.startswith("all, probabilities averaged ")
+    assert f"{told['rank1']:.2f}" in together
+    assert "McNemar" in footer
+    best = told["members"][0 if "1 and best are" in note else 1]["checkpoint"]
+    assert note.endswith(f"and best are {best}, listed once")
+    assert told["notes"] == [note]
     assert "2 checkpoints together: 300 test images, centre crop" in out
 
 

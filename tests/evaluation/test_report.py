@@ -161,6 +161,8 @@ def test_several_are_shown_side_by_side(
     for words in (page.words.replace("\xa0", " "), markdown.replace("\\", "")):
         assert f"{gap['rank1']:+.2f} ({gap['rank1_interval'][0]:+.2f} to" in words
         assert str(other) in words
+        for place in (run, other):
+            assert words.count(f"What the figures of epoch-0001 of {place.name} depend on") == 1
 
 
 def test_real_labels_stand_beside_the_others(findings: Findings, tmp_path: Path) -> None:
