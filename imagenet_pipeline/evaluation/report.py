@@ -26,6 +26,7 @@ from imagenet_pipeline.evaluation.report_tables import (
 from imagenet_pipeline.evaluation.report_text import as_markdown
 
 _GENERATOR = '<meta name="generator" content="imagenet_pipeline">'
+_DASH = "\N{EN DASH}"
 _WIDE = 7
 """A table of more columns breaks the lines of its numbers."""
 
@@ -134,12 +135,16 @@ def _table(table: Table) -> str:
     head = f"<thead>{_row(table.header, table.words, 'th')}</thead>" if titled else ""
     body = "".join(_row(row, table.words, "td") for row in table.rows)
     kind = ("rows wide" if len(table.header) > _WIDE else "rows") if titled else "pairs"
-    return _section(text(table.heading), f'{note}<table class="{kind}">{head}<tbody>{body}</tbody></table>')
+    whole = f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
+    return _section(text(table.heading), f'{note}<div class="scroll">{whole}</div>')
 
 
 def _row(cells: Sequence[str], words: int, tag: str) -> str:
     written = [f"<{tag}>{text(cell)}</{tag}>" for cell in cells[:words]]
     # An interval stays on one line.
-    numbers = [text(cell).replace(" to ", "&nbsp;to&nbsp;") for cell in cells[words:]]
+    numbers = [
+        text(cell).replace(" to ", "&nbsp;to&nbsp;").replace(_DASH, f"&NoBreak;{_DASH}&NoBreak;")
+        for cell in cells[words:]
+    ]
     written += [f'<{tag} class="number">{number}</{tag}>' for number in numbers]
     return f"<tr>{''.join(written)}</tr>"

@@ -17,6 +17,8 @@ from imagenet_pipeline.evaluation.report_tables import certainty
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg, encode_png, shrink
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.curves import separate_curves
+from imagenet_pipeline.training.journal import Journal
 
 NUMBERED_CELLS = 25
 """Up to so many classes a cell has room for its count."""
@@ -93,7 +95,8 @@ def confusion_square(findings: Findings) -> str:
         )
         rows.append(f"<tr><th>{name}</th>{cells}</tr>")
     kind = "square" if numbered else "square fine"
-    return f'<table class="{kind}"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = f'<table class="{kind}"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def _cell(count: int, share: float, right: bool, numbered: bool, told: str) -> str:
@@ -129,10 +132,11 @@ def _mistake(findings: Findings, mistake: Mistake, pixels: Pixels) -> str:
 
 def curves(run: Path) -> str:
     """The loss and rank-1 by epoch of a run that was trained here; nothing of another."""
-    path = run / "curves.png"
-    if not path.is_file():
+    if not (run / "curves.png").is_file() or not Journal(run).exists():
         return ""
-    return f'<img class="curves" alt="loss and rank-1 by epoch" src="{_inline(path.read_bytes(), "png")}">'
+    pictures = zip(("loss", "rank-1"), separate_curves(run), strict=True)
+    shown = [f'<img alt="{name} by epoch" src="{_inline(picture, "png")}">' for name, picture in pictures]
+    return f'<div class="curves">{"".join(shown)}</div>'
 
 
 def _inline(content: bytes, kind: str) -> str:

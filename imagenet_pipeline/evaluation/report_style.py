@@ -16,17 +16,19 @@ h2 { font-size: 1.1rem; font-weight: 600; margin: 2.4rem 0 .5rem; overflow-wrap:
 .figures b { display: block; font-size: 2rem; font-weight: 600; line-height: 1.25; color: var(--blue);
        font-variant-numeric: tabular-nums; }
 .figures span { display: block; color: var(--quiet); font-size: .9rem; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .rows, .pairs { width: 100%; font-size: .92rem; }
 .rows th, .rows td, .pairs td { border-top: 1px solid var(--line); padding: .28rem .8rem .28rem 0; text-align: left;
-       vertical-align: top; overflow-wrap: anywhere; }
-.rows th { overflow-wrap: normal; font-weight: 600; color: var(--quiet); border-top: 0; vertical-align: bottom; }
-.rows .number { text-align: right; white-space: nowrap; overflow-wrap: normal; width: 1%; }
-.wide .number { white-space: normal; width: auto; }
+       vertical-align: top; }
+.rows td { max-width: 16rem; overflow-wrap: break-word; } .pairs td { overflow-wrap: anywhere; }
+.rows th { font-weight: 600; color: var(--quiet); border-top: 0; vertical-align: bottom; }
+.rows .number { text-align: right; white-space: nowrap; width: 1%; }
+.wide td.number { white-space: normal; width: auto; }
 .rows tr > :last-child { padding-right: 0; }
 .pairs td:first-child { color: var(--quiet); white-space: nowrap; width: 14rem; }
-.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside section { flex: 1 1 22rem;
-       min-width: min-content; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.beside section { flex: 1 1 min-content; min-width: min(22rem, 100%); max-width: 100%; }
 .square { font-size: .8rem; }
 .square th { font-weight: 400; color: var(--quiet); text-align: right; padding: 0 .5rem 0 0; white-space: nowrap;
        max-width: 11rem; overflow: hidden; text-overflow: ellipsis; }
@@ -49,9 +51,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .mistakes .coarse { image-rendering: pixelated; }
 .mistakes figcaption { font-size: .84rem; line-height: 1.35; margin-top: .35rem; overflow-wrap: anywhere; }
 .mistakes b { color: var(--orange); font-weight: 600; } small { color: var(--quiet); }
-.curves { max-width: 100%; }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.curves img { flex: 1 1 20rem; min-width: 0; max-width: 100%; }
 pre { background: #f7f7f7; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
        line-height: 1.4; }
+@media (max-width: 40rem) {
+  body { margin-top: 1.5rem; padding: 0 1rem; }
+  .pairs td:first-child { white-space: normal; width: 8rem; }
+}
 @page { margin: 16mm 14mm; }
 @media print {
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -60,6 +67,7 @@ pre { background: #f7f7f7; padding: 1rem; white-space: pre-wrap; overflow-wrap: 
   h2 { break-after: avoid; margin-top: 1.8rem; }
   .note { break-after: avoid; }
   tr, .figures, .beside section, .plot, .curves { break-inside: avoid; }
+  .scroll { overflow: visible; }
   thead { display: table-header-group; }
   .mistakes { grid-template-columns: repeat(8, 1fr); }
   pre { background: none; padding: 0; columns: 3; }

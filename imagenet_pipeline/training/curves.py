@@ -56,11 +56,32 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     _finish(rank1, "rank-1, %", "lower right" if alone else None)
     if not alone:
         _name_below(figure, [training.name for training in trainings])
+    files.write_whole(out, _png(figure))
+    return True
+
+
+def separate_curves(run: Path) -> tuple[bytes, bytes]:
+    """The loss and the rank-1 of one run as two PNGs, for a page that lays them side by side or one below the other.
+
+    Raises BadRecipe where there is no run.
+    """
+    events = _events(run)
+    return (_alone(events, "loss", "loss", "upper right"), _alone(events, "rank1", "rank-1, %", "lower right"))
+
+
+def _alone(events: list[Event], quantity: str, title: str, corner: Literal["upper right", "lower right"]) -> bytes:
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _draw_run(axes, events, quantity, COLOURS[0])
+    _finish(axes, title, corner)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     image = io.BytesIO()
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure.savefig(image, format="png", dpi=110)
-    files.write_whole(out, image.getvalue())
-    return True
+    return image.getvalue()
 
 
 def _trainings(paths: Sequence[Path]) -> list[_Training]:
