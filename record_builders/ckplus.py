@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,8 @@ _NAME = re.compile(r"(S\d{3})_\d{3}_\d{8}\.\w+", re.IGNORECASE)
 def plan(root: Path, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 42) -> Plan:
     """Plan the faces below `root`; a fraction 0 leaves that split out. Of each emotion about that share is cut.
 
-    Raises BadInput for a file whose name has no subject, and where fractions leave nothing, or there are too few
-    subjects to cut so.
+    Raises BadInput for a file whose name has no subject, and where fractions leave nothing, or nothing of a class, or
+    there are too few subjects, or images of a class, to cut so.
     """
     if val_fraction + test_fraction >= 1:
         raise BadInput(
@@ -59,17 +58,40 @@ def _subject(path: str, root: Path) -> str:
 
 
 def _cut(images: Images, subjects: NDArray[np.str_], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which images are cut out: those of some subjects, about `fraction` of each class."""
-    groups = len(set(subjects.tolist()))
-    # The fewer the folds, the closer each comes to its share of every class.
-    smallest_class = int(np.unique(images.labels, return_counts=True)[1].min())
-    share = Fraction(fraction).limit_denominator(min(_FOLDS_LIMIT, groups, smallest_class))
-    if not 0 < share < 1:
-        raise BadInput(
-            f"{groups} subjects cannot be cut so", expected=f"fractions of at least {1 / max(groups, 2):.2g}"
-        )
+    """Which images are cut out: those of some subjects, about `fraction` of each class. Some of each class stay."""
+    share = _share(images, len(set(subjects.tolist())), fraction)
     folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
-    mask = np.zeros(len(images), bool)
-    for _, fold in islice(folds.split(images.paths, images.labels, subjects), share.numerator):
-        mask[fold] = True
-    return mask
+    cut_out = np.zeros(len(images), bool)
+    emptied, wanted = "", share.numerator
+    for _, fold in folds.split(images.paths, images.labels, subjects):
+        tried = cut_out.copy()
+        tried[fold] = True
+        gone = images.labels[fold][~np.isin(images.labels[fold], images.labels[~tried])]
+        # The faces of a class may be of so few subjects that one fold has them all.
+        if len(gone):
+            emptied = _class_of(images, int(gone[0]))
+            continue
+        cut_out, wanted = tried, wanted - 1
+        if not wanted:
+            return cut_out
+    what = f"no cut of {fraction:.2g} leaves faces of the class {emptied} in train"
+    raise BadInput(what, expected="faces of more subjects, or smaller fractions")
+
+
+def _share(images: Images, subjects: int, fraction: float) -> Fraction:
+    """`fraction` as folds of the subjects: the fewer the folds, the closer each comes to its share of every class."""
+    labels, sizes = np.unique(images.labels, return_counts=True)
+    most = min(_FOLDS_LIMIT, subjects, int(sizes.min()))
+    share = Fraction(fraction).limit_denominator(most)
+    if not 0 < share < 1:
+        what, expected = f"{subjects} subjects", "2 or more, or fractions of 0"
+        if most < min(_FOLDS_LIMIT, subjects):
+            what = f"the smallest class, {_class_of(images, int(labels[sizes.argmin()]))}, of {most} images"
+        if most > 1:
+            expected = f"fractions from {1 / most:.2g} to {1 - 1 / most:.2g}"
+        raise BadInput(f"{what} cannot be cut so", expected=expected)
+    return share
+
+
+def _class_of(images: Images, label: int) -> str:
+    return Path(images.paths[int(np.argmax(images.labels == label))]).parts[0]

@@ -77,6 +77,44 @@ def test_too_few_subjects_are_refused(tmp_path: Path) -> None:
         ckplus.plan(tmp_path / "ck")
 
 
+def name_faces(root: Path, emotion: str, subjects: range, frames: int) -> None:
+    """Empty files: a plan reads no image."""
+    (root / emotion).mkdir(parents=True, exist_ok=True)
+    for subject in subjects:
+        for frame in range(frames):
+            (root / emotion / f"S{subject:03d}_001_{frame:08d}.png").touch()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_class_of_one_subject_stays_in_train(tmp_path: Path, seed: int) -> None:
+    name_faces(tmp_path, "anger", range(100), 3)
+    name_faces(tmp_path, "fear", range(100, 101), 12)
+    plan = ckplus.plan(tmp_path, seed=seed)
+    assert set(plan.splits["train"].labels.tolist()) == {0, 1}
+    assert plan.counts["val"] == pytest.approx(31, abs=4)
+    assert plan.counts["test"] == pytest.approx(31, abs=4)
+
+
+def test_where_no_cut_leaves_a_class_in_train_it_is_named(tmp_path: Path) -> None:
+    name_faces(tmp_path, "anger", range(1), 12)
+    name_faces(tmp_path, "fear", range(1, 2), 12)
+    with pytest.raises(BadInput, match=r"no cut of 0\.5 leaves faces of the class (anger|fear) in train"):
+        ckplus.plan(tmp_path, 0.5, 0.0)
+
+
+def test_a_class_too_small_for_the_cut_is_named(tmp_path: Path) -> None:
+    name_faces(tmp_path, "anger", range(50), 3)
+    name_faces(tmp_path, "fear", range(50, 51), 3)
+    says = r"the smallest class, fear, of 3 images cannot be cut so; expected fractions from 0\.33 to 0\.67"
+    with pytest.raises(BadInput, match=says):
+        ckplus.plan(tmp_path)
+
+
+def test_a_fraction_finer_than_the_folds_is_told_the_least(faces: Path) -> None:
+    with pytest.raises(BadInput, match=r"40 subjects cannot be cut so; expected fractions from 0\.05 to 0\.95"):
+        ckplus.plan(faces, 0.01, 0.0)
+
+
 def test_folders_that_are_divided_already_are_refused(faces: Path) -> None:
     (faces.parent / "divided").mkdir()
     faces.rename(faces.parent / "divided" / "train")
