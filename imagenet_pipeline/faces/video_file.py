@@ -17,13 +17,13 @@ _CODEC = "mp4v"  # MPEG-4 part 2: of those in OpenCV's wheel the one that is qui
 
 
 class VideoFile:
-    """A video of `rate` frames a second being written; the first frame sets its size.
+    """A video of `rate` frames a second (0.1 to 1,000) being written; the first frame sets its size.
 
     Of an odd width or height a pixel is lost on the right or below: the codec halves colour.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
-        self._path, self._rate = path, rate
+        self._path, self._rate = path, _writable(rate)
         self._writer: cv2.VideoWriter | None = None
         self.frames = 0
 
@@ -34,7 +34,8 @@ class VideoFile:
             code = cv2.VideoWriter.fourcc(*_CODEC)
             self._writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._rate, (width, height))
             if not self._writer.isOpened():
-                raise BadInput("no video can be begun", where=self._path.name, found=f"{width} x {height} pixels")
+                found = f"{width} x {height} pixels, {self._rate:g} frames a second"
+                raise BadInput("no video can be begun", where=self._path.name, found=found)
         self._writer.write(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
@@ -71,3 +72,12 @@ def whole_video(path: Path, rate: float) -> Iterator[VideoFile]:
         if video.frames:
             video.finish()
             files.adopt(part / path.name, path)
+
+
+def _writable(rate: float) -> float:
+    """The rate as near as it can be written: OpenCV makes a fraction of up to three decimals of it.
+
+    MPEG-4 has 16 bits for that fraction's numerator (ISO/IEC 14496-2, vop_time_increment_resolution).
+    """
+    decimals = next((places for places in (3, 2) if rate * 10**places < 2**16 - 1), 1)
+    return round(rate, decimals)

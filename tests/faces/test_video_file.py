@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
 from imagenet_pipeline.faces.footage import open_video
@@ -29,6 +31,29 @@ def test_size_rate_frames_and_colours_come_back(tmp_path: Path, ending: str, rat
     assert frames[3].pixels.shape == FRAME.shape
     np.testing.assert_allclose(frames[3].pixels.mean(axis=(0, 1)), FRAME[0, 0], atol=6)
     assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+@settings(max_examples=25)
+@given(st.floats(0.1, 1000.0))
+@example(65.5351)
+@example(66.123)
+@example(99.999)
+@example(239.917)
+@example(655.351)
+@example(999.999)
+def test_any_rate_can_be_written(tmp_path_factory: pytest.TempPathFactory, rate: float) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    for ending in VIDEO_ENDINGS:
+        with whole_video(folder / f"rate{ending}", rate) as video:
+            video.add(FRAME)
+        with open_video(folder / f"rate{ending}") as footage:
+            assert footage.rate == pytest.approx(rate, rel=1e-4, abs=2e-3)
+
+
+def test_a_video_that_cannot_be_begun_is_told_with_its_rate(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"can be begun; found 64 x 48 pixels, 70000 frames a second"):  # noqa: SIM117
+        with whole_video(tmp_path / "film.mp4", 70_000) as video:
+            video.add(FRAME)
 
 
 def test_of_an_odd_size_a_pixel_is_lost(tmp_path: Path) -> None:
