@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,14 @@ def cards(page: Any, count: int) -> list[str]:
     return [card.inner_text() for card in page.locator(".card").all()]
 
 
+def wait_until(page: Any, condition: str) -> None:
+    """Playwright's own `wait_for_function` is stopped by the page's Content-Security-Policy."""
+    end = time.monotonic() + 30
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
+
+
 def write(path: Path, pixels: Any) -> Path:
     path.write_bytes(cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
     return path
@@ -110,6 +119,57 @@ def test_the_camera_shows_two_faces(page: Any, emotion_site: Any) -> None:
         assert "2 faces, from the left." in newest
     page.click("#close")
     assert not page.locator("#video").is_visible()
+
+
+VIDEO_RUNS = "document.getElementById('video').videoWidth > 0"
+KEEP_TRACKS = """() => {
+    const devices = navigator.mediaDevices, open = devices.getUserMedia.bind(devices);
+    window.tracks = [];
+    devices.getUserMedia = async (wanted) => {
+        const stream = await open(wanted);
+        tracks.push(...stream.getTracks());
+        return stream;
+    };
+}"""
+
+
+@pytest.mark.parametrize("clicks", ["twice at once", "one after the other"])
+def test_a_closed_camera_is_off_however_often_it_was_opened(page: Any, emotion_site: Any, clicks: str) -> None:
+    page.goto(emotion_site.address)
+    page.evaluate(KEEP_TRACKS)
+    if clicks == "twice at once":
+        page.evaluate('() => { const camera = document.getElementById("camera"); camera.click(); camera.click(); }')
+    else:
+        page.click("#camera")
+        wait_until(page, "tracks.length == 1")
+        page.click("#camera")
+        wait_until(page, "tracks.length == 2")
+    wait_until(page, VIDEO_RUNS)
+    page.wait_for_timeout(500)  # for a second stream, if there is one
+    page.click("#close")
+    assert set(page.evaluate("tracks.map((track) => track.readyState)")) == {"ended"}
+    assert page.evaluate("document.getElementById('video').srcObject") is None
+
+
+def test_a_picture_of_the_camera_that_cannot_be_stored_stops_nothing(page: Any, emotion_site: Any) -> None:
+    page.goto(emotion_site.address)
+    page.click("#camera")
+    wait_until(page, VIDEO_RUNS)
+    page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
+    page.click("#shoot")
+    assert "cannot be stored" in page.inner_text("#notice")
+    page.click("#close")
+
+
+def test_a_photo_that_fails_does_not_hold_up_the_next(page: Any, odd_site: Any, tmp_path: Path) -> None:
+    photo = write(tmp_path / "1.png", np.full((30, 40, 3), 90, np.uint8))
+    page.goto(odd_site.address)
+    page.evaluate("() => { const own = bars; bars = () => { bars = own; throw new Error('out of ink'); }; }")
+    page.set_input_files("#files", photo)
+    page.set_input_files("#files", photo)
+    newest, failed = cards(page, 2)
+    assert "This photo cannot be shown (out of ink)." in failed
+    assert newest.count("%") == 2
 
 
 @pytest.mark.parametrize("width", [320, 390, 1400])

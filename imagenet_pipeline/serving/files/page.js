@@ -54,9 +54,9 @@ function fill(card, name, answer) {
 }
 
 async function ask(photo) {
-  const limit = Number(document.body.dataset.limit);
-  if (photo.size > limit) return { error: `This file is too large: more than ${Math.floor(limit / 2 ** 20)} MB.` };
   try {
+    const limit = Number(document.body.dataset.limit);
+    if (photo.size > limit) return { error: `This file is too large: more than ${Math.floor(limit / 2 ** 20)} MB.` };
     const response = await fetch("look", { method: "POST", body: photo });
     return await response.json();
   } catch {
@@ -69,7 +69,9 @@ function look(photo, name) {
   card.append(make("p", "", `${name}: waiting`));
   at("results").prepend(card);
   while (at("results").childElementCount > CARDS_KEPT) at("results").lastChild.remove();
-  queue = queue.then(async () => fill(card, name, await ask(photo)));
+  const answered = queue.then(async () => fill(card, name, await ask(photo)));
+  // One photo that fails must not hold up those after it.
+  queue = answered.catch((error) => fill(card, name, { error: `This photo cannot be shown (${error.message}).` }));
 }
 
 function take(files) {
@@ -77,7 +79,9 @@ function take(files) {
 }
 
 async function openCamera() {
+  closeCamera();
   at("notice").textContent = "";
+  at("camera").disabled = true; // a second request while this one waits would leave a camera on that nobody closes
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: true });
     at("video").srcObject = stream;
@@ -85,12 +89,14 @@ async function openCamera() {
   } catch (error) {
     const refused = error.name === "NotAllowedError" ? "The browser does not let this page use the camera." : "No camera can be used.";
     at("notice").textContent = window.isSecureContext ? refused : "Browsers give a camera only to pages of this machine or over https.";
+  } finally {
+    at("camera").disabled = false;
   }
 }
 
 function closeCamera() {
   for (const track of stream ? stream.getTracks() : []) track.stop();
-  stream = null;
+  at("video").srcObject = stream = null;
   at("viewfinder").hidden = true;
 }
 
@@ -100,7 +106,10 @@ function shoot() {
   const canvas = make("canvas");
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
-  canvas.toBlob((photo) => look(photo, `Camera, ${new Date().toLocaleTimeString("en-GB")}`), "image/jpeg", 0.95);
+  canvas.toBlob((photo) => {
+    if (photo) look(photo, `Camera, ${new Date().toLocaleTimeString("en-GB")}`);
+    at("notice").textContent = photo ? "" : "The camera's picture cannot be stored; try again.";
+  }, "image/jpeg", 0.95);
 }
 
 at("files").addEventListener("change", () => { take(at("files").files); at("files").value = ""; });
