@@ -35,7 +35,7 @@ class Uploads:
     async def photo(self, request: Request) -> AsyncIterator[bytes]:
         """The body of a request, counted until the block ends. Raises TooLarge, TooMany and TimeoutError.
 
-        One that is too large is read to its end, so that the sender hears why, and not kept.
+        One that is too large is read to its end, so that the sender hears why, and neither kept nor counted.
         """
         now = asyncio.get_running_loop().time
         end = now() + UPLOAD_SECONDS
@@ -48,6 +48,8 @@ class Uploads:
                     size += len(chunk)
                     if size > FILE_LIMIT_BYTES:
                         kept.clear()
+                        self._bytes -= counted
+                        counted = 0
                         continue
                     kept.append(chunk)
                     counted += len(chunk)

@@ -18,14 +18,25 @@ from imagenet_pipeline.serving import page, uploads
 
 PHOTO = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
 
+HEAD = b"POST /look HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+
+
+def connected(site: Any) -> socket.socket:
+    return socket.create_connection((site.host, site.port), 20)
+
+
+def comes_to(site: Any, status: int) -> bool:
+    """Whether a photo is answered so within some seconds: what was sent before it is received by then."""
+    return any(site.look(PHOTO)[0] == status or time.sleep(0.1) for _ in range(100))
+
 
 @contextlib.contextmanager
 def half_sent(site: Any, count: int) -> Iterator[list[socket.socket]]:
     """Connections that have sent the head of a request and two bytes of its body."""
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.create_connection((site.host, site.port), 20)) for _ in range(count)]
+        opened = [stack.enter_context(connected(site)) for _ in range(count)]
         for connection in opened:
-            connection.sendall(b"POST /look HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab")
+            connection.sendall(HEAD % 1000 + b"ab")
         yield opened
 
 
@@ -87,6 +98,24 @@ def test_photos_are_bounded_together_and_room_comes_back(odd_site: Any, monkeypa
         assert odd_site.look(bytes(len(PHOTO) + 2000)) == refused
         assert odd_site.look(b"only text")[0] == 415
         assert odd_site.look(PHOTO)[0] == 200
+
+
+def test_uploads_that_are_too_large_take_no_room_from_others(odd_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 30.0)
+    monkeypatch.setattr(uploads, "FILE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(uploads, "UPLOADS_LIMIT_BYTES", 8 * 1000)
+    films = [connected(odd_site) for _ in range(8)]
+    with contextlib.ExitStack() as stack:
+        for film in films:
+            stack.enter_context(film).sendall(HEAD % 5000 + bytes(1000))
+        assert comes_to(odd_site, 503)
+        for film in films:
+            film.sendall(b"1")
+        assert comes_to(odd_site, 200)
+        for film in films:
+            film.sendall(bytes(3999))
+            assert film.recv(1000).startswith(b"HTTP/1.1 413")
+    assert odd_site.look(PHOTO)[0] == 200
 
 
 def test_connections_are_bounded(serving: Callable[..., Any], odd_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
