@@ -177,7 +177,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
     opener = _OPENERS.get(Path(path).suffix, open)
     line = 1
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
+        # Excel and Notepad begin a file with a byte order mark.
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             lacking = [column for column in columns if column not in (reader.fieldnames or ())]
             if lacking:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,14 +25,14 @@ def find_pictures(sources: Sequence[Path], root: Path) -> list[Path]:
     taken for a picture, whatever its name. Raises BadInput for a source that does not exist and for one that has no
     pictures; what a list names is not looked for.
     """
-    missing = next((source for source in sources if not source.exists()), None)
+    missing = next((source for source in sources if not os.path.exists(source)), None)
     if missing is not None:
         raise BadInput("no such picture, folder or list", where=missing)
     return [picture for source in sources for picture in _pictures_of(source, root)]
 
 
 def _pictures_of(source: Path, root: Path) -> list[Path]:
-    if source.is_dir():
+    if os.path.isdir(source):
         return _in_folder(source)
     if source.suffix.lower() not in LIST_ENDINGS:
         return [source]
@@ -55,7 +57,7 @@ def _lines(path: Path) -> Iterator[str]:
         for number, line in enumerate(iter(lambda: stream.readline(LINE_LIMIT_BYTES + 1), b""), 1):
             if len(line) > LINE_LIMIT_BYTES or b"\0" in line:
                 raise BadInput("not a path", where=f"{path}:{number}", found=repr(line[:80]))
-            # A file's name may hold any bytes.
-            name = line.decode("utf-8", "surrogateescape").strip()
-            if name:
-                yield name
+            # A file's name may hold any bytes, and spaces at its ends.
+            name = line.removeprefix(BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
+            if name.strip():
+                yield name.decode("utf-8", "surrogateescape")

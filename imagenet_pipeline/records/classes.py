@@ -91,7 +91,7 @@ def read_classes(path: Path) -> ClassTable:
     """
     try:
         with files.regular_file(path) as (stream, _):
-            text = stream.read().decode()
+            text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"not a readable text file ({error})", where=path) from error
     if path.suffix == ".json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ class Row:
 
 
 def read_list(path: Path) -> list[Row]:
-    """Read a list with any number of labels; columns are separated by tabs, with stray blanks allowed.
+    """Read a list with any number of labels; columns are separated by tabs, stray blanks allowed as in im2rec.
 
     Raises BadInput naming the line that is malformed.
     """
     try:
-        content = Path(path).read_bytes()
+        content = Path(path).read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise BadInput(f"list cannot be read ({error.strerror})", where=path) from error
     lines = content.split(b"\n")

@@ -42,6 +42,11 @@ def test_lists_start_from_the_root(photos: Path, tmp_path: Path) -> None:
     assert found[4:] == [Path("root/b/1.png"), Path("root/a.jpeg")]
 
 
+def test_names_may_begin_and_end_with_spaces_and_the_list_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_bytes(b"\xef\xbb\xbf a.jpg\r\nb \n\xef\xbb\xbfc.jpg\n")
+    assert find_pictures([tmp_path / "some.txt"], Path()) == [Path(" a.jpg"), Path("b "), Path("\ufeffc.jpg")]
+
+
 @pytest.mark.parametrize(
     ("content", "name", "says"),
     [
@@ -62,6 +67,8 @@ def test_what_is_no_list_is_refused(tmp_path: Path, content: bytes, name: str, s
 def test_what_does_not_exist_is_refused_before_anything_is_read(photos: Path) -> None:
     with pytest.raises(BadInput, match=r"gone\.jpg: no such picture, folder or list"):
         find_pictures([photos, photos / "gone.jpg"], Path())
+    with pytest.raises(BadInput, match="no such picture, folder or list"):
+        find_pictures([photos / ("x" * 300)], Path())
 
 
 def test_a_folder_without_pictures_is_refused(photos: Path) -> None:

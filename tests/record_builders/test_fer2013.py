@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import lzma
@@ -160,6 +161,13 @@ def test_the_label_of_a_face_is_what_most_of_its_votes_are_for(
     faces = Faces([b""] * len(votes), np.zeros(len(votes), np.int64), ["Training"] * len(votes))
     labels = fer2013.majority_labels(path, faces)
     assert [None if label < 0 else VOTED[label] for label in labels] == [stated_majority(one) for one in votes]
+
+
+def test_files_may_begin_with_a_byte_order_mark(faces_csv: Path, tmp_path: Path) -> None:
+    votes = votes_csv(tmp_path / "votes.csv", [{"anger": 10}] * len(ROWS), [usage for _, usage in ROWS], False)
+    for path in (faces_csv, votes):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert fer2013.plan(faces_csv, tmp_path / "out", votes=votes).counts == {"train": 3, "val": 2, "test": 1}
 
 
 @pytest.mark.parametrize("row_column", [True, False])

@@ -19,6 +19,11 @@ def test_a_list_survives_its_file(tmp_path: Path) -> None:
     assert read_list(tmp_path / "a.lst") == [Row(0, (3.0,), "a b/c.jpg"), Row(5, (1.0,), "ü.jpg")]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path: Path) -> None:
+    (tmp_path / "a.lst").write_text("0\t3\ta.jpg\r\n", encoding="utf-8-sig", newline="")
+    assert read_list(tmp_path / "a.lst") == [Row(0, (3.0,), "a.jpg")]
+
+
 def test_lists_of_others(unpacked: Callable[[str], Path]) -> None:
     found = {path.parent.name + path.stem: read_list(path) for path in _lists(unpacked)}
     assert sorted(len(rows) for rows in found.values()) == [12, 1000, 10_000]
