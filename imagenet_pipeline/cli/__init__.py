@@ -30,7 +30,7 @@ from imagenet_pipeline.cli import (
     transfer,
 )
 from imagenet_pipeline.cli.output import Negative, say
-from imagenet_pipeline.errors import OutOfRoom, PipelineError
+from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
 from imagenet_pipeline.launcher import end_with_launcher, place, tell_launcher
 
 app = typer.Typer(
@@ -129,6 +129,8 @@ def _explain(error: BaseException, verb: str) -> int:
             return 128 + signal.SIGPIPE
         case OSError(errno=errno.ENOSPC):
             return _fail(str(error), OutOfRoom.exit_code)
+        case OSError(errno=errno.ENAMETOOLONG | errno.EACCES) if error.filename:
+            return _fail(f"{error.filename}: cannot be used ({error.strerror})", BadInput.exit_code)
     return _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where, please report it", 70)
 
 

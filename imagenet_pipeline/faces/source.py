@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,10 @@ def parse_source(word: str) -> Source:
     if number and word:
         return Source("camera", Path("camera"), int(number[1] or 0))
     path = Path(word)
-    if not path.exists():
+    if not os.path.exists(path):
         expected = "a picture, a folder, a video, camera or camera:NUMBER"
         raise BadInput("no such picture, folder or video", where=word, expected=expected)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Source("folder", path)
     return Source("picture" if _is_picture(path) else "video", path)
 
@@ -55,7 +56,7 @@ def places(source: Source, out: Path | None, lines: Path | None) -> tuple[Path |
     ending = _ending(source)
     if out is None and source.kind != "camera":
         out = Path(f"{source.path.resolve().stem}-emotion{ending}")
-    elif out is not None and out.is_dir() and source.kind != "folder":
+    elif out is not None and os.path.isdir(out) and source.kind != "folder":
         out = out / f"{source.path.stem}-emotion{ending}"
     if out is not None:
         _check(source, out)

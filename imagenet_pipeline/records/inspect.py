@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
     Positions past the end are left out. Raises BadInput where all are, or Damaged naming the record.
     """
     path = Path(path)
-    data_set = read_data_set(path) if path.is_dir() else None
+    data_set = read_data_set(path) if os.path.isdir(path) else None
     classes = data_set.classes if data_set else None
     splits = data_set.counts if data_set else {}
     split = split or next(iter(splits), None)
@@ -90,7 +91,7 @@ def montage(path: Path, out_png: Path, records: range = FIRST_FORTY, split: str 
     """
     require_png(out_png)
     path = Path(path)
-    classes = read_data_set(path).classes if path.is_dir() else None
+    classes = read_data_set(path).classes if os.path.isdir(path) else None
     split = split or (next(iter(read_data_set(path).counts)) if classes else None)
     with RecordSet.open(path, split) as found:
         positions = list(_within(records, found))

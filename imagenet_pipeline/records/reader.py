@@ -66,10 +66,10 @@ class RecordSet:
         are missing or cut (BadInput where the file is another's).
         """
         path = Path(path)
-        if path.is_file():
+        if os.path.isfile(path):
             require_record_file(path)
             return cls(path.name, [path], checked=is_ours(path))
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise BadInput("no such data set or record file", where=path)
         splits = Manifest.read(path).splits
         if split is None or split not in splits:

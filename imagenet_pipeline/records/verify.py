@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +64,11 @@ def verify(path: Path, progress: Progress | None = None) -> VerifyReport:
     path = Path(path)
     tell = progress or _silent
     report = VerifyReport(str(path))
-    if path.is_file():
+    if os.path.isfile(path):
         require_record_file(path)
         _check_lone_file(report, path, tell)
         return report
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise BadInput("no such data set or record file", where=path)
     try:
         manifest = Manifest.read(path)

@@ -77,8 +77,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot be encoded for DNS
+        reason = "no name of a host" if isinstance(error, UnicodeError) else _system_reason(error)
         advice = "take another --port (0: any that is free) or --host"
         raise BadRecipe(f"no page can be served here ({reason})", where=_place(host, port), advice=advice) from error
 
@@ -126,6 +126,11 @@ def _from_elsewhere(request: Request) -> bool:
 
 def _place(host: str, port: int) -> str:
     return f"{_bracketed(host)}:{port}"
+
+
+def _system_reason(error: OSError) -> str | None:
+    """Without the address, which Python adds to some; what is wrong with a name has a number below 0."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
 
 
 def _bracketed(host: str) -> str:

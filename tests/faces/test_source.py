@@ -47,7 +47,7 @@ def test_words(here: Path, word: str, kind: str, camera: int) -> None:
     assert (source.kind, source.camera) == (kind, camera)
 
 
-@pytest.mark.parametrize("word", ["nowhere.jpg", "camera:x", "camera:1234", "-1", "http://nowhere/film.mp4"])
+@pytest.mark.parametrize("word", ["nowhere.jpg", "camera:x", "camera:1234", "-1", "http://nowhere/film.mp4", "x" * 300])
 def test_what_is_not_there(here: Path, word: str) -> None:
     with pytest.raises(BadInput, match="no such picture, folder or video"):
         parse_source(word)

@@ -208,5 +208,6 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(odd_site: Any) -> 
         listen("192.0.2.1", 0)
     with pytest.raises(BadRecipe, match=r"\[2001:db8::1\]:0: no page can be served here"):
         listen("2001:db8::1", 0)
-    with pytest.raises(BadRecipe, match="no page can be served here"):
-        listen("no such host", 0)
+    for host in ("no such host", "a..b", "x" * 300):
+        with pytest.raises(BadRecipe, match="no page can be served here"):
+            listen(host, 0)
