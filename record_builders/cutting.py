@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.plan import Images
 
 Indices = NDArray[np.int64]
+ONE_EACH: Literal["one a class"] = "one a class"
+Share = float | Literal["one a class"]
+"""Of the images, for a split: a fraction 0..1, or one image of each class."""
 
 
 def take(images: Images, indices: Indices) -> Images:
@@ -47,15 +51,32 @@ def cut(images: Images, count: int, seed: int, no_cut: str = "0") -> tuple[Image
     return take(images, rest), take(images, np.sort(chosen))
 
 
-def cut_fractions(images: Images, fractions: Mapping[str, float], seed: int) -> dict[str, Images]:
-    """Cut a fraction 0..1 of the images out for each named split; the rest, shuffled, is `train`."""
+def cut_one_each(images: Images, no_cut: str) -> tuple[Images, Images]:
+    """Cut the first image of each class out, of shuffled images one at random: (the rest, the cut)."""
+    labels, first, sizes = np.unique(images.labels, return_index=True, return_counts=True)
+    smallest = int(np.argmin(sizes))
+    if sizes[smallest] < 2:
+        raise BadInput(
+            f"cannot cut one image a class out: label {labels[smallest]} has none to spare "
+            f"({images.paths[first[smallest]]})",
+            expected="an image of each class for every split",
+            advice=f"add images of that class, or say {no_cut}",
+        )
+    return take(images, np.delete(np.arange(len(images)), first)), take(images, first)
+
+
+def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[str, Images]:
+    """Cut a share of the images out for each named split; the rest, shuffled, is `train`."""
+    fractions = {split: 0.0 if share == ONE_EACH else share for split, share in shares.items()}
     if not all(0 <= fraction < 1 for fraction in fractions.values()) or sum(fractions.values()) >= 1:
         raise BadInput("fractions leave nothing to train on", expected="0 <= sum < 1", found=dict(fractions))
     counts = {split: round(len(images) * fraction) for split, fraction in fractions.items()}
-    no_cut = " ".join(f"--{split}-fraction 0" for split, count in counts.items() if count)
+    no_cut = " ".join(f"--{split}-fraction 0" for split in shares if counts[split] or shares[split] == ONE_EACH)
     splits = {}
     rest = shuffled(images, seed)
     for split, count in counts.items():
-        if count:
+        if shares[split] == ONE_EACH:
+            rest, splits[split] = cut_one_each(rest, no_cut)
+        elif count:
             rest, splits[split] = cut(rest, count, seed, no_cut)
     return {"train": rest, **splits}

@@ -13,7 +13,7 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable, read_classes
 from imagenet_pipeline.records.image_files import READ_ENDINGS, image_files
 from imagenet_pipeline.records.plan import Images, Plan
-from record_builders.cutting import cut_fractions
+from record_builders.cutting import ONE_EACH, Share, cut_shares
 
 DEFAULT_FRACTION = 0.1
 
@@ -30,32 +30,41 @@ def plan(
     """Plan a folder: class = sub-folder, images anywhere below it. Symbolic links are not followed.
 
     With ROOT/train, the splits are ROOT/{train,val,test}, and an absent one is cut out of train if a fraction
-    is given. Without it ROOT holds the classes, and val and test are cut out (default 0.1 each, stratified).
+    is given. Without it ROOT holds the classes, and val and test are cut out (stratified; by default a tenth each, or
+    one image a class where that is more).
     `classes` names them: classes.json, or lines "n01440764 tench"; they stay in the order of their folders.
     Raises BadInput where a class is empty, has no name in `classes`, or one of val or test is not in train.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise BadInput("no such folder", where=root)
     divided = (root / "train").is_dir()
     ids = _class_folders(root / "train" if divided else root)
     train = _images(root, "train" if divided else "", ids)
     _require_all_classes(root / "train" if divided else root, train, ids)
-    held_out, wanted = {}, {}
+    held_out: dict[str, Images] = {}
+    wanted: dict[str, Share] = {}
     for split, fraction in (("val", val_fraction), ("test", test_fraction)):
         if divided and (root / split).is_dir():
             if fraction:
                 raise BadInput(f"there is a {split} folder: none is cut out of train", where=root / split)
             held_out[split] = _images(root, split, ids)
         else:
-            wanted[split] = (0.0 if divided else DEFAULT_FRACTION) if fraction is None else fraction
+            wanted[split] = (0.0 if divided else _usual_share(train, ids)) if fraction is None else fraction
+    few = [split for split, share in wanted.items() if share == ONE_EACH]
+    if few:
+        log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
     return Plan(
         root=root,
-        splits={**cut_fractions(train, wanted, seed), **held_out},
+        splits={**cut_shares(train, wanted, seed), **held_out},
         classes=ClassTable("folder", tuple(ids), _names(ids, classes)),
         source={"builder": "folder", "seed": seed, "fractions": wanted},
         walked=True,
     )
+
+
+def _usual_share(train: Images, ids: Sequence[str]) -> Share:
+    return DEFAULT_FRACTION if round(len(train) * DEFAULT_FRACTION) >= len(ids) else ONE_EACH
 
 
 def _names(ids: Sequence[str], file: Path | None) -> tuple[str, ...]:

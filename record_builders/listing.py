@@ -12,7 +12,7 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.lists import Row, read_list
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
-from record_builders.cutting import cut_fractions
+from record_builders.cutting import cut_shares
 
 
 def plan(
@@ -36,7 +36,7 @@ def plan(
     fractions = {"val": val_fraction, "test": test_fraction}
     held_out = {split: _images(path, root) for split, path in given.items() if path is not None}
     wanted = {split: fraction for split, fraction in fractions.items() if split not in held_out}
-    splits = {**cut_fractions(_images(list_file, root), wanted, seed), **held_out}
+    splits = {**cut_shares(_images(list_file, root), wanted, seed), **held_out}
     highest = max(int(images.labels.max()) for images in splits.values() if len(images))
     return Plan(
         root=root,
@@ -78,7 +78,7 @@ def _class_table(path: Path) -> ClassTable:
     if path.suffix == ".json":
         return ClassTable.read(path)
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("list of classes cannot be read", where=path) from error
     return _table(names)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, list_names, say, say_json
+from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.progress import Bar
 
@@ -18,7 +18,9 @@ build_app = typer.Typer(
 )
 
 Out = Annotated[Path, typer.Option(help="Folder of the data set.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the cuts and of the order of training images.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
+]
 Resize = Annotated[int, typer.Option(min=0, help="Shorter edge, pixels; smaller images stay; 0 keeps all sizes.")]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")]
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
@@ -83,7 +85,8 @@ def folder(
 ) -> None:
     """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
 
-    The fractions count where there is no val/ or test/ folder [default: 0.1 without ROOT/train, else none].
+    The fractions count where there is no val/ or test/ folder [default: 0.1 without ROOT/train, else none]. Of fewer
+    than ten images a class the default is one a class.
 
     Example: imagenet-pipeline build folder --root photos --out output/photos
     """

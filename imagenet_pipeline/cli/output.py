@@ -14,6 +14,8 @@ import typer
 from imagenet_pipeline.errors import printable
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
+LARGEST_SEED = 2**32 - 1
+"""Of scikit-learn's cuts."""
 WHICH = '"best" (by validation rank-1, the earliest of equals), "latest" or an epoch'
 Checkpoint = Annotated[str, typer.Option(help=f"{WHICH}.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, list_names, say, say_json, say_table
+from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Json, list_names, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
@@ -54,7 +54,7 @@ def features(
 def probe(
     file: Annotated[Path, typer.Argument(help="A file of `features`.")],
     kind: Annotated[str, typer.Option(help="logistic (regression) or svm (linear).")] = "logistic",
-    seed: Annotated[int, typer.Option(min=0, help="Draws the folds.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Draws the folds.")] = 42,
     out: Annotated[Path | None, typer.Option(help="Write the classifier's weights here, a NumPy archive.")] = None,
     as_json: Json = False,
 ) -> None:

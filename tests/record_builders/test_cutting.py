@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.plan import Images
-from record_builders.cutting import cut, cut_fractions, shuffled
+from record_builders.cutting import cut, cut_shares, shuffled
 
 
 def images_of(count: int, classes: int) -> Images:
@@ -37,11 +37,11 @@ def test_shuffling_depends_on_the_seed_alone() -> None:
 
 
 def test_fractions_leave_a_rest() -> None:
-    splits = cut_fractions(images_of(100, 4), {"val": 0.1, "test": 0.2}, 0)
+    splits = cut_shares(images_of(100, 4), {"val": 0.1, "test": 0.2}, 0)
     assert {name: len(images) for name, images in splits.items()} == {"train": 70, "val": 10, "test": 20}
     for fractions in ({"val": 1.0}, {"val": 0.5, "test": 0.5}, {"val": -0.1}):
         with pytest.raises(BadInput, match="nothing to train on"):
-            cut_fractions(images_of(100, 4), fractions, 0)
+            cut_shares(images_of(100, 4), fractions, 0)
 
 
 def test_a_class_too_small_to_be_cut_is_named() -> None:
@@ -49,6 +49,6 @@ def test_a_class_too_small_to_be_cut_is_named() -> None:
     with pytest.raises(
         BadInput, match=r"label 1 has a single image \(dog/1\.jpg\).* --val-fraction 0 --test-fraction 0"
     ):
-        cut_fractions(images, {"val": 0.1, "test": 0.1}, 0)
+        cut_shares(images, {"val": 0.1, "test": 0.1}, 0)
     with pytest.raises(BadInput, match=r"cannot cut 1 of 100 images .* expected 4\.\.96; .* --test-fraction 0"):
-        cut_fractions(images_of(100, 4), {"test": 0.01}, 0)
+        cut_shares(images_of(100, 4), {"test": 0.01}, 0)

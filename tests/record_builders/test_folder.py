@@ -48,6 +48,31 @@ def test_a_flat_folder_is_cut_in_proportion(tmp_path: Path) -> None:
     assert folder.plan(tmp_path, 0, 0).counts == {"train": 40}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_few_photos_one_a_class_is_cut_out(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, "ab", 7)
+    with caplog.at_level("INFO", "imagenet_pipeline"):
+        plan = folder.plan(tmp_path, seed=seed)
+    assert plan.counts == {"train": 10, "val": 2, "test": 2}
+    assert [sorted(plan.splits[split].labels.tolist()) for split in ("val", "test")] == [[0, 1]] * 2
+    assert plan.source["fractions"] == {"val": "one a class", "test": "one a class"}
+    assert "fewer than ten images a class: one of each is cut out for val and test" in caplog.text
+    assert folder.plan(tmp_path, seed=seed).digest == plan.digest != folder.plan(tmp_path, seed=seed + 1).digest
+    assert folder.plan(tmp_path, val_fraction=0.0).counts == {"train": 12, "test": 2}
+    assert folder.plan(tmp_path, val_fraction=0.2).counts == {"train": 9, "val": 3, "test": 2}
+    with pytest.raises(BadInput, match="cannot cut 1 of 14 images of 2 classes out"):
+        folder.plan(tmp_path, val_fraction=0.1)
+
+
+def test_three_images_a_class_are_one_for_each_split_and_two_are_too_few(tmp_path: Path) -> None:
+    fill(tmp_path / "x", "ab", 3)
+    assert folder.plan(tmp_path / "x").counts == {"train": 2, "val": 2, "test": 2}
+    (tmp_path / "x" / "b" / "0.JPG").unlink()
+    says = r"label 1 has none to spare \(b/.*\); expected an image of each class .*--val-fraction 0 --test-fraction 0"
+    with pytest.raises(BadInput, match=says):
+        folder.plan(tmp_path / "x")
+
+
 def test_given_splits_are_used(tmp_path: Path) -> None:
     fill(tmp_path / "train", "ab", 10)
     fill(tmp_path / "val", "b", 5)

@@ -18,6 +18,12 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "all.lst"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_class(tmp_path: Path) -> None:
+    (tmp_path / "a.lst").write_text("0\t0\ta.jpg\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert listing.plan(tmp_path / "a.lst", tmp_path, classes=tmp_path / "names.txt").classes.ids == ("cat", "dog")
+
+
 def test_a_list_is_shuffled_and_its_classes_numbered(rows: Path, tmp_path: Path) -> None:
     plan = listing.plan(rows, tmp_path)
     train = plan.splits["train"]

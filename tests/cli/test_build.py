@@ -1,0 +1,82 @@
+"""The verb build: what a few photos make, and mistakes in its words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+Call = Callable[..., tuple[int, str, str]]
+LONG = "x" * 300
+
+
+def write_photos(root: Path, count: int) -> Path:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            cv2.imwrite(str(root / name / f"{number}.png"), np.full((30, 30, 3), 20 * number, np.uint8))
+    return root
+
+
+def test_fourteen_photos_of_two_classes_make_a_data_set(call: Call, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 7)
+    code, out, _ = call("build", "folder", "--root", photos, "--out", tmp_path / "out", "--workers", 1, "--json")
+    assert code == 0
+    assert json.loads(out)["records"] == {"train": 10, "val": 2, "test": 2}
+    source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
+    assert source["fractions"] == {"val": "one a class", "test": "one a class"}
+    words = ("build", "folder", "--root", photos, "--out", tmp_path / "other", "--val-fraction", 0.1)
+    code, _, err = call(*words)
+    assert (code, err.count("\n")) == (3, 1)
+    assert "cannot cut 1 of 14 images" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "folder", "--root", "photos"),
+        ("build", "list", "--list", "all.lst", "--root", "photos", "--val-fraction", 0.3),
+        ("build", "imagenet", "--root", "photos"),
+        ("build", "ckplus", "--root", "photos"),
+        ("build", "digits"),
+        ("probe", "f.npz"),
+    ],
+)
+def test_a_seed_that_scikit_learn_cannot_have_is_refused(
+    words: tuple[object, ...], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*words, "--out", "out", "--seed", 2**32)
+    assert code == 2
+    assert "'--seed': Input should be less than or equal to 4294967295" in err
+
+
+def test_the_largest_seed_builds(call: Call, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 20)
+    words = ("build", "folder", "--root", photos, "--out", tmp_path / "out", "--lists-only", "--seed", 2**32 - 1)
+    assert call(*words)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "folder", "--out", "out", "--root", LONG),
+        ("build", "ckplus", "--out", "out", "--root", LONG),
+        ("verify", LONG),
+        ("inspect", LONG),
+        ("evaluate", LONG),
+        ("verify", "closed/records"),
+    ],
+)
+def test_a_name_that_is_too_long_or_not_to_be_entered_is_one_line(
+    words: tuple[str, ...], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("closed").mkdir(mode=0)
+    code, out, err = call(*words)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "unexpected" not in err
