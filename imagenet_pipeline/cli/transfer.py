@@ -55,7 +55,7 @@ def probe(
     file: Annotated[Path, typer.Argument(help="A file of `features`.")],
     kind: Annotated[str, typer.Option(help="logistic (regression) or svm (linear).")] = "logistic",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Draws the folds.")] = 42,
-    out: Annotated[Path | None, typer.Option(help="Write the classifier's weights here, a NumPy archive.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the classifier's weights here: NAME.npz.")] = None,
     as_json: Json = False,
 ) -> None:
     """Fit scikit-learn's logistic regression or linear SVM on a file of features; rank-1 and rank-5 on val and test.

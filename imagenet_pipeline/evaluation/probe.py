@@ -18,11 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
-from imagenet_pipeline.errors import BadInput, OutOfRoom
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.feature_file import FeatureFile, FeatureSplit, new_archive, write_array
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
@@ -45,11 +47,15 @@ _PIECE_ROWS = 1024
 
 @dataclass(frozen=True)
 class Tried:
-    """One C: rank-1 in percent on the fold left out, mean and standard deviation over the folds."""
+    """One C: rank-1 in percent on the fold left out, mean and standard deviation over the folds.
+
+    Where not every fit `converged` within MOST_ITERATIONS they are approximate.
+    """
 
     c: float
     rank1: float
     deviation: float
+    converged: bool
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,14 @@ def probe(path: Path, kind: Kind = "logistic", seed: int = 42, out: Path | None 
     """Fit a probe on a file of features; `out` gets its weights, for features as they are in the file.
 
     Raises BadInput for a file that is none of features, without train, or with fewer than two records of a class or
-    classes; OutOfRoom, before it is read, where memory will not do.
+    classes; BadRecipe for an `out` that no archive can be written to; OutOfRoom where memory or the disk will not do.
+    All of that is looked at before anything is fitted.
     """
     file = FeatureFile.read(path)
     if "train" not in file.shapes:
         raise BadInput("no training features", where=path, found=f"features of {', '.join(file.shapes)}")
+    if out is not None:
+        _require_place(out, file)
     _require_memory(file, kind)
     train = file.load("train")
     folds = _folds(train, path)
@@ -96,7 +105,12 @@ def probe(path: Path, kind: Kind = "logistic", seed: int = 42, out: Path | None 
         tried = _search(train, folds, kind, seed)
         best = max(tried, key=lambda one: (one.rank1, -one.c)).c
         centre, scale = _standard(train.features)
-        model = _model(kind, seed).set_params(C=best).fit(_standardised(train.features, centre, scale), train.labels)
+        model = _model(kind, seed).set_params(C=best)
+        converged = _fit(model, _standardised(train.features, centre, scale), train.labels)
+    unfinished = [f"{one.c:g}" for one in tried if not (one.converged and (converged or one.c != best))]
+    if unfinished:
+        what = "no convergence in %d iterations with C = %s: what is said of them is approximate"
+        log.info(what, MOST_ITERATIONS[kind], ", ".join(unfinished))
     if best in (GRID[0], GRID[-1]):
         log.info("the best C, %g, is at the end of those tried: a better one may lie beyond", best)
     splits = {split: _scored(model, file.load(split), centre, scale) for split in file.shapes if split != "train"}
@@ -117,6 +131,18 @@ def _gathered_warnings() -> Iterator[None]:
         counts = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
         first = str(caught[0].message).partition("\n")[0]
         log.info("scikit-learn warned while fitting: %s; the first: %s", counts, first)
+
+
+def _require_place(out: Path, file: FeatureFile) -> None:
+    files.require_separate((out,), (file.path,))
+    if out.is_dir():
+        raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
+    if out.suffix != ".npz":
+        raise BadRecipe("weights are an archive of NumPy's", where=out, expected="a name that ends in .npz")
+    with files.explaining(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    width = file.shapes["train"][1]
+    files.check_free_space(out, 4 * len(file.classes) * (width + 1) + 2**20)
 
 
 def _require_memory(file: FeatureFile, kind: Kind) -> None:
@@ -161,23 +187,34 @@ def _search(train: FeatureSplit, folds: int, kind: Kind, seed: int) -> list[Trie
     tried: list[Tried] = []
     with Bar("cross-validation", "fits") as bar:
         for c in GRID:
-            rank1 = []
+            rank1, converged = [], True
             for model, (fitted, left_out) in zip(models, cuts, strict=True):
-                rank1.append(_left_out_rank1(model.set_params(C=c), train, fitted, left_out))
+                found, finished = _left_out_rank1(model.set_params(C=c), train, fitted, left_out)
+                rank1.append(found)
+                converged &= finished
                 bar.show(len(tried) * folds + len(rank1), len(GRID) * folds)
-            tried.append(Tried(c, float(np.mean(rank1)), float(np.std(rank1))))
+            tried.append(Tried(c, float(np.mean(rank1)), float(np.std(rank1)), converged))
             best = max(one.rank1 for one in tried)
             if all(one.rank1 < best for one in tried[-2:]):
                 break
     return tried
 
 
-def _left_out_rank1(model: Any, train: FeatureSplit, fitted: Places, left_out: Places) -> float:
+def _left_out_rank1(model: Any, train: FeatureSplit, fitted: Places, left_out: Places) -> tuple[float, bool]:
+    """Rank-1 in percent on the records left out, and whether the fit on the others converged."""
     centre, scale = _standard(train.features, fitted)
     rows = _standardised(train.features[fitted], centre, scale)
-    model.fit(rows, train.labels[fitted])
+    converged = _fit(model, rows, train.labels[fitted])
     part = FeatureSplit(train.features[left_out], train.labels[left_out], train.records[left_out])
-    return _scored(model, part, centre, scale).rank1
+    return _scored(model, part, centre, scale).rank1, converged
+
+
+def _fit(model: Any, rows: Rows, labels: Places) -> bool:
+    """Fit; whether it ended before the last iteration, of which scikit-learn's own words name no option of ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*number of iterations", ConvergenceWarning)
+        model.fit(rows, labels)
+    return bool(np.max(model.n_iter_) < model.max_iter)
 
 
 def _model(kind: Kind, seed: int) -> Any:

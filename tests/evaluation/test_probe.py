@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from imagenet_pipeline.errors import BadInput, OutOfRoom
+from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
 from imagenet_pipeline.evaluation import probe as probing
 from imagenet_pipeline.evaluation.feature_file import FeatureFile, new_archive, open_rows, write_array
 from imagenet_pipeline.evaluation.probe import GRID, Kind, probe
@@ -102,15 +103,45 @@ def test_few_records_a_class_have_fewer_folds_and_a_class_of_val_alone_is_never_
     assert (found.splits["val"].rank1_hits, found.splits["val"].rank5_hits) == (0, 0)
 
 
-def test_what_scikit_learn_warns_of_is_one_line(
-    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["logistic", "svm"])
+def test_what_does_not_converge_is_one_line_of_our_own(
+    kind: Kind, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(probing.MOST_ITERATIONS, "logistic", 2)
+    assert all(one.converged for one in probe(file).tried)
+    monkeypatch.setitem(probing.MOST_ITERATIONS, kind, 5)
     with caplog.at_level(logging.INFO, "imagenet_pipeline"):
-        probe(file)
-    lines = [record.message for record in caplog.records if "scikit-learn warned" in record.message]
-    assert len(lines) == 1
-    assert "x ConvergenceWarning; the first: lbfgs failed to converge" in lines[0]
+        found = probe(file, kind)
+    values = ", ".join(f"{one.c:g}" for one in found.tried if not one.converged)
+    assert values
+    assert f"no convergence in 5 iterations with C = {values}: what is said of them is approximate" in caplog.text
+    assert "scikit-learn warned" not in caplog.text
+
+
+def test_what_else_scikit_learn_warns_of_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "imagenet_pipeline"), probing._gathered_warnings():
+        for word in ("first", "second"):
+            warnings.warn(f"{word} thing\nand more", RuntimeWarning, stacklevel=1)
+    assert caplog.messages == ["scikit-learn warned while fitting: 2 x RuntimeWarning; the first: first thing"]
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("f.npz", "would be written over what is read"),
+        ("folder", "a folder, not a file to write"),
+        ("weights.txt", "a name that ends in .npz"),
+        ("f.npz/weights.npz", "cannot be written"),
+    ],
+)
+def test_where_no_weights_can_be_written_nothing_is_fitted(
+    out: str, says: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = file.read_bytes()
+    (file.parent / "folder").mkdir()
+    monkeypatch.setattr(FeatureFile, "load", lambda *_: pytest.fail("was read"))
+    with pytest.raises(PipelineError, match=says):
+        probe(file, out=file.parent / out)
+    assert file.read_bytes() == content
 
 
 def test_memory_is_looked_at_before_the_features_are(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
