@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, Negative, say, say_json
+from imagenet_pipeline.cli.output import Json, Negative, Overrides, say, say_json
 from imagenet_pipeline.config import load_recipe, parse_overrides
 from imagenet_pipeline.progress import Bar
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, TOML.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, key=value.")]
 
-benchmark_app = typer.Typer(help="This machine's own figures.", rich_markup_mode=None)
+
+benchmark_app = typer.Typer(help="Measure this machine: loading, or a training step.", rich_markup_mode=None)
 
 
 @benchmark_app.callback()

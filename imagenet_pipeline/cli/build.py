@@ -13,7 +13,8 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.progress import Bar
 
 build_app = typer.Typer(
-    help="Make a data set: records, lists, class table, mean colour, manifest. A killed build goes on where it was.",
+    help="Make a data set of records.\n\n"
+    "With lists, class table, mean colour and manifest. A killed build goes on where it was.",
     rich_markup_mode=None,
 )
 

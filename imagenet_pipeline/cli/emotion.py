@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, say, say_json
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
 
@@ -23,9 +23,6 @@ log = logging.getLogger("imagenet_pipeline")
 
 SourceWord = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Picture, folder of pictures, video, or camera, camera:1, 1.")
-]
-Changes = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change, as devices=cpu.")
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Where the annotated copy goes [default: NAME-emotion here; of a camera nowhere]")
@@ -46,7 +43,7 @@ NoWindow = Annotated[bool, typer.Option("--no-window", help="Open no window, eve
 def emotion(
     run: Annotated[Path, typer.Argument(help="Run folder of a network trained on faces.")],
     source: SourceWord,
-    changes: Changes = None,
+    changes: Overrides = None,
     out: Out = None,
     json_lines: JsonLines = None,
     every: Every = 1,
@@ -56,7 +53,9 @@ def emotion(
     no_window: NoWindow = False,
     as_json: Json = False,
 ) -> None:
-    """Box every face, name its emotion over a bar of its probability, and write the detections down.
+    """Box every face and name its emotion.
+
+    In a copy, over a bar of its probability; the detections are written down as JSON lines.
 
     A video keeps its size and rate, not its sound (.mp4, .mov, .mkv, .avi). Of one that is cut short, and on Ctrl-C,
     what was annotated is kept. On a screen a window shows it (q ends it), where OpenCV has one.

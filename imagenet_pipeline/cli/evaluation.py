@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Words = Annotated[
     list[str],
-    typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and recipe keys to change, as devices=cpu."),
+    typer.Argument(metavar="RUN|KEY=VALUE", help="Run folders, and recipe keys to change, as devices=cpu."),
 ]
 Checkpoints = Annotated[str, typer.Option(help=f"{WHICH}; several with commas between, as 5,10,best.")]
 Split = Annotated[str | None, typer.Option(help="Which split to score [default: test, or val where there is none]")]

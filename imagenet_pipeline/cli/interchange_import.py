@@ -42,7 +42,9 @@ def import_network(
     crop_fraction: CropFraction = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run of a checkpoint that MXNet saved (Module, FeedForward, Gluon's export). MXNet is not needed.
+    """Make a run of a checkpoint that MXNet saved.
+
+    By Module, FeedForward or Gluon's export. MXNet is not needed.
 
     The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
     --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.

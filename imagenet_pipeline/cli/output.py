@@ -18,6 +18,10 @@ LARGEST_SEED = 2**32 - 1
 """Of scikit-learn's cuts."""
 WHICH = '"best" (by validation rank-1, the earliest of equals), "latest" or an epoch'
 Checkpoint = Annotated[str, typer.Option(help=f"{WHICH}.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, as devices=cpu (`keys` lists them)."),
+]
 
 
 class Negative(Exception):

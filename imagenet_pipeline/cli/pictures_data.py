@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, say, say_json, say_table
+from imagenet_pipeline.cli.output import Json, Overrides, say, say_json, say_table
 from imagenet_pipeline.config import load_recipe, parse_overrides
 from imagenet_pipeline.progress import Bar
 
@@ -18,7 +18,7 @@ DataSet = Annotated[Path, typer.Argument(help="A data set folder.")]
 def augmentation(
     recipe: Annotated[Path, typer.Argument(help="Recipe file or run folder.")],
     out: Out,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, key=value.")] = None,
+    overrides: Overrides = None,
     record: Annotated[int, typer.Option(min=0, help="Which training record.")] = 0,
     draws: Annotated[int, typer.Option(min=1, max=200, help="How often it is changed.")] = 24,
 ) -> None:

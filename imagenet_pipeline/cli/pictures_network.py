@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json, say_table
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
@@ -75,7 +75,7 @@ def activations(
     image: Annotated[Path, typer.Argument(help="A photo.")],
     layer: Annotated[str, typer.Option(help="Layer, or a group of layers, as `networks NAME` shows it.")],
     out: Png,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as devices=cpu.")] = None,
+    overrides: Overrides = None,
     channels: Annotated[int, typer.Option(min=1, max=1024, help="How many channels to draw, the first ones.")] = 64,
     checkpoint: Checkpoint = "best",
     as_json: Json = False,
@@ -102,7 +102,7 @@ def grad_cam(
     run: Run,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE... [KEY=VALUE]...", help="Photos, 100 at most; recipe keys, as devices=cpu."),
+        typer.Argument(metavar="IMAGE|KEY=VALUE", help="Photos, 100 at most; recipe keys, as devices=cpu."),
     ],
     out: Png,
     layer: Annotated[

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Words = Annotated[
     list[str],
     typer.Argument(
-        metavar="PICTURE|FOLDER|LIST... [KEY=VALUE]...",
+        metavar="PICTURE|FOLDER|LIST|KEY=VALUE",
         help="Pictures, folders of them, lists (.txt, a path a line; .lst); recipe keys, as devices=cpu.",
     ),
 ]

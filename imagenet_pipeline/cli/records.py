@@ -17,7 +17,9 @@ def verify(
     path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
     as_json: Json = False,
 ) -> None:
-    """Check every record, index, count and digest; exit code 1 if anything is damaged.
+    """Check every record, index, count and digest.
+
+    The exit code is 1 if anything is damaged.
 
     Example: imagenet-pipeline verify output/imagenet
     """
@@ -45,7 +47,9 @@ def inspect(
     montage: Annotated[Path | None, typer.Option(help="Write a contact sheet of them, PNG.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a data set or record file: counts, classes, and a few records.
+    """Show what is in a data set or record file.
+
+    Counts, classes, and a few records.
 
     Example: imagenet-pipeline inspect output/digits --records 0:24 --montage digits.png
     """

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, say, say_json, say_table
+from imagenet_pipeline.cli.output import Json, Overrides, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides, recipe_keys
 from imagenet_pipeline.errors import BadRecipe
 
@@ -20,7 +20,9 @@ def networks(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """List the networks with parameters and multiply-adds, or one of them layer by layer. No engine is needed.
+    """List the networks, or one of them layer by layer.
+
+    Parameters, multiply-adds and shapes; no engine is needed.
 
     Those of other zoos are shown by their parameters' names and shapes; their library must be installed.
 
@@ -85,7 +87,9 @@ def keys(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """List the keys of a recipe, each with its default, the words it may be, and what it means.
+    """List the keys of a recipe and what they mean.
+
+    Each with its default and the words it may be.
 
     \b
     Examples:
@@ -107,7 +111,7 @@ def keys(
 def train(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, key=value.")] = None,
+    overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/RECIPE's name]")] = None,
     resume: Annotated[str | None, typer.Option(help='Take the run up again: "latest", "best" or an epoch.')] = None,
     as_json: Json = False,

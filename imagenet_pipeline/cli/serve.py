@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, say
+from imagenet_pipeline.cli.output import Checkpoint, Overrides, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
@@ -19,15 +19,15 @@ log = logging.getLogger("imagenet_pipeline")
 
 def serve(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change, as devices=cpu.")
-    ] = None,
+    changes: Overrides = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any that is free.")] = 7860,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     checkpoint: Checkpoint = "best",
 ) -> None:
-    """Serve a page for photos, dropped, chosen or from the camera: the most probable classes, or faces and emotions.
+    """Serve a page that looks at photos.
+
+    Dropped, chosen or from the camera: their most probable classes, or faces and emotions.
 
     It listens on this machine alone, unless --host says otherwise, and works offline. Needs the extra "serve".
 

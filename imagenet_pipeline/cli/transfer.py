@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Json, list_names, say, say_json, say_table
+from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Json, Overrides, list_names, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe
 
@@ -17,13 +17,13 @@ def features(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     layer: Annotated[str, typer.Option(help="Layer, or a group of layers, as `networks NAME` shows it.")],
     out: Annotated[Path, typer.Option(help="File to write, a NumPy archive: NAME.npz.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as devices=cpu.")] = None,
+    overrides: Overrides = None,
     splits: Annotated[str, typer.Option(help="Which splits, with commas [default: all]")] = "",
     checkpoint: Checkpoint = "best",
     records: Annotated[Path | None, typer.Option(help="Another data set, of any classes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the activations of one layer for every record, to be looked at or probed.
+    """Write the activations of one layer for every record.
 
     The network runs up to the layer, on the centre crop of each image. Memory is that of a batch; the file takes 4
     bytes a number. For a split, say train, it holds train_features [n, k] float32 (of an image [channels, height,
@@ -58,7 +58,9 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="Write the classifier's weights here: NAME.npz.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fit scikit-learn's logistic regression or linear SVM on a file of features; rank-1 and rank-5 on val and test.
+    """Fit a linear classifier on a file of features.
+
+    scikit-learn's logistic regression or linear SVM; rank-1 and rank-5 on val and test.
 
     Features are standardised. The regularisation C is chosen by a stratified cross-validation on train, of five
     folds, among 1e-6 to 10, up from the smallest until rank-1 falls; then all of train is fitted, and val and test
