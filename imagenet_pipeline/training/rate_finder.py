@@ -25,9 +25,9 @@ from imagenet_pipeline.training.records import records_of
 
 FEWEST_STEPS = 20
 SMOOTHING = 0.9
-"""Weight of the past in the smoothed loss."""
+"""Weight of the past in the mean of the losses so far."""
 TOO_HIGH = 4.0
-"""Times the best smoothed loss: beyond it there is nothing more to learn."""
+"""Times the best mean so far: beyond it there is nothing more to learn."""
 
 Losses = npt.NDArray[np.float64]
 
@@ -39,6 +39,7 @@ class RateCurve:
     rates: Losses
     losses: Losses
     smoothed: Losses
+    """Without lag; no higher than the losses of the first tenth of the steps."""
     suggestion: float | None
     """Where the smoothed loss falls fastest over the logarithm of the rate; None where it never falls."""
     key_value: float | None
@@ -52,9 +53,9 @@ def find_rate(
 ) -> RateCurve:
     """Train a fresh network for up to `steps` steps at rates that grow from `lowest` to `highest` by equal factors.
 
-    It trains as the recipe's first epochs would, schedule aside, and keeps nothing. It ends early when the smoothed
-    loss passes 4 times its best or the loss is not finite. `show` is told (steps done, steps, what was found).
-    Raises BadRecipe for rates that do not grow and for fewer than FEWEST_STEPS steps.
+    It trains as the recipe's first epochs would, schedule aside, and keeps nothing. It ends early when the mean of
+    the losses so far passes 4 times its best or the loss is not finite. `show` is told (steps done, steps, what was
+    found). Raises BadRecipe for rates that do not grow and for fewer than FEWEST_STEPS steps.
     """
     _require_range(lowest, highest, steps)
     data = records_of(recipe)
@@ -70,17 +71,18 @@ def find_rate(
                 ended = f"the loss was no longer finite at {rate:.3g}"
                 break
             losses.append(loss)
-            latest = smoothed(np.array(losses))
+            latest = mean_so_far(np.array(losses))
             show(step + 1, steps, f"  rate {rate:.3g}  loss {latest[-1]:.3f}")
             if latest[-1] > TOO_HIGH * latest.min():
                 ended = f"the loss passed {TOO_HIGH:g} times its best at {rate:.3g}"
                 break
     if not losses:
         raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
-    return _curve(recipe, rates[: len(losses)], np.array(losses), steps, ended)
+    key_factor = (recipe.optimizer.reference_batch_size or recipe.batch_size) / recipe.batch_size
+    return curve_of(rates[: len(losses)], np.array(losses), steps, key_factor, ended)
 
 
-def smoothed(losses: Losses) -> Losses:
+def mean_so_far(losses: Losses) -> Losses:
     """Means of the losses so far, the weight of each SMOOTHING times that of the next (Kingma & Ba 2015, section 3)."""
     means, mean = np.empty_like(losses), 0.0
     for step, loss in enumerate(losses):
@@ -89,28 +91,52 @@ def smoothed(losses: Losses) -> Losses:
     return means
 
 
-def steepest(rates: Losses, losses: Losses, tenth: int) -> float | None:
-    """The rate, up to the lowest loss, where the loss falls fastest over the rate's logarithm; None if it never does.
+def capped(losses: Losses, tenth: int) -> Losses:
+    """Losses above the highest of the first `tenth` count as that, so that an explosion does not reach back."""
+    return np.minimum(losses, losses[:tenth].max())
 
-    The fall at a rate is the slope of the straight line through the losses up to `tenth` steps to either side. The
-    first `tenth` steps are not looked at: what their smoothed loss does is mostly which images came first.
+
+def straight_lines(losses: Losses, reach: int) -> tuple[Losses, Losses]:
+    """Heights and slopes (a step), at each step, of the straight line through the losses up to `reach` steps away.
+
+    Their weights fall as a parabola with the distance (local regression, Cleveland 1979). Looking both ways, the
+    heights are a smoothed loss that does not lag; at either end the line has losses on one side alone.
     """
-    last = int(losses.argmin())
-    heights, positions = losses[: last + 1], np.log(rates[: last + 1])
-    slopes = {}
-    for step in range(2 * tenth, last + 1):
-        near = slice(step - tenth, step + tenth + 1)
-        slopes[step] = float(np.polyfit(positions[near], heights[near], 1)[0])
-    best = min(slopes, key=slopes.__getitem__, default=None)
-    return float(rates[best]) if best is not None and slopes[best] < 0 else None
+    heights, slopes = np.empty_like(losses), np.empty_like(losses)
+    for step in range(len(losses)):
+        near = np.arange(max(0, step - reach), min(len(losses), step + reach + 1))
+        weights = 1 - ((near - step) / (reach + 1)) ** 2
+        middle, height = np.average(near, weights=weights), np.average(losses[near], weights=weights)
+        away = weights * (near - middle)
+        # A single loss has a slope of 0.
+        slopes[step] = away @ losses[near] / (away @ (near - middle) or 1.0)
+        heights[step] = height + slopes[step] * (step - middle)
+    return heights, slopes
 
 
-def _curve(recipe: Recipe, rates: Losses, losses: Losses, steps: int, ended: str) -> RateCurve:
-    means = smoothed(losses)
-    suggestion = steepest(rates, means, steps // 10)
-    reference = recipe.optimizer.reference_batch_size or recipe.batch_size
-    key_value = None if suggestion is None else suggestion * reference / recipe.batch_size
-    return RateCurve(rates, losses, means, suggestion, key_value, ended)
+def steepest(heights: Losses, slopes: Losses, reach: int) -> int | None:
+    """The step before the lowest height where the loss falls fastest; None if it never does.
+
+    Only lines that have losses on both sides count: another's slope is that of a place further in.
+    """
+    slopes = slopes[reach : min(int(heights.argmin()), len(slopes) - reach)]
+    if not len(slopes) or slopes.min() >= 0:
+        return None
+    return reach + int(slopes.argmin())
+
+
+def curve_of(rates: Losses, losses: Losses, steps: int, key_factor: float, ended: str) -> RateCurve:
+    """The curve of what was measured in a search of `steps` steps, and the suggestion; see RateCurve.
+
+    `key_factor` is the recipe's key over the rate of a step.
+    """
+    tenth = steps // 10
+    # The rate grows by equal factors, so a slope over the steps is one over its logarithm.
+    heights, slopes = straight_lines(capped(losses, tenth), tenth)
+    step = steepest(heights, slopes, tenth)
+    suggestion = None if step is None else float(rates[step])
+    key_value = None if suggestion is None else suggestion * key_factor
+    return RateCurve(rates, losses, heights, suggestion, key_value, ended)
 
 
 def _require_range(lowest: float, highest: float, steps: int) -> None:
@@ -124,13 +150,11 @@ def draw_rates(curve: RateCurve, out: Path) -> None:
     """Draw `out` (PNG): losses pale, smoothed solid, the suggestion a dotted vertical."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.semilogx(curve.rates, curve.losses, color="#1f5fa8", alpha=0.25)
+    axes.semilogx(curve.rates, curve.losses, color="#1f5fa8", alpha=0.25, label="loss of each step")
     axes.semilogx(curve.rates, curve.smoothed, color="#1f5fa8", label="smoothed loss")
     if curve.suggestion is not None:
         axes.axvline(curve.suggestion, color="#c2571a", linestyle=":", label=f"falls fastest: {curve.suggestion:.2g}")
-    # Not the explosion at its end.
-    low, high = float(curve.smoothed.min()), float(curve.smoothed[: curve.smoothed.argmin() + 1].max())
-    axes.set_ylim(low - 0.2 * (high - low) - 1e-3, high + 0.2 * (high - low) + 1e-3)
+    axes.set_ylim(*shown_losses(curve))
     axes.set_xlabel("learning rate")
     axes.set_title("loss", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
@@ -139,3 +163,12 @@ def draw_rates(curve: RateCurve, out: Path) -> None:
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure.savefig(image, format="png", dpi=110)
     files.write_whole(out, image.getvalue())
+
+
+def shown_losses(curve: RateCurve) -> tuple[float, float]:
+    """Least and most on the picture: all of the smoothed loss, and of the losses all but the explosion and odd ones."""
+    falling = curve.losses[: int(curve.smoothed.argmin()) + 1]
+    low = float(min(curve.smoothed.min(), curve.losses.min()))
+    high = float(max(curve.smoothed.max(), np.percentile(falling, 98)))
+    margin = 0.06 * (high - low) or 0.5
+    return low - margin, high + margin
