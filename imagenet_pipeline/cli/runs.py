@@ -157,8 +157,8 @@ def plot(
 ) -> None:
     """Draw the curves of one run or several on one picture, restarts marked.
 
-    Logs count in the order given: one that does not begin with the first epoch goes on with the training of the one
-    before it, and stands for what it repeats of it.
+    Each run is a curve of its own. Logs that continue one another make one curve, in the order given: a log that
+    does not begin with the first epoch goes on with the log before it, and takes the place of what it repeats.
 
     \b
     Examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,13 @@ from imagenet_pipeline.training.journal import Event, Journal, branches, restart
 from imagenet_pipeline.training.mxnet_log import join_logs
 
 COLOURS = ("#1f5fa8", "#c2571a", "#2e7d4f", "#7b4ea3", "#8a6d1d", "#a83262")
+_STYLES: dict[str, dict[str, Any]] = {
+    "train": {"linestyle": "--", "alpha": 0.7},
+    "validation": {},
+    "earlier branch": {"alpha": 0.25},
+    "restart": {"linestyle": ":", "linewidth": 1, "alpha": 0.6},
+}
+"""How each kind of line is drawn, in the order of the key."""
 _KEY_LETTERS = 150
 """About as many fit on one line of the key."""
 
@@ -39,8 +46,9 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     """Draw `out` (PNG) from the journals of `runs`; skipped when it is younger than the limit.
 
     Files among them are logs of MXNet's, joined as `join_logs` says. Left: the loss; right: rank-1. Dashed is
-    training, solid validation, pale a branch left by a restart, dotted verticals the restarts. Returns whether it
-    drew. Raises BadRecipe where there is no run, BadInput for a file that is no such log.
+    training, solid validation, pale the validation of a branch left by a restart, dotted verticals the restarts of
+    the present branch. Returns whether it drew. Raises BadRecipe where there is no run, BadInput for a file that is
+    no such log.
     """
     require_png(out)
     if out.exists() and time.time() - out.stat().st_mtime < at_most_every_seconds:
@@ -55,7 +63,8 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     _finish(loss, "loss", "upper right" if alone else None)
     _finish(rank1, "rank-1, %", "lower right" if alone else None)
     if not alone:
-        _name_below(figure, [training.name for training in trainings])
+        kinds = {label for axes in (loss, rank1) for label in axes.get_legend_handles_labels()[1]}
+        _name_below(figure, [training.name for training in trainings], kinds)
     files.write_whole(out, _png(figure))
     return True
 
@@ -85,40 +94,42 @@ def _png(figure: Figure) -> bytes:
 
 
 def _trainings(paths: Sequence[Path]) -> list[_Training]:
-    """Runs, then logs; what would be called the same gets its folder's name before it."""
-    runs = [path for path in paths if not path.is_file()]
-    logged = join_logs([path for path in paths if path.is_file()])
-    places = [*runs, *(training.logs[0].with_suffix("") for training in logged)]
-    names = [place.name for place in places]
-    events = [*map(_events, runs), *(list(training.events) for training in logged)]
+    """In the order given, logs that were joined in the place of the first; a name that comes twice gets its folder."""
+    logs = [number for number, path in enumerate(paths) if path.is_file()]
+    found = {number: (path, _events(path)) for number, path in enumerate(paths) if number not in logs}
+    for training in join_logs([paths[number] for number in logs]):
+        found[logs[0]] = (training.logs[0].with_suffix(""), list(training.events))
+        del logs[: len(training.logs)]
+    names = [place.name for place, _ in found.values()]
     return [
-        _Training(place.name if names.count(place.name) == 1 else f"{place.parent.name}/{place.name}", one)
-        for place, one in zip(places, events, strict=True)
+        _Training(place.name if names.count(place.name) == 1 else f"{place.parent.name}/{place.name}", events)
+        for _, (place, events) in sorted(found.items())
     ]
 
 
 def _events(run: Path) -> list[Event]:
     journal = Journal(run)
     if not journal.exists():
-        raise BadRecipe("there is no run here", where=run, expected="a run folder with a journal.jsonl")
+        expected = "a folder that `train` or `import` made, or a log of MXNet or GluonCV"
+        raise BadRecipe("there is no run here", where=run, expected=expected)
     return journal.events()
 
 
 def _draw_run(axes: Axes, events: list[Event], quantity: str, colour: str) -> None:
     *left_behind, current = branches(events)
     for rows in left_behind:
-        _draw_line(axes, rows, f"validation_{quantity}", color=colour, alpha=0.25)
-    _draw_line(axes, current, f"train_{quantity}", color=colour, linestyle="--", alpha=0.7, label="train")
-    _draw_line(axes, current, f"validation_{quantity}", color=colour, label="validation")
+        _draw_line(axes, rows, f"validation_{quantity}", colour, "earlier branch")
+    _draw_line(axes, current, f"train_{quantity}", colour, "train")
+    _draw_line(axes, current, f"validation_{quantity}", colour, "validation")
     for epoch in restarts(events):
-        axes.axvline(epoch, color=colour, alpha=0.6, linestyle=":", linewidth=1)
+        axes.axvline(epoch, color=colour, label="restart", **_STYLES["restart"])
 
 
-def _draw_line(axes: Axes, rows: list[Event], column: str, label: str = "", **style: Any) -> None:
+def _draw_line(axes: Axes, rows: list[Event], column: str, colour: str, kind: str) -> None:
     points = [(row["epoch"], row[column]) for row in rows if column in row]
     if points:
         marker = "o" if len(points) < 30 else None
-        axes.plot(*zip(*points, strict=True), label=label or None, marker=marker, markersize=3, **style)
+        axes.plot(*zip(*points, strict=True), color=colour, label=kind, marker=marker, markersize=3, **_STYLES[kind])
 
 
 def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower right"] | None) -> None:
@@ -127,18 +138,21 @@ def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if empty_corner and axes.get_legend_handles_labels()[0]:
+    handles, kinds = axes.get_legend_handles_labels()
+    if empty_corner and kinds:
+        # Of several lines of a kind one stands in the key.
+        lines = dict(zip(kinds, handles, strict=True))
         # Left to find the best place itself, matplotlib takes long, and warns where it took over a second.
-        axes.legend(frameon=False, fontsize=9, loc=empty_corner)
+        shown = [lines[kind] for kind in _STYLES if kind in lines]
+        axes.legend(handles=shown, frameon=False, fontsize=9, loc=empty_corner)
 
 
-def _name_below(figure: Figure, names: list[str]) -> None:
-    """One key for both axes: a colour a training, and what dashes mean."""
+def _name_below(figure: Figure, names: list[str], kinds: Collection[str]) -> None:
+    """One key for both axes: a colour a training, and what each of these kinds of lines means."""
     lines = [
         Line2D([], [], color=COLOURS[number % len(COLOURS)], label=_as_text(name)) for number, name in enumerate(names)
     ]
-    lines.append(Line2D([], [], color="#666666", linestyle="--", label="train"))
-    lines.append(Line2D([], [], color="#666666", label="validation"))
+    lines += [Line2D([], [], color="#444444", label=kind, **_STYLES[kind]) for kind in _STYLES if kind in kinds]
     columns = max(1, min(len(lines), _KEY_LETTERS // (8 + max(map(len, names)))))
     # The key takes its room below; the axes keep theirs.
     figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(lines) // columns))

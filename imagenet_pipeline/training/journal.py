@@ -80,9 +80,18 @@ def branches(events: list[Event]) -> list[list[Event]]:
     return rows
 
 
-def restarts(events: list[Event]) -> list[int]:
-    """The epochs at which the run was taken up again."""
-    return [event["epoch"] for event in events if event["event"] == "resume"]
+def restarts(events: list[Event]) -> list[float]:
+    """Where the current branch was taken up again, in epochs and parts of them, each place once."""
+    # Every epoch has as many steps; nothing in a run can change that.
+    steps = [row["step"] / row["epoch"] for row in branches(events)[-1] if row.get("step")]
+    places: list[float] = []
+    for event in events:
+        if event["event"] == "start":
+            places = []
+        elif event["event"] == "resume":
+            place = event["step"] / steps[-1] if steps and "step" in event else event["epoch"]
+            places = [*(earlier for earlier in places if earlier < place), place]
+    return places
 
 
 def write_history(run: Path, events: list[Event]) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.training.curves import draw_curves
+from imagenet_pipeline.training.curves import COLOURS, draw_curves
 from imagenet_pipeline.training.journal import Journal
 
 
@@ -75,3 +79,50 @@ def test_logs_of_mxnet_and_runs_share_a_picture(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"notes\.txt: no MXNet training log"):
         draw_curves([run, tmp_path / "notes.txt"], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn from here on."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *words: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *words, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def key(legend: Legend | None) -> list[str]:
+    return [text.get_text().strip() for text in legend.get_texts()] if legend else []
+
+
+def test_the_key_names_restarts_and_earlier_branches_where_there_are_any(tmp_path: Path, drawn: list[Figure]) -> None:
+    plain, left = journalled(tmp_path / "plain", 3), journalled(tmp_path / "left", 5, 2)
+    at_end = journalled(tmp_path / "at_end", 4, 4)
+    for runs in ([plain], [at_end], [left], [plain, at_end], [plain, left]):
+        draw_curves(runs, tmp_path / "curves.png")
+    alone, together = drawn[:3], drawn[3:]
+    common = ["train", "validation"]
+    for figure, more in zip(alone, ([], ["restart"], ["earlier branch", "restart"]), strict=True):
+        assert [key(axes.get_legend()) for axes in figure.axes] == [[*common, *more]] * 2
+    assert key(together[0].legends[0]) == ["plain", "at_end", *common, "restart"]
+    assert key(together[1].legends[0]) == ["plain", "left", *common, "earlier branch", "restart"]
+
+
+def test_curves_come_in_the_order_given(tmp_path: Path, drawn: list[Figure]) -> None:
+    run = journalled(tmp_path / "run1", 3)
+    logs = [tmp_path / f"training_{first}.log" for first in (0, 2)]
+    for first, log in zip((0, 2), logs, strict=True):
+        log.write_text("\n".join(f"Epoch[{first + n}] Validation-accuracy=0.{first + n + 1}" for n in range(4)))
+    for paths in ([logs[0], run], [run, logs[0]], [logs[0], run, logs[1]], [logs[0], logs[0], run]):
+        draw_curves(paths, tmp_path / "curves.png")
+    names = [[name for name in key(figure.legends[0]) if name[-1].isdigit()] for figure in drawn]
+    folder = tmp_path.name
+    twice = f"{folder}/training_0"
+    assert names == [["training_0", "run1"], ["run1", "training_0"], ["training_0", "run1"], [twice, twice, "run1"]]
+    for number, colour in enumerate(COLOURS[:2]):
+        (line,) = [line for line in drawn[number].axes[1].lines if len(np.atleast_1d(line.get_xdata())) == 4]
+        assert line.get_color() == colour

@@ -98,6 +98,18 @@ def test_a_restart_of_a_restart() -> None:
     ]
 
 
+def test_restarts_are_those_of_the_current_branch_each_once() -> None:
+    steps = [epoch(number, step=37 * number) for number in range(1, 9)]
+    inside = {"event": "resume", "epoch": 6, "step": 236}
+    assert restarts([*steps[:6], inside, inside]) == [pytest.approx(236 / 37)]
+    later = {"event": "resume", "epoch": 8, "step": 8 * 37}
+    events = [*steps[:6], inside, *steps[6:], later, {"event": "resume", "epoch": 3, "step": 111}]
+    assert restarts(events[:-1]) == [pytest.approx(236 / 37), 8]
+    assert restarts(events) == [3]
+    assert restarts([*events, {"event": "start"}]) == []
+    assert restarts([{"event": "resume", "epoch": 0, "step": 5}]) == [0]  # no epoch tells yet how many steps it has
+
+
 def test_a_run_that_began_again_before_its_first_checkpoint() -> None:
     assert branches([{"event": "start"}, {"event": "start"}, epoch(1)]) == [[epoch(1)]]
 
