@@ -25,6 +25,10 @@ from imagenet_pipeline.records.reader import RecordSet
 HEAD_BYTES = 4096
 """What is read of a record at first; enough for the header of nearly any."""
 _SHOW_EVERY = 256
+_RING_POINTS = 2.5
+"""How much wider a ring is than what it is drawn around."""
+_LINE_POINTS = 1.4
+"""Width of the last line, and how much wider each is than the one drawn over it."""
 
 Numbers = NDArray[np.int64]
 
@@ -83,16 +87,14 @@ def draw_sizes(folder: Path, sizes: dict[str, Sizes], out: Path) -> None:
     shown = {split: each for split, each in sizes.items() if len(each.widths)}
     if not shown:
         raise BadInput("there is no image whose header can be read", where=folder)
-    figure = Figure(figsize=(14, 4.6), layout="constrained")
-    plane, edges, weights = figure.subplots(1, 3)
+    figure = Figure(figsize=(13.2, 8.4), layout="constrained")
+    (plane, weights), (short, long) = figure.subplots(2, 2)
     _draw_plane(plane, shown)
-    shorter = {split: np.minimum(each.widths, each.heights) for split, each in shown.items()}
-    longer = {split: np.maximum(each.widths, each.heights) for split, each in shown.items()}
-    _draw_spread(edges, {"shorter": shorter, "longer": longer}, "shorter edge (solid) and longer (dashed), pixels")
-    _draw_spread(weights, {"bytes": {split: each.bytes / 1000 for split, each in shown.items()}}, "file size, kB")
-    for axes in (edges, weights):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
-    for axes in (plane, edges, weights):
+    _draw_spread(weights, {split: each.bytes / 1000 for split, each in shown.items()}, "file size, kB")
+    edges = {split: np.sort([each.widths, each.heights], axis=0) for split, each in shown.items()}
+    _draw_spread(short, {split: shorter for split, (shorter, _) in edges.items()}, "shorter edge, pixels")
+    _draw_spread(long, {split: longer for split, (_, longer) in edges.items()}, "longer edge, pixels")
+    for axes in (plane, weights, short, long):
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -105,26 +107,37 @@ def draw_sizes(folder: Path, sizes: dict[str, Sizes], out: Path) -> None:
 
 
 def _draw_plane(axes: Axes, shown: dict[str, Sizes]) -> None:
-    """A dot for each size there is, larger where there are more images of it."""
-    for split, each in shown.items():
+    """A dot for each size there is in the first split, rings for the others; larger where there are more images."""
+    for number, (split, each) in enumerate(shown.items()):
         pairs, counts = np.unique(np.column_stack([each.widths, each.heights]), axis=0, return_counts=True)
-        area = 12 + 60 * np.log1p(counts) / np.log1p(max(counts.max(), 100))
-        axes.scatter(pairs[:, 0], pairs[:, 1], s=area, color=SPLIT_COLOURS[split], alpha=0.35, linewidths=0)
-    axes.set_title("height over width, pixels", loc="left", fontsize=10)
+        across = np.sqrt(12 + 60 * np.log1p(counts) / np.log1p(max(counts.max(), 100))) + _RING_POINTS * number
+        widths, heights = pairs.T
+        if number == 0:
+            axes.scatter(widths, heights, across**2, color=SPLIT_COLOURS[split], alpha=0.35, linewidths=0)
+        else:
+            axes.scatter(widths, heights, across**2, color="none", edgecolors=SPLIT_COLOURS[split], linewidths=1)
+    axes.set_title("images by width and height", loc="left", fontsize=10)
+    axes.set_xlabel("width, pixels")
+    axes.set_ylabel("height, pixels")
     axes.margins(0.08)
 
 
-def _draw_spread(axes: Axes, quantities: dict[str, dict[str, NDArray[np.float64]]], title: str) -> None:
-    """The share of a split's images in each of 40 bins; of two quantities the second is dashed."""
-    everything = np.concatenate([values for by_split in quantities.values() for values in by_split.values()])
+def _draw_spread(axes: Axes, by_split: dict[str, NDArray[np.float64]], quantity: str) -> None:
+    """The share of a split's images in each of 40 bins, drawn so that all splits are seen where they coincide."""
+    everything = np.concatenate([*by_split.values()])
     low, high = float(everything.min()), float(everything.max())
     # Of one size alone there is no range to divide.
     bins = np.linspace(low, high, 41) if high - low >= 1 else np.linspace(low - 20.5, low + 20.5, 42)
-    for style, by_split in zip(("-", "--"), quantities.values(), strict=False):
-        for split, values in by_split.items():
-            heights, _ = np.histogram(values, bins)
-            axes.stairs(heights / len(values), bins, color=SPLIT_COLOURS[split], linestyle=style, linewidth=1.3)
-    axes.set_title(f"images by {title}", loc="left", fontsize=10)
+    for number, (split, values) in enumerate(by_split.items()):
+        counts, _ = np.histogram(values, bins)
+        shares, colour = counts / len(values), SPLIT_COLOURS[split]
+        if number == 0:
+            axes.stairs(shares, bins, color=colour, alpha=0.35, fill=True)
+        else:
+            axes.stairs(shares, bins, color=colour, linewidth=_LINE_POINTS * (len(by_split) - number))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+    axes.set_title(f"share of images by {quantity.partition(',')[0]}", loc="left", fontsize=10)
+    axes.set_xlabel(quantity)
 
 
 def _told(sizes: dict[str, Sizes]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.class_picture import SPLIT_COLOURS
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import MAGIC_BYTES, frame, pack, whole_frame_head
@@ -80,6 +81,20 @@ def test_any_sizes_are_drawn(tmp_path: Path, make: Callable[[np.random.Generator
     sizes = {split: Sizes(make(random), make(random), make(random) * 50, 3) for split in ("train", "test")}
     draw_sizes(tmp_path, sizes, tmp_path / "sizes.png")
     assert cv2.imread(str(tmp_path / "sizes.png")).shape[1] > 1400
+
+
+def test_splits_of_one_size_are_all_seen(tmp_path: Path) -> None:
+    """Every panel, the key below left aside, has something in the colour of each."""
+    same = np.full(50, 256)
+    sizes = {split: Sizes(same, same, same * 50, 0) for split in SPLIT_COLOURS}
+    draw_sizes(tmp_path, sizes, tmp_path / "sizes.png")
+    pixels = cv2.cvtColor(cv2.imread(str(tmp_path / "sizes.png")), cv2.COLOR_BGR2HSV)
+    for panel in (one for half in np.array_split(pixels[:-60], 2) for one in np.array_split(half, 2, axis=1)):
+        for colour in SPLIT_COLOURS.values():
+            paint = np.uint8([[[int(colour[place : place + 2], 16) for place in (5, 3, 1)]]])
+            hue = int(cv2.cvtColor(paint, cv2.COLOR_BGR2HSV)[0, 0, 0])
+            near = np.abs(panel[..., 0].astype(int) - hue) < 8
+            assert np.count_nonzero(near & (panel[..., 1] > 40)) > 8
 
 
 def test_without_an_image_there_is_nothing_to_draw(tmp_path: Path) -> None:
