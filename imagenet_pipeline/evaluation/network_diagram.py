@@ -11,7 +11,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.layer_engine import own_network
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.diagram import diagram
+from imagenet_pipeline.networks.diagram import diagram, is_folded
 from imagenet_pipeline.networks.dot import dot_text
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 from imagenet_pipeline.networks.tables import CHANNELS
@@ -56,9 +56,12 @@ def draw_network(
     remarks = [
         catalog.entry(network).summary,
         f"{made.parameters:,} parameters, {made.multiply_adds / 1e6:,.0f} million multiply-adds, {count:,} classes",
-        "in each box: what leaves it, and its parameters (of several those of the first ... last)",
+        "right in each box: the shape of its output (channels \u00d7 height \u00d7 width), and below it its parameters",
     ]
-    text = dot_text(diagram(description, shape, full), shape, title, remarks)
+    parts = diagram(description, shape, full)
+    if is_folded(parts):
+        remarks.append("\u00d7 2 in a box or frame: two alike in a row; a \u2026 b: numbers of the first and the last")
+    text = dot_text(parts, shape, title, remarks)
     files.write_whole(out, text if kind == "dot" else drawn(text, kind))
     return made
 

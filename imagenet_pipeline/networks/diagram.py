@@ -74,6 +74,13 @@ def diagram(network: Sequential, input_shape: Shape, full: bool = False) -> Part
     return _Drawer(reports, full).parts(network, "", input_shape)[0]
 
 
+def is_folded(parts: Parts) -> bool:
+    """Whether any of the parts, or one inside them, stands for several."""
+    return any(
+        part.times > 1 or (isinstance(part, Group) and any(is_folded(lane) for lane in part.lanes)) for part in parts
+    )
+
+
 @dataclass(frozen=True)
 class _Drawer:
     reports: Mapping[str, LayerReport]

@@ -28,6 +28,8 @@ COLOURS = {Conv: "#dcebfa", Dense: "#fde8d0", Pool: "#dff2e1", GlobalAveragePool
 OTHER_COLOUR, JOIN_COLOUR, GROUP_COLOURS = "#eef0f3", "#ece3f7", ("#f7f8fa", "#ffffff")
 MAIN = "main"
 GAP = '<FONT POINT-SIZE="6"> </FONT><BR/>'
+LINE_GAP = '<FONT POINT-SIZE="4"> </FONT><BR/>'
+"""Graphviz sets lines without leading: as far apart as their letters are high."""
 FONT = "Helvetica,Arial,sans-serif"
 ACTIVATIONS = {"relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky ReLU"}
 
@@ -37,7 +39,8 @@ def dot_text(parts: Parts, input_shape: Shape, title: str, remarks: Sequence[str
     writer = _Writer()
     entrance = writer.box([["<B>image</B>", "   " + _shapes((input_shape, input_shape))]], OTHER_COLOUR, MAIN)
     writer.chain(parts, entrance, "", depth=0, line=MAIN)
-    below = "<BR/>".join(f'<FONT COLOR="{PALE_INK}" POINT-SIZE="11">{_text(remark)}</FONT>' for remark in remarks)
+    lines = [f'<FONT COLOR="{PALE_INK}" POINT-SIZE="11">{_text(remark)}</FONT>' for remark in remarks]
+    below = f"<BR/>{LINE_GAP}".join(lines)
     heading = f'<B><FONT POINT-SIZE="18">{_text(title)}</FONT></B><BR/>{GAP}{below}<BR/>{GAP}'
     settings = [
         f'graph [label=<{heading}>, labelloc=t, fontname="{FONT}", fontsize=12, fontcolor="{INK}", '

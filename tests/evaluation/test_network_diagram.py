@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,23 @@ def test_dot_needs_no_graphviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_each_kind_is_what_its_name_says(tmp_path: Path, kind: str, begin: bytes) -> None:
     draw_network("lenet", tmp_path / f"l.{kind}")
     assert (tmp_path / f"l.{kind}").read_bytes().startswith(begin)
+
+
+def test_what_a_box_says_is_explained_as_far_as_it_says_it(tmp_path: Path) -> None:
+    for name, full, folded in (("resnet18", False, True), ("resnet18", True, False), ("lenet", False, False)):
+        draw_network(name, tmp_path / "n.dot", full=full)
+        text = (tmp_path / "n.dot").read_text(encoding="utf-8")
+        assert "the shape of its output (channels \u00d7 height \u00d7 width), and below it its parameters" in text
+        assert ("two alike in a row" in text) == folded
+
+
+@needs_graphviz
+def test_the_lines_below_the_title_do_not_touch(tmp_path: Path) -> None:
+    draw_network("resnet18", tmp_path / "r.svg")
+    lines = re.findall(r'y="(-[0-9.]+)"[^>]*font-size="11.00" fill="#66727f"', (tmp_path / "r.svg").read_text())
+    heights = [float(line) for line in lines]
+    assert len(heights) == 4
+    assert all(14 <= lower - upper <= 18 for upper, lower in pairwise(heights))  # points; letters are 11 high
 
 
 def test_a_run_s_network_has_its_size_and_classes(make_run: Callable[..., Path], tmp_path: Path) -> None:
