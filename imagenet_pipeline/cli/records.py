@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,15 +74,22 @@ def _say_inspection(report: Any) -> None:
         say("mean R, G, B: " + _three(report.mean) + "; standard deviation: " + _three(report.std))
     counts = sorted(report.class_counts.values())
     if counts:
-        say(f"{report.split or 'file'}: {len(counts):,} classes of {counts[0]:,} to {counts[-1]:,} records")
+        each = f"{counts[0]:,} to {counts[-1]:,}" if counts[0] < counts[-1] else f"{counts[0]:,}"
+        say(f"{report.split or 'file'}: {len(counts):,} {'class' if len(counts) == 1 else 'classes'} of {each} records")
     say_table(
         ["record", "number", "label", "class", "size", "bytes", "checksum"],
         [
-            (r.position, r.number, " ".join(f"{x:g}" for x in r.labels), r.class_name or "", _size(r), r.bytes,
+            (r.position, r.number, _labels(r.labels), r.class_name or "", _size(r), f"{r.bytes:,}",
              "right" if r.checked else "none")
             for r in report.records
         ],
     )  # fmt: skip
+
+
+def _labels(labels: Sequence[float]) -> str:
+    """The first four, and how many there are."""
+    shown = " ".join(f"{label:g}" for label in labels[:4])
+    return f"{shown} ... ({len(labels)} numbers)" if len(labels) > 4 else shown
 
 
 def _problem_line(problem: Any) -> str:

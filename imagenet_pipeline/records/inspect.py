@@ -47,7 +47,10 @@ class RecordInfo:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A split of a data set or a lone `.rec` file. `class_counts` is by class id, or by label where unnamed."""
+    """A split of a data set or a lone `.rec` file.
+
+    `class_counts` is by class id, or by label where unnamed; none where labels are several numbers, as in detection.
+    """
 
     path: str
     split: str | None
@@ -71,16 +74,18 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
     splits = data_set.counts if data_set else {}
     split = split or next(iter(splits), None)
     with RecordSet.open(path, split) as found:
+        shown = [_info(found, position, classes) for position in _within(records, found)]
+        several = any(len(one.labels) > 1 for one in shown)
         return Inspection(
             path=str(path),
             split=split,
             splits=splits,
             count=len(found),
             classes=len(classes) if classes else None,
-            class_counts=_class_counts(found, classes),
+            class_counts={} if several else _class_counts(found, classes),
             mean=data_set.mean if data_set else None,
             std=data_set.std if data_set else None,
-            records=[_info(found, position, classes) for position in _within(records, found)],
+            records=shown,
         )
 
 
@@ -172,7 +177,7 @@ def _draw(
     except BadInput:
         ImageDraw.Draw(sheet).text((left + 4, top + _TILE // 2), "no image", fill=_INK)
     label = record.labels[0] if record.labels else float("nan")
-    name = _class_of(label, classes)[1] or " ".join(f"{value:g}" for value in record.labels[:4])
+    name = _class_of(label, classes)[1] or (f"{label:g}" if len(record.labels) == 1 else "")
     font = ImageFont.load_default(size=13)
     caption = f"{record.number}  {name}"
     while font.getlength(caption) > _TILE and len(caption) > 1:

@@ -32,7 +32,7 @@ def test_records_of_others_are_described(unpacked: Callable[[str], Path]) -> Non
     found = inspect(vector, range(1))
     assert (found.count, found.classes, found.mean) == (12, None, None)
     assert len(found.records[0].labels) == 9
-    assert not found.records[0].checked
+    assert (found.records[0].checked, found.class_counts) == (False, {})
 
 
 def test_a_montage_shows_the_images(data_set: Path, tmp_path: Path) -> None:
