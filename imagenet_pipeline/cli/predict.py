@@ -30,7 +30,9 @@ Words = Annotated[
         help="Pictures, folders of them, lists (.txt, a path a line; .lst); recipe keys, as devices=cpu.",
     ),
 ]
-Table = Annotated[Path | None, typer.Option(help="Write a table, a row a picture: NAME.csv.")]
+Table = Annotated[
+    Path | None, typer.Option(help="Write a table, a row a picture: NAME.csv; then only failures are printed.")
+]
 Annotate = Annotated[Path | None, typer.Option(help="Folder for copies with their classes below.")]
 Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the first 100, PNG.")]
 
@@ -61,15 +63,17 @@ def predict(
     from imagenet_pipeline.evaluation.classifier import open_classifier
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
     from imagenet_pipeline.evaluation.predict_pictures import Drawings
-    from imagenet_pipeline.evaluation.prediction_table import prediction_table
+    from imagenet_pipeline.evaluation.prediction_table import prediction_table, require_csv
 
     require_crops(crops)
+    if out:
+        require_csv(out)
     paths, changes = _pictures_and_changes(words, root, (out, sheet))
     drawings = Drawings(paths, annotate, sheet)
     classifier = open_classifier(run, checkpoint, changes)
-    answer = _JsonAnswer(classifier) if as_json else _TextAnswer()
+    answer = _JsonAnswer(classifier) if as_json else _TextAnswer(out)
     # Lines of the answer on a terminal say how far it is.
-    quiet = sys.stdout.isatty() and not as_json
+    quiet = sys.stdout.isatty() and not as_json and out is None
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(Bar("predict", "pictures", shown=not quiet))
         table = stack.enter_context(prediction_table(out, min(top, len(classifier.classes)))) if out else None
@@ -80,10 +84,15 @@ def predict(
             if table:
                 table.add(prediction)
             bar.show(done, len(paths))
-    drawn = drawings.finish()
+    drawn = drawings.finish(_whose(classifier))
     answer.finish(_written(out, annotate if drawings.annotated else None, sheet if drawn else None), drawn)
     if answer.unreadable:
         raise BadInput(f"{answer.unreadable:,} of {len(paths):,} pictures could not be read")
+
+
+def _whose(classifier: Classifier) -> str:
+    folder = classifier.checkpoint.folder.name
+    return f"{classifier.checkpoint.state.network}, {folder} of {classifier.run.resolve().name}"
 
 
 def _written(table: Path | None, annotated: Path | None, sheet: Path | None) -> dict[str, Path]:
@@ -109,15 +118,19 @@ def _pictures_and_changes(
 
 
 class _TextAnswer:
-    """A block of lines a picture, one with --top 1."""
+    """A block of lines a picture, one with --top 1; of what goes to a table only what could not be read."""
 
-    def __init__(self) -> None:
-        self.unreadable = 0
+    def __init__(self, table: Path | None) -> None:
+        self._table = table
+        self._pictures = self.unreadable = 0
 
     def add(self, prediction: Prediction) -> None:
+        self._pictures += 1
         if prediction.reason:
             self.unreadable += 1
             say(f"{prediction.path}: not read: {prediction.reason}")
+            return
+        if self._table:
             return
         lines = [f"{100 * one.probability:6.2f} %  {_called(one.class_id, one.name)}" for one in prediction.top]
         if len(lines) == 1:
@@ -129,7 +142,11 @@ class _TextAnswer:
 
     def finish(self, written: dict[str, Path], sheet: str) -> None:
         for name, path in written.items():
-            say(f"{name}: {path}" + (f", {sheet}" if name == "sheet" else ""))
+            if name != "table":
+                say(f"{name}: {path}" + (f", {sheet}" if name == "sheet" else ""))
+        count = f"{self._pictures:,} picture{'' if self._pictures == 1 else 's'}"
+        count += f", {self.unreadable:,} not read" if self.unreadable else ""
+        say(f"{count}: {self._table}" if self._table else count)
 
 
 class _JsonAnswer:

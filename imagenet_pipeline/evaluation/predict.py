@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from imagenet_pipeline.errors import printable
 from imagenet_pipeline.evaluation.classifier import Classifier
 from imagenet_pipeline.evaluation.evaluate import Crops
 from imagenet_pipeline.loading.batches import available_processors
@@ -19,6 +21,8 @@ from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, calm, upright_rgb
 from imagenet_pipeline.records.shard import read_image_file
+
+log = logging.getLogger("imagenet_pipeline")
 
 BATCHES_AHEAD = 2
 """How many batches of views, beside the one in use, are made ready."""
@@ -46,7 +50,8 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: 
     """The predictions for pictures, in their order, as they are made; of fewer than `top` classes, all.
 
     Threads read, decode and cut the pictures of the next batches meanwhile; of each no more is kept than what the
-    network looks at. Pictures are turned as their EXIF tag says. One that cannot be read does not end it.
+    network looks at. Pictures are turned as their EXIF tag says. One that cannot be read does not end it; one
+    that is damaged and can be read is named on the log.
     Raises BadInput where the network's output is not finite.
     """
     calm()
@@ -69,9 +74,9 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def read_picture(path: Path) -> Pixels:
-    """A picture file as RGB [H, W, 3], upright. Raises Rejected with the reason."""
-    return upright_rgb(read_image_file(Path(), str(path), follow_links=True))
+def read_picture(path: Path, damaged: Callable[[str], None] | None = None) -> Pixels:
+    """A picture file as RGB [H, W, 3], upright; `damaged` is as for `decode_rgb`. Raises Rejected with the reason."""
+    return upright_rgb(read_image_file(Path(), str(path), follow_links=True), damaged)
 
 
 def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, top: int) -> tuple[Choice, ...]:
@@ -82,8 +87,12 @@ def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, to
 
 def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
     """What the network looks at of a picture, [crops, S, S, 3], or why it cannot be read."""
+
+    def damaged(what: str) -> None:
+        log.warning("%s: read, but damaged: %s", printable(str(path)), what)
+
     try:
-        return classifier.views(read_picture(path), crops)
+        return classifier.views(read_picture(path, damaged), crops)
     except Rejected as reason:
         return str(reason)
 

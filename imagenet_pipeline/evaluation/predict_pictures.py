@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, printable
 from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.records.contact_sheet import (
@@ -50,7 +50,7 @@ class Drawings:
         self._pictures = len(paths)
         self.annotated = 0
         if folder is not None:
-            self._require_outside(folder, paths)
+            self._require_place(folder, paths)
             self._top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
             self._names = {self._name(path) for path in paths}
             files.require_separate((folder / self._free_name(path) for path in paths), paths)
@@ -74,18 +74,20 @@ class Drawings:
             files.write_whole(self._folder / self._free_name(prediction.path), encoded.getvalue())
             self.annotated += 1
 
-    def finish(self) -> str:
-        """Write the sheet, if there is one to write; what there is to say of it."""
+    def finish(self, whose: str) -> str:
+        """Write the sheet, if there is one to write, with `whose` predictions they are; what there is to say of it."""
         if self._sheet is None or not self._tiles:
             return ""
         columns = min(len(self._tiles), 10 if len(self._tiles) > 50 else 6)
         cut = len(self._tiles) < self._pictures
         all_of_them = f"{self._pictures:,} picture{'' if self._pictures == 1 else 's'}"
         said = f"{len(self._tiles):,} of {all_of_them}" if cut else all_of_them
-        write_png(contact_sheet(self._tiles, columns, said), self._sheet)
+        write_png(contact_sheet(self._tiles, columns, f"{said}\n{printable(whose)}"), self._sheet)
         return said
 
-    def _require_outside(self, folder: Path, paths: Sequence[Path]) -> None:
+    def _require_place(self, folder: Path, paths: Sequence[Path]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise BadRecipe("annotated pictures go into a folder", where=folder, found="a file")
         place = os.path.join(os.path.realpath(folder), "")
         inside = next((path for path in paths if os.path.realpath(path).startswith(place)), None)
         if inside is not None:

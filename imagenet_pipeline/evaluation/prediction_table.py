@@ -30,6 +30,12 @@ class PredictionTable:
         self._writer.writerow([prediction.path, prediction.reason, *choices])
 
 
+def require_csv(path: Path) -> None:
+    """Raise BadRecipe for a table that is no CSV by its name."""
+    if path.suffix.lower() != ".csv":
+        raise BadRecipe("a table is CSV", where=path, expected="a name that ends in .csv")
+
+
 @contextlib.contextmanager
 def prediction_table(path: Path, top: int) -> Iterator[PredictionTable]:
     """A table of `top` classes a picture, to be filled; the file appears when the block ends well.
@@ -37,8 +43,7 @@ def prediction_table(path: Path, top: int) -> Iterator[PredictionTable]:
     Columns: file, unreadable (why, or nothing), then class_1, name_1, probability_1 and so on. UTF-8; a file's name
     keeps its bytes. Raises BadRecipe for another ending.
     """
-    if path.suffix.lower() != ".csv":
-        raise BadRecipe("a table is CSV", where=path, expected="a name that ends in .csv")
+    require_csv(path)
     with files.whole_file(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         yield PredictionTable(text, top)

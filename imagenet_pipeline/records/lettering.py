@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,9 @@ from PIL import ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 from imagenet_pipeline.errors import printable
+
+_FILE_END = re.compile(r"\w{0,4}\.\w{1,4}$")
+"""The last letters of a file's name, which tell it from others, and its extension."""
 
 
 def lettering(text: str, size: int) -> tuple[str, FreeTypeFont]:
@@ -34,17 +38,20 @@ def written_out(text: str) -> str:
 
 
 def shortened(text: str, font: FreeTypeFont, width: int) -> str:
-    """The text, cut off with an ellipsis where it is wider than `width` pixels."""
+    """The text, cut with an ellipsis where it is wider than `width` pixels: before the end of a file's name."""
     if font.getlength(text) <= width:
         return text
+    end = f"…{''.join(_FILE_END.findall(text))}"
+    if font.getlength(end) > width / 2:
+        end = "…"
     fits, too_many = 0, len(text)
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if font.getlength(text[:middle].rstrip() + "…") <= width:
+        if font.getlength(text[:middle].rstrip() + end) <= width:
             fits = middle
         else:
             too_many = middle
-    return text[:fits].rstrip() + "…"
+    return text[:fits].rstrip() + end
 
 
 def _own() -> str:

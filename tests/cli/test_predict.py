@@ -59,7 +59,8 @@ def test_the_hits_are_those_of_validation_and_text_says_what_json_says(call: Cal
     assert 100 * sum(right) / 300 == pytest.approx(float(history[-1]["validation_rank1"]))
     code, out, _ = call(*words)
     lines = out.splitlines()
-    assert len(lines) == 4 * 300
+    assert len(lines) == 4 * 300 + 1
+    assert lines[-1] == "300 pictures"
     for number, one in enumerate(answer["predictions"]):
         assert lines[4 * number] == one["file"]
         first = one["top"][0]
@@ -83,6 +84,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(call: Call, world: Pa
     assert lines[0] == f"{tmp_path}/gone.jpg: not read: file is missing"
     assert [line.endswith("a.jpg") for line in lines[1:3]] == [True, True]
     assert "b\\x1b[2J.jpg: not read: " in lines[3]
+    assert lines[4:] == ["4 pictures, 2 not read"]
+    code, out, _ = call(*words, "--out", tmp_path / "t.csv")
+    assert code == 3
+    assert out.splitlines() == [lines[0], lines[3], f"4 pictures, 2 not read: {tmp_path}/t.csv"]
     code, out, _ = call(*words, "--json")
     answer = json.loads(out)
     assert code == 3
@@ -97,7 +102,11 @@ def test_pictures_and_a_table_are_written(call: Call, world: Path, tmp_path: Pat
     code, out, _ = call("predict", world / "run", folder, *words, "--crops", 2, "batch_size=7")
     assert code == 0
     given = sorted(path.name for path in folder.iterdir())
-    assert out.splitlines()[-1] == f"sheet: {tmp_path}/sheet.png, {len(given)} pictures"
+    assert out.splitlines() == [
+        f"annotated: {tmp_path}/out",
+        f"sheet: {tmp_path}/sheet.png, {len(given)} pictures",
+        f"{len(given)} pictures: {tmp_path}/table.csv",
+    ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == given
     with open(tmp_path / "table.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -116,6 +125,8 @@ def test_pictures_and_a_table_are_written(call: Call, world: Path, tmp_path: Pat
         (["run", "pictures", "--crops", "3"], 2, "1, 2 or 10"),
         (["run", "pictures", "--sheet", "x.jpg"], 2, ".png"),
         (["run", "pictures", "--annotate", "pictures"], 2, "where the pictures are"),
+        (["run", "pictures", "--annotate", "recipe.toml"], 2, "into a folder"),
+        (["run", "pictures", "--out", "pred.json"], 2, "a name that ends in .csv"),
         (["run", "pictures", "--checkpoint", "99"], 2, "99"),
     ],
 )
@@ -123,6 +134,8 @@ def test_a_mistake_is_one_line(
     call: Call, world: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, says: str
 ) -> None:
     monkeypatch.chdir(world)
+    if {"--out", "--sheet", "--annotate"} & {*words}:
+        monkeypatch.setattr("imagenet_pipeline.evaluation.classifier.open_classifier", None)  # refused before
     found, out, err = call("predict", *words)
     assert (found, out) == (code, "")
     assert err.count("\n") == 1

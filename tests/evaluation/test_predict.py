@@ -86,9 +86,9 @@ def test_no_more_than_the_batches_ahead_are_read(
 ) -> None:
     reads: list[Path] = []
 
-    def counted(path: Path) -> object:
+    def counted(path: Path, damaged: Callable[[str], None]) -> object:
         reads.append(path)
-        return read_picture(path)
+        return read_picture(path, damaged)
 
     monkeypatch.setattr(module, "read_picture", counted)
     many = photos * 8
@@ -106,7 +106,9 @@ def test_threads_end_with_it(classifier: Classifier, photos: list[Path]) -> None
     assert not [one for one in threading.enumerate() if one.name.startswith("pictures")]
 
 
-def test_odd_pictures_are_seen_or_told_of(classifier: Classifier, unpacked: Callable[[str], Path]) -> None:
+def test_odd_pictures_are_seen_or_told_of(
+    classifier: Classifier, unpacked: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
     folder = unpacked("odd_images_shared.tar.xz")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     found = list(predict(classifier, paths))
@@ -115,6 +117,10 @@ def test_odd_pictures_are_seen_or_told_of(classifier: Classifier, unpacked: Call
     assert "truncated" in reasons["truncated_jpeg.jpg"]
     assert "pixels" in reasons["decompression_bomb.gif"]
     assert "n02105855_2933.JPEG" not in reasons
+    [garbled] = [path for path in paths if path.name == "hopper_bad_exif.jpg"]
+    told = f"{garbled}: read, but damaged: Corrupt JPEG data: 1214 extraneous bytes before marker 0xd0"
+    assert told in caplog.messages
+    assert not [line for line in caplog.messages if "hopper.jpg" in line or "truncated_jpeg" in line]
     for one in found:
         assert bool(one.reason) != bool(one.top)
         if one.reason:

@@ -26,7 +26,7 @@ def draw(paths: list[Path], folder: Path | None, sheet: Path | None) -> tuple[Dr
     drawings = Drawings(paths, folder, sheet)
     for path in paths:
         drawings.add(Prediction(path, TOP))
-    return drawings, drawings.finish()
+    return drawings, drawings.finish("lenet, epoch-0002 of demo")
 
 
 def test_pictures_of_one_name_in_several_folders_are_all_drawn(tmp_path: Path) -> None:
@@ -88,14 +88,15 @@ def test_a_sheet_is_cut_and_says_so(tmp_path: Path) -> None:
     assert all_of_them == "3 pictures"
     with Image.open(tmp_path / "sheet.png") as large, Image.open(tmp_path / "small.png") as small:
         assert large.width < 2100
-        assert small.height < 300 < large.height
+        assert small.height < 330 < large.height
+        assert (np.asarray(small)[36:56, 14:150] < 200).any()  # whose predictions they are
 
 
 def test_what_could_not_be_read_is_passed_over(tmp_path: Path) -> None:
     drawings = Drawings([tmp_path / "x.png"], tmp_path / "out", tmp_path / "sheet.png")
     drawings.add(Prediction(tmp_path / "x.png", (), "file is missing"))
     drawings.add(Prediction(tmp_path / "x.png", TOP))  # gone since
-    assert drawings.finish() == ""
+    assert drawings.finish("") == ""
     assert drawings.annotated == 0
     assert list(tmp_path.iterdir()) == []
 

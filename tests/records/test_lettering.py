@@ -67,3 +67,12 @@ def test_a_text_is_cut_to_its_room_and_no_further(text: str, width: int) -> None
         assert cut.endswith("…")
         longer = drawn[: len(cut)].rstrip() + "…"
         assert longer == cut or font.getlength(longer) > width or drawn.startswith(cut[:-1])
+
+
+def test_a_file_name_that_is_cut_keeps_its_end() -> None:
+    text, font = lettering("98.7 % a_photo_of_the_holidays_0012.jpeg", 11)
+    cut = shortened(text, font, 150)
+    assert cut.startswith("98.7 % a_ph")
+    assert cut.endswith("…0012.jpeg")
+    assert font.getlength(cut) <= 150
+    assert shortened(text, font, 60).endswith("…")
