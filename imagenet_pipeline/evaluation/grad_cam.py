@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from imagenet_pipeline import files
 from imagenet_pipeline.engines import Array
@@ -23,12 +23,23 @@ from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.networks.cut import last_map, until
 from imagenet_pipeline.networks.shapes import Shape, output_shape
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.contact_sheet import contact_sheet, require_png, tile, write_png
+from imagenet_pipeline.records.contact_sheet import (
+    BACKGROUND,
+    PALE_INK,
+    contact_sheet,
+    require_png,
+    tile,
+    write_png,
+)
+from imagenet_pipeline.records.lettering import lettering
 
 SIDE = 240  # pixels
 IMAGES_LIMIT = 100
 STRENGTH = 0.75
 """How much of the hottest place's colour is the map's; the rest is the picture's."""
+DIM = 0.55
+"""How bright the picture below the map is, as a share of itself: white must not pass for heat."""
+_BAR_WIDTH, _BAR_HEIGHT, _EDGE = 150, 12, 14  # pixels
 
 HeatMap = npt.NDArray[np.float64]
 
@@ -101,8 +112,8 @@ def draw_grad_cam(
         seen.append(looked)
     state, folder = classifier.checkpoint.state, classifier.checkpoint.folder
     title = f"{state.network}, {folder.name} of {run.resolve().name}: Grad-CAM"
-    remarks = f"at {path}, {'x'.join(map(str, shape))}\nbright is where the class is found, on each photo's own scale"
-    write_png(contact_sheet(tiles, 2 if len(images) < 3 else 4, f"{title}\n{remarks}"), out)
+    remarks = f"at {path}, {'x'.join(map(str, shape))}\ncolour is where the class is found, on each photo's own scale"
+    write_png(_with_legend(contact_sheet(tiles, 2 if len(images) < 3 else 4, f"{title}\n{remarks}")), out)
     engine = classifier.engine
     return GradCam(
         str(out), str(run), folder.name, state.network, path, shape, engine.name, engine.precision, tuple(seen)
@@ -152,11 +163,26 @@ def _look(classifier: Classifier, view: Pixels, path: str, label: int | None, im
 
 
 def _overlaid(photo: Pixels, heat: HeatMap) -> Pixels:
-    """A photo with a map of 0 to 1 over it: the hotter a place, the more of the map's colour."""
+    """A photo, grey and dim, with a map of 0 to 1 over it: the hotter a place, the more of the map's colour."""
     height, width = photo.shape[:2]
     large = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     shares = np.clip(np.asarray(large, np.float64), 0.0, 1.0)
     opacity = STRENGTH * shares[..., None]
-    grey = photo.mean(axis=2, keepdims=True)
+    grey = DIM * photo.mean(axis=2, keepdims=True)
     mixed: Pixels = np.round((1 - opacity) * grey + opacity * heat_colours(shares)).astype(np.uint8)
     return mixed
+
+
+def _with_legend(sheet: Image.Image) -> Image.Image:
+    """The sheet and, below, the map's colours over middle grey, from none to most."""
+    made = Image.new("RGB", (sheet.width, sheet.height + _BAR_HEIGHT + _EDGE), BACKGROUND)
+    made.paste(sheet)
+    grey = np.full((_BAR_HEIGHT, _BAR_WIDTH, 3), 128, np.uint8)
+    colours = Image.fromarray(_overlaid(grey, np.linspace(0, 1, _BAR_WIDTH)[None]))
+    draw, middle = ImageDraw.Draw(made), sheet.height + _BAR_HEIGHT // 2
+    none, font = lettering("none", _BAR_HEIGHT)
+    left = _EDGE + round(font.getlength(none)) + _EDGE // 2
+    draw.text((_EDGE, middle), none, font=font, fill=PALE_INK, anchor="lm")
+    made.paste(colours, (left, sheet.height))
+    draw.text((left + _BAR_WIDTH + _EDGE // 2, middle), "most", font=font, fill=PALE_INK, anchor="lm")
+    return made

@@ -18,7 +18,7 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.classifier import open_classifier
-from imagenet_pipeline.evaluation.grad_cam import draw_grad_cam, heat_maps, label_of
+from imagenet_pipeline.evaluation.grad_cam import _overlaid, draw_grad_cam, heat_maps, label_of
 from imagenet_pipeline.evaluation.network_pictures import view_of
 from imagenet_pipeline.evaluation.predict import read_picture
 from imagenet_pipeline.networks import catalog
@@ -111,9 +111,25 @@ def test_the_sheet_has_each_photo_and_beside_it_its_map(run: Path, photos: list[
     one, three = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("one", "three"))
     assert one.shape[1] == 3 * 14 + 2 * 240
     assert three.shape[1] == 5 * 14 + 4 * 240
+    bar = one[-20, 70:190].astype(int)  # from none, a grey, to most
+    assert np.ptp(bar[0]) < 15
+    assert bar[-1].sum() > bar[0].sum() + 200
     view = view_of(photos[0], open_classifier(run).checkpoint)
     large = np.asarray(Image.fromarray(view).resize((240, 240), Image.Resampling.BICUBIC))
     assert float(cv2.matchTemplate(one, large, cv2.TM_SQDIFF).min()) < 1.0
+
+
+def test_white_does_not_pass_for_heat_and_the_photo_shows_through() -> None:
+    photo = np.zeros((40, 40, 3), np.uint8)
+    photo[:20] = 255
+    heat = np.zeros((4, 4))
+    np.testing.assert_array_equal(_overlaid(photo, heat), np.round(0.55 * photo))
+    heat[:, 3] = 1
+    drawn = _overlaid(photo, heat).astype(int)
+    np.testing.assert_array_equal(drawn[:, 0], np.round(0.55 * photo[:, 0]))
+    assert drawn[30, 39].sum() > drawn[10, 0].sum()  # heat on black outshines a white place without
+    assert np.ptp(drawn[30, 39]) > 50  # and has a colour
+    assert drawn[10, 39].sum() > drawn[30, 39].sum() + 50
 
 
 def test_where_nothing_speaks_for_a_class_the_picture_stays_and_says_so(
