@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.training.curves import COLOURS, draw_curves
+from imagenet_pipeline.training.curves import COLOURS, draw_curves, separate_curves
 from imagenet_pipeline.training.journal import Journal
 
 
@@ -126,3 +126,12 @@ def test_curves_come_in_the_order_given(tmp_path: Path, drawn: list[Figure]) -> 
     for number, colour in enumerate(COLOURS[:2]):
         (line,) = [line for line in drawn[number].axes[1].lines if len(np.atleast_1d(line.get_xdata())) == 4]
         assert line.get_color() == colour
+
+
+def test_loss_and_rank1_apart(tmp_path: Path) -> None:
+    pictures = separate_curves(journalled(tmp_path / "run", 4, 2))
+    loss, rank1 = (cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR) for one in pictures)
+    assert loss.shape == rank1.shape == (462, 605, 3)
+    assert (loss != rank1).any()
+    with pytest.raises(BadRecipe, match="there is no run here"):
+        separate_curves(tmp_path)
