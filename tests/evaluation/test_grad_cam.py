@@ -24,6 +24,7 @@ from imagenet_pipeline.evaluation.predict import read_picture
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.contact_sheet import tile
 
 numbers = st.floats(-100, 100, width=32)
 maps = st.tuples(*[st.integers(1, 3)] * 4).flatmap(
@@ -138,8 +139,16 @@ def test_where_nothing_speaks_for_a_class_the_picture_stays_and_says_so(
     place = make_run(tmp_path / "run")
     nothing = np.zeros((1, 50, 4, 4))
     monkeypatch.setattr("imagenet_pipeline.evaluation.grad_cam.heat_maps", lambda *_: nothing[:, 0])
+    drawn: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(
+        "imagenet_pipeline.evaluation.grad_cam.tile",
+        lambda pixels, side, lines: (drawn.append((pixels, lines)), tile(pixels, side, lines))[1],
+    )
     made = draw_grad_cam(place, photos[:1], tmp_path / "g.png")
     assert made.images[0].heat == 0
+    (photo, _), (picture, (caption,)) = drawn
+    np.testing.assert_allclose(picture, 0.55 * photo.mean(axis=2, keepdims=True).repeat(3, axis=2), atol=0.51)
+    assert caption.endswith("%, found nowhere")
     monkeypatch.setattr("imagenet_pipeline.evaluation.grad_cam.heat_maps", lambda *_: nothing[:, 0] + np.nan)
     with pytest.raises(BadInput, match="gradients of the network are not finite"):
         draw_grad_cam(place, photos[:1], tmp_path / "g.png")

@@ -29,7 +29,7 @@ from imagenet_pipeline.files import sha256_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.reader import RecordSet
 
-ODD = ("<script>alert(1)</script>", "a|b", "x\n# y", "*bold*\\", "`tick`", "ünï & [l](z)")
+ODD = ("<script>alert(1)</script>", "a|b", "x\n# y", "*bold*\\", "`tick`", 'ünï & [l](z)" onmouseover="x')
 VOID = {"meta", "img", "br"}
 
 
@@ -39,6 +39,7 @@ class Page(HTMLParser):
     def __init__(self, content: str) -> None:
         super().__init__()
         self.elements: list[str] = []
+        self.attributes: set[str] = set()
         self.sources: list[str] = []
         self.words = ""
         self._open: list[str] = []
@@ -48,6 +49,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append(tag)
+        self.attributes |= {name for name, _ in attrs}
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag not in VOID:
             self._open.append(tag)
@@ -126,6 +128,7 @@ def test_names_are_shown_never_obeyed(findings: Findings, tmp_path: Path) -> Non
     odd = replace(findings, examination=replace(findings.examination, table=table, notes=[ODD[0]]))
     page, markdown, _ = written(odd, tmp_path)
     assert "script" not in page.elements
+    assert page.attributes == written(findings, tmp_path)[0].attributes
     assert ODD[0] in page.words
     assert "<script" not in markdown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markdown
