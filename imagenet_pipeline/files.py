@@ -293,9 +293,6 @@ def _sync_file(path: Path) -> None:
 
 def _explained(error: OSError, path: Path) -> PipelineError:
     if error.errno in _OUT_OF_SPACE:
-        return OutOfRoom(
-            f"cannot be written ({error.strerror})",
-            where=path,
-            advice="free some room and run the same command again; nothing that was finished is lost",
-        )
+        advice = "free some room and run the same command again; nothing that was finished is lost"
+        return OutOfRoom(f"cannot be written ({error.strerror})", where=path, advice=advice)
     return BadInput(f"cannot be written ({error.strerror or error})", where=path)

@@ -64,9 +64,8 @@ def evaluate(
     from imagenet_pipeline.engines.membership import taking_part
     from imagenet_pipeline.evaluation.evaluate import default_split
     from imagenet_pipeline.evaluation.examine import examine
-    from imagenet_pipeline.evaluation.findings import as_json as told_of
     from imagenet_pipeline.evaluation.findings import findings_of
-    from imagenet_pipeline.evaluation.report import require_page, write_report
+    from imagenet_pipeline.evaluation.report import require_page
 
     require_crops(crops)
     runs, changes = _runs_and_changes(words)
@@ -79,14 +78,20 @@ def evaluate(
         if launch_ranks(planned.engine, planned.devices, context.obj):
             return
         found = examine(runs, checkpoints, split, crops, records, changes, real_labels)  # type: ignore[arg-type]
-    if found.result.process:
-        return
-    findings = findings_of(found)
+    if not found.result.process:
+        _answer(findings_of(found), page, as_json)
+
+
+def _answer(findings: Findings, page: Path, as_json: bool) -> None:
+    """Write the report and say the figures, also where it cannot be written: they took so much longer."""
+    from imagenet_pipeline.evaluation.findings import as_json as told_of
+    from imagenet_pipeline.evaluation.report import write_report
+
     problem: PipelineError | None = None
     try:
         write_report(findings, page)
     except PipelineError as error:
-        problem = error  # raised after the figures, which took so much longer than the report
+        problem = error
     if as_json:
         say_json({**told_of(findings), "report": None if problem else page})
     else:

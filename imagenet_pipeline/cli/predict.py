@@ -72,10 +72,9 @@ def predict(
     drawings = Drawings(paths, annotate, sheet)
     classifier = open_classifier(run, checkpoint, changes)
     answer = _JsonAnswer(classifier) if as_json else _TextAnswer(out)
-    # Lines of the answer on a terminal say how far it is.
-    quiet = sys.stdout.isatty() and not as_json and out is None
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(Bar("predict", "pictures", shown=not quiet))
+        # Without a bar the lines of the answer on a terminal say how far it is.
+        bar = stack.enter_context(Bar("predict", "pictures", shown=as_json or bool(out) or not sys.stdout.isatty()))
         table = stack.enter_context(prediction_table(out, min(top, len(classifier.classes)))) if out else None
         found = stack.enter_context(contextlib.closing(predict_pictures(classifier, paths, top, crops)))  # type: ignore[type-var, arg-type]
         for done, prediction in enumerate(found, 1):
