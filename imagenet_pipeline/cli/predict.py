@@ -61,6 +61,7 @@ def predict(
       imagenet-pipeline predict output/runs/demo list.txt --root photos --json
     """
     from imagenet_pipeline.evaluation.classifier import open_classifier
+    from imagenet_pipeline.evaluation.network_pictures import caption_of
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
     from imagenet_pipeline.evaluation.predict_pictures import Drawings
     from imagenet_pipeline.evaluation.prediction_table import prediction_table, require_csv
@@ -83,15 +84,10 @@ def predict(
             if table:
                 table.add(prediction)
             bar.show(done, len(paths))
-    drawn = drawings.finish(_whose(classifier))
+    drawn = drawings.finish(caption_of(classifier.run, classifier.checkpoint))
     answer.finish(_written(out, annotate if drawings.annotated else None, sheet if drawn else None), drawn)
     if answer.unreadable:
         raise BadInput(f"{answer.unreadable:,} of {len(paths):,} pictures could not be read")
-
-
-def _whose(classifier: Classifier) -> str:
-    folder = classifier.checkpoint.folder.name
-    return f"{classifier.checkpoint.state.network}, {folder} of {classifier.run.resolve().name}"
 
 
 def _written(table: Path | None, annotated: Path | None, sheet: Path | None) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
 from imagenet_pipeline.evaluation.colour_maps import enlarged, heat_colours
 from imagenet_pipeline.evaluation.layer_engine import input_shape, own_network
-from imagenet_pipeline.evaluation.network_pictures import view_of
+from imagenet_pipeline.evaluation.network_pictures import caption_of, view_of
 from imagenet_pipeline.loading.geometry import Pixels
 from imagenet_pipeline.networks.cut import last_map, until
 from imagenet_pipeline.networks.shapes import Shape, output_shape
@@ -111,7 +111,7 @@ def draw_grad_cam(
         tiles += [tile(photo, SIDE, [image.name]), tile(warm, SIDE, [caption])]
         seen.append(looked)
     state, folder = classifier.checkpoint.state, classifier.checkpoint.folder
-    title = f"{state.network}, {folder.name} of {run.resolve().name}: Grad-CAM"
+    title = f"{caption_of(run, classifier.checkpoint)}: Grad-CAM"
     remarks = f"at {path}, {'x'.join(map(str, shape))}\ncolour is where the class is found, on each photo's own scale"
     write_png(_with_legend(contact_sheet(tiles, 2 if len(images) < 3 else 4, f"{title}\n{remarks}")), out)
     engine = classifier.engine

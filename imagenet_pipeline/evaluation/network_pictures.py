@@ -57,7 +57,7 @@ def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "b
     path = _convolution(checkpoint, layer)
     weights = checkpoint.weights[f"{path}.weight"].astype(np.float64)
     filters, inputs, height, width = weights.shape
-    title = f"{_name(run, checkpoint)}: {path}, {filters} filters of {inputs}x{height}x{width}\n"
+    title = f"{caption_of(run, checkpoint)}: {path}, {filters} filters of {inputs}x{height}x{width}\n"
     if inputs == 3:
         shown = weights[:FILTERS_LIMIT]
         tiles = [_labelled(signed_levels(one.transpose(1, 2, 0)), FILTER_SIDE, n) for n, one in enumerate(shown)]
@@ -95,7 +95,7 @@ def draw_activations(
     drawn = shape[0] if len(shape) == 1 else min(channels, shape[0])
     picture = _bars(values) if len(shape) == 1 else _channels(values[:drawn])
     photo = tile(enlarged(view, PHOTO_SIDE), PHOTO_SIDE, [image.name, f"the {len(view)} px the network sees"])
-    text = f"{_name(run, checkpoint)}: {layer} gives {'x'.join(map(str, shape))}"
+    text = f"{caption_of(run, checkpoint)}: {layer} gives {'x'.join(map(str, shape))}"
     if len(shape) > 1:
         text += f"\n{KEY}; each channel on its own scale; {drawn} of {shape[0]} channels"
     write_png(contact_sheet([_beside(photo, picture)], 1, text), out)
@@ -179,7 +179,8 @@ def _columns(count: int) -> int:
     return min(count, 8 if count <= 64 else 16)
 
 
-def _name(run: Path, checkpoint: Checkpoint) -> str:
+def caption_of(run: Path, checkpoint: Checkpoint) -> str:
+    """Whose picture it is: network, checkpoint and run."""
     return f"{checkpoint.state.network}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
