@@ -92,7 +92,7 @@ def test_colour_sums_are_exact() -> None:
 def test_colour_sums_of_more_equal_pixels_than_float32_counts_are_exact() -> None:
     colours = ColourSums()
     colours.add(np.full((4097, 4099, 3), (1, 2, 255), np.uint8))
-    assert 2**24 < (count := 4097 * 4099)
+    assert (count := 4097 * 4099) > 2**24
     assert (count % 2, colours.pixels) == (1, count)
     assert colours.sums == [count, 2 * count, 255 * count]
     assert colours.squares == [count, 4 * count, 255**2 * count]
