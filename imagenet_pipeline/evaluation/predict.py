@@ -81,11 +81,11 @@ def read_picture(path: Path, damaged: Callable[[str], None] | None = None) -> Pi
 
 def read_naming_damage(path: Path) -> Pixels:
     """A picture file as `read_picture` gives it; one that is damaged and can be read is named on the log."""
-
-    def damaged(what: str) -> None:
+    damage: list[str] = []
+    pixels = read_picture(path, damage.append)
+    for what in damage:
         log.warning("%s: read, but damaged: %s", printable(str(path)), what)
-
-    return read_picture(path, damaged)
+    return pixels
 
 
 def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, top: int) -> tuple[Choice, ...]:

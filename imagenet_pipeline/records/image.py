@@ -20,6 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import jpeg
 
@@ -119,6 +120,8 @@ def read_header(data: bytes) -> Header:
         raise Rejected(f"file of {len(data):,} bytes, more than {FILE_LIMIT_BYTES:,}")
     if data[:64].lstrip().startswith(b"<"):
         raise Rejected("text (HTML or SVG), not an image")
+    if files.is_pointer(data):
+        raise Rejected(f"{files.POINTER}; {files.POINTER_ADVICE}")
     if excess := jpeg.excess(data, jpeg.read_head(data)):
         raise Rejected(excess)
     with _HEADERS, warnings.catch_warnings():
@@ -141,7 +144,7 @@ def read_header(data: bytes) -> Header:
 def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
 
-    `damaged` is called with libjpeg's words on a JPEG that can be decoded although part of its picture is lost.
+    `damaged` is called with libjpeg's words on a JPEG part of whose picture is lost; many can be decoded all the same.
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
     """
     head = jpeg.read_head(data)
@@ -158,11 +161,11 @@ def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDA
         read_header(data)
     except Rejected as reason:
         raise BadInput(f"image cannot be decoded ({reason})") from reason
+    if damaged and data.startswith(jpeg.START) and (words := jpeg.damage(data)):
+        damaged(words)
     pixels = _decode(data)
     if pixels is None:
         raise BadInput("image cannot be decoded (truncated, or not an image)")
-    if damaged and data.startswith(jpeg.START) and (words := jpeg.damage(data)):
-        damaged(words)
     return pixels
 
 
