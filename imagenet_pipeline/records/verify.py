@@ -170,6 +170,7 @@ def _check_records(
 ) -> Rows:
     """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers."""
     report.files += 1
+    found_before = len(report.problems)
     try:
         indices = [file_index(path, checked or is_ours(path)) if use_index else salvaged_index(path)]
     except (BadInput, Damaged) as error:
@@ -190,6 +191,7 @@ def _check_records(
             _compare_keys(report, records, path, rows)
         report.records += len(records)
     report.readable += len(rows)
+    report.problems[found_before:] = sorted(report.problems[found_before:], key=lambda problem: problem.offset or 0)
     return list(rows.values())
 
 
