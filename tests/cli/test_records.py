@@ -27,7 +27,7 @@ def test_no_more_than_twenty_lines_of_a_kind_are_said(call: Call, broken: Path) 
     code, out, err = call("verify", broken)
     lines = out.splitlines()
     assert (code, err, len(lines)) == (1, "", 20 + 1 + 3 + 1)
-    assert lines[19].startswith(f"{broken}, record 19, offset 800: image cannot be decoded")
+    assert lines[19].startswith(f"{broken}, record 19, offset 760: image cannot be decoded")
     assert lines[20] == "... and 25 more like that"
     assert all("record too short" in line for line in lines[21:24])
     assert "48 wrong: 48 records, 45 without a checksum, 45 images decoded" in lines[24]
