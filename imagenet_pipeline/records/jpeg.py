@@ -116,10 +116,8 @@ def damage(data: bytes) -> str:
     profile, a JFIF revision of its own, stray bytes between segments) would hide the next: these are left out.
     Odd subsampling that TurboJPEG does not know cannot be looked into, and counts as whole.
     """
-    picture = _picture_alone(data)
     try:
-        colour = simplejpeg.decode_jpeg_header(picture)[2]
-        simplejpeg.decode_jpeg(picture, "CMYK" if colour in ("CMYK", "YCCK") else "RGB")
+        simplejpeg.decode_jpeg(_picture_alone(data), "RGB")
     except ValueError as error:
         words = str(error)
         return "" if words.startswith("tj") else words
