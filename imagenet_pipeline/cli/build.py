@@ -29,7 +29,7 @@ Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train spli
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
 MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this cannot be used.")]
 KeepDamaged = Annotated[
-    bool, typer.Option("--keep-damaged", help="Store JPEGs part of whose picture is lost, too, and count them.")
+    bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
 ]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 

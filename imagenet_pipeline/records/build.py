@@ -38,7 +38,7 @@ class BuildOptions:
     resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
     keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192
     images; other splits in proportion). workers: processes, default one a core. max_rejects: more unusable
-    images stop the build. keep_damaged: store JPEGs part of whose picture is lost, too.
+    images stop the build. keep_damaged: store images part of whose picture is lost, too.
     """
 
     resize: int = 256

@@ -28,7 +28,7 @@ FILE_LIMIT_BYTES = 64 * 2**20
 SIDE_LIMIT_PIXELS = 16_384
 AREA_LIMIT_PIXELS = 50_000_000
 DAMAGED = "damaged"
-"""Begins the reason, and is the action, where a JPEG can be decoded and part of its picture is lost."""
+"""Begins the reason, and is the action, where an image can be decoded and part of its picture is lost."""
 READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM"})
 
 # Turning is decided here from the EXIF tag, so that stored pixels never depend on a reader's habits.
@@ -90,7 +90,7 @@ def prepare(data: bytes, resize: int, quality: int, pass_through: bool, keep_dam
 
     A JPEG that needs no change keeps its bytes. With `pass_through` nothing is resized, and any plain 8-bit
     JPEG or PNG keeps its bytes. Of 16-bit images the upper 8 bits are used; alpha is dropped.
-    A JPEG that can be decoded although part of its picture is lost is used with `keep_damaged` alone.
+    An image that can be decoded although part of its picture is lost is used with `keep_damaged` alone.
     Raises Rejected with the reason.
     """
     header = read_header(data)
@@ -144,7 +144,8 @@ def read_header(data: bytes) -> Header:
 def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
 
-    `damaged` is called with libjpeg's words on a JPEG part of whose picture is lost; many can be decoded all the same.
+    `damaged` is called with its library's words on a JPEG or TIFF part of whose picture is lost; many can be decoded
+    all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
     """
     head = jpeg.read_head(data)
@@ -161,7 +162,7 @@ def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDA
         read_header(data)
     except Rejected as reason:
         raise BadInput(f"image cannot be decoded ({reason})") from reason
-    if damaged and data.startswith(jpeg.START) and (words := jpeg.damage(data)):
+    if damaged and (words := _damage(data)):
         damaged(words)
     pixels = _decode(data)
     if pixels is None:
@@ -235,6 +236,21 @@ def _decoded(data: bytes, header: Header, damaged: Callable[[str], None] | None 
     if pixels.shape != (header.height, header.width, 3):
         raise Rejected("decoded size differs from the header's")
     return pixels
+
+
+def _damage(data: bytes) -> str:
+    if data.startswith(jpeg.START):
+        return jpeg.damage(data)
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return ""
+    with _HEADERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except OSError as error:  # libtiff's; OpenCV goes on after it
+            return f"TIFF {error}" if str(error).startswith("decoder error") else ""
+    return ""
 
 
 def _decode(data: bytes) -> NDArray[np.uint8] | None:
