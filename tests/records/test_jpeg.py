@@ -74,6 +74,14 @@ def test_what_would_take_too_long_is_refused_at_once(data: bytes) -> None:
     assert time.perf_counter() - start < 0.5
 
 
+def test_the_usual_scans_of_the_largest_photo_are_not_too_many() -> None:
+    of_three = segment(0xDA, bytes([3, 1, 1, 2, 1, 3, 1, 0, 0, 0]))
+    usual = of_three + scan(1, 63) * 8 + of_three
+    frame = segment(0xC2, struct.pack(">BHHB", 8, 7070, 7070, 3) + bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0]))
+    assert jpeg.excess(jpeg.START + frame + usual, None) == ""
+    assert "too long" in jpeg.excess(jpeg.START + frame + usual * 4, None)
+
+
 def test_the_largest_file_is_looked_through_in_a_moment() -> None:
     data = many_scans(64, 64, 9) + np.random.default_rng(0).bytes(60 * 2**20)
     start = time.perf_counter()
