@@ -28,7 +28,10 @@ Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-e
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
 Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
-MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this are unreadable.")]
+MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this cannot be used.")]
+KeepDamaged = Annotated[
+    bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
+]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
 
@@ -51,6 +54,7 @@ def imagenet(
     shards: Shards = None,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +67,7 @@ def imagenet(
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
     plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed)  # type: ignore[arg-type]
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
 @build_app.command()
@@ -82,6 +86,7 @@ def folder(
     shards: Shards = None,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -95,7 +100,7 @@ def folder(
     from record_builders import folder as builder
 
     plan = builder.plan(root, val_fraction, test_fraction, seed, classes)
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
 @build_app.command("list")
@@ -117,6 +122,7 @@ def listing(
     shards: Shards = None,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -127,7 +133,7 @@ def listing(
     from record_builders import listing as builder
 
     plan = builder.plan(list_file, root, val_list, test_list, val_fraction, test_fraction, classes, seed)
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
 @build_app.command()
@@ -178,6 +184,7 @@ def ckplus(
     seed: Seed = 42,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -188,7 +195,7 @@ def ckplus(
     from record_builders import ckplus as builder
 
     plan = builder.plan(root, val_fraction, test_fraction, seed)
-    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects, keep_damaged)
 
 
 def _make(
@@ -202,6 +209,7 @@ def _make(
     shards: int | None,
     workers: int | None,
     max_rejects: int,
+    keep_damaged: bool = False,
 ) -> None:
     from imagenet_pipeline.records.build import BuildOptions, build
     from imagenet_pipeline.records.plan import write_lists
@@ -214,7 +222,7 @@ def _make(
             say(f"{out}: {list_names(plan.counts)} in {len(plan.classes):,} classes; lists only, no image was read")
         return
     started = time.monotonic()
-    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects)
+    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
     with Bar("build", "images") as bar:
         summary = build(plan, out, options, bar.show)
     if as_json:
@@ -232,6 +240,8 @@ def _say_summary(summary: Any, seconds: float) -> None:
     if summary.actions:
         stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
         say(f"images: {list_names(stored)}")
+    if damaged := summary.actions.get("damaged"):
+        say(f"damaged: {damaged:,} stored all the same, as --keep-damaged asks")
     if any(summary.rejected.values()):
         say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
     if summary.changed:

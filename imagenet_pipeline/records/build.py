@@ -40,8 +40,8 @@ class BuildOptions:
 
     resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
     keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192
-    images; other splits in proportion). workers: processes, default one a core. max_rejects: more unreadable
-    images stop the build.
+    images; other splits in proportion). workers: processes, default one a core. max_rejects: more unusable
+    images stop the build. keep_damaged: store images part of whose picture is lost, too.
     """
 
     resize: int = 256
@@ -50,6 +50,7 @@ class BuildOptions:
     shards: int | None = None
     workers: int | None = None
     max_rejects: int = 0
+    keep_damaged: bool = False
 
     def __post_init__(self) -> None:
         limits = {"resize": (0, 16_384), "quality": (1, 100), "max_rejects": (0, 2**31)}
@@ -62,7 +63,9 @@ class BuildOptions:
     @property
     def stored(self) -> dict[str, Any]:
         """The options that decide the bytes."""
-        return {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
+        stored = {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
+        # Named where it is used alone: data sets without it stay what they are.
+        return {**stored, "keep_damaged": True} if self.keep_damaged else stored
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,7 @@ def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: st
                 resize=options.resize,
                 quality=options.quality,
                 pass_through=options.pass_through,
+                keep_damaged=options.keep_damaged,
             )
             tasks.append(task)
     return tasks
@@ -333,12 +337,14 @@ def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
 
 def _too_many(out: Path, tasks: Sequence[ShardTask], rejected: int, max_rejects: int) -> BadInput:
     _, path, reason = next(finish.rejects(tasks))
+    damaged = sum(reason.startswith(image.DAMAGED) for _, _, reason in finish.rejects(tasks))
+    take = f", or take the {damaged:,} damaged ones with --keep-damaged" if damaged else ""
     return BadInput(
         "too many images cannot be used",
         where=finish.write_rejects(out, tasks),
         expected=f"at most {max_rejects}",
         found=f"{rejected} so far, first {path} ({reason})",
-        advice="see that list for the reasons; mend the images, or allow more with --max-rejects",
+        advice=f"see that list for the reasons; mend the images, or allow more with --max-rejects{take}",
     )
 
 

@@ -31,6 +31,8 @@ def read_list(path: Path) -> list[Row]:
         content = Path(path).read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise BadInput(f"list cannot be read ({error.strerror})", where=path) from error
+    if files.is_pointer(content):
+        raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
     lines = content.split(b"\n")
     return [_row(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
 

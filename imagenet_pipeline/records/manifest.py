@@ -44,10 +44,11 @@ class Shard(_Frozen):
         return self.file.removesuffix(".rec") + ".idx"
 
     def require_size(self, folder: Path) -> None:
-        """Raise Damaged unless the record file is in `folder` with all its bytes."""
+        """Raise Damaged unless the record file is in `folder` with all its bytes, BadInput for a Git LFS pointer."""
         path = folder / self.file
         found = path.stat().st_size if path.is_file() else "nothing"
         if found != self.bytes:
+            files.require_fetched(path)
             raise Damaged(
                 "record file missing or cut", where=path, expected=f"{self.bytes} bytes", found=found, advice=REBUILD
             )

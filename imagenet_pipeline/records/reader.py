@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.manifest import REBUILD, Manifest, no_split
@@ -159,10 +160,11 @@ class RecordSet:
 
 
 def require_record_file(path: Path) -> None:
-    """Raise BadInput for the files beside a record file that are taken for it."""
+    """Raise BadInput for the files beside a record file that are taken for it, and for a Git LFS pointer."""
     kind = {".lst": "a list", ".idx": "an index"}.get(path.suffix)
     if kind is not None:
         raise BadInput(f"{kind}, not a record file", where=path, expected="a .rec file")
+    files.require_fetched(path)
 
 
 def is_ours(path: Path) -> bool:
@@ -197,6 +199,14 @@ def file_index(path: Path, ours: bool) -> Index:
     return keys, edges
 
 
+def written_keys(path: Path) -> list[int] | None:
+    """The keys in the `.idx` beside a record file, in the order of its records; None where one is no whole number."""
+    lines = path.with_suffix(".idx").read_bytes().splitlines()
+    found = [match for line in lines if (match := _OUR_INDEX_LINE.fullmatch(line))]
+    pairs = sorted((int(match[2]), int(match[1])) for match in found)
+    return [key for _, key in pairs] if len(found) == len(lines) else None
+
+
 def salvaged_index(path: Path) -> Index:
     """The index of a record file by its magic numbers, going on after damaged frames."""
     return _scanned(path)[0]
@@ -204,6 +214,7 @@ def salvaged_index(path: Path) -> Index:
 
 def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
     """Keys and offsets, int64 [n] each. The keys of others may be anything: rows 0..n-1 stand for them."""
+    files.require_fetched(path)
     pattern = _OUR_INDEX_LINE if ours else _ANY_INDEX_LINE
     keys, offsets = [], []
     for row, line in enumerate(path.read_bytes().splitlines()):

@@ -41,6 +41,7 @@ class ShardTask:
     resize: int
     quality: int
     pass_through: bool
+    keep_damaged: bool = False
 
     @property
     def marker(self) -> Path:
@@ -187,7 +188,7 @@ def _write_records(
         number = task.first_number + done
         try:
             source = read_image_file(task.root, path, task.follow_links)
-            prepared = image.prepare(source, task.resize, task.quality, task.pass_through)
+            prepared = image.prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged)
         except image.Rejected as reason:
             rejects.append((number, path, str(reason)))
             continue

@@ -198,6 +198,32 @@ def test_rejects_within_the_budget_are_left_out_and_counted(
         assert len(records) == 14
 
 
+def test_damaged_photos_are_rejects_or_kept_and_counted(
+    photos: Path, small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path
+) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for name in ("2.jpg", "20.jpg"):
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(data[: len(data) - 40] + b"\xff\xd9")
+    plan = replace(small_plan, root=root)
+    with pytest.raises(BadInput, match=r"first 2\.jpg \(damaged: .*premature end.* the 1 damaged .* --keep-damaged"):
+        build(plan, tmp_path / "strict", OPTIONS, executor=inline)
+    summary = build(plan, tmp_path / "lax", replace(OPTIONS, max_rejects=2), executor=inline)
+    assert summary.rejected == {"train": 1, "val": 1, "test": 0}
+    rows = list(csv.reader((tmp_path / "lax" / "rejects.csv").read_text().splitlines()))
+    assert [(split, path) for split, path, _ in rows[1:]] == [("train", "2.jpg"), ("val", "20.jpg")]
+    keeping = replace(OPTIONS, keep_damaged=True)
+    summary = build(plan, tmp_path / "all", keeping, executor=inline)
+    assert (summary.actions["damaged"], summary.rejected) == (2, {"train": 0, "val": 0, "test": 0})
+    assert verify(tmp_path / "all").whole
+    with pytest.raises(BadInput, match="another data set is here"):
+        build(plan, tmp_path / "all", OPTIONS, executor=inline)
+    build(small_plan, tmp_path / "whole", keeping, executor=inline)
+    records = [name for name in contents(data_set) if name.endswith((".rec", ".idx"))]
+    whole = contents(tmp_path / "whole")
+    assert {name: whole[name] for name in records} == {name: contents(data_set)[name] for name in records}
+
+
 def test_a_split_without_a_single_image_is_an_error(tmp_path: Path, small_plan: Plan, inline: Executor) -> None:
     plan = replace(small_plan, splits={**small_plan.splits, "val": Images(["none.jpg"], np.zeros(1, np.int64))})
     with pytest.raises(BadInput, match="no image of val"):
