@@ -142,7 +142,9 @@ def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = F
 
 @build_app.command()
 def fer2013(
-    csv: Annotated[Path, typer.Option(help="fer2013.csv: emotion, pixels, Usage; .xz and .gz are unpacked.")],
+    csv: Annotated[
+        Path, typer.Option(help="fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too.")
+    ],
     out: Out,
     classes: Annotated[int, typer.Option(help="7, or 6 with disgust merged into angry.")] = 7,
     swapped: Annotated[
