@@ -67,18 +67,18 @@ def cut_one_each(images: Images, no_cut: str) -> tuple[Images, Images]:
 
 
 def cut_each(images: Images, per_class: int, seed: int, no_cut: str = "0") -> tuple[Images, Images]:
-    """Cut exactly `per_class` images of each class out: (the rest, shuffled; the cut, in the order it had).
+    """Cut exactly `per_class` images of each class out: (the rest, shuffled; the cut, sorted by path).
 
-    Which ones depends on the paths and the seed, not on the order of the images. Raises BadInput where a class would
-    have none left.
+    Both depend on the paths and the seed, not on the order of the images. Raises BadInput where a class would have
+    none left.
     """
     _require_more(images, per_class, no_cut)
-    by_path = np.array(sorted(range(len(images)), key=images.paths.__getitem__), np.int64)
-    drawn = by_path[np.random.default_rng(seed).permutation(len(images))]
-    order = np.argsort(images.labels[drawn], kind="stable")
-    _, first, sizes = np.unique(images.labels[drawn[order]], return_index=True, return_counts=True)
+    by_path = take(images, np.array(sorted(range(len(images)), key=images.paths.__getitem__), np.int64))
+    drawn = np.random.default_rng(seed).permutation(len(images))
+    order = np.argsort(by_path.labels[drawn], kind="stable")
+    _, first, sizes = np.unique(by_path.labels[drawn[order]], return_index=True, return_counts=True)
     chosen = order[np.arange(len(order)) - np.repeat(first, sizes) < per_class]
-    return take(images, np.delete(drawn, chosen)), take(images, np.sort(drawn[chosen]))
+    return take(by_path, np.delete(drawn, chosen)), take(by_path, np.sort(drawn[chosen]))
 
 
 def _require_more(images: Images, per_class: int, no_cut: str) -> None:
