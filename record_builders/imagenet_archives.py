@@ -45,8 +45,9 @@ def train_members(archive: Path) -> Iterator[tuple[str, str, Span]]:
                 raise BadInput("not the archive of a class", where=archive, expected="n01440764.tar", found=name[:80])
             images = sorted(_members(descriptor, span, archive / name))
             _require_images(images, archive / name, re.compile(rf"{match[1]}_\d{{1,9}}\.JPEG"))
+            wnid = match[1]
             for image, place in images:
-                yield match[1], f"{name}/{image}", place
+                yield wnid, f"{name}/{image}", place
             scanned += span[1]
             bar.show(scanned // _MEGABYTE, size_bytes // _MEGABYTE)
 

@@ -6,22 +6,22 @@ the format is told in the kit's readme.txt. That of 2012 may stay packed (`ILSVR
 
 from __future__ import annotations
 
-import io
 import re
+import struct
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
+from record_builders.matlab_table import read_table
 
 ClassOrder = Literal["wnid", "devkit"]
 
@@ -180,28 +180,22 @@ def _classes_of_text(path: Path, content: bytes) -> Iterator[tuple[str, int, str
 
 def _classes_of_meta(path: Path, content: bytes) -> Iterator[tuple[str, int, str, str]]:
     """The rows of the MATLAB array `synsets` that are classes: (where, id, wnid, names); the others have children."""
-    table = _synsets(path, content)
-    columns = table.dtype.names or ()
+    try:
+        columns, rows = read_table(content, "synsets")
+    except (ValueError, struct.error, zlib.error) as error:
+        raise BadInput(f"not a MATLAB file with a table of synsets ({error})", where=path) from error
     number_column = next((name for name in columns if name.endswith("_ID")), "ID")
     name_column = "words" if "words" in columns else "name"
     if not {number_column, "WNID", name_column} <= {*columns}:
         found = ", ".join(columns)[:80]
         raise BadInput("no table of classes", where=path, expected="synsets with an ID, WNID, words", found=found)
-    for row, synset in enumerate(table, 1):
-        number, wnid, name = synset[number_column], synset["WNID"], synset[name_column]
-        if "num_children" in columns and np.any(synset["num_children"] != 0):
+    for row, synset in enumerate(rows, 1):
+        number, wnid, name = (synset[column] for column in (number_column, "WNID", name_column))
+        if synset.get("num_children"):
             continue
-        known = isinstance(number, (int, np.integer)) and isinstance(wnid, str) and _WNID.fullmatch(wnid)
-        if not (known and isinstance(name, str) and name.isprintable()):
-            raise BadInput("malformed synset", where=f"{path}, row {row}", expected="ID, WNID, words")
-        yield f"{path}, row {row}", int(number), wnid, name
-
-
-def _synsets(path: Path, content: bytes) -> NDArray[Any]:
-    try:
-        loaded = loadmat(io.BytesIO(content), squeeze_me=True, variable_names=("synsets",))
-        table: NDArray[Any] = np.asarray(loaded["synsets"]).reshape(-1)
-        return table
-    except Exception as error:  # SciPy's reader raises almost anything on hostile bytes
-        reason = f"{type(error).__name__}: {error}"[:120]
-        raise BadInput(f"not a MATLAB file with a table of synsets ({reason})", where=path) from error
+        where = f"{path}, row {row}"
+        if not (isinstance(number, float) and isinstance(wnid, str) and isinstance(name, str)):
+            raise BadInput("malformed synset", where=where, expected="a number, and two texts")
+        if not (number.is_integer() and 0 < number < 10**6 and _WNID.fullmatch(wnid) and name.isprintable()):
+            raise BadInput("malformed synset", where=where, expected="ID, WNID, words", found=f"{number}, {wnid[:20]}")
+        yield where, int(number), wnid, name

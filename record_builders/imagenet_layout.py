@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+from array import array
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +117,7 @@ def find_train(root: Path) -> Found:
         rows = list(_images_in_classes(root, folder))
         return Found(f"{folder}/WNID", [path for _, path in rows], [wnid for wnid, _ in rows], (folder,))
     if archive.is_file():
-        members = list(train_members(archive))
-        paths = [f"{TRAIN_ARCHIVE}/{name}" for _, name, _ in members]
-        spans = np.array([span for _, _, span in members], np.int64)
-        return Found(TRAIN_ARCHIVE, paths, [wnid for wnid, _, _ in members], spans=spans)
+        return _archived_train(archive)
     looked_for = f"{LISTS}/train_cls.txt, train/n01440764 (also in {DATA} and {KAGGLE}/{DATA}) or {TRAIN_ARCHIVE}"
     raise _nothing("no training images of ImageNet here", root, looked_for)
 
@@ -166,6 +164,15 @@ def _listed_train(listed: Path, folder: str) -> Found:
         paths.append(f"{folder}/{match[1]}.JPEG")
         wnids.append(sys.intern(match[2]))
     return Found(f"{LISTS}/train_cls.txt", paths, wnids, (folder,))
+
+
+def _archived_train(archive: Path) -> Found:
+    paths, wnids, spans = [], [], array("q")
+    for wnid, name, span in train_members(archive):
+        paths.append(f"{TRAIN_ARCHIVE}/{name}")
+        wnids.append(wnid)
+        spans.extend(span)
+    return Found(TRAIN_ARCHIVE, paths, wnids, spans=np.array(spans, np.int64).reshape(-1, 2))
 
 
 def _archived_validation(archive: Path, truth: Truth | None, dropped: Collection[int]) -> Found:
