@@ -62,7 +62,7 @@ def plan(
         train, test = cut(everything, wanted, seed, "--test-images 0")
         asked = {"test_images": wanted}
     else:
-        train, test = cut_each(everything, test_per_class, seed, "--test-images 0")
+        train, test = cut_each(everything, test_per_class, seed, "--test-per-class 0")
         asked = {"test_per_class": test_per_class}
     return Plan(
         root=root,
