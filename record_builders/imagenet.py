@@ -57,13 +57,7 @@ def plan(
     name = _kit_name(devkit, kit)
     log.info("%s: %s: %s", root, name, "; ".join(f"{part} by {source}" for part, source in kit.items()))
     layout.say_unused(root)
-    wanted = TEST_IMAGES_PER_CLASS * len(classes) if test_images is None else test_images
-    if test_per_class is None:
-        train, test = cut(everything, wanted, seed, "--test-images 0")
-        asked = {"test_images": wanted}
-    else:
-        train, test = cut_each(everything, test_per_class, seed, "--test-per-class 0")
-        asked = {"test_per_class": test_per_class}
+    train, test, asked = _cut_test(everything, test_images, test_per_class, seed)
     return Plan(
         root=root,
         splits={"train": train, "val": val, "test": test},
@@ -79,6 +73,19 @@ def plan(
         follow_links=True,
         remarks={"kit": {"name": name, **kit}},
     )
+
+
+def _cut_test(
+    everything: Images, test_images: int | None, test_per_class: int | None, seed: int
+) -> tuple[Images, Images, dict[str, int]]:
+    """Training images, test images, and what was asked for."""
+    if test_per_class is not None:
+        train, test = cut_each(everything, test_per_class, seed, "--test-per-class 0")
+        return train, test, {"test_per_class": test_per_class}
+    classes = len(np.unique(everything.labels))
+    wanted = TEST_IMAGES_PER_CLASS * classes if test_images is None else test_images
+    train, test = cut(everything, wanted, seed, "--test-images 0")
+    return train, test, {"test_images": wanted}
 
 
 def _require_no_need(root: Path, class_order: str, drop_blacklisted: bool) -> None:
