@@ -42,6 +42,7 @@ class ShardTask:
     quality: int
     pass_through: bool
     keep_damaged: bool = False
+    spans: Sequence[tuple[int, int]] | None = None
 
     @property
     def marker(self) -> Path:
@@ -79,7 +80,7 @@ def make_shard(task: ShardTask) -> int:
     """
     image.calm()
     task.notes.unlink(missing_ok=True)
-    photos = photo_states(task.root, task.paths)
+    photos = photo_states(task)
     record_file = task.folder / f"{task.name}.rec"
     rejects: list[tuple[int, str, str]] = []
     actions: Counter[str] = Counter()
@@ -124,14 +125,25 @@ def is_finished(task: ShardTask) -> bool:
         return False
 
 
-def photo_states(root: Path, paths: Sequence[str]) -> NDArray[np.int64]:
-    """Size in bytes and time of the last change in ns of each photo, int64 [n, 2]; -1 where there is none."""
-    states = np.full((len(paths), 2), -1, np.int64)
-    for state, path in zip(states, paths, strict=True):
+def photo_states(task: ShardTask) -> NDArray[np.int64]:
+    """Size in bytes and time of the last change in ns of each photo, int64 [n, 2]; -1 where there is none.
+
+    Of a photo in an archive they are the archive's.
+    """
+    states = np.full((len(task.paths), 2), -1, np.int64)
+    archives: dict[str, tuple[int, int]] = {}
+    for state, path in zip(states, task.paths, strict=True):
+        name = path if task.spans is None else path.partition("/")[0]
         with contextlib.suppress(OSError, ValueError):
-            status = os.stat(root / path)
-            state[:] = status.st_size, status.st_mtime_ns
+            state[:] = archives.get(name) or _state(task.root / name)
+            if task.spans is not None:
+                archives[name] = (int(state[0]), int(state[1]))
     return states
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def changed_photos(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
@@ -142,7 +154,7 @@ def changed_photos(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
     kept = np.frombuffer(base64.b64decode(marker.get("photos", "")), np.int64).reshape(-1, 2)
     if len(kept) != len(task.paths):
         return []
-    changed = (kept != photo_states(task.root, task.paths)).any(axis=1)
+    changed = (kept != photo_states(task)).any(axis=1)
     return [task.paths[row] for row in np.flatnonzero(changed)]
 
 
@@ -173,6 +185,26 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
         raise image.Rejected(f"file cannot be read ({error.strerror})") from error
 
 
+def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> bytes:
+    """Read one image out of the archive that its path begins with. Raises image.Rejected with the reason."""
+    if size_bytes > image.FILE_LIMIT_BYTES:
+        raise image.Rejected(f"file of {size_bytes:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
+    try:
+        with files.regular_file(root / path.partition("/")[0]) as (stream, _):
+            content = os.pread(stream.fileno(), size_bytes, offset)
+    except BadInput as error:
+        raise image.Rejected(f"its archive {error.what}") from error
+    if len(content) < size_bytes:
+        raise image.Rejected("its archive is shorter than it was")
+    return content
+
+
+def _read_source(task: ShardTask, done: int) -> bytes:
+    if task.spans is None:
+        return read_image_file(task.root, task.paths[done], task.follow_links)
+    return read_archived_image(task.root, task.paths[done], *task.spans[done])
+
+
 def _write_records(
     task: ShardTask,
     stream: BinaryIO,
@@ -187,7 +219,7 @@ def _write_records(
             files.append_line(task.notes, ".", durable=False)
         number = task.first_number + done
         try:
-            source = read_image_file(task.root, path, task.follow_links)
+            source = _read_source(task, done)
             prepared = image.prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged)
         except image.Rejected as reason:
             rejects.append((number, path, str(reason)))
