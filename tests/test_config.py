@@ -34,7 +34,8 @@ OPTIONS = [
     "augmentation.shift", "augmentation.pad", "augmentation.brightness", "augmentation.contrast",
     "augmentation.saturation", "augmentation.lighting", "augmentation.fill", "augmentation.policy",
     "augmentation.policy_changes", "augmentation.policy_magnitude", "augmentation.erasing", "augmentation.mixup",
-    "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.zero_last_scale",
+    "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.mean",
+    "initial.std", "initial.zero_last_scale",
     "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "optimizer.name",
     "optimizer.learning_rate", "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2",
     "optimizer.decay", "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1",
@@ -305,3 +306,23 @@ def test_every_key_says_what_it_means() -> None:
     assert (engine.name, engine.default, engine.choices) == ("engine", "gluon", ("gluon", "pytorch"))
     assert [key.name for key in recipe_keys("warmup")] == ["schedule.warmup_epochs"]
     assert recipe_keys("no such word") == []
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        ({"mean": [1.0, 2.0, 3.0]}, r"'initial\.mean': goes with std"),
+        ({"std": [1.0, 2.0, 3.0]}, r"'initial\.std': goes with mean"),
+        ({"mean": [1.0, 2.0], "std": [1.0, 2.0]}, r"'initial\.mean': must be three numbers"),
+        ({"mean": [1.0, 2.0, 3.0], "std": [1.0, 0.0, 1.0]}, r"'initial\.std"),
+        ({"mean": [1.0, 2.0, 3.0], "std": [1.0, 1e-9, 1.0]}, r"'initial\.std': must be 1e-6 or above"),
+        ({"mean": [1e31, 2.0, 3.0], "std": [1.0, 1.0, 1.0]}, r"'initial\.mean': must be in 0\.\.255"),
+        ({"mean": [0.485, 0.456, 0.406], "std": [0.229] * 3}, r"0\.\.255: mean=\[123\.675, 116\.28, 103\.53\]"),
+    ],
+)  # fmt: skip
+def test_a_normalisation_is_three_numbers_each_in_0_to_255(
+    smallest: Path, initial: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadRecipe, match=message) as caught:
+        load_recipe(smallest, {f"initial.{key}": value for key, value in initial.items()})
+    require_one_line(caught.value)

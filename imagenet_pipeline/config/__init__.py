@@ -19,6 +19,7 @@ from imagenet_pipeline.config.recipe import (
     StoppingRecipe,
     TransferRecipe,
 )
+from imagenet_pipeline.config.section import looks_like_0_to_1
 from imagenet_pipeline.config.update import (
     KEYS_OF_ALL_OPTIMIZERS,
     KEYS_OF_OPTIMIZERS,
@@ -47,6 +48,7 @@ __all__ = [
     "TransferRecipe",
     "load_recipe",
     "load_run_recipe",
+    "looks_like_0_to_1",
     "option_names",
     "options",
     "parse_overrides",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
-from imagenet_pipeline.config.section import NotNegative, Positive, Section
+from imagenet_pipeline.config.section import NotNegative, Positive, Section, looks_like_0_to_1
 from imagenet_pipeline.config.update import LossRecipe, OptimizerRecipe, ScheduleRecipe
 
 
@@ -20,6 +20,10 @@ class InitialRecipe(Section):
     """What to start from instead of drawing: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
     """Whether the layers whose shape depends on the number of classes are drawn anew, not taken from `weights`."""
+    mean: tuple[float, ...] = ()
+    """What the network's input has subtracted, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
+    std: tuple[Positive, ...] = ()
+    """What it is divided by, [R, G, B] in 0..255; goes with `mean`."""
     zero_last_scale: bool = False
     """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
 
@@ -29,6 +33,23 @@ class InitialRecipe(Section):
             raise ValueError("new_head: has no effect without weights")
         if self.zero_last_scale and self.weights:
             raise ValueError("zero_last_scale: has no effect with weights, whose scales count")
+        return self
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> InitialRecipe:
+        for key, other in (("mean", "std"), ("std", "mean")):
+            numbers = getattr(self, key)
+            if bool(numbers) != bool(getattr(self, other)) and numbers:
+                raise ValueError(f"{key}: goes with {other}, give both or neither")
+            if numbers and len(numbers) != 3:
+                raise ValueError(f"{key}: must be three numbers, [R, G, B], or []; found {list(numbers)}")
+            if any(abs(number) > 1e30 for number in numbers):
+                raise ValueError(f"{key}: must be in 0..255, found {list(numbers)}")
+        if self.std and min(self.std) < 1e-6:
+            raise ValueError(f"std: must be 1e-6 or above, found {list(self.std)}")
+        if self.std and looks_like_0_to_1(self.mean, self.std):
+            times = [[round(255 * number, 3) for number in numbers] for numbers in (self.mean, self.std)]
+            raise ValueError(f"mean: looks like the scale 0..1, must be in 0..255: mean={times[0]} std={times[1]}")
         return self
 
 

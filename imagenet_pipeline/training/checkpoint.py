@@ -179,6 +179,23 @@ def _load(folder: Path) -> Checkpoint:
     return Checkpoint(folder, state, weights, optimizer, sums["weights.safetensors"])
 
 
+def state_beside(file: Path) -> State | None:
+    """The state of the checkpoint that a file of weights lies in; None where it lies in none.
+
+    Raises Damaged where either is not as it was written.
+    """
+    folder = file.parent
+    if not (folder / "state.json").is_file():
+        return None
+    if (folder / "SHA256SUMS").exists():
+        _check_sums(folder, [name for name in _FILES if name in (file.name, "state.json")])
+    try:
+        return _STATE.validate_json((folder / "state.json").read_bytes())
+    except ValueError:
+        log.warning("%s: is not of a checkpoint of ours, so it says nothing about %s", folder / "state.json", file.name)
+        return None
+
+
 def has_checkpoint(run: Path) -> bool:
     """Whether there is anything to resume."""
     return bool(_checkpoints(run))

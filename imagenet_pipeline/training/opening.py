@@ -101,8 +101,9 @@ def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
     _require_no_run(folder)
     data = records_of(recipe)
     steps = _possible_steps(recipe, data)
-    engine, told = new_engine(recipe, data)
-    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [])
+    engine, beginning = new_engine(recipe, data)
+    told = beginning.told
+    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
     _require_agreement(run, told.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
         if run.leads:
@@ -133,7 +134,7 @@ def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume
         recipe = with_rate_now(recipe, state.step, steps, rows)
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
     engine = resumed_engine(recipe, state, start.trained, start.remembered)
-    run = Run(folder, recipe, data, engine, journal, start, steps, rows)
+    run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):
         if run.leads:
@@ -185,6 +186,7 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
         "the engine": f"{engine.name} {engine.versions} {engine.precision}",
         "the records' content": run.data.digest,
         "the content of initial.weights": weights_digest,
+        "the normalisation of the input": repr(run.normalisation),
         "the checkpoint to go on from": f"{start.folder.name} {start.weights_digest}" if start else "",
         "the history so far": repr(run.rows),
     }

@@ -20,7 +20,9 @@ _OF_PLACE = ("seed", "batch_size")
 """Nor these, once there was a step: the place in the order of images would not."""
 _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
-_INITIAL = ("initial.kind", "initial.weights", "initial.new_head", "initial.zero_last_scale")
+_INITIAL = (
+    "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
+)  # fmt: skip
 """Keys that a restart would not even read."""
 
 
