@@ -21,6 +21,7 @@ from imagenet_pipeline.config import (
     recipe_keys,
     recipe_text,
 )
+from imagenet_pipeline.config.recipe import fitted_drops
 from imagenet_pipeline.errors import BadRecipe
 
 PACKAGE = Path(config.__file__).parents[1]
@@ -326,3 +327,23 @@ def test_a_normalisation_is_three_numbers_each_in_0_to_255(
     with pytest.raises(BadRecipe, match=message) as caught:
         load_recipe(smallest, {f"initial.{key}": value for key, value in initial.items()})
     require_one_line(caught.value)
+
+
+def test_drops_beyond_a_shortened_run_are_told_what_would_do(tmp_path: Path) -> None:
+    text = 'network="lenet"\nrecords="x"\nepochs=90\n[schedule]\nkind="steps"\ndrops=[30, 60, 80]\n'
+    path = write(tmp_path, text)
+    with pytest.raises(BadRecipe, match=r"found \[30, 60, 80\]; schedule\.drops=\[3, 6, 8\] keeps their proportion"):
+        load_recipe(path, {"epochs": 9})
+    assert load_recipe(path, {"epochs": 9, **parse_overrides(["schedule.drops=[3, 6, 8]"])}).epochs == 9
+    with pytest.raises(BadRecipe, match="no drop fits one epoch"):
+        load_recipe(path, {"epochs": 1})
+    with pytest.raises(BadRecipe, match=r"schedule\.drops=\[12, 24, 32\]"):
+        load_recipe(write(tmp_path, text.replace("90", "40")))
+
+
+@given(st.sets(st.integers(1, 300), min_size=1), st.integers(2, 300), st.integers(0, 400))
+def test_drops_that_are_offered_fit(drops: set[int], epochs: int, meant_for: int) -> None:
+    fitted = fitted_drops(sorted(drops), epochs, meant_for)
+    config.ScheduleRecipe(kind="steps", drops=tuple(fitted))
+    assert all(1 <= drop < epochs for drop in fitted)
+    assert 1 <= len(fitted) <= len(drops)

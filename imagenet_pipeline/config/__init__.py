@@ -8,6 +8,7 @@ from imagenet_pipeline.config.reading import (
     option_names,
     options,
     parse_overrides,
+    read_recipe,
     recipe_text,
 )
 from imagenet_pipeline.config.recipe import (
@@ -52,6 +53,7 @@ __all__ = [
     "option_names",
     "options",
     "parse_overrides",
+    "read_recipe",
     "recipe_keys",
     "recipe_text",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
 from imagenet_pipeline.config.section import NotNegative, Positive, Section, looks_like_0_to_1
@@ -93,6 +95,18 @@ class LoaderRecipe(Section):
     """Batches prepared ahead."""
 
 
+def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
+    """The drops of a run of `meant_for` epochs in one of `epochs`: in proportion, rising, each with an effect.
+
+    Where that is not known, or itself too short for them, the last stretch is taken to be as long as the one before.
+    """
+    if meant_for <= drops[-1]:
+        meant_for = 2 * drops[-1] - (drops[-2] if len(drops) > 1 else 0)
+    # Rounded in whole numbers: a recipe may hold some that no float can.
+    moved = {(2 * drop * epochs + meant_for) // (2 * meant_for) for drop in drops}
+    return sorted({min(max(1, drop), epochs - 1) for drop in moved}) if epochs > 1 else []
+
+
 class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
@@ -141,10 +155,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_schedule(self) -> Recipe:
-        if self.schedule.drops and self.schedule.drops[-1] >= self.epochs:
-            drops = list(self.schedule.drops)
-            raise ValueError(f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {drops}")
+    def _check_schedule(self, info: ValidationInfo) -> Recipe:
+        drops = self.schedule.drops
+        if drops and drops[-1] >= self.epochs:
+            fitted = fitted_drops(drops, self.epochs, (info.context or {}).get("epochs", 0))
+            advice = (
+                f"schedule.drops={json.dumps(fitted)} keeps their proportion" if fitted else "no drop fits one epoch"
+            )
+            raise ValueError(
+                f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {list(drops)}; {advice}"
+            )
         if self.schedule.warmup_epochs > self.epochs:
             warmup = self.schedule.warmup_epochs
             raise ValueError(
