@@ -26,7 +26,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     except FileNotFoundError as error:
         raise BadRecipe("no such recipe file", where=path) from error
     except IsADirectoryError as error:
-        advice = "train RECIPE.toml --run FOLDER --resume latest goes on with a run"
+        advice = "train RUN --resume latest goes on with a run"
         raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
