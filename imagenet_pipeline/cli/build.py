@@ -33,15 +33,18 @@ ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check t
 
 @build_app.command()
 def imagenet(
-    root: Annotated[Path, typer.Option(help="The ILSVRC2015 folder (with Data, ImageSets and devkit).")],
+    root: Annotated[Path, typer.Option(help="The folder of ImageNet, in one of the forms below.")],
     out: Out,
     class_order: Annotated[str, typer.Option(help="wnid (sorted, as torchvision) or devkit (the book's).")] = "wnid",
     drop_blacklisted: Annotated[
-        bool, typer.Option("--drop-blacklisted", help="Leave out the kit's blacklist.")
+        bool, typer.Option("--drop-blacklisted", help="Leave out the development kit's blacklist.")
     ] = False,
     test_images: Annotated[
         int | None,
-        typer.Option(min=0, help="Images cut out of train as test [default: 50 a class]; 0 for none."),
+        typer.Option(min=0, help="Images cut out of train as test, each class in proportion; 0 for none."),
+    ] = None,
+    test_per_class: Annotated[
+        int | None, typer.Option(min=0, help="Cut exactly so many of each class out of train instead.")
     ] = None,
     seed: Seed = 42,
     resize: Resize = 256,
@@ -53,15 +56,31 @@ def imagenet(
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Build from ILSVRC2015 CLS-LOC and its development kit.
+    """Build from ImageNet (ILSVRC CLS-LOC), in any of the forms in which people have it.
 
-    Example: imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
+    \b
+    ROOT is one of these; the log and the manifest say which it was:
+      Data/CLS-LOC, ImageSets/CLS-LOC and devkit: the ILSVRC2015 tree
+      ILSVRC/, LOC_synset_mapping.txt and LOC_val_solution.csv: Kaggle's (or its ILSVRC/)
+      train/n01440764/ and val/n01440764/: class folders; or a flat val/ and a development kit
+      ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz:
+        the official archives, read as they are
+
+    The official test images have no public labels and are not used: test is cut out of train. By default it has 50
+    times as many images as there are classes, each class in proportion to its training images: of ImageNet's 28 to 51
+    each. --test-per-class 50 takes exactly 50 of each.
+
+    \b
+    Examples:
+      imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
+      imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
     """
     from record_builders import imagenet as builder
 
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
-    plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed)  # type: ignore[arg-type]
+    order: Any = class_order
+    plan = builder.plan(root, order, drop_blacklisted, test_images, seed, test_per_class)
     _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
 
 
@@ -142,7 +161,9 @@ def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = F
 
 @build_app.command()
 def fer2013(
-    csv: Annotated[Path, typer.Option(help="fer2013.csv: emotion, pixels, Usage; .xz and .gz are unpacked.")],
+    csv: Annotated[
+        Path, typer.Option(help="fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too.")
+    ],
     out: Out,
     classes: Annotated[int, typer.Option(help="7, or 6 with disgust merged into angry.")] = 7,
     swapped: Annotated[

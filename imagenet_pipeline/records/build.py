@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
     with _claimed(out, key) as building:
         tasks = _tasks(plan, out, building, options, key)
         pending = [task for task in tasks if not is_finished(task)]
-        files.check_free_space(out, _estimated_bytes(plan, options, pending))
+        files.check_free_space(out, _estimated_bytes(options, pending))
         with _executor(options, executor, len(pending)) as (pool, parallel):
             rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
         if rejected > options.max_rejects:
@@ -184,6 +184,7 @@ def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: st
                 first_number=start,
                 paths=images.paths[start:end],
                 labels=images.labels[start:end].tolist(),
+                spans=None if images.spans is None else images.spans[start:end].tolist(),
                 resize=options.resize,
                 quality=options.quality,
                 pass_through=options.pass_through,
@@ -264,19 +265,20 @@ def _too_many(out: Path, tasks: Sequence[ShardTask], rejected: int, max_rejects:
     )
 
 
-def _estimated_bytes(plan: Plan, options: BuildOptions, pending: Sequence[ShardTask]) -> int:
+def _estimated_bytes(options: BuildOptions, pending: Sequence[ShardTask]) -> int:
     """Room the pending shards will need, from the sizes of up to 200 of their images; never far too much."""
-    paths = [path for task in pending for path in task.paths]
+    total = sum(len(task.paths) for task in pending)
+    images = ((task, number) for task in pending for number in range(len(task.paths)))
     sizes = []
-    for path in paths[:: max(1, len(paths) // 200)]:
+    for task, number in islice(images, 0, None, max(1, total // 200)):
         with contextlib.suppress(OSError):
-            sizes.append((Path(plan.root) / path).stat().st_size)
+            sizes.append(task.spans[number][1] if task.spans else (task.root / task.paths[number]).stat().st_size)
     if not sizes:
         return 0
     mean_bytes = sum(sizes) / len(sizes)
     if options.resize and not options.pass_through:
         mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # quality 95 takes more than half a byte a pixel
-    return int(mean_bytes * len(paths))
+    return int(mean_bytes * total)
 
 
 def _digest(value: object) -> str:

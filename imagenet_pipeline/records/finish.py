@@ -42,7 +42,7 @@ def write_data_set(
     write_rejects(out, tasks)
     Manifest(
         plan=plan.digest,
-        source=dict(plan.source),
+        source={**plan.source, **plan.remarks},
         options=dict(options),
         versions=dict(versions),
         classes=len(plan.classes),

@@ -39,6 +39,7 @@ class ShardTask:
     resize: int
     quality: int
     pass_through: bool
+    spans: Sequence[tuple[int, int]] | None = None
 
     @property
     def marker(self) -> Path:
@@ -142,6 +143,26 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
         raise image.Rejected(f"file cannot be read ({error.strerror})") from error
 
 
+def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> bytes:
+    """Read one image out of the archive that its path begins with. Raises image.Rejected with the reason."""
+    if size_bytes > image.FILE_LIMIT_BYTES:
+        raise image.Rejected(f"file of {size_bytes:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
+    try:
+        with files.regular_file(root / path.partition("/")[0]) as (stream, _):
+            content = os.pread(stream.fileno(), size_bytes, offset)
+    except BadInput as error:
+        raise image.Rejected(f"its archive {error.what}") from error
+    if len(content) < size_bytes:
+        raise image.Rejected("its archive is shorter than it was")
+    return content
+
+
+def _read_source(task: ShardTask, done: int) -> bytes:
+    if task.spans is None:
+        return read_image_file(task.root, task.paths[done], task.follow_links)
+    return read_archived_image(task.root, task.paths[done], *task.spans[done])
+
+
 def _write_records(
     task: ShardTask,
     stream: BinaryIO,
@@ -156,7 +177,7 @@ def _write_records(
             files.append_line(task.notes, ".", durable=False)
         number = task.first_number + done
         try:
-            source = read_image_file(task.root, path, task.follow_links)
+            source = _read_source(task, done)
             prepared = image.prepare(source, task.resize, task.quality, task.pass_through)
         except image.Rejected as reason:
             rejects.append((number, path, str(reason)))
