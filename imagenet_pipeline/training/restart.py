@@ -113,7 +113,7 @@ def say_other_threads(events: list[Event], engine: Engine) -> None:
     on_cpu = any("cpu" in name.lower() for name in engine.device_names)
     if before not in (None, engine.threads) and on_cpu and _last(events, "engine") == engine.name:
         log.warning(
-            "%d compute threads, and %d at the last start: the last bits of sums differ from those of a run never "
+            "compute threads: %d, and %d at the last start: the last bits of sums differ from those of a run never "
             "stopped; OMP_NUM_THREADS=%d would give the same bytes",
             engine.threads, before, before,
         )  # fmt: skip

@@ -135,7 +135,7 @@ def test_another_number_of_compute_threads_is_said_once_and_journalled(
     assert caplog.text == ""
     monkeypatch.setattr(engine, "threads", 3)
     go(recipe, run, "2")
-    assert caplog.text.count("3 compute threads, and 1 at the last start: ") == 1
+    assert caplog.text.count("compute threads: 3, and 1 at the last start: ") == 1
     assert caplog.text.count("OMP_NUM_THREADS=1 would give the same bytes") == 1
     assert [event["threads"] for event in events(run, "resume")] == [1, 3]
     caplog.clear()
