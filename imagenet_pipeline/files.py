@@ -125,8 +125,13 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as readable JSON with sorted keys, so that equal values give equal bytes."""
-    write_whole(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write `value` as `json_bytes` has it."""
+    write_whole(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """`value` as readable JSON with sorted keys, so that equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
