@@ -124,9 +124,4 @@ class Recipe(Section):
         if self.schedule.drops and self.schedule.drops[-1] >= self.epochs:
             drops = list(self.schedule.drops)
             raise ValueError(f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {drops}")
-        if self.schedule.warmup_epochs > self.epochs:
-            warmup = self.schedule.warmup_epochs
-            raise ValueError(
-                f"schedule.warmup_epochs: must not exceed epochs, {self.epochs}; found {warmup:g} (0 is no warm-up)"
-            )
         return self

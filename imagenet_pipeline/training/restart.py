@@ -10,7 +10,7 @@ from typing import Any
 from imagenet_pipeline.config import Recipe, options
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event
-from imagenet_pipeline.training.schedule import relative_rate
+from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -36,7 +36,7 @@ def with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int, rows: Sequenc
     `rows` are those of the history before the step's epoch. A rate is for the reference batch, where there is one.
     """
     given = recipe.optimizer.learning_rate
-    if step + 1 < recipe.schedule.warmup_epochs * steps_per_epoch:
+    if step + 1 < warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs):
         log.info("learning rate %g at the end of the warm-up, as asked", given)
         return recipe
     peak = given / relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs, rows)
