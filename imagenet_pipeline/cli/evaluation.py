@@ -49,6 +49,8 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on every record of a split once: rank-1, rank-5 and loss with 95 % intervals, and a report.
 
+    Chance is the rank-1 of guessing; rank-5 is left out where there are no more than five classes.
+
     Several runs or checkpoints are scored beside each other on the records of the first, and together: their
     probabilities are averaged. They may differ in network, engine and input size, not in their classes. There p is
     how likely so large a difference of rank-1 to the first would be by chance (McNemar's test, on the same images).
@@ -138,10 +140,15 @@ def _say(findings: Findings, page: Path | None) -> None:
     for note in findings.examination.notes:
         say(note)
     say(f"{who(result)}: {result.images:,} {result.split} images, {seen(result.crops)}")
-    real = {"ReaL": figures.real} if figures.real else {}
-    for name, rate in {"rank-1": figures.rank1, "rank-5": figures.rank5, **real}.items():
-        low, high = rate.interval
-        say(f"{name:<7} {rate.percent:.2f} %  ({rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f})")
+    rates = {"rank-1": figures.rank1}
+    if findings.says_rank5:
+        rates["rank-5"] = figures.rank5
+    if figures.real:
+        rates["ReaL"] = figures.real
+    for name, rate in rates.items():
+        (low, high), beside = rate.interval, f"; {findings.chance}" if name == "rank-1" else ""
+        of = f"{rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f}{beside}"
+        say(f"{name:<7} {rate.percent:.2f} %  ({of})")
     kind, span = findings.examination.loss_kind, figures.loss.interval
     unit = "nats" if kind == "cross_entropy" else f"({kind})"
     said = f"  (95 %: {span[0]:.4f} to {span[1]:.4f})" if span else ""
@@ -167,11 +174,11 @@ def _say_members(findings: Findings) -> None:
     told = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
     if shared:
         say(f"of all: {', '.join(shared)}")
-    names = [*(one.checkpoint for one in members), TOGETHER]
+    names, rank5 = [*(one.checkpoint for one in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
     figures = [
-        (f"{one.rank1:.2f}", f"{one.rank5:.2f}", f"{one.loss:.4f}", *difference_cells(gap))
+        (f"{one.rank1:.2f}", *([f"{one.rank5:.2f}"] if rank5 else []), f"{one.loss:.4f}", *difference_cells(gap))
         for one, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
     ]
     rows = [(*row[:-1], *row[-1]) for row in zip(names, *told.values(), figures, strict=True)]
-    say_table(["checkpoint", *told, "rank-1 %", "rank-5 %", "loss", "to the first", "p"], rows)
+    say_table(["checkpoint", *told, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
     say("to the first: points of rank-1, with 95 % interval; p: McNemar's test on the same images")

@@ -29,7 +29,8 @@ def serve(
 
     Dropped, chosen or from the camera: their most probable classes, or faces and emotions.
 
-    It listens on this machine alone, unless --host says otherwise, and works offline. Needs the extra "serve".
+    It listens on this machine alone, unless --host says otherwise, and works offline. A photo has 20
+    seconds to arrive. Needs the extra "serve".
 
     \b
     Examples:

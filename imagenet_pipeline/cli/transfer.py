@@ -73,6 +73,7 @@ def probe(
       imagenet-pipeline probe output/flowers.npz --kind svm --json
     """
     from imagenet_pipeline.evaluation.probe import probe as fit_probe
+    from imagenet_pipeline.training.metrics import chance_percent, says_rank5
 
     if kind not in ("logistic", "svm"):
         raise BadRecipe("--kind", expected="logistic or svm", found=kind)
@@ -86,7 +87,10 @@ def probe(
     )
     say(f"{kind}, C = {result.c:g}: {result.images:,} training images, {result.features:,} features")
     for split, scored in result.splits.items():
-        say(f"{split}: rank-1  {scored.rank1:.2f} %  ({scored.rank1_hits:,} of {scored.images:,})")
+        chance = f"chance: {chance_percent(result.classes):.3g} %"
+        say(f"{split}: rank-1  {scored.rank1:.2f} %  ({scored.rank1_hits:,} of {scored.images:,}; {chance})")
+        if not says_rank5(result.classes):
+            continue
         say(f"{split}: rank-5  {scored.rank5:.2f} %  ({scored.rank5_hits:,} of {scored.images:,})")
     if out is not None:
         say(f"weights: {out}")

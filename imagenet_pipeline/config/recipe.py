@@ -165,9 +165,4 @@ class Recipe(Section):
             raise ValueError(
                 f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {list(drops)}; {advice}"
             )
-        if self.schedule.warmup_epochs > self.epochs:
-            warmup = self.schedule.warmup_epochs
-            raise ValueError(
-                f"schedule.warmup_epochs: must not exceed epochs, {self.epochs}; found {warmup:g} (0 is no warm-up)"
-            )
         return self

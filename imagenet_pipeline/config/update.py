@@ -115,7 +115,7 @@ class ScheduleRecipe(Section):
     power: Positive = 1.0
     """Exponent of kind "polynomial"."""
     warmup_epochs: NotNegative = 0.0
-    """Rise at the start, in epochs: in a straight line from 0, of "one_cycle" along a cosine from `start_share`."""
+    """Rise at the start, in epochs, at most half of them: a straight line from 0, a cosine of kind "one_cycle"."""
     start_share: Annotated[float, Field(gt=0, le=1)] = 0.04
     """Share of the rate that kind "one_cycle" starts from."""
     end_share: Annotated[float, Field(ge=0, le=1)] = 0.0

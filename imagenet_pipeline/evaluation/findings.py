@@ -16,6 +16,7 @@ from imagenet_pipeline.evaluation.intervals import Difference, Mean, Rate, diffe
 from imagenet_pipeline.evaluation.outcomes import Outcomes
 from imagenet_pipeline.evaluation.per_class import ClassFigures, Confusion, confusion, per_class
 from imagenet_pipeline.evaluation.real_labels import RealLabels
+from imagenet_pipeline.training.metrics import chance_percent, says_rank5
 
 WORST, PAIRS = 24, 20
 
@@ -67,6 +68,16 @@ class Findings:
         name = table.names[label].replace("_", " ")
         return f"{name} ({table.ids[label]})" if table.names[label] in self._shared_names else name
 
+    @property
+    def chance(self) -> str:
+        """The rank-1 of guessing, as it stands beside that of the network."""
+        return f"chance: {chance_percent(self.examination.result.classes):.3g} %"
+
+    @property
+    def says_rank5(self) -> bool:
+        """Whether rank-5 is shown to readers; JSON always has it."""
+        return says_rank5(self.examination.result.classes)
+
     @cached_property
     def _shared_names(self) -> set[str]:
         return {name for name, count in Counter(self.examination.table.names).items() if count > 1}
@@ -117,7 +128,8 @@ def as_json(findings: Findings) -> dict[str, Any]:
     Ranks and class figures are percent, probabilities and the calibration error 0..1.
     """
     examination = findings.examination
-    told = dataclasses.asdict(examination.result) | _figures(findings.figures)
+    chance = {"rank1_chance": chance_percent(examination.result.classes)}
+    told = dataclasses.asdict(examination.result) | _figures(findings.figures) | chance
     members = told.get("members", [])
     for member, figures in zip(members, findings.own, strict=False):
         member |= _figures(figures)

@@ -74,8 +74,8 @@ def headlines(findings: Findings) -> list[Headline]:
     """The figures, each with its 95 % interval."""
     figures = findings.figures
     found = [
-        _headline("rank-1", figures.rank1),
-        _headline("rank-5", figures.rank5),
+        _headline("rank-1", figures.rank1, f"; {findings.chance}"),
+        *([_headline("rank-5", figures.rank5)] if findings.says_rank5 else []),
         Headline("loss", f"{figures.loss.value:.4f}", _mean_span(figures.loss), LOSSES[findings.examination.loss_kind]),
     ]
     error = f"{100 * figures.calibration.error:.2f} %"
@@ -94,12 +94,14 @@ def comparison_table(findings: Findings) -> Table:
             _called(member, members),
             f"{member.network}, {member.engine}, {member.input_size} px",
         ]
-        rows.append([*names, *_figure_cells(figures), *difference_cells(gap)])
-    together = [*_figure_cells(findings.figures), *difference_cells(findings.differences[-1])]
+        rows.append([*names, *_figure_cells(figures, findings.says_rank5), *difference_cells(gap)])
+    together = [*_figure_cells(findings.figures, findings.says_rank5), *difference_cells(findings.differences[-1])]
     rows.append([TOGETHER, "", *together])
     real = ["ReaL %"] if findings.figures.real else []
-    header = ["checkpoint", "network", "rank-1 %", "rank-5 %", *real, "loss", "ECE %", "to the first", "p"]
-    note = "To the first: percentage points of rank-1 on the same images, with 95 % interval; p: McNemar's exact test."
+    ranks = ["rank-1 %", "rank-5 %"] if findings.says_rank5 else ["rank-1 %"]
+    header = ["checkpoint", "network", *ranks, *real, "loss", "ECE %", "to the first", "p"]
+    gaps = "To the first: percentage points of rank-1 on the same images, with 95 % interval; p: McNemar's exact test."
+    note = f"Rank-1, {findings.chance}. {gaps}"
     return Table("Side by side", header, rows, 2, note)
 
 
@@ -110,14 +112,17 @@ def class_table(findings: Findings) -> Table:
         there = [one for one in classes if one.images]
         classes = sorted(there, key=lambda one: (one.rank1, one.rank5))[:SHOWN_CLASSES]
         note = f"The {len(classes)} weakest of {len(there):,}, in percent; rank-1 is recall. The JSON has them all."
+    columns = {"rank-1": "rank1", "rank-5": "rank5", "precision": "precision", "F1": "f1"}
+    if not findings.says_rank5:
+        del columns["rank-5"]
     rows = [
         [
             findings.class_name(one.label), f"{one.images:,}",
-            *(f"{value:.1f}" for value in (one.rank1, one.rank5, one.precision, one.f1)),
+            *(f"{getattr(one, name):.1f}" for name in columns.values()),
         ]
         for one in classes
     ]  # fmt: skip
-    return Table("Classes", ["class", "images", "rank-1", "rank-5", "precision", "F1"], rows, 1, note)
+    return Table("Classes", ["class", "images", *columns], rows, 1, note)
 
 
 def confused_table(findings: Findings) -> Table:
@@ -217,12 +222,13 @@ def _short(member: Evaluation, members: Sequence[Evaluation]) -> str:
     return name if len(alike) == 1 and name else member.run
 
 
-def _headline(name: str, rate: Rate) -> Headline:
-    return Headline(name, f"{rate.percent:.2f} %", _span(rate.interval), f"{rate.hits:,} of {rate.images:,}")
+def _headline(name: str, rate: Rate, beside: str = "") -> Headline:
+    basis = f"{rate.hits:,} of {rate.images:,}{beside}"
+    return Headline(name, f"{rate.percent:.2f} %", _span(rate.interval), basis)
 
 
-def _figure_cells(figures: Figures) -> list[str]:
-    rates = [figures.rank1, figures.rank5, *([figures.real] if figures.real else [])]
+def _figure_cells(figures: Figures, with_rank5: bool) -> list[str]:
+    rates = [figures.rank1, *([figures.rank5] if with_rank5 else []), *([figures.real] if figures.real else [])]
     cells = [f"{rate.percent:.2f} ({_span(rate.interval)})" for rate in rates]
     return [*cells, f"{figures.loss.value:.4f}", f"{100 * figures.calibration.error:.2f}"]
 

@@ -29,7 +29,7 @@ from starlette.staticfiles import StaticFiles
 from imagenet_pipeline.errors import BadRecipe, PipelineError
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES, Rejected
 from imagenet_pipeline.serving.answers import Answers
-from imagenet_pipeline.serving.uploads import TooLarge, TooMany, Uploads
+from imagenet_pipeline.serving.uploads import TimedConnection, TooLarge, TooMany, Uploads
 
 CONNECTIONS_AT_ONCE = 256
 LOOPBACK_NAMES = ("127.0.0.1", "[::1]", "localhost")
@@ -100,6 +100,8 @@ def page_server(app: Starlette) -> uvicorn.Server:
     """What answers until Ctrl-C or SIGTERM; what was asked by then is answered within three seconds."""
     config = uvicorn.Config(
         app,
+        http=TimedConnection,
+        ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,

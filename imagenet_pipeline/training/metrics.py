@@ -38,6 +38,16 @@ def watched(batches: Batches, label: str, shown: bool = True) -> Iterator[Batch]
             bar.show(done, total)
 
 
+def chance_percent(classes: int) -> float:
+    """The rank-1 that guessing would have, every class as often."""
+    return 100.0 / classes
+
+
+def says_rank5(classes: int) -> bool:
+    """Whether rank-5 says anything: among five classes or fewer it is always 100 %."""
+    return classes > 5
+
+
 def top_classes(scores: npt.NDArray[np.floating[Any]], k: int = 5) -> npt.NDArray[np.int64]:
     """The k best classes of each row of `scores` [n, classes], best first; ties go to the lower class."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)

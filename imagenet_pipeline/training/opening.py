@@ -47,6 +47,7 @@ from imagenet_pipeline.training.restart import (
     with_rate_asked,
 )
 from imagenet_pipeline.training.run import Run
+from imagenet_pipeline.training.schedule import warmup_steps
 from imagenet_pipeline.training.sizes import require_sizes
 from imagenet_pipeline.training.tensorboard import Scalars, require_tensorboard
 
@@ -265,7 +266,18 @@ def _tell(run: Run) -> dict[str, Any]:
     engine = run.engine
     together = f", process 0 of {engine.ranks}" if engine.ranks > 1 else ""
     log.info("%s on %s, %s%s", engine.name, ", ".join(engine.device_names), engine.precision, together)
+    _tell_warmup(run)
     frozen = frozen_layers(run.recipe, run.epoch)
     for layer in frozen:
         log.info("%s: frozen for the first %d epochs", layer, run.recipe.transfer.frozen[layer])
     return {"frozen": [*frozen]} if frozen else {}
+
+
+def _tell_warmup(run: Run) -> None:
+    recipe = run.recipe
+    wanted, steps = recipe.schedule.warmup_epochs, warmup_steps(recipe.schedule, run.steps_per_epoch, recipe.epochs)
+    if steps < wanted * run.steps_per_epoch:
+        log.warning(
+            "warning: a warm-up of %g of %d epochs is cut to half of the run, %d steps, so that the rate comes down",
+            wanted, recipe.epochs, steps,
+        )  # fmt: skip

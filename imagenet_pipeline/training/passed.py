@@ -1,16 +1,28 @@
-"""What has been done of an epoch: its steps, counts and losses, and whether they are finite."""
+"""What has been done of an epoch: its steps, counts and losses, and whether these are finite and tell of learning."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import NO_TOTALS, Totals
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.loading.batches import Batch
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, has_checkpoint
 from imagenet_pipeline.training.run import Run
+from imagenet_pipeline.training.schedule import warmup_steps
+
+LEARNED_BY_STEPS = 10
+"""After the warm-up; by then even a poor start is left behind."""
+LEARNED_AT_LAST_BY_STEPS = 200
+"""In the longest of warm-ups."""
+FAR_ABOVE = 10
+"""A validation loss of so many times that of guessing is of no network that training made."""
 
 
 @dataclass
@@ -90,3 +102,25 @@ def diverged(run: Run, what: str, step: int) -> BadRecipe:
         good = find_checkpoint(run.folder, "latest")
         advice = f"{good} is the last good checkpoint: {lower}, --resume latest optimizer.learning_rate=..."
     return BadRecipe(f"{what} at step {step}, counted from 0", advice=advice)
+
+
+def guessing_loss(recipe: Recipe, classes: int) -> float:
+    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it."""
+    return classes - 1.0 if recipe.loss.kind == "hinge" else math.log(classes)
+
+
+def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
+    """What is wrong with the losses of a history row, in one line, once there were steps enough; else nothing."""
+    enough = warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs) + LEARNED_BY_STEPS
+    if row.get("step", 0) - steps_per_epoch / 2 < min(enough, LEARNED_AT_LAST_BY_STEPS):
+        return ""
+    guessing = guessing_loss(recipe, classes)
+    lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for one)"
+    said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
+    if row.get("train_loss", 0.0) > guessing:
+        small = ", or take config/photos.toml for a small set from scratch"
+        return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"
+    if row.get("validation_loss", 0.0) > FAR_ABOVE * guessing > 0:
+        why = "the running statistics of normalisation may lag behind weights that move too fast"
+        return f"the validation loss of epoch {row['epoch']}, {row['validation_loss']:,.0f}, is far above {said}; {why}"
+    return ""

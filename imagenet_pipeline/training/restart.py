@@ -13,7 +13,7 @@ from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event
-from imagenet_pipeline.training.schedule import relative_rate
+from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -80,7 +80,7 @@ def with_rate_asked(
     """
     given, step = asked.learning_rate, asked.step
     rate = given
-    if step + 1 >= recipe.schedule.warmup_epochs * steps_per_epoch:
+    if step + 1 >= warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs):
         before = [row for row in rows if row["epoch"] <= step // steps_per_epoch]
         share = relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs, before)
         rate = given / share

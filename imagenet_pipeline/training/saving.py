@@ -16,7 +16,8 @@ from imagenet_pipeline.engines import Totals
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.journal import write_history
-from imagenet_pipeline.training.passed import Pass, diverged
+from imagenet_pipeline.training.metrics import says_rank5
+from imagenet_pipeline.training.passed import Pass, diverged, not_learning
 from imagenet_pipeline.training.ranks import settle, together
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import learning_rate
@@ -37,6 +38,7 @@ class Outcome:
 def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> Outcome:
     """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
     row = _row(run, epoch, passed, validated)
+    said_before = any(_complaint(run, one) for one in run.rows)
     settle(run.engine)
     _save(run, run.state(epoch, passed.step, row, {}))
     run.rows.append({"event": "epoch", **row})
@@ -47,7 +49,10 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
             write_history(run.folder, run.journal.events())
             prune(run.folder, run.recipe.checkpoint.keep)
             draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
-            log.info(_summary(row, run.recipe.epochs))
+            log.info(_summary(row, run.recipe.epochs, len(run.data.classes)))
+            complaint = _complaint(run, row)
+            if complaint and not said_before:
+                log.warning("warning: %s", complaint)
     return Outcome(epoch, passed.step, run.is_done(epoch), row)
 
 
@@ -99,13 +104,16 @@ def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[s
     return row
 
 
-def _summary(row: dict[str, Any], epochs: int) -> str:
+def _complaint(run: Run, row: dict[str, Any]) -> str:
+    return not_learning(run.recipe, len(run.data.classes), run.steps_per_epoch, row)
+
+
+def _summary(row: dict[str, Any], epochs: int, classes: int) -> str:
     line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  rank-1 {row['train_rank1']:.2f} %"
     if "validation_loss" in row:
-        line += (
-            f"  val loss {row['validation_loss']:.4f}  val rank-1 {row['validation_rank1']:.2f} %"
-            f"  val rank-5 {row['validation_rank5']:.2f} %"
-        )
+        line += f"  val loss {row['validation_loss']:.4f}  val rank-1 {row['validation_rank1']:.2f} %"
+        if says_rank5(classes):
+            line += f"  val rank-5 {row['validation_rank5']:.2f} %"
     return line + (
         f"  rate {row['learning_rate']:.4g}  {row['images_per_second']:.0f} img/s"
         f"  data wait {row['wait_percent']:.1f} %  {row['seconds']:.0f} s"

@@ -41,19 +41,25 @@ def relative_rate(
     plateau     factor ** (number of times that patience_epochs of `rows` in a row brought no lower validation loss)
 
     Progress runs from 0 at the end of the warm-up to 1 at the end of the run; the warm-up rises in a straight
-    line to 1 (of one_cycle: as above) and its first step is already above 0. Never below LOWEST_SHARE.
+    line to 1 (of one_cycle: as above) and its first step is already above 0. It takes at most half of the run, so that
+    the rate reaches its highest in every run, and falls from there. Never below LOWEST_SHARE.
     """
     return max(_share(schedule, step, steps_per_epoch, epochs, rows), LOWEST_SHARE)
 
 
+def warmup_steps(schedule: ScheduleRecipe, steps_per_epoch: int, epochs: int) -> float:
+    """The steps that the warm-up takes, the last one maybe in part; of one too long half of the run's, whole steps."""
+    return min(schedule.warmup_epochs * steps_per_epoch, max(1, epochs * steps_per_epoch // 2))
+
+
 def _share(schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epochs: int, rows: Sequence[Event]) -> float:
-    steps, warmup_steps = epochs * steps_per_epoch, schedule.warmup_epochs * steps_per_epoch
+    steps, rising = epochs * steps_per_epoch, warmup_steps(schedule, steps_per_epoch, epochs)
     if schedule.kind == "one_cycle":
-        return _one_cycle(schedule, step, warmup_steps - 1, steps - 1)
-    if step < warmup_steps:
-        return min(1.0, (step + 1) / warmup_steps)
+        return _one_cycle(schedule, step, max(rising - 1, 0), steps - 1)
+    if step < rising:
+        return min(1.0, (step + 1) / rising)
     epoch = step // steps_per_epoch
-    progress = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
+    progress = min((step - rising) / max(steps - rising, 1), 1.0)
     match schedule.kind:
         case "steps":
             return float(math.prod(schedule.factor for drop in schedule.drops if epoch >= drop))

@@ -40,7 +40,7 @@ def test_one_checkpoint_is_told_with_intervals(call: Call, run: Path) -> None:
     low, high = told["rank1_interval"]
     assert low < told["rank1"] < high
     hits = f"{told['rank1_hits']} of 300"
-    assert f"rank-1  {told['rank1']:.2f} %  ({hits}; 95 %: {low:.2f} to {high:.2f})" in lines
+    assert f"rank-1  {told['rank1']:.2f} %  ({hits}; 95 %: {low:.2f} to {high:.2f}; chance: 10 %)" in lines
     assert f"ECE     {100 * told['calibration_error']:.2f} %  (expected calibration error)" in lines
     assert lines[-1] == f"report: {run / 'report-test.html'}"
 

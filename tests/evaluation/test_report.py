@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from imagenet_pipeline.cli.evaluation import _say
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.evaluation.examine import examine
@@ -95,6 +96,25 @@ def test_the_three_forms_have_the_same_figures(run: Path, findings: Findings, tm
     assert 'network = "lenet"' in page.words
     assert not set(page.elements) & {"script", "link", "iframe"}
     assert all(source.startswith("data:image/") for source in page.sources)
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_chance_stands_beside_rank1_and_rank5_where_it_says_something(
+    findings: Findings, tmp_path: Path, classes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examination = findings.examination
+    few = replace(findings, examination=replace(examination, result=replace(examination.result, classes=classes)))
+    page, markdown, told = written(few, tmp_path)
+    assert told["rank1_chance"] == 100 / classes
+    assert "rank5" in told
+    assert "rank5_interval" in told
+    _say(few, None)
+    said = capsys.readouterr().out
+    assert f"; chance: {20 if classes == 5 else 16.7} %)\n" in said
+    assert ("rank-5" in said) is (classes > 5)
+    for words in (page.words, markdown):
+        assert f"of 12; chance: {20 if classes == 5 else 16.7} %" in words.replace("\xa0", " ")
+        assert ("rank-5" in words) is (classes > 5)
 
 
 def test_the_json_is_what_the_outcomes_say(findings: Findings, tmp_path: Path) -> None:

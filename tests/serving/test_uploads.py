@@ -15,6 +15,7 @@ import pytest
 
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES
 from imagenet_pipeline.serving import page, uploads
+from imagenet_pipeline.serving.answers import Answers
 
 PHOTO = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
 
@@ -79,7 +80,7 @@ def test_an_upload_that_stops_or_takes_too_long_is_given_up(
     odd_site: Any, monkeypatch: pytest.MonkeyPatch, trickling: bool
 ) -> None:
     monkeypatch.setattr(uploads, "IDLE_SECONDS", 30.0 if trickling else 0.3)
-    monkeypatch.setattr(uploads, "UPLOAD_SECONDS", 1.0 if trickling else 30.0)
+    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 1.0 if trickling else 30.0)
     with half_sent(odd_site, 1) as (connection,):
         connection.settimeout(0.1)
         answer, end = b"", time.monotonic() + 15
@@ -124,3 +125,85 @@ def test_connections_are_bounded(serving: Callable[..., Any], odd_run: Any, monk
         assert site.ask("GET", "/")[0] == 200
         with half_sent(site, 6):
             assert site.ask("GET", "/")[0] == 503
+
+
+TOO_LATE = b"HTTP/1.1 408"
+
+
+def sent_slowly(connection: socket.socket, beginning: bytes, then: bytes, most_seconds: float) -> tuple[bytes, float]:
+    """What comes back by the time the server closes, and when that is, where `then` follows by the byte for ever."""
+    began, answer = time.monotonic(), b""
+    connection.settimeout(0.05)
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(beginning)
+        while time.monotonic() - began < most_seconds:
+            with contextlib.suppress(TimeoutError):
+                received = connection.recv(1000)
+                answer += received
+                if not received:
+                    break
+            connection.sendall(then)
+    return answer, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("beginning", "then", "told"),
+    [
+        (b"", b"", b""),
+        (b"GET / HTTP/1.1\r\n", b"", TOO_LATE),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"x", TOO_LATE),
+        (HEAD % 1_000_000, b"x", TOO_LATE),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n", b"x", b"HTTP/1.1 200"),
+        (b"GET /files/page.js HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT", b"x", b"HTTP/1.1 200"),
+    ],
+    ids=["nothing", "half the headers", "headers by the byte", "body by the byte", "body after the answer", "the next"],
+)
+def test_a_request_has_so_long_in_all(
+    odd_site: Any, monkeypatch: pytest.MonkeyPatch, beginning: bytes, then: bytes, told: bytes
+) -> None:
+    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 0.6)
+    with connected(odd_site) as connection:
+        answer, seconds = sent_slowly(connection, beginning, then, 10.0)
+    assert answer.startswith(told)
+    assert bool(answer) is bool(told)
+    assert 0.5 < seconds < 6.0
+
+
+def test_connections_that_say_nothing_shut_nobody_out_for_longer(
+    odd_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 2.0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(connected(odd_site)).sendall(b"GET / HTTP/1.1\r\nHost:")
+        full = odd_site.ask("GET", "/")[0]
+        opened = time.monotonic()
+        while time.monotonic() - opened < 15 and odd_site.ask("GET", "/")[0] != 200:
+            time.sleep(0.1)
+        assert (full, odd_site.ask("GET", "/")[0]) == (503, 200)
+
+
+def test_an_answer_that_is_not_taken_ends_with_its_connection(odd_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 0.6)
+    # More than the system keeps for a reader that does not read.
+    monkeypatch.setattr(Answers, "answer", lambda *_: {"picture": "x" * 30_000_000})
+    with connected(odd_site) as connection:
+        connection.sendall(HEAD % len(PHOTO) + PHOTO)
+        time.sleep(2.0)
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while received := len(connection.recv(2**16)):
+                taken += received
+    assert 0 < taken < 30_000_000
+
+
+def test_the_clock_stands_while_an_answer_is_made(odd_site: Any, odd_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 0.4)
+    slow = Answers.answer
+
+    def slowly(self: Answers, data: bytes) -> dict[str, Any]:
+        time.sleep(1.0)
+        return slow(self, data)
+
+    monkeypatch.setattr(Answers, "answer", slowly)
+    assert odd_site.look(PHOTO)[0] == 200

@@ -60,7 +60,7 @@ async function ask(photo) {
     const response = await fetch("look", { method: "POST", body: photo });
     return await response.json();
   } catch {
-    return { error: "There was no answer: the file cannot be read, or the page is no longer served." };
+    return { error: "There was no answer: the file cannot be read, took too long to send, or the page is no longer served." };
   }
 }
 
