@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from imagenet_pipeline import files
 from imagenet_pipeline.config.keys import recipe_keys
 from imagenet_pipeline.config.recipe import Recipe
 from imagenet_pipeline.errors import BadRecipe
@@ -22,13 +23,13 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(files.read_regular(path).decode())
     except FileNotFoundError as error:
         raise BadRecipe("no such recipe file", where=path) from error
     except IsADirectoryError as error:
         advice = "train RECIPE.toml --run FOLDER --resume latest goes on with a run"
         raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
     for key, value in (overrides or {}).items():
         _put(values, key, value)
@@ -78,6 +79,9 @@ def _literal(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        # A number of too many digits, or brackets in too many brackets.
+        raise BadRecipe(f"not a value ({error})", where=f"{text[:40]}... ({len(text):,} characters)") from error
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
