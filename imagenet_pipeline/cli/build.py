@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, first_few
 from imagenet_pipeline.progress import Bar
 
 build_app = typer.Typer(
     help="Make a data set of records.\n\n"
-    "With lists, class table, mean colour and manifest. A killed build goes on where it was.",
+    "With lists, class table, mean colour and manifest. The same command again goes on with a killed build, "
+    "and mends a finished data set that was damaged since.",
     rich_markup_mode=None,
 )
 
@@ -223,7 +224,9 @@ def _make(
 
 
 def _say_summary(summary: Any, seconds: float) -> None:
-    done = "was built already" if summary.already_built else f"built in {seconds:.1f} s"
+    done = f"built in {seconds:.1f} s"
+    if summary.already_built:
+        done = f"was damaged, and is mended: {first_few(summary.remade)}" if summary.remade else "was built already"
     contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
     say(f"{summary.folder}: {done}: {contents}")
     if summary.actions:
@@ -231,3 +234,8 @@ def _say_summary(summary: Any, seconds: float) -> None:
         say(f"images: {list_names(stored)}")
     if any(summary.rejected.values()):
         say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
+    if summary.changed:
+        say(
+            f"photos of another size or time than when they were stored: {first_few(summary.changed)}; the records "
+            "hold them as they were; to take them as they are, remove the data set and build it again"
+        )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.manifest import Manifest, no_split
+from imagenet_pipeline.records.manifest import REBUILD, Manifest, no_split
 from imagenet_pipeline.records.recordio import ImageRecord
 
 Numbers = NDArray[np.int64]
@@ -81,7 +81,7 @@ class RecordSet:
         records = cls(f"{path}:{split}", paths, checked=True, numbered=True)
         if len(records) != (count := splits[split].records):
             records.close()
-            raise Damaged("index has another count", where=path, expected=count, found=len(records))
+            raise Damaged("index has another count", where=path, expected=count, found=len(records), advice=REBUILD)
         return records
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class RecordSet:
             return self._read(file, row, start, end)
         except Damaged as error:
             where = f"{self.files[file]}, record {row}, offset {start}"
-            raise _at(where, error, self._checked) from error
+            raise _at(where, error, self._checked, REBUILD if self._numbered else None) from error
 
     def place(self, position: int) -> tuple[Path, int, int]:
         """Where a record lies: (file, key in its index, or row where that is another's, offset)."""
@@ -238,8 +238,8 @@ def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
     return (np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
 
 
-def _at(where: str, error: PipelineError, ours: bool) -> PipelineError:
-    return _failure(ours)(error.what, where=where, expected=error.expected, found=error.found)
+def _at(where: str, error: PipelineError, ours: bool, advice: str | None = None) -> PipelineError:
+    return _failure(ours)(error.what, where=where, expected=error.expected, found=error.found, advice=advice)
 
 
 def _failure(ours: bool) -> type[BadInput] | type[Damaged]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -76,6 +78,7 @@ def make_shard(task: ShardTask) -> int:
     """
     image.calm()
     task.notes.unlink(missing_ok=True)
+    photos = photo_states(task.root, task.paths)
     record_file = task.folder / f"{task.name}.rec"
     rejects: list[tuple[int, str, str]] = []
     actions: Counter[str] = Counter()
@@ -99,20 +102,47 @@ def make_shard(task: ShardTask) -> int:
         "actions": dict(actions),
         "rejects": rejects,
         "colours": vars(colours),
+        "photos": base64.b64encode(photos.tobytes()).decode(),
     }
     files.write_json(task.marker, marker)
     return len(rejects)
 
 
 def is_finished(task: ShardTask) -> bool:
-    """Whether the shard is committed and its files are there in full; one with rejects is looked at again."""
+    """Whether the shard is committed, its files are there in full, and its photos are those it was made from.
+
+    One with rejects is looked at again.
+    """
     try:
         marker = files.read_json(task.marker)
         sizes = [(task.folder / f"{task.name}{end}").stat().st_size for end in (".rec", ".idx")]
         expected = [marker["shard"]["bytes"], marker["index_bytes"]]
-        return bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
+        whole = bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
+        return whole and not changed_photos(task, marker)
     except (Damaged, OSError, KeyError, TypeError):
         return False
+
+
+def photo_states(root: Path, paths: Sequence[str]) -> NDArray[np.int64]:
+    """Size in bytes and time of the last change in ns of each photo, int64 [n, 2]; -1 where there is none."""
+    states = np.full((len(paths), 2), -1, np.int64)
+    for state, path in zip(states, paths, strict=True):
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(root / path)
+            state[:] = status.st_size, status.st_mtime_ns
+    return states
+
+
+def changed_photos(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
+    """Paths of the photos of a shard whose size or time is no longer what it was when the shard was made.
+
+    None where the marker does not say, as those of earlier versions.
+    """
+    kept = np.frombuffer(base64.b64decode(marker.get("photos", "")), np.int64).reshape(-1, 2)
+    if len(kept) != len(task.paths):
+        return []
+    changed = (kept != photo_states(task.root, task.paths)).any(axis=1)
+    return [task.paths[row] for row in np.flatnonzero(changed)]
 
 
 def noted_images(task: ShardTask) -> int:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
+from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import Manifest, Shard
 from imagenet_pipeline.records.reader import RecordSet, file_index, is_ours, require_record_file, salvaged_index
+from imagenet_pipeline.records.repair import markers_whole
 
 LIST_PROBLEMS_SHOWN = 20
 RECORDS_BETWEEN_REPORTS = 256
@@ -85,6 +87,8 @@ def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest, tell
     total = sum(split.records for split in manifest.splits.values())
     for name, digest in manifest.files.items():
         _check_digest(report, folder / name, digest)
+    if not markers_whole(folder):
+        report.add(folder / MARKERS, "has changed since it was written (SHA-256 differs)")
     for name, split in manifest.splits.items():
         rows: Rows = []
         for shard in split.shards:
