@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,7 +105,7 @@ def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read; OSError for a pipe, a device or a folder, before it is waited for."""
     # O_NONBLOCK changes nothing for a regular file; a pipe without it blocks until somebody writes.
     stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
