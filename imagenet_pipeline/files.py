@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -94,19 +95,31 @@ def part_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file of the user's to read, and its size in bytes; a pipe or device is refused before it is waited for.
+    """Open a file of the user's to read, and its size in bytes (see `open_regular`).
 
     Raises BadInput for anything that cannot be read.
     """
     try:
-        # O_NONBLOCK changes nothing for a regular file; a pipe without it blocks until somebody writes.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("not a regular file")
-            yield stream, status.st_size
+        with open_regular(path) as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
         raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read; OSError for a pipe, a device or a folder, before it is waited for."""
+    # O_NONBLOCK changes nothing for a regular file; a pipe without it blocks until somebody writes.
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError("not a regular file")
+    return stream
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file; OSError as `open_regular`."""
+    with open_regular(path) as stream:
+        return stream.read()
 
 
 @contextlib.contextmanager
@@ -137,7 +150,7 @@ def json_bytes(value: object) -> bytes:
 def read_json(path: Path) -> Any:
     """Read one of our own JSON files. Raises Damaged when it is absent or cannot be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_regular(path).decode())
     except FileNotFoundError as error:
         raise Damaged("no such file", where=path) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -246,7 +259,7 @@ def require_fetched(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +15,26 @@ import progressbar
 log = logging.getLogger("imagenet_pipeline")
 
 SECONDS_BETWEEN_LINES = 60.0
+NARROWEST_BAR = 10
+"""Columns below which a bar says less than what could stand in its place."""
+
+
+def fitted(columns: int, label: str, done: int, total: int, unit: str, left: str, state: Sequence[str]) -> list[str]:
+    """What of a line of progress fits `columns`, the place of the bar left out: what stands before it and after it.
+
+    Fields fall away until it does: the last of `state` first, then the time `left`, then the words around the numbers.
+    """
+    percent = f"{100 * done // total if total else 100}%"
+    for position in (f"{done} of {total} {unit}", f"{done}/{total}", percent):
+        before = f"{label} {position}"
+        if len(before) <= columns:
+            after = [""]
+            for field in (left, *state):
+                if len(before) + len("  ".join((*after, field))) > columns:
+                    break
+                after.append(field)
+            return [before, "  ".join(after)]
+    return [f"{label[: max(0, columns - len(percent) - 1)]} {percent}"[-columns:], ""]
 
 
 class Bar:
@@ -21,6 +43,7 @@ class Bar:
     def __init__(self, label: str, unit: str, shown: bool = True) -> None:
         self._label = label
         self._unit = unit
+        self._line = _Line(label, unit)
         self._shown = shown
         self._bar: Any = None
         self._done = self._total = 0
@@ -33,10 +56,11 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar:
+            self._bar.term_width = _columns()
             self._bar.finish(dirty=error is not None or self._done < self._total)
 
-    def show(self, done: int, total: int, state: str = "") -> None:
-        """Bring it up to date; `state` is what else is worth reading."""
+    def show(self, done: int, total: int, state: Sequence[str] = ()) -> None:
+        """Bring it up to date; `state` is what else is worth reading, the most important first."""
         self._done, self._total = min(done, total), total
         if not self._shown:
             return
@@ -44,18 +68,43 @@ class Bar:
             self._draw(state)
         elif time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
-            log.info("%s: %s of %s %s%s", self._label, f"{self._done:,}", f"{total:,}", self._unit, state)
+            place = f"{self._done:,} of {total:,} {self._unit}"
+            log.info("%s: %s", self._label, "  ".join((place, *state)))
 
-    def _draw(self, state: str) -> None:
+    def _draw(self, state: Sequence[str]) -> None:
+        self._line.state = state
+        # The terminal is asked each time, since it may have another size by now.
         if self._bar is None:
-            widgets = [
-                f"{self._label} ",
-                progressbar.SimpleProgress(),
-                f" {self._unit} ",
-                progressbar.Bar(),
-                " ",
-                progressbar.ETA(),
-                progressbar.Variable("state", format="{formatted_value}", width=1),
-            ]
-            self._bar = progressbar.ProgressBar(max_value=self._total, widgets=widgets, fd=sys.stderr).start()
-        self._bar.update(self._done, state=state)
+            self._bar = progressbar.ProgressBar(
+                max_value=self._total, term_width=_columns(), line_breaks=False, enable_colors=False
+            )
+            # Not as arguments, of which it would take a copy, and what sys.stderr was when it was imported.
+            self._bar.widgets, self._bar.fd = [self._line], sys.stderr
+            self._bar.start()
+        self._bar.term_width = _columns()
+        self._bar.update(self._done, force=bool(state))
+
+
+class _Line:
+    """The whole line as one widget, so that no field can push another out of it."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
+        self.state: Sequence[str] = ()
+        self._time, self._bar = progressbar.ETA(), progressbar.Bar()
+
+    def __call__(self, progress: Any, data: Any) -> str:
+        width = progress.term_width
+        left = str(self._time(progress, data))
+        before, after = fitted(width, self.label, progress.value, progress.max_value, self.unit, left, self.state)
+        room = width - len(before) - len(after) - 1
+        return f"{before} {self._bar(progress, data, room)}{after}" if room >= NARROWEST_BAR else before + after
+
+
+def _columns() -> int:
+    """Columns of the terminal, one fewer than it has: what fills the last one wraps on some."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        columns = 0
+    return max((columns or 80) - 1, 1)

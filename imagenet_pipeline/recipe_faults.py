@@ -10,12 +10,42 @@ from pydantic import ValidationError
 
 from imagenet_pipeline.errors import BadRecipe
 
+COMMAND_LINE = "command line"
+"""Where a fault is that no file has."""
 _PLAIN_WORDS = {
     "tuple_type": "needs a list, as [0.5, 1.0]",
     "too_long": "has too many values",
 }
-_USUAL_WORDS = {"lr": "learning_rate", "wd": "weight_decay", "mom": "momentum", "eps": "epsilon", "rho": "decay"}
-"""What other programs call a key."""
+_USUAL_NAMES = {
+    "accumulation": "accum grad_accum gradient_accumulation accumulation_steps",
+    "average_decay": "ema ema_decay model_ema",
+    "batch_size": "b bs batch batchsize",
+    "devices": "device ctx gpu gpus",
+    "epochs": "epoch num_epochs n_epochs max_epochs",
+    "initial.weights": "pretrained init checkpoint",
+    "input.size": "image_size img_size imgsz input_size resolution",
+    "loader.threads": "num_workers workers j",
+    "loss.label_smoothing": "smoothing",
+    "network": "arch architecture model net backbone",
+    "optimizer.clip_norm": "clip clip_grad clip_gradient grad_clip",
+    "optimizer.decay": "rho",
+    "optimizer.epsilon": "eps",
+    "optimizer.learning_rate": "lr lr0 base_lr",
+    "optimizer.momentum": "mom",
+    "optimizer.name": "opt optim",
+    "optimizer.weight_decay": "wd",
+    "precision": "amp dtype fp16",
+    "records": "data data_dir dataset",
+    "schedule.kind": "scheduler lr_scheduler lr_schedule",
+    "schedule.warmup_epochs": "warmup",
+    "stopping.patience_epochs": "patience early_stopping",
+}
+"""Keys, and what other programs call them."""
+_NO_KEYS = {
+    "num_classes": "the records say how many classes there are",
+    "classes": "the records say how many classes there are",
+    "dropout": "each network has its own",
+}
 
 
 def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRecipe:
@@ -25,7 +55,10 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     words = [str(word) for word in first["loc"]]
     key = ".".join(words)
     if first["type"] == "extra_forbidden":
-        return BadRecipe(f"unknown recipe key {key!r}", where=where, advice=_nearest(key, known))
+        given = first["input"]
+        value = f"={str(given).lower() if isinstance(given, bool) else given}" if where == COMMAND_LINE else ""
+        advice = _nearest(key, known, value[:80])
+        return BadRecipe(f"unknown recipe key {key[:80]!r}", where=where, advice=advice)
     while words and ".".join(words) not in known:
         words.pop()
     key = ".".join(words) or key
@@ -36,9 +69,11 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     if first["type"] == "model_type":
         inner = next(name for name in known if name.startswith(f"{key}."))
         advice = f"write {inner}=..."
-        return BadRecipe(f"{key!r} is a section, not a value", where=where, found=repr(first["input"]), advice=advice)
+        return BadRecipe(
+            f"{key!r} is a section, not a value", where=where, found=repr(first["input"])[:80], advice=advice
+        )
     message = _PLAIN_WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    found = None if first["type"] == "value_error" else repr(first["input"])
+    found = None if first["type"] == "value_error" else repr(first["input"])[:80]
     named, _, rest = message.partition(": ")
     if f"{key}.{named}".lstrip(".") in known:
         # What a section, or the whole recipe, says of one of its keys.
@@ -46,11 +81,24 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    section, _, last = key.rpartition(".")
-    usual = f"{section}.{_USUAL_WORDS.get(last, last)}"
-    if usual in known:
-        return f"did you mean {usual}?"
+def meant_keys(word: str, known: list[str]) -> list[str]:
+    """The keys (dotted, all of them `known`) that go by this name elsewhere, or here within a section."""
+    section, _, last = word.strip("-").casefold().replace("-", "_").rpartition(".")
+    meant = [key for key in known if last == key.rpartition(".")[2] or last in _USUAL_NAMES.get(key, "").split()]
+    return [key for key in meant if key.startswith(section)] or meant
+
+
+def reason_for_none(word: str) -> str | None:
+    """Why there is no such key, where somebody may well look for one."""
+    return _NO_KEYS.get(word.rpartition(".")[2])
+
+
+def _nearest(key: str, known: list[str], value: str) -> str:
+    meant = meant_keys(key, known)
+    if meant:
+        return f"did you mean {' or '.join(f'{one}{value}' for one in meant)}?"
+    if reason_for_none(key):
+        return f"there is none: {reason_for_none(key)}"
     sections = {name.rpartition(".")[0] for name in known if "." in name}
     near = difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
     if near:
@@ -74,6 +122,6 @@ def _unknown_word(key: str, error: Any, where: str) -> BadRecipe:
         f"recipe key {key!r}: no such word",
         where=where,
         expected=error["ctx"]["expected"] + or_number,
-        found=repr(error["input"]),
+        found=repr(error["input"])[:80],
         advice=f"did you mean {' or '.join(near)}?" if near else None,
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from imagenet_pipeline import config
+from imagenet_pipeline import config, recipe_faults
 from imagenet_pipeline.config import (
     OptimizerRecipe,
     Recipe,
@@ -234,7 +234,17 @@ def test_overrides_win(smallest: Path) -> None:
         ("optimizer", "'optimizer' is a section, not a value.*write optimizer.name="),
         ("a.b", "unknown recipe key 'a'"),
         ("..", "unknown recipe key"),
-        ("optimizer.lr", "did you mean optimizer.learning_rate"),
+        ("optimizer.lr", r"did you mean optimizer.learning_rate=3\?"),
+        ("lr", r"^command line: unknown recipe key 'lr'; did you mean optimizer.learning_rate=3\?$"),
+        ("--lr", r"did you mean optimizer.learning_rate=3\?"),
+        ("learning_rate", r"did you mean optimizer.learning_rate=3\?"),
+        ("bs", r"did you mean batch_size=3\?"),
+        ("Image-Size", r"did you mean input.size=3\?"),
+        ("label_smoothing", r"did you mean loss.label_smoothing=3\?"),
+        ("kind", r"did you mean initial.kind=3 or loss.kind=3 or schedule.kind=3\?"),
+        ("schedule.patience", r"did you mean stopping.patience_epochs=3\?"),
+        ("num_classes", "there is none: the records say how many classes there are"),
+        ("dropout", "there is none: each network has its own"),
         ("optimiser.name", "command line: unknown recipe key 'optimiser'; did you mean the section optimizer"),
     ],
 )
@@ -243,8 +253,53 @@ def test_a_bad_override_is_refused(smallest: Path, key: str, message: str) -> No
         load_recipe(smallest, {key: 3})
 
 
-def require_one_line(error: BadRecipe) -> None:
+def test_what_others_call_a_key_is_one_of_ours_and_no_other() -> None:
+    known = option_names()
+    assert set(recipe_faults._USUAL_NAMES) <= set(known)
+    names = [name for line in recipe_faults._USUAL_NAMES.values() for name in line.split()]
+    assert len(names) == len(set(names))
+    assert not {*names, *recipe_faults._NO_KEYS} & {key.rpartition(".")[2] for key in known}
+    assert [key.name for key in recipe_keys("lr")] == ["optimizer.learning_rate"]
+
+
+def test_a_file_names_the_key_alone(smallest: Path) -> None:
+    smallest.write_text(smallest.read_text() + "lr = 0.1\n")
+    with pytest.raises(BadRecipe, match=r"recipe key 'lr'; did you mean optimizer.learning_rate\?$"):
+        load_recipe(smallest)
+
+
+DIGITS = "9" * 5000
+VALUES = st.one_of(
+    st.sampled_from(
+        [DIGITS, f"-{DIGITS}", f"0x{'f' * 5000}", f"0.{DIGITS}", f"1e{DIGITS}", "1e999", "-1e999", "nan", "inf",
+         "[" * 5000, "[" * 5000 + "]" * 5000, "{a=" * 3000, f'"""{"a" * 10**5}"""', '"\\ud800"', "\ud800", "\0",
+         "{a.b=1}", "1979-05-27T07:32:00Z", str(2**63), str(2**64), f"[{DIGITS}]", "{a=0x" + "f" * 4000 + "}"]
+    ),
+    st.text(max_size=30),
+)  # fmt: skip
+
+
+@given(
+    key=st.one_of(st.sampled_from([*option_names(), "transfer.rates.conv1", "transfer"]), st.text(max_size=9)),
+    value=VALUES,
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+def test_no_value_is_more_than_one_short_line(smallest: Path, key: str, value: str) -> None:
+    """A number of 5,000 digits, infinities, brackets in brackets, halves of characters: read, or BadRecipe."""
+    try:
+        load_recipe(smallest, parse_overrides([f"{key}={value}"]))
+    except BadRecipe as error:
+        require_one_line(error, 700)
+    odd = smallest.with_name("odd.toml")
+    odd.write_bytes(f"{key} = {value}\n".encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadRecipe) as caught:
+        load_recipe(odd)
+    require_one_line(caught.value)
+
+
+def require_one_line(error: BadRecipe, longest: int = 10**4) -> None:
     assert "\n" not in str(error)
+    assert len(str(error).partition("known keys: ")[0]) <= longest
 
 
 positive = st.floats(min_value=1e-12, max_value=1e6)

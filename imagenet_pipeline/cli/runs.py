@@ -12,6 +12,7 @@ import typer
 from imagenet_pipeline.cli.output import Json, Overrides, say, say_json, say_table
 from imagenet_pipeline.config import parse_overrides, recipe_keys
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.recipe_faults import reason_for_none
 
 
 def networks(
@@ -83,7 +84,10 @@ def _show_network(name: str, classes: int, input_size: int | None, as_json: bool
 
 def keys(
     word: Annotated[
-        str, typer.Argument(help="Only those with this in their name or meaning.", show_default=False)
+        str,
+        typer.Argument(
+            help="Only those with this in their name or meaning, or called so elsewhere.", show_default=False
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -95,10 +99,12 @@ def keys(
     Examples:
       imagenet-pipeline keys
       imagenet-pipeline keys warmup
+      imagenet-pipeline keys lr
     """
     found = recipe_keys(word)
     if not found:
-        raise BadRecipe("no recipe key has this in its name or meaning", where=word, advice="`keys` lists all")
+        advice = reason_for_none(word) or "`keys` lists all"
+        raise BadRecipe("no recipe key has this in its name or meaning", where=word, advice=advice)
     if as_json:
         say_json({"keys": [dataclasses.asdict(key) for key in found]})
         return

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from imagenet_pipeline.config.recipe import Recipe
+from imagenet_pipeline.recipe_faults import meant_keys
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,13 @@ class Key:
 
 
 def recipe_keys(word: str = "") -> list[Key]:
-    """Every key whose name or meaning has `word` in it, in the order of a recipe; capitals do not matter."""
-    wanted = word.casefold()
-    return [key for key in _keys(Recipe, "") if wanted in f"{key.name} {key.meaning}".casefold()]
+    """Every key whose name or meaning has `word` in it, or that others call so, in the order of a recipe.
+
+    Capitals do not matter.
+    """
+    wanted, keys = word.casefold(), list(_keys(Recipe, ""))
+    meant = meant_keys(word, [key.name for key in keys])
+    return [key for key in keys if key.name in meant or wanted in f"{key.name} {key.meaning}".casefold()]
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:

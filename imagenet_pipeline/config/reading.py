@@ -10,10 +10,14 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from imagenet_pipeline import files
 from imagenet_pipeline.config.keys import recipe_keys
 from imagenet_pipeline.config.recipe import Recipe
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.recipe_faults import recipe_fault
+from imagenet_pipeline.recipe_faults import COMMAND_LINE, recipe_fault
+
+_LARGEST_BITS = 63
+"""Of a whole number's size, its sign apart; Python would not even print one of some thousand digits."""
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -22,13 +26,13 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(files.read_regular(path).decode())
     except FileNotFoundError as error:
         raise BadRecipe("no such recipe file", where=path) from error
     except IsADirectoryError as error:
         advice = "train RUN --resume latest goes on with a run"
         raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     for key, value in (overrides or {}).items():
@@ -55,7 +59,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
-            raise BadRecipe("not an override", where=word, expected="key=value, as in epochs=20")
+            raise BadRecipe("not an override", where=word[:80], expected="key=value, as in epochs=20")
         overrides[key.strip()] = _literal(text.strip())
     return overrides
 
@@ -84,6 +88,9 @@ def _literal(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        # A number of too many digits, or brackets in too many brackets.
+        raise BadRecipe(f"not a value ({error})", where=f"{text[:40]}... ({len(text):,} characters)") from error
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -100,16 +107,18 @@ def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any], ep
     # What the file says of epochs tells how its drops are meant.
     context = {"epochs": epochs} if isinstance(epochs, int) else None
     try:
-        return Recipe.model_validate(_with_tuples(values), context=context)
+        return Recipe.model_validate(_with_tuples(values, where), context=context)
     except ValidationError as error:
         words = [str(word) for word in error.errors()[0]["loc"]]
         beginnings = [".".join(words[:length]) for length in range(1, len(words) + 1)]
         given = any(key in beginnings or key.startswith(f"{'.'.join(words)}.") for key in overrides)
-        raise recipe_fault(error, option_names(), "command line" if given else where) from error
+        raise recipe_fault(error, option_names(), COMMAND_LINE if given else where) from error
 
 
-def _with_tuples(value: Any) -> Any:
+def _with_tuples(value: Any, where: str) -> Any:
     # Strict models want tuples where TOML has arrays.
     if isinstance(value, dict):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
+        return {key: _with_tuples(inner, f"{where}, {key[:80]}") for key, inner in value.items()}
+    if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+        raise BadRecipe("a whole number that is too large", where=where, expected="at most 64 bits, as TOML has them")
+    return tuple(_with_tuples(inner, where) for inner in value) if isinstance(value, list) else value

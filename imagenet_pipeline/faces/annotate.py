@@ -123,6 +123,10 @@ def annotate_folder(reader: EmotionReader, folder: Path, out: Path | None, lines
     return tally
 
 
+def _answer(how: str) -> str:
+    return f"stopping: what was annotated is kept; {how} again ends at once and loses it"
+
+
 def annotate_footage(
     reader: EmotionReader,
     footage: Footage,
@@ -145,7 +149,7 @@ def annotate_footage(
         video = stack.enter_context(whole_video(out, footage.rate)) if out else None
         detections = stack.enter_context(detection_lines(lines))
         bar = stack.enter_context(Bar("emotion", "frames", shown=total > 0))
-        asked = stack.enter_context(Interruption())
+        asked = stack.enter_context(Interruption(_answer))
         for frame in footage.frames():
             looked = frame.number % every == 0
             faces = reader.look(frame.pixels) if looked else faces

@@ -28,9 +28,9 @@ def read_list(path: Path) -> list[Row]:
     Raises BadInput naming the line that is malformed.
     """
     try:
-        content = Path(path).read_bytes().removeprefix(BOM_UTF8)
+        content = files.read_regular(path).removeprefix(BOM_UTF8)
     except OSError as error:
-        raise BadInput(f"list cannot be read ({error.strerror})", where=path) from error
+        raise BadInput(f"list cannot be read ({error.strerror or error})", where=path) from error
     if files.is_pointer(content):
         raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
     lines = content.split(b"\n")

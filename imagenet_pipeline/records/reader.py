@@ -54,7 +54,7 @@ class RecordSet:
         self._starts = np.cumsum([0, *(len(keys) for keys in self._keys)])
         self._descriptors: list[int] = []
         try:
-            self._descriptors.extend(os.open(path, os.O_RDONLY) for path in paths)
+            self._descriptors.extend(os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths)
         except OSError as error:
             self.close()
             raise Damaged(f"cannot be read ({error.strerror})", where=error.filename) from error
@@ -169,7 +169,7 @@ def require_record_file(path: Path) -> None:
 
 def is_ours(path: Path) -> bool:
     """Whether the first record's header has our tag: then all must."""
-    with open(path, "rb") as stream:
+    with files.open_regular(path) as stream:
         head = stream.read(32)
     return len(head) == 32 and int.from_bytes(head[28:], "little") == recordio.CHECKED_TAG
 
@@ -235,7 +235,7 @@ def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
     offsets: list[int] = []
     damage = None
     if size_bytes:
-        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        with files.open_regular(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             offset = 0
             while offset < size_bytes:
                 offsets.append(offset)

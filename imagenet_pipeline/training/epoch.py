@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.loading.batches import Batch
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.interruption import Interruption
@@ -33,16 +34,18 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
     passed = begun(run, epoch)
     loader = loader_of(recipe, records, len(run.data.classes), training_size(recipe.input, epoch), run.share)
-    started = read_at = time.monotonic()
+    started = time.monotonic() - passed.seconds
+    read_at = time.monotonic()
     with (
         Bar(f"epoch {epoch + 1}/{recipe.epochs}", "steps", shown=run.leads) as bar,
         loader.training(recipe.seed, epoch, augmentation_of(recipe), start_step=passed.step - first_step) as batches,
     ):
         for batch in batches:
-            rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
-            engine.train_batch(batch.images, batch.truth, rate, step_seed(recipe.seed, passed.step))
+            passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
+            engine.train_batch(batch.images, batch.truth, passed.rate, step_seed(recipe.seed, passed.step))
             passed.count(batch, engine.ranks)
             now = time.monotonic()
+            passed.seconds = now - started
             stop, save, read = agreed(
                 engine,
                 interruption.asked,
@@ -52,12 +55,12 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             if stop:
                 break
             if save or read:
-                _read(run, passed, rate)
+                _read(run, passed)
                 read_at = now
-                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state(now - started, rate))
+                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state())
             if save and len(batches):
                 save_part(run, epoch, passed)
-        _read(run, passed, learning_rate(recipe, passed.step - 1, run.steps_per_epoch, run.rows))
+        _read(run, passed)
     passed.seconds = time.monotonic() - started
     return passed
 
@@ -67,24 +70,34 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _read(run: Run, passed: Pass, rate: float) -> None:
+def _read(run: Run, passed: Pass) -> None:
     read = reduced(run.engine, run.engine.totals())
     require_finite(run, read, passed.step)
     passed.add(read)
     if read.images:
-        run.scalars.add_reading(passed.step, read.loss, rate)
+        run.scalars.add_reading(passed.step, read.loss, passed.rate)
 
 
-def validate(run: Run, records: RecordSet, step: int) -> Totals:
-    """Score every record once, with the very values a checkpoint would hold."""
-    size = run.recipe.input.scored_size
-    loader = loader_of(run.recipe, records, len(run.data.classes), size, run.share)
-    settle(run.engine)
-    with _averages(run), loader.evaluation(run.recipe.input.crop_fraction) as batches:
-        totals = score(run.engine, watched(batches, "validation", shown=run.leads))
+def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
+    """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
+    recipe, engine = run.recipe, run.engine
+    loader = loader_of(recipe, records, len(run.data.classes), recipe.input.scored_size, run.share)
+    settle(engine)
+    with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
+        shown = watched(batches, "validation", shown=run.leads)
+        totals = score(engine, _until_asked(run, shown, len(records) // recipe.batch_size, interruption))
     if not np.isfinite(totals.loss):
         raise diverged(run, f"the validation loss is not finite ({totals.loss})", step - 1)
-    return totals
+    return totals if totals.images == len(records) else None
+
+
+def _until_asked(run: Run, batches: Iterator[Batch], whole: int, interruption: Interruption) -> Iterator[Batch]:
+    """The batches up to the first after which some rank is asked to stop."""
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        # Ranks have the `whole` batches alike; what is left after them is less than one, and not all may have any.
+        if done <= whole and any(agreed(run.engine, interruption.asked)):
+            return
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import NO_TOTALS, Totals
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.loading.batches import Batch
-from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import warmup_steps
 
@@ -27,13 +27,14 @@ FAR_ABOVE = 10
 
 @dataclass
 class Pass:
-    """The steps of one epoch so far; `totals` counts those done before a restart too, the rest since it.
+    """The steps of one epoch so far, those done before a restart too; `rate` is the last one's learning rate.
 
     `totals.step_losses` is one number, added up step by step: the same whether or not there was a restart.
     """
 
     step: int
     totals: Totals
+    rate: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
     images: int = 0
@@ -51,39 +52,46 @@ class Pass:
         in_order = np.cumsum(totals.step_losses)[-1:]
         self.totals = Totals(totals.images, totals.rank1_hits, totals.rank5_hits, in_order)
 
-    def state(self, seconds: float, rate: float) -> str:
-        """Speed, waiting for data, loss, rank-1 and learning rate, `seconds` after the start."""
-        return (
-            f"  {self.images / seconds:.0f} img/s  wait {self.wait_seconds / seconds:.1%}  "
-            f"loss {self.totals.loss:.3f}  rank-1 {self.totals.rank1:.1f} %  rate {rate:.3g}"
-        )
+    def state(self) -> list[str]:
+        """Loss, rank-1, speed, waiting for data and learning rate, for the progress bar."""
+        return [
+            f"loss {self.totals.loss:.3f}",
+            f"rank-1 {self.totals.rank1:.1f} %",
+            f"{self.images / self.seconds:.0f} img/s",
+            f"wait {self.wait_seconds / self.seconds:.1%}",
+            f"rate {self.rate:.3g}",
+        ]
 
     def partial(self) -> dict[str, int | float]:
-        """The totals as a checkpoint inside the epoch keeps them."""
+        """The totals as a checkpoint inside the epoch keeps them, and what its line of the history says besides."""
         totals = self.totals
         return {
             "images": totals.images,
             "rank1_hits": totals.rank1_hits,
             "rank5_hits": totals.rank5_hits,
             "loss_sum": float(totals.step_losses.sum()),
+            "learning_rate": self.rate,
+            "seconds": self.seconds,
+            "wait_seconds": self.wait_seconds,
+            "timed_images": self.images,
         }
 
 
 def begun(run: Run, epoch: int) -> Pass:
     """What the run's start had done of an epoch already."""
     step = max(run.step, epoch * run.steps_per_epoch)
-    in_part = run.start is not None and run.start.state.partial and run.epoch == epoch
-    return Pass(step, _partial_totals(run.start) if run.start and in_part else NO_TOTALS)
-
-
-def _partial_totals(start: Checkpoint) -> Totals:
-    partial = start.state.partial
+    if run.start is None or not run.start.state.partial or run.epoch != epoch:
+        return Pass(step, NO_TOTALS)
+    partial = run.start.state.partial
     try:
         images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
-        return Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
+        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
     except KeyError as error:
         what, advice = f"the part of an epoch has no {error}", "take another checkpoint"
-        raise Damaged(what, where=start.folder, advice=advice) from error
+        raise Damaged(what, where=run.start.folder, advice=advice) from error
+    # Earlier versions kept no clock: theirs begins again.
+    rate, seconds, waited = (float(partial.get(key, 0)) for key in ("learning_rate", "seconds", "wait_seconds"))
+    return Pass(step, totals, rate, seconds, waited, int(partial.get("timed_images", 0)))
 
 
 def require_finite(run: Run, read: Totals, step: int) -> None:

@@ -20,7 +20,6 @@ from imagenet_pipeline.training.metrics import says_rank5
 from imagenet_pipeline.training.passed import Pass, diverged, not_learning
 from imagenet_pipeline.training.ranks import settle, together
 from imagenet_pipeline.training.run import Run
-from imagenet_pipeline.training.schedule import learning_rate
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -87,7 +86,7 @@ def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[s
     row: dict[str, Any] = {
         "epoch": epoch,
         "step": passed.step,
-        "learning_rate": learning_rate(run.recipe, passed.step - 1, run.steps_per_epoch, run.rows),
+        "learning_rate": passed.rate,
         "train_loss": passed.totals.loss,
         "train_rank1": passed.totals.rank1,
         "train_rank5": passed.totals.rank5,

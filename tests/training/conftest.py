@@ -242,7 +242,7 @@ def go_together(plain: Callable[[int], Group], monkeypatch: pytest.MonkeyPatch) 
         **overrides: Any,
     ) -> list[Any]:
         group, ends = plain(ranks), [None] * ranks
-        monkeypatch.setattr(loop, "Interruption", lambda: Asked((asked or {}).get(group.own.rank, 10**9)))
+        monkeypatch.setattr(loop, "Interruption", lambda _: Asked((asked or {}).get(group.own.rank, 10**9)))
 
         def live(rank: int) -> None:
             group.own.rank = rank

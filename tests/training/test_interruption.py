@@ -13,31 +13,51 @@ from imagenet_pipeline.training.interruption import SIGNALS, Interruption
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_noted_and_handlers_are_put_back(number: signal.Signals) -> None:
+def test_a_signal_is_noted_and_answered_and_handlers_are_put_back(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = {one: signal.getsignal(one) for one in SIGNALS}
-    with Interruption() as interruption:
+    with Interruption(lambda how: f"{how} again ends at once") as interruption:
         assert not interruption.asked
         os.kill(os.getpid(), number)
         assert interruption.asked
+        # At once, and once.
+        os.kill(os.getpid(), number)
+        how = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        assert capfd.readouterr().err == f"{how} again ends at once\n"
     assert {one: signal.getsignal(one) for one in SIGNALS} == before
 
 
 def test_an_error_in_the_block_puts_the_handlers_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyError), Interruption():
+    with pytest.raises(KeyError), Interruption(lambda _: ""):
         raise KeyError
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(
-    ("pause_seconds", "code", "said"), [(0.0, 0, "True\nstill here\n"), (1.2, -signal.SIGTERM, "True\n")]
+    ("launched", "pause_seconds", "code", "said"),
+    [
+        (False, 0.0, 0, "True\nstill here\n"),
+        (False, 0.4, -signal.SIGTERM, "True\n"),
+        (True, 0.4, 0, "True\nstill here\n"),
+        (True, 1.2, -signal.SIGTERM, "True\n"),
+    ],
 )
-def test_a_second_signal_ends_the_program_unless_it_is_an_echo(pause_seconds: float, code: int, said: str) -> None:
+def test_a_second_signal_ends_the_program_unless_it_is_an_echo(
+    launched: bool, pause_seconds: float, code: int, said: str
+) -> None:
+    """A launcher takes longer to pass it on than the group of a terminal."""
     program = (
         "import os, signal, time\nfrom imagenet_pipeline.training.interruption import Interruption\n"
-        "with Interruption() as i:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print(i.asked, flush=True)\n"
+        "with Interruption(lambda _: '') as i:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(i.asked, flush=True)\n"
         f"    time.sleep({pause_seconds})\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('still here', flush=True)\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    words = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {**os.environ, **(dict.fromkeys(words, "1") if launched else {})}
+    result = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
+    )
     assert (result.returncode, result.stdout) == (code, said)

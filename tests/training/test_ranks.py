@@ -79,12 +79,16 @@ def test_any_number_of_ranks_ends_in_equal_bytes_and_counts(
     assert [one["event"] for one in events] == ["start", "epoch", "epoch", "end"]
 
 
+@pytest.mark.parametrize(("questions", "step"), [(10, 9), (14, 12)])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    lone_run: Path, short: Path, tmp_path: Path, go_together: Together
+    questions: int, step: int, lone_run: Path, short: Path, tmp_path: Path, go_together: Together
 ) -> None:
-    """Asked to stop on one rank alone, all stop at that step; then three take over from two."""
-    stopped = go_together(2, short, tmp_path, asked={1: 12})
-    assert [(outcome.step, outcome.finished) for outcome in stopped] == [(12, False)] * 2
+    """Asked to stop on one rank alone, all stop at that step, or in the validation after it; three take over from two.
+
+    An epoch asks after each of its 9 steps, after the 2 whole batches of its validation, and at its end.
+    """
+    stopped = go_together(2, short, tmp_path, asked={1: questions})
+    assert [(outcome.step, outcome.finished) for outcome in stopped] == [(step, False)] * 2
     assert all(outcome.finished for outcome in go_together(3, short, tmp_path, "latest"))
     assert weights(tmp_path) == weights(lone_run)
     assert rows(tmp_path) == rows(lone_run)

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,43 @@ def test_losses_add_up_to_the_same_bits_however_often_they_are_read(losses: list
         parts.add(Totals(1, 0, 0, np.array(part)))
         parts = Pass(0, Totals(1, 0, 0, np.array([json.loads(json.dumps(parts.partial()))["loss_sum"]])))
     assert parts.partial()["loss_sum"] == whole.partial()["loss_sum"] == functools.reduce(float.__add__, losses, 0.0)
+
+
+@pytest.mark.parametrize(("batches", "answered"), [(1, True), (2, True), (3, False)])
+def test_a_signal_in_a_validation_ends_it_and_a_restart_validates_anew(
+    batches: int,
+    answered: bool,
+    recipe: Path,
+    tmp_path: Path,
+    engine: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Averages, sizes, layers that thaw, and the epoch's own line in the history; the last, shorter batch ends it."""
+    whole = tmp_path.parent / "whole_of_everything"
+    if not whole.exists():
+        assert go(recipe, whole, **EVERYTHING, epochs=3).finished
+    score, left = engine.score_batch, [3 + batches]
+
+    def counted(*words: Any, **named: Any) -> None:
+        score(*words, **named)
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(engine, "score_batch", counted)
+    outcome = go(recipe, tmp_path, **EVERYTHING, epochs=3)
+    assert left == [0]
+    assert (outcome.finished, outcome.epoch, outcome.step) == (False, 1 if answered else 2, 2 * STEPS)
+    assert there(tmp_path) == ["epoch-0001", "epoch-0001-step-00000018" if answered else "epoch-0002"]
+    assert [row["epoch"] for row in rows(tmp_path)] == [1] if answered else [1, 2]
+    assert "Ctrl-C again ends at once and loses what came after epoch-0001\n" in capfd.readouterr().err
+    assert go(recipe, tmp_path, "latest").finished
+    assert contents(tmp_path) == contents(whole)
+    assert rows(tmp_path) == rows(whole)
+    assert there(tmp_path) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+    # Its speed is that of the steps, though the restart took none.
+    assert all(row["images_per_second"] > 0 for row in branches(Journal(tmp_path).events())[-1])
 
 
 def test_what_is_scored_and_kept_are_the_averages(recipe: Path, tmp_path: Path, engine: Any) -> None:
