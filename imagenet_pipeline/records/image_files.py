@@ -114,7 +114,7 @@ class ImageTree:
         """What was not taken in a folder, as a phrase: by kind how many, and the first few."""
         below = "" if folder == self.root else os.path.join(os.path.relpath(folder, self.root), "")
         phrases = []
-        for kind, names in self.left_out.items():
+        for kind, names in sorted(self.left_out.items()):
             if there := sorted(name for name in names if name.startswith(below)):
                 phrases.append(f"{kind}: {first_few(there)}")
         return "; ".join(phrases) or "nothing"

@@ -116,8 +116,8 @@ def test_files_left_out_are_counted_in_the_log(tmp_path: Path, caplog: pytest.Lo
     (tmp_path / "a" / "table.csv").touch()
     with caplog.at_level("INFO", "imagenet_pipeline"):
         folder.plan(tmp_path)
-    assert f"{tmp_path}: left out: other files: a/notes.txt, a/table.csv, b/notes.txt (3 in all)" in caplog.text
-    assert "links to what is read already: a/link.jpg, b/link.jpg (2 in all)" in caplog.text
+    assert f"{tmp_path}: left out: links to what is read already: a/link.jpg, b/link.jpg (2 in all)" in caplog.text
+    assert "; other files: a/notes.txt, a/table.csv, b/notes.txt (3 in all)" in caplog.text
 
 
 def test_an_empty_class_is_told_what_can_be_read(tmp_path: Path) -> None:
