@@ -155,7 +155,7 @@ def _no_folders(tree: ImageTree, folder: Path) -> BadInput:
 def _images(layout: Layout) -> dict[str, Images]:
     """The images of the splits that have folders, those that must have an image of each class looked at first."""
     tree = layout.tree
-    found: dict[tuple[str, str], list[Path]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for split, top in layout.tops.items():
         names = layout.ids if split == "train" else _names(tree, top)
         if not names:
@@ -171,10 +171,11 @@ def _images(layout: Layout) -> dict[str, Images]:
     return {split: _as_images(layout, split, found) for split in layout.tops}
 
 
-def _of_class(tree: ImageTree, folder: Path) -> list[Path]:
-    images = tree.images(folder)
-    depth = len(folder.parts)
-    inner = sorted({path.parts[depth] for path in images if len(path.parts) > depth + 1})
+def _of_class(tree: ImageTree, folder: Path) -> list[str]:
+    """The images of a class, relative to the root."""
+    images = [path.relative_to(tree.root).as_posix() for path in tree.images(folder)]
+    depth = len(folder.relative_to(tree.root).parts)
+    inner = sorted({image.split("/", depth + 1)[depth] for image in images if image.count("/") > depth})
     if len({split for name in inner if (split := split_called(name))}) > 1:
         raise BadInput(
             "splits below a class", where=folder, expected=f"{USUAL_NAMES} above the classes", found=first_few(inner)
@@ -182,28 +183,32 @@ def _of_class(tree: ImageTree, folder: Path) -> list[Path]:
     return images
 
 
-def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[Path]]) -> None:
+def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[str]]) -> None:
     """Take an image that links lead to again once. Raises BadInput where it is in two classes or splits."""
     if not tree.linked:
         return
-    rows = [(path, key) for key, paths in found.items() for path in paths]
+    rows = [(tree.root / image, key) for key, images in found.items() for image in images]
     first: dict[str, tuple[Path, tuple[str, str]]] = {}
+    repeated: set[str] = set()
+    # What is known by its own path comes first.
     for path, key in sorted(rows, key=lambda row: row[0] in tree.linked):
         known, known_key = first.setdefault(tree.real_path(path), (path, key))
         if known_key != key:
-            what = "the same image is in two classes" if known_key[0] == key[0] else "the same image is in two splits"
+            what = f"the same image is in two {'classes' if known_key[0] == key[0] else 'splits'}"
             raise BadInput(what, where=tree.root, found=f"{known} and {path}, links to one file", advice="keep one")
         if known is not path:
             tree.leave_out(REPEATED_LINKS, path)
-            found[key].remove(path)
+            repeated.add(path.relative_to(tree.root).as_posix())
+    for images in found.values():
+        images[:] = [image for image in images if image not in repeated]
 
 
-def _as_images(layout: Layout, split: str, found: Mapping[tuple[str, str], list[Path]]) -> Images:
+def _as_images(layout: Layout, split: str, found: Mapping[tuple[str, str], list[str]]) -> Images:
     paths: list[str] = []
     labels: list[int] = []
     for label, class_id in enumerate(layout.ids):
         images = found.get((split, class_id), [])
-        paths.extend(path.relative_to(layout.tree.root).as_posix() for path in images)
+        paths.extend(images)
         labels.extend([label] * len(images))
     return Images(paths, np.array(labels, np.int64))
 
