@@ -34,9 +34,9 @@ def plan(root: Path, val_fraction: float = 0.1, test_fraction: float = 0.1, seed
         raise BadInput(
             "fractions leave nothing to train on", expected="a sum below 1", found=val_fraction + test_fraction
         )
-    whole = folder.plan(root, val_fraction=0.0, test_fraction=0.0, seed=seed)
-    if set(whole.splits) != {"train"} or (Path(root) / "train").is_dir():
+    if folder.find_layout(root, follow=False).divided:
         raise BadInput("splits are there already", where=root, advice="use `build folder`, which keeps them")
+    whole = folder.plan(root, val_fraction=0.0, test_fraction=0.0, seed=seed, follow=False)
     rest, splits = whole.splits["train"], {}
     subjects = np.array([_subject(path, root) for path in rest.paths])
     for split, fraction in (("val", val_fraction), ("test", test_fraction)):

@@ -107,4 +107,8 @@ def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[s
             rest, splits[split] = cut_one_each(rest, no_cut)
         elif count:
             rest, splits[split] = cut(rest, count, seed, no_cut)
+    emptied = np.setdiff1d(images.labels, rest.labels)
+    if len(emptied):
+        what = f"the cuts leave no training image of label {emptied[0]}"
+        raise BadInput(what, found=dict(fractions), advice="ask for smaller shares, or add images of that class")
     return {"train": rest, **splits}

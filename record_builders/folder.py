@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.classes import ClassTable, read_classes
-from imagenet_pipeline.records.image_files import READ_ENDINGS, image_files
+from imagenet_pipeline.errors import BadInput, first_few, printable
+from imagenet_pipeline.records.class_names import names_of
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.image_files import READ_ENDINGS, REPEATED_LINKS, ImageTree
 from imagenet_pipeline.records.plan import Images, Plan
 from record_builders.cutting import ONE_EACH, Share, cut_shares
+from record_builders.split_folders import USUAL_NAMES, split_called, split_folders
 
 DEFAULT_FRACTION = 0.1
 
 log = logging.getLogger("imagenet_pipeline")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are: `tops` has the folder of each split (of train alone, the root itself, where there are none)."""
+
+    tree: ImageTree
+    tops: Mapping[str, Path]
+    ids: tuple[str, ...]
+
+    @property
+    def divided(self) -> bool:
+        """Whether the splits have folders."""
+        return self.tops["train"] != self.tree.root
 
 
 def plan(
@@ -26,94 +43,181 @@ def plan(
     test_fraction: float | None = None,
     seed: int = 42,
     classes: Path | None = None,
+    follow: bool = True,
+    leave_out: Sequence[str] = (),
 ) -> Plan:
-    """Plan a folder: class = sub-folder, images anywhere below it. Symbolic links are not followed.
+    """Plan a folder: class = sub-folder, images anywhere below it.
 
-    With ROOT/train, the splits are ROOT/{train,val,test}, and an absent one is cut out of train if a fraction
-    is given. Without it ROOT holds the classes, and val and test are cut out (stratified; by default a tenth each, or
-    one image a class where that is more).
-    `classes` names them: classes.json, or lines "n01440764 tench"; they stay in the order of their folders.
-    Raises BadInput where a class is empty, has no name in `classes`, or one of val or test is not in train.
+    With ROOT/train, the splits are ROOT/{train,val,test}, by their usual names, and an absent one is cut out of train
+    if a fraction is given. Without it ROOT holds the classes, and val and test are cut out (stratified; by default a
+    tenth each, or one image a class where that is more).
+    `classes` names them (see `names_of`); they stay in the order of their folders. Symbolic links are followed,
+    without `follow` those alone that stay in `root`. Folders in `root` called as `leave_out` says are not looked at.
+    Raises BadInput where a class is empty, has no name in `classes`, or one of val or test is not in train; where
+    classes look like splits; where there is a single class; where an image is in two classes or splits.
     """
-    root = Path(root)
-    if not os.path.isdir(root):
-        raise BadInput("no such folder", where=root)
-    divided = (root / "train").is_dir()
-    ids = _class_folders(root / "train" if divided else root)
-    train = _images(root, "train" if divided else "", ids)
-    _require_all_classes(root / "train" if divided else root, train, ids)
-    held_out: dict[str, Images] = {}
-    wanted: dict[str, Share] = {}
-    for split, fraction in (("val", val_fraction), ("test", test_fraction)):
-        if divided and (root / split).is_dir():
-            if fraction:
-                raise BadInput(f"there is a {split} folder: none is cut out of train", where=root / split)
-            held_out[split] = _images(root, split, ids)
-        else:
-            wanted[split] = (0.0 if divided else _usual_share(train, ids)) if fraction is None else fraction
-    few = [split for split, share in wanted.items() if share == ONE_EACH]
+    layout = find_layout(root, follow, leave_out)
+    root, ids = layout.tree.root, layout.ids
+    fractions = {"val": val_fraction, "test": test_fraction}
+    for split, top in layout.tops.items():
+        if fractions.get(split):
+            raise BadInput(f"there is a {split} folder: none is cut out of train", where=top)
+    wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
+    splits = _images(layout)
+    usual = 0.0 if layout.divided else _usual_share(splits["train"], ids)
+    shares = {split: usual if fraction is None else fraction for split, fraction in wanted.items()}
+    few = [split for split, share in shares.items() if share == ONE_EACH]
     if few:
         log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
     return Plan(
         root=root,
-        splits={**cut_shares(train, wanted, seed), **held_out},
-        classes=ClassTable("folder", tuple(ids), _names(ids, classes)),
-        source={"builder": "folder", "seed": seed, "fractions": wanted},
+        splits={**splits, **cut_shares(splits["train"], shares, seed)},
+        classes=ClassTable("folder", ids, names_of(ids, classes) if classes else ids),
+        source={"builder": "folder", "seed": seed, "fractions": shares},
+        follow_links=follow,
         walked=True,
     )
+
+
+def find_layout(root: Path, follow: bool = True, leave_out: Sequence[str] = ()) -> Layout:
+    """The splits and classes of a folder, by the names of its folders alone. Raises BadInput as `plan` does."""
+    root = Path(root)
+    if not os.path.isdir(root):
+        raise BadInput("no such folder", where=root)
+    tree = ImageTree(root, follow)
+    names = _names(tree, root)
+    absent = sorted(set(leave_out) - set(names))
+    if absent:
+        raise BadInput("no such folder to leave out", where=root / absent[0])
+    for name in leave_out:
+        tree.leave_out("folders, as asked for", root / name)
+    names = [name for name in names if name not in leave_out]
+    others = [name for name in names if not split_called(name)] if any(map(split_called, names)) else []
+    found = split_folders(root, names, [name for name in others if tree.images(root / name)])
+    for name in others:
+        tree.leave_out("folders without images", root / name)
+    tops = {split: root / name for split, name in found.items()} or {"train": root}
+    if any(split != name for split, name in found.items()):
+        taken = ", ".join(f"{name!r} is {split}" for split, name in found.items())
+        log.info("%s", printable(f"{root}: {taken}"))
+    return Layout(tree, tops, tuple(_class_folders(tree, tops["train"]) if found else _several(tree, root, names)))
 
 
 def _usual_share(train: Images, ids: Sequence[str]) -> Share:
     return DEFAULT_FRACTION if round(len(train) * DEFAULT_FRACTION) >= len(ids) else ONE_EACH
 
 
-def _names(ids: Sequence[str], file: Path | None) -> tuple[str, ...]:
-    if file is None:
-        return tuple(ids)
-    table = read_classes(file)
-    names = dict(zip(table.ids, table.names, strict=True))
-    lacking = [one for one in ids if one not in names]
-    if lacking:
-        raise BadInput("no name for a class", where=file, expected=f"lines such as {lacking[0]!r} NAME")
-    return tuple(names[one] for one in ids)
+def _names(tree: ImageTree, folder: Path) -> list[str]:
+    """The folders in a folder; images beside them are noted."""
+    contents = tree.look(folder)
+    for image in contents.images:
+        tree.leave_out("images in no class folder", image)
+    return [path.name for path in contents.folders]
 
 
-def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+def _class_folders(tree: ImageTree, folder: Path) -> list[str]:
+    return _several(tree, folder, _names(tree, folder))
+
+
+def _several(tree: ImageTree, folder: Path, names: list[str]) -> list[str]:
+    """The names, of two classes or more. Raises BadInput saying where the classes may be."""
+    if len(names) > 1:
+        return names
     if not names:
-        raise BadInput("no class folders here", where=folder, expected="a sub-folder of images for each class")
-    return sorted(names)
+        raise _no_folders(tree, folder)
+    inner, within = folder / names[0], tree.look(folder / names[0])
+    while len(within.folders) == 1 and not within.images:
+        inner, within = within.folders[0], tree.look(within.folders[0])
+    deeper = [path.name for path in within.folders]
+    if not deeper:
+        advice = f"put the images of every other class into a folder beside {names[0]!r}"
+        raise BadInput(
+            "a single class", where=folder, found=names[0], expected="two or more class folders", advice=advice
+        )
+    advice = f"say --root {inner}" if folder == tree.root else f"move what is in {inner} to {folder}"
+    found = f"{names[0]}, and in {inner}: {first_few(deeper)}"
+    raise BadInput("a single class", where=folder, expected="two or more class folders", found=found, advice=advice)
 
 
-def _images(root: Path, split: str, ids: Sequence[str]) -> Images:
-    found = _class_folders(root / split)
-    unknown = sorted(set(found) - set(ids))
-    if unknown:
-        raise BadInput("class is not in train", where=root / split / unknown[0])
+def _no_folders(tree: ImageTree, folder: Path) -> BadInput:
+    advice = "put the images of each class into a folder of its own, or give a list with labels to `build list`"
+    if folder != tree.root:
+        advice += f"; --leave-out {folder.name!r} does without it"
+    return BadInput(
+        "no class folders here",
+        where=folder,
+        expected="a sub-folder of images for each class",
+        found=tree.left_out_below(folder),
+        advice=advice,
+    )
+
+
+def _images(layout: Layout) -> dict[str, Images]:
+    """The images of the splits that have folders, those that must have an image of each class looked at first."""
+    tree = layout.tree
+    found: dict[tuple[str, str], list[str]] = {}
+    for split, top in layout.tops.items():
+        names = layout.ids if split == "train" else _names(tree, top)
+        if not names:
+            raise _no_folders(tree, top)
+        for name in sorted(names):
+            if name not in layout.ids:
+                raise BadInput("class is not in train", where=top / name)
+            found[split, name] = _of_class(tree, top / name)
+            if split == "train" and not found[split, name]:
+                raise _empty_class(tree, top / name)
+    _drop_repeats(tree, found)
+    tree.say()
+    return {split: _as_images(layout, split, found) for split in layout.tops}
+
+
+def _of_class(tree: ImageTree, folder: Path) -> list[str]:
+    """The images of a class, relative to the root."""
+    images = [path.relative_to(tree.root).as_posix() for path in tree.images(folder)]
+    depth = len(folder.relative_to(tree.root).parts)
+    inner = sorted({image.split("/", depth + 1)[depth] for image in images if image.count("/") > depth})
+    if len({split for name in inner if (split := split_called(name))}) > 1:
+        raise BadInput(
+            "splits below a class", where=folder, expected=f"{USUAL_NAMES} above the classes", found=first_few(inner)
+        )
+    return images
+
+
+def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[str]]) -> None:
+    """Take an image that links lead to again once. Raises BadInput where it is in two classes or splits."""
+    if not tree.linked:
+        return
+    rows = [(tree.root / image, key) for key, images in found.items() for image in images]
+    first: dict[str, tuple[Path, tuple[str, str]]] = {}
+    repeated: set[str] = set()
+    # What is known by its own path comes first.
+    for path, key in sorted(rows, key=lambda row: row[0] in tree.linked):
+        known, known_key = first.setdefault(tree.real_path(path), (path, key))
+        if known_key != key:
+            what = f"the same image is in two {'classes' if known_key[0] == key[0] else 'splits'}"
+            raise BadInput(what, where=tree.root, found=f"{known} and {path}, links to one file", advice="keep one")
+        if known is not path:
+            tree.leave_out(REPEATED_LINKS, path)
+            repeated.add(path.relative_to(tree.root).as_posix())
+    for images in found.values():
+        images[:] = [image for image in images if image not in repeated]
+
+
+def _as_images(layout: Layout, split: str, found: Mapping[tuple[str, str], list[str]]) -> Images:
     paths: list[str] = []
     labels: list[int] = []
-    left_out = 0
-    for label, class_id in enumerate(ids):
-        if class_id in found:
-            names, others = image_files(root / split / class_id)
-            paths.extend(name.relative_to(root).as_posix() for name in names)
-            labels.extend([label] * len(names))
-            left_out += others
-    if left_out:
-        log.info("%s: %d other files were left out", root / split, left_out)
+    for label, class_id in enumerate(layout.ids):
+        images = found.get((split, class_id), [])
+        paths.extend(images)
+        labels.extend([label] * len(images))
     return Images(paths, np.array(labels, np.int64))
 
 
-def _require_all_classes(folder: Path, train: Images, ids: Sequence[str]) -> None:
-    counts = np.bincount(train.labels, minlength=len(ids))
-    if not counts.all():
-        empty = ids[int(np.argmin(counts))]
-        _, others = image_files(folder / empty)
-        raise BadInput(
-            f"class folder {empty} holds no images",
-            where=folder,
-            expected="files ending in " + " ".join(READ_ENDINGS),
-            found=f"{others} other files",
-            advice="add images, or remove the folder",
-        )
+def _empty_class(tree: ImageTree, folder: Path) -> BadInput:
+    return BadInput(
+        f"class folder {folder.name} holds no images",
+        where=folder.parent,
+        expected="files ending in " + " ".join(READ_ENDINGS),
+        found=tree.left_out_below(folder),
+        advice="add images, or remove the folder",
+    )

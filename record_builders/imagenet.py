@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.records.classes import ClassTable, read_classes
+from imagenet_pipeline.records.class_names import read_classes
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
 from record_builders import imagenet_layout as layout
 from record_builders.cutting import cut, cut_each

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, first_few, printable
+from imagenet_pipeline.records.class_names import read_classes
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.lists import Row, read_list
+from imagenet_pipeline.records.lists import Row, read_list, require_no_backslashes
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
 from record_builders.cutting import cut_shares
+
+log = logging.getLogger("imagenet_pipeline")
 
 
 def plan(
@@ -27,31 +33,48 @@ def plan(
 ) -> Plan:
     """Plan the images of a list (train, shuffled), and of further lists or fractions for val and test.
 
-    Paths are relative to `root`, or absolute inside it. `classes` is a `classes.json`, or a text file with
-    one class a line; without it classes are called "0", "1", ... up to the largest label.
-    Raises BadInput naming the line that is malformed, leads outside `root`, or has not one whole label.
+    Paths are relative to `root`, or absolute inside it. `classes` names them (see `read_classes`), also such as have no
+    image in the list; without it classes are called "0", "1", ... up to the largest label, and each has an image there.
+    Raises BadInput naming the line that is malformed, leads outside `root`, has not one whole label, or another one
+    than an earlier line for the same image.
     """
     root = Path(root)
-    given: Mapping[str, Path | None] = {"val": val_list, "test": test_list}
+    given: Mapping[str, Path | None] = {"train": list_file, "val": val_list, "test": test_list}
+    lists = {split: _images(path, root) for split, path in given.items() if path is not None}
+    _require_one_label(lists.values())
+    held_out = {split: one.images for split, one in lists.items() if split != "train"}
     fractions = {"val": val_fraction, "test": test_fraction}
-    held_out = {split: _images(path, root) for split, path in given.items() if path is not None}
     wanted = {split: fraction for split, fraction in fractions.items() if split not in held_out}
-    splits = {**cut_shares(_images(list_file, root), wanted, seed), **held_out}
-    highest = max(int(images.labels.max()) for images in splits.values() if len(images))
+    table = _named(lists["train"], classes) if classes else _numbered(lists["train"])
+    _require_in_table(lists.values(), len(table))
     return Plan(
         root=root,
-        splits=splits,
-        classes=_class_table(classes) if classes else _numbered(highest + 1),
+        splits={**cut_shares(lists["train"].images, wanted, seed), **held_out},
+        classes=table,
         source={"builder": "list", "seed": seed, "fractions": wanted},
     )
 
 
-def _images(path: Path, root: Path) -> Images:
+@dataclass(frozen=True)
+class _List:
+    """A list file's images in its order, and the line that each stands on."""
+
+    path: Path
+    images: Images
+    lines: NDArray[np.int64]
+
+    def where(self, place: int) -> str:
+        return f"{self.path}:{self.lines[place]}"
+
+
+def _images(path: Path, root: Path) -> _List:
     rows = read_list(path)
     if not rows:
         raise BadInput("list is empty", where=path)
-    labels = [_label(row, path) for row in rows]
-    return Images([_inside(row, root, path) for row in rows], np.array(labels, np.int64))
+    require_no_backslashes((row.path for row in rows), root, path)
+    labels = np.array([_label(row, path) for row in rows], np.int64)
+    images = Images([_inside(row, root, path) for row in rows], labels)
+    return _List(path, images, np.array([row.line for row in rows], np.int64))
 
 
 def _label(row: Row, path: Path) -> int:
@@ -74,19 +97,68 @@ def _inside(row: Row, root: Path, path: Path) -> str:
     return os.path.relpath(full, base)
 
 
-def _class_table(path: Path) -> ClassTable:
-    if path.suffix == ".json":
-        return ClassTable.read(path)
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput("list of classes cannot be read", where=path) from error
-    return _table(names)
+def _require_one_label(lists: Iterable[_List]) -> None:
+    """Raise BadInput where an image has two labels; lines of one list that repeat an image are counted on the log."""
+    seen: dict[str, tuple[_List, int]] = {}
+    for one in lists:
+        repeats = []
+        for place, (path, label) in enumerate(zip(one.images.paths, one.images.labels.tolist(), strict=True)):
+            first, at = seen.setdefault(path, (one, place))
+            if first.images.labels[at] != label:
+                raise BadInput(
+                    "the same image with two labels",
+                    where=one.where(place),
+                    found=f"{path} as {label}, and as {first.images.labels[at]} in {first.where(at)}",
+                    advice="keep the right line",
+                )
+            if first is one and at != place:
+                repeats.append(f"{path} in line {one.lines[place]}")
+        if repeats:
+            log.info("%s", printable(f"{one.path}: lines that repeat an image, kept: {first_few(repeats)}"))
 
 
-def _numbered(count: int) -> ClassTable:
-    return _table([str(label) for label in range(count)])
+def _numbered(train: _List) -> ClassTable:
+    """Classes called by their labels. Raises BadInput, before anything of that size is made, where one has no image."""
+    labels = np.unique(train.images.labels)
+    if labels[-1] != len(labels) - 1:
+        lacking = int(np.argmax(labels != np.arange(len(labels))))
+        highest = train.where(int(np.argmax(train.images.labels)))
+        raise BadInput(
+            f"no training image has label {lacking}",
+            where=train.path,
+            expected=f"labels 0..{len(labels) - 1}, as there are {len(labels):,}",
+            found=f"{labels[0]:,}..{labels[-1]:,} (the highest in {highest})",
+            advice=f"{_guess(labels)}, or name every class with --classes",
+        )
+    names = tuple(map(str, labels.tolist()))
+    return ClassTable("list", names, names)
 
 
-def _table(names: Sequence[str]) -> ClassTable:
-    return ClassTable("list", tuple(names), tuple(names))
+def _guess(labels: NDArray[np.int64]) -> str:
+    if labels[0] == 1 and labels[-1] == len(labels):
+        return "labels begin at 1? subtract one from each"
+    return "number the classes from 0, without gaps"
+
+
+def _named(train: _List, path: Path) -> ClassTable:
+    table = read_classes(path)
+    empty = sorted(set(range(len(table))) - set(np.unique(train.images.labels).tolist()))
+    if empty:
+        names = first_few([f"{label} = {table.ids[label]}" for label in empty])
+        log.warning("%s", printable(f"{train.path}: classes without a training image: {names}"))
+    return table
+
+
+def _require_in_table(lists: Iterable[_List], classes: int) -> None:
+    for one in lists:
+        labels = np.unique(one.images.labels)
+        if labels[-1] >= classes:
+            raise BadInput(
+                "label out of range",
+                where=one.where(int(np.argmax(one.images.labels))),
+                expected=f"0..{classes - 1}, as there are {classes:,} classes",
+                found=f"{labels[-1]:,}",
+                advice="labels begin at 1? subtract one from each"
+                if labels[0] == 1 and labels[-1] == classes
+                else None,
+            )

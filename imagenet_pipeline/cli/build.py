@@ -32,6 +32,10 @@ MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than
 KeepDamaged = Annotated[
     bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
 ]
+Classes = Annotated[
+    Path | None,
+    typer.Option(help="Names: a class a line (name, id TAB name), or JSON [default: folders, or labels]."),
+]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
 
@@ -95,8 +99,12 @@ def folder(
     out: Out,
     val_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as val.")] = None,
     test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as test.")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help='Names of the classes: classes.json, or lines "n01440764 tench".')
+    classes: Classes = None,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", help="Follow no symbolic link that leaves ROOT; each is named.")
+    ] = False,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A folder in ROOT not to look at; may be repeated.")
     ] = None,
     seed: Seed = 42,
     resize: Resize = 256,
@@ -111,14 +119,23 @@ def folder(
 ) -> None:
     """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
 
-    The fractions count where there is no val/ or test/ folder [default: 0.1 without ROOT/train, else none]. Of fewer
-    than ten images a class the default is one a class.
+    The folders of the splits have any usual name, in any case: train (training), val (valid, validation, dev), test
+    (testing, evaluation). The fractions count where there is none for val or test [default: 0.1 without ROOT/train,
+    else none]. Of fewer than ten images a class the default is one a class. Symbolic links are followed. What is not
+    read is named.
 
-    Example: imagenet-pipeline build folder --root photos --out output/photos
+    --classes names the folders, in any order: lines of the folder, a tab, the name, or "n01440764 tench"; or JSON,
+    {folder: name}, {number: [folder, name]} and the like. A file of as many names, and no folder among them, names
+    the sorted folders in turn.
+
+    \b
+    Examples:
+      imagenet-pipeline build folder --root photos --out output/photos
+      imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
     """
     from record_builders import folder as builder
 
-    plan = builder.plan(root, val_fraction, test_fraction, seed, classes)
+    plan = builder.plan(root, val_fraction, test_fraction, seed, classes, not no_follow, leave_out or ())
     _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
@@ -129,9 +146,7 @@ def listing(
     out: Out,
     val_list: Annotated[Path | None, typer.Option(help="A list for val.")] = None,
     test_list: Annotated[Path | None, typer.Option(help="A list for test.")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="classes.json, or text, a class a line [default: labels]")
-    ] = None,
+    classes: Classes = None,
     val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.0,
     test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
     seed: Seed = 42,
@@ -147,7 +162,13 @@ def listing(
 ) -> None:
     """Build from an im2rec-style list.
 
-    Example: imagenet-pipeline build list --list train.lst --root photos --out output/mine
+    Labels are whole numbers from 0. Without --classes every label up to the largest has a training image; with it,
+    class i is the i-th of the file, or that with the number i, and need have none.
+
+    \b
+    Examples:
+      imagenet-pipeline build list --list train.lst --root photos --out output/mine
+      imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
     """
     from record_builders import listing as builder
 

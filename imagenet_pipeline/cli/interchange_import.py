@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 Records = Annotated[Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")]
 Classes = Annotated[
     Path | None,
-    typer.Option(help='classes.json, an export\'s card, or lines "n01440764 tench" [default: numbered classes]'),
+    typer.Option(
+        help="Names: a class a line (name, id TAB name, n01440764 tench), JSON, or an export's card "
+        "[default: numbered classes]"
+    ),
 ]
 CropFraction = Annotated[
     float | None,
@@ -57,7 +60,7 @@ def import_network(
     """  # noqa: E501
     from imagenet_pipeline import files
     from imagenet_pipeline.interchange.mxnet_import import import_mxnet
-    from imagenet_pipeline.records.classes import read_classes
+    from imagenet_pipeline.records.class_names import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
     from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.image_files import READ_ENDINGS, image_files
-from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list
+from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
+from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -22,8 +22,8 @@ def find_pictures(sources: Sequence[Path], root: Path) -> list[Path]:
     """The pictures of these sources, in their order: a folder's sorted, with those of the folders in it.
 
     A `.txt` has a path a line, an `.lst` is im2rec's; relative paths in them start from `root`. Any other file is
-    taken for a picture, whatever its name. Raises BadInput for a source that does not exist and for one that has no
-    pictures; what a list names is not looked for.
+    taken for a picture, whatever its name. Symbolic links are followed. Raises BadInput for a source that does not
+    exist or has no pictures, and for a list of paths with backslashes; what else a list names is not looked for.
     """
     missing = next((source for source in sources if not os.path.exists(source)), None)
     if missing is not None:
@@ -39,16 +39,17 @@ def _pictures_of(source: Path, root: Path) -> list[Path]:
     names = [row.path for row in read_list(source)] if source.suffix.lower() == ".lst" else list(_lines(source))
     if not names:
         raise BadInput("the list is empty", where=source, expected="the path of a picture on each line")
+    require_no_backslashes(names, root, source)
     return [root / name for name in names]
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    found, others = image_files(folder)
+    tree = ImageTree(folder)
+    found = tree.images(folder)
     if not found:
         expected = "files ending in " + " ".join(READ_ENDINGS)
-        raise BadInput("no pictures in this folder", where=folder, expected=expected, found=f"{others} other files")
-    if others:
-        log.info("%s: %d other files were left out", folder, others)
+        raise BadInput("no pictures in this folder", where=folder, expected=expected, found=tree.left_out_below(folder))
+    tree.say()
     return found
 
 

@@ -66,10 +66,10 @@ def real_rate(predicted: Whole, valid: Sequence[Collection[int]]) -> Rate:
 
 def read_real_labels(path: Path) -> list[list[int]]:
     """`real.json`: image number n's classes at n - 1. Raises BadInput for anything else."""
+    with files.regular_file(path) as (stream, _):
+        content = stream.read()
     try:
-        lists = json.loads(files.read_regular(path).decode())
-    except OSError as error:
-        raise BadInput(f"ReaL labels cannot be read ({error.strerror or error})", where=path) from error
+        lists = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadInput("not JSON", where=path, expected="the real.json of reassessed-imagenet") from error
     if not isinstance(lists, list) or len(lists) != IMAGES:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
-
-_WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -81,38 +78,3 @@ def require_same(first: ClassTable, second: ClassTable, where: object) -> None:
         found=f"{difference[1]} (order {second.order})",
         advice="use the records the network was trained on, or rebuild them in that class order",
     )
-
-
-def read_classes(path: Path) -> ClassTable:
-    """A class table from a `classes.json` of ours, from the card of an export, or from a text of one class a line.
-
-    Such a line is the id, a space, the names. Raises BadInput or Damaged where it is none of them, or calls a class
-    what cannot be printed.
-    """
-    try:
-        with files.regular_file(path) as (stream, _):
-            text = stream.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"not a readable text file ({error})", where=path) from error
-    if path.suffix == ".json":
-        try:
-            content = json.loads(text)
-            table = content["classes"] if isinstance(content, dict) and "classes" in content else content
-            return _printable(ClassTable.from_json(table, where=path), path)
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"not a JSON file ({error})", where=path) from error
-    rows = [line.strip().partition(" ") for line in text.splitlines() if line.strip()]
-    ids = tuple(first for first, _, _ in rows)
-    if len(set(ids)) < len(ids):
-        repeated = next(one for one in ids if ids.count(one) > 1)
-        raise BadInput("a class id stands twice", where=path, found=repr(repeated))
-    sorted_wnids = all(map(_WNID.fullmatch, ids)) and list(ids) == sorted(ids)
-    names = tuple(rest.strip() or first for first, _, rest in rows)
-    return _printable(ClassTable("wnid" if sorted_wnids else "list", ids, names), path)
-
-
-def _printable(table: ClassTable, path: Path) -> ClassTable:
-    for text in (table.order, *table.ids, *table.names):
-        if not text.isprintable():
-            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(text[:80]))
-    return table

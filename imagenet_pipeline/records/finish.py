@@ -13,6 +13,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import lists
@@ -39,6 +41,10 @@ def write_data_set(
         kept = [number for number in range(len(images)) if number not in rejected]
         if not kept:
             raise BadInput(f"no image of {split} can be used", where=write_rejects(out, tasks))
+        lost = np.setdiff1d(images.labels, images.labels[kept])
+        if len(lost) and split == "train":
+            what = f"no training image of the class {plan.classes.ids[lost[0]]} can be used"
+            raise BadInput(what, where=write_rejects(out, tasks), advice="mend them, or leave the class out")
         paths = [images.paths[number] for number in kept]
         lists.write_list(out / f"{split}.lst", kept, images.labels[kept].tolist(), paths)
         written.append(f"{split}.lst")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_pipeline import files
@@ -20,6 +21,8 @@ class Row:
     index: int
     labels: tuple[float, ...]
     path: str
+    line: int = field(default=0, compare=False)
+    """Where it stands in its file, from 1."""
 
 
 def read_list(path: Path) -> list[Row]:
@@ -27,14 +30,21 @@ def read_list(path: Path) -> list[Row]:
 
     Raises BadInput naming the line that is malformed.
     """
-    try:
-        content = files.read_regular(path).removeprefix(BOM_UTF8)
-    except OSError as error:
-        raise BadInput(f"list cannot be read ({error.strerror or error})", where=path) from error
+    with files.regular_file(path) as (stream, _):
+        content = stream.read().removeprefix(BOM_UTF8)
     if files.is_pointer(content):
         raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
     lines = content.split(b"\n")
-    return [_row(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+    return [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def require_no_backslashes(names: Iterable[str], root: Path, where: Path) -> None:
+    """Raise BadInput at a path with backslashes, as Windows writes them, where no such file is in `root`."""
+    name = next((name for name in names if "\\" in name), None)
+    if name is not None and not os.path.lexists(os.path.join(root, name)):
+        raise BadInput(
+            "a path with backslashes", where=where, found=name, expected="a/b.jpg", advice=r"write / for every \ there"
+        )
 
 
 def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths: Sequence[str]) -> None:
@@ -44,12 +54,13 @@ def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths:
     files.write_whole(path, content)
 
 
-def _row(line: bytes, where: str) -> Row:
+def _row(line: bytes, path: Path, number: int) -> Row:
+    where = f"{path}:{number}"
     if len(line) > LINE_LIMIT_BYTES:
         raise BadInput("line too long", where=where, expected=f"<= {LINE_LIMIT_BYTES} bytes", found=len(line))
     try:
         first, *labels, name = line.decode().rstrip("\r").split("\t")
-        row = Row(int(first), tuple(map(float, labels)), name.strip())
+        row = Row(int(first), tuple(map(float, labels)), name.strip(), number)
     except ValueError:
         row = Row(-1, (), "")
     if row.index < 0 or not row.labels or not row.path or "\0" in row.path:

@@ -26,6 +26,7 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import parameters
 from imagenet_pipeline.recipe_faults import recipe_fault
+from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
@@ -112,7 +113,7 @@ def crop_of_card(path: Path) -> float | None:
     """The share of the shorter edge that an export's card names; None where `path` is no card."""
     if path.suffix != ".json":
         return None
-    content = files.read_json(path)
+    content = read_user_json(path)
     share = content.get("crop_fraction") if isinstance(content, dict) else None
     if share is None:
         return None

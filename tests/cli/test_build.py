@@ -110,3 +110,41 @@ def test_a_name_that_is_too_long_or_not_to_be_entered_is_one_line(
     code, out, err = call(*words)
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert "unexpected" not in err
+
+
+def test_links_and_folders_are_left_out_when_asked_for(call: Call, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    (photos / "owl").symlink_to(write_photos(tmp_path / "elsewhere", 4) / "cat")
+    words = ("build", "folder", "--root", photos, "--json", "--lists-only", "--out")
+    answer = json.loads(call(*words, tmp_path / "all")[1])
+    assert answer["classes"] == 3
+    answer = json.loads(call(*words, tmp_path / "inner", "--no-follow")[1])
+    assert answer["classes"] == 2
+    code, _, err = call(*words, tmp_path / "fewer", "--leave-out", "owl", "--leave-out", "cat")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "a single class; expected two or more class folders; found dog" in err
+
+
+def test_a_linked_image_elsewhere_is_stored(call: Call, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    other = write_photos(tmp_path / "elsewhere", 1)
+    (photos / "cat" / "link.png").symlink_to(other / "dog" / "0.png")
+    words = ("build", "folder", "--root", photos, "--out", tmp_path / "out", "--workers", 1, "--json")
+    code, out, _ = call(*words)
+    assert code == 0
+    assert sum(json.loads(out)["records"].values()) == 9
+
+
+@pytest.mark.parametrize("verb", ["folder", "list"])
+@pytest.mark.parametrize("content", ["{}", '{"order": [1]}', "[1]", "\0"])
+def test_a_file_that_names_no_classes_is_the_users_own_fault(
+    verb: str, content: str, call: Call, tmp_path: Path
+) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    (tmp_path / "classes.json").write_text(content)
+    (tmp_path / "a.lst").write_text("0\t0\tcat/0.png\n1\t1\tdog/0.png\n")
+    given = ("--list", tmp_path / "a.lst") if verb == "list" else ()
+    words = ("build", verb, *given, "--root", photos, "--classes", tmp_path / "classes.json", "--out", tmp_path / "out")
+    code, _, err = call(*words)
+    assert (code, err.count("\n")) == (3, 1)
+    assert "classes.json" in err

@@ -134,7 +134,7 @@ def test_a_card_of_an_export_names_the_classes(
     (tmp_path / "net.onnx.json").write_text(json.dumps({**card, "crop_fraction": 2}))
     assert call([*words, "--out", str(tmp_path / "second")], capsys)[0] == 3
     (tmp_path / "net.onnx.json").write_text(json.dumps({"classes": 3}))
-    assert call([*words, "--out", str(tmp_path / "second")], capsys)[0] == 4
+    assert call([*words, "--out", str(tmp_path / "second")], capsys)[0] == 3
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,3 +75,20 @@ def test_a_folder_without_pictures_is_refused(photos: Path) -> None:
     (photos / "empty").mkdir()
     with pytest.raises(BadInput, match="empty: no pictures in this folder"):
         find_pictures([photos / "empty"], Path())
+
+
+def test_links_in_folders_are_followed_and_what_is_no_picture_is_named(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "5.jpg").touch()
+    (photos / "b" / "linked").symlink_to(elsewhere)
+    (photos / "gone.jpg").symlink_to(photos / "nowhere")
+    assert "b/linked/5.jpg" in names(find_pictures([photos], Path()), photos)
+    assert "left out: links to nothing: gone.jpg (1 in all); other files: notes.md (1 in all)" in caplog.text
+
+
+def test_a_list_with_the_paths_of_windows_is_told(photos: Path) -> None:
+    (photos / "some.txt").write_text("b\\2.JPG\n")
+    with pytest.raises(BadInput, match=r"some\.txt: a path with backslashes; .*write / for every"):
+        find_pictures([photos / "some.txt"], photos)

@@ -117,7 +117,7 @@ def test_another_file_is_one_line(tmp_path: Path, content: str, says: str) -> No
     with pytest.raises(BadInput, match=says) as caught:
         read_real_labels(tmp_path / "real.json")
     assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput, match="ReaL labels cannot be read"):
+    with pytest.raises(BadInput, match="cannot be read"):
         read_real_labels(tmp_path / "nowhere.json")
 
 

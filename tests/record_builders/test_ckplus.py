@@ -71,8 +71,8 @@ def test_a_face_without_a_subject_is_refused(faces: Path) -> None:
 
 
 def test_too_few_subjects_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "ck" / "anger").mkdir(parents=True)
-    (tmp_path / "ck" / "anger" / "S001_001_00000001.png").write_bytes(b"x")
+    for emotion in ("anger", "fear"):
+        name_faces(tmp_path / "ck", emotion, range(1, 2), 1)
     with pytest.raises(BadInput, match="1 subjects cannot be cut so"):
         ckplus.plan(tmp_path / "ck")
 

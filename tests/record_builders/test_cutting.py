@@ -86,3 +86,9 @@ def test_a_class_too_small_to_be_cut_is_named() -> None:
         cut_shares(images, {"val": 0.1, "test": 0.1}, 0)
     with pytest.raises(BadInput, match=r"cannot cut 1 of 100 images .* expected 4\.\.96; .* --test-fraction 0"):
         cut_shares(images_of(100, 4), {"test": 0.01}, 0)
+
+
+def test_cuts_that_take_the_whole_of_a_class_are_refused() -> None:
+    images = Images([str(i) for i in range(22)], np.array([0] * 20 + [1] * 2))
+    with pytest.raises(BadInput, match=r"the cuts leave no training image of label 1; .*smaller shares"):
+        cut_shares(images, {"val": 0.9}, 0)

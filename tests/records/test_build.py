@@ -230,6 +230,14 @@ def test_a_split_without_a_single_image_is_an_error(tmp_path: Path, small_plan: 
         build(plan, tmp_path, replace(OPTIONS, max_rejects=9), executor=inline)
 
 
+def test_a_class_lost_altogether_is_an_error(tmp_path: Path, small_plan: Plan, inline: Executor) -> None:
+    paths = [f"{i}.gone" if i % 3 == 1 else f"{i}.jpg" for i in range(18)]
+    train = Images(paths, small_plan.splits["train"].labels)
+    plan = replace(small_plan, splits={**small_plan.splits, "train": train})
+    with pytest.raises(BadInput, match=r"rejects\.csv: no training image of the class dog can be used"):
+        build(plan, tmp_path, replace(OPTIONS, max_rejects=9), executor=inline)
+
+
 def test_a_missing_folder_is_said_at_once(small_plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such folder"):
         build(replace(small_plan, folders=("Data",)), tmp_path, OPTIONS)

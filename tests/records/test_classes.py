@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline.errors import BadInput, Damaged
-from imagenet_pipeline.records.classes import ClassTable, read_classes, require_same
+from imagenet_pipeline.records.classes import ClassTable, require_same
 
 TABLE = ClassTable("wnid", ("n1", "n2"), ("cat", "größter Hund"))
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_class(tmp_path: Path) -> None:
-    table = '{"order": "folder", "ids": ["n01", "n02"], "names": ["tench", "church"]}'
-    for name, text in (("names.txt", "n01 tench\nn02 church\n"), ("classes.json", table)):
-        (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        assert read_classes(tmp_path / name).ids == ("n01", "n02")
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
         read_list(tmp_path / "absent.lst")
+    os.mkfifo(tmp_path / "pipe.lst")
+    with pytest.raises(BadInput, match="not a regular file"):
+        read_list(tmp_path / "pipe.lst")
     (tmp_path / "a.lst").write_bytes(b"0\t1\t" + b"p" * LINE_LIMIT_BYTES)
     with pytest.raises(BadInput, match="line too long"):
         read_list(tmp_path / "a.lst")
@@ -50,7 +54,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
 @given(st.binary(max_size=60))
 def test_any_line_is_a_row_or_refused(line: bytes) -> None:
     try:
-        row = _row(line, "x:1")
+        row = _row(line, Path("x"), 1)
     except BadInput:
         return
     assert row.index >= 0

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.mxnet_import import Imported
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import without_taps
-from imagenet_pipeline.records.classes import ClassTable, read_classes
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes
@@ -103,29 +100,6 @@ def test_the_normalisation_is_never_guessed(digits_records: Path) -> None:
         normalisation_of(imported(), None, None)
     with pytest.raises(BadRecipe, match="normalises its input itself"):
         normalisation_of(inside, (MEAN, STD), None)
-
-
-def test_class_tables_from_files(tmp_path: Path) -> None:
-    path = tmp_path / "synsets.txt"
-    path.write_text("n01440764 tench, Tinca tinca\n\nn01443537 goldfish\n")
-    assert read_classes(path) == ClassTable("wnid", ("n01440764", "n01443537"), ("tench, Tinca tinca", "goldfish"))
-    path.write_text("n01443537\nn01440764\n")
-    assert read_classes(path) == ClassTable("list", ("n01443537", "n01440764"), ("n01443537", "n01440764"))
-    path.write_text("cat a\ncat b\n")
-    with pytest.raises(BadInput, match="stands twice"):
-        read_classes(path)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not a readable text file"):
-        read_classes(path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadInput, match="cannot be read"):
-        read_classes(tmp_path / "pipe")
-    table = ClassTable("folder", ("a", "b"), ("A", "B"))
-    table.write(tmp_path / "classes.json")
-    assert read_classes(tmp_path / "classes.json") == table
-    (tmp_path / "classes.json").write_text(json.dumps([1]))
-    with pytest.raises(Damaged, match="not a class table"):
-        read_classes(tmp_path / "classes.json")
 
 
 def test_a_network_of_a_size_no_recipe_allows_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,227 @@
+"""The names of classes in a file of the user's, in any of the usual forms.
+
+A text has a class a line: `name`, `id<TAB>name`, or `id name`. The last is meant where every first word has a digit
+(n01440764, class_3), or is one of the ids asked for. A JSON file has `[name, ...]`, `{id: name}`, `{number: name}`,
+`{number: [id, name]}`, `{name: number}`, or is our own classes.json or the card of an export. Ids that are numbers are
+the classes' labels, from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, Damaged, first_few, printable
+from imagenet_pipeline.records.classes import ClassTable
+
+FILE_LIMIT_BYTES = 64 * 2**20
+CLASSES_LIMIT = 1_000_000
+FORMS = "a class a line (name, id TAB name), or JSON: [name, ...], {number: name}, {number: [id, name]}, {name: number}"
+
+_WNID = re.compile(r"n\d{8}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+log = logging.getLogger("imagenet_pipeline")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The classes of a file, in its order: `names`, and, where it has them, `ids` and `labels`."""
+
+    names: tuple[str, ...]
+    ids: tuple[str, ...] | None = None
+    labels: tuple[int, ...] | None = None
+    order: str | None = None
+
+
+def read_classes(path: Path) -> ClassTable:
+    """The class table of a file: class i is what has the number i, or else stands in the i-th place.
+
+    Ids are the file's, or else its names; where two classes have one name, the numbers. Raises BadInput where it has
+    none of the forms, and where it calls a class what cannot be printed.
+    """
+    rows = _by_label(_readings(path)[0], path)
+    ids = rows.ids or rows.names
+    if len(set(ids)) < len(ids):
+        log.info("%s: two classes are called %r: the ids are numbers", printable(str(path)), _repeated(ids))
+        ids = tuple(map(str, range(len(ids))))
+    sorted_wnids = all(map(_WNID.fullmatch, ids)) and list(ids) == sorted(ids)
+    return ClassTable(rows.order or ("wnid" if sorted_wnids else "list"), ids, rows.names)
+
+
+def names_of(ids: Sequence[str], path: Path) -> tuple[str, ...]:
+    """What a file calls the classes `ids` (folders): it may have more classes, and in any order.
+
+    A file without those ids that has as many names, and no other ids, gives them in the order of `ids`, which is said
+    on the log. Raises BadInput where a class has no name.
+    """
+    rows, *others = _readings(path)
+    wanted = [_folded(one) for one in ids]
+    tables = [table for reading in (rows, *others) for table in _tables(reading)]
+    for table in tables:
+        if all(one in table for one in wanted):
+            return tuple(table[one] for one in wanted)
+    if len(rows.names) == len(ids) and rows.ids is None and not any(one in table for table in tables for one in wanted):
+        names = _by_label(rows, path).names
+        pairs = first_few([f"{one} is {name}" for one, name in zip(ids, names, strict=True)])
+        log.info("%s", printable(f"{path}: names no folder, so its names go to the sorted folders in turn: {pairs}"))
+        return names
+    best = max(tables, key=lambda table: sum(one in table for one in wanted))
+    lacking = next(one for one, key in zip(ids, wanted, strict=True) if key not in best)
+    found = f"{len(rows.names):,}, the first {(rows.ids or rows.names)[0]!r}"
+    expected = f"a line {lacking!r} TAB NAME, or {len(ids):,} names in the order of the folders"
+    raise BadInput(f"no name for the class {lacking!r}", where=path, expected=expected, found=found)
+
+
+def read_user_json(path: Path) -> Any:
+    """A JSON file of the user's; a byte order mark is no part of it. Raises BadInput for any other, or a key twice."""
+    return _parsed(_text(path), path)
+
+
+def _tables(rows: _Rows) -> list[dict[str, str]]:
+    """The names by what a class may be called: its id, its number, or the name itself."""
+    numbers = [str(label) for label in rows.labels or ()]
+    columns = [column for column in (rows.ids, numbers, rows.names) if column]
+    return [dict(zip(map(_folded, column), rows.names, strict=True)) for column in columns]
+
+
+def _readings(path: Path) -> list[_Rows]:
+    """What a file may mean, the likeliest first."""
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        raise BadInput("class names are not read from a CSV", where=path, expected=FORMS)
+    text = _text(path)
+    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "["))
+    readings = [_rows_of_json(_parsed(text, path), path)] if is_json else _readings_of_text(text, path)
+    rows = readings[0]
+    if not 0 < len(rows.names) <= CLASSES_LIMIT:
+        found = f"{len(rows.names):,} classes"
+        raise BadInput("not a file of class names", where=path, expected=f"1..{CLASSES_LIMIT:,} classes", found=found)
+    for column in (rows.ids, rows.labels):
+        if column and len(set(column)) < len(column):
+            raise BadInput("a class id stands twice", where=path, found=repr(_repeated(column)))
+    for one in (rows.order or "", *(rows.ids or ()), *rows.names):
+        if not one.isprintable():
+            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(one[:80]))
+    return readings
+
+
+def _text(path: Path) -> str:
+    with files.regular_file(path) as (stream, size):
+        if size > FILE_LIMIT_BYTES:
+            raise BadInput("too large", where=path, expected=f"up to {FILE_LIMIT_BYTES:,} bytes", found=f"{size:,}")
+        content = stream.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"not a readable text file ({error})", where=path, expected="UTF-8") from error
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _distinct(pairs, path))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"not a JSON file ({str(error)[:80]})", where=path) from error
+
+
+def _readings_of_text(text: str, path: Path) -> list[_Rows]:
+    lines = tuple(line.strip() for line in _LINE_END.split(text) if line.strip())
+    with_tab = [line for line in lines if "\t" in line]
+    if with_tab and len(with_tab) < len(lines):
+        without = next(line for line in lines if "\t" not in line)
+        raise BadInput("a tab in some lines alone", where=path, expected="id TAB name", found=repr(without[:80]))
+    halves = [line.partition("\t" if with_tab else " ") for line in lines]
+    ids = tuple(first.strip() for first, _, _ in halves)
+    pairs = _numbered(ids, tuple(rest.strip() or one for one, (_, _, rest) in zip(ids, halves, strict=True)))
+    if with_tab:
+        return [pairs]
+    if _are_ids(halves):
+        return [pairs, _Rows(lines)]
+    return [_Rows(lines), pairs] if len(set(ids)) == len(ids) else [_Rows(lines)]
+
+
+def _are_ids(halves: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether the first words are ids: WordNet's, or distinct words with a digit before a name on every line."""
+    if all(_WNID.fullmatch(first) for first, _, _ in halves):
+        return True
+    return len({first for first, _, _ in halves}) == len(halves) and all(
+        rest and any(letter.isdigit() for letter in first) for first, _, rest in halves
+    )
+
+
+def _rows_of_json(content: Any, path: Path) -> _Rows:
+    if isinstance(content, dict) and isinstance(content.get("classes"), dict | list):
+        content = content["classes"]
+    match content:
+        case {"order": _, "ids": _, "names": _}:
+            return _rows_of_table(content, path)
+        case list() if _all(content, str):
+            return _Rows(tuple(content))
+        case dict() if _all(content.values(), str):
+            return _numbered(tuple(content), tuple(content.values()))
+        case dict() if _all(content.values(), int):
+            return _Rows(tuple(content), None, tuple(content.values()))
+        case dict() if all(isinstance(pair, list) and len(pair) == 2 and _all(pair, str) for pair in content.values()):
+            if all(map(_NUMBER.fullmatch, content)):
+                ids, names = zip(*content.values(), strict=True)
+                return _Rows(names, ids, tuple(map(int, content)))
+    raise BadInput("names no classes", where=path, expected=FORMS, found=json.dumps(content)[:80])
+
+
+def _rows_of_table(content: Mapping[str, Any], path: Path) -> _Rows:
+    try:
+        table = ClassTable.from_json(content)
+    except (Damaged, BadInput) as error:
+        raise BadInput(error.what, where=path, expected=error.expected) from error
+    return _Rows(table.names, table.ids, None, table.order)
+
+
+def _numbered(ids: tuple[str, ...], names: tuple[str, ...]) -> _Rows:
+    """Rows whose ids, where all are numbers, are labels."""
+    if all(map(_NUMBER.fullmatch, ids)):
+        return _Rows(names, None, tuple(map(int, ids)))
+    return _Rows(names, ids)
+
+
+def _by_label(rows: _Rows, path: Path) -> _Rows:
+    """The rows in the order of their labels. Raises BadInput where those are not 0..N-1, once each."""
+    labels = rows.labels
+    if labels is None:
+        return rows
+    if sorted(labels) != list(range(len(labels))):
+        advice = "subtract one from each" if sorted(labels) == list(range(1, len(labels) + 1)) else None
+        found = f"{min(labels):,}..{max(labels):,}"[:80]
+        expected = f"0..{len(labels) - 1}, once each"
+        raise BadInput("classes are not numbered from 0", where=path, expected=expected, found=found, advice=advice)
+    places = sorted(range(len(labels)), key=labels.__getitem__)
+    ids = tuple(rows.ids[place] for place in places) if rows.ids else None
+    return _Rows(tuple(rows.names[place] for place in places), ids, order=rows.order)
+
+
+def _all(values: Any, kind: type) -> bool:
+    return all(type(value) is kind for value in values)
+
+
+def _folded(name: str) -> str:
+    # macOS writes an umlaut in a file's name as two characters, most editors as one.
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _repeated(ids: Sequence[object]) -> object:
+    return next(one for one, count in Counter(ids).items() if count > 1)
+
+
+def _distinct(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise BadInput("a key stands twice", where=path, found=repr(_repeated([key for key, _ in pairs])))
+    return content
