@@ -36,6 +36,7 @@ def verify(
       imagenet-pipeline verify output/imagenet
       imagenet-pipeline verify theirs/train.rec --no-decode
     """
+    from imagenet_pipeline.records.manifest import REBUILD
     from imagenet_pipeline.records.verify import verify as verify_records
 
     started = time.monotonic()
@@ -48,6 +49,8 @@ def verify(
         state = f"{len(report.problems):,} wrong" if report.problems else "undamaged"
         looked = _looked_at(report, not no_decode)
         say(f"{path}: {state}: {report.records:,} records{looked}, {time.monotonic() - started:.1f} s")
+        if report.problems and path.is_dir():
+            say(f"to mend it: {REBUILD}")
     if report.problems:
         raise Negative
 
