@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 
+POINTER, POINTER_ADVICE = "a Git LFS pointer, not the file itself", "fetch the file with `git lfs pull`"
 PART_MARK = ".part-"
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -124,8 +125,13 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as readable JSON with sorted keys, so that equal values give equal bytes."""
-    write_whole(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write `value` as `json_bytes` has it."""
+    write_whole(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """`value` as readable JSON with sorted keys, so that equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -223,6 +229,19 @@ def remove(part: Path) -> None:
         shutil.rmtree(part)
     else:
         part.unlink(missing_ok=True)
+
+
+def is_pointer(content: bytes) -> bool:
+    """Whether a file that begins so only stands for one that Git LFS has not fetched."""
+    return content.startswith(b"version https://git-lfs.github.com/spec/v1")
+
+
+def require_fetched(path: Path) -> None:
+    """Raise BadInput for a Git LFS pointer; a file that is missing or cannot be read is for others to name."""
+    if os.path.isfile(path):
+        with contextlib.suppress(OSError), open(path, "rb") as stream:
+            if is_pointer(stream.read(64)):
+                raise BadInput(POINTER, where=path, advice=POINTER_ADVICE)
 
 
 def sha256_of(path: Path) -> str:

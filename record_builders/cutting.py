@@ -20,7 +20,8 @@ Share = float | Literal["one a class"]
 
 def take(images: Images, indices: Indices) -> Images:
     """The images at `indices`, in that order."""
-    return Images([images.paths[i] for i in indices.tolist()], images.labels[indices])
+    spans = None if images.spans is None else images.spans[indices]
+    return Images([images.paths[i] for i in indices.tolist()], images.labels[indices], spans)
 
 
 def shuffled(images: Images, seed: int) -> Images:
@@ -63,6 +64,33 @@ def cut_one_each(images: Images, no_cut: str) -> tuple[Images, Images]:
             advice=f"add images of that class, or say {no_cut}",
         )
     return take(images, np.delete(np.arange(len(images)), first)), take(images, first)
+
+
+def cut_each(images: Images, per_class: int, seed: int, no_cut: str = "0") -> tuple[Images, Images]:
+    """Cut exactly `per_class` images of each class out: (the rest, shuffled; the cut, sorted by path).
+
+    Both depend on the paths and the seed, not on the order of the images. Raises BadInput where a class would have
+    none left.
+    """
+    _require_more(images, per_class, no_cut)
+    by_path = take(images, np.array(sorted(range(len(images)), key=images.paths.__getitem__), np.int64))
+    drawn = np.random.default_rng(seed).permutation(len(images))
+    order = np.argsort(by_path.labels[drawn], kind="stable")
+    _, first, sizes = np.unique(by_path.labels[drawn[order]], return_index=True, return_counts=True)
+    chosen = order[np.arange(len(order)) - np.repeat(first, sizes) < per_class]
+    return take(by_path, np.delete(drawn, chosen)), take(by_path, np.sort(drawn[chosen]))
+
+
+def _require_more(images: Images, per_class: int, no_cut: str) -> None:
+    labels, first, sizes = np.unique(images.labels, return_index=True, return_counts=True)
+    smallest = int(np.argmin(sizes))
+    if not 0 <= per_class < sizes[smallest]:
+        raise BadInput(
+            f"cannot cut {per_class} images of each class out: label {labels[smallest]} has {sizes[smallest]} "
+            f"({images.paths[first[smallest]]})",
+            expected=f"0..{sizes[smallest] - 1}, that every class keeps an image to train on",
+            advice=f"ask for fewer, add images, or say {no_cut}",
+        )
 
 
 def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[str, Images]:

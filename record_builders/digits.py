@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from imagenet_pipeline import files
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.plan import Images, Plan
-from record_builders import imagenet
+from record_builders import imagenet, imagenet_devkit, imagenet_layout
 from record_builders.cutting import cut
 
 TREE = "ILSVRC2015"
@@ -46,7 +46,7 @@ def write_tree(folder: Path) -> None:
     labels = digits.target.astype(np.int64)
     everything = Images([str(i) for i in range(len(labels))], labels)
     train, val = cut(everything, VAL_IMAGES, seed=0)
-    data, lists, kit = folder / imagenet.DATA, folder / imagenet.LISTS, folder / imagenet.DEVKIT
+    data, lists, kit = folder / imagenet_layout.DATA, folder / imagenet_layout.LISTS, folder / imagenet_layout.DEVKIT
     ordered = sorted(zip(train.labels.tolist(), map(int, train.paths), strict=True))
     train_names = [f"{WNIDS[label]}/{WNIDS[label]}_{row}" for label, row in ordered]
     val_names = [f"ILSVRC2012_val_{n:08d}" for n in range(1, len(val) + 1)]
@@ -60,10 +60,10 @@ def write_tree(folder: Path) -> None:
     _write_lines(lists / "train_cls.txt", [f"{name} {n}" for n, name in enumerate(train_names, 1)])
     _write_lines(lists / "val.txt", [f"{name} {n}" for n, name in enumerate(val_names, 1)])
     rows = enumerate(zip(WNIDS, NAMES, strict=True), 1)
-    _write_lines(kit / imagenet.CLASSES, [f"{wnid} {n} {name}" for n, (wnid, name) in rows])
-    _write_lines(kit / imagenet.GROUND_TRUTH, [str(label + 1) for label in val.labels.tolist()])
+    _write_lines(kit / imagenet_devkit.CLASSES, [f"{wnid} {n} {name}" for n, (wnid, name) in rows])
+    _write_lines(kit / imagenet_devkit.GROUND_TRUTH, [str(label + 1) for label in val.labels.tolist()])
     blacklisted = range(BLACKLIST_EVERY, len(val) + 1, BLACKLIST_EVERY)
-    _write_lines(kit / imagenet.BLACKLIST, [str(number) for number in blacklisted])
+    _write_lines(kit / imagenet_devkit.BLACKLIST, [str(number) for number in blacklisted])
 
 
 def _write_digit(path: Path, digit: NDArray[np.float64]) -> None:

@@ -1,7 +1,8 @@
 """FER2013's CSV of faces, with its own labels or those of FER+, into a plan.
 
 The CSV (Goodfellow et al. 2013, "Challenges in Representation Learning", arXiv 1307.0414) has a row a face: emotion
-0..6, 48 x 48 grey values 0..255, row by row, and Usage. FER+ (Barsoum et al. 2016, arXiv 1608.01041) has ten votes for
+0..6, 48 x 48 grey values 0..255, row by row, and Usage; Kaggle's icml_face_data.csv is the same with its columns in
+another order and blanks before their names. FER+ (Barsoum et al. 2016, arXiv 1608.01041) has ten votes for
 each of its rows: https://github.com/microsoft/FERPlus.
 """
 
@@ -9,13 +10,15 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import logging
 import lzma
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +40,17 @@ VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fea
 NO_EMOTION = ("unknown", "NF")
 
 _COLUMNS = ("emotion", "pixels", "Usage")
+_ROW = "csv_row"
+_HEADER_LIMIT = 65_536
+_USAGES = {usage.casefold(): usage for usage in SPLITS}
 _SOURCE = "source.json"
 _WHOLE = "FER+ goes with the whole fer2013.csv of 35,887 rows"
-_OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open}
+_UNPACKERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
+_NO_USAGE = (
+    "Kaggle's train.csv and test.csv do not say what a face is for: "
+    "fer2013.csv or icml_face_data.csv of the same challenge does"
+)
+_WHOLE_NUMBER = re.compile(r"(\d{1,9})(\.0*)?", re.ASCII)
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -87,9 +98,7 @@ def read_faces(csv_file: Path) -> Faces:
     for where, row in _rows(csv_file, _COLUMNS):
         pixels.append(_grey(row["pixels"], where))
         emotions.append(_whole(row["emotion"], len(EMOTIONS) - 1, "emotion", where))
-        if row["Usage"] not in SPLITS:
-            raise BadInput("unknown Usage", where=where, expected=", ".join(SPLITS), found=repr(row["Usage"][:40]))
-        usages.append(row["Usage"])
+        usages.append(_usage(row["Usage"], where))
     if not pixels:
         raise BadInput("no faces here", where=csv_file, expected="a row a face")
     return Faces(pixels, np.array(emotions, np.int64), usages)
@@ -119,9 +128,9 @@ def read_votes(votes: Path, faces: Faces) -> NDArray[np.int64]:
     voted = np.zeros(len(faces.usages), bool)
     numbered = False
     for number, (where, row) in enumerate(_rows(votes, ("Usage", *columns))):
-        numbered = "csv_row" in row
-        face = _whole(row["csv_row"], 10**6, "csv_row", where) if numbered else number
-        _require_same_face(faces, face, row["Usage"], where)
+        numbered = _ROW in row
+        face = _whole(row[_ROW], 10**6, _ROW, where) if numbered else number
+        _require_same_face(faces, face, _usage(row["Usage"], where), where)
         if voted[face]:
             raise BadInput(f"row {face} has votes already", where=where)
         voted[face] = True
@@ -173,27 +182,50 @@ def _write_faces(faces: Faces, csv_file: Path, folder: Path) -> None:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row by column, and where it stands. Raises BadInput for a file that is no such table."""
-    opener = _OPENERS.get(Path(path).suffix, open)
+    """Each row by column, and where it stands. Raises BadInput for a file that is no such table.
+
+    Blanks around names and values, and the case of names, do not count; fields end at commas, semicolons or tabs.
+    """
+    unpacker = _UNPACKERS.get(Path(path).suffix)
     line = 1
     try:
-        # Excel and Notepad begin a file with a byte order mark.
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lacking = [column for column in columns if column not in (reader.fieldnames or ())]
-            if lacking:
-                found = ", ".join(reader.fieldnames or ["nothing"])[:80]
-                raise BadInput(f"no column {lacking[0]}", where=path, expected=", ".join(columns), found=found)
+        with files.regular_file(path) as (stream, _):
+            # Excel and Notepad begin a file with a byte order mark.
+            text = io.TextIOWrapper(unpacker(stream) if unpacker else stream, encoding="utf-8-sig", newline="")
+            header = text.readline(_HEADER_LIMIT)
+            delimiter = max(",;\t", key=header.count)
+            names = _columns(next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), []), columns, path)
+            reader = csv.DictReader(text, names, delimiter=delimiter, skipinitialspace=True)
             for row in reader:
-                line = reader.line_num
+                line = 1 + reader.line_num
                 if None in row or None in row.values():
-                    fields = f"{len(reader.fieldnames or ())} fields"
-                    raise BadInput("malformed row", where=f"{path}, line {line}", expected=fields)
-                yield f"{path}, line {line}", row
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror or error})", where=path) from error
+                    raise BadInput("malformed row", where=f"{path}, line {line}", expected=f"{len(names)} fields")
+                yield f"{path}, line {line}", {name: value.strip() for name, value in row.items()}
     except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise BadInput(f"damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
+
+
+def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> list[str]:
+    """The columns as they stand, those that are wanted by the names wanted here."""
+    usual = {name.casefold(): name for name in (*wanted, _ROW)}
+    names = [usual.get(name.strip().casefold(), name.strip()) for name in found]
+    lacking = [name for name in wanted if name not in names]
+    if lacking:
+        shown = ", ".join(names)[:80] or "nothing"
+        advice = _NO_USAGE if {"pixels", "Usage"} <= {*wanted} and "pixels" in names else None
+        expected = ", ".join(wanted)
+        raise BadInput(f"no column {lacking[0]}", where=path, expected=expected, found=shown, advice=advice)
+    twice = [name for name in usual.values() if names.count(name) > 1]
+    if twice:
+        raise BadInput(f"two columns are called {twice[0]}", where=path)
+    return names
+
+
+def _usage(text: str, where: str) -> str:
+    usage = _USAGES.get(text.casefold())
+    if usage is None:
+        raise BadInput("unknown Usage", where=where, expected=", ".join(SPLITS), found=repr(text[:40]))
+    return usage
 
 
 def _grey(text: str, where: str) -> bytes:
@@ -208,6 +240,8 @@ def _grey(text: str, where: str) -> bytes:
 
 
 def _whole(text: str, largest: int, column: str, where: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= largest):
+    """A whole number 0..largest; "3.0", as pandas writes it after a gap, is 3."""
+    match = _WHOLE_NUMBER.fullmatch(text)
+    if match is None or int(match[1]) > largest:
         raise BadInput(f"unusable {column}", where=where, expected=f"0 to {largest}", found=repr(text[:40]))
-    return int(text)
+    return int(match[1])

@@ -21,6 +21,7 @@ from imagenet_pipeline.config import (
     recipe_keys,
     recipe_text,
 )
+from imagenet_pipeline.config.recipe import fitted_drops
 from imagenet_pipeline.errors import BadRecipe
 
 PACKAGE = Path(config.__file__).parents[1]
@@ -34,7 +35,8 @@ OPTIONS = [
     "augmentation.shift", "augmentation.pad", "augmentation.brightness", "augmentation.contrast",
     "augmentation.saturation", "augmentation.lighting", "augmentation.fill", "augmentation.policy",
     "augmentation.policy_changes", "augmentation.policy_magnitude", "augmentation.erasing", "augmentation.mixup",
-    "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.zero_last_scale",
+    "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.mean",
+    "initial.std", "initial.zero_last_scale",
     "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "optimizer.name",
     "optimizer.learning_rate", "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2",
     "optimizer.decay", "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1",
@@ -305,3 +307,43 @@ def test_every_key_says_what_it_means() -> None:
     assert (engine.name, engine.default, engine.choices) == ("engine", "gluon", ("gluon", "pytorch"))
     assert [key.name for key in recipe_keys("warmup")] == ["schedule.warmup_epochs"]
     assert recipe_keys("no such word") == []
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        ({"mean": [1.0, 2.0, 3.0]}, r"'initial\.mean': goes with std"),
+        ({"std": [1.0, 2.0, 3.0]}, r"'initial\.std': goes with mean"),
+        ({"mean": [1.0, 2.0], "std": [1.0, 2.0]}, r"'initial\.mean': must be three numbers"),
+        ({"mean": [1.0, 2.0, 3.0], "std": [1.0, 0.0, 1.0]}, r"'initial\.std"),
+        ({"mean": [1.0, 2.0, 3.0], "std": [1.0, 1e-9, 1.0]}, r"'initial\.std': must be 1e-6 or above"),
+        ({"mean": [1e31, 2.0, 3.0], "std": [1.0, 1.0, 1.0]}, r"'initial\.mean': must be in 0\.\.255"),
+        ({"mean": [0.485, 0.456, 0.406], "std": [0.229] * 3}, r"0\.\.255: mean=\[123\.675, 116\.28, 103\.53\]"),
+    ],
+)  # fmt: skip
+def test_a_normalisation_is_three_numbers_each_in_0_to_255(
+    smallest: Path, initial: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadRecipe, match=message) as caught:
+        load_recipe(smallest, {f"initial.{key}": value for key, value in initial.items()})
+    require_one_line(caught.value)
+
+
+def test_drops_beyond_a_shortened_run_are_told_what_would_do(tmp_path: Path) -> None:
+    text = 'network="lenet"\nrecords="x"\nepochs=90\n[schedule]\nkind="steps"\ndrops=[30, 60, 80]\n'
+    path = write(tmp_path, text)
+    with pytest.raises(BadRecipe, match=r"found \[30, 60, 80\]; schedule\.drops=\[3, 6, 8\] keeps their proportion"):
+        load_recipe(path, {"epochs": 9})
+    assert load_recipe(path, {"epochs": 9, **parse_overrides(["schedule.drops=[3, 6, 8]"])}).epochs == 9
+    with pytest.raises(BadRecipe, match="no drop fits one epoch"):
+        load_recipe(path, {"epochs": 1})
+    with pytest.raises(BadRecipe, match=r"schedule\.drops=\[12, 24, 32\]"):
+        load_recipe(write(tmp_path, text.replace("90", "40")))
+
+
+@given(st.sets(st.integers(1, 300), min_size=1), st.integers(2, 300), st.integers(0, 400))
+def test_drops_that_are_offered_fit(drops: set[int], epochs: int, meant_for: int) -> None:
+    fitted = fitted_drops(sorted(drops), epochs, meant_for)
+    config.ScheduleRecipe(kind="steps", drops=tuple(fitted))
+    assert all(1 <= drop < epochs for drop in fitted)
+    assert 1 <= len(fitted) <= len(drops)

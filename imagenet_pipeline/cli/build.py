@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, first_few
 from imagenet_pipeline.progress import Bar
 
 build_app = typer.Typer(
     help="Make a data set of records.\n\n"
-    "With lists, class table, mean colour and manifest. A killed build goes on where it was.",
+    "With lists, class table, mean colour and manifest. The same command again goes on with a killed build, "
+    "and mends a finished data set that was damaged since.",
     rich_markup_mode=None,
 )
 
@@ -31,21 +32,27 @@ Classes = Annotated[
     Path | None,
     typer.Option(help="Names: a class a line (name, id TAB name), or JSON [default: folders, or labels]."),
 ]
-MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this are unreadable.")]
+MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this cannot be used.")]
+KeepDamaged = Annotated[
+    bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
+]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
 
 @build_app.command()
 def imagenet(
-    root: Annotated[Path, typer.Option(help="The ILSVRC2015 folder (with Data, ImageSets and devkit).")],
+    root: Annotated[Path, typer.Option(help="The folder of ImageNet, in one of the forms below.")],
     out: Out,
     class_order: Annotated[str, typer.Option(help="wnid (sorted, as torchvision) or devkit (the book's).")] = "wnid",
     drop_blacklisted: Annotated[
-        bool, typer.Option("--drop-blacklisted", help="Leave out the kit's blacklist.")
+        bool, typer.Option("--drop-blacklisted", help="Leave out the development kit's blacklist.")
     ] = False,
     test_images: Annotated[
         int | None,
-        typer.Option(min=0, help="Images cut out of train as test [default: 50 a class]; 0 for none."),
+        typer.Option(min=0, help="Images cut out of train as test, each class in proportion; 0 for none."),
+    ] = None,
+    test_per_class: Annotated[
+        int | None, typer.Option(min=0, help="Cut exactly so many of each class out of train instead.")
     ] = None,
     seed: Seed = 42,
     resize: Resize = 256,
@@ -54,19 +61,36 @@ def imagenet(
     shards: Shards = None,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Build from ILSVRC2015 CLS-LOC and its development kit.
+    """Build from ImageNet (ILSVRC CLS-LOC), in any of the forms in which people have it.
 
-    Example: imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
+    \b
+    ROOT is one of these; the log and the manifest say which it was:
+      Data/CLS-LOC, ImageSets/CLS-LOC and devkit: the ILSVRC2015 tree
+      ILSVRC/, LOC_synset_mapping.txt and LOC_val_solution.csv: Kaggle's (or its ILSVRC/)
+      train/n01440764/ and val/n01440764/: class folders; or a flat val/ and a development kit
+      ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz:
+        the official archives, read as they are
+
+    The official test images have no public labels and are not used: test is cut out of train. By default it has 50
+    times as many images as there are classes, each class in proportion to its training images: of ImageNet's 28 to 51
+    each. --test-per-class 50 takes exactly 50 of each.
+
+    \b
+    Examples:
+      imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
+      imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
     """
     from record_builders import imagenet as builder
 
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
-    plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed)  # type: ignore[arg-type]
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+    order: Any = class_order
+    plan = builder.plan(root, order, drop_blacklisted, test_images, seed, test_per_class)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
 @build_app.command()
@@ -89,6 +113,7 @@ def folder(
     shards: Shards = None,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +136,7 @@ def folder(
     from record_builders import folder as builder
 
     plan = builder.plan(root, val_fraction, test_fraction, seed, classes, not no_follow, leave_out or ())
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
 @build_app.command("list")
@@ -131,6 +156,7 @@ def listing(
     shards: Shards = None,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -147,7 +173,7 @@ def listing(
     from record_builders import listing as builder
 
     plan = builder.plan(list_file, root, val_list, test_list, val_fraction, test_fraction, classes, seed)
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 
 @build_app.command()
@@ -163,7 +189,9 @@ def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = F
 
 @build_app.command()
 def fer2013(
-    csv: Annotated[Path, typer.Option(help="fer2013.csv: emotion, pixels, Usage; .xz and .gz are unpacked.")],
+    csv: Annotated[
+        Path, typer.Option(help="fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too.")
+    ],
     out: Out,
     classes: Annotated[int, typer.Option(help="7, or 6 with disgust merged into angry.")] = 7,
     swapped: Annotated[
@@ -198,6 +226,7 @@ def ckplus(
     seed: Seed = 42,
     workers: Workers = None,
     max_rejects: MaxRejects = 0,
+    keep_damaged: KeepDamaged = False,
     lists_only: ListsOnly = False,
     as_json: Json = False,
 ) -> None:
@@ -208,7 +237,7 @@ def ckplus(
     from record_builders import ckplus as builder
 
     plan = builder.plan(root, val_fraction, test_fraction, seed)
-    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects)
+    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects, keep_damaged)
 
 
 def _make(
@@ -222,6 +251,7 @@ def _make(
     shards: int | None,
     workers: int | None,
     max_rejects: int,
+    keep_damaged: bool = False,
 ) -> None:
     from imagenet_pipeline.records.build import BuildOptions, build
     from imagenet_pipeline.records.plan import write_lists
@@ -234,7 +264,7 @@ def _make(
             say(f"{out}: {list_names(plan.counts)} in {len(plan.classes):,} classes; lists only, no image was read")
         return
     started = time.monotonic()
-    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects)
+    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
     with Bar("build", "images") as bar:
         summary = build(plan, out, options, bar.show)
     if as_json:
@@ -244,11 +274,20 @@ def _make(
 
 
 def _say_summary(summary: Any, seconds: float) -> None:
-    done = "was built already" if summary.already_built else f"built in {seconds:.1f} s"
+    done = f"built in {seconds:.1f} s"
+    if summary.already_built:
+        done = f"was damaged, and is mended: {first_few(summary.remade)}" if summary.remade else "was built already"
     contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
     say(f"{summary.folder}: {done}: {contents}")
     if summary.actions:
         stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
         say(f"images: {list_names(stored)}")
+    if damaged := summary.actions.get("damaged"):
+        say(f"damaged: {damaged:,} stored all the same, as --keep-damaged asks")
     if any(summary.rejected.values()):
         say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
+    if summary.changed:
+        say(
+            f"photos of another size or time than when they were stored: {first_few(summary.changed)}; the records "
+            "hold them as they were; to take them as they are, remove the data set and build it again"
+        )

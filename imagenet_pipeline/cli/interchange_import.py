@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagenet_pipeline.cli.output import Json, say, say_json
+from imagenet_pipeline.config import looks_like_0_to_1
 from imagenet_pipeline.errors import BadInput, BadRecipe
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[
     numbers = _numbers("--mean", mean), _numbers("--std", std)
     if min(numbers[1]) < SMALLEST_DEVIATION:
         raise BadRecipe("--std", expected=f"three numbers, {SMALLEST_DEVIATION:g} or above", found=std)
-    if max(map(abs, (*numbers[0], *numbers[1]))) <= 1 and any(numbers[0]) and set(numbers[1]) != {1.0}:
+    if looks_like_0_to_1(*numbers):
         of_bytes = [_words(tuple(255 * number for number in one)) for one in numbers]
         raise BadRecipe(
             "look like the scale 0..1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,32 +14,68 @@ from imagenet_pipeline.cli.output import Json, Negative, list_names, say, say_js
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.progress import Bar
 
+PROBLEMS_SHOWN = 20
+"""Lines for each kind of problem; --json has them all."""
+_NAMES = re.compile(r"[0-9][0-9.,a-fx]*|\(.*|;.*")
+
 
 def verify(
     path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    no_decode: Annotated[
+        bool, typer.Option("--no-decode", help="Of records without a checksum look at the frames alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check every record, index, count and digest.
 
-    The exit code is 1 if anything is damaged.
+    A record of ours is whole if its checksum is right; the images of records without one are decoded. The exit code
+    is 1 if anything is wrong.
 
-    Example: imagenet-pipeline verify output/imagenet
+    \b
+    Examples:
+      imagenet-pipeline verify output/imagenet
+      imagenet-pipeline verify theirs/train.rec --no-decode
     """
     from imagenet_pipeline.records.verify import verify as verify_records
 
     started = time.monotonic()
     with Bar("verify", "records") as bar:
-        report = verify_records(path, bar.show)
+        report = verify_records(path, bar.show, decode=not no_decode)
     if as_json:
         say_json(report)
     else:
-        for problem in report.problems:
-            say(_problem_line(problem))
+        _say_problems(report.problems)
         state = f"{len(report.problems):,} wrong" if report.problems else "undamaged"
-        unchecked = f", {report.unchecked:,} of them without a checksum" if report.unchecked else ""
-        say(f"{path}: {state}: {report.records:,} records{unchecked}, {time.monotonic() - started:.1f} s")
+        looked = _looked_at(report, not no_decode)
+        say(f"{path}: {state}: {report.records:,} records{looked}, {time.monotonic() - started:.1f} s")
     if report.problems:
         raise Negative
+
+
+def _say_problems(problems: Sequence[Any]) -> None:
+    """The first of each kind; a kind is what differs in numbers and names alone."""
+    kinds: dict[str, list[Any]] = {}
+    for problem in problems:
+        kinds.setdefault(_NAMES.sub("", problem.what), []).append(problem)
+    for those in kinds.values():
+        for problem in those[:PROBLEMS_SHOWN]:
+            say(_problem_line(problem))
+        if len(those) > PROBLEMS_SHOWN:
+            say(f"... and {len(those) - PROBLEMS_SHOWN:,} more like that")
+
+
+def _looked_at(report: Any, decode: bool) -> str:
+    """What was done beside reading the frames."""
+    checked = report.readable - report.unchecked
+    parts = [f"{checked:,} checksums right"] if checked else []
+    if report.unchecked:
+        parts.append(f"{report.unchecked:,} without a checksum")
+        parts.append(f"{report.decoded:,} images decoded" if decode else "no image decoded, the frames alone")
+    if report.without_image:
+        parts.append(f"{report.without_image:,} without an image")
+    if report.compared:
+        parts.append(f"{report.compared:,} numbers compared with the .idx")
+    return "".join(f", {part}" for part in parts)
 
 
 def inspect(

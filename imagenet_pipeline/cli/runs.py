@@ -110,7 +110,7 @@ def keys(
 
 def train(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML; or a run folder, to go on with it.")],
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/RECIPE's name]")] = None,
     resume: Annotated[str | None, typer.Option(help='Take the run up again: "latest", "best" or an epoch.')] = None,
@@ -118,7 +118,8 @@ def train(
 ) -> None:
     """Train a recipe, or go on with a run from any epoch.
 
-    A learning rate given with --resume is the rate of the very next step. Ctrl-C saves and leaves. `keys` lists
+    A learning rate given with --resume is the rate of the very next step, and stays that of this step whatever a later
+    --resume changes. Ctrl-C saves and leaves. `keys` lists
     what a recipe can say.
 
     \b
@@ -126,6 +127,7 @@ def train(
       imagenet-pipeline train config/demo.toml
       imagenet-pipeline train config/demo.toml epochs=30 devices=cpu:0,1
       imagenet-pipeline train config/demo.toml --resume latest
+      imagenet-pipeline train output/runs/demo --resume latest epochs=40
       imagenet-pipeline train config/demo.toml --resume 8 optimizer.learning_rate=0.001
     """
     from imagenet_pipeline.engines import launch_ranks

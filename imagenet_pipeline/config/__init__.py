@@ -8,6 +8,7 @@ from imagenet_pipeline.config.reading import (
     option_names,
     options,
     parse_overrides,
+    read_recipe,
     recipe_text,
 )
 from imagenet_pipeline.config.recipe import (
@@ -19,6 +20,7 @@ from imagenet_pipeline.config.recipe import (
     StoppingRecipe,
     TransferRecipe,
 )
+from imagenet_pipeline.config.section import looks_like_0_to_1
 from imagenet_pipeline.config.update import (
     KEYS_OF_ALL_OPTIMIZERS,
     KEYS_OF_OPTIMIZERS,
@@ -47,9 +49,11 @@ __all__ = [
     "TransferRecipe",
     "load_recipe",
     "load_run_recipe",
+    "looks_like_0_to_1",
     "option_names",
     "options",
     "parse_overrides",
+    "read_recipe",
     "recipe_keys",
     "recipe_text",
 ]

@@ -26,13 +26,14 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     except FileNotFoundError as error:
         raise BadRecipe("no such recipe file", where=path) from error
     except IsADirectoryError as error:
-        advice = "train RECIPE.toml --run FOLDER --resume latest goes on with a run"
+        advice = "train RUN --resume latest goes on with a run"
         raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
+    epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     for key, value in (overrides or {}).items():
         _put(values, key, value)
-    return _validated(values, str(path), overrides or {})
+    return _validated(values, str(path), overrides or {}, epochs)
 
 
 def load_run_recipe(run: Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -41,6 +42,11 @@ def load_run_recipe(run: Path, overrides: dict[str, Any] | None = None) -> Recip
     if not path.exists():
         raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
     return load_recipe(path, overrides)
+
+
+def read_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe of plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
+    return _validated(values, where, {})
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
@@ -90,9 +96,11 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
-def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any]) -> Recipe:
+def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any], epochs: object = 0) -> Recipe:
+    # What the file says of epochs tells how its drops are meant.
+    context = {"epochs": epochs} if isinstance(epochs, int) else None
     try:
-        return Recipe.model_validate(_with_tuples(values))
+        return Recipe.model_validate(_with_tuples(values), context=context)
     except ValidationError as error:
         words = [str(word) for word in error.errors()[0]["loc"]]
         beginnings = [".".join(words[:length]) for length in range(1, len(words) + 1)]

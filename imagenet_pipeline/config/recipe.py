@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
-from imagenet_pipeline.config.section import NotNegative, Positive, Section
+from imagenet_pipeline.config.section import NotNegative, Positive, Section, looks_like_0_to_1
 from imagenet_pipeline.config.update import LossRecipe, OptimizerRecipe, ScheduleRecipe
 
 
@@ -20,6 +22,10 @@ class InitialRecipe(Section):
     """What to start from instead of drawing: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
     """Whether the layers whose shape depends on the number of classes are drawn anew, not taken from `weights`."""
+    mean: tuple[float, ...] = ()
+    """What the network's input has subtracted, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
+    std: tuple[Positive, ...] = ()
+    """What it is divided by, [R, G, B] in 0..255; goes with `mean`."""
     zero_last_scale: bool = False
     """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
 
@@ -29,6 +35,23 @@ class InitialRecipe(Section):
             raise ValueError("new_head: has no effect without weights")
         if self.zero_last_scale and self.weights:
             raise ValueError("zero_last_scale: has no effect with weights, whose scales count")
+        return self
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> InitialRecipe:
+        for key, other in (("mean", "std"), ("std", "mean")):
+            numbers = getattr(self, key)
+            if bool(numbers) != bool(getattr(self, other)) and numbers:
+                raise ValueError(f"{key}: goes with {other}, give both or neither")
+            if numbers and len(numbers) != 3:
+                raise ValueError(f"{key}: must be three numbers, [R, G, B], or []; found {list(numbers)}")
+            if any(abs(number) > 1e30 for number in numbers):
+                raise ValueError(f"{key}: must be in 0..255, found {list(numbers)}")
+        if self.std and min(self.std) < 1e-6:
+            raise ValueError(f"std: must be 1e-6 or above, found {list(self.std)}")
+        if self.std and looks_like_0_to_1(self.mean, self.std):
+            times = [[round(255 * number, 3) for number in numbers] for numbers in (self.mean, self.std)]
+            raise ValueError(f"mean: looks like the scale 0..1, must be in 0..255: mean={times[0]} std={times[1]}")
         return self
 
 
@@ -70,6 +93,18 @@ class LoaderRecipe(Section):
     """Decoding threads; 0 decodes in the training thread; "auto" is one a processor."""
     prefetch: Annotated[int, Field(ge=1, le=64)] = 4
     """Batches prepared ahead."""
+
+
+def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
+    """The drops of a run of `meant_for` epochs in one of `epochs`: in proportion, rising, each with an effect.
+
+    Where that is not known, or itself too short for them, the last stretch is taken to be as long as the one before.
+    """
+    if meant_for <= drops[-1]:
+        meant_for = 2 * drops[-1] - (drops[-2] if len(drops) > 1 else 0)
+    # Rounded in whole numbers: a recipe may hold some that no float can.
+    moved = {(2 * drop * epochs + meant_for) // (2 * meant_for) for drop in drops}
+    return sorted({min(max(1, drop), epochs - 1) for drop in moved}) if epochs > 1 else []
 
 
 class Recipe(Section):
@@ -120,10 +155,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_schedule(self) -> Recipe:
-        if self.schedule.drops and self.schedule.drops[-1] >= self.epochs:
-            drops = list(self.schedule.drops)
-            raise ValueError(f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {drops}")
+    def _check_schedule(self, info: ValidationInfo) -> Recipe:
+        drops = self.schedule.drops
+        if drops and drops[-1] >= self.epochs:
+            fitted = fitted_drops(drops, self.epochs, (info.context or {}).get("epochs", 0))
+            advice = (
+                f"schedule.drops={json.dumps(fitted)} keeps their proportion" if fitted else "no drop fits one epoch"
+            )
+            raise ValueError(
+                f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {list(drops)}; {advice}"
+            )
         if self.schedule.warmup_epochs > self.epochs:
             warmup = self.schedule.warmup_epochs
             raise ValueError(

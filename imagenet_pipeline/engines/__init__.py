@@ -118,6 +118,8 @@ class Engine(Protocol):
     device_names: tuple[str, ...]
     precision: str
     """What it computes in, "auto" decided."""
+    threads: int
+    """How many it computes with on the CPU: how sums are cut up, and so their last bits, depend on it."""
     rank: int
     """Which of the processes that train together this is, from 0."""
     ranks: int

@@ -13,7 +13,7 @@ from imagenet_pipeline.engines.averages import Averages, Copies, rule_state
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
 from imagenet_pipeline.engines.gluon_gradients import gradients_of
 from imagenet_pipeline.engines.gluon_group import Reducer, all_workers
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon_import import compute_threads, mx
 from imagenet_pipeline.engines.gluon_network import Normalised, build_network, freeze
 from imagenet_pipeline.engines.gluon_rule import Rule
 from imagenet_pipeline.engines.gluon_scores import losses_of, marks_of, mean_over_crops
@@ -32,6 +32,7 @@ class GluonEngine:
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         self.versions = {"mxnet": mx.__version__, "numpy": np.__version__}
+        self.threads = compute_threads()
         self._workers = all_workers()
         self.rank, self.ranks = (self._workers.rank, self._workers.ranks) if self._workers else (0, 1)
         self._contexts = parse_contexts(blueprint.devices)

@@ -41,6 +41,12 @@ def import_mxnet() -> Any:
     return mxnet
 
 
+def compute_threads() -> int:
+    """How many threads MXNet computes with, as OpenMP reads it: of a list, one number a level, the first."""
+    word = os.environ["OMP_NUM_THREADS"].partition(",")[0].strip()
+    return int(word) if word.isdecimal() else len(os.sched_getaffinity(0))
+
+
 def _is_installed(package: str) -> bool:
     try:
         importlib.metadata.version(package)

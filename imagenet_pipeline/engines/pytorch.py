@@ -58,6 +58,7 @@ class PyTorchEngine:
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
         self.versions = versions_of(self._device)
+        self.threads: int = torch.get_num_threads()
         self.precision = choose_precision(blueprint.precision, self._device)
         self._loss = blueprint.loss
         built = build_network(blueprint, self._dtype, self._device)

@@ -16,7 +16,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.colour_maps import Numbers, enlarged, framed, signed_colours, signed_levels
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.layer_engine import engine_until, input_shape, own_network
-from imagenet_pipeline.evaluation.predict import read_picture
+from imagenet_pipeline.evaluation.predict import read_naming_damage
 from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.geometry import Pixels
@@ -107,7 +107,7 @@ def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
     state = checkpoint.state
     views = np.empty((1, state.input_size, state.input_size, 3), np.uint8)
     try:
-        evaluation_transform(read_picture(image), state.crop_fraction, views)
+        evaluation_transform(read_naming_damage(image), state.crop_fraction, views)
     except Rejected as reason:
         raise BadInput(f"cannot be used ({reason})", where=image, expected="a photo") from reason
     view: Pixels = views[0]

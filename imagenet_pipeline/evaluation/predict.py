@@ -79,6 +79,15 @@ def read_picture(path: Path, damaged: Callable[[str], None] | None = None) -> Pi
     return upright_rgb(read_image_file(Path(), str(path), follow_links=True), damaged)
 
 
+def read_naming_damage(path: Path) -> Pixels:
+    """A picture file as `read_picture` gives it; one that is damaged and can be read is named on the log."""
+    damage: list[str] = []
+    pixels = read_picture(path, damage.append)
+    for what in damage:
+        log.warning("%s: read, but damaged: %s", printable(str(path)), what)
+    return pixels
+
+
 def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, top: int) -> tuple[Choice, ...]:
     """The `top` most probable classes out of probabilities [classes]; of equal ones the first class comes first."""
     order = np.argsort(-probabilities, kind="stable")[:top]
@@ -87,12 +96,8 @@ def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, to
 
 def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
     """What the network looks at of a picture, [crops, S, S, 3], or why it cannot be read."""
-
-    def damaged(what: str) -> None:
-        log.warning("%s: read, but damaged: %s", printable(str(path)), what)
-
     try:
-        return classifier.views(read_picture(path, damaged), crops)
+        return classifier.views(read_naming_damage(path), crops)
     except Rejected as reason:
         return str(reason)
 

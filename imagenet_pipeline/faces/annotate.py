@@ -15,7 +15,7 @@ from PIL import Image
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.picture_sources import find_pictures
-from imagenet_pipeline.evaluation.predict import read_picture
+from imagenet_pipeline.evaluation.predict import read_naming_damage
 from imagenet_pipeline.evaluation.predict_pictures import free_name
 from imagenet_pipeline.faces.drawing import draw_faces, draw_picture
 from imagenet_pipeline.faces.emotions import EmotionReader, Face
@@ -176,7 +176,7 @@ def _copies(paths: Sequence[Path], folder: Path, out: Path | None) -> list[Path 
 def _draw_picture(
     reader: EmotionReader, path: Path, name: str, out: Path | None, detections: DetectionLines, tally: Tally
 ) -> Pixels:
-    pixels = read_picture(path)
+    pixels = read_naming_damage(path)
     faces = reader.look(pixels)
     drawn = draw_picture(pixels, faces)
     if out:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.interchange.input_scale import is_usable
+from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.input_scale import require_usable
 from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.torch_export import export_pytorch
@@ -74,12 +75,7 @@ def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Expo
     _require_replaceable(card, [f"{out.name}{ending}" for ending in ENDINGS[form]])
     replaced = _of_another_run(_earlier(card), subject)
     content = _content(subject, form, raw)
-    if not is_usable(subject.mean, subject.std):
-        raise BadInput(
-            "no network can compute with its mean and std",
-            where=subject.origin,
-            found=f"mean {subject.mean}, std {subject.std}",
-        )
+    require_usable(subject.mean, subject.std, subject.origin)
     with files.part_folder(out) as part:
         written = _write(subject, form, part / out.name, raw, content)
         digests = {path.name: files.sha256_of(path) for path in written}
@@ -162,6 +158,28 @@ def _earlier(card: Path) -> dict[str, Any]:
     except Damaged:
         content = None
     return content if isinstance(content, dict) else {}
+
+
+def normalisation_beside(file: Path) -> tuple[Normalisation, Path] | None:
+    """Mean and std that the card beside a file of an export names, and the card; None where it is not this file's.
+
+    Raises BadInput where the card of this very file names none that a network can compute with.
+    """
+    for form, endings in ENDINGS.items():
+        for ending in (ending for ending in endings if file.name.endswith(ending)):
+            card = file.with_name(f"{file.name.removesuffix(ending)}.{form}.json")
+            content = _earlier(card)
+            digests = content.get("files")
+            if isinstance(digests, dict) and digests.get(file.name) == files.sha256_of(file):
+                mean, std = (_three(content.get(key), card) for key in ("mean", "std"))
+                return require_usable(mean, std, card), card
+    return None
+
+
+def _three(numbers: object, card: Path) -> tuple[float, ...]:
+    if isinstance(numbers, list) and len(numbers) == 3 and all(type(one) in (int, float) for one in numbers):
+        return tuple(map(float, numbers))
+    raise BadInput("not the card of an export", where=card, expected="mean and std, three numbers", found=numbers)
 
 
 def _of_another_run(content: dict[str, Any], subject: Subject) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange.attributes import Attributes
+from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.params import AnyArray
 
 _SHIFTS = {
@@ -78,6 +79,13 @@ def scaled_by_norm(
 def is_usable(mean: Sequence[float], std: Sequence[float]) -> bool:
     """Whether float32 can subtract the one and divide by the other."""
     return all(abs(number) <= LARGEST_NUMBER for number in (*mean, *std)) and min(std) >= SMALLEST_DEVIATION
+
+
+def require_usable(mean: tuple[float, ...], std: tuple[float, ...], where: object) -> Normalisation:
+    """Mean and std as they are. Raises BadInput where float32 cannot compute with them."""
+    if not is_usable(mean, std):
+        raise BadInput("no network can compute with its mean and std", where=where, found=f"mean {mean}, std {std}")
+    return mean, std
 
 
 def _per_channel(value: AnyArray | float | None, channels: int, where: str) -> AnyArray:

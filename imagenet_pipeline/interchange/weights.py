@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -13,15 +12,15 @@ import safetensors
 from imagenet_pipeline import files
 from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput, first_few
+from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.input_scale import require_usable
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names
 from imagenet_pipeline.interchange.params import LIST_MAGIC, read_params
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, describe
 
-log = logging.getLogger("imagenet_pipeline")
-
 LONGEST_NAME = 250
-CHANNELS_SHOWN = 3
+CHANNELS = 3
 TYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 COUNTER = "num_batches_tracked"
 """torch's count of the batches a BatchNorm has seen; no parameter, and nothing here needs it."""
@@ -53,25 +52,36 @@ def read_weights(path: Path) -> dict[str, Array]:
     return {name: _checked(name, array, path) for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER}
 
 
+def without_normalisation(path: Path, arrays: Values) -> tuple[dict[str, Array], Normalisation | None]:
+    """The arrays of a file, and apart from them mean and std, which our MXNet export may have among them.
+
+    Raises BadInput where no network can compute with these.
+    """
+    names = [f"arg:{name}" for name in (MEAN, DEVIATION)]
+    others = {name: array for name, array in arrays.items() if name not in names}
+    if not any(name in arrays for name in names):
+        return others, None
+    missing = [name for name in names if name not in arrays or arrays[name].size != CHANNELS]
+    if missing:
+        raise _bad(missing[0], "goes with the other one", path, expected=f"{CHANNELS} numbers")
+    mean, std = (tuple(map(float, arrays[name].ravel())) for name in names)
+    return others, require_usable(mean, std, path)
+
+
 def starting_values(
-    path: Path, network: Sequential, input_shape: Shape, drawn: Values, head: Collection[str] = ()
+    path: Path, found: Values, network: Sequential, input_shape: Shape, drawn: Values, head: Collection[str] = ()
 ) -> dict[str, Array]:
-    """The weights in a file for `network`, by our names or by those of our MXNet export.
+    """The weights `found` in a file for `network`, by our names or by those of our MXNet export.
 
     Those that `head` names keep their values among `drawn`, whatever the file has for them; so do auxiliary
-    classifiers, which exports leave out, where the file has none. The normalisation that the file of an export may
-    hold is said and left out.
-    Raises BadInput as `read_weights` does, naming the first few names or shapes that differ, and for a scale other
-    than 1 where the network's batch normalisation has none.
+    classifiers, which exports leave out, where the file has none.
+    Raises BadInput naming the first few names or shapes that differ, and for a scale other than 1 where the network's
+    batch normalisation has none.
     """
-    found = read_weights(path)
+    found = dict(found)
     for ours, theirs in symbol_names(network, input_shape).items():
         if theirs in found:
             found[ours] = found.pop(theirs)
-    fed = {word: found.pop(f"arg:{name}", None) for word, name in (("mean", MEAN), ("std", DEVIATION))}
-    if any(numbers is not None for numbers in fed.values()):
-        words = [f"{word} {_listed(numbers)}" for word, numbers in fed.items() if numbers is not None]
-        log.info("%s: was trained on images normalised by %s; here those of the records count", path, " ".join(words))
     reports = describe(network, input_shape)
     parameters = [parameter for report in reports for parameter in report.parameters]
     declared = {parameter.name: parameter.shape for parameter in parameters}
@@ -125,10 +135,6 @@ def _require_classes(path: Path, declared: Mapping[str, Shape], values: Values, 
             found=counts.pop()[0],
             advice="initial.new_head=true starts that layer anew and takes the others",
         )
-
-
-def _listed(numbers: Array) -> str:
-    return ",".join(f"{number:g}" for number in numbers.ravel()[:CHANNELS_SHOWN])
 
 
 def _read_safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.records.image import decode_rgb
+from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
 from imagenet_pipeline.records.recordio import ImageRecord
 
 _CLASS_LIMIT = 2**24  # beyond it float32 labels are no longer exact
@@ -38,7 +38,8 @@ def read_sample(records: Records, position: int, classes: int | None) -> Sample:
     """Read, check and decode one record.
 
     Raises BadInput for a label that is no whole number from 0 to `classes` - 1, for a number beyond 63 bits, and
-    for an image that cannot be decoded (Damaged where its checksum holds); what the record set raises passes.
+    for an image that cannot be decoded (Damaged where its checksum holds) or, without a checksum, has lost part of
+    its picture; what the record set raises passes.
     """
     record = records.read(position)
     try:
@@ -51,7 +52,8 @@ def read_sample(records: Records, position: int, classes: int | None) -> Sample:
 
 def _decoded(record: ImageRecord) -> Pixels:
     try:
-        return decode_rgb(record.image)
+        # With one, the build has looked, and stored damaged images because it was told to.
+        return decode_rgb(record.image, None if record.checked else refuse_damaged)
     except PipelineError as error:
         # An image whose checksum holds was readable when it was built: the records are at fault.
         raise (Damaged if record.checked else BadInput)(error.what) from error

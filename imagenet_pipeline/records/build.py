@@ -8,19 +8,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
-from imagenet_pipeline.records import finish, image
+from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost, first_few
+from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard, noted_images
@@ -30,6 +31,8 @@ SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
 Progress = Callable[[int, int], None]
 
+log = logging.getLogger("imagenet_pipeline")
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -37,8 +40,8 @@ class BuildOptions:
 
     resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
     keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192
-    images; other splits in proportion). workers: processes, default one a core. max_rejects: more unreadable
-    images stop the build.
+    images; other splits in proportion). workers: processes, default one a core. max_rejects: more unusable
+    images stop the build. keep_damaged: store images part of whose picture is lost, too.
     """
 
     resize: int = 256
@@ -47,6 +50,7 @@ class BuildOptions:
     shards: int | None = None
     workers: int | None = None
     max_rejects: int = 0
+    keep_damaged: bool = False
 
     def __post_init__(self) -> None:
         limits = {"resize": (0, 16_384), "quality": (1, 100), "max_rejects": (0, 2**31)}
@@ -59,12 +63,18 @@ class BuildOptions:
     @property
     def stored(self) -> dict[str, Any]:
         """The options that decide the bytes."""
-        return {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
+        stored = {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
+        # Named where it is used alone: data sets without it stay what they are.
+        return {**stored, "keep_damaged": True} if self.keep_damaged else stored
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build made: records and rejects per split, and what was done to the images, by kind."""
+    """What a build made: records and rejects per split, and what was done to the images, by kind.
+
+    Of a data set that was there already: the files that were damaged and are `remade`, and the photos whose size or
+    time has `changed` since they were stored.
+    """
 
     folder: Path
     records: dict[str, int]
@@ -73,6 +83,8 @@ class BuildSummary:
     classes: int
     bytes: int
     already_built: bool
+    remade: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
 
 def build(
@@ -86,22 +98,24 @@ def build(
 
     `progress(done, total)` is called with image counts about twice a second. `executor` may be any
     concurrent.futures executor whose workers see the same files; by default local processes.
-    Raises BadInput (another data set is in `out`, too many rejects), Damaged (a finished one there is not
-    whole), OutOfRoom, WorkerLost.
+    Of a finished data set in `out` what is damaged or missing is made again, to the same bytes.
+    Raises BadInput (another data set is in `out`, too many rejects, photos of damaged shards have changed),
+    OutOfRoom, WorkerLost.
     """
     out = Path(out).absolute()
     require_apart(plan, out)
-    if (out / MANIFEST).exists():
-        summary = _already_built(plan, out, options)
-        shutil.rmtree(out / BUILDING, ignore_errors=True)
-        return summary
-    for folder in (".", *plan.folders):
-        if not (plan.root / folder).is_dir():
-            raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
+    manifest = _manifest_there(plan, out, options)
     with files.explaining(out):
-        _build(plan, out, options, progress, executor)
+        if manifest is None:
+            _require_folders(plan)
+            _build(plan, out, options, progress, executor)
+            summary = summarise(out, already_built=False)
+        else:
+            remade = _mend(plan, out, manifest, options, progress, executor)
+            changed = _changed_photos(plan, out, options)
+            summary = replace(summarise(out, already_built=True), remade=remade, changed=changed)
         shutil.rmtree(out / BUILDING, ignore_errors=True)
-    return summarise(out, already_built=False)
+    return summary
 
 
 def summarise(out: Path, already_built: bool) -> BuildSummary:
@@ -124,29 +138,96 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
 
 def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
-    # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
-    key = _digest([plan.digest, options.stored, versions, os.path.realpath(plan.root)])
+    key = _key(plan, options, versions)
     with _claimed(out, key) as building:
         tasks = _tasks(plan, out, building, options, key)
+        repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
-        files.check_free_space(out, _estimated_bytes(plan, options, pending))
-        with _executor(options, executor, len(pending)) as (pool, parallel):
-            rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
-        if rejected > options.max_rejects:
-            raise _too_many(out, tasks, rejected, options.max_rejects)
+        _make(plan, out, options, tasks, pending, progress, executor)
         finish.write_data_set(plan, out, tasks, options.stored, versions)
 
 
-def _already_built(plan: Plan, out: Path, options: BuildOptions) -> BuildSummary:
-    manifest = Manifest.read(out)
+def _make(
+    plan: Plan,
+    out: Path,
+    options: BuildOptions,
+    tasks: Sequence[ShardTask],
+    pending: Sequence[ShardTask],
+    progress: Progress | None,
+    executor: Executor | None,
+) -> None:
+    """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost."""
+    files.check_free_space(out, _estimated_bytes(options, pending))
+    with _executor(options, executor, len(pending)) as (pool, parallel):
+        rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
+    if rejected > options.max_rejects:
+        raise _too_many(out, tasks, rejected, options.max_rejects)
+
+
+def _mend(
+    plan: Plan,
+    out: Path,
+    manifest: Manifest,
+    options: BuildOptions,
+    progress: Progress | None,
+    executor: Executor | None,
+) -> list[str]:
+    """Make what is damaged or missing of a finished data set again; the names of those files.
+
+    It is made beside the data set and put in its place only where its bytes are those of the manifest.
+    """
+    damage = repair.find_damage(out, manifest, progress)
+    if not damage:
+        return []
+    log.warning("%s: damaged or missing: %s; made again from the photos", out, first_few(damage))
+    _require_folders(plan)
+    key = _key(plan, options, image.library_versions())
+    with _claimed(out, key) as building:
+        remade = building / "remade"
+        tasks = [replace(task, folder=remade) for task in _tasks(plan, out, building, options, key)]
+        wanted = repair.shards_to_remake(out, manifest, damage, tasks)
+        pending = [task for task in wanted if not is_finished(task)]
+        _make(plan, out, replace(options, max_rejects=manifest.rejected), wanted, pending, progress, executor)
+        if repair.needs_markers(manifest, damage):
+            finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
+        repair.put_back(out, remade, manifest, damage, wanted)
+    return sorted(damage)
+
+
+def _changed_photos(plan: Plan, out: Path, options: BuildOptions) -> list[str]:
+    """Paths of the photos whose size or time is not what it was when they were stored; none where the root is gone."""
+    if not Path(plan.root).is_dir():
+        return []
+    return repair.changed_since(out, _tasks(plan, out, out / BUILDING, options, key=""))
+
+
+def _require_folders(plan: Plan) -> None:
+    for folder in (".", *plan.folders):
+        if not (plan.root / folder).is_dir():
+            raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
+
+
+def _key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+    # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
+    return _digest([plan.digest, options.stored, dict(versions), os.path.realpath(plan.root)])
+
+
+def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | None:
+    """The manifest of a finished data set of this plan; None where there is none, or not a whole one."""
+    if not (out / MANIFEST).exists():
+        return None
+    try:
+        manifest = Manifest.read(out)
+    except Damaged as error:
+        log.warning("%s: the data set is made again", error.args[0].partition(";")[0])
+        return None
     if (manifest.plan, manifest.options) != (plan.digest, options.stored):
         raise BadInput(
             "another data set is here already (other images, labels or options)",
             where=out,
             advice="choose another folder, or remove this one",
         )
-    manifest.require_files(out)
-    return summarise(out, already_built=True)
+    return manifest
 
 
 @contextlib.contextmanager
@@ -184,9 +265,11 @@ def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: st
                 first_number=start,
                 paths=images.paths[start:end],
                 labels=images.labels[start:end].tolist(),
+                spans=None if images.spans is None else images.spans[start:end].tolist(),
                 resize=options.resize,
                 quality=options.quality,
                 pass_through=options.pass_through,
+                keep_damaged=options.keep_damaged,
             )
             tasks.append(task)
     return tasks
@@ -255,28 +338,31 @@ def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
 
 def _too_many(out: Path, tasks: Sequence[ShardTask], rejected: int, max_rejects: int) -> BadInput:
     _, path, reason = next(finish.rejects(tasks))
+    damaged = sum(reason.startswith(image.DAMAGED) for _, _, reason in finish.rejects(tasks))
+    take = f", or take the {damaged:,} damaged ones with --keep-damaged" if damaged else ""
     return BadInput(
         "too many images cannot be used",
         where=finish.write_rejects(out, tasks),
         expected=f"at most {max_rejects}",
         found=f"{rejected} so far, first {path} ({reason})",
-        advice="see that list for the reasons; mend the images, or allow more with --max-rejects",
+        advice=f"see that list for the reasons; mend the images, or allow more with --max-rejects{take}",
     )
 
 
-def _estimated_bytes(plan: Plan, options: BuildOptions, pending: Sequence[ShardTask]) -> int:
+def _estimated_bytes(options: BuildOptions, pending: Sequence[ShardTask]) -> int:
     """Room the pending shards will need, from the sizes of up to 200 of their images; never far too much."""
-    paths = [path for task in pending for path in task.paths]
+    total = sum(len(task.paths) for task in pending)
+    images = ((task, number) for task in pending for number in range(len(task.paths)))
     sizes = []
-    for path in paths[:: max(1, len(paths) // 200)]:
+    for task, number in islice(images, 0, None, max(1, total // 200)):
         with contextlib.suppress(OSError):
-            sizes.append((Path(plan.root) / path).stat().st_size)
+            sizes.append(task.spans[number][1] if task.spans else (task.root / task.paths[number]).stat().st_size)
     if not sizes:
         return 0
     mean_bytes = sum(sizes) / len(sizes)
     if options.resize and not options.pass_through:
         mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # quality 95 takes more than half a byte a pixel
-    return int(mean_bytes * len(paths))
+    return int(mean_bytes * total)
 
 
 def _digest(value: object) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -14,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import lists
-from imagenet_pipeline.records.manifest import Manifest, Shard, Split
+from imagenet_pipeline.records.manifest import REBUILD, Manifest, Shard, Split
 from imagenet_pipeline.records.plan import Plan
 from imagenet_pipeline.records.shard import ShardTask
 
+MARKERS = "markers.txt"
+"""The markers of all shards, kept beside a finished data set so that damage can be mended: SHA-256, then JSON."""
 Marker = Mapping[str, Any]
 
 
@@ -27,9 +31,10 @@ def write_data_set(
     plan: Plan, out: Path, tasks: Sequence[ShardTask], options: Mapping[str, Any], versions: Mapping[str, str]
 ) -> None:
     """Write everything beside the records, from the markers of the finished shards; the manifest last."""
+    by_name = {task.name: files.read_json(task.marker) for task in tasks}
     markers: dict[str, list[Marker]] = {split: [] for split in plan.splits}
     for task in tasks:
-        markers[task.split].append(files.read_json(task.marker))
+        markers[task.split].append(by_name[task.name])
     written = ["classes.json", "mean.json", "rejects.csv"]
     for split, images in plan.splits.items():
         rejected = {number for marker in markers[split] for number, _, _ in marker["rejects"]}
@@ -43,12 +48,13 @@ def write_data_set(
         paths = [images.paths[number] for number in kept]
         lists.write_list(out / f"{split}.lst", kept, images.labels[kept].tolist(), paths)
         written.append(f"{split}.lst")
+    _keep_markers(out, by_name)
     plan.classes.write(out / "classes.json")
     files.write_json(out / "mean.json", _statistics(markers.get("train") or [*chain(*markers.values())]))
     write_rejects(out, tasks)
     Manifest(
         plan=plan.digest,
-        source=dict(plan.source),
+        source={**plan.source, **plan.remarks},
         options=dict(options),
         versions=dict(versions),
         classes=len(plan.classes),
@@ -56,6 +62,24 @@ def write_data_set(
         splits={split: _split(found) for split, found in markers.items()},
         files={name: files.sha256_of(out / name) for name in written},
     ).write(out)
+
+
+def kept_markers(out: Path) -> dict[str, Marker]:
+    """The markers of a finished data set's shards, by name. Raises Damaged where they are not as they were kept."""
+    path = out / MARKERS
+    try:
+        digest, _, text = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise Damaged(f"cannot be read ({error.strerror})", where=path) from error
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise Damaged("has changed since it was written", where=path, advice=REBUILD)
+    markers: dict[str, Marker] = json.loads(text)
+    return markers
+
+
+def _keep_markers(out: Path, markers: Mapping[str, Marker]) -> None:
+    text = json.dumps(markers, sort_keys=True)
+    files.write_whole(out / MARKERS, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def write_rejects(out: Path, tasks: Sequence[ShardTask]) -> Path:

@@ -20,18 +20,21 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records import jpeg
 
 FILE_LIMIT_BYTES = 64 * 2**20
 SIDE_LIMIT_PIXELS = 16_384
 AREA_LIMIT_PIXELS = 50_000_000
+DAMAGED = "damaged"
+"""Begins the reason, and is the action, where an image can be decoded and part of its picture is lost."""
 READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM"})
 
 # Turning is decided here from the EXIF tag, so that stored pixels never depend on a reader's habits.
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _ORIENTATION_TAG = 0x0112
 _MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
-_JPEG_FRAMES = {0xC0: "baseline", 0xC1: "baseline", 0xC2: "progressive"}
 _HEADERS = threading.Lock()
 """Held while Python's warning filters, which are the whole process's, are other than the user's."""
 
@@ -56,7 +59,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Bytes to store, the RGB pixels they decode to, and what was done: "kept", or conversions and "resized"."""
+    """Bytes to store, the RGB pixels they decode to, and what was done: "kept", or conversions and "resized".
+
+    DAMAGED stands beside those where part of the picture is lost.
+    """
 
     data: bytes
     pixels: NDArray[np.uint8]
@@ -79,20 +85,26 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def prepare(data: bytes, resize: int, quality: int, pass_through: bool) -> Prepared:
+def prepare(data: bytes, resize: int, quality: int, pass_through: bool, keep_damaged: bool = False) -> Prepared:
     """Turn an image file into the JPEG to store: short edge `resize` pixels (0 = as it is), never enlarged.
 
     A JPEG that needs no change keeps its bytes. With `pass_through` nothing is resized, and any plain 8-bit
     JPEG or PNG keeps its bytes. Of 16-bit images the upper 8 bits are used; alpha is dropped.
+    An image that can be decoded although part of its picture is lost is used with `keep_damaged` alone.
     Raises Rejected with the reason.
     """
     header = read_header(data)
+    damage: list[str] = []
+    decoded = _decoded(data, header, damage.append)
+    if damage and not keep_damaged:
+        raise Rejected(f"{DAMAGED}: {damage[0]}")
+    actions: tuple[str, ...] = (DAMAGED,) if damage else ()
     larger = not pass_through and 0 < resize < min(header.width, header.height)
     plain = header.traits == () or (pass_through and header.traits == ("png",))
     if plain and (pass_through or not larger):
-        return Prepared(data, _decoded(data, header), ("kept",))
-    pixels = turn(_decoded(data, header), header.orientation)
-    actions = header.traits
+        return Prepared(data, decoded, ("kept", *actions))
+    pixels = turn(decoded, header.orientation)
+    actions = (*header.traits, *actions)
     if larger:
         pixels = shrink(pixels, resize)
         actions += ("resized",)
@@ -108,6 +120,10 @@ def read_header(data: bytes) -> Header:
         raise Rejected(f"file of {len(data):,} bytes, more than {FILE_LIMIT_BYTES:,}")
     if data[:64].lstrip().startswith(b"<"):
         raise Rejected("text (HTML or SVG), not an image")
+    if files.is_pointer(data):
+        raise Rejected(f"{files.POINTER}; {files.POINTER_ADVICE}")
+    if excess := jpeg.excess(data, jpeg.read_head(data)):
+        raise Rejected(excess)
     with _HEADERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -128,29 +144,35 @@ def read_header(data: bytes) -> Header:
 def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
 
-    `damaged` is called with libjpeg's words on a JPEG that can be decoded and yet is not whole.
-    Raises BadInput when it cannot be decoded, is truncated, or claims more pixels than the limits above.
+    `damaged` is called with its library's words on a JPEG or TIFF part of whose picture is lost; many can be decoded
+    all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
+    Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
     """
-    complaint = ""
-    try:
-        # The quick way; on 6,300 photos it gave OpenCV's pixels, every one.
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        small = max(height, width) <= SIDE_LIMIT_PIXELS and height * width <= AREA_LIMIT_PIXELS
-        if small and colour in ("YCbCr", "RGB", "Gray"):
+    head = jpeg.read_head(data)
+    if excess := jpeg.excess(data, head):
+        raise BadInput(f"image cannot be decoded ({excess})")
+    if head and head.components in (1, 3) and _is_small(head.width, head.height):
+        try:
+            # The quick way; on 6,300 photos it gave OpenCV's pixels, every one.
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
-    except ValueError as error:
-        # Not a JPEG, or one with a fault; OpenCV goes on after some of those, and says so on stderr alone.
-        complaint = str(error) if data.startswith(b"\xff\xd8") else ""
+        except ValueError:
+            # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.
+            pass
     try:
         read_header(data)
     except Rejected as reason:
         raise BadInput(f"image cannot be decoded ({reason})") from reason
+    if damaged and (words := _damage(data)):
+        damaged(words)
     pixels = _decode(data)
     if pixels is None:
         raise BadInput("image cannot be decoded (truncated, or not an image)")
-    if complaint and damaged:
-        damaged(complaint)
     return pixels
+
+
+def refuse_damaged(words: str) -> None:
+    """Raise BadInput for a damaged image; for `decode_rgb`."""
+    raise BadInput(f"image is damaged ({words})")
 
 
 def upright_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
@@ -216,6 +238,21 @@ def _decoded(data: bytes, header: Header, damaged: Callable[[str], None] | None 
     return pixels
 
 
+def _damage(data: bytes) -> str:
+    if data.startswith(jpeg.START):
+        return jpeg.damage(data)
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return ""
+    with _HEADERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except OSError as error:  # libtiff's; OpenCV goes on after it
+            return f"TIFF {error}" if str(error).startswith("decoder error") else ""
+    return ""
+
+
 def _decode(data: bytes) -> NDArray[np.uint8] | None:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
@@ -235,6 +272,10 @@ def _check_readable(image: Image.Image) -> None:
         raise Rejected(f"{image.width} x {image.height}, more than {AREA_LIMIT_PIXELS:,} pixels")
 
 
+def _is_small(width: int, height: int) -> bool:
+    return max(width, height) <= SIDE_LIMIT_PIXELS and width * height <= AREA_LIMIT_PIXELS
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         value: Any = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -247,7 +288,7 @@ def _traits(image: Image.Image, data: bytes, orientation: int) -> tuple[str, ...
     traits = []
     if image.format != "JPEG":
         traits.append(str(image.format).lower())
-    elif _jpeg_frame(data) not in _JPEG_FRAMES:
+    elif jpeg.frame_marker(data) not in jpeg.USUAL_FRAMES:
         traits.append("unusual-jpeg")
     mode = _MODE_TRAITS.get(image.mode, image.mode.lower())
     if image.mode.startswith("I") or (image.format == "PNG" and data[24] == 16):
@@ -259,17 +300,3 @@ def _traits(image: Image.Image, data: bytes, orientation: int) -> tuple[str, ...
     if orientation != 1:
         traits.append("exif-turned")
     return tuple(traits)
-
-
-def _jpeg_frame(data: bytes) -> int:
-    """The marker (0xC0..0xCF) of the first frame header, 0 where none is found in order."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return marker
-        if marker == 0xFF:
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return 0

@@ -31,7 +31,10 @@ def read_list(path: Path) -> list[Row]:
     Raises BadInput naming the line that is malformed.
     """
     with files.regular_file(path) as (stream, _):
-        lines = stream.read().removeprefix(BOM_UTF8).split(b"\n")
+        content = stream.read().removeprefix(BOM_UTF8)
+    if files.is_pointer(content):
+        raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
+    lines = content.split(b"\n")
     return [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 

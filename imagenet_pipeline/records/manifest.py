@@ -18,7 +18,7 @@ from imagenet_pipeline.records.plan import SPLITS
 
 MANIFEST = "manifest.json"
 BUILDING = ".building"
-REBUILD = "remove the data set and build it again, or build it in another folder"
+REBUILD = "give the build command of this data set again: it remakes what is damaged, to the same bytes"
 
 Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
@@ -44,10 +44,11 @@ class Shard(_Frozen):
         return self.file.removesuffix(".rec") + ".idx"
 
     def require_size(self, folder: Path) -> None:
-        """Raise Damaged unless the record file is in `folder` with all its bytes."""
+        """Raise Damaged unless the record file is in `folder` with all its bytes, BadInput for a Git LFS pointer."""
         path = folder / self.file
         found = path.stat().st_size if path.is_file() else "nothing"
         if found != self.bytes:
+            files.require_fetched(path)
             raise Damaged(
                 "record file missing or cut", where=path, expected=f"{self.bytes} bytes", found=found, advice=REBUILD
             )
@@ -75,15 +76,15 @@ class Manifest(_Frozen):
     splits: dict[str, Split]
     files: dict[FileName, Sha256]
 
-    def require_files(self, folder: Path) -> None:
-        """Raise Damaged unless every file is in `folder`, the records by size alone, all others byte for byte."""
-        shards = [shard for split in self.splits.values() for shard in split.shards]
-        for shard in shards:
-            shard.require_size(folder)
-        for name, digest in {**self.files, **{shard.index_file: shard.index_sha256 for shard in shards}}.items():
-            path = folder / name
-            if not path.is_file() or files.sha256_of(path) != digest:
-                raise Damaged("file is missing or has changed since it was written", where=path, advice=REBUILD)
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards of all splits, in order."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
+    @property
+    def rejected(self) -> int:
+        """Images of all splits that could not be used."""
+        return sum(split.rejected for split in self.splits.values())
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` with a digest of itself, so that no byte of it can change unnoticed."""
@@ -98,7 +99,7 @@ class Manifest(_Frozen):
             raise _no_manifest(Path(folder))
         body = files.read_json(path)
         if not isinstance(body, dict) or body.pop("digest", None) != _digest(body):
-            raise Damaged("manifest has changed since it was written", where=path)
+            raise Damaged("manifest has changed since it was written", where=path, advice=REBUILD)
         try:
             manifest = cls.model_validate(body)
         except ValidationError as error:
@@ -136,7 +137,7 @@ def read_data_set(folder: Path) -> DataSet:
     for name in ("classes.json", "mean.json"):
         path = folder / name
         if not path.is_file() or files.sha256_of(path) != manifest.files.get(name):
-            raise Damaged("file is missing or has changed since it was written", where=path)
+            raise Damaged("file is missing or has changed since it was written", where=path, advice=REBUILD)
     statistics = files.read_json(folder / "mean.json")
     mean, std = (tuple(float(statistics[key][c]) for c in "RGB") for key in ("mean", "std"))
     return DataSet(

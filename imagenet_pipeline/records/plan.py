@@ -24,10 +24,15 @@ LARGEST_EXACT_LABEL = 2**24
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one split, in the order in which they are stored; columns, to be lean at 1.28 M rows."""
+    """The images of one split, in the order in which they are stored; columns, to be lean at 1.28 M rows.
+
+    `spans`, of images in archives that are not unpacked: offset and bytes of each, int64 [images, 2], in the file that
+    its path begins with ("ILSVRC2012_img_val.tar/ILSVRC2012_val_00000001.JPEG").
+    """
 
     paths: list[str]
     labels: NDArray[np.int64]
+    spans: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -37,7 +42,8 @@ class Images:
 class Plan:
     """Images by split (`train`, `val`, `test`; absent or empty ones are left out), paths relative to `root`.
 
-    `source` tells where the plan came from and goes into the manifest; plain JSON values only.
+    `source` tells where the plan came from and goes into the manifest; plain JSON values only. So does `remarks`, which
+    is no part of the digest: other words about equal rows.
     `folders` (relative to `root`) must be there before images are read.
     `follow_links` allows symbolic links out of `root`, for layouts whose names the builder has checked.
     `walked` says that every folder in `root` counts, so that a data set inside it would be taken for a class.
@@ -51,6 +57,7 @@ class Plan:
     folders: tuple[str, ...] = ()
     follow_links: bool = False
     walked: bool = False
+    remarks: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         splits = {name: self.splits[name] for name in SPLITS if len(self.splits.get(name, ()))}

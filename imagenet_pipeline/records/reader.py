@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.manifest import Manifest, no_split
+from imagenet_pipeline.records.manifest import REBUILD, Manifest, no_split
 from imagenet_pipeline.records.recordio import ImageRecord
 
 Numbers = NDArray[np.int64]
@@ -80,7 +81,7 @@ class RecordSet:
         records = cls(f"{path}:{split}", paths, checked=True, numbered=True)
         if len(records) != (count := splits[split].records):
             records.close()
-            raise Damaged("index has another count", where=path, expected=count, found=len(records))
+            raise Damaged("index has another count", where=path, expected=count, found=len(records), advice=REBUILD)
         return records
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class RecordSet:
             return self._read(file, row, start, end)
         except Damaged as error:
             where = f"{self.files[file]}, record {row}, offset {start}"
-            raise _at(where, error, self._checked) from error
+            raise _at(where, error, self._checked, REBUILD if self._numbered else None) from error
 
     def place(self, position: int) -> tuple[Path, int, int]:
         """Where a record lies: (file, key in its index, or row where that is another's, offset)."""
@@ -159,10 +160,11 @@ class RecordSet:
 
 
 def require_record_file(path: Path) -> None:
-    """Raise BadInput for the files beside a record file that are taken for it."""
+    """Raise BadInput for the files beside a record file that are taken for it, and for a Git LFS pointer."""
     kind = {".lst": "a list", ".idx": "an index"}.get(path.suffix)
     if kind is not None:
         raise BadInput(f"{kind}, not a record file", where=path, expected="a .rec file")
+    files.require_fetched(path)
 
 
 def is_ours(path: Path) -> bool:
@@ -197,6 +199,14 @@ def file_index(path: Path, ours: bool) -> Index:
     return keys, edges
 
 
+def written_keys(path: Path) -> list[int] | None:
+    """The keys in the `.idx` beside a record file, in the order of its records; None where one is no whole number."""
+    lines = path.with_suffix(".idx").read_bytes().splitlines()
+    found = [match for line in lines if (match := _OUR_INDEX_LINE.fullmatch(line))]
+    pairs = sorted((int(match[2]), int(match[1])) for match in found)
+    return [key for _, key in pairs] if len(found) == len(lines) else None
+
+
 def salvaged_index(path: Path) -> Index:
     """The index of a record file by its magic numbers, going on after damaged frames."""
     return _scanned(path)[0]
@@ -204,6 +214,7 @@ def salvaged_index(path: Path) -> Index:
 
 def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
     """Keys and offsets, int64 [n] each. The keys of others may be anything: rows 0..n-1 stand for them."""
+    files.require_fetched(path)
     pattern = _OUR_INDEX_LINE if ours else _ANY_INDEX_LINE
     keys, offsets = [], []
     for row, line in enumerate(path.read_bytes().splitlines()):
@@ -237,8 +248,8 @@ def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
     return (np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
 
 
-def _at(where: str, error: PipelineError, ours: bool) -> PipelineError:
-    return _failure(ours)(error.what, where=where, expected=error.expected, found=error.found)
+def _at(where: str, error: PipelineError, ours: bool, advice: str | None = None) -> PipelineError:
+    return _failure(ours)(error.what, where=where, expected=error.expected, found=error.found, advice=advice)
 
 
 def _failure(ours: bool) -> type[BadInput] | type[Damaged]:

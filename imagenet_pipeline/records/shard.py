@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -39,6 +41,8 @@ class ShardTask:
     resize: int
     quality: int
     pass_through: bool
+    keep_damaged: bool = False
+    spans: Sequence[tuple[int, int]] | None = None
 
     @property
     def marker(self) -> Path:
@@ -76,6 +80,7 @@ def make_shard(task: ShardTask) -> int:
     """
     image.calm()
     task.notes.unlink(missing_ok=True)
+    photos = photo_states(task)
     record_file = task.folder / f"{task.name}.rec"
     rejects: list[tuple[int, str, str]] = []
     actions: Counter[str] = Counter()
@@ -99,20 +104,58 @@ def make_shard(task: ShardTask) -> int:
         "actions": dict(actions),
         "rejects": rejects,
         "colours": vars(colours),
+        "photos": base64.b64encode(photos.tobytes()).decode(),
     }
     files.write_json(task.marker, marker)
     return len(rejects)
 
 
 def is_finished(task: ShardTask) -> bool:
-    """Whether the shard is committed and its files are there in full; one with rejects is looked at again."""
+    """Whether the shard is committed, its files are there in full, and its photos are those it was made from.
+
+    One with rejects is looked at again.
+    """
     try:
         marker = files.read_json(task.marker)
         sizes = [(task.folder / f"{task.name}{end}").stat().st_size for end in (".rec", ".idx")]
         expected = [marker["shard"]["bytes"], marker["index_bytes"]]
-        return bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
+        whole = bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
+        return whole and not changed_photos(task, marker)
     except (Damaged, OSError, KeyError, TypeError):
         return False
+
+
+def photo_states(task: ShardTask) -> NDArray[np.int64]:
+    """Size in bytes and time of the last change in ns of each photo, int64 [n, 2]; -1 where there is none.
+
+    Of a photo in an archive they are the archive's.
+    """
+    states = np.full((len(task.paths), 2), -1, np.int64)
+    archives: dict[str, tuple[int, int]] = {}
+    for state, path in zip(states, task.paths, strict=True):
+        name = path if task.spans is None else path.partition("/")[0]
+        with contextlib.suppress(OSError, ValueError):
+            state[:] = archives.get(name) or _state(task.root / name)
+            if task.spans is not None:
+                archives[name] = (int(state[0]), int(state[1]))
+    return states
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def changed_photos(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
+    """Paths of the photos of a shard whose size or time is no longer what it was when the shard was made.
+
+    None where the marker does not say, as those of earlier versions.
+    """
+    kept = np.frombuffer(base64.b64decode(marker.get("photos", "")), np.int64).reshape(-1, 2)
+    if len(kept) != len(task.paths):
+        return []
+    changed = (kept != photo_states(task)).any(axis=1)
+    return [task.paths[row] for row in np.flatnonzero(changed)]
 
 
 def noted_images(task: ShardTask) -> int:
@@ -142,6 +185,26 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
         raise image.Rejected(f"file cannot be read ({error.strerror})") from error
 
 
+def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> bytes:
+    """Read one image out of the archive that its path begins with. Raises image.Rejected with the reason."""
+    if size_bytes > image.FILE_LIMIT_BYTES:
+        raise image.Rejected(f"file of {size_bytes:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
+    try:
+        with files.regular_file(root / path.partition("/")[0]) as (stream, _):
+            content = os.pread(stream.fileno(), size_bytes, offset)
+    except BadInput as error:
+        raise image.Rejected(f"its archive {error.what}") from error
+    if len(content) < size_bytes:
+        raise image.Rejected("its archive is shorter than it was")
+    return content
+
+
+def _read_source(task: ShardTask, done: int) -> bytes:
+    if task.spans is None:
+        return read_image_file(task.root, task.paths[done], task.follow_links)
+    return read_archived_image(task.root, task.paths[done], *task.spans[done])
+
+
 def _write_records(
     task: ShardTask,
     stream: BinaryIO,
@@ -156,8 +219,8 @@ def _write_records(
             files.append_line(task.notes, ".", durable=False)
         number = task.first_number + done
         try:
-            source = read_image_file(task.root, path, task.follow_links)
-            prepared = image.prepare(source, task.resize, task.quality, task.pass_through)
+            source = _read_source(task, done)
+            prepared = image.prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged)
         except image.Rejected as reason:
             rejects.append((number, path, str(reason)))
             continue

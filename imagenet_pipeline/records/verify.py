@@ -1,20 +1,34 @@
-"""Checking everything that was written: every record, index, list and digest; going on after damage."""
+"""Checking everything that was written: every record, index, list and digest; going on after damage.
+
+A checksum says that a record is as it was written. Records of others have none, so their images are decoded.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
+from imagenet_pipeline.records.finish import MARKERS
+from imagenet_pipeline.records.image import calm, decode_rgb, refuse_damaged
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import Manifest, Shard
-from imagenet_pipeline.records.reader import RecordSet, file_index, is_ours, require_record_file, salvaged_index
+from imagenet_pipeline.records.reader import (
+    RecordSet,
+    file_index,
+    is_ours,
+    require_record_file,
+    salvaged_index,
+    written_keys,
+)
+from imagenet_pipeline.records.recordio import MAGIC_BYTES
+from imagenet_pipeline.records.repair import markers_whole
 
-LIST_PROBLEMS_SHOWN = 20
-RECORDS_BETWEEN_REPORTS = 256
+RECORDS_TOGETHER = 256
 
 Progress = Callable[[int, int], None]
 
@@ -31,12 +45,20 @@ class Problem:
 
 @dataclass
 class VerifyReport:
-    """What was looked at. `unchecked` records are whole as far as one can see but carry no checksum."""
+    """What was looked at.
+
+    Of `records`, `readable` ones could be read, and of these `unchecked` ones carry no checksum: the images of
+    `decoded` were decoded, `without_image` have none. Of `compared`, the number was held against the key in the `.idx`.
+    """
 
     path: str
     files: int = 0
     records: int = 0
+    readable: int = 0
     unchecked: int = 0
+    decoded: int = 0
+    without_image: int = 0
+    compared: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -44,29 +66,38 @@ class VerifyReport:
         """Whether nothing is wrong."""
         return not self.problems
 
+    def note(self, records: RecordSet, position: int, what: str) -> None:
+        """Note a problem of a record."""
+        file, _, offset = records.place(position)
+        self.add(file, what, position, offset)
+
     def add(self, file: Path, what: str, record: int | None = None, offset: int | None = None) -> None:
         """Note a problem."""
         self.problems.append(Problem(str(file), record, offset, what))
 
 
-Rows = list[tuple[int, tuple[float, ...]]]
+Row = tuple[int, tuple[float, ...]]
+Rows = list[Row]
 
 
 def _silent(done: int, total: int) -> None:
     pass
 
 
-def verify(path: Path, progress: Progress | None = None) -> VerifyReport:
+def verify(path: Path, progress: Progress | None = None, decode: bool = True) -> VerifyReport:
     """Check a data set folder or one `.rec` file, ours or another's. Raises BadInput if there is neither.
 
-    `progress(done, total)` is called with record counts now and then.
+    `decode`: decode the images of records without a checksum, too. `progress(done, total)` is called with record
+    counts now and then.
     """
+    calm()
     path = Path(path)
     tell = progress or _silent
     report = VerifyReport(str(path))
     if os.path.isfile(path):
         require_record_file(path)
-        _check_lone_file(report, path, tell)
+        _check_lone_file(report, path, tell, decode)
+        _require_records(report, path)
         return report
     if not os.path.isdir(path):
         raise BadInput("no such data set or record file", where=path)
@@ -75,7 +106,7 @@ def verify(path: Path, progress: Progress | None = None) -> VerifyReport:
     except Damaged as error:
         report.add(path / "manifest.json", error.what)
         for record_file in sorted(path.glob("*.rec")):
-            _check_lone_file(report, record_file, tell)
+            _check_lone_file(report, record_file, tell, decode)
         return report
     _check_data_set(report, path, manifest, tell)
     return report
@@ -85,6 +116,8 @@ def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest, tell
     total = sum(split.records for split in manifest.splits.values())
     for name, digest in manifest.files.items():
         _check_digest(report, folder / name, digest)
+    if not markers_whole(folder):
+        report.add(folder / MARKERS, "has changed since it was written (SHA-256 differs)")
     for name, split in manifest.splits.items():
         rows: Rows = []
         for shard in split.shards:
@@ -99,6 +132,9 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progres
     if not path.is_file():
         report.add(path, "record file is missing")
         return []
+    if fault := _pointer(path):
+        report.add(path, fault)
+        return []
     index_whole = _check_digest(report, folder / shard.index_file, shard.index_sha256)
     found_before = len(report.problems)
     rows = _check_records(report, path, tell, checked=True, use_index=index_whole)
@@ -109,36 +145,110 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progres
     return rows
 
 
-def _check_lone_file(report: VerifyReport, path: Path, tell: Progress) -> None:
+def _check_lone_file(report: VerifyReport, path: Path, tell: Progress, decode: bool) -> None:
     unchecked_before = report.unchecked
-    read = _check_records(report, path, tell, checked=False, use_index=path.with_suffix(".idx").is_file())
+    use_index = path.with_suffix(".idx").is_file()
+    read = _check_records(report, path, tell, checked=False, use_index=use_index, decode=decode)
     if 0 < report.unchecked - unchecked_before < len(read):
         report.add(path, "some records carry a checksum and some do not")
 
 
-def _check_records(report: VerifyReport, path: Path, tell: Progress, checked: bool, use_index: bool) -> Rows:
+def _require_records(report: VerifyReport, path: Path) -> None:
+    """Raise BadInput for a file that is no record file at all; note that a record file holds none."""
+    if report.readable:
+        return
+    with open(path, "rb") as stream:
+        head = stream.read(len(MAGIC_BYTES))
+    if head not in (b"", MAGIC_BYTES):
+        raise BadInput(
+            "not a record file",
+            where=path,
+            expected=f"one that starts with bytes {MAGIC_BYTES.hex()}",
+            found=head.hex(),
+        )
+    report.add(path, "holds no record" + (" that can be read" if head else ""))
+
+
+def _check_records(
+    report: VerifyReport, path: Path, tell: Progress, checked: bool, use_index: bool, decode: bool = False
+) -> Rows:
     """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers."""
     report.files += 1
+    found_before = len(report.problems)
     try:
         indices = [file_index(path, checked or is_ours(path)) if use_index else salvaged_index(path)]
     except (BadInput, Damaged) as error:
         report.add(path, str(error))
         indices, use_index = [salvaged_index(path)], False
-    records = RecordSet(path.name, [path], checked, checked and use_index, indices)
-    rows: Rows = []
-    with records:
-        for position in range(len(records)):
-            if position % RECORDS_BETWEEN_REPORTS == 0:
-                tell(report.records + position, report.records + len(records))
-            try:
-                record = records.read(position)
-            except (BadInput, Damaged) as error:
-                report.add(path, _plain(error), position, records.place(position)[2])
-                continue
-            rows.append((record.number, record.labels))
-            report.unchecked += not record.checked
+    rows: dict[int, Row] = {}
+    with (
+        RecordSet(path.name, [path], checked, checked and use_index, indices) as records,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0)), "verifying") as pool,
+    ):
+        for start in range(0, len(records), RECORDS_TOGETHER):
+            tell(report.records + start, report.records + len(records))
+            together = range(start, min(start + RECORDS_TOGETHER, len(records)))
+            images = _read_together(report, records, together, rows)
+            if decode:
+                _check_images(report, records, images, pool)
+        if use_index and not checked:
+            _compare_keys(report, records, path, rows)
         report.records += len(records)
-    return rows
+    report.readable += len(rows)
+    report.problems[found_before:] = sorted(report.problems[found_before:], key=lambda problem: problem.offset or 0)
+    return list(rows.values())
+
+
+def _read_together(
+    report: VerifyReport, records: RecordSet, positions: range, rows: dict[int, Row]
+) -> list[tuple[int, bytes]]:
+    """Read some records, adding to `rows` what they say of themselves; the images of those without a checksum."""
+    images = []
+    for position in positions:
+        try:
+            record = records.read(position)
+        except (BadInput, Damaged) as error:
+            report.note(records, position, _plain(error))
+            continue
+        rows[position] = record.number, record.labels
+        if not record.checked:
+            report.unchecked += 1
+            images.append((position, record.image))
+    return images
+
+
+def _check_images(
+    report: VerifyReport, records: RecordSet, images: list[tuple[int, bytes]], pool: ThreadPoolExecutor
+) -> None:
+    report.without_image += sum(not image for _, image in images)
+    images = [(position, image) for position, image in images if image]
+    report.decoded += len(images)
+    for (position, _), fault in zip(images, pool.map(_image_fault, [image for _, image in images]), strict=True):
+        if fault:
+            report.note(records, position, fault)
+
+
+def _image_fault(image: bytes) -> str:
+    """Why the loader would refuse this image; empty where it would not."""
+    try:
+        decode_rgb(image, refuse_damaged)
+    except BadInput as error:
+        return error.what
+    return ""
+
+
+def _compare_keys(report: VerifyReport, records: RecordSet, path: Path, rows: dict[int, Row]) -> None:
+    """Hold the numbers in the records against the keys of the index, where both are those of the list."""
+    keys = written_keys(path)
+    if keys is None or len({number for number, _ in rows.values()}) < len(rows):
+        return  # many writers leave the number 0
+    differing = [position for position, (number, _) in rows.items() if number != keys[position]]
+    if differing and keys == list(range(len(keys))):
+        return  # it counts the records, as MXNet's rec2idx.py does whatever their numbers
+    report.compared += len(rows)
+    for position in differing:
+        number = rows[position][0]
+        report.note(records, position, f"its number is {number}, its key in the .idx {keys[position]}")
 
 
 def _check_list(report: VerifyReport, path: Path, rows: Rows, classes: int) -> None:
@@ -149,9 +259,9 @@ def _check_list(report: VerifyReport, path: Path, rows: Rows, classes: int) -> N
         return
     if len(listed) != len(rows):
         report.add(path, f"expected {len(rows)} rows as there are records, found {len(listed)}")
-    differing = [i for i, (row, other) in enumerate(zip(listed, rows, strict=False)) if row != other]
-    for i in differing[:LIST_PROBLEMS_SHOWN]:
-        report.add(path, f"row {i + 1} says {listed[i]}, the record {rows[i]}", record=i)
+    for i, (row, other) in enumerate(zip(listed, rows, strict=False)):
+        if row != other:
+            report.add(path, f"row {i + 1} says {row}, the record {other}", record=i)
     outside = sum(not 0 <= label < classes for _, labels in rows for label in labels)
     if outside:
         report.add(path, f"{outside} labels are outside 0..{classes - 1}")
@@ -164,8 +274,17 @@ def _check_digest(report: VerifyReport, path: Path, digest: str) -> bool:
         report.add(path, f"cannot be read ({error.strerror})")
         return False
     if not same:
-        report.add(path, "has changed since it was written (SHA-256 differs)")
+        report.add(path, _pointer(path) or "has changed since it was written (SHA-256 differs)")
     return same
+
+
+def _pointer(path: Path) -> str:
+    """What is wrong with a file that Git LFS has not fetched; empty for any other."""
+    try:
+        files.require_fetched(path)
+    except BadInput as error:
+        return f"{error.what}; {error.advice}"
+    return ""
 
 
 def _plain(error: PipelineError) -> str:

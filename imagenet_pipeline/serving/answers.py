@@ -29,6 +29,7 @@ FACES_READ = 50
 """The largest of a photo, that no photo keeps the page from the others for long."""
 _LETTERS_ACROSS = 30  # legible on a phone, where the picture is 340 pixels wide
 _LETTERS_DOWN = 8  # of a panorama
+_DAMAGED = "This photo is damaged: part of it is lost."
 _OF_MANY = 3  # emotions for each of several faces
 
 
@@ -45,21 +46,27 @@ class Answers:
 
         Raises Rejected, one line for the user, where it is no photo that can be used.
         """
+        damage: list[str] = []
         try:
-            pixels = upright_rgb(data)
+            pixels = upright_rgb(data, damage.append)
         except Rejected as reason:
             raise Rejected(f"This cannot be used: {reason}. Photos are JPEG, PNG, WebP, BMP or TIFF.") from reason
         if self.reader is None:
             row = self.classifier.probabilities([pixels])[0]
             choices = best_choices(row, self.classifier.classes, self.top)
-            return {"picture": _shown(pixels), "subjects": [_subject("", choices)], "message": ""}
+            return {
+                "picture": _shown(pixels),
+                "subjects": [_subject("", choices)],
+                "message": _DAMAGED if damage else "",
+            }
         pixels = _searchable(pixels)
         boxes = self.reader.detector.find(pixels)
         largest = sorted(boxes, key=lambda box: box.width, reverse=True)[:FACES_READ]
         faces = self.reader.read(pixels, sorted(largest))
         letters = max(12, min(max(pixels.shape) // _LETTERS_ACROSS, min(pixels.shape[:2]) // _LETTERS_DOWN))
         picture = _shown(draw_faces(pixels, faces, letters, panels=False))
-        return {"picture": picture, "subjects": _subjects(faces), "message": _message(len(boxes))}
+        message = " ".join(filter(None, (_DAMAGED if damage else "", _message(len(boxes)))))
+        return {"picture": picture, "subjects": _subjects(faces), "message": message}
 
     def warm_up(self) -> None:
         """Let the engine make ready what it makes ready at the first picture."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, Values, create_engine
 from imagenet_pipeline.networks import catalog
@@ -11,16 +9,17 @@ from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State
-from imagenet_pipeline.training.starting import first_values
+from imagenet_pipeline.training.starting import Beginning, beginning_of
 
 Three = tuple[float, ...]
 
 
-def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, dict[str, Any]]:
-    """An engine that begins a run, and what the journal shall say of its first values."""
+def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
+    """An engine that begins a run, and what it begins with."""
     network = catalog.build(recipe.network, len(data.classes))
-    values, told = first_values(recipe, network, data)
-    return create_engine(recipe.engine, _blueprint(recipe, network, data.mean, data.std, epoch=0), values), told
+    beginning = beginning_of(recipe, network, data)
+    blueprint = _blueprint(recipe, network, *beginning.normalisation, epoch=0)
+    return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
 def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:

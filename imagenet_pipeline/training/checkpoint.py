@@ -3,13 +3,18 @@
     checkpoints/epoch-0042/                weights.safetensors  optimizer.safetensors  state.json  SHA256SUMS
     checkpoints/epoch-0042-step-00012345/  the same, saved inside epoch 43: the latest such alone is kept
 
-An older run's later epochs, left behind by a restart, move to checkpoints/branch-NN/.
+An older run's later epochs, left behind by a restart, move to checkpoints/branch-NN/. A folder that is damaged, or
+not of the epoch it is named after, is refused where it is read, and elsewhere said.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,12 +29,16 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.records.classes import ClassTable
 
+log = logging.getLogger("imagenet_pipeline")
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 Count = Annotated[int, Field(ge=0)]
 Figures = dict[str, int | float]
 Three = Field(min_length=3, max_length=3)
 TRAINED = "trained/"
+Scores = Mapping[Path, float | Damaged | None]
+"""Validation rank-1 of whole epochs, None without validation, or what is wrong with the checkpoint."""
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
 
@@ -103,39 +112,88 @@ def _trained(optimizer: Arrays) -> Arrays:
 
 
 def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays) -> Path:
-    """Write a checkpoint under the run folder and read its digests back. Raises OutOfRoom when the disk is full."""
-    name = f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial else "")
-    target = run / "checkpoints" / name
-    if target.exists():
-        _check_sums(target)
-        return target
+    """Write a checkpoint under the run folder and read its digests back. Raises OutOfRoom when the disk is full.
+
+    Anything else that has its name moves to a branch.
+    """
+    target = run / "checkpoints" / _name(state)
     contents = {
         "weights.safetensors": save(_contiguous(weights)),
         "optimizer.safetensors": save(_contiguous(optimizer)),
+        "state.json": files.json_bytes(asdict(state)),
     }
+    if _holds(target, contents):
+        return target
     files.check_free_space(target, sum(map(len, contents.values())) + 2**20)
+    if os.path.lexists(target):
+        branch = _new_branch(run)
+        files.rename(target, branch / target.name)
+        log.warning("%s: was there with other content, which is kept in %s", target, branch)
     with files.whole_folder(target) as folder:
         for file, content in contents.items():
             (folder / file).write_bytes(content)
-        files.write_json(folder / "state.json", asdict(state))
         sums = "".join(f"{files.sha256_of(folder / file)}  {file}\n" for file in _FILES)
         (folder / "SHA256SUMS").write_text(sums)
     _check_sums(target)
     return target
 
 
+def _name(state: State) -> str:
+    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial else "")
+
+
+def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:
+    """Whether a checkpoint is there already, whole and to the byte: its journal line was all that was missing."""
+    try:
+        sums = _check_sums(target)
+    except Damaged:
+        return False
+    return all(sums[file] == hashlib.sha256(content).hexdigest() for file, content in contents.items())
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint. Raises Damaged where a byte differs from what was written, or a weight is not finite."""
+    """Read a checkpoint.
+
+    Raises Damaged where a byte differs from what was written, a weight is not finite or the folder has the name of
+    another checkpoint; it names the best of the others in the folder that are whole.
+    """
+    try:
+        return _load(folder)
+    except Damaged as error:
+        raise Damaged(
+            error.what, where=error.where, expected=error.expected, found=error.found, advice=_instead_of(folder)
+        ) from error
+
+
+def _load(folder: Path) -> Checkpoint:
     sums = _check_sums(folder)
     try:
         state = _STATE.validate_json((folder / "state.json").read_bytes())
         weights, optimizer = (load((folder / name).read_bytes()) for name in _FILES[:2])
     except (TypeError, KeyError, ValueError, OverflowError, SafetensorError) as error:
         raise Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder) from error
+    _require_own_name(folder, _name(state))
     for name, weight in (*weights.items(), *_trained(optimizer).items()):
         if not np.isfinite(weight).all():
-            raise Damaged(f"{name} holds infinities or NaN", where=folder, advice="take another checkpoint")
+            raise Damaged(f"{name} holds infinities or NaN", where=folder)
     return Checkpoint(folder, state, weights, optimizer, sums["weights.safetensors"])
+
+
+def state_beside(file: Path) -> State | None:
+    """The state of the checkpoint that a file of weights lies in; None where it lies in none.
+
+    Raises Damaged where either is not as it was written.
+    """
+    folder = file.parent
+    if not (folder / "state.json").is_file():
+        return None
+    if (folder / "SHA256SUMS").exists():
+        _check_sums(folder, [name for name in _FILES if name in (file.name, "state.json")])
+    try:
+        return _STATE.validate_json((folder / "state.json").read_bytes())
+    except ValueError:
+        log.warning("%s: is not of a checkpoint of ours, so it says nothing about %s", folder / "state.json", file.name)
+        return None
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -144,7 +202,7 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def find_checkpoint(run: Path, which: str) -> Path:
-    """The folder of "latest", "best" or an epoch number. Raises BadRecipe listing what there is."""
+    """The folder of "latest", "best" or an epoch number, unread. Raises BadRecipe listing what there is."""
     found = _checkpoints(run)
     if not run.is_dir():
         raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
@@ -153,7 +211,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if which == "latest":
         return found[-1]
     if which == "best":
-        return _best(found) or found[-1]
+        return _best(run, _scores(found)) or found[-1]
     whole = {_position(folder)[0]: folder for folder in found if _is_whole(folder)}
     if not which.isdecimal() or int(which) not in whole:
         there = ", ".join(map(str, whole))
@@ -167,20 +225,28 @@ def set_aside_later(run: Path, kept: Path) -> Path | None:
     later = [folder for folder in _checkpoints(run) if _position(folder) > _position(kept)]
     if not later:
         return None
-    taken = [folder.name.removeprefix("branch-") for folder in (run / "checkpoints").glob("branch-*")]
-    number = 1 + max((int(word) for word in taken if word.isdecimal()), default=0)
-    branch = run / "checkpoints" / f"branch-{number:02d}"
+    branch = _new_branch(run)
     for folder in later:
         files.rename(folder, branch / folder.name)
     return branch
 
 
+def _new_branch(run: Path) -> Path:
+    taken = [folder.name.removeprefix("branch-") for folder in (run / "checkpoints").glob("branch-*")]
+    number = 1 + max((int(word) for word in taken if word.isdecimal()), default=0)
+    return run / "checkpoints" / f"branch-{number:02d}"
+
+
 def prune(run: Path, keep: int | Literal["all"]) -> None:
-    """Keep the last `keep` epochs (or all) and the best one, and point `latest` and `best` at theirs."""
+    """Keep the last `keep` epochs (or all) and the best one, and point `latest` and `best` at theirs.
+
+    A folder whose score cannot be read is kept too: it may be the best.
+    """
     found = _checkpoints(run)
-    best = _best(found)
-    whole = [folder for folder in found if _is_whole(folder)]
-    kept = {*(whole if keep == "all" else whole[-keep:]), found[-1], best}
+    scores = _scores(found)
+    best, whole = _best(run, scores), list(scores)
+    unread = [folder for folder, score in scores.items() if isinstance(score, Damaged)]
+    kept = {*(whole if keep == "all" else whole[-keep:]), found[-1], best, *unread}
     for folder in found:
         if folder not in kept:
             files.remove_folder(folder)
@@ -205,20 +271,55 @@ def _is_whole(folder: Path) -> bool:
     return "-step-" not in folder.name
 
 
-def _best(found: list[Path]) -> Path | None:
-    ranked = [(_validation_rank1(folder), folder) for folder in found if _is_whole(folder)]
-    scored = [(rank1, folder) for rank1, folder in ranked if rank1 is not None]
-    # The first of equals, so that the best does not wander.
-    return max(scored, key=lambda pair: pair[0])[1] if scored else None
+def _best(run: Path, scores: Scores) -> Path | None:
+    """The best checkpoint of a whole epoch, the first of equals, so that it does not wander.
+
+    What cannot be read is said and passed over, unless it was the best when there was last a checkpoint to compare.
+    """
+    unread = {folder: score for folder, score in scores.items() if isinstance(score, Damaged)}
+    for error in unread.values():
+        log.warning("%s; it stays as it is, and nothing is compared with it", error)
+    was_best = (run / "checkpoints" / "best").resolve()
+    damaged_best = [folder for folder in unread if folder.resolve() == was_best]
+    scored = [(score, folder) for folder, score in scores.items() if isinstance(score, float)]
+    return damaged_best[0] if damaged_best else max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def _validation_rank1(folder: Path) -> float | None:
-    _check_sums(folder, ("state.json",))
+def _scores(found: Iterable[Path]) -> Scores:
+    return {folder: _score(folder) for folder in found if _is_whole(folder)}
+
+
+def _score(folder: Path) -> float | Damaged | None:
     try:
-        rank1 = files.read_json(folder / "state.json")["metrics"].get("validation_rank1")
-        return None if rank1 is None else float(rank1)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise Damaged("not the state of a checkpoint", where=folder / "state.json") from error
+        _check_sums(folder, ("state.json",))
+        state = _STATE.validate_json((folder / "state.json").read_bytes())
+        _require_own_name(folder, _name(state))
+    except Damaged as error:
+        return error
+    except ValueError as error:
+        return Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder)
+    rank1 = state.metrics.get("validation_rank1")
+    return None if rank1 is None else float(rank1)
+
+
+def _require_own_name(folder: Path, name: str) -> None:
+    """Raise Damaged for a checkpoint in a folder named as another one; elsewhere it may be called anything."""
+    called = folder.resolve().name
+    if _NAME.fullmatch(called) and called != name:
+        raise Damaged("is named after another checkpoint than it holds", where=folder, expected=called, found=name)
+
+
+def _instead_of(folder: Path) -> str:
+    """The advice where a checkpoint cannot be read: the best of its neighbours that can."""
+    others = _scores(one for one in _checkpoints(folder.resolve().parent.parent) if one.name != folder.name)
+    scored = [(-score, _position(one)[0], one) for one, score in others.items() if isinstance(score, float)]
+    # Without validation the latest is the best.
+    unscored = [one for one, score in others.items() if score is None]
+    for one in (*(one for _, _, one in sorted(scored)), *reversed(unscored)):
+        with suppress(Damaged):
+            _load(one)
+            return f"take another checkpoint: the best that is whole is that of epoch {_position(one)[0]}"
+    return "take another checkpoint"
 
 
 def _reason(error: Exception) -> str:
@@ -240,11 +341,7 @@ def _check_sums(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         for name in names:
             if files.sha256_of(folder / name) != sums.get(name):
-                raise Damaged(
-                    "its bytes are not those that were written",
-                    where=folder / name,
-                    advice="take another checkpoint",
-                )
+                raise Damaged("its bytes are not those that were written", where=folder / name)
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"the checkpoint is not whole ({error})", where=folder) from error
     return sums

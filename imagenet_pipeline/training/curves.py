@@ -51,7 +51,8 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     no such log.
     """
     require_png(out)
-    if out.exists() and time.time() - out.stat().st_mtime < at_most_every_seconds:
+    # A picture of the future, where the clock went back, is not a young one.
+    if out.exists() and 0 <= time.time() - out.stat().st_mtime < at_most_every_seconds:
         return False
     trainings = _trainings(runs)
     figure = Figure(figsize=(11, 4.2), layout="constrained")

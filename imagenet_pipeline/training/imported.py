@@ -31,6 +31,7 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.journal import Journal, write_history
+from imagenet_pipeline.training.provenance import recipe_told
 from imagenet_pipeline.training.records import IMPORTED, NUMBERED
 
 BATCH_SIZE = 64
@@ -79,10 +80,10 @@ def make_run(
         crop_fraction=recipe.input.crop_fraction,
     )
     with files.whole_folder(folder) as part:
-        (part / "recipe.toml").write_text(NOTE + recipe_text(recipe), encoding="utf-8")
+        files.write_whole(part / "recipe.toml", NOTE + recipe_text(recipe))
         save_checkpoint(part, state, _with_auxiliary(imported, recipe), {})
         journal = Journal(part)
-        journal.write("import", network=imported.network, **origin)
+        journal.write("import", network=imported.network, **recipe_told(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
 

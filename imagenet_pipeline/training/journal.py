@@ -1,4 +1,8 @@
-"""The run's journal: one JSON line an event, append only, each with a checksum. History and curves come from it."""
+"""The run's journal: one JSON line an event, append only. History and curves come from it.
+
+Each line has its own checksum, and that of the line before it, so that none can be lost between two others; those
+that older versions of this program wrote have their own alone.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ COLUMNS = (
     "wait_percent",
     "seconds",
 )
+ADVICE = "put back a copy of the journal, or start a new run from this one's weights with initial.weights"
 
 
 class Journal:
@@ -41,16 +46,34 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event; it is on the disk when this returns."""
-        line = {"event": event, **fields}
-        files.append_line(self._path, json.dumps({**line, "crc32c": _checksum(line)}))
+        before = self._lines()[-1:]
+        line = {"event": event, **fields, "after": _checksum(before[0] if before else b"")}
+        files.append_line(self._path, json.dumps({**line, "crc32c": _own_checksum(line)}))
 
     def events(self) -> list[Event]:
         """Every event. A torn last line (a kill while writing) is left out; any other damage raises Damaged."""
+        if not self.exists():
+            raise Damaged("the journal cannot be read (no such file)", where=self._path)
+        events, before, chained = [], b"", False
+        for number, line in enumerate(self._lines(), 1):
+            event = _event(line, f"{self._path}:{number}")
+            after = event.pop("after", None)
+            if (chained or after is not None) and after != _checksum(before):
+                what = "does not follow the line before it: lines are gone, or were changed, between the two"
+                raise Damaged(what, where=f"{self._path}:{number}", advice=ADVICE)
+            events.append(event)
+            before, chained = line, after is not None
+        return events
+
+    def _lines(self) -> list[bytes]:
+        """The whole ones."""
         try:
             *lines, _torn = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
         except OSError as error:
             raise Damaged(f"the journal cannot be read ({error})", where=self._path) from error
-        return [_event(line, f"{self._path}:{number}") for number, line in enumerate(lines, 1)]
+        return lines
 
 
 def _event(line: bytes, where: str) -> Event:
@@ -58,13 +81,17 @@ def _event(line: bytes, where: str) -> Event:
         event = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise Damaged("not a JSON line", where=where) from error
-    if not isinstance(event, dict) or event.pop("crc32c", None) != _checksum(event):
+    if not isinstance(event, dict) or event.pop("crc32c", None) != _own_checksum(event):
         raise Damaged("not a line as it was written", where=where)
     return event
 
 
-def _checksum(event: Event) -> str:
-    return f"{google_crc32c.value(json.dumps(event).encode()):08x}"
+def _own_checksum(event: Event) -> str:
+    return _checksum(json.dumps(event).encode())
+
+
+def _checksum(line: bytes) -> str:
+    return f"{google_crc32c.value(line):08x}"
 
 
 def branches(events: list[Event]) -> list[list[Event]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.building import frozen_layers, new_engine, resumed_engine
@@ -23,8 +24,8 @@ from imagenet_pipeline.training.checkpoint import (
     prune,
     set_aside_later,
 )
-from imagenet_pipeline.training.journal import Event, Journal, branches, write_history
-from imagenet_pipeline.training.provenance import provenance
+from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
+from imagenet_pipeline.training.provenance import provenance, recipe_told
 from imagenet_pipeline.training.ranks import require_agreement, require_even_shares, together
 from imagenet_pipeline.training.records import (
     IMPORTED,
@@ -33,7 +34,18 @@ from imagenet_pipeline.training.records import (
     require_validation,
     steps_per_epoch,
 )
-from imagenet_pipeline.training.restart import carried_overrides, changes_of, require_unchanged, with_rate_now
+from imagenet_pipeline.training.restart import (
+    AskedRate,
+    begun_with,
+    carried_overrides,
+    changes_of,
+    first_rate,
+    rate_asked,
+    require_unchanged,
+    say_other_threads,
+    with_rate,
+    with_rate_asked,
+)
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.sizes import require_sizes
 from imagenet_pipeline.training.tensorboard import Scalars, require_tensorboard
@@ -53,7 +65,7 @@ def open_run(
     the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
     A run that was stopped before its first checkpoint begins again, with or without "latest".
     """
-    folder = folder or _default_folder(recipe_path)
+    recipe_path, folder = _places(recipe_path, folder)
     if resume is None:
         return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
     journal = Journal(folder)
@@ -77,10 +89,18 @@ def planned_recipe(
     recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
 ) -> Recipe:
     """The recipe that `open_run` would train, for what has to be known before a run is opened."""
-    journal = Journal(folder or _default_folder(recipe_path))
+    recipe_path, folder = _places(recipe_path, folder)
+    journal = Journal(folder)
     if resume is not None and journal.exists():
         overrides = {**carried_overrides(journal.events()), **overrides}
     return load_recipe(recipe_path, overrides)
+
+
+def _places(recipe: Path, folder: Path | None) -> tuple[Path, Path]:
+    """The recipe file and the run folder that are meant; a run folder in place of a recipe means its own."""
+    if recipe.is_dir() and (recipe / "recipe.toml").exists():
+        return recipe / "recipe.toml", folder or recipe
+    return recipe, folder or _default_folder(recipe)
 
 
 def _default_folder(recipe_path: Path) -> Path:
@@ -101,15 +121,17 @@ def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
     _require_no_run(folder)
     data = records_of(recipe)
     steps = _possible_steps(recipe, data)
-    engine, told = new_engine(recipe, data)
-    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [])
+    engine, beginning = new_engine(recipe, data)
+    told = beginning.told
+    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
     _require_agreement(run, told.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
         if run.leads:
             _require_no_run(folder)
             files.write_whole(folder / "recipe.toml", recipe_text(recipe))
             frozen = _tell(run)
-            run.journal.write("start", overrides=overrides, **told, **frozen, **provenance(recipe, data, engine))
+            origin = {**provenance(recipe, data, engine), **recipe_told(folder, recipe)}
+            run.journal.write("start", overrides=overrides, **told, **frozen, **origin)
     return run
 
 
@@ -120,30 +142,40 @@ def _require_no_run(folder: Path) -> None:
 
 
 def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool) -> Run:
-    journal, begun = Journal(folder), load_recipe(folder / "recipe.toml")
+    journal = Journal(folder)
+    events = journal.events()
+    begun = begun_with(events, folder)
     start = load_checkpoint(find_checkpoint(folder, resume))
     state = start.state
     require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
     steps = _possible_steps(recipe, data)
-    rows = _rows_until(journal, state)
-    changes = changes_of(begun, recipe)
-    if rate_given and state.epoch < recipe.epochs:
-        recipe = with_rate_now(recipe, state.step, steps, rows)
+    rows = _rows_until(events, state, folder)
+    given = recipe
+    asked = AskedRate(recipe.optimizer.learning_rate, state.step) if rate_given else rate_asked(events)
+    if asked is not None and state.epoch < recipe.epochs and asked.step <= state.step:
+        recipe = with_rate_asked(recipe, asked, steps, rows, first_rate(events, begun))
+    elif asked is not None:
+        # What was asked for later on was left behind with its branch; the schedule stays as high as it became.
+        recipe, asked = with_rate(recipe, begun.optimizer.learning_rate), None
         overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
+    told = {"overrides": overrides, "changes": changes_of(begun, given if rate_given else recipe)}
+    if asked is not None:
+        told["asked_rate"] = asdict(asked)
     engine = resumed_engine(recipe, state, start.trained, start.remembered)
-    run = Run(folder, recipe, data, engine, journal, start, steps, rows)
+    run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):
         if run.leads:
             if find_checkpoint(folder, resume) != start.folder:
                 raise BadInput("another process was training here just now", where=folder, advice="try again")
-            _write_resumed(run, overrides, changes)
+            say_other_threads(events, engine)
+            _write_resumed(run, told)
     return run
 
 
-def _write_resumed(run: Run, overrides: dict[str, Any], changes: dict[str, Any]) -> None:
+def _write_resumed(run: Run, told: dict[str, Any]) -> None:
     frozen = _tell(run)
     written = [row["epoch"] for row in branches(run.journal.events())[-1]]
     if run.rows and run.rows[-1]["epoch"] not in written:
@@ -157,8 +189,8 @@ def _write_resumed(run: Run, overrides: dict[str, Any], changes: dict[str, Any])
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
         place = {"epoch": run.epoch, "step": run.step}
-        origin = provenance(run.recipe, run.data, run.engine)
-        run.journal.write("resume", **place, overrides=overrides, changes=changes, **frozen, **origin)
+        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_told(run.folder, run.recipe)}
+        run.journal.write("resume", **place, **told, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
 
@@ -185,6 +217,7 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
         "the engine": f"{engine.name} {engine.versions} {engine.precision}",
         "the records' content": run.data.digest,
         "the content of initial.weights": weights_digest,
+        "the normalisation of the input": repr(run.normalisation),
         "the checkpoint to go on from": f"{start.folder.name} {start.weights_digest}" if start else "",
         "the history so far": repr(run.rows),
     }
@@ -203,11 +236,18 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
         raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
 
 
-def _rows_until(journal: Journal, state: State) -> list[Event]:
-    """The current branch of the history up to a checkpoint, which may know of one epoch more than the journal."""
-    rows = [row for row in branches(journal.events())[-1] if row["epoch"] <= state.epoch]
+def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
+    """The current branch of the history up to a checkpoint, which may know of one epoch more than the journal.
+
+    Raises Damaged where the row of an epoch is missing.
+    """
+    rows = [row for row in branches(events)[-1] if row["epoch"] <= state.epoch]
     if state.metrics and state.epoch not in [row["epoch"] for row in rows]:
         rows.append({"event": "epoch", **state.metrics})
+    missing = sorted({*range(1, state.epoch + 1)} - {row["epoch"] for row in rows})
+    if missing:
+        where = folder / "journal.jsonl"
+        raise Damaged(f"no line of epoch {missing[0]}, which is behind epoch {state.epoch}", where=where, advice=ADVICE)
     return rows
 
 

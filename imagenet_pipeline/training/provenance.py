@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import imagenet_pipeline
+from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.loading.batches import available_processors
@@ -16,7 +18,7 @@ from imagenet_pipeline.training.schedule import highest_rate
 
 
 def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
-    """What a start or resume event says of them; `recipe` is the whole one, defaults included."""
+    """What a start or resume event says of data, versions and hardware."""
     return {
         "engine": engine.name,
         "versions": {
@@ -25,13 +27,18 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
             **engine.versions,
         },
         "devices": list(engine.device_names),
+        "threads": engine.threads,
         "ranks": engine.ranks,
         "precision": engine.precision,
         "hardware": hardware(),
         "data_digest": data.digest,
         "learning_rate": highest_rate(recipe),
-        "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
+    """What an event says of the recipe, defaults included, once it is written into the run folder."""
+    return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
 
 
 def hardware() -> dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagenet_pipeline.config import Recipe, options
+from imagenet_pipeline import files
+from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
+from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event
 from imagenet_pipeline.training.schedule import relative_rate
@@ -20,8 +23,12 @@ _OF_PLACE = ("seed", "batch_size")
 """Nor these, once there was a step: the place in the order of images would not."""
 _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
-_INITIAL = ("initial.kind", "initial.weights", "initial.new_head", "initial.zero_last_scale")
+_INITIAL = (
+    "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
+)  # fmt: skip
 """Keys that a restart would not even read."""
+FARTHEST = 100.0
+"""What a schedule's highest rate may be of the run's own, and of one asked for: two drops to a tenth and no more."""
 
 
 def carried_overrides(events: list[Event]) -> dict[str, Any]:
@@ -30,18 +37,86 @@ def carried_overrides(events: list[Event]) -> dict[str, Any]:
     return dict(starts[-1]["overrides"]) if starts else {}
 
 
-def with_rate_now(recipe: Recipe, step: int, steps_per_epoch: int, rows: Sequence[Event] = ()) -> Recipe:
-    """The recipe whose schedule has the given rate at `step`, or inside a warm-up rises to it.
+def begun_with(events: list[Event], folder: Path) -> Recipe:
+    """The recipe of the last start, by the journal: the file in the run folder may have been changed since.
 
-    `rows` are those of the history before the step's epoch. A rate is for the reference batch, where there is one.
+    Journals of older versions leave it to the file. Says where the two are not the same.
     """
-    given = recipe.optimizer.learning_rate
-    if step + 1 < recipe.schedule.warmup_epochs * steps_per_epoch:
-        log.info("learning rate %g at the end of the warm-up, as asked", given)
-        return recipe
-    peak = given / relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs, rows)
-    log.info("learning rate %g at step %d, as asked: the schedule's highest becomes %g", given, step, peak)
-    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": peak})})
+    told = _last(events, "recipe")
+    path = folder / "recipe.toml"
+    digest = _last(events, "recipe_digest")
+    if digest is not None and path.exists() and files.sha256_of(path) != digest:
+        log.warning("%s: is not as the last start wrote it; what differs in what is trained now is said below", path)
+    return load_recipe(path) if told is None else read_recipe(told, str(path))
+
+
+def _last(events: list[Event], key: str) -> Any:
+    starts = [event for event in events if event["event"] in ("start", "resume", "import")]
+    return starts[-1].get(key) if starts else None
+
+
+@dataclass(frozen=True)
+class AskedRate:
+    """A learning rate that a restart was given, and the step whose rate it was to be."""
+
+    learning_rate: float
+    step: int
+
+
+def rate_asked(events: list[Event]) -> AskedRate | None:
+    """What is still in force of such; None in journals of older versions, which know the schedule's highest alone."""
+    asked = _last(events, "asked_rate")
+    return None if asked is None else AskedRate(**asked)
+
+
+def with_rate_asked(
+    recipe: Recipe, asked: AskedRate, steps_per_epoch: int, rows: Sequence[Event], own_rate: float
+) -> Recipe:
+    """The recipe whose schedule has the asked rate at its step, or where that is inside a warm-up rises to it.
+
+    `rows` are those of the history, `own_rate` the rate the run began with. A rate is for the reference batch, where
+    there is one. Raises BadRecipe where the schedule's highest would be more than FARTHEST times the larger of the
+    two: at the end of a schedule every rate is a small share of the highest, and a later restart may reach that.
+    """
+    given, step = asked.learning_rate, asked.step
+    rate = given
+    if step + 1 >= recipe.schedule.warmup_epochs * steps_per_epoch:
+        before = [row for row in rows if row["epoch"] <= step // steps_per_epoch]
+        share = relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs, before)
+        rate = given / share
+        if rate > FARTHEST * max(own_rate, given):
+            possible = 0.99 * FARTHEST * own_rate * share
+            raise BadRecipe(
+                f"the schedule is so far down at step {step} that its highest rate would become {rate:.4g}",
+                where=f"optimizer.learning_rate = {given:g}",
+                expected=f"at most {FARTHEST:g} times {max(own_rate, given):g}",
+                advice=f"ask for {possible:.3g} or less, or give more epochs or another schedule",
+            )
+    log.info("learning rate %g at step %d, as asked: the schedule's highest is %g", given, step, rate)
+    return with_rate(recipe, rate)
+
+
+def with_rate(recipe: Recipe, rate: float) -> Recipe:
+    """The recipe with this `optimizer.learning_rate`."""
+    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": rate})})
+
+
+def first_rate(events: list[Event], begun: Recipe) -> float:
+    """The `optimizer.learning_rate` that the run began with, by its journal."""
+    starts = [event["recipe"] for event in events if event["event"] in ("start", "import") and "recipe" in event]
+    return float(starts[-1]["optimizer"]["learning_rate"]) if starts else begun.optimizer.learning_rate
+
+
+def say_other_threads(events: list[Event], engine: Engine) -> None:
+    """Say where the CPU computes with another number of threads than at the last start."""
+    before = _last(events, "threads")
+    on_cpu = any("cpu" in name.lower() for name in engine.device_names)
+    if before not in (None, engine.threads) and on_cpu and _last(events, "engine") == engine.name:
+        log.warning(
+            "compute threads: %d, and %d at the last start: the last bits of sums differ from those of a run never "
+            "stopped; OMP_NUM_THREADS=%d would give the same bytes",
+            engine.threads, before, before,
+        )  # fmt: skip
 
 
 def changes_of(begun: Recipe, now: Recipe) -> dict[str, Any]:
@@ -65,5 +140,5 @@ def require_unchanged(begun: Recipe, now: Recipe, step: int, folder: Path) -> No
                 where=folder,
                 expected=repr(before[key]),
                 found=repr(after[key]),
-                advice="start a new run with --run",
+                advice="put it back, or start a new run with --run",
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.building import frozen_layers, resumed_engine
@@ -37,6 +38,8 @@ class Run:
     steps_per_epoch: int
     rows: list[Event]
     """The history so far: the current branch, up to the last finished epoch."""
+    normalisation: Normalisation
+    """Of the network's input, from the run's very beginning."""
     held: ExitStack = field(default_factory=ExitStack)
     """Open while the run is: its lock, so that no other process trains in the same folder, and its event file."""
     scalars: Scalars = field(default_factory=lambda: Scalars(Path(), wanted=False))
@@ -73,8 +76,8 @@ class Run:
             classes=self.data.classes.ids,
             class_names=self.data.classes.names,
             class_order=self.data.classes.order,
-            mean=self.start.state.mean if self.start else self.data.mean,
-            std=self.start.state.std if self.start else self.data.std,
+            mean=self.normalisation[0],
+            std=self.normalisation[1],
             data_digest=self.data.digest,
             engine=self.engine.name,
             versions=self.engine.versions,

@@ -35,6 +35,36 @@ def test_fourteen_photos_of_two_classes_make_a_data_set(call: Call, tmp_path: Pa
     assert "cannot cut 1 of 14 images" in err
 
 
+def write_faces(root: Path) -> Path:
+    for subject in range(20):
+        folder = root / ("happy", "anger")[subject % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in (17, 18):
+            cv2.imwrite(str(folder / f"S{subject:03d}_001_{number:08d}.png"), np.full((48, 48), subject, np.uint8))
+    return root
+
+
+@pytest.mark.parametrize("builder", ["folder", "list", "ckplus"])
+def test_a_damaged_photo_is_refused_or_kept_by_every_builder(builder: str, call: Call, tmp_path: Path) -> None:
+    photos = write_faces(tmp_path / "photos") if builder == "ckplus" else write_photos(tmp_path / "photos", 12)
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    good = cv2.imencode(".jpg", cv2.resize(noise, (120, 120), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+    damaged = next(photos.rglob("*.png"))
+    damaged.write_bytes(good[: len(good) // 2] + b"\xff\xd9")
+    words: list[object] = ["build", builder, "--root", photos, "--workers", 1]
+    if builder == "list":
+        rows = [f"{n}\t0\t{path.relative_to(photos)}\n" for n, path in enumerate(photos.rglob("*.png"))]
+        (tmp_path / "all.lst").write_text("".join(rows))
+        words += ["--list", tmp_path / "all.lst"]
+    code, _, err = call(*words, "--out", tmp_path / "strict")
+    assert code == 3
+    assert f"{damaged.relative_to(photos)} (damaged: Corrupt JPEG data: premature end" in err
+    code, out, _ = call(*words, "--out", tmp_path / "lax", "--keep-damaged")
+    assert code == 0
+    assert "damaged: 1 stored all the same, as --keep-damaged asks" in out
+    assert "--keep-damaged" in call("build", "imagenet", "--help")[1]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -241,6 +241,20 @@ def test_the_state_counts_the_steps_a_frozen_parameter_missed(engine: str) -> No
         ENGINES[engine](recipe, start(), FREE).rule.set_state({**state, "missed/tail.weight": np.array([1])})
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_state_that_is_set_and_read_before_a_step_is_the_same(engine: str, name: Any) -> None:
+    """That of sgd has no count of steps, and its momentum is not lost for that."""
+    recipe = OptimizerRecipe(name=name)
+    state = walk(ENGINES[engine](recipe, start(), FREE), RATES[:3]).rule.state()
+    again = ENGINES[engine](recipe, start(), FREE).rule
+    again.set_state(state)
+    found = again.state()
+    assert found.keys() == state.keys() != set()
+    for key, value in state.items():
+        np.testing.assert_array_equal(found[key], value)
+
+
 @settings(max_examples=30, deadline=None)
 @given(limit=st.sampled_from([0.01, 0.7, 3.0, 50.0]), scale=st.sampled_from([0.0, 1e-3, 1.0, 1e6]))
 @pytest.mark.parametrize("engine", ENGINES)

@@ -21,7 +21,7 @@ from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.building import build_engine
 from imagenet_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from record_builders import folder
-from record_builders.imagenet import parse_devkit, validation_labels
+from record_builders.imagenet_devkit import parse_devkit, validation_labels
 
 
 @pytest.fixture(scope="session")

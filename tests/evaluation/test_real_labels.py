@@ -15,7 +15,7 @@ from imagenet_pipeline.evaluation.real_labels import IMAGES, RealLabels, read_re
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.lists import write_list
 from imagenet_pipeline.records.manifest import DataSet
-from record_builders.imagenet import blacklisted_numbers, parse_devkit, validation_labels
+from record_builders.imagenet_devkit import blacklisted_numbers, parse_devkit, validation_labels
 
 PREDICTIONS = "imagenet_val_top5_5models.npz"
 # Percent of the 46,837 images that have a label. timm's results-imagenet-real.csv has 82.960 for torchvision's

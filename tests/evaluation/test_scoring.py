@@ -12,6 +12,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import Crops, evaluate, open_checkpoint, score_subjects, subject_of
+from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.batches import Loader
 from imagenet_pipeline.loading.sample import read_sample
@@ -85,6 +86,18 @@ def test_ten_crops_are_the_mean_over_the_crops_computed_one_by_one(
     np.testing.assert_allclose(outcomes.confidence, mean.max(axis=1), rtol=1e-9)
     np.testing.assert_allclose(outcomes.losses, -np.log(mean[np.arange(12), labels]), rtol=1e-9)
     np.testing.assert_array_equal(outcomes.top, np.argsort(-mean, axis=1)[:, :5])
+
+
+def test_scores_of_one_crop_that_round_to_the_same_probability_are_no_tie(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(tmp_path / "run", open_checkpoint(make_run(tmp_path / "run"), "best", {}), "test", None)
+    engine, classes = subject.engine(), len(subject.numbering.table)
+    rising = np.arange(classes, dtype=np.float32) * np.float32(1e-30)
+    monkeypatch.setattr(engine, "logits", lambda images: np.tile(rising, (len(images), 1)))
+    source = Source(subject.data, "test", subject.numbering.relabel, subject.recipe)
+    (outcomes,) = score_split(source, 1, [Member(engine, (28, 0.875), "cross_entropy")], classes)
+    assert outcomes.top[:, 0].tolist() == [classes - 1] * len(outcomes)
 
 
 def test_hinge_is_the_run_s_own_loss(make_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_mutated_record_files_raise_only_our_errors(tmp_path_factory, content: b
     path.write_bytes(changed[: data.draw(st.integers(0, len(changed)))])
     if data.draw(st.booleans()):
         path.with_suffix(".idx").write_bytes(data.draw(st.binary(max_size=30)))
-    verify(path)
+    with contextlib.suppress(PipelineError):
+        verify(path)
     with contextlib.suppress(PipelineError), RecordSet.open(path) as records:
         for position in range(len(records)):
             records.read(position)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from imagenet_pipeline import __version__
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.torch_export import export_pytorch
-from imagenet_pipeline.interchange.weights import starting_values
+from imagenet_pipeline.interchange.weights import read_weights, starting_values
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Concat, Conv, Layer, Residual, Sequential, Tap, stack, without_taps
 from imagenet_pipeline.networks.shapes import parameters
@@ -101,7 +101,9 @@ def test_a_state_saved_by_torch_is_a_start_for_training(
     with torch.no_grad():
         module.classifier.bias += 1
     save_file({name: array.numpy() for name, array in module.state_dict().items()}, tmp_path / "w")
-    found = starting_values(tmp_path / "w", sample.network, sample.input_shape, sample.values)
+    found = starting_values(
+        tmp_path / "w", read_weights(tmp_path / "w"), sample.network, sample.input_shape, sample.values
+    )
     np.testing.assert_array_equal(found["classifier.bias"], sample.values["classifier.bias"] + 1)
 
 

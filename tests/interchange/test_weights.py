@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import random
 import struct
@@ -20,7 +19,7 @@ from safetensors.numpy import save
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange.network_symbol import symbol_names
 from imagenet_pipeline.interchange.params import write_params
-from imagenet_pipeline.interchange.weights import read_weights, starting_values
+from imagenet_pipeline.interchange.weights import read_weights, starting_values, without_normalisation
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import BatchNorm, Conv, Dense, Flatten, GlobalAveragePool, Tap, stack
 
@@ -156,7 +155,7 @@ def drawn() -> Arrays:
 
 def starts(path: Path, drawn: Arrays, arrays: Arrays) -> Arrays:
     path.write_bytes(save(arrays))
-    return starting_values(path, NETWORK, SHAPE, drawn)
+    return starting_values(path, read_weights(path), NETWORK, SHAPE, drawn)
 
 
 def test_a_network_starts_from_the_file_alone(tmp_path: Path, drawn: Arrays) -> None:
@@ -178,17 +177,15 @@ def test_auxiliary_classifiers_that_the_file_lacks_are_drawn(tmp_path: Path, dra
     np.testing.assert_array_equal(found["conv.weight"], given["conv.weight"])
 
 
-def test_our_mxnet_export_is_a_start_too_and_says_how_it_was_fed(
-    tmp_path: Path, drawn: Arrays, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_our_mxnet_export_is_a_start_too_and_says_how_it_was_fed(tmp_path: Path, drawn: Arrays) -> None:
     given = initial_values(NETWORK, SHAPE, "msra", 2)
     theirs = {new: given[ours] for ours, new in symbol_names(NETWORK, SHAPE).items()}
     theirs["arg:normalisation_mean"] = np.array([123.5, 117, 104], np.float32).reshape(1, 3, 1, 1)
     theirs["arg:normalisation_std"] = np.full((1, 3, 1, 1), 58.25, np.float32)
     write_params(tmp_path / "w", theirs)
-    with caplog.at_level(logging.INFO, "imagenet_pipeline"):
-        found = starting_values(tmp_path / "w", NETWORK, SHAPE, drawn)
-    assert "mean 123.5,117,104 std 58.25,58.25,58.25" in caplog.text
+    arrays, normalisation = without_normalisation(tmp_path / "w", read_weights(tmp_path / "w"))
+    assert normalisation == ((123.5, 117, 104), (58.25,) * 3)
+    found = starting_values(tmp_path / "w", arrays, NETWORK, SHAPE, drawn)
     np.testing.assert_array_equal(found["norm.running_var"], given["norm.running_var"])
     np.testing.assert_array_equal(found["classifier.weight"], given["classifier.weight"])
 
@@ -206,7 +203,7 @@ def test_another_graph_s_names_are_shown_beside_the_network_s(tmp_path: Path, dr
     values = [drawn[name] for name in symbol_names(NETWORK, SHAPE)]
     write_params(tmp_path / "w", {f"arg:fire{number}_weight": value for number, value in enumerate(values)})
     with pytest.raises(BadInput) as caught:
-        starting_values(tmp_path / "w", NETWORK, SHAPE, drawn)
+        starting_values(tmp_path / "w", read_weights(tmp_path / "w"), NETWORK, SHAPE, drawn)
     assert str(caught.value) == (
         f"{tmp_path / 'w'}: not the names of this network's parameters; expected conv.weight, conv.bias, norm.weight, "
         "... (8 in all); found arg:fire0_weight, arg:fire1_weight, arg:fire2_weight, ... (8 in all); import it with "
@@ -233,7 +230,7 @@ def test_a_new_head_is_drawn_and_the_rest_is_the_file_s(tmp_path: Path, drawn: A
     (tmp_path / "w").write_bytes(save(given))
     for content in (given, {name: array for name, array in given.items() if name not in head}):
         (tmp_path / "w").write_bytes(save(content))
-        found = starting_values(tmp_path / "w", NETWORK, SHAPE, drawn, head)
+        found = starting_values(tmp_path / "w", read_weights(tmp_path / "w"), NETWORK, SHAPE, drawn, head)
         assert list(found) == list(drawn)
         for name, array in found.items():
             np.testing.assert_array_equal(array, drawn[name] if name in head else given[name])
@@ -242,19 +239,28 @@ def test_a_new_head_is_drawn_and_the_rest_is_the_file_s(tmp_path: Path, drawn: A
 def test_a_new_head_excuses_nothing_else(tmp_path: Path, drawn: Arrays) -> None:
     (tmp_path / "w").write_bytes(save({**drawn, "conv.weight": np.zeros((5, 3, 3, 3), np.float32)}))
     with pytest.raises(BadInput, match=r"conv\.weight has shape \(5, 3, 3, 3\), not \(4, 3, 3, 3\) \(1 in all\)"):
-        starting_values(tmp_path / "w", NETWORK, SHAPE, drawn, ["classifier.weight", "classifier.bias"])
+        starting_values(
+            tmp_path / "w",
+            read_weights(tmp_path / "w"),
+            NETWORK,
+            SHAPE,
+            drawn,
+            ["classifier.weight", "classifier.bias"],
+        )
 
 
 def test_a_folder_is_met_with_the_file_in_it(tmp_path: Path, drawn: Arrays) -> None:
     with pytest.raises(BadInput, match=r": a folder; give the file RUN/checkpoints/EPOCH/weights\.safetensors$"):
-        starting_values(tmp_path, NETWORK, SHAPE, drawn)
+        read_weights(tmp_path)
 
 
 def test_a_scale_that_the_network_does_not_have_must_be_1(tmp_path: Path) -> None:
     network = stack(norm=BatchNorm(scale=False), flatten=Flatten(), classifier=Dense(2))
     given = initial_values(network, SHAPE, "msra", 2)
     (tmp_path / "w").write_bytes(save(given))
-    assert (starting_values(tmp_path / "w", network, SHAPE, given)["norm.weight"] == 1).all()
+    assert (
+        starting_values(tmp_path / "w", read_weights(tmp_path / "w"), network, SHAPE, given)["norm.weight"] == 1
+    ).all()
     (tmp_path / "w").write_bytes(save({**given, "norm.weight": np.array([1, 1, 1.5], np.float32)}))
     with pytest.raises(BadInput, match=r"w: norm\.weight scales a normalisation that has no scale; expected 1"):
-        starting_values(tmp_path / "w", network, SHAPE, given)
+        starting_values(tmp_path / "w", read_weights(tmp_path / "w"), network, SHAPE, given)

@@ -40,6 +40,20 @@ def test_a_label_of_another_table_names_the_record(tmp_path: Path) -> None:
     )
 
 
+def test_a_damaged_image_is_taken_where_the_build_has_looked_alone(tmp_path: Path) -> None:
+    jpeg = cv2.imencode(".jpg", cv2.resize(PIXELS, (200, 200), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+    damaged = jpeg[: len(jpeg) // 2] + b"\xff\xd9"
+    with one_record(tmp_path, [0.0], 1, damaged) as records:
+        assert read_sample(records, 0, None).image.shape == (200, 200, 3)
+    with (
+        one_record(tmp_path, [0.0], 1, damaged, checked=False) as records,
+        pytest.raises(BadInput, match=r"one\.rec, record 0, offset 0: image is damaged \(.*premature end"),
+    ):
+        read_sample(records, 0, None)
+    with one_record(tmp_path, [0.0], 1, jpeg, checked=False) as records:
+        assert read_sample(records, 0, None).image.shape == (200, 200, 3)
+
+
 @pytest.mark.parametrize(("checked", "kind"), [(True, Damaged), (False, BadInput)])
 def test_who_is_at_fault_follows_from_the_checksum(
     tmp_path: Path, checked: bool, kind: type[BadInput] | type[Damaged]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.plan import Images
-from record_builders.cutting import cut, cut_shares, shuffled
+from record_builders.cutting import cut, cut_each, cut_shares, shuffled
 
 
 def images_of(count: int, classes: int) -> Images:
@@ -29,6 +31,38 @@ def test_a_cut_is_a_partition(per_class: int, classes: int, count: int, seed: in
     assert np.ptp(np.bincount(chosen.labels, minlength=classes)) <= 1
     for part in (rest, chosen):
         assert [int(path) % classes for path in part.paths] == part.labels.tolist()
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 5), st.integers(0, 2**31), st.randoms())
+def test_exactly_so_many_of_each_class_whatever_their_order(
+    labels: list[int], per_class: int, seed: int, random: Random
+) -> None:
+    images = Images([str(i) for i in range(len(labels))], np.array(labels))
+    if per_class >= min(np.unique(labels, return_counts=True)[1]):
+        with pytest.raises(BadInput, match="of each class out"):
+            cut_each(images, per_class, seed)
+        return
+    rest, chosen = cut_each(images, per_class, seed)
+    assert set(np.unique(chosen.labels, return_counts=True)[1].tolist()) <= {per_class}
+    assert sorted([*rest.paths, *chosen.paths], key=int) == images.paths
+    assert chosen.paths == sorted(chosen.paths)
+    for part in (rest, chosen):
+        assert [labels[int(path)] for path in part.paths] == part.labels.tolist()
+    other = random.sample(range(len(labels)), len(labels))
+    again = cut_each(Images([str(i) for i in other], np.array(labels)[other]), per_class, seed)
+    assert (again[0].paths, again[1].paths) == (rest.paths, chosen.paths)
+
+
+def test_the_cut_of_each_class_depends_on_the_seed() -> None:
+    cuts = {tuple(cut_each(images_of(200, 4), 5, seed)[1].paths) for seed in range(5)}
+    assert len(cuts) == 5
+
+
+def test_places_in_an_archive_stay_with_their_images() -> None:
+    images = Images([str(i) for i in range(40)], np.arange(40) % 2, np.stack([np.arange(40), np.arange(40)], axis=1))
+    for part in (*cut(images, 10, 1), *cut_each(images, 5, 1), shuffled(images, 1)):
+        assert part.spans is not None
+        assert [str(offset) for offset, _ in part.spans.tolist()] == part.paths
 
 
 def test_shuffling_depends_on_the_seed_alone() -> None:

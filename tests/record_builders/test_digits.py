@@ -15,7 +15,7 @@ from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.plan import Images
 from imagenet_pipeline.records.reader import RecordSet
-from record_builders import digits, imagenet
+from record_builders import digits, imagenet, imagenet_layout
 
 
 def test_the_tree_is_a_miniature_of_the_real_one(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_tree_is_a_miniature_of_the_real_one(tmp_path: Path) -> None:
     assert plan.counts == {"train": 1197, "val": 300, "test": 300}
     assert plan.classes.names == digits.NAMES
     tree = tmp_path / digits.TREE
-    assert len(list((tree / imagenet.DATA).rglob("*.JPEG"))) == 1797
+    assert len(list((tree / imagenet_layout.DATA).rglob("*.JPEG"))) == 1797
     before = sorted((path.name, path.read_bytes()) for path in tree.rglob("*.JPEG"))
     assert digits.plan(tmp_path).digest == plan.digest
     assert sorted((path.name, path.read_bytes()) for path in tree.rglob("*.JPEG")) == before
@@ -47,7 +47,7 @@ def test_its_records_hold_the_digits(tmp_path: Path) -> None:
 
 def test_the_images_may_be_linked_from_another_disk(tmp_path: Path) -> None:
     digits.plan(tmp_path / "out")
-    train = tmp_path / "out" / digits.TREE / imagenet.DATA / "train"
+    train = tmp_path / "out" / digits.TREE / imagenet_layout.DATA / "train"
     train.rename(tmp_path / "elsewhere")
     train.symlink_to(tmp_path / "elsewhere")
     plan = imagenet.plan(tmp_path / "out" / digits.TREE, test_images=0)

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import lzma
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,6 +135,73 @@ def test_a_malformed_csv_is_one_line(text: str, message: str, tmp_path: Path) ->
         fer2013.read_faces(path)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+def faces_text(columns: str, form: str = "{emotion},{usage},{pixels}") -> str:
+    """The faces with other column names, each row written in another form."""
+    rows = [
+        form.format(emotion=emotion, usage=usage, pixels=" ".join(map(str, face(n).ravel())))
+        for n, (emotion, usage) in enumerate(ROWS)
+    ]
+    return "\n".join([columns, *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [
+        ("emotion, Usage, pixels", "{emotion},{usage},{pixels}"),  # icml_face_data.csv
+        (" emotion ,Usage, pixels ", " {emotion} , {usage}, {pixels} "),
+        ("EMOTION,usage,Pixels", "{emotion},{usage},{pixels}"),
+        ("emotion;Usage;pixels", "{emotion};{usage};{pixels}"),
+        ("emotion\tUsage\tpixels", "{emotion}\t{usage}\t{pixels}"),
+        ("emotion,Usage,pixels", "{emotion}.0,{usage},{pixels}"),
+        ('"emotion", "Usage", "pixels"', '"{emotion}", "{usage}", "{pixels}"'),
+        ("emotion,Usage,pixels,", "{emotion},{usage},{pixels},"),
+        ("\ufeffemotion,Usage,pixels\r", "{emotion},{usage},{pixels}\r"),
+    ],
+)
+def test_every_usual_form_of_the_csv_holds_the_same_faces(
+    columns: str, form: str, faces_csv: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "icml_face_data.csv"
+    other.write_text(faces_text(columns, form), newline="")
+    expected, found = fer2013.read_faces(faces_csv), fer2013.read_faces(other)
+    assert (found.pixels, found.usages) == (expected.pixels, expected.usages)
+    assert found.emotions.tolist() == expected.emotions.tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            "emotion,pixels",
+            r"no column Usage; expected emotion, pixels, Usage; found emotion, pixels; .*icml_face_data",
+        ),
+        ("pixels", r"no column emotion; .*found pixels; Kaggle's train.csv and test.csv"),
+        ("emotion,pixels,Usage,usage", "two columns are called Usage"),
+    ],
+)
+def test_a_csv_of_other_columns_gets_advice(columns: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(columns + "\n")
+    with pytest.raises(BadInput, match=message):
+        fer2013.read_faces(path)
+
+
+@pytest.mark.parametrize("emotion", ["0.5", "1e0", "-0", "7.0", "0x1", ".0", "", "nan", "\u0661"])
+def test_an_emotion_is_a_whole_number(emotion: str, tmp_path: Path) -> None:
+    path = tmp_path / "fer2013.csv"
+    path.write_text(f"{HEADER}\n{emotion},{'1 ' * 2304},Training\n")
+    with pytest.raises(BadInput, match="line 2: unusable emotion; expected 0 to 6"):
+        fer2013.read_faces(path)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz"])
+def test_a_pipe_is_refused_before_it_is_waited_for(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"fer2013.csv{ending}"
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match="not a regular file"):
+        fer2013.read_faces(path)
 
 
 def test_a_missing_csv_and_one_that_is_no_text_are_one_line(tmp_path: Path) -> None:

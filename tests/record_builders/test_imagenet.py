@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.records.plan import write_lists
-from record_builders import imagenet
+from record_builders import imagenet, imagenet_devkit, imagenet_layout
 
 PUBLISHED = {
     "alexnet": (56.518, 79.070),
@@ -22,23 +23,6 @@ PUBLISHED = {
     "squeezenet1_1": (58.178, 80.624),
 }
 WITHOUT_BLACKLISTED = {"alexnet": (56.798, 79.317), "vgg16": (71.869, 90.526), "resnet50": (76.407, 92.958)}
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree of 3 classes x 4 train, 6 val; ids run against the alphabet."""
-    root = tmp_path / "ILSVRC2015"
-    lists, kit = root / imagenet.LISTS, root / imagenet.DEVKIT
-    lists.mkdir(parents=True)
-    kit.mkdir(parents=True)
-    wnids = ["n00000003", "n00000001", "n00000002"]
-    (kit / imagenet.CLASSES).write_text("".join(f"{w} {i} name_{w[-1]}\n" for i, w in enumerate(wnids, 1)))
-    (kit / imagenet.GROUND_TRUTH).write_text("1\n2\n3\n3\n2\n1\n")
-    (kit / imagenet.BLACKLIST).write_text("2\n6\n")
-    rows = [f"{w}/{w}_{n}" for w in sorted(wnids) for n in range(4)]
-    (lists / "train_cls.txt").write_text("".join(f"{row} {i}\n" for i, row in enumerate(rows, 1)))
-    (lists / "val.txt").write_text("".join(f"ILSVRC2012_val_{i:08d} {i}\n" for i in range(1, 7)))
-    return root
 
 
 def test_labels_follow_the_order_asked_for(tree: Path) -> None:
@@ -72,8 +56,33 @@ def test_the_test_cut_is_stratified_seeded_and_disjoint(tree: Path) -> None:
             imagenet.plan(tree, test_images=impossible)
 
 
+def test_exactly_so_many_of_each_class_are_cut_out(tree: Path) -> None:
+    plan = imagenet.plan(tree, test_per_class=3)
+    assert np.bincount(plan.splits["test"].labels).tolist() == [3, 3, 3]
+    assert np.bincount(plan.splits["train"].labels).tolist() == [1, 1, 1]
+    assert plan.source["test_per_class"] == 3
+    with pytest.raises(BadInput, match=r"cannot cut 4 images of each class out.*expected 0\.\.3"):
+        imagenet.plan(tree, test_per_class=4)
+    with pytest.raises(BadRecipe, match="--test-per-class"):
+        imagenet.plan(tree, test_images=3, test_per_class=3)
+
+
+def test_a_class_without_training_images_is_named(tree: Path) -> None:
+    path = tree / imagenet_layout.LISTS / "train_cls.txt"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "n00000002/" not in line))
+    with pytest.raises(BadInput, match=r"a class has no training images.*found none of n00000002"):
+        imagenet.plan(tree, test_images=0)
+
+
+def test_the_digest_of_a_plan_does_not_depend_on_the_words_about_its_kit(tree: Path) -> None:
+    plan = imagenet.plan(tree, test_images=0)
+    assert plan.remarks["kit"]["classes"] == "devkit/data/map_clsloc.txt"
+    assert replace(plan, remarks={}).digest == plan.digest
+    assert "kit" not in plan.source
+
+
 def test_validation_labels_follow_the_image_number(tree: Path) -> None:
-    path = tree / imagenet.LISTS / "val.txt"
+    path = tree / imagenet_layout.LISTS / "val.txt"
     expected = imagenet.plan(tree, test_images=0).splits["val"]
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*rest, first]))
@@ -96,13 +105,13 @@ def val_lines(*rows: tuple[int, int]) -> str:
     ],
 )
 def test_validation_images_must_be_numbered_once_each(tree: Path, content: str, reason: str) -> None:
-    (tree / imagenet.LISTS / "val.txt").write_text(content)
+    (tree / imagenet_layout.LISTS / "val.txt").write_text(content)
     with pytest.raises(BadInput, match=reason):
         imagenet.plan(tree, test_images=0)
 
 
 def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
-    path = tree / imagenet.LISTS / "train_cls.txt"
+    path = tree / imagenet_layout.LISTS / "train_cls.txt"
     path.write_text(path.read_text() + "n00000002/n00000002_1 13\n")
     with pytest.raises(BadInput, match=r"train_cls\.txt:13: image given twice; found n00000002/n00000002_1"):
         imagenet.plan(tree, test_images=0)
@@ -115,14 +124,14 @@ def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
         ("devkit/data/map_clsloc.txt", "n00000001 1\n", r"map_clsloc\.txt:1: malformed"),
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000001 2 b\n", ":2: class given twice"),
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000002 3 b\n", "not 1..N"),
-        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n2\n3\n3\n2\n", "does not belong"),
+        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n2\n3\n3\n2\n", "does not belong"),
         (
-            f"devkit/data/{imagenet.GROUND_TRUTH}",
+            f"devkit/data/{imagenet_devkit.GROUND_TRUTH}",
             "1\n2\n3\n4\n2\n1\n",
             ":4: label out of range; expected 1..3; found 4",
         ),
-        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\n0\n", ":2: label out of range"),
-        (f"devkit/data/{imagenet.GROUND_TRUTH}", "1\nx\n", ":2: malformed"),
+        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n0\n", ":2: label out of range"),
+        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\nx\n", ":2: malformed"),
         ("ImageSets/CLS-LOC/train_cls.txt", "n00000001/n00000001_1 1\n../../etc/passwd 2\n", ":2: malformed"),
         ("ImageSets/CLS-LOC/train_cls.txt", "n00000009/n00000009_1 1\n", "class not in"),
         ("ImageSets/CLS-LOC/val.txt", "ILSVRC2012_val_1 1\n", ":1: malformed"),
@@ -135,11 +144,17 @@ def test_bad_metadata_is_named(tree: Path, file: str, content: str, reason: str)
 
 
 @pytest.mark.parametrize(
-    "file", ["devkit/data/map_clsloc.txt", "ImageSets/CLS-LOC/train_cls.txt", "ImageSets/CLS-LOC/val.txt"]
+    "file",
+    [
+        "devkit/data/map_clsloc.txt",
+        f"devkit/data/{imagenet_devkit.GROUND_TRUTH}",
+        "ImageSets/CLS-LOC/train_cls.txt",
+        "ImageSets/CLS-LOC/val.txt",
+    ],
 )
 def test_a_missing_file_is_named(tree: Path, file: str) -> None:
     (tree / file).unlink()
-    with pytest.raises(BadInput, match=f"{file}: cannot be read .No such file"):
+    with pytest.raises(BadInput, match=rf"{tree.name}.*; expected .*{Path(file).name}"):
         imagenet.plan(tree)
 
 
@@ -149,23 +164,23 @@ def test_an_unknown_class_order_is_refused(tree: Path) -> None:
 
 
 @pytest.fixture
-def devkit(unpacked: Callable[[str], Path]) -> imagenet.Devkit:
+def devkit(unpacked: Callable[[str], Path]) -> imagenet_devkit.Devkit:
     (folder,) = unpacked("imagenet_meta.tar.xz").rglob("devkit/data")
-    return imagenet.parse_devkit(folder)
+    return imagenet_devkit.parse_devkit(folder)
 
 
-def test_the_genuine_kit_agrees_with_caffe(devkit: imagenet.Devkit) -> None:
+def test_the_genuine_kit_agrees_with_caffe(devkit: imagenet_devkit.Devkit) -> None:
     (caffe,) = devkit.folder.parent.parent.glob("caffe_val.txt")
     expected = [int(line.split()[1]) for line in caffe.read_text().splitlines()]
-    assert imagenet.validation_labels(devkit).tolist() == expected
+    assert imagenet_devkit.validation_labels(devkit).tolist() == expected
     assert devkit.classes.names[0] == "tench"
-    assert imagenet.parse_devkit(devkit.folder, "devkit").classes.names[0] == "kit_fox"
+    assert imagenet_devkit.parse_devkit(devkit.folder, "devkit").classes.names[0] == "kit_fox"
 
 
-def test_published_predictions_give_the_published_figures(devkit: imagenet.Devkit, shared_data: Path) -> None:
-    labels = imagenet.validation_labels(devkit)
+def test_published_predictions_give_the_published_figures(devkit: imagenet_devkit.Devkit, shared_data: Path) -> None:
+    labels = imagenet_devkit.validation_labels(devkit)
     kept = np.ones(len(labels), bool)
-    kept[[number - 1 for number in imagenet.blacklisted_numbers(devkit)]] = False
+    kept[[number - 1 for number in imagenet_devkit.blacklisted_numbers(devkit)]] = False
     assert (len(labels), kept.sum()) == (50_000, 48_238)
     with np.load(shared_data / "imagenet_val_top5_5models.npz") as predictions:
         for name, figures in PUBLISHED.items():
@@ -177,11 +192,13 @@ def test_published_predictions_give_the_published_figures(devkit: imagenet.Devki
                 assert tuple(round(float(figure), 3) for figure in found) == WITHOUT_BLACKLISTED[name]
 
 
-def test_full_scale_lists(devkit: imagenet.Devkit, shared_data: Path, tmp_path: Path) -> None:
+def test_full_scale_lists(devkit: imagenet_devkit.Devkit, shared_data: Path, tmp_path: Path) -> None:
     root = tmp_path / "ILSVRC2015"
     meta = devkit.folder.parent.parent
     generator = shared_data.parent / "tools" / "gen_imagesets.py"
-    subprocess.run([sys.executable, generator, meta, root / imagenet.LISTS], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, generator, meta, root / imagenet_layout.LISTS], check=True, stdout=subprocess.DEVNULL
+    )
     (root / "devkit").symlink_to(meta / "devkit")
     plan = imagenet.plan(root)
     assert plan.counts == {"train": 1_231_167, "val": 50_000, "test": 50_000}

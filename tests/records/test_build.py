@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost
+from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import decode_rgb
@@ -30,10 +30,11 @@ OPTIONS = BuildOptions(resize=32, shards=2, workers=1)
 
 
 def contents(folder: Path) -> dict[str, str]:
+    """Digests of all files but the kept markers, which know where and when the photos were."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != "markers.txt"
     }
 
 
@@ -78,20 +79,6 @@ def test_a_second_run_is_done_at_once_and_another_build_is_refused(
     with pytest.raises(BadInput, match="another data set is here"):
         build(small_plan, out, replace(OPTIONS, quality=90))
     assert contents(out) == before
-
-
-@pytest.mark.parametrize("name", ["train-00001-of-00002.rec", "val.idx", "val.lst", "classes.json"])
-def test_what_was_built_and_is_gone_or_cut_is_not_called_built(
-    data_set: Path, small_plan: Plan, tmp_path: Path, name: str
-) -> None:
-    out = Path(shutil.copytree(data_set, tmp_path / "set"))
-    path = out / name
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(Damaged, match=f"{name}: .*build"):
-        build(small_plan, out, OPTIONS)
-    path.unlink()
-    with pytest.raises(Damaged, match=f"{name}: .*build"):
-        build(small_plan, out, OPTIONS)
 
 
 def test_photos_of_another_root_are_never_mixed_in(
@@ -209,6 +196,32 @@ def test_rejects_within_the_budget_are_left_out_and_counted(
     assert verify(out).whole
     with RecordSet.open(out, "train") as records:
         assert len(records) == 14
+
+
+def test_damaged_photos_are_rejects_or_kept_and_counted(
+    photos: Path, small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path
+) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for name in ("2.jpg", "20.jpg"):
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(data[: len(data) - 40] + b"\xff\xd9")
+    plan = replace(small_plan, root=root)
+    with pytest.raises(BadInput, match=r"first 2\.jpg \(damaged: .*premature end.* the 1 damaged .* --keep-damaged"):
+        build(plan, tmp_path / "strict", OPTIONS, executor=inline)
+    summary = build(plan, tmp_path / "lax", replace(OPTIONS, max_rejects=2), executor=inline)
+    assert summary.rejected == {"train": 1, "val": 1, "test": 0}
+    rows = list(csv.reader((tmp_path / "lax" / "rejects.csv").read_text().splitlines()))
+    assert [(split, path) for split, path, _ in rows[1:]] == [("train", "2.jpg"), ("val", "20.jpg")]
+    keeping = replace(OPTIONS, keep_damaged=True)
+    summary = build(plan, tmp_path / "all", keeping, executor=inline)
+    assert (summary.actions["damaged"], summary.rejected) == (2, {"train": 0, "val": 0, "test": 0})
+    assert verify(tmp_path / "all").whole
+    with pytest.raises(BadInput, match="another data set is here"):
+        build(plan, tmp_path / "all", OPTIONS, executor=inline)
+    build(small_plan, tmp_path / "whole", keeping, executor=inline)
+    records = [name for name in contents(data_set) if name.endswith((".rec", ".idx"))]
+    whole = contents(tmp_path / "whole")
+    assert {name: whole[name] for name in records} == {name: contents(data_set)[name] for name in records}
 
 
 def test_a_split_without_a_single_image_is_an_error(tmp_path: Path, small_plan: Plan, inline: Executor) -> None:

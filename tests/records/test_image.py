@@ -159,6 +159,16 @@ def test_the_two_decoders_give_equal_pixels(unpacked: Callable[[str], Path]) -> 
     assert compared > 120
 
 
+def test_a_damaged_tiff_is_refused_or_kept() -> None:
+    data = encoded("TIFF", "RGB", (400, 300), compression="tiff_lzw")
+    half = len(data) // 2
+    damaged = data[:half] + bytes(4096) + data[half + 4096 :]
+    assert prepare(data, 0, 95, False).actions == ("tiff",)
+    with pytest.raises(Rejected, match="damaged: TIFF decoder error"):
+        prepare(damaged, 0, 95, False)
+    assert prepare(damaged, 0, 95, False, keep_damaged=True).actions == ("tiff", "damaged")
+
+
 def test_real_odd_images(unpacked: Callable[[str], Path]) -> None:
     actions: dict[str, tuple[str, ...] | str] = {}
     for path in sorted(unpacked("odd_images_shared.tar.xz").rglob("*.*")):
@@ -173,7 +183,9 @@ def test_real_odd_images(unpacked: Callable[[str], Path]) -> None:
     assert actions["testimgari.jpg"] == ("unusual-jpeg",)
     refused = {name for name, action in actions.items() if isinstance(action, str)}
     assert {"truncated_jpeg.jpg", "truncated_image.png", "ultrahdr.jpg", "decompression_bomb.ico"} <= refused
-    assert len(refused) == 14
+    assert "extraneous bytes before marker 0xd0" in actions["hopper_bad_exif.jpg"]
+    assert not {"junk_jpeg_header.jpg", "icc-after-SOF.jpg", "truncated_app14.jpg", "multiple_exif.jpg"} & refused
+    assert len(refused) == 15
 
 
 def test_encoding_and_header() -> None:

@@ -78,13 +78,21 @@ def test_what_does_not_read_back_is_never_committed(task: ShardTask, monkeypatch
     assert [path.name for path in task.folder.iterdir()] == [".building"]
 
 
-@pytest.mark.parametrize("size", [(7, 9), (4100, 4100)])
-def test_colour_sums_are_exact(size: tuple[int, int]) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
+def test_colour_sums_are_exact() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 9, 3)).astype(np.uint8)
     colours = ColourSums()
     colours.add(pixels)
     colours.add(pixels)
     wide = pixels.astype(np.int64)
-    assert colours.pixels == 2 * size[0] * size[1]
+    assert colours.pixels == 2 * 7 * 9
     assert colours.sums == (2 * wide.sum(axis=(0, 1))).tolist()
     assert colours.squares == (2 * (wide**2).sum(axis=(0, 1))).tolist()
+
+
+def test_colour_sums_of_more_equal_pixels_than_float32_counts_are_exact() -> None:
+    colours = ColourSums()
+    colours.add(np.full((4097, 4099, 3), (1, 2, 255), np.uint8))
+    assert (count := 4097 * 4099) > 2**24
+    assert (count % 2, colours.pixels) == (1, count)
+    assert colours.sums == [count, 2 * count, 255 * count]
+    assert colours.squares == [count, 4 * count, 255**2 * count]

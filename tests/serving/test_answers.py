@@ -43,6 +43,14 @@ def test_of_very_many_faces_the_largest_are_read_and_it_says_so(
     assert sum(width > 100 for width in read) == 4
 
 
+def test_a_damaged_photo_is_answered_and_called_damaged(answers: Answers, portraits: tuple[Any, Any]) -> None:
+    data = jpeg(portraits[0])
+    whole = answers.answer(data)["message"]
+    message = answers.answer(data[: len(data) * 3 // 4] + b"\xff\xd9")["message"]
+    assert "damaged" in message
+    assert "damaged" not in whole
+
+
 @pytest.mark.parametrize("shape", [(720, 16384), (16384, 720), (7000, 7000), (40, 16384)])
 def test_the_search_is_bounded_for_every_shape(
     answers: Answers, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]

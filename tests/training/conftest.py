@@ -100,6 +100,7 @@ class PlainEngine:
     versions: ClassVar[dict[str, str]] = {"plain": "1"}
     device_names = ("plain(0)",)
     precision = "float64"
+    threads = 1
     built: ClassVar[list[Blueprint]] = []
     """What engines were built from since the test began."""
 

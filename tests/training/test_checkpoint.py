@@ -110,8 +110,8 @@ def test_a_state_of_another_version_is_damage(tmp_path: Path) -> None:
         (folder / "SHA256SUMS").write_text(sums)
         with pytest.raises(Damaged, match="not a checkpoint of this version"):
             load_checkpoint(folder)
-        with pytest.raises(Damaged):
-            prune(tmp_path, 3)
+        prune(tmp_path, 3)
+        assert folder.exists()
 
 
 def test_an_array_without_axes_comes_back_so(tmp_path: Path) -> None:
@@ -305,3 +305,106 @@ def test_later_checkpoints_are_set_aside_in_numbered_branches(tmp_path: Path) ->
         assert sorted(os.listdir(branch)) == ["epoch-0001-step-00000015", "epoch-0002"]
         assert find_checkpoint(tmp_path, "latest") == kept
         load_checkpoint(branch / "epoch-0002")
+
+
+OTHER_WEIGHTS = {name: value + 1 for name, value in WEIGHTS.items()}
+
+
+def copy_over(run: Path, source: str, target: str) -> Path:
+    place = run / "checkpoints" / target
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(run / "checkpoints" / source, place)
+    return place
+
+
+def test_a_folder_named_after_another_checkpoint_is_refused_and_never_the_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epoch, rank1 in ((1, 20.0), (3, 70.0), (15, 50.0)):
+        save(tmp_path, epoch, rank1)
+    wrong = copy_over(tmp_path, "epoch-0003", "epoch-0015")
+    message = (
+        r"epoch-0015: is named after another checkpoint than it holds; expected epoch-0015; found epoch-0003; "
+        r"take another checkpoint: the best that is whole is that of epoch 3$"
+    )
+    with pytest.raises(Damaged, match=message):
+        load_checkpoint(find_checkpoint(tmp_path, "15"))
+    (tmp_path / "checkpoints" / "link").symlink_to("epoch-0015")
+    with pytest.raises(Damaged, match="is named after another"):
+        load_checkpoint(tmp_path / "checkpoints" / "link")
+    copy_over(tmp_path, "epoch-0003", "epoch-0001")
+    assert find_checkpoint(tmp_path, "best").name == "epoch-0003"
+    assert "epoch-0001: is named after another" in caplog.text
+    prune(tmp_path, 1)
+    assert wrong.exists()
+    assert (
+        load_checkpoint(Path(shutil.copytree(tmp_path / "checkpoints/epoch-0003", tmp_path / "mine"))).state.epoch == 3
+    )
+
+
+@pytest.mark.parametrize("what", ["another epoch", "other weights", "another state", "a part", "a file", "a lost link"])
+def test_a_save_never_leaves_anything_but_its_own(tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    state = replace(STATE, epoch=2, step=20)
+    target = save_checkpoint(tmp_path / "other", state, OTHER_WEIGHTS, OPTIMIZER) if what == "other weights" else None
+    save(tmp_path, 1, 30.0)
+    place = tmp_path / "checkpoints" / "epoch-0002"
+    match what:
+        case "another epoch":
+            copy_over(tmp_path, "epoch-0001", "epoch-0002")
+        case "other weights":
+            shutil.copytree(str(target), place)
+        case "another state":
+            save_checkpoint(tmp_path, replace(state, mean=(0.0, 0.0, 0.0)), WEIGHTS, OPTIMIZER)
+        case "a part":
+            (save(tmp_path, 2) / "weights.safetensors").unlink()
+        case "a file":
+            place.write_text("mine")
+        case _:
+            place.symlink_to("nowhere")
+    assert save_checkpoint(tmp_path, state, WEIGHTS, OPTIMIZER) == place
+    loaded = load_checkpoint(place)
+    assert loaded.state == state
+    assert (loaded.weights["a.bias"] == WEIGHTS["a.bias"]).all()
+    assert os.path.lexists(tmp_path / "checkpoints" / "branch-01" / "epoch-0002")
+    assert caplog.text.count("was there with other content, which is kept in") == 1
+
+
+def test_a_checkpoint_that_is_there_to_the_byte_is_not_written_again(tmp_path: Path) -> None:
+    inode = save(tmp_path, 1).stat().st_ino
+    assert save(tmp_path, 1).stat().st_ino == inode
+    assert there(tmp_path) == ["epoch-0001"]
+
+
+def test_a_branch_takes_a_number_nobody_has(tmp_path: Path) -> None:
+    kept = save(tmp_path, 1)
+    for name in ("branch-01", "branch-7", "branch-x"):
+        (tmp_path / "checkpoints" / name / "epoch-0002").mkdir(parents=True)
+    save(tmp_path, 2)
+    assert set_aside_later(tmp_path, kept) == tmp_path / "checkpoints" / "branch-08"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_what_is_read_must_be_whole(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    for epoch, rank1 in enumerate([10, 30, 20], 1):
+        save(tmp_path, epoch, rank1)
+    prune(tmp_path, "all")
+    (tmp_path / "checkpoints" / "epoch-0001" / name).write_bytes(b"x")
+    assert load_checkpoint(find_checkpoint(tmp_path, "best")).state.epoch == 2
+    assert load_checkpoint(find_checkpoint(tmp_path, "latest")).state.epoch == 3
+    prune(tmp_path, 1)
+    unread = name in ("state.json", "SHA256SUMS")
+    assert ("epoch-0001" in caplog.text) == unread
+    assert ("epoch-0001" in there(tmp_path)) == unread
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_where_the_best_is_damaged_the_next_best_whole_one_is_named(tmp_path: Path, name: str) -> None:
+    for epoch, rank1 in enumerate([10, 30, 50, 40, 20], 1):
+        save(tmp_path, epoch, rank1)
+    prune(tmp_path, "all")
+    (tmp_path / "checkpoints" / "epoch-0003" / name).write_bytes(b"x")
+    (tmp_path / "checkpoints" / "epoch-0004" / "weights.safetensors").write_bytes(b"x")
+    for _ in range(2):
+        with pytest.raises(Damaged, match=r"epoch-0003.*; take another .*: the best that is whole is that of epoch 2$"):
+            load_checkpoint(find_checkpoint(tmp_path, "best"))
+        prune(tmp_path, "all")

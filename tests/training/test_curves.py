@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_a_young_picture_is_left_alone(tmp_path: Path) -> None:
     assert not draw_curves([run], out, at_most_every_seconds=60)
     os.utime(out, (0, 0))
     assert draw_curves([run], out, at_most_every_seconds=60)
+
+
+def test_a_picture_of_the_future_is_drawn_anew(tmp_path: Path) -> None:
+    """As where the clock went back."""
+    run = journalled(tmp_path / "run", 2)
+    draw_curves([run], run / "curves.png")
+    later = time.time() + 10**6
+    os.utime(run / "curves.png", (later, later))
+    assert draw_curves([run], run / "curves.png", at_most_every_seconds=30)
+    assert (run / "curves.png").stat().st_mtime < later
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -121,3 +124,51 @@ def test_the_history_is_the_current_branch(tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert tuple(rows[0]) == COLUMNS
     assert [(row["epoch"], row["train_loss"], row["step"]) for row in rows] == [("1", "2.5", ""), ("2", "1.25", "20")]
+
+
+def lines_of(folder: Path, count: int = 5) -> list[bytes]:
+    journal = Journal(folder)
+    for number in range(1, count + 1):
+        journal.write("epoch", epoch=number, train_loss=1 / number)
+    return (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+
+
+@given(data=st.data())
+def test_lines_gone_doubled_or_in_another_order_are_noticed(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = lines_of(folder)
+        changed = data.draw(st.lists(st.sampled_from(lines), max_size=7))
+        (folder / "journal.jsonl").write_bytes(b"".join(changed))
+        if changed == lines[: len(changed)]:
+            assert len(Journal(folder).events()) == len(changed)
+            return
+        wrong = next(n for n, line in enumerate(changed) if n >= len(lines) or line != lines[n])
+        with pytest.raises(Damaged, match=rf"journal\.jsonl:{wrong + 1}: does not follow the line before it"):
+            Journal(folder).events()
+
+
+def test_a_line_put_back_with_its_own_checksum_is_noticed_by_the_next(tmp_path: Path) -> None:
+    lines = lines_of(tmp_path)
+    (tmp_path / "x").mkdir()
+    elsewhere = Journal(tmp_path / "x")
+    elsewhere.write("epoch", epoch=1, train_loss=9.0)
+    (tmp_path / "journal.jsonl").write_bytes((tmp_path / "x" / "journal.jsonl").read_bytes() + b"".join(lines[1:]))
+    with pytest.raises(Damaged, match=r"journal\.jsonl:2: does not follow"):
+        Journal(tmp_path).events()
+
+
+def test_a_journal_of_an_older_version_is_read_and_the_chain_begins_with_the_first_new_line(tmp_path: Path) -> None:
+    path, journal = tmp_path / "journal.jsonl", Journal(tmp_path)
+    events = [{"event": "start", "overrides": {}}, epoch(1)]
+    sums = [f"{google_crc32c.value(json.dumps(event).encode()):08x}" for event in events]
+    path.write_text("".join(json.dumps({**e, "crc32c": s}) + "\n" for e, s in zip(events, sums, strict=True)))
+    assert journal.events() == events
+    journal.write("epoch", epoch=2)
+    journal.write("epoch", epoch=3)
+    assert journal.events() == [*events, epoch(2), epoch(3)]
+    old, last, *new = path.read_bytes().splitlines(keepends=True)
+    for lines, number in (([old, *new], 2), ([old, last, new[1]], 3), ([old, last, *new, last], 5)):
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(Damaged, match=rf"journal\.jsonl:{number}: does not follow"):
+            journal.events()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
-from record_builders.imagenet import blacklisted_numbers, parse_devkit, validation_labels
+from record_builders.imagenet_devkit import blacklisted_numbers, parse_devkit, validation_labels
 
 
 @given(st.integers(1, 20), st.integers(5, 12), st.integers(0, 2**32 - 1))

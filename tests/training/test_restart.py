@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.training.restart import with_rate_now
-from imagenet_pipeline.training.schedule import learning_rate
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.training.restart import AskedRate, require_unchanged, with_rate_asked
+from imagenet_pipeline.training.schedule import learning_rate, relative_rate
 
 SCHEDULES: list[dict[str, Any]] = [
     {"kind": "constant"},
@@ -23,21 +26,77 @@ SCHEDULES: list[dict[str, Any]] = [
 ROWS = [{"epoch": epoch, "validation_loss": loss} for epoch, loss in enumerate([5.0, 5.0, 4.0, 4.0, 4.0, 3.0, 3.0], 1)]
 
 
+def recipe_of(schedule: dict[str, Any], epochs: int, warmup_epochs: float, rate: float) -> Recipe:
+    """For a reference batch four times its own."""
+    return Recipe.model_validate(
+        {"network": "x", "records": "y", "epochs": epochs, "batch_size": 64,
+         "optimizer": {"learning_rate": rate, "reference_batch_size": 256},
+         "schedule": {**schedule, "warmup_epochs": warmup_epochs}}
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: str(schedule["kind"]))
 @given(step=st.integers(0, 79), warmup_epochs=st.floats(0.1, 4), given_rate=st.floats(1e-6, 10))
 @example(step=25, warmup_epochs=2.55, given_rate=1.0)
 def test_it_is_the_rate_of_the_very_next_step_or_what_a_warm_up_rises_to(
     schedule: dict[str, Any], step: int, warmup_epochs: float, given_rate: float
 ) -> None:
-    recipe = Recipe.model_validate(
-        {"network": "x", "records": "y", "epochs": 8, "batch_size": 64,
-         "optimizer": {"learning_rate": given_rate, "reference_batch_size": 256},
-         "schedule": {**schedule, "warmup_epochs": warmup_epochs}}
-    )  # fmt: skip
-    rows = ROWS[: step // 10]
-    going_on = with_rate_now(recipe, step, 10, rows)
+    """Unless the schedule is so far down that its highest would be absurd."""
+    recipe, rows = recipe_of(schedule, 8, warmup_epochs, given_rate), ROWS[: step // 10]
+    share = relative_rate(recipe.schedule, step, 10, 8, rows)
+    asked = AskedRate(given_rate, step)
     if step + 1 < 10 * warmup_epochs:
-        assert going_on == recipe
+        assert with_rate_asked(recipe, asked, 10, rows, 0.1) == recipe
+    elif given_rate / share > 100 * max(given_rate, 0.1):
+        with pytest.raises(BadRecipe, match=f"far down at step {step} that its highest rate would become"):
+            with_rate_asked(recipe, asked, 10, rows, 0.1)
     else:
+        going_on = with_rate_asked(recipe, asked, 10, rows, 0.1)
         assert learning_rate(going_on, step, 10, rows) == pytest.approx(given_rate / 4)
         assert going_on.schedule == recipe.schedule
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: str(schedule["kind"]))
+@given(step=st.integers(0, 79), later=st.integers(0, 7), epochs=st.integers(9, 40), warmup_epochs=st.floats(0.1, 4))
+def test_at_a_later_restart_with_other_epochs_the_rate_at_that_step_is_again_what_was_asked_for(
+    schedule: dict[str, Any], step: int, later: int, epochs: int, warmup_epochs: float
+) -> None:
+    """And the form goes on from there: what follows is no higher, and as far below it as the schedule says."""
+    recipe, asked = recipe_of(schedule, epochs, warmup_epochs, 0.02), AskedRate(0.02, step)
+    # The history has grown since; only what was behind the step counts.
+    rows = ROWS[: step // 10 + later]
+    going_on = with_rate_asked(recipe, asked, 10, rows, 0.1)
+    assert going_on == with_rate_asked(recipe, asked, 10, ROWS[: step // 10], 0.1)
+    if step + 1 < 10 * warmup_epochs:
+        assert going_on == recipe
+        return
+    behind = ROWS[: step // 10]
+    rates = [learning_rate(going_on, at, 10, behind) for at in range(step, 10 * epochs)]
+    assert rates[0] == pytest.approx(0.02 / 4)
+    assert all(before >= after for before, after in pairwise(rates))
+    shares = [relative_rate(recipe.schedule, at, 10, epochs, behind) for at in range(step, 10 * epochs)]
+    assert [rate * shares[0] / rates[0] for rate in rates] == pytest.approx(shares)
+
+
+def test_an_absurd_highest_is_refused_with_the_numbers_and_what_to_do() -> None:
+    recipe = recipe_of({"kind": "cosine"}, 8, 0.1, 0.01)
+    with pytest.raises(BadRecipe) as caught:
+        with_rate_asked(recipe, AskedRate(0.01, 79), 10, [], 0.05)
+    assert str(caught.value) == (
+        "optimizer.learning_rate = 0.01: the schedule is so far down at step 79 that its highest rate would become "
+        "25.3; expected at most 100 times 0.05; ask for 0.00196 or less, or give more epochs or another schedule"
+    )
+    assert with_rate_asked(recipe, AskedRate(0.00197, 79), 10, [], 0.05).optimizer.learning_rate < 5
+    drops = recipe_of({"kind": "steps", "drops": (2, 4)}, 8, 0.1, 0.1)
+    assert with_rate_asked(drops, AskedRate(0.1, 79), 10, [], 0.1).optimizer.learning_rate == pytest.approx(10)
+
+
+def test_averages_may_be_switched_on_before_the_first_step_alone() -> None:
+    begun, now = recipe_of({"kind": "constant"}, 8, 0.1, 0.1), recipe_of({"kind": "constant"}, 8, 0.1, 0.1)
+    now = now.model_copy(update={"average_decay": 0.9, "seed": 7, "batch_size": 32})
+    require_unchanged(begun, now, 0, Path("run"))
+    with pytest.raises(BadRecipe, match=r"run: recipe key 'seed' cannot change .*; put it back, or start a new run"):
+        require_unchanged(begun, now, 1, Path("run"))
+    with pytest.raises(BadRecipe, match="'average_decay' cannot change within a run"):
+        require_unchanged(begun, begun.model_copy(update={"average_decay": 0.9}), 1, Path("run"))
+    require_unchanged(now, now.model_copy(update={"average_decay": 0.8}), 1, Path("run"))

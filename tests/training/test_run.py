@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from imagenet_pipeline import files
@@ -23,6 +25,7 @@ from imagenet_pipeline.engines.gluon import GluonEngine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
+from imagenet_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.opening import open_run, run_name
@@ -469,3 +472,23 @@ def test_a_run_that_has_not_begun_may_change_its_batch_size(recipe: Path, tmp_pa
     require_unchanged(begun, changed, 0, tmp_path)
     with pytest.raises(BadRecipe, match=r"'batch_size' cannot change within a run.*expected 120.*found 60"):
         require_unchanged(begun, changed, 1, tmp_path)
+
+
+def test_weights_from_a_run_keep_the_normalisation_they_were_trained_with(
+    whole_run: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """The same network, but for the division by std, which its first layer does; a restart and evaluation follow."""
+    trained = load_checkpoint(whole_run / "checkpoints" / "epoch-0004")
+    std = np.array(trained.state.std, np.float32).reshape(1, 3, 1, 1)
+    undivided = {**trained.weights, "conv1.weight": trained.weights["conv1.weight"] / std}
+    save_checkpoint(tmp_path / "first", replace(trained.state, std=(1.0, 1.0, 1.0)), undivided, {})
+    rank1 = float(history(whole_run)[-1]["validation_rank1"])
+    tiny = {"initial.weights": str(tmp_path / "first"), "optimizer.learning_rate": 1e-12}
+    run = tmp_path / "second"
+    assert go(recipe, run, epochs=1, **tiny).metrics["validation_rank1"] == pytest.approx(rank1, abs=0.7)
+    assert go(recipe, run, "latest", epochs=2).metrics["validation_rank1"] == pytest.approx(rank1, abs=0.7)
+    assert evaluate(run, "2", "val").rank1 == pytest.approx(rank1, abs=0.7)
+    assert load_checkpoint(run / "checkpoints" / "epoch-0002").state.std == (1.0, 1.0, 1.0)
+    assert Journal(run).events()[0]["normalisation"]["std"] == [1.0, 1.0, 1.0]
+    tiny["initial.std"], tiny["initial.mean"] = list(trained.state.std), list(trained.state.mean)
+    assert go(recipe, tmp_path / "third", epochs=1, **tiny).metrics["validation_rank1"] < rank1 - 20

@@ -276,8 +276,8 @@ def test_a_loss_that_explodes_names_the_step_and_the_last_good_checkpoint(
 def test_checkpoints_of_another_network_or_other_records_are_refused(recipe: Path, tmp_path: Path, engine: Any) -> None:
     go(recipe, tmp_path, epochs=1)
     other = tmp_path / "other"
-    go(recipe, other, epochs=1, network="shallownet")
-    shutil.copytree(other / "checkpoints" / "epoch-0001", tmp_path / "checkpoints" / "epoch-0002")
+    go(recipe, other, epochs=2, network="shallownet")
+    shutil.copytree(other / "checkpoints" / "epoch-0002", tmp_path / "checkpoints" / "epoch-0002")
     with pytest.raises(BadInput, match=r"epoch-000\d: a checkpoint of another network; expected lenet; found shallow"):
         go(recipe, tmp_path, "latest", epochs=2)
     shutil.rmtree(tmp_path / "checkpoints" / "epoch-0002")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
 from imagenet_pipeline.config import InitialRecipe, InputRecipe, Recipe
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.interchange.export import Subject, export
 from imagenet_pipeline.interchange.network_symbol import symbol_names
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.networks import catalog
@@ -19,7 +20,7 @@ from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet, Manifest
 from imagenet_pipeline.training.checkpoint import State, save_checkpoint
-from imagenet_pipeline.training.starting import first_values
+from imagenet_pipeline.training.starting import Beginning, beginning_of
 
 HEADS = {
     "lenet": {"classifier.weight", "classifier.bias"},
@@ -55,14 +56,18 @@ def save_run(folder: Path, values: dict[str, Any], ranks: tuple[float, ...], net
 
 
 def start(recipe: Recipe, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    values, told = first_values(recipe, catalog.build(recipe.network, classes), data_of(classes))
-    assert values is not None
-    return dict(values), told
+    begun = begin(recipe, data_of(classes))
+    assert begun.values is not None
+    return dict(begun.values), begun.told
+
+
+def begin(recipe: Recipe, data: DataSet) -> Beginning:
+    return beginning_of(recipe, catalog.build(recipe.network, len(data.classes)), data)
 
 
 def test_without_weights_the_values_are_drawn() -> None:
     values, told = start(recipe_of("lenet", 28), 4)
-    assert told == {}
+    assert told == {"normalisation": {"mean": [1, 2, 3], "std": [4, 5, 6], "from": "records/mean.json"}}
     wanted = values_of("lenet", 28, 4, 42)
     for name, value in wanted.items():
         np.testing.assert_array_equal(values[name], value)
@@ -118,18 +123,15 @@ def test_a_run_means_its_best_checkpoint_and_a_checkpoint_s_folder_itself(tmp_pa
             assert told["initial_weights"]["file"].endswith(f"epoch-{epoch:04d}/weights.safetensors")
 
 
-def test_a_run_that_was_fed_otherwise_or_has_other_classes_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_has_other_classes_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
     others = data_of(7, "another", red=1.5)
     with caplog.at_level(logging.INFO, "imagenet_pipeline"):
-        first_values(recipe_of("lenet", 28, weights=str(tmp_path)), catalog.build("lenet", 7), others)
-    assert "mean R 1.0, G 2.0, B 3.0; here those of the records count" in caplog.text
+        begin(recipe_of("lenet", 28, weights=str(tmp_path)), others)
     assert "tells other classes apart than the records; initial.new_head=true" in caplog.text
     caplog.clear()
     start(recipe_of("lenet", 28, weights=str(tmp_path)), 7)
-    assert caplog.text == ""
+    assert "other classes" not in caplog.text
 
 
 def test_what_is_no_start_is_one_line(tmp_path: Path) -> None:
@@ -139,3 +141,87 @@ def test_what_is_no_start_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="a checkpoint of another network; expected shallownet; found lenet; take netw"):
         start(recipe_of("shallownet", 28, weights=str(tmp_path), new_head=True), 7)
     assert load((tmp_path / "checkpoints/epoch-0001/weights.safetensors").read_bytes())
+
+
+FED = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+"""Of `save_run`; the records below have another mean."""
+OTHERS = data_of(7, red=1.5)
+GIVEN = {"mean": (10.0, 20.0, 30.0), "std": (1.0, 1.0, 1.0)}
+
+
+def exported(folder: Path, form: Literal["mxnet", "pytorch"], raw: bool) -> Path:
+    values = values_of("lenet", 28, 7, 1)
+    subject = Subject("lenet", 28, OTHERS.classes, *FED, 0.875, values, "digest", "run/checkpoints/epoch-0001")
+    return next(path for path in export(subject, form, folder / "net", raw).files if path.suffix in WEIGHTS)
+
+
+WEIGHTS = (".params", ".safetensors")
+
+
+@pytest.mark.parametrize("place", ["run", "checkpoint", "link", "file", "copy", "mxnet", "raw mxnet", "raw pytorch"])
+@pytest.mark.parametrize("given", [{}, GIVEN], ids=["", "given"])
+def test_mean_and_std_travel_with_the_weights_unless_they_are_given(
+    place: str, given: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
+    checkpoint = tmp_path / "checkpoints" / "epoch-0001"
+    match place.split():
+        case ["run"]:
+            path = tmp_path
+        case ["checkpoint"]:
+            path = checkpoint
+        case ["link"]:
+            path = tmp_path / "checkpoints" / "best"
+            path.symlink_to("epoch-0001")
+        case ["file"]:
+            path = checkpoint / "weights.safetensors"
+        case ["copy"]:
+            path = tmp_path / "mine" / "w.safetensors"
+            path.parent.mkdir()
+            path.write_bytes((checkpoint / "weights.safetensors").read_bytes())
+            (path.parent / "state.json").write_bytes((checkpoint / "state.json").read_bytes())
+        case [*raw, form]:
+            path = exported(tmp_path, form, bool(raw))
+    with caplog.at_level(logging.INFO, "imagenet_pipeline"):
+        begun = begin(recipe_of("lenet", 28, weights=str(path), **given), OTHERS)
+    wanted = (GIVEN["mean"], GIVEN["std"]) if given else FED
+    assert begun.normalisation == wanted
+    told = begun.told["normalisation"]
+    assert [told["mean"], told["std"]] == [list(numbers) for numbers in wanted]
+    said = "mean 10,20,30 std 1,1,1, from initial.mean and" if given else "mean 1,2,3 std 4,5,6, from "
+    assert said in caplog.text
+    assert told["from"] in caplog.text
+
+
+def test_an_export_of_mxnet_has_them_inside_too(tmp_path: Path) -> None:
+    path = exported(tmp_path, "mxnet", raw=False).rename(tmp_path / "other.params")
+    assert begin(recipe_of("lenet", 28, weights=str(path)), OTHERS).normalisation == FED
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a card of another file", "a state of another program"])
+def test_a_loose_file_gets_those_of_the_records_and_that_is_said(
+    beside: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = exported(tmp_path, "pytorch", raw=False)
+    path.write_bytes(save(values_of("lenet", 28, 7, 2)))
+    if beside != "a card of another file":
+        path = path.rename(tmp_path / "w.safetensors")
+    if beside == "a state of another program":
+        (tmp_path / "state.json").write_text("{}")
+    begun = begin(recipe_of("lenet", 28, weights=str(path)), OTHERS)
+    assert begun.normalisation == (OTHERS.mean, OTHERS.std)
+    assert "nothing says how its input was normalised, so mean and std of the records are taken" in caplog.text
+    assert ("not of a checkpoint of ours" in caplog.text) == (beside == "a state of another program")
+
+
+def test_a_card_or_state_that_was_changed_is_refused(tmp_path: Path) -> None:
+    path = exported(tmp_path, "pytorch", raw=False)
+    card = tmp_path / "net.pytorch.json"
+    card.write_text(card.read_text().replace(" 4.0,", " 0.0,"))
+    with pytest.raises(BadInput, match=r"net\.pytorch\.json: no network can compute with its mean and std"):
+        begin(recipe_of("lenet", 28, weights=str(path)), OTHERS)
+    save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
+    state = tmp_path / "checkpoints" / "epoch-0001" / "state.json"
+    state.write_text(state.read_text().replace(" 4.0,", " 5.0,"))
+    with pytest.raises(Damaged, match=r"state\.json: its bytes are not those"):
+        begin(recipe_of("lenet", 28, weights=str(state.with_name("weights.safetensors"))), OTHERS)

@@ -1,0 +1,109 @@
+"""ILSVRC's official archives as they are: where in them each image lies, from their headers alone.
+
+`ILSVRC2012_img_train.tar` is a tar of 1,000 tars, one a class, `ILSVRC2012_img_val.tar` one of images. A member of a
+tar is stored in one piece, so that an image is an offset and a length in the outermost file; nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.progress import Bar
+
+TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
+VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
+BLOCK_BYTES = 512
+
+Span = tuple[int, int]
+"""Offset and bytes in the archive."""
+
+_CLASS_ARCHIVE = re.compile(r"(n\d{8})\.tar")
+_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_MEGABYTE = 10**6
+
+
+def train_members(archive: Path) -> Iterator[tuple[str, str, Span]]:
+    """The wnid, the name within the archive ("n01440764.tar/n01440764_18.JPEG") and the place of each image, sorted.
+
+    Raises BadInput where the archive is cut or damaged, or holds anything but the images of classes.
+    """
+    with files.regular_file(archive) as (stream, size_bytes), Bar("scan", "MB") as bar:
+        descriptor = stream.fileno()
+        classes = sorted(_members(descriptor, (0, size_bytes), archive))
+        if not classes:
+            raise BadInput("archive is empty", where=archive)
+        scanned = 0
+        for name, span in classes:
+            match = _CLASS_ARCHIVE.fullmatch(name)
+            if match is None:
+                raise BadInput("not the archive of a class", where=archive, expected="n01440764.tar", found=name[:80])
+            images = sorted(_members(descriptor, span, archive / name))
+            _require_images(images, archive / name, re.compile(rf"{match[1]}_\d{{1,9}}\.JPEG"))
+            wnid = match[1]
+            for image, place in images:
+                yield wnid, f"{name}/{image}", place
+            scanned += span[1]
+            bar.show(scanned // _MEGABYTE, size_bytes // _MEGABYTE)
+
+
+def val_members(archive: Path) -> list[tuple[str, Span]]:
+    """The name and the place of each image. Raises BadInput as `train_members` does."""
+    with files.regular_file(archive) as (stream, size_bytes):
+        images = sorted(_members(stream.fileno(), (0, size_bytes), archive))
+    _require_images(images, archive, re.compile(r"ILSVRC\d{4}_val_\d{8}\.JPEG"))
+    return images
+
+
+def _require_images(images: list[tuple[str, Span]], where: Path, pattern: re.Pattern[str]) -> None:
+    if not images:
+        raise BadInput("archive is empty", where=where)
+    for name, _ in images:
+        if not pattern.fullmatch(name):
+            raise BadInput("not an image's name", where=where, expected=pattern.pattern, found=repr(name[:80]))
+
+
+def _members(descriptor: int, span: Span, where: Path) -> Iterator[tuple[str, Span]]:
+    """The name and the place of each file of the tar that fills a span of the open file; folders are passed over."""
+    at, end = span[0], span[0] + span[1]
+    seen = set()
+    while True:
+        header = os.pread(descriptor, max(0, min(BLOCK_BYTES, end - at)), at)
+        if len(header) < BLOCK_BYTES:
+            raise BadInput("archive is cut: it ends without an end mark", where=where, found=f"{span[1]:,} bytes")
+        if not any(header):
+            return
+        member = _member(header, where, at - span[0])
+        at += BLOCK_BYTES
+        if not 0 <= member.size <= end - at:
+            found = f"{end - at:,} bytes of {member.name[:80]}"
+            raise BadInput("archive is cut", where=where, expected=f"{member.size:,} bytes", found=found)
+        if member.type in _FILES:
+            name = member.name.removeprefix("./")
+            if name in seen:
+                raise BadInput("stands twice in the archive", where=where, found=repr(name[:80]))
+            seen.add(name)
+            yield name, (at, member.size)
+        at += -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _member(header: bytes, where: Path, offset: int) -> tarfile.TarInfo:
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    except (tarfile.HeaderError, ValueError) as error:
+        reason = f"not a tar archive, or damaged ({error})"
+        raise BadInput(reason, where=f"{where}, byte {offset:,}") from error
+    if member.type not in (*_FILES, tarfile.DIRTYPE):
+        raise BadInput(
+            f"archive holds what is no plain file (type {member.type.decode('latin-1')!r})",
+            where=where,
+            expected="the official archive",
+            found=repr(member.name[:80]),
+            advice="repack it with tar --format=ustar",
+        )
+    return member

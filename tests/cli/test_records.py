@@ -1,0 +1,56 @@
+"""The verb verify: what it says it looked at, and how much it says of what is wrong."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagenet_pipeline.records.recordio import frame
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """45 records of others whose images are none, and three that are too short."""
+    path = tmp_path / "broken.rec"
+    records = [struct.pack("<IfQQ", 0, 1.0, number, 0) + b"no image" for number in range(45)]
+    path.write_bytes(b"".join(map(frame, [*records, *[b"short"] * 3])))
+    return path
+
+
+def test_no_more_than_twenty_lines_of_a_kind_are_said(call: Call, broken: Path) -> None:
+    code, out, err = call("verify", broken)
+    lines = out.splitlines()
+    assert (code, err, len(lines)) == (1, "", 20 + 1 + 3 + 1)
+    assert lines[19].startswith(f"{broken}, record 19, offset 760: image cannot be decoded")
+    assert lines[20] == "... and 25 more like that"
+    assert all("record too short" in line for line in lines[21:24])
+    assert "48 wrong: 48 records, 45 without a checksum, 45 images decoded" in lines[24]
+    code, out, _ = call("verify", broken, "--json")
+    assert (code, len(json.loads(out)["problems"])) == (1, 48)
+
+
+def test_frames_alone_are_looked_at_where_that_is_asked_for(call: Call, broken: Path) -> None:
+    code, out, _ = call("verify", broken, "--no-decode")
+    assert (code, len(out.splitlines())) == (1, 4)
+    assert "3 wrong: 48 records, 45 without a checksum, no image decoded, the frames alone" in out
+
+
+def test_what_is_no_record_file_is_one_line(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "a.rec").write_bytes(b"hello world")
+    code, out, err = call("verify", tmp_path / "a.rec")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "not a record file; expected one that starts with bytes 0a23d7ce; found 68656c6c" in err
+    (tmp_path / "a.rec").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    code, out, err = call("verify", tmp_path / "a.rec")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`" in err
+    (tmp_path / "a.rec").write_bytes(b"")
+    code, out, _ = call("verify", tmp_path / "a.rec")
+    assert code == 1
+    assert "holds no record" in out
