@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.records.class_names import read_classes
+from imagenet_pipeline.records.class_names import names_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
 from record_builders import imagenet_layout as layout
@@ -105,12 +105,7 @@ def _classes(root: Path, devkit: Devkit | None, train: layout.Found) -> tuple[Cl
     path = layout.beside(root, layout.NAME_FILES)
     if path is None:
         return ClassTable("wnid", ids, ids), train.by
-    table = read_classes(path)
-    names = dict(zip(table.ids, table.names, strict=True))
-    lacking = [wnid for wnid in ids if wnid not in names]
-    if lacking:
-        raise BadInput("no name for a class", where=path, expected=f"a line {lacking[0]!r} NAME")
-    return ClassTable("wnid", ids, tuple(names[wnid] for wnid in ids)), path.name
+    return ClassTable("wnid", ids, names_of(ids, path)), path.name
 
 
 def _kit_name(devkit: Devkit | None, kit: Mapping[str, str]) -> str:

@@ -45,8 +45,9 @@ def plan(
     held_out = {split: one.images for split, one in lists.items() if split != "train"}
     fractions = {"val": val_fraction, "test": test_fraction}
     wanted = {split: fraction for split, fraction in fractions.items() if split not in held_out}
-    table = _named(lists["train"], classes) if classes else _numbered(lists["train"])
+    table = read_classes(classes) if classes else _numbered(lists["train"])
     _require_in_table(lists.values(), len(table))
+    _say_empty(lists["train"], table)
     return Plan(
         root=root,
         splits={**cut_shares(lists["train"].images, wanted, seed), **held_out},
@@ -140,25 +141,22 @@ def _guess(labels: NDArray[np.int64]) -> str:
     return "number the classes from 0, without gaps"
 
 
-def _named(train: _List, path: Path) -> ClassTable:
-    table = read_classes(path)
+def _say_empty(train: _List, table: ClassTable) -> None:
     empty = sorted(set(range(len(table))) - set(np.unique(train.images.labels).tolist()))
     if empty:
         names = first_few([f"{label} = {table.ids[label]}" for label in empty])
         log.warning("%s", printable(f"{train.path}: classes without a training image: {names}"))
-    return table
 
 
 def _require_in_table(lists: Iterable[_List], classes: int) -> None:
     for one in lists:
         labels = np.unique(one.images.labels)
         if labels[-1] >= classes:
+            begin_at_one = labels[0] == 1 and labels[-1] == classes
             raise BadInput(
                 "label out of range",
                 where=one.where(int(np.argmax(one.images.labels))),
                 expected=f"0..{classes - 1}, as there are {classes:,} classes",
                 found=f"{labels[-1]:,}",
-                advice="labels begin at 1? subtract one from each"
-                if labels[0] == 1 and labels[-1] == classes
-                else None,
+                advice="labels begin at 1? subtract one from each" if begin_at_one else None,
             )

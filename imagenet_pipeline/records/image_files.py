@@ -77,7 +77,7 @@ class ImageTree:
     def images(self, folder: Path) -> list[Path]:
         """The images anywhere below a folder, sorted; a folder that links lead to again is read once."""
         found = []
-        seen = {_identity(folder)}
+        seen = {_identity(one) for one in (folder, *folder.parents) if one.is_relative_to(self.root)}
         behind_link = folder != self.root and os.path.realpath(folder) != self._plain_path(folder)
         plain, links = [(folder, behind_link)], deque[Path]()
         while plain or links:

@@ -238,6 +238,9 @@ def test_links_are_followed_out_of_the_root_unless_forbidden(tmp_path: Path, cap
 
 def test_an_image_is_in_one_class_and_one_split(tmp_path: Path) -> None:
     root = fill_plainly(tmp_path / "one", "cat", "dog")
+    (root / "dog" / "up").symlink_to(root)
+    (root / "dog" / "same.jpg").symlink_to(root / "dog" / "0.jpg")
+    assert len(folder.plan(root).splits["train"]) == 2
     (root / "kitten").symlink_to(root / "cat")
     with pytest.raises(BadInput, match=r"in two classes; found .*/cat/0\.jpg and .*/kitten/0\.jpg, links to one file"):
         folder.plan(root)

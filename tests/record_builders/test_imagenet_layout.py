@@ -74,7 +74,7 @@ def test_names_come_from_what_lies_beside(kaggle: Path, class_folders: Path) -> 
     shutil.copy(kaggle / "LOC_synset_mapping.txt", class_folders / "synset_words.txt")
     assert imagenet.plan(class_folders, test_images=0).classes.names == names
     (class_folders / "synset_words.txt").write_text("n00000001 one\n")
-    with pytest.raises(BadInput, match=r"synset_words.txt: no name for a class; expected a line 'n00000002' NAME"):
+    with pytest.raises(BadInput, match=r"synset_words.txt: no name for the class 'n00000002'"):
         imagenet.plan(class_folders, test_images=0)
 
 
