@@ -64,8 +64,9 @@ def usual(tmp_path_factory: pytest.TempPathFactory, emotion_run: Path, trained_d
 
     place = tmp_path_factory.mktemp("usual")
     (place / "recipe.toml").write_text(f'network = "lenet"\nrecords = "{place}"\n')
-    (place / "photos" / "one").mkdir(parents=True)
-    cv2.imwrite(str(place / "photos" / "one" / "1.png"), np.zeros((48, 48, 3), np.uint8))
+    for name in ("one", "two"):
+        (place / "photos" / name).mkdir(parents=True)
+        cv2.imwrite(str(place / "photos" / name / "1.png"), np.zeros((48, 48, 3), np.uint8))
     (place / "images.lst").write_text("0\t0\tone/1.png\n")
     return {
         "recipe": place / "recipe.toml", "photos": place / "photos", "photo": place / "photos" / "one" / "1.png",

@@ -124,7 +124,8 @@ def test_connections_are_bounded(serving: Callable[..., Any], odd_run: Any, monk
     with serving(odd_run) as site:
         assert site.ask("GET", "/")[0] == 200
         with half_sent(site, 6):
-            assert site.ask("GET", "/")[0] == 503
+            # On a busy machine it may take a while until the server has seen all of those.
+            assert any(site.ask("GET", "/")[0] == 503 for _ in range(50))
 
 
 TOO_LATE = b"HTTP/1.1 408"
