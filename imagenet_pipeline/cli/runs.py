@@ -125,8 +125,8 @@ def train(
     """Train a recipe, or go on with a run from any epoch.
 
     A learning rate given with --resume is the rate of the very next step, and stays that of this step whatever a later
-    --resume changes. Ctrl-C saves and leaves. `keys` lists
-    what a recipe can say.
+    --resume changes. Ctrl-C saves and leaves, a second one ends at once. `keys` lists what a
+    recipe can say.
 
     \b
     Examples:

@@ -44,7 +44,10 @@ def load_run_recipe(run: Path, overrides: dict[str, Any] | None = None) -> Recip
     """The recipe of a run folder, `overrides` laid over it. Raises BadRecipe, also where there is no run."""
     path = Path(run) / "recipe.toml"
     if not path.exists():
-        raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
+        above = next((folder for folder in list(Path(run).parents)[:2] if (folder / "recipe.toml").exists()), None)
+        advice = None if above is None else f"the run is {above}"
+        expected = "a folder that `train` or `import` made"
+        raise BadRecipe("there is no run here", where=run, expected=expected, advice=advice)
     return load_recipe(path, overrides)
 
 

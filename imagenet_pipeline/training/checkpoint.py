@@ -39,6 +39,7 @@ Three = Field(min_length=3, max_length=3)
 TRAINED = "trained/"
 Scores = Mapping[Path, float | Damaged | None]
 """Validation rank-1 of whole epochs, None without validation, or what is wrong with the checkpoint."""
+_MOST_DIGITS = 20
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
 
@@ -213,9 +214,10 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if which == "best":
         return _best(run, _scores(found)) or found[-1]
     whole = {_position(folder)[0]: folder for folder in found if _is_whole(folder)}
-    if not which.isdecimal() or int(which) not in whole:
+    # No epoch has as many digits as Python refuses to read.
+    if not which.isdecimal() or len(which) > _MOST_DIGITS or int(which) not in whole:
         there = ", ".join(map(str, whole))
-        wanted = f"of epoch {which}" if which.isdecimal() else f"called {which!r}"
+        wanted = f"of epoch {which[:_MOST_DIGITS]}" if which.isdecimal() else f"called {which[:80]!r}"
         raise BadRecipe(f"no checkpoint {wanted}", where=run, expected=f"latest, best or one of {there}")
     return whole[int(which)]
 

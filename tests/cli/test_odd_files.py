@@ -33,6 +33,9 @@ WORDS = {
     "symbol": "import --symbol {odd} --params {photo} --network lenet --input 28 --out {out}/imported",
     "params": "import --symbol {photo} --params {odd} --network lenet --input 28 --out {out}/imported",
     "faces": "emotion {run} {odd}",
+    "fer2013": "build fer2013 --csv {odd} --out {out}/records",
+    "votes": "build fer2013 --csv {csv} --ferplus {odd} --out {out}/records",
+    "class file of a list": "build list --list {list} --classes {odd} --root {photos} --out {out}/records",
     "list": "build list --list {odd} --root . --out {out}/records",
     "list of val": "build list --list {list} --val-list {odd} --root . --out {out}/records",
     "class file": "build folder --root {photos} --val-fraction 0 --test-fraction 0 --classes {odd} --out {out}/records",
@@ -68,7 +71,9 @@ def usual(tmp_path_factory: pytest.TempPathFactory, emotion_run: Path, trained_d
         (place / "photos" / name).mkdir(parents=True)
         cv2.imwrite(str(place / "photos" / name / "1.png"), np.zeros((48, 48, 3), np.uint8))
     (place / "images.lst").write_text("0\t0\tone/1.png\n")
+    (place / "faces.csv").write_text(f"emotion,pixels,Usage\n0,{'0 ' * 2304},Training\n")
     return {
+        "csv": place / "faces.csv",
         "recipe": place / "recipe.toml", "photos": place / "photos", "photo": place / "photos" / "one" / "1.png",
         "list": place / "images.lst", "run": emotion_run, "trained": trained_digits,
     }  # fmt: skip

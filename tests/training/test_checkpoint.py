@@ -278,7 +278,7 @@ def test_epochs_are_ordered_by_number(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, "latest").name == "epoch-10000"
 
 
-@pytest.mark.parametrize("which", ["3", "-1", "last", "1.0", ""])
+@pytest.mark.parametrize("which", ["3", "-1", "last", "1.0", "", "\u00b2", "9" * 5000])
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path, which: str) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)

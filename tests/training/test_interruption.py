@@ -21,10 +21,9 @@ def test_a_signal_is_noted_and_answered_and_handlers_are_put_back(
         assert not interruption.asked
         os.kill(os.getpid(), number)
         assert interruption.asked
-        # At once, and once.
         os.kill(os.getpid(), number)
-        how = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        assert capfd.readouterr().err == f"{how} again ends at once\n"
+    how = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert capfd.readouterr().err == f"{how} again ends at once\n"
     assert {one: signal.getsignal(one) for one in SIGNALS} == before
 
 
@@ -53,7 +52,7 @@ def test_a_second_signal_ends_the_program_unless_it_is_an_echo(
         "with Interruption(lambda _: '') as i:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(i.asked, flush=True)\n"
         f"    time.sleep({pause_seconds})\n    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('still here', flush=True)\n"
+        "    time.sleep(0.5)\n    print('still here', flush=True)\n"
     )
     words = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {**os.environ, **(dict.fromkeys(words, "1") if launched else {})}
@@ -61,3 +60,16 @@ def test_a_second_signal_ends_the_program_unless_it_is_an_echo(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
     )
     assert (result.returncode, result.stdout) == (code, said)
+
+
+def test_a_long_step_keeps_nobody_waiting() -> None:
+    """Python calls no handler in the midst of it: the answer comes all the same, and so does the end."""
+    program = (
+        "import hashlib, os, signal, threading\nfrom imagenet_pipeline.training.interruption import Interruption\n"
+        "with Interruption(lambda how: how):\n"
+        "    for seconds in (0.2, 1.0):\n"
+        "        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (130, "Ctrl-C\nerror: interrupted\n")
