@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
@@ -105,6 +106,14 @@ with Bar("epoch 12/90", "steps") as bar:
 """
 
 
+def shown_on(terminal: int) -> str:
+    """What came since the last time; it takes a moment from the one end of a terminal to the other."""
+    shown = b""
+    while select.select([terminal], [], [], 0.3)[0]:
+        shown += os.read(terminal, 10**6)
+    return shown.decode()
+
+
 @pytest.mark.parametrize(("columns", "then"), [(80, 80), (20, 20), (120, 40), (40, 100)])
 def test_a_terminal_gets_no_new_line_until_the_end(columns: int, then: int) -> None:
     """Nor a line that it would have to wrap, also once it has another size."""
@@ -115,10 +124,10 @@ def test_a_terminal_gets_no_new_line_until_the_end(columns: int, then: int) -> N
     )
     assert process.stdout
     assert process.stdout.readline() == "resize\n"
-    before = os.read(own, 10**6).decode()
+    before = shown_on(own)
     fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", 24, then, 0, 0))
     process.communicate("\n", timeout=30)
-    after = os.read(own, 10**6).decode()
+    after = shown_on(own)
     os.close(own)
     os.close(other)
     assert "\n" not in before
