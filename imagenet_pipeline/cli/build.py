@@ -279,8 +279,9 @@ def _say_summary(summary: Any, seconds: float) -> None:
         done = f"was damaged, and is mended: {first_few(summary.remade)}" if summary.remade else "was built already"
     contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
     say(f"{summary.folder}: {done}: {contents}")
-    if summary.actions:
-        stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
+    stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
+    stored.pop("damaged", None)  # said by itself: those are unchanged or resized as well
+    if stored:
         say(f"images: {list_names(stored)}")
     if damaged := summary.actions.get("damaged"):
         say(f"damaged: {damaged:,} stored all the same, as --keep-damaged asks")

@@ -139,7 +139,7 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
 def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
     key = _key(plan, options, versions)
-    with _claimed(out, key) as building:
+    with _claimed(out, _claim(plan, options, versions)) as building:
         tasks = _tasks(plan, out, building, options, key)
         repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
@@ -181,8 +181,9 @@ def _mend(
         return []
     log.warning("%s: damaged or missing: %s; made again from the photos", out, first_few(damage))
     _require_folders(plan)
-    key = _key(plan, options, image.library_versions())
-    with _claimed(out, key) as building:
+    versions = image.library_versions()
+    key = _key(plan, options, versions)
+    with _claimed(out, _claim(plan, options, versions)) as building:
         remade = building / "remade"
         tasks = [replace(task, folder=remade) for task in _tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
@@ -210,6 +211,11 @@ def _require_folders(plan: Plan) -> None:
 def _key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
     # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
     return _digest([plan.digest, options.stored, dict(versions), os.path.realpath(plan.root)])
+
+
+def _claim(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+    # A build that damaged photos have stopped goes on with --keep-damaged, as its error says: its shards are made anew.
+    return _key(plan, replace(options, keep_damaged=False), versions)
 
 
 def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | None:
@@ -339,7 +345,7 @@ def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
 def _too_many(out: Path, tasks: Sequence[ShardTask], rejected: int, max_rejects: int) -> BadInput:
     _, path, reason = next(finish.rejects(tasks))
     damaged = sum(reason.startswith(image.DAMAGED) for _, _, reason in finish.rejects(tasks))
-    take = f", or take the {damaged:,} damaged ones with --keep-damaged" if damaged else ""
+    take = f", or store what is damaged and can be decoded ({damaged:,} of them) with --keep-damaged" if damaged else ""
     return BadInput(
         "too many images cannot be used",
         where=finish.write_rejects(out, tasks),

@@ -206,7 +206,9 @@ def test_damaged_photos_are_rejects_or_kept_and_counted(
         data = (root / name).read_bytes()
         (root / name).write_bytes(data[: len(data) - 40] + b"\xff\xd9")
     plan = replace(small_plan, root=root)
-    with pytest.raises(BadInput, match=r"first 2\.jpg \(damaged: .*premature end.* the 1 damaged .* --keep-damaged"):
+    with pytest.raises(
+        BadInput, match=r"first 2\.jpg \(damaged: .*premature end.* damaged .*1 of them.* --keep-damaged"
+    ):
         build(plan, tmp_path / "strict", OPTIONS, executor=inline)
     summary = build(plan, tmp_path / "lax", replace(OPTIONS, max_rejects=2), executor=inline)
     assert summary.rejected == {"train": 1, "val": 1, "test": 0}
@@ -292,3 +294,17 @@ def test_real_photos_are_shrunk_to_the_short_edge(
     with RecordSet.open(tmp_path, "train") as records:
         edges = [min(decode_rgb(records.read(i).image).shape[:2]) for i in range(20)]
     assert max(edges) == 256
+
+
+def test_a_build_that_damaged_photos_stopped_goes_on_with_keep_damaged(
+    spoilt_plan: Plan, tmp_path: Path, inline: Executor
+) -> None:
+    photo = spoilt_plan.root / "0.jpg"
+    content = photo.read_bytes()
+    photo.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
+    with pytest.raises(BadInput, match="--keep-damaged"):
+        build(spoilt_plan, tmp_path / "out", replace(OPTIONS, max_rejects=4), executor=inline)
+    options = replace(OPTIONS, max_rejects=4, keep_damaged=True)
+    assert build(spoilt_plan, tmp_path / "out", options, executor=inline).actions["damaged"] == 1
+    build(spoilt_plan, tmp_path / "at once", options, executor=inline)
+    assert contents(tmp_path / "out") == contents(tmp_path / "at once")
