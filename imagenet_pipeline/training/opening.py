@@ -278,6 +278,6 @@ def _tell_warmup(run: Run) -> None:
     wanted, steps = recipe.schedule.warmup_epochs, warmup_steps(recipe.schedule, run.steps_per_epoch, recipe.epochs)
     if steps < wanted * run.steps_per_epoch:
         log.warning(
-            "warning: a warm-up of %g epochs in a run of %d is cut to half of it, %d steps, so that the rate comes down",
+            "warning: a warm-up of %g epochs in a run of %d is cut to half of it, %d steps, for the rate to come down",
             wanted, recipe.epochs, steps,
         )  # fmt: skip
