@@ -188,7 +188,8 @@ def _mend(
         tasks = [replace(task, folder=remade) for task in _tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
         pending = [task for task in wanted if not is_finished(task)]
-        _make(plan, out, replace(options, max_rejects=manifest.rejected), wanted, pending, progress, executor)
+        # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
+        _make(plan, out, replace(options, max_rejects=2**31), wanted, pending, progress, executor)
         if repair.needs_markers(manifest, damage):
             finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
         repair.put_back(out, remade, manifest, damage, wanted)

@@ -12,7 +12,7 @@ from pathlib import Path
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, first_few
 from imagenet_pipeline.records import image
-from imagenet_pipeline.records.finish import MARKERS, Marker, kept_markers
+from imagenet_pipeline.records.finish import MARKERS, Marker, kept_markers, rejects
 from imagenet_pipeline.records.manifest import Manifest, Shard
 from imagenet_pipeline.records.shard import ShardTask, changed_photos
 
@@ -86,6 +86,8 @@ def put_back(out: Path, remade: Path, manifest: Manifest, damaged: set[str], tas
             )
     for name in sorted(damaged):
         files.rename(remade / name, out / name)
+    if (remade / MARKERS).is_file() and not (out / MARKERS).exists():
+        files.rename(remade / MARKERS, out / MARKERS)
 
 
 def needs_markers(manifest: Manifest, damaged: set[str]) -> bool:
@@ -119,6 +121,9 @@ def _difference(out: Path, manifest: Manifest, tasks: Sequence[ShardTask]) -> st
     changed = changed_since(out, tasks)
     if changed:
         return f"changed photos: {first_few(changed)}"
+    refused = [f"{path} ({reason})" for _, path, reason in rejects(tasks)]
+    if len(refused) > manifest.rejected:
+        return f"photos that cannot be used now: {first_few(refused)}"
     now = image.library_versions()
     other = [f"{name} {was}, now {now.get(name)}" for name, was in manifest.versions.items() if now.get(name) != was]
     return ", ".join(other) or "photos that look unchanged by size and time"

@@ -155,7 +155,9 @@ def changed_photos(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
     if len(kept) != len(task.paths):
         return []
     changed = (kept != photo_states(task)).any(axis=1)
-    return [task.paths[row] for row in np.flatnonzero(changed)]
+    paths = [task.paths[row] for row in np.flatnonzero(changed)]
+    # Where photos lie in archives, it is these that have changed.
+    return paths if task.spans is None else [*dict.fromkeys(path.partition("/")[0] for path in paths)]
 
 
 def noted_images(task: ShardTask) -> int:

@@ -154,13 +154,21 @@ def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume
     steps = _possible_steps(recipe, data)
     rows = _rows_until(events, state, folder)
     given = recipe
-    asked = AskedRate(recipe.optimizer.learning_rate, state.step) if rate_given else rate_asked(events)
-    if asked is not None and state.epoch < recipe.epochs and asked.step <= state.step:
-        recipe = with_rate_asked(recipe, asked, steps, rows, first_rate(events, begun))
+    asked, left_behind = rate_asked(events, state.step)
+    if rate_given:
+        asked, left_behind = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch), None
+    own_rate = first_rate(events, begun)
+    if state.step >= recipe.epochs * steps and (asked or left_behind):
+        # Nothing is left to train; a later restart with more epochs looks at it anew.
+        recipe = with_rate(recipe, begun.optimizer.learning_rate)
     elif asked is not None:
-        # What was asked for later on was left behind with its branch; the schedule stays as high as it became.
-        recipe, asked = with_rate(recipe, begun.optimizer.learning_rate), None
-        overrides = {**overrides, "optimizer.learning_rate": recipe.optimizer.learning_rate}
+        recipe = with_rate_asked(recipe, asked, steps, rows, own_rate)
+    elif left_behind is not None:
+        recipe = with_rate(recipe, own_rate)
+    if left_behind is not None:
+        in_force = asked.learning_rate if asked else own_rate
+        overrides = {**overrides, "optimizer.learning_rate": in_force}
+        log.info("the learning rate asked for at step %d is left behind; %g is in force", left_behind.step, in_force)
     told = {"overrides": overrides, "changes": changes_of(begun, given if rate_given else recipe)}
     if asked is not None:
         told["asked_rate"] = asdict(asked)

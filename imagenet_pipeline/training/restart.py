@@ -61,12 +61,25 @@ class AskedRate:
 
     learning_rate: float
     step: int
+    epoch: int | None = None
+    """How many epochs were validated then: a schedule that goes by scores knew no more."""
 
 
-def rate_asked(events: list[Event]) -> AskedRate | None:
-    """What is still in force of such; None in journals of older versions, which know the schedule's highest alone."""
-    asked = _last(events, "asked_rate")
-    return None if asked is None else AskedRate(**asked)
+def rate_asked(events: list[Event], step: int) -> tuple[AskedRate | None, AskedRate | None]:
+    """Find the asked rate in force at `step`, and the last one of those for later steps, left behind with their branch.
+
+    None of either in journals of older versions, which know the schedule's highest alone.
+    """
+    left_behind = None
+    for start in reversed([event for event in events if event["event"] in ("start", "resume", "import")]):
+        told = start.get("asked_rate")
+        if told is None:
+            break
+        asked = AskedRate(**told)
+        if asked.step <= step:
+            return asked, left_behind
+        left_behind = left_behind or asked
+    return None, left_behind
 
 
 def with_rate_asked(
@@ -81,7 +94,8 @@ def with_rate_asked(
     given, step = asked.learning_rate, asked.step
     rate = given
     if step + 1 >= warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs):
-        before = [row for row in rows if row["epoch"] <= step // steps_per_epoch]
+        known = step // steps_per_epoch if asked.epoch is None else asked.epoch
+        before = [row for row in rows if row["epoch"] <= known]
         share = relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs, before)
         rate = given / share
         if rate > FARTHEST * max(own_rate, given):

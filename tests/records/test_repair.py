@@ -83,8 +83,7 @@ def test_without_kept_markers_a_damaged_mean_takes_all_shards(
     flip(copy / "mean.json")
     build(small_plan, copy, OPTIONS, executor=inline)
     assert len(made) == 1 + 4
-    assert contents(copy) == {name: content for name, content in contents(data_set).items() if name != "markers.txt"}
-    shutil.copy(data_set / "markers.txt", copy)
+    assert contents(copy) == contents(data_set)
     flip(copy / "markers.txt")
     assert build(small_plan, copy, OPTIONS, executor=inline).remade == ["markers.txt"]
     assert contents(copy) == contents(data_set)
@@ -143,3 +142,17 @@ def test_who_meets_damage_is_told_how_it_is_mended(copy: Path) -> None:
     flip(copy / "mean.json")
     with pytest.raises(Damaged, match="give the build command"):
         read_data_set(copy)
+
+
+def test_a_photo_that_cannot_be_used_any_more_is_named_and_nothing_else_is_touched(
+    own_photos: Plan, tmp_path: Path, inline: Executor
+) -> None:
+    out, photo = tmp_path / "set", Path(own_photos.root) / "3.jpg"
+    build(own_photos, out, OPTIONS, executor=inline)
+    (out / "markers.txt").unlink()
+    photo.write_bytes(b"no image")
+    flip(out / "train-00000-of-00002.rec")
+    before = contents(out)
+    with pytest.raises(BadInput, match=r"photos that cannot be used now: 3\.jpg \(not an image"):
+        build(own_photos, out, replace(OPTIONS, max_rejects=5), executor=inline)
+    assert contents(out) == before

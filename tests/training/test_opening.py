@@ -47,7 +47,7 @@ def test_a_rate_asked_for_at_a_step_is_that_of_the_step_after_every_later_restar
     for epochs, resume in ((8, "4"), (6, "5")):
         go(recipe, run, resume, epochs=epochs)
         assert rate_at(run, 27) == pytest.approx(0.01)
-    assert events(run, "resume")[-1]["asked_rate"] == {"learning_rate": 0.01, "step": 27}
+    assert events(run, "resume")[-1]["asked_rate"] == {"learning_rate": 0.01, "step": 27, "epoch": 3}
     assert events(run, "resume")[-1]["overrides"] == {"epochs": 6, RATE: 0.01}
     text = (run / "recipe.toml").read_bytes()
     go(run / "recipe.toml", run, "5")
@@ -55,14 +55,17 @@ def test_a_rate_asked_for_at_a_step_is_that_of_the_step_after_every_later_restar
     assert events(run, "resume")[-1]["changes"] == {}
 
 
-def test_going_back_before_the_step_of_an_asked_rate_keeps_the_schedule_as_high_as_it_is(
-    recipe: Path, run: Path
-) -> None:
-    go(recipe, run, "3", **{RATE: 0.01})
-    highest = load_recipe(run / "recipe.toml").optimizer.learning_rate
+def test_going_back_before_the_step_of_an_asked_rate_leaves_it_behind(recipe: Path, run: Path) -> None:
+    own = load_recipe(run / "recipe.toml").optimizer.learning_rate
+    go(recipe, run, "2", **{RATE: 0.01})
+    first_asked = load_recipe(run / "recipe.toml").optimizer.learning_rate
+    go(recipe, run, "4", **{RATE: 0.02})
+    go(recipe, run, "3")
+    assert load_recipe(run / "recipe.toml").optimizer.learning_rate == pytest.approx(first_asked)
+    assert events(run, "resume")[-1]["overrides"][RATE] == 0.01
     for resume in ("1", "3"):
         go(recipe, run, resume)
-        assert load_recipe(run / "recipe.toml").optimizer.learning_rate == highest
+        assert load_recipe(run / "recipe.toml").optimizer.learning_rate == own
     assert "asked_rate" not in events(run, "resume")[-1]
 
 
