@@ -18,6 +18,8 @@ from imagenet_pipeline.records.lists import Row, read_list, require_no_backslash
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
 from record_builders.cutting import cut_shares
 
+BEGIN_AT_ONE = "labels begin at 1? subtract one from each"
+
 log = logging.getLogger("imagenet_pipeline")
 
 
@@ -137,7 +139,7 @@ def _numbered(train: _List) -> ClassTable:
 
 def _guess(labels: NDArray[np.int64]) -> str:
     if labels[0] == 1 and labels[-1] == len(labels):
-        return "labels begin at 1? subtract one from each"
+        return BEGIN_AT_ONE
     return "number the classes from 0, without gaps"
 
 
@@ -158,5 +160,5 @@ def _require_in_table(lists: Iterable[_List], classes: int) -> None:
                 where=one.where(int(np.argmax(one.images.labels))),
                 expected=f"0..{classes - 1}, as there are {classes:,} classes",
                 found=f"{labels[-1]:,}",
-                advice="labels begin at 1? subtract one from each" if begin_at_one else None,
+                advice=BEGIN_AT_ONE if begin_at_one else None,
             )

@@ -88,8 +88,7 @@ def imagenet(
 
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
-    order: Any = class_order
-    plan = builder.plan(root, order, drop_blacklisted, test_images, seed, test_per_class)
+    plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed, test_per_class)  # type: ignore[arg-type]
     _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
 
 

@@ -14,7 +14,7 @@ from imagenet_pipeline.errors import BadInput, Damaged, first_few
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.finish import MARKERS, Marker, kept_markers, rejects
 from imagenet_pipeline.records.manifest import Manifest, Shard
-from imagenet_pipeline.records.shard import ShardTask, changed_photos
+from imagenet_pipeline.records.shard import ShardTask, changed_sources
 
 Progress = Callable[[int, int], None]
 
@@ -105,9 +105,10 @@ def markers_whole(out: Path) -> bool:
 
 
 def changed_since(out: Path, tasks: Sequence[ShardTask]) -> list[str]:
-    """Paths of the photos whose size or time is not what it was when they were stored, as far as that was kept."""
+    """Files of photos whose size or time is not what it was when they were stored, as far as that was kept."""
     markers = _markers(out)
-    return [path for task in tasks for path in changed_photos(task, markers.get(task.name, {}))]
+    # An archive may stand behind many shards.
+    return [*dict.fromkeys(path for task in tasks for path in changed_sources(task, markers.get(task.name, {})))]
 
 
 def _markers(out: Path) -> dict[str, Marker]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import stat
 from collections import Counter
@@ -45,6 +44,11 @@ class ShardTask:
     spans: Sequence[tuple[int, int]] | None = None
 
     @property
+    def sources(self) -> Sequence[str]:
+        """The file that each photo is read from: its own, or the archive that its path begins with."""
+        return self.paths if self.spans is None else [path.partition("/")[0] for path in self.paths]
+
+    @property
     def marker(self) -> Path:
         """The file whose presence says that this shard is finished."""
         return self.building / f"{self.name}.json"
@@ -80,7 +84,7 @@ def make_shard(task: ShardTask) -> int:
     """
     image.calm()
     task.notes.unlink(missing_ok=True)
-    photos = photo_states(task)
+    photos = source_states(task)
     record_file = task.folder / f"{task.name}.rec"
     rejects: list[tuple[int, str, str]] = []
     actions: Counter[str] = Counter()
@@ -120,44 +124,36 @@ def is_finished(task: ShardTask) -> bool:
         sizes = [(task.folder / f"{task.name}{end}").stat().st_size for end in (".rec", ".idx")]
         expected = [marker["shard"]["bytes"], marker["index_bytes"]]
         whole = bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
-        return whole and not changed_photos(task, marker)
+        return whole and not changed_sources(task, marker)
     except (Damaged, OSError, KeyError, TypeError):
         return False
 
 
-def photo_states(task: ShardTask) -> NDArray[np.int64]:
-    """Size in bytes and time of the last change in ns of each photo, int64 [n, 2]; -1 where there is none.
-
-    Of a photo in an archive they are the archive's.
-    """
-    states = np.full((len(task.paths), 2), -1, np.int64)
-    archives: dict[str, tuple[int, int]] = {}
-    for state, path in zip(states, task.paths, strict=True):
-        name = path if task.spans is None else path.partition("/")[0]
-        with contextlib.suppress(OSError, ValueError):
-            state[:] = archives.get(name) or _state(task.root / name)
-            if task.spans is not None:
-                archives[name] = (int(state[0]), int(state[1]))
-    return states
+def source_states(task: ShardTask) -> NDArray[np.int64]:
+    """Size in bytes and time of the last change in ns of each photo's file, int64 [n, 2]; -1 where there is none."""
+    known = {source: _state(task.root / source) for source in dict.fromkeys(task.sources)}
+    return np.array([known[source] for source in task.sources], np.int64).reshape(-1, 2)
 
 
 def _state(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
-def changed_photos(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
-    """Paths of the photos of a shard whose size or time is no longer what it was when the shard was made.
+def changed_sources(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
+    """The files of photos whose size or time is no longer what it was when the shard was made, each once.
 
     None where the marker does not say, as those of earlier versions.
     """
     kept = np.frombuffer(base64.b64decode(marker.get("photos", "")), np.int64).reshape(-1, 2)
     if len(kept) != len(task.paths):
         return []
-    changed = (kept != photo_states(task)).any(axis=1)
-    paths = [task.paths[row] for row in np.flatnonzero(changed)]
-    # Where photos lie in archives, it is these that have changed.
-    return paths if task.spans is None else [*dict.fromkeys(path.partition("/")[0] for path in paths)]
+    changed = np.flatnonzero((kept != source_states(task)).any(axis=1))
+    sources = task.sources
+    return [*dict.fromkeys(sources[row] for row in changed)]
 
 
 def noted_images(task: ShardTask) -> int:

@@ -39,12 +39,9 @@ from imagenet_pipeline.training.restart import (
     begun_with,
     carried_overrides,
     changes_of,
-    first_rate,
-    rate_asked,
+    rate_in_force,
     require_unchanged,
     say_other_threads,
-    with_rate,
-    with_rate_asked,
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import warmup_steps
@@ -153,25 +150,12 @@ def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume
     _require_its_own(start, recipe, data)
     steps = _possible_steps(recipe, data)
     rows = _rows_until(events, state, folder)
-    given = recipe
-    asked, left_behind = rate_asked(events, state.step)
-    if rate_given:
-        asked, left_behind = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch), None
-    own_rate = first_rate(events, begun)
-    if state.step >= recipe.epochs * steps and (asked or left_behind):
-        # Nothing is left to train; a later restart with more epochs looks at it anew.
-        recipe = with_rate(recipe, begun.optimizer.learning_rate)
-    elif asked is not None:
-        recipe = with_rate_asked(recipe, asked, steps, rows, own_rate)
-    elif left_behind is not None:
-        recipe = with_rate(recipe, own_rate)
-    if left_behind is not None:
-        in_force = asked.learning_rate if asked else own_rate
-        overrides = {**overrides, "optimizer.learning_rate": in_force}
-        log.info("the learning rate asked for at step %d is left behind; %g is in force", left_behind.step, in_force)
-    told = {"overrides": overrides, "changes": changes_of(begun, given if rate_given else recipe)}
-    if asked is not None:
-        told["asked_rate"] = asdict(asked)
+    at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
+    rate = rate_in_force(recipe, overrides, rate_given, at, begun, events, steps, rows)
+    told = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
+    if rate.asked is not None:
+        told["asked_rate"] = asdict(rate.asked)
+    recipe = rate.recipe
     engine = resumed_engine(recipe, state, start.trained, start.remembered)
     run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)

@@ -50,8 +50,12 @@ def begun_with(events: list[Event], folder: Path) -> Recipe:
     return load_recipe(path) if told is None else read_recipe(told, str(path))
 
 
+def _starts(events: list[Event]) -> list[Event]:
+    return [event for event in events if event["event"] in ("start", "resume", "import")]
+
+
 def _last(events: list[Event], key: str) -> Any:
-    starts = [event for event in events if event["event"] in ("start", "resume", "import")]
+    starts = _starts(events)
     return starts[-1].get(key) if starts else None
 
 
@@ -65,21 +69,65 @@ class AskedRate:
     """How many epochs were validated then: a schedule that goes by scores knew no more."""
 
 
-def rate_asked(events: list[Event], step: int) -> tuple[AskedRate | None, AskedRate | None]:
-    """Find the asked rate in force at `step`, and the last one of those for later steps, left behind with their branch.
+@dataclass(frozen=True)
+class RateInForce:
+    """What a restart goes on with: the recipe with the schedule's highest rate, and what the journal shall say.
+
+    `overrides` are what the command lines so far come to, `asked` what of them the schedule goes by.
+    """
+
+    recipe: Recipe
+    overrides: dict[str, Any]
+    asked: AskedRate | None
+
+
+def rate_in_force(
+    recipe: Recipe,
+    overrides: dict[str, Any],
+    given: bool,
+    at: AskedRate,
+    begun: Recipe,
+    events: list[Event],
+    steps_per_epoch: int,
+    rows: Sequence[Event],
+) -> RateInForce:
+    """Find the rate that a restart goes on with, and the schedule's highest that it takes.
+
+    `at` is the recipe's rate at the place of the restart; it counts where this command line has `given` it. Else the
+    last one asked for up to there does, and one asked for at a later step is left behind with its branch.
+    Raises BadRecipe as `with_rate_asked` does.
+    """
+    asked, left_behind = (at, None) if given else _asked_before(events, at.step)
+    own_rate = first_rate(events, begun)
+    if left_behind is not None:
+        rate = asked.learning_rate if asked else own_rate
+        overrides = {**overrides, "optimizer.learning_rate": rate}
+        log.info("the learning rate asked for at step %d is left behind; %g is in force", left_behind.step, rate)
+    if at.step >= recipe.epochs * steps_per_epoch and (asked or left_behind):
+        # Nothing is left to train; a later restart with more epochs looks at it anew.
+        recipe = with_rate(recipe, begun.optimizer.learning_rate)
+    elif asked is not None:
+        recipe = with_rate_asked(recipe, asked, steps_per_epoch, rows, own_rate)
+    elif left_behind is not None:
+        recipe = with_rate(recipe, own_rate)
+    return RateInForce(recipe, overrides, asked)
+
+
+def _asked_before(events: list[Event], step: int) -> tuple[AskedRate | None, AskedRate | None]:
+    """The rate asked for last up to a step, and the last one asked for at a later step.
 
     None of either in journals of older versions, which know the schedule's highest alone.
     """
-    left_behind = None
-    for start in reversed([event for event in events if event["event"] in ("start", "resume", "import")]):
+    later = None
+    for start in reversed(_starts(events)):
         told = start.get("asked_rate")
         if told is None:
             break
         asked = AskedRate(**told)
         if asked.step <= step:
-            return asked, left_behind
-        left_behind = left_behind or asked
-    return None, left_behind
+            return asked, later
+        later = later or asked
+    return None, later
 
 
 def with_rate_asked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_a_build_out_of_archives_goes_on_where_it_was(archives: Path, tmp_path: 
     stamp = first.stat().st_mtime_ns
     build(imagenet.plan(archives, test_images=0), tmp_path / "in two", options)
     assert first.stat().st_mtime_ns == stamp
+    # Every shard is out of it, and it is one file.
+    os.utime(archives / TRAIN_ARCHIVE, ns=(1, 1))
+    assert build(plan, tmp_path / "in two", options).changed == [TRAIN_ARCHIVE]
     for path in (tmp_path / "at once").iterdir():
         if path.is_file():
             assert (tmp_path / "in two" / path.name).read_bytes() == path.read_bytes()

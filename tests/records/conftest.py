@@ -35,6 +35,22 @@ def inline() -> Executor:
     return Inline()
 
 
+@pytest.fixture
+def build_killed(monkeypatch: pytest.MonkeyPatch, inline: Executor) -> Callable[[Plan, Path, BuildOptions], None]:
+    """Builds that are killed when all shards are made and nothing beside them is written."""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def build_and_kill(plan: Plan, out: Path, options: BuildOptions) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("imagenet_pipeline.records.finish.write_data_set", fail)
+            with pytest.raises(KeyboardInterrupt):
+                build(plan, out, options, executor=inline)
+
+    return build_and_kill
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 30 smooth colour JPEGs of several sizes, 0.jpg .. 29.jpg."""

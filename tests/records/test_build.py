@@ -26,6 +26,7 @@ from imagenet_pipeline.records.plan import Images, Plan
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.verify import verify
 
+Kill = Callable[[Plan, Path, BuildOptions], None]
 OPTIONS = BuildOptions(resize=32, shards=2, workers=1)
 
 
@@ -82,15 +83,9 @@ def test_a_second_run_is_done_at_once_and_another_build_is_refused(
 
 
 def test_photos_of_another_root_are_never_mixed_in(
-    small_plan: Plan, tmp_path: Path, inline: Executor, photos: Path, monkeypatch: pytest.MonkeyPatch, data_set: Path
+    small_plan: Plan, tmp_path: Path, inline: Executor, photos: Path, build_killed: Kill, data_set: Path
 ) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("imagenet_pipeline.records.finish.write_data_set", fail)
-        with pytest.raises(KeyboardInterrupt):
-            build(small_plan, tmp_path / "out", OPTIONS, executor=inline)
+    build_killed(small_plan, tmp_path / "out", OPTIONS)
     other = Path(shutil.copytree(photos, tmp_path / "other"))
     with pytest.raises(BadInput, match=r"unfinished build .* another root"):
         build(replace(small_plan, root=other), tmp_path / "out", OPTIONS, executor=inline)
@@ -108,17 +103,11 @@ def test_a_data_set_is_not_built_among_its_images(small_plan: Plan, photos: Path
 
 
 def test_finished_shards_are_not_made_again(
-    small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path, monkeypatch: pytest.MonkeyPatch
+    small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path, build_killed: Kill
 ) -> None:
     out = tmp_path / "set"
 
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("imagenet_pipeline.records.finish.write_data_set", fail)
-        with pytest.raises(KeyboardInterrupt):
-            build(small_plan, out, OPTIONS, executor=inline)
+    build_killed(small_plan, out, OPTIONS)
     with pytest.raises(BadInput, match="unfinished build of another"):
         build(small_plan, out, replace(OPTIONS, quality=90), executor=inline)
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.rec")}

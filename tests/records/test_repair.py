@@ -117,15 +117,9 @@ def test_changed_photos_are_named_and_never_mixed_in(own_photos: Plan, tmp_path:
 
 
 def test_a_finished_shard_of_an_unfinished_build_is_remade_where_its_photos_have_changed(
-    own_photos: Plan, tmp_path: Path, inline: Executor, made: list[str], monkeypatch: pytest.MonkeyPatch
+    own_photos: Plan, tmp_path: Path, inline: Executor, made: list[str], build_killed: Callable[..., None]
 ) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("imagenet_pipeline.records.finish.write_data_set", fail)
-        with pytest.raises(KeyboardInterrupt):
-            build(own_photos, tmp_path / "set", OPTIONS, executor=inline)
+    build_killed(own_photos, tmp_path / "set", OPTIONS)
     made.clear()
     os.utime(Path(own_photos.root) / "20.jpg", ns=(1, 1))
     build(own_photos, tmp_path / "set", OPTIONS, executor=inline)
