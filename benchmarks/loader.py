@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_pipeline.loading.batches import available_processors
 from imagenet_pipeline.loading.benchmark import measure, processor_name
+from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.records.image import prepare
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
@@ -95,7 +95,7 @@ def run_mxnet_uint8(path: Path, threads: int, epochs: int) -> float:
 
 
 def run_mxnet(kind: str, path: Path, threads: int, epochs: int) -> float:
-    from imagenet_pipeline.engines.gluon_import import import_mxnet
+    from imagenet_pipeline.engines.gluon.runtime import import_mxnet
 
     batches = getattr(import_mxnet().io, kind)(
         path_imgrec=str(path),

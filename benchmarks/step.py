@@ -29,8 +29,8 @@ import numpy as np
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
-from imagenet_pipeline.loading.batches import available_processors
 from imagenet_pipeline.loading.benchmark import processor_name
+from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 
@@ -83,7 +83,7 @@ def measured(network: str, arguments: argparse.Namespace) -> list[dict[str, Any]
 
 
 def run_gluon(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    from imagenet_pipeline.engines.gluon import mx
+    from imagenet_pipeline.engines.gluon.engine import mx
 
     images, labels = batch(arguments)
     engine = our_engine("gluon", ZOO_FORM[name], arguments)

@@ -19,19 +19,19 @@ from imagenet_pipeline.cli import (
     benchmarks,
     build,
     emotion,
-    evaluation,
+    evaluate,
     interchange,
     interchange_import,
     pictures,
     predict,
     records,
-    runs,
     serve,
+    train,
     transfer,
 )
 from imagenet_pipeline.cli.output import Negative, say
 from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
-from imagenet_pipeline.launcher import end_with_launcher, place, tell_launcher
+from imagenet_pipeline.processes import end_with_launcher, place, tell_launcher
 
 app = typer.Typer(
     help="From folders of photos to a trained, evaluated image classifier at ImageNet scale.\n\n"
@@ -55,7 +55,15 @@ def options(
 
 
 app.add_typer(build.build_app, name="build")
-for command in (records.verify, records.inspect, runs.networks, runs.keys, runs.train, evaluation.evaluate, runs.plot):
+for command in (
+    records.verify,
+    records.inspect,
+    train.networks,
+    train.keys,
+    train.train,
+    evaluate.evaluate,
+    train.plot,
+):
     app.command()(command)
 app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")

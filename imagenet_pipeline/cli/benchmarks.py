@@ -62,7 +62,7 @@ def step(
 
     Example: imagenet-pipeline benchmark step config/demo.toml --synthetic
     """
-    from imagenet_pipeline.training.step_speed import measure_steps
+    from imagenet_pipeline.training.benchmark import measure_steps
 
     with Bar("benchmark", "rounds") as bar:
         speed = measure_steps(load_recipe(recipe, parse_overrides(overrides or [])), steps, rounds, synthetic, bar.show)
@@ -97,8 +97,8 @@ def find_rate(
 
     Example: imagenet-pipeline find-rate config/demo.toml --out rates.png
     """
-    from imagenet_pipeline.records.contact_sheet import require_png
-    from imagenet_pipeline.training.rate_finder import draw_rates, find_rate
+    from imagenet_pipeline.drawing import require_png
+    from imagenet_pipeline.training.lr_finder import draw_rates, find_rate
 
     if out:
         require_png(out)

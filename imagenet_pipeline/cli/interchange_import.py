@@ -84,8 +84,8 @@ def import_network(
 def _tell(
     out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
 ) -> None:
+    from imagenet_pipeline.training.data import NUMBERED
     from imagenet_pipeline.training.imported import COMMAND_LINE
-    from imagenet_pipeline.training.records import NUMBERED
 
     mean, std = normalisation
     if as_json:

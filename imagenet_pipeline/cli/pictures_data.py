@@ -31,7 +31,7 @@ def augmentation(
       imagenet-pipeline picture augmentation config/imagenet/resnet50.toml --out draws.png
       imagenet-pipeline picture augmentation output/runs/demo augmentation.policy=trivial_augment --out draws.png
     """
-    from imagenet_pipeline.training.augmentation_picture import draw_augmentation
+    from imagenet_pipeline.pictures.augmentation import draw_augmentation
 
     path = recipe / "recipe.toml" if recipe.is_dir() else recipe
     draw_augmentation(load_recipe(path, parse_overrides(overrides or [])), out, record, draws)
@@ -43,7 +43,7 @@ def classes(folder: DataSet, out: Out, as_json: Json = False) -> None:
 
     Example: imagenet-pipeline picture classes output/imagenet --out classes.png
     """
-    from imagenet_pipeline.records.class_picture import draw_classes
+    from imagenet_pipeline.pictures.data import draw_classes
 
     counts = draw_classes(folder, out)
     if as_json:

@@ -35,7 +35,7 @@ def network(
       imagenet-pipeline picture network resnet50 --out resnet50.svg
       imagenet-pipeline picture network output/runs/demo --full --out demo.pdf
     """
-    from imagenet_pipeline.evaluation.network_diagram import draw_network
+    from imagenet_pipeline.pictures.graphviz import draw_network
 
     made = draw_network(name, out, input_size, classes, full)
     if as_json:
@@ -60,7 +60,7 @@ def filters(
       imagenet-pipeline picture filters output/runs/imagenet-alexnet --out filters.png
       imagenet-pipeline picture filters output/runs/demo --layer conv2 --out conv2.png
     """
-    from imagenet_pipeline.evaluation.network_pictures import draw_filters
+    from imagenet_pipeline.pictures.layers import draw_filters
 
     made = draw_filters(run, out, layer, checkpoint)
     if as_json:
@@ -87,7 +87,7 @@ def activations(
       imagenet-pipeline picture activations output/runs/imagenet-resnet18 cat.jpg --layer stage1 --out cat.png
       imagenet-pipeline picture activations output/runs/demo seven.png --layer dense1 --out seven.png engine=pytorch
     """
-    from imagenet_pipeline.evaluation.network_pictures import draw_activations
+    from imagenet_pipeline.pictures.layers import draw_activations
 
     made = draw_activations(run, image, layer, out, channels, checkpoint, parse_overrides(overrides or []))
     if as_json:

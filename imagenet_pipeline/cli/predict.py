@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.evaluation import require_crops
+from imagenet_pipeline.cli.evaluate import require_crops
 from imagenet_pipeline.cli.output import Checkpoint, Json, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -61,10 +61,10 @@ def predict(
       imagenet-pipeline predict output/runs/demo list.txt --root photos --json
     """
     from imagenet_pipeline.evaluation.classifier import open_classifier
-    from imagenet_pipeline.evaluation.network_pictures import caption_of
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
     from imagenet_pipeline.evaluation.predict_pictures import Drawings
     from imagenet_pipeline.evaluation.prediction_table import prediction_table, require_csv
+    from imagenet_pipeline.pictures.layers import caption_of
 
     require_crops(crops)
     if out:

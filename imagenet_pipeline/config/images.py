@@ -73,7 +73,7 @@ class AugmentationRecipe(Section):
     fill: Annotated[int, Field(ge=0, le=255)] = 128
     """Grey of what comes into view from outside the image."""
     policy: Literal["none", "rand_augment", "trivial_augment"] = "none"
-    """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/policy.py`."""
+    """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/auto_augment.py`."""
     policy_changes: Annotated[int, Field(ge=1, le=4)] = 2
     """How many changes rand_augment makes to an image."""
     policy_magnitude: Annotated[int, Field(ge=0, le=30)] = 9

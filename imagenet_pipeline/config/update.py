@@ -42,7 +42,7 @@ KEYS_OF_OPTIMIZERS = {
 
 
 class OptimizerRecipe(Section):
-    """The update rule; `engines/rules.py` states each."""
+    """The update rule; `engines/optimizers.py` states each."""
 
     name: Literal["sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta", "lamb", "lars"] = "sgd"
     """The rule; each reads its own of the keys below."""

@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
-from imagenet_pipeline.engines.cluster import require_no_cluster
+from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.launcher import place
-from imagenet_pipeline.networks.cut import no_layer
 from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.subnetwork import no_layer
 from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.processes import place
 
 Array = npt.NDArray[np.floating[Any]]
 Values = Mapping[str, Array]
@@ -195,13 +195,13 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
         )
     if name == "gluon":
         try:
-            from imagenet_pipeline.engines.gluon import GluonEngine
+            from imagenet_pipeline.engines.gluon.engine import GluonEngine
         except (ImportError, OSError) as error:
             raise not_importable(name, error) from error
         return GluonEngine(blueprint, values)
     if name == "pytorch":
         try:
-            from imagenet_pipeline.engines.pytorch import PyTorchEngine
+            from imagenet_pipeline.engines.pytorch.engine import PyTorchEngine
         except (ImportError, OSError) as error:
             raise not_importable(name, error) from error
         return PyTorchEngine(blueprint, values)
@@ -219,7 +219,7 @@ def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
     if engine != "pytorch" or "," not in devices or place().launched:
         return False
     try:
-        from imagenet_pipeline.engines.pytorch_launch import launch
+        from imagenet_pipeline.engines.pytorch.launch import launch
     except (ImportError, OSError) as error:
         raise not_importable(engine, error) from error
     launch(devices, words)

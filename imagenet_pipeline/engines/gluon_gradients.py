@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from imagenet_pipeline.engines import Array, Images, Labels, find_layer, not_scored
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon.runtime import mx
 
 
 def gradients_of(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from imagenet_pipeline.engines import Blueprint, gluon_zoo
-from imagenet_pipeline.engines.gluon_import import mx
-from imagenet_pipeline.engines.gluon_layers import GluonNetwork, build
+from imagenet_pipeline.engines import Blueprint
+from imagenet_pipeline.engines.gluon import zoo
+from imagenet_pipeline.engines.gluon.network import GluonNetwork, build
+from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.networks.layers import Dropout
 from imagenet_pipeline.networks.shapes import describe, parameters
 from imagenet_pipeline.networks.zoo import ZooNetwork
@@ -31,7 +32,7 @@ def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
     """The network, every parameter with its shape, and whether training it draws random numbers."""
     network, input_shape = blueprint.network, blueprint.input_shape
     if isinstance(network, ZooNetwork):
-        return gluon_zoo.build(network, input_shape), True
+        return zoo.build(network, input_shape), True
     declared = parameters(network, input_shape)
     built = build(network, lambda name: declared[name].shape[0])
     for name, parameter in built.parameters.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values, check_fits
-from imagenet_pipeline.engines.rules import RULES, Step
+from imagenet_pipeline.engines.optimizers import RULES, Step
 from imagenet_pipeline.engines.treatment import Treatment, treatments
 from imagenet_pipeline.errors import BadRecipe
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
-from imagenet_pipeline.engines.pytorch_import import torch
+from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.launcher import ALONE, Place
+from imagenet_pipeline.processes import ALONE, Place
 
 
 def parse_device(devices: str, here: Place = ALONE) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from imagenet_pipeline.engines import Array, find_layer, not_scored
-from imagenet_pipeline.engines.pytorch_import import torch
+from imagenet_pipeline.engines.pytorch.runtime import torch
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.engines import Array, Values
-from imagenet_pipeline.engines.pytorch_import import torch
+from imagenet_pipeline.engines.pytorch.runtime import torch
 
 START = 2.0**16
 """The first factor; too large a one costs a few skipped steps, too small a one accuracy."""

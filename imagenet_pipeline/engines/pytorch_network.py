@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from imagenet_pipeline.engines import Blueprint, pytorch_zoo
-from imagenet_pipeline.engines.pytorch_import import torch
-from imagenet_pipeline.engines.pytorch_layers import build
+from imagenet_pipeline.engines import Blueprint
+from imagenet_pipeline.engines.pytorch import zoo
+from imagenet_pipeline.engines.pytorch.network import build
+from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
 from imagenet_pipeline.networks.zoo import ZooNetwork
@@ -33,9 +34,9 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
     """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
     network, input_shape = blueprint.network, blueprint.input_shape
     if isinstance(network, ZooNetwork):
-        module = pytorch_zoo.build(network, input_shape, blueprint.seed)
+        module = zoo.build(network, input_shape, blueprint.seed)
         module.to(device, dtype, memory_format=torch.channels_last)
-        return PyTorchNetwork(pytorch_zoo.Listed(module), pytorch_zoo.tensors(module), [], True)
+        return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
     tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
     draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))

@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import NoReturn
 
-from imagenet_pipeline.engines.cluster import HOST, PATIENCE, PORT, SERVERS, WORKERS, Cluster
+from imagenet_pipeline.engines.gluon.cluster import HOST, PATIENCE, PORT, SERVERS, WORKERS, Cluster
 from imagenet_pipeline.engines.roll_line import (
     Message,
     end_after_a_while,

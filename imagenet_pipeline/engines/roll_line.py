@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.engines.cluster import Cluster
+from imagenet_pipeline.engines.gluon.cluster import Cluster
 from imagenet_pipeline.errors import WorkerLost
 
 SECONDS_TO_FINISH = 20.0

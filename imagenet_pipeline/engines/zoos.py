@@ -45,10 +45,10 @@ def zoo_values(network: ZooNetwork, input_shape: Shape, seed: int) -> dict[str, 
 def _module(library: str) -> Any:
     try:
         if library == "gluoncv":
-            from imagenet_pipeline.engines import gluon_zoo
+            from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
 
             return gluon_zoo
-        from imagenet_pipeline.engines import pytorch_zoo
+        from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
     except (ImportError, OSError) as error:
         raise not_importable(ENGINES[library], error) from error
     return pytorch_zoo

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imagenet_pipeline.evaluation.intervals import Rate, Reals, Truths, rate
+from imagenet_pipeline.evaluation.stats import Rate, Reals, Truths, rate
 
 BINS = 15
 

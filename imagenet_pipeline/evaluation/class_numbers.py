@@ -12,7 +12,7 @@ from imagenet_pipeline.evaluation.outcomes import Whole
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State
-from imagenet_pipeline.training.records import IMPORTED, NUMBERED, require_its_classes
+from imagenet_pipeline.training.data import IMPORTED, NUMBERED, require_its_classes
 
 IMAGENET_CLASSES = 1000
 _NUMBERS = {str(number) for number in range(IMAGENET_CLASSES)}

@@ -15,10 +15,10 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
 from imagenet_pipeline.evaluation.probabilities import log_probabilities, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.training.building import build_engine
 from imagenet_pipeline.training.checkpoint import Checkpoint
+from imagenet_pipeline.training.engine_setup import build_engine
 
 Probabilities = npt.NDArray[np.float64]
 """[n, classes]."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 
 Numbers = npt.NDArray[np.floating[Any]]
 

@@ -17,10 +17,10 @@ from imagenet_pipeline.evaluation.probabilities import require_finite
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
-from imagenet_pipeline.training.building import build_engine
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.ranks import require_agreement
-from imagenet_pipeline.training.records import records_of
+from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.distributed import require_agreement
+from imagenet_pipeline.training.engine_setup import build_engine
 
 HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "loader.prefetch")
 """Recipe keys that say how to compute, not what."""

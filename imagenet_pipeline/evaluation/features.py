@@ -20,13 +20,13 @@ from imagenet_pipeline.evaluation.evaluate import require_harmless
 from imagenet_pipeline.evaluation.feature_file import FEATURES, LABELS, RECORDS, new_archive, open_rows, write_array
 from imagenet_pipeline.evaluation.layer_engine import engine_until
 from imagenet_pipeline.evaluation.probabilities import require_finite
-from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from imagenet_pipeline.training.data import records_of
 from imagenet_pipeline.training.metrics import watched
-from imagenet_pipeline.training.records import records_of
 
 BYTES_A_RECORD = 2 * 8
 """Label and number."""

@@ -13,17 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from imagenet_pipeline import files
-from imagenet_pipeline.engines import Array
-from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
-from imagenet_pipeline.evaluation.colour_maps import enlarged, heat_colours
-from imagenet_pipeline.evaluation.layer_engine import input_shape, own_network
-from imagenet_pipeline.evaluation.network_pictures import caption_of, view_of
-from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.networks.cut import last_map, until
-from imagenet_pipeline.networks.shapes import Shape, output_shape
-from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.contact_sheet import (
+from imagenet_pipeline.drawing import (
     BACKGROUND,
     PALE_INK,
     contact_sheet,
@@ -31,6 +21,16 @@ from imagenet_pipeline.records.contact_sheet import (
     tile,
     write_png,
 )
+from imagenet_pipeline.engines import Array
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
+from imagenet_pipeline.evaluation.colour_maps import enlarged, heat_colours
+from imagenet_pipeline.evaluation.layer_engine import input_shape, own_network
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.networks.shapes import Shape, output_shape
+from imagenet_pipeline.networks.subnetwork import last_map, until
+from imagenet_pipeline.pictures.layers import caption_of, view_of
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.lettering import lettering
 
 SIDE = 240  # pixels

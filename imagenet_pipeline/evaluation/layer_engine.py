@@ -6,9 +6,9 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.cut import until
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
+from imagenet_pipeline.networks.subnetwork import until
 from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array, Engine
-from imagenet_pipeline.evaluation.intervals import Reals, Truths
 from imagenet_pipeline.evaluation.probabilities import Logs
+from imagenet_pipeline.evaluation.stats import Reals, Truths
 from imagenet_pipeline.training.metrics import top_classes
 
 Whole = npt.NDArray[np.int64]

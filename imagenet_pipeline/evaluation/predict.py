@@ -16,8 +16,8 @@ import numpy.typing as npt
 from imagenet_pipeline.errors import printable
 from imagenet_pipeline.evaluation.classifier import Classifier
 from imagenet_pipeline.evaluation.evaluate import Crops
-from imagenet_pipeline.loading.batches import available_processors
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.loader import available_processors
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, calm, upright_rgb
 from imagenet_pipeline.records.shard import read_image_file

@@ -10,10 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, printable
-from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
-from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.records.contact_sheet import (
+from imagenet_pipeline.drawing import (
     BACKGROUND,
     INK,
     bar,
@@ -23,6 +20,9 @@ from imagenet_pipeline.records.contact_sheet import (
     tile,
     write_png,
 )
+from imagenet_pipeline.errors import BadRecipe, printable
+from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Rejected
 from imagenet_pipeline.records.lettering import lettering, shortened
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.evaluation.findings import Findings, as_json
 from imagenet_pipeline.evaluation.report_pictures import confusion_square, curves, mistakes, reliability, text
 from imagenet_pipeline.evaluation.report_style import STYLE
 from imagenet_pipeline.evaluation.report_tables import (
@@ -24,6 +23,7 @@ from imagenet_pipeline.evaluation.report_tables import (
     title,
 )
 from imagenet_pipeline.evaluation.report_text import as_markdown
+from imagenet_pipeline.evaluation.results import Findings, as_json
 
 _GENERATOR = '<meta name="generator" content="imagenet_pipeline">'
 _DASH = "\N{EN DASH}"

@@ -11,10 +11,10 @@ import numpy as np
 
 from imagenet_pipeline.errors import printable
 from imagenet_pipeline.evaluation.calibration import Calibration
-from imagenet_pipeline.evaluation.findings import Findings, Mistake
 from imagenet_pipeline.evaluation.per_class import classes_met
 from imagenet_pipeline.evaluation.report_tables import certainty
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.evaluation.results import Findings, Mistake
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg, encode_png, shrink
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.curves import separate_curves

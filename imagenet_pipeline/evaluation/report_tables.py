@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagenet_pipeline.evaluation.compare import Ensemble, Examination
 from imagenet_pipeline.evaluation.evaluate import Evaluation
-from imagenet_pipeline.evaluation.examine import Ensemble, Examination
-from imagenet_pipeline.evaluation.findings import Figures, Findings
-from imagenet_pipeline.evaluation.intervals import Difference, Interval, Mean, Rate
+from imagenet_pipeline.evaluation.results import Figures, Findings
+from imagenet_pipeline.evaluation.stats import Difference, Interval, Mean, Rate
 
 LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
 MANY_CLASSES = 50

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from imagenet_pipeline.errors import printable
-from imagenet_pipeline.evaluation.findings import Findings
 from imagenet_pipeline.evaluation.report_tables import (
     Table,
     calibration_table,
@@ -19,6 +18,7 @@ from imagenet_pipeline.evaluation.report_tables import (
     sources,
     title,
 )
+from imagenet_pipeline.evaluation.results import Findings
 
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 

@@ -13,7 +13,7 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Array, Engine
 from imagenet_pipeline.evaluation.outcomes import Outcomes, Whole, gathered, outcomes_of
 from imagenet_pipeline.evaluation.probabilities import log_probabilities
-from imagenet_pipeline.loading.batches import Batch, Loader
+from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.manifest import DataSet

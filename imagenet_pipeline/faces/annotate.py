@@ -19,13 +19,13 @@ from imagenet_pipeline.evaluation.predict import read_naming_damage
 from imagenet_pipeline.evaluation.predict_pictures import free_name
 from imagenet_pipeline.faces.drawing import draw_faces, draw_picture
 from imagenet_pipeline.faces.emotions import EmotionReader, Face
-from imagenet_pipeline.faces.footage import Footage, open_camera, open_video
 from imagenet_pipeline.faces.left_parts import remove_left_parts
 from imagenet_pipeline.faces.lines import DetectionLines, detection_lines
 from imagenet_pipeline.faces.source import PICTURE_ENDINGS, Source
+from imagenet_pipeline.faces.video import Footage, open_camera, open_video
 from imagenet_pipeline.faces.video_file import whole_video
 from imagenet_pipeline.faces.window import Window
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.image import Rejected
 from imagenet_pipeline.training.interruption import Interruption

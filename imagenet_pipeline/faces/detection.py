@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 
 from imagenet_pipeline.errors import Damaged
-from imagenet_pipeline.loading.geometry import Box, Pixels
+from imagenet_pipeline.loading.transforms import Box, Pixels
 
 SMALLEST_FACE_PIXELS = 30
 """The cascade's own window has 20; below 30 there is nothing left to read in a face."""

@@ -10,7 +10,7 @@ from PIL.ImageFont import FreeTypeFont
 
 from imagenet_pipeline.evaluation.predict import Choice
 from imagenet_pipeline.faces.emotions import Face
-from imagenet_pipeline.loading.geometry import Box, Pixels
+from imagenet_pipeline.loading.transforms import Box, Pixels
 from imagenet_pipeline.records.image import enlarge
 from imagenet_pipeline.records.lettering import lettering
 

@@ -13,7 +13,7 @@ from imagenet_pipeline.errors import BadRecipe, first_few
 from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
 from imagenet_pipeline.evaluation.predict import Choice, best_choices
 from imagenet_pipeline.faces.detection import FaceDetector
-from imagenet_pipeline.loading.geometry import Box, Pixels
+from imagenet_pipeline.loading.transforms import Box, Pixels
 from imagenet_pipeline.records.classes import ClassTable
 
 EMOTIONS = frozenset(

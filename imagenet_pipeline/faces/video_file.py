@@ -10,7 +10,7 @@ import cv2
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".avi")
 _CODEC = "mp4v"  # MPEG-4 part 2: of those in OpenCV's wheel the one that is quick and fits all four

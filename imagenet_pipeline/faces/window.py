@@ -8,7 +8,7 @@ import os
 
 import cv2
 
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 
 log = logging.getLogger("imagenet_pipeline")
 

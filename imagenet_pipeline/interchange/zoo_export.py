@@ -89,7 +89,7 @@ def export_zoo(
 def _export_mxnet(
     network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
 ) -> list[Path]:
-    from imagenet_pipeline.engines import gluon_zoo
+    from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
 
     constants = (MEAN, DEVIATION) if normalisation else None
     text, names = gluon_zoo.symbol(network, input_shape, constants)
@@ -105,7 +105,7 @@ def _export_mxnet(
 def _export_onnx(
     network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
 ) -> list[Path]:
-    from imagenet_pipeline.engines import pytorch_zoo
+    from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 
     target = out.with_name(f"{out.name}.onnx")
     files.write_whole(target, pytorch_zoo.onnx_bytes(network, values, input_shape, normalisation))
@@ -115,7 +115,7 @@ def _export_onnx(
 def _export_pytorch(
     network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
 ) -> list[Path]:
-    from imagenet_pipeline.engines import pytorch_zoo
+    from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 
     require_module_name(out.name)
     options = pytorch_zoo.options(network, input_shape)

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.loading.auto_augment import Change, Policy, moved
 from imagenet_pipeline.loading.colour import colour_matrix, mean_grey, recolour
-from imagenet_pipeline.loading.erasing import Erasure, erase
-from imagenet_pipeline.loading.geometry import Box, Distortion, Pixels, resample, resample_moved, resize_into
-from imagenet_pipeline.loading.policy import Change, Policy, moved
 from imagenet_pipeline.loading.policy_colours import change_colours
+from imagenet_pipeline.loading.random_erasing import Erasure, erase
+from imagenet_pipeline.loading.transforms import Box, Distortion, Pixels, resample, resample_moved, resize_into
 
 COLUMNS = 40
 """Uniform numbers for each image, used or not: switching one change on leaves the others' draws alone."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.augment import Augmentation
-from imagenet_pipeline.loading.batches import Loader, available_processors
+from imagenet_pipeline.loading.loader import Loader, available_processors
 from imagenet_pipeline.loading.sample import Records
 
 

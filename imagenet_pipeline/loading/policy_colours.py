@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.loading.auto_augment import Change
 from imagenet_pipeline.loading.colour import GREY, mean_grey, recolour
-from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.loading.policy import Change
+from imagenet_pipeline.loading.transforms import Pixels
 
 _LEVELS = np.arange(256)
 _SMOOTHED = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13

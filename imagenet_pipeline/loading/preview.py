@@ -9,10 +9,10 @@ import numpy as np
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.augment import Augmentation
-from imagenet_pipeline.loading.batches import Loader
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.loading.order import epoch_order
 from imagenet_pipeline.loading.sample import Records
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.recordio import ImageRecord
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
 from imagenet_pipeline.records.recordio import ImageRecord
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.augment import COLUMNS, Augmentation, Draw, training_transform
-from imagenet_pipeline.loading.erasing import ERASING_COLUMNS, Erasure, erasures
-from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.loading.mixing import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
+from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, policy_changes
+from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, uniforms
-from imagenet_pipeline.loading.policy import POLICY_COLUMNS, Change, policy_changes
+from imagenet_pipeline.loading.random_erasing import ERASING_COLUMNS, Erasure, erasures
+from imagenet_pipeline.loading.transforms import Pixels
 
 _POLICY = slice(0, POLICY_COLUMNS)
 _ERASING = slice(16, 16 + ERASING_COLUMNS)

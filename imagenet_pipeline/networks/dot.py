@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from html import escape
 
 from imagenet_pipeline.errors import printable
-from imagenet_pipeline.networks.diagram import Group, Part, Parts, Step
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -22,6 +21,7 @@ from imagenet_pipeline.networks.layers import (
     pair,
 )
 from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.pictures.diagram import Group, Part, Parts, Step
 
 INK, PALE_INK, LINE = "#1f2933", "#66727f", "#c3cad2"
 COLOURS = {Conv: "#dcebfa", Dense: "#fde8d0", Pool: "#dff2e1", GlobalAveragePool: "#dff2e1"}

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imagenet_pipeline import files
+from imagenet_pipeline.drawing import require_png
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.contact_sheet import require_png
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 

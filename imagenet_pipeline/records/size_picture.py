@@ -15,9 +15,9 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from imagenet_pipeline import files
+from imagenet_pipeline.drawing import require_png
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.class_picture import SPLIT_COLOURS
-from imagenet_pipeline.records.contact_sheet import require_png
+from imagenet_pipeline.pictures.data import SPLIT_COLOURS
 from imagenet_pipeline.records.image import Header, Rejected, read_header
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet

@@ -18,7 +18,7 @@ from imagenet_pipeline.evaluation.predict import Choice, best_choices
 from imagenet_pipeline.faces.detection import FaceDetector
 from imagenet_pipeline.faces.drawing import draw_faces
 from imagenet_pipeline.faces.emotions import EmotionReader, Face, shows_emotions
-from imagenet_pipeline.loading.geometry import Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Rejected, upright_rgb
 
 SHOWN_PIXELS = 1280

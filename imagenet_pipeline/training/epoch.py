@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from imagenet_pipeline.engines import Totals
-from imagenet_pipeline.loading.batches import Batch
+from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.data import augmentation_of, loader_of
+from imagenet_pipeline.training.distributed import agreed, reduced, settle
 from imagenet_pipeline.training.interruption import Interruption
 from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.passed import Pass, begun, diverged, require_finite
-from imagenet_pipeline.training.ranks import agreed, reduced, settle
-from imagenet_pipeline.training.records import augmentation_of, loader_of
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.saving import save_part
 from imagenet_pipeline.training.schedule import learning_rate

@@ -8,11 +8,11 @@ from itertools import count
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.batches import Batch
+from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.building import new_engine
-from imagenet_pipeline.training.records import augmentation_of, loader_of, steps_per_epoch
+from imagenet_pipeline.training.data import augmentation_of, loader_of, steps_per_epoch
+from imagenet_pipeline.training.engine_setup import new_engine
 from imagenet_pipeline.training.sizes import training_size
 
 

@@ -30,9 +30,9 @@ from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
+from imagenet_pipeline.training.data import IMPORTED, NUMBERED
 from imagenet_pipeline.training.journal import Journal, write_history
 from imagenet_pipeline.training.provenance import recipe_told
-from imagenet_pipeline.training.records import IMPORTED, NUMBERED
 
 BATCH_SIZE = 64
 NOTE = """\

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from imagenet_pipeline.launcher import place, tell_launcher
+from imagenet_pipeline.processes import place, tell_launcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_OF_ECHO = 0.2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.distributed import agreed
 from imagenet_pipeline.training.epoch import train_epoch, validate
 from imagenet_pipeline.training.interruption import Interruption
-from imagenet_pipeline.training.ranks import agreed
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.saving import Outcome, note_end, note_stop, save_epoch, save_part
 

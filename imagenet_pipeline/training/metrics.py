@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from imagenet_pipeline.engines import NO_TOTALS, Engine, Totals
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.loading.batches import Batch, Batches
+from imagenet_pipeline.loading.loader import Batch, Batches
 from imagenet_pipeline.progress import Bar
-from imagenet_pipeline.training.ranks import reduced
+from imagenet_pipeline.training.distributed import reduced
 
 
 def score(engine: Engine, batches: Iterable[Batch], crops: int = 1) -> Totals:

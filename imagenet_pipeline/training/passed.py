@@ -12,7 +12,7 @@ import numpy as np
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import NO_TOTALS, Totals
 from imagenet_pipeline.errors import BadRecipe, Damaged
-from imagenet_pipeline.loading.batches import Batch
+from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import warmup_steps

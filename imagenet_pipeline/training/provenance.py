@@ -11,8 +11,8 @@ import imagenet_pipeline
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.loading.batches import available_processors
 from imagenet_pipeline.loading.benchmark import processor_name
+from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.schedule import highest_rate
 

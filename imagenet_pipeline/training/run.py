@@ -15,10 +15,10 @@ from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.building import frozen_layers, resumed_engine
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
+from imagenet_pipeline.training.distributed import together
+from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
 from imagenet_pipeline.training.journal import Event, Journal
-from imagenet_pipeline.training.ranks import together
 from imagenet_pipeline.training.stopping import gives_up
 from imagenet_pipeline.training.tensorboard import Scalars
 

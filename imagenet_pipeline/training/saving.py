@@ -15,10 +15,10 @@ import numpy as np
 from imagenet_pipeline.engines import Totals
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
 from imagenet_pipeline.training.curves import draw_curves
+from imagenet_pipeline.training.distributed import settle, together
 from imagenet_pipeline.training.journal import write_history
 from imagenet_pipeline.training.metrics import says_rank5
 from imagenet_pipeline.training.passed import Pass, diverged, not_learning
-from imagenet_pipeline.training.ranks import settle, together
 from imagenet_pipeline.training.run import Run
 
 log = logging.getLogger("imagenet_pipeline")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline import files
-from imagenet_pipeline.cli.evaluation import _page_name
+from imagenet_pipeline.cli.evaluate import _page_name
 from imagenet_pipeline.errors import OutOfRoom
 
 Call = Callable[..., tuple[int, str, str]]

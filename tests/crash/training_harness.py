@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline.errors import PipelineError
-from imagenet_pipeline.loading.batches import Batches, Loader
+from imagenet_pipeline.loading.loader import Batches, Loader
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.resume import open_run
 
 
 def trace_to(path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint
-from imagenet_pipeline.engines.membership import taking_part
+from imagenet_pipeline.engines.gluon.membership import taking_part
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Dropout, Flatten, Sequential, stack
 
@@ -48,7 +48,7 @@ def batch_of(step: int) -> tuple[Any, Any]:
 
 def engine_of(network: Sequential, devices: str, precision: str) -> Any:
     """A Gluon engine; also of a process that is alone."""
-    from imagenet_pipeline.engines.gluon import GluonEngine
+    from imagenet_pipeline.engines.gluon.engine import GluonEngine
 
     mean, std = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
     blueprint = Blueprint(network, SIDE, mean, std, OptimizerRecipe(clip_norm=2.0), devices, precision)
@@ -73,7 +73,7 @@ def stepped_alike(engine: Any) -> Any:
 def work(recipe: Path, folder: Path) -> None:
     from imagenet_pipeline.evaluation.evaluate import evaluate
     from imagenet_pipeline.training.loop import train
-    from imagenet_pipeline.training.opening import open_run
+    from imagenet_pipeline.training.resume import open_run
 
     found, told = {}, {}
     for case, (network, devices, precision) in CASES.items():

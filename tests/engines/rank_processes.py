@@ -23,11 +23,9 @@ from torch import (
 
 from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
-from imagenet_pipeline.engines import pytorch as _pytorch  # noqa: F401
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
-from imagenet_pipeline.launcher import place
-from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
@@ -42,6 +40,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     stack,
 )
+from imagenet_pipeline.processes import place
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.metrics import score

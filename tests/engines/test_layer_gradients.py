@@ -14,7 +14,6 @@ import pytest
 
 from imagenet_pipeline.engines import Engine, find_layer
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.cut import until
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
     Activation,
@@ -32,6 +31,7 @@ from imagenet_pipeline.networks.layers import (
     stack,
 )
 from imagenet_pipeline.networks.shapes import parameters
+from imagenet_pipeline.networks.subnetwork import until
 
 MakeEngine = Callable[..., Engine]
 MakeBatch = Callable[..., tuple[Any, Any]]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines import gluon_layers, pytorch_layers
-from imagenet_pipeline.engines.gluon_import import mx as mxnet
-from imagenet_pipeline.engines.pytorch_import import torch as pytorch
+from imagenet_pipeline.engines.gluon import network as gluon_network
+from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines.pytorch import network as pytorch_network
+from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -40,7 +41,7 @@ def run_gluon(
     layer: Layer, x: Array, values: dict[str, Array], training: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """The layer's output and its parameters afterwards."""
-    built = gluon_layers.build(stack(layer=layer), lambda name: len(values[name]))
+    built = gluon_network.build(stack(layer=layer), lambda name: len(values[name]))
     for name, parameter in built.parameters.items():
         parameter.shape = values[name].shape
     built.block.initialize()
@@ -62,7 +63,7 @@ def run_pytorch(
         name: torch.nn.Parameter(torch.tensor(value), requires_grad="running" not in name)
         for name, value in values.items()
     }
-    module = pytorch_layers.build(stack(layer=layer), tensors).train(training)
+    module = pytorch_network.build(stack(layer=layer), tensors).train(training)
     pixels = torch.tensor(x)
     (output,) = module(pixels.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else pixels)
     if training and values:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines import gluon_rule, pytorch_rule
-from imagenet_pipeline.engines.gluon_import import mx as mxnet
-from imagenet_pipeline.engines.rules import RULES
+from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
+from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines.optimizers import RULES
+from imagenet_pipeline.engines.pytorch import optimizer as pytorch_optimizer
 from imagenet_pipeline.engines.treatment import Treatment
 from imagenet_pipeline.errors import BadInput
 
@@ -78,7 +79,7 @@ class OnGluon:
             parameter.initialize(ctx=self.contexts)
             parameter.set_data(mx.nd.array(value, dtype=dtype))
             self.parameters[name] = parameter
-        self.rule = gluon_rule.Rule(recipe, self.parameters, self.contexts, treated)
+        self.rule = gluon_optimizer.Rule(recipe, self.parameters, self.contexts, treated)
 
     def step(self, rate: float, gradients: Arrays) -> None:
         for name, parameter in self.parameters.items():
@@ -99,7 +100,7 @@ class OnPyTorch:
             name: torch.tensor(value, dtype=kind).requires_grad_(not treated[name].frozen)
             for name, value in values.items()
         }
-        self.rule = pytorch_rule.Rule(recipe, self.weights, treated)
+        self.rule = pytorch_optimizer.Rule(recipe, self.weights, treated)
 
     def step(self, rate: float, gradients: Arrays) -> None:
         for name, weight in self.weights.items():

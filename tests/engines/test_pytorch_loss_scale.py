@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.engines import Engine, pytorch_loss_scale
-from imagenet_pipeline.engines import pytorch as pytorch_engine
+from imagenet_pipeline.engines.pytorch import engine as pytorch_engine
 from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, stack
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines import gluon_scores, pytorch_scores
-from imagenet_pipeline.engines.gluon_import import mx as mxnet
+from imagenet_pipeline.engines.gluon import losses as gluon_losses
+from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines.pytorch import losses as pytorch_losses
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 
@@ -21,7 +22,7 @@ Array = np.ndarray[Any, Any]
 mx: Any = mxnet
 torch: Any = pytorch
 
-ENGINES = {"gluon": gluon_scores, "pytorch": pytorch_scores}
+ENGINES = {"gluon": gluon_losses, "pytorch": pytorch_losses}
 LOSSES = {
     "plain": LossRecipe(),
     "smoothed": LossRecipe(label_smoothing=0.1),
@@ -47,12 +48,12 @@ def found_losses(engine: str, logits: Array, targets: Array, loss: LossRecipe, t
     scores = put(engine, logits)
     if engine == "pytorch":
         scores.requires_grad_()
-        losses = pytorch_scores.losses_of(scores, put(engine, targets), loss, training)
+        losses = pytorch_losses.losses_of(scores, put(engine, targets), loss, training)
         losses.sum().backward()
     else:
         scores.attach_grad()
         with mx.autograd.record():
-            losses = gluon_scores.losses_of(scores, put(engine, targets), loss, training)
+            losses = gluon_losses.losses_of(scores, put(engine, targets), loss, training)
         losses.backward()
     return taken(losses), taken(scores.grad)
 

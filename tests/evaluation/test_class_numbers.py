@@ -15,8 +15,8 @@ from imagenet_pipeline.evaluation.class_numbers import numbering_of, sorted_numb
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State
+from imagenet_pipeline.training.data import IMPORTED
 from imagenet_pipeline.training.imported import numbered_classes
-from imagenet_pipeline.training.records import IMPORTED
 
 WNIDS = tuple(f"n{number:08d}" for number in range(0, 5000, 5))
 FOLDERS = tuple(sorted(map(str, range(1000))))

@@ -16,9 +16,9 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import extract
-from imagenet_pipeline.loading.batches import Loader
+from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.building import build_engine
+from imagenet_pipeline.training.engine_setup import build_engine
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,16 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.drawing import tile
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.classifier import open_classifier
 from imagenet_pipeline.evaluation.grad_cam import _overlaid, draw_grad_cam, heat_maps, label_of
-from imagenet_pipeline.evaluation.network_pictures import view_of
 from imagenet_pipeline.evaluation.predict import read_picture
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.pictures.layers import view_of
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.contact_sheet import tile
 
 numbers = st.floats(-100, 100, width=32)
 maps = st.tuples(*[st.integers(1, 3)] * 4).flatmap(

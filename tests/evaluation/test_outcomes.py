@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines import Engine, pytorch_scores
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines.pytorch import losses as pytorch_losses
 from imagenet_pipeline.evaluation.outcomes import Outcomes, gathered, losses_of, outcomes_of
 from imagenet_pipeline.evaluation.probabilities import log_probabilities
 
@@ -29,9 +30,9 @@ def outcomes(images: int = 40, classes: int = 9) -> Outcomes:
 def test_losses_and_hits_are_the_engine_s(kind: Any, crops: int) -> None:
     logits, labels = batch(images=40)
     labels = labels[: 40 // crops]
-    scores, truth = pytorch_scores.mean_over_crops(torch.from_numpy(logits), crops), torch.from_numpy(labels)
-    losses = pytorch_scores.losses_of(scores, truth, LossRecipe(kind=kind), training=False)
-    marks = pytorch_scores.marks_of(losses, scores, truth).numpy()
+    scores, truth = pytorch_losses.mean_over_crops(torch.from_numpy(logits), crops), torch.from_numpy(labels)
+    losses = pytorch_losses.losses_of(scores, truth, LossRecipe(kind=kind), training=False)
+    marks = pytorch_losses.marks_of(losses, scores, truth).numpy()
     logs = log_probabilities(logits, crops)
     found = outcomes_of(labels, labels, logits if crops == 1 else logs, logs, kind)
     np.testing.assert_allclose(found.losses, losses.numpy(), rtol=1e-12)

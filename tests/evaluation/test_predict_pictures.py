@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagenet_pipeline.drawing import ACCENT
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.predict import Choice, Prediction
 from imagenet_pipeline.evaluation.predict_pictures import SHEET_LIMIT, Drawings, annotated
-from imagenet_pipeline.records.contact_sheet import ACCENT
 
 TOP = (Choice("n1", "tabby, tabby cat", 0.75), Choice("n2", "кошка 猫 \x1b[31m" * 9, 0.25), Choice("n3", "", 0.0))
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from imagenet_pipeline.evaluation.examine import examine
-from imagenet_pipeline.evaluation.findings import findings_of
+from imagenet_pipeline.evaluation.compare import examine
 from imagenet_pipeline.evaluation.report import write_report
+from imagenet_pipeline.evaluation.results import findings_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.journal import Journal

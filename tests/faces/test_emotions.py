@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.faces.emotions import MARGIN, grey_face, open_emotion_reader, shows_emotions
-from imagenet_pipeline.loading.geometry import Box
+from imagenet_pipeline.loading.transforms import Box
 from imagenet_pipeline.records.classes import ClassTable
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

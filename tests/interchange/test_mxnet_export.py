@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of

@@ -16,7 +16,7 @@ import pytest
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, create_engine
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange import mxnet_import
 from imagenet_pipeline.interchange.mxnet_export import export_mxnet

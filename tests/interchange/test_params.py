@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange import params
 from imagenet_pipeline.interchange.params import params_bytes, read_list, read_params, write_params

@@ -17,8 +17,8 @@ from imagenet_pipeline.loading.augment import (
     training_box,
     training_transform,
 )
-from imagenet_pipeline.loading.geometry import Box, resize_into
 from imagenet_pipeline.loading.order import uniforms
+from imagenet_pipeline.loading.transforms import Box, resize_into
 
 Crop = Literal["resized", "random", "centre"]
 crops: st.SearchStrategy[Crop] = st.sampled_from(["resized", "random", "centre"])

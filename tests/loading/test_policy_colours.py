@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from imagenet_pipeline.loading.geometry import Pixels
-from imagenet_pipeline.loading.policy import Change
+from imagenet_pipeline.loading.auto_augment import Change
 from imagenet_pipeline.loading.policy_colours import change_colours
+from imagenet_pipeline.loading.transforms import Pixels
 
 FACTORS = (-0.99, -0.45, 0.0, 0.3, 0.99)
 # Pillow cuts fractions off where we round: one level. Where a grey value is rounded before it is used, there or

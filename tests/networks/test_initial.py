@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import KINDS, initial_values

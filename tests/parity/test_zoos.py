@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines import gluon_zoo
-from imagenet_pipeline.engines.gluon_import import mx
+from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
+from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import without_taps
 from imagenet_pipeline.networks.zoo import ZooNetwork

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines.gluon import mx
+from imagenet_pipeline.engines.gluon.engine import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.lists import read_list

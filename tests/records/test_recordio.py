@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_pipeline.engines.gluon import mx
+from imagenet_pipeline.engines.gluon.engine import mx
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records.recordio import (
     LABEL_LIMIT,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.class_picture import SPLIT_COLOURS
+from imagenet_pipeline.pictures.data import SPLIT_COLOURS
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import MAGIC_BYTES, frame, pack, whole_frame_head

@@ -13,9 +13,9 @@ import pytest
 from imagenet_pipeline.engines import Blueprint, Totals
 from imagenet_pipeline.errors import WorkerLost
 from imagenet_pipeline.records.build import BuildOptions, build
-from imagenet_pipeline.training import building, loop
+from imagenet_pipeline.training import engine_setup, loop
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.resume import open_run
 from record_builders import digits
 
 RECIPE = """
@@ -194,7 +194,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Group]:
         group.own.rank = 0
         PlainEngine.built.clear()
         monkeypatch.setattr(
-            building, "create_engine", lambda name, blueprint, values: PlainEngine(blueprint, values, group)
+            engine_setup, "create_engine", lambda name, blueprint, values: PlainEngine(blueprint, values, group)
         )
         return group
 

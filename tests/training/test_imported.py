@@ -19,7 +19,7 @@ from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.imported import make_run, normalisation_of, numbered_classes
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.resume import open_run
 
 MEAN, STD = (10.0, 20.0, 30.0), (100.0, 101.0, 102.0)
 ORIGIN = {"files": {}, "normalisation_from": "a test"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.training import loop
-from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.resume import open_run
 
 EPOCHS = 20
 SETTLING = 5

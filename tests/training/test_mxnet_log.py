@@ -133,7 +133,7 @@ def test_no_bytes_crash_it(tmp_path: Path, pieces: list[bytes]) -> None:
 
 def test_what_mxnet_itself_writes_is_read(tmp_path: Path) -> None:
     """A Module of MXNet 1.9.1, trained here; what it scored is asked of its own metric as well."""
-    mx = pytest.importorskip("imagenet_pipeline.engines.gluon_import").mx
+    mx = pytest.importorskip("imagenet_pipeline.engines.gluon.runtime").mx
 
     random = np.random.default_rng(0)
     inputs, labels = random.random((64, 5), np.float32), random.integers(0, 3, 64).astype(np.float32)

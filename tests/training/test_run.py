@@ -21,15 +21,15 @@ import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import load_recipe
-from imagenet_pipeline.engines.gluon import GluonEngine
+from imagenet_pipeline.engines.gluon.engine import GluonEngine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run, run_name
 from imagenet_pipeline.training.restart import require_unchanged
+from imagenet_pipeline.training.resume import open_run, run_name
 from imagenet_pipeline.training.saving import Outcome
 from imagenet_pipeline.training.schedule import learning_rate
 

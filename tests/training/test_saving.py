@@ -27,8 +27,8 @@ from imagenet_pipeline.training import epoch, saving
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
 from imagenet_pipeline.training.passed import Pass
+from imagenet_pipeline.training.resume import open_run
 from imagenet_pipeline.training.saving import Outcome
 
 STEPS = 9

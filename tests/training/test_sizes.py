@@ -89,7 +89,7 @@ def test_a_zoos_network_is_asked_for_its_parameters_at_each_size(monkeypatch: py
 
 
 def test_a_run_of_such_a_network_is_not_begun(recipe: Path, tmp_path: Path) -> None:
-    from imagenet_pipeline.training.opening import open_run
+    from imagenet_pipeline.training.resume import open_run
 
     assert load_recipe(recipe).network == "lenet"
     with pytest.raises(BadRecipe, match="dense layers of lenet fix its input"):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.training.data import require_validation
 from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
-from imagenet_pipeline.training.records import require_validation
+from imagenet_pipeline.training.resume import open_run
 from imagenet_pipeline.training.stopping import gives_up
 
 

@@ -11,7 +11,7 @@ import pytest
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import COLUMNS, Journal, branches
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.resume import open_run
 from imagenet_pipeline.training.tensorboard import Scalars
 
 

@@ -13,12 +13,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from imagenet_pipeline.config import load_recipe
-from imagenet_pipeline.engines.gluon import GluonEngine
-from imagenet_pipeline.engines.pytorch import PyTorchEngine
+from imagenet_pipeline.engines.gluon.engine import GluonEngine
+from imagenet_pipeline.engines.pytorch.engine import PyTorchEngine
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.training.checkpoint import load_checkpoint
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.opening import open_run
+from imagenet_pipeline.training.resume import open_run
 from imagenet_pipeline.training.saving import Outcome
 
 ENGINES = ("gluon", "pytorch")

@@ -1,0 +1,184 @@
+"""The verb evaluate: one checkpoint's score, or those of several beside each other and together."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagenet_pipeline.cli.output import WHICH, Json, say, say_json, say_table
+from imagenet_pipeline.config import load_run_recipe, parse_overrides
+from imagenet_pipeline.errors import BadRecipe, PipelineError
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.evaluation.results import Findings
+
+
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN|KEY=VALUE", help="Run folders, and recipe keys to change, as devices=cpu."),
+]
+Checkpoints = Annotated[str, typer.Option(help=f"{WHICH}; several with commas between, as 5,10,best.")]
+Split = Annotated[str | None, typer.Option(help="Which split to score [default: test, or val where there is none]")]
+CropCount = Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")]
+Records = Annotated[
+    Path | None,
+    typer.Option(help="Another data set of the same classes, of some of them, or of folders 0 to 999 (ImageNetV2)."),
+]
+RealLabels = Annotated[
+    Path | None, typer.Option(help="real.json: score ImageNet's validation images by their ReaL labels, too.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="The page's name; .md and .json go beside it [default: report-SPLIT.html in the first run]"),
+]
+
+
+def evaluate(
+    context: typer.Context,
+    words: Words,
+    checkpoint: Checkpoints = "best",
+    split: Split = None,
+    crops: CropCount = 1,
+    records: Records = None,
+    real_labels: RealLabels = None,
+    report: Report = None,
+    as_json: Json = False,
+) -> None:
+    """Score a checkpoint on every record of a split once: rank-1, rank-5 and loss with 95 % intervals, and a report.
+
+    Chance is the rank-1 of guessing; rank-5 is left out where there are no more than five classes.
+
+    Several runs or checkpoints are scored beside each other on the records of the first, and together: their
+    probabilities are averaged. They may differ in network, engine and input size, not in their classes. There p is
+    how likely so large a difference of rank-1 to the first would be by chance (McNemar's test, on the same images).
+
+    \b
+    Examples:
+      imagenet-pipeline evaluate output/runs/demo --split test --json
+      imagenet-pipeline evaluate output/runs/demo --checkpoint 5,10,best
+      imagenet-pipeline evaluate output/runs/first output/runs/second devices=cpu
+      imagenet-pipeline evaluate output/runs/resnet50 --split val --real-labels real.json
+    """
+    from imagenet_pipeline.engines import launch_ranks
+    from imagenet_pipeline.engines.gluon.membership import taking_part
+    from imagenet_pipeline.evaluation.compare import examine
+    from imagenet_pipeline.evaluation.evaluate import default_split
+    from imagenet_pipeline.evaluation.report import require_page
+    from imagenet_pipeline.evaluation.results import findings_of
+
+    require_crops(crops)
+    runs, changes = _runs_and_changes(words)
+    split = split or default_split(runs[0], records, changes)
+    checkpoints = [which.strip() for which in checkpoint.split(",")]
+    page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
+    require_page(page, own=report is None)
+    with taking_part():
+        planned = load_run_recipe(runs[0], changes)
+        if launch_ranks(planned.engine, planned.devices, context.obj):
+            return
+        found = examine(runs, checkpoints, split, crops, records, changes, real_labels)  # type: ignore[arg-type]
+    if not found.result.process:
+        _answer(findings_of(found), page, as_json)
+
+
+def _answer(findings: Findings, page: Path, as_json: bool) -> None:
+    """Write the report and say the figures, also where it cannot be written: they took so much longer."""
+    from imagenet_pipeline.evaluation.report import write_report
+    from imagenet_pipeline.evaluation.results import as_json as told_of
+
+    problem: PipelineError | None = None
+    try:
+        write_report(findings, page)
+    except PipelineError as error:
+        problem = error
+    if as_json:
+        say_json({**told_of(findings), "report": None if problem else page})
+    else:
+        _say(findings, None if problem else page)
+    if problem:
+        raise problem
+
+
+def require_crops(crops: int) -> None:
+    """Raise BadRecipe for another number than evaluation has."""
+    if crops not in (1, 2, 10):
+        raise BadRecipe("not a number of crops", where="--crops", expected="1, 2 or 10", found=crops)
+
+
+def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
+    """Runs come first; what has an equals sign, and is no folder, is a recipe key."""
+    runs = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
+    if not runs:
+        raise BadRecipe("no run to evaluate", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
+    return runs, parse_overrides([word for word in words if Path(word) not in runs])
+
+
+def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int, records: Path | None) -> str:
+    """What is not the best checkpoint's centre crops on the run's own records is told apart by name."""
+    words = [f"{crops}-crops"] if crops > 1 else []
+    words += checkpoints if checkpoints != ["best"] else []
+    others = [run.resolve() for run in runs[1:]]
+    words += [f"with-{run.name}" for run in others]
+    words += [f"on-{records.resolve().name}"] if records else []
+    name = "-".join(["report", split, *words])
+    if others or records:
+        # Folders of the same name are not the same, and a long name is cut.
+        digest = hashlib.sha256(repr((others, records and records.resolve(), checkpoints)).encode())
+        name = f"{name.encode()[:200].decode(errors='ignore')}-{digest.hexdigest()[:6]}"
+    return f"{name}.html"
+
+
+def _say(findings: Findings, page: Path | None) -> None:
+    from imagenet_pipeline.evaluation.report_tables import seen, who
+
+    result, figures = findings.examination.result, findings.figures
+    if len(findings.own) > 1:
+        _say_members(findings)
+    for note in findings.examination.notes:
+        say(note)
+    say(f"{who(result)}: {result.images:,} {result.split} images, {seen(result.crops)}")
+    rates = {"rank-1": figures.rank1}
+    if findings.says_rank5:
+        rates["rank-5"] = figures.rank5
+    if figures.real:
+        rates["ReaL"] = figures.real
+    for name, rate in rates.items():
+        (low, high), beside = rate.interval, f"; {findings.chance}" if name == "rank-1" else ""
+        of = f"{rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f}{beside}"
+        say(f"{name:<7} {rate.percent:.2f} %  ({of})")
+    kind, span = findings.examination.loss_kind, figures.loss.interval
+    unit = "nats" if kind == "cross_entropy" else f"({kind})"
+    said = f"  (95 %: {span[0]:.4f} to {span[1]:.4f})" if span else ""
+    say(f"loss    {figures.loss.value:.4f} {unit}{said}")
+    say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
+    if page:
+        say(f"report: {page}")
+
+
+def _say_members(findings: Findings) -> None:
+    """Each by itself and all together; what they have in common is said once, before."""
+    from imagenet_pipeline.evaluation.report_tables import TOGETHER, difference_cells
+
+    examination = findings.examination
+    members = examination.evaluations
+    traits = {
+        "run": [one.run for one in members],
+        "network": [one.network for one in members],
+        "engine": [one.engine for one in members],
+        "input": [f"{one.input_size} px" for one in members],
+    }
+    shared = [f"{name} {values[0]}" for name, values in traits.items() if len({*values}) == 1]
+    told = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
+    if shared:
+        say(f"of all: {', '.join(shared)}")
+    names, rank5 = [*(one.checkpoint for one in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
+    figures = [
+        (f"{one.rank1:.2f}", *([f"{one.rank5:.2f}"] if rank5 else []), f"{one.loss:.4f}", *difference_cells(gap))
+        for one, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
+    ]
+    rows = [(*row[:-1], *row[-1]) for row in zip(names, *told.values(), figures, strict=True)]
+    say_table(["checkpoint", *told, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
+    say("to the first: points of rank-1, with 95 % interval; p: McNemar's test on the same images")

@@ -1,0 +1,255 @@
+"""The MXNet/Gluon engine: one hybridized network over a ctx list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits
+from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
+from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
+from imagenet_pipeline.engines.gluon import zoo
+from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
+from imagenet_pipeline.engines.gluon.losses import losses_of, marks_of, mean_over_crops
+from imagenet_pipeline.engines.gluon.optimizer import Rule
+from imagenet_pipeline.engines.gluon.runtime import compute_threads, mx
+from imagenet_pipeline.engines.gluon_gradients import gradients_of
+from imagenet_pipeline.engines.gluon_network import Normalised, build_network, freeze
+from imagenet_pipeline.engines.parts import parts_of
+from imagenet_pipeline.engines.treatment import treatments
+from imagenet_pipeline.errors import BadRecipe
+
+STEPS_IN_FLIGHT = 2
+"""How far Python may run ahead of the devices: bounds the memory of queued batches."""
+
+
+class GluonEngine:
+    """See `engines.Engine`; it waits for the step just issued where there are moving averages."""
+
+    name = "gluon"
+
+    def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
+        self.versions = {"mxnet": mx.__version__, "numpy": np.__version__}
+        self.threads = compute_threads()
+        self._workers = all_workers()
+        self.rank, self.ranks = (self._workers.rank, self._workers.ranks) if self._workers else (0, 1)
+        self._contexts = parse_contexts(blueprint.devices)
+        self.device_names = tuple(str(context) for context in self._contexts)
+        _refuse_compilation(blueprint)
+        self.precision = self._dtype = choose_precision(blueprint.precision)
+        built, self._draws = build_network(blueprint)
+        self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
+        self._trained = {name: one for name, one in built.parameters.items() if one.grad_req != "null"}
+        shapes = {name: tuple(one.shape) for name, one in built.parameters.items()}
+        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        self._network = Normalised(built.block, blueprint, self._dtype)
+        self._training = (
+            self._network if built.training is built.block else Normalised(built.training, blueprint, self._dtype)
+        )
+        self._accumulation = blueprint.accumulation
+        first = zoo.draw(built, blueprint.seed) if values is None else values
+        freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        self._moving = [one for one in self._trained.values() if one.grad_req != "null"]
+        self._prepare(first)
+        self._loss = blueprint.loss
+        self._rule = Rule(blueprint.optimizer, self._trained, self._contexts, treated)
+        self._reducer = self._make_reducer()
+        self._averages = Averages(blueprint.average_decay, self._copies(), mx.nd.NDArray.copy, _approach)
+        self._marks: list[list[Any]] = []
+        self._images = 0
+
+    def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
+        if self._draws:
+            for index, context in enumerate(self._contexts):
+                place = self.rank * len(self._contexts) + index
+                mx.random.seed((seed + place * 0x9E3779B1) % 2**31, ctx=context)
+        self._averages.begin()
+        parts = parts_of(images, labels, self._accumulation, len(self._contexts))
+        for parameter in self._moving if len(parts) > 1 else ():
+            parameter.zero_grad()
+        marks = [mark for part in parts for mark in self._backward(*part)]
+        if self._reducer is not None:
+            self._reducer.allreduce_grads()
+        self._rule.update(learning_rate, len(images) * self.ranks)
+        if self._averages.means:
+            self._await_gradients()
+            self._averages.update()
+        self._remember(marks, len(images))
+
+    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
+        marks = []
+        for share, truth in self._shares(images, labels, crops):
+            logits = mean_over_crops(self._network(share), crops)
+            losses = losses_of(logits, truth, self._loss, training=False)
+            marks.append(marks_of(losses, logits, truth))
+        self._remember(marks, len(labels))
+
+    def totals(self) -> Totals:
+        counts = np.array(
+            [np.sum([mark.asnumpy() for mark in step], axis=0, dtype=np.float64) for step in self._marks]
+        ).reshape(-1, 3)
+        images, self._images, self._marks = self._images, 0, []
+        return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
+
+    def logits(self, images: Images) -> Array:
+        nothing = np.zeros(len(images), np.int64)
+        parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
+        return np.concatenate(parts)
+
+    def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
+        # A hybridized network is one operator, of whose layers nothing is seen.
+        self._network.hybridize(active=False)
+        try:
+            return gradients_of(self._network, self._layers, layer, images, classes, self._contexts[0])
+        finally:
+            self._hybridize()
+
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self._workers.total(numbers) if self._workers else numbers.copy()
+
+    def values(self) -> dict[str, Array]:
+        return self._on_host(self._copies())
+
+    def averages(self) -> dict[str, Array]:
+        return self._on_host(self._averages.means) or self.values()
+
+    def set_values(self, values: Values) -> None:
+        expected = {name: parameter.shape for name, parameter in self._parameters.items()}
+        check_fits(expected, values, "weights")
+        for name, parameter in self._parameters.items():
+            parameter.set_data(mx.nd.array(values[name], dtype=self._dtype))
+
+    def optimizer_state(self) -> dict[str, Array]:
+        return self._rule.state() | self._averages.state(self._on_host(self._averages.means))
+
+    def set_optimizer_state(self, state: Values) -> None:
+        self._rule.set_state(rule_state(state))
+        self._averages.restore(state, _fill)
+
+    def _prepare(self, values: Values) -> None:
+        everything = mx.gluon.ParameterDict()
+        for parameter in self._moving if self._accumulation > 1 else ():
+            parameter.grad_req = "add"
+        for network in (self._network, self._training):
+            network.cast(self._dtype)
+            everything.update(network.collect_params())
+        everything.initialize(ctx=self._contexts, force_reinit=True)
+        self._hybridize()
+        self.set_values(values)
+
+    def _hybridize(self) -> None:
+        for network in (self._network, self._training):
+            network.hybridize(static_alloc=True, static_shape=True)
+
+    def _make_reducer(self) -> Any | None:
+        if self._workers is not None:
+            return Reducer(self._workers, self._moving)
+        if len(self._contexts) == 1:
+            return None
+        return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
+
+    def _backward(self, images: Images, labels: Targets) -> list[Any]:
+        """Add a part's share of the gradient of the summed loss; the part's marks, one a device."""
+        shares = list(self._shares(images, labels))
+        losses, objectives = [], []
+        with mx.autograd.record():
+            for share, truth in shares:
+                logits, *heads = _listed(self._training(share))
+                losses.append((losses_of(logits, truth, self._loss, training=True), logits, truth))
+                objectives.append(losses[-1][0] + self._auxiliary(heads, truth))
+        mx.autograd.backward(objectives)
+        return [marks_of(*share) for share in losses]
+
+    def _await_gradients(self) -> None:
+        """MXNet writes running statistics in the backward pass, unknown to its own engine: who reads them must wait."""
+        for parameter in self._moving:
+            for gradient in parameter.list_grad():
+                gradient.wait_to_read()
+
+    def _auxiliary(self, heads: list[Any], truth: Any) -> Any:
+        return sum(
+            weight * losses_of(head, truth, self._loss, training=True)
+            for weight, head in zip(self._tap_weights, heads, strict=True)
+        )
+
+    def _shares(self, images: Images, labels: Targets, crops: int = 1) -> Iterator[tuple[Any, Any]]:
+        kind = "int32" if labels.ndim == 1 else self._dtype
+        for context, rows in zip(
+            self._contexts, np.array_split(np.arange(len(labels)), len(self._contexts)), strict=True
+        ):
+            if len(rows):
+                first, last = int(rows[0]), int(rows[-1]) + 1
+                share = mx.nd.array(images[first * crops : last * crops], ctx=context, dtype="uint8")
+                yield share, mx.nd.array(labels[first:last], ctx=context, dtype=kind)
+
+    def _remember(self, marks: list[Any], images: int) -> None:
+        self._marks.append(marks)
+        self._images += images
+        if len(self._marks) > STEPS_IN_FLIGHT:
+            for mark in self._marks[-1 - STEPS_IN_FLIGHT]:
+                mark.wait_to_read()
+
+    def _copies(self) -> dict[str, list[Any]]:
+        # Weights are equal on every device; running statistics differ.
+        named = self._parameters.items()
+        return {name: one.list_data()[: 1 if name in self._trained else None] for name, one in named}
+
+    def _on_host(self, copies: Copies) -> dict[str, Array]:
+        """The arrays in NumPy; where devices have different ones their mean, which is what one device sees."""
+        values = {name: _mean([one.asnumpy() for one in ones]) for name, ones in copies.items()}
+        if self._workers is None:
+            return values
+        return values | self._workers.mean({name: one for name, one in values.items() if name not in self._trained})
+
+
+def choose_precision(precision: str) -> str:
+    """What to compute in; "auto" is float32. Raises BadRecipe for the half precisions."""
+    if precision in ("bfloat16", "float16"):
+        raise BadRecipe(
+            "the gluon engine computes in float32 or float64",
+            where=f"precision = {precision!r}",
+            advice="take precision=auto or engine=pytorch",
+        )
+    return "float32" if precision == "auto" else precision
+
+
+def _refuse_compilation(blueprint: Blueprint) -> None:
+    if blueprint.compile:
+        raise BadRecipe(
+            "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"
+        )
+
+
+def _approach(means: list[Any], arrays: list[Any], share: float) -> None:
+    for mean, array in zip(means, arrays, strict=True):
+        mean += share * (array - mean)
+
+
+def _fill(array: Any, values: Array) -> None:
+    array[:] = mx.nd.array(values, dtype=array.dtype)
+
+
+def _mean(copies: list[Array]) -> Array:
+    mean = copies[0] if len(copies) == 1 else np.mean(copies, axis=0, dtype=np.float64)
+    return np.ascontiguousarray(mean, copies[0].dtype)
+
+
+def _listed(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def parse_contexts(devices: str) -> list[Any]:
+    """The ctx list for a `devices` word. Raises BadRecipe for a device that is not there.
+
+    "auto" is the first GPU, or else the CPU.
+    """
+    gpus = mx.context.num_gpus()
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1 or gpu:0,1")
+    if kind == "gpu":
+        require_there(devices, words, gpus, f"{gpus} GPUs that MXNet can use")
+    else:
+        require_there(devices, words, CPU_CONTEXTS, f"contexts cpu:0 to cpu:{CPU_CONTEXTS - 1}")
+    return [mx.Context(kind, int(word)) for word in words]

@@ -1,0 +1,66 @@
+"""Losses and hits as MXNet arrays, left on the device; `pytorch_scores` states the same for PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.engines.gluon.runtime import mx
+from imagenet_pipeline.errors import BadRecipe
+
+
+def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> Any:
+    """Loss of each image [n], as `engines/__init__.py` writes it; NaN where a logit is not finite.
+
+    `logits` [n, classes] float32 or float64; `targets` classes [n] int32, or shares [n, classes].
+    Raises BadRecipe for hinge with shares.
+    """
+    if loss.kind == "hinge":
+        return _hinge(logits, targets)
+    logs = _log_softmax(logits)
+    own = mx.nd.pick(logs, targets) if targets.ndim == 1 else (logs * targets).sum(axis=1)
+    share = loss.label_smoothing if training else 0.0
+    return -((1 - share) * own + share * logs.mean(axis=1)) if share else -own
+
+
+def _log_softmax(logits: Any) -> Any:
+    # oneDNN's float32 kernel makes numbers of a NaN.
+    return mx.nd.broadcast_add(mx.nd.log_softmax(logits), _zero_or_nan(logits).expand_dims(1))
+
+
+def _hinge(logits: Any, labels: Any) -> Any:
+    if labels.ndim > 1:
+        raise BadRecipe("hinge needs one class an image", where="loss.kind", advice="soft labels need cross_entropy")
+    margins = mx.nd.relu(mx.nd.broadcast_sub(logits, mx.nd.pick(logits, labels, keepdims=True)) + 1)
+    others = mx.nd.one_hot(labels, logits.shape[1], on_value=0, off_value=1, dtype=logits.dtype)
+    return (margins * others).sum(axis=1) + _zero_or_nan(logits)
+
+
+def _zero_or_nan(logits: Any) -> Any:
+    # [n]: 0, or NaN where a logit of the image is not finite.
+    return (logits * 0).sum(axis=1)
+
+
+def mean_over_crops(logits: Any, crops: int) -> Any:
+    """Logs of the probabilities averaged over each image's crops: [n * crops, classes] to [n, classes]."""
+    if crops == 1:
+        return logits
+    logs = _log_softmax(logits).reshape((-1, crops, logits.shape[1]))
+    # Relative to the most certain crop: a probability too small for the precision must not become log 0.
+    most = logs.max(axis=1, keepdims=True)
+    return mx.nd.broadcast_sub(logs, most).exp().mean(axis=1).log() + most.squeeze(axis=1)
+
+
+def marks_of(losses: Any, logits: Any, labels: Any) -> Any:
+    """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, as a stable sort has them.
+
+    Shares [n, classes] count their largest.
+    """
+    chosen = labels.astype(logits.dtype) if labels.ndim == 1 else mx.nd.argmax(labels, axis=1)
+    column = chosen.expand_dims(1)
+    own = mx.nd.pick(logits, chosen, keepdims=True)
+    classes = mx.nd.arange(logits.shape[1], ctx=logits.context, dtype=logits.dtype)
+    ahead = mx.nd.broadcast_greater(logits, own)
+    tied = mx.nd.broadcast_equal(logits, own) * mx.nd.broadcast_lesser(classes.expand_dims(0), column)
+    rank = (ahead + tied).sum(axis=1)
+    return mx.nd.stack(losses.sum(), (rank < 1).sum(), (rank < 5).sum()).reshape(3)

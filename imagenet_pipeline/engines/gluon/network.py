@@ -1,0 +1,203 @@
+"""Turn a network description into Gluon blocks, one small rule a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from imagenet_pipeline.engines.gluon.runtime import mx
+from imagenet_pipeline.networks import layers
+
+nn = mx.gluon.nn
+
+
+@dataclass
+class GluonNetwork:
+    """A block and its parameters by the names the whole pipeline uses.
+
+    `training` shares the layers of `block`; where there are taps it gives [logits, *those of each tap's head].
+    `layers` has the block of every layer, and of every group of layers, by its path.
+    """
+
+    block: Any
+    training: Any
+    parameters: dict[str, Any]
+    tap_weights: list[float] = field(default_factory=list)
+    layers: dict[str, Any] = field(default_factory=dict)
+
+
+def build(network: layers.Sequential, channels_of: Callable[[str], int]) -> GluonNetwork:
+    """Build the block tree; `channels_of(name)` is the length of a one-dimensional parameter."""
+    builder = _Builder(channels_of)
+    blocks = [builder.block(item, name) for name, item in network.items]
+    taps = {index: item.weight for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
+    scoring = nn.HybridSequential(prefix="")
+    scoring.add(*[block for index, block in enumerate(blocks) if index not in taps])
+    training = _Tapped(blocks, set(taps)) if taps else scoring
+    return GluonNetwork(scoring, training, builder.parameters, list(taps.values()), builder.layers)
+
+
+class _Builder:
+    def __init__(self, channels_of: Callable[[str], int]) -> None:
+        self.parameters: dict[str, Any] = {}
+        self.layers: dict[str, Any] = {}
+        self.channels_of = channels_of
+
+    def block(self, layer: layers.Layer, path: str) -> Any:
+        # A residual body has the path of the whole, which is finished later and stays.
+        block = self.layers[path] = self._block(layer, path)
+        return block
+
+    def _block(self, layer: layers.Layer, path: str) -> Any:
+        match layer:
+            case layers.Sequential():
+                return self._sequence(layer, path)
+            case layers.Tap():
+                return self.block(layer.head, path)
+            case layers.Residual():
+                shortcut = layer.shortcut and self.block(layer.shortcut, _join(path, "shortcut"))
+                return _Sum(self.block(layer.body, path), shortcut)
+            case layers.Concat():
+                return _Joined([self.block(branch, _join(path, name)) for name, branch in layer.branches])
+            case layers.Conv() | layers.Dense() | layers.BatchNorm():
+                return self._weighted(layer, path)
+            case layers.Activation(kind="prelu"):
+                block = _PReLU(self.channels_of(f"{path}.slope"))
+                self.parameters[f"{path}.slope"] = block.slope
+                return block
+            case _:
+                return _plain(layer)
+
+    def _sequence(self, layer: layers.Sequential, path: str) -> Any:
+        block = nn.HybridSequential(prefix="")
+        for name, item in layer.items:
+            block.add(self.block(item, _join(path, name)))
+        return block
+
+    def _weighted(self, layer: layers.Conv | layers.Dense | layers.BatchNorm, path: str) -> Any:
+        if isinstance(layer, layers.BatchNorm):
+            block = nn.BatchNorm(epsilon=layer.epsilon, momentum=layer.momentum, scale=layer.scale)
+            names = {
+                "weight": "gamma",
+                "bias": "beta",
+                "running_mean": "running_mean",
+                "running_var": "running_var",
+            }
+        else:
+            block = _convolution(layer) if isinstance(layer, layers.Conv) else _dense(layer)
+            names = {"weight": "weight", "bias": "bias"} if layer.bias else {"weight": "weight"}
+        for ours, theirs in names.items():
+            self.parameters[f"{path}.{ours}"] = getattr(block, theirs)
+        return block
+
+
+def _convolution(layer: layers.Conv) -> Any:
+    return nn.Conv2D(
+        layer.channels,
+        layer.kernel,
+        strides=layer.stride,
+        padding=layer.pad,
+        groups=layer.groups,
+        use_bias=layer.bias,
+    )
+
+
+def _dense(layer: layers.Dense) -> Any:
+    return nn.Dense(layer.units, use_bias=layer.bias, flatten=False)
+
+
+def _plain(layer: layers.Layer) -> Any:
+    match layer:
+        case layers.Activation(kind="elu" | "leaky"):
+            return nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type=layer.kind, slope=layer.slope))
+        case layers.Activation():
+            return nn.Activation(layer.kind)
+        case layers.Pool(kind="max"):
+            return nn.MaxPool2D(layer.size, layer.stride, layer.pad, ceil_mode=layer.ceil)
+        case layers.Pool():
+            return nn.AvgPool2D(
+                layer.size, layer.stride, layer.pad, ceil_mode=layer.ceil, count_include_pad=layer.count_pad
+            )
+        case layers.GlobalAveragePool():
+            return nn.GlobalAvgPool2D()
+        case layers.Dropout():
+            return nn.Dropout(layer.rate)
+        case layers.Flatten():
+            return nn.Flatten()
+        case layers.LocalResponseNorm():
+            return nn.HybridLambda(lambda F, x: _response_normalised(F, x, layer))
+        case _:
+            raise NotImplementedError(f"the Gluon engine has no rule for {type(layer).__name__}")
+
+
+class _Tapped(mx.gluon.HybridBlock):  # type: ignore[misc]
+    def __init__(self, blocks: list[Any], taps: set[int]) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.taps = taps
+        for block in blocks:
+            self.register_child(block)
+
+    def hybrid_forward(self, F: Any, x: Any) -> list[Any]:
+        heads = []
+        for index, block in enumerate(self.blocks):
+            if index in self.taps:
+                heads.append(block(x))
+            else:
+                x = block(x)
+        return [x, *heads]
+
+
+class _Sum(mx.gluon.HybridBlock):  # type: ignore[misc]
+    def __init__(self, body: Any, shortcut: Any | None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return self.body(x) + (self.shortcut(x) if self.shortcut is not None else x)
+
+
+class _PReLU(mx.gluon.HybridBlock):  # type: ignore[misc]
+    """max(x, 0) - slope * max(-x, 0), the slope per channel.
+
+    Not MXNet's own: in a hybridized network it writes the gradient of x over the one it has yet to sum for the
+    slope (`FInplaceOption` in leaky_relu.cc), which then is wrong by half and more.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.slope = self.params.get("slope", shape=(channels,), init="zeros")
+
+    def hybrid_forward(self, F: Any, x: Any, slope: Any) -> Any:
+        rows = F.reshape(x, shape=(0, 0, -1))
+        falling = F.broadcast_mul(F.reshape(slope, shape=(1, -1, 1)), F.relu(-rows))
+        return F.reshape_like(F.relu(rows) - falling, x)
+
+
+def _response_normalised(F: Any, x: Any, layer: layers.LocalResponseNorm) -> Any:
+    """The mean over neighbouring channels is an average pooling of [n, 1, channels, pixels], zeros beyond the ends.
+
+    Not MXNet's LRN: it has no float64, and on a CPU its gradient is wrong where the layers before and after it
+    keep 16 channels together in memory, as convolutions do (by 0.3 % in AlexNet, by all of it with alpha = 1).
+    """
+    columns = F.reshape(F.square(x), shape=(0, -4, 1, -1, -3))
+    window = {"kernel": (layer.size, 1), "pad": (layer.size // 2, 0), "count_include_pad": True}
+    means = F.reshape_like(F.Pooling(columns, pool_type="avg", **window), x)
+    return x * (layer.bias + layer.alpha * means) ** -layer.beta
+
+
+class _Joined(mx.gluon.HybridBlock):  # type: ignore[misc]
+    def __init__(self, branches: list[Any]) -> None:
+        super().__init__()
+        self.branches = branches
+        for branch in branches:
+            self.register_child(branch)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return F.concat(*[branch(x) for branch in self.branches], dim=1)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,138 @@
+"""The processes that train together, one a device.
+
+Gradients are averaged by DistributedDataParallel, over NCCL between GPUs and gloo between CPUs. Counts go through
+gloo alone: they never wait for a GPU, and gloo notices at once when a process is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import warnings
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.engines import Array, Values
+from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.processes import place
+
+distributed = torch.distributed
+PATIENCE = timedelta(minutes=10)
+"""How long a rank waits for the others: longer than any of them takes to validate, save or read."""
+_STATISTICS = ("running_mean", "running_var")
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """The same function, but WorkerLost where it talks with the other ranks and one is gone."""
+
+    @functools.wraps(call)
+    def guarded(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
+        try:
+            return call(*arguments, **named)
+        except RuntimeError as error:
+            if not _is_of_network(error):
+                raise
+            raise WorkerLost(
+                f"rank {place().rank} has lost another rank, which has ended or cannot be reached",
+                advice="see why, and go on with --resume latest",
+            ) from error
+
+    return guarded
+
+
+class Group:
+    """The ranks of a run, seen from one of them; also of a run with one rank, where nothing is sent."""
+
+    def __init__(self, control: Any | None) -> None:
+        here = place()
+        self.rank, self.ranks = here.rank, here.ranks
+        self._control = control
+
+    def seed(self, seed: int) -> int:
+        """A seed of this rank's own: no two draw the same dropout."""
+        # In 32 bits: of a CPU's generator the upper half of a seed changes nothing.
+        return int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0]) if self.rank else seed
+
+    def parallel(self, network: Any) -> Any:
+        """The network, whose gradients `backward` now leaves averaged over the ranks. Collective."""
+        if self.ranks == 1 or not any(one.requires_grad for one in network.parameters()):
+            return network
+        # Compiled, it would tell the user of marks for a profiler that it leaves out.
+        logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            # Newer releases would have the first word said in two, which older ones do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, init_sync=False)
+
+    def held_back(self, parallel: Any) -> AbstractContextManager[Any]:
+        """While it is open `backward` adds up this rank's own gradients; the next one outside averages the sums."""
+        held: AbstractContextManager[Any] = parallel.no_sync() if hasattr(parallel, "no_sync") else nullcontext()
+        return held
+
+    @naming_lost_ranks
+    def sum(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sums over the ranks, the same on each; exact for whole numbers below 2**53. Collective."""
+        sums = np.array(numbers, np.float64)
+        if self.ranks > 1:
+            distributed.all_reduce(torch.from_numpy(sums), group=self._control)
+        return sums
+
+    def with_mean_statistics(self, values: dict[str, Array]) -> dict[str, Array]:
+        """The values, running statistics replaced by their means over the ranks. Collective."""
+        names = [name for name in values if name.rpartition(".")[2] in _STATISTICS]
+        if self.ranks == 1 or not names:
+            return values
+        means = self.sum(np.concatenate([values[name].ravel() for name in names], dtype=np.float64)) / self.ranks
+        ends = np.cumsum([values[name].size for name in names])
+        parts = zip(names, np.split(means, ends[:-1]), strict=True)
+        return values | {name: part.reshape(values[name].shape).astype(values[name].dtype) for name, part in parts}
+
+    def require_equal(self, values: Values) -> None:
+        """Raise BadRecipe where the ranks hold different values. Collective."""
+        digest = 0
+        for name in sorted(values):
+            digest = zlib.crc32(np.ascontiguousarray(values[name]).tobytes(), zlib.crc32(name.encode(), digest))
+        halves = np.array([digest & 0xFFFF, digest >> 16], np.float64)
+        sums, squares = np.split(self.sum(np.concatenate([halves, halves**2])), 2)
+        # Equal numbers, and no others, have no variance; so every rank finds out, not only the odd one.
+        if not np.array_equal(self.ranks * squares, sums**2):
+            raise BadRecipe(
+                "the ranks start from different weights",
+                where=f"rank {self.rank} of {self.ranks}",
+                advice="give every machine the same recipe, initial.weights, checkpoints and versions",
+            )
+
+
+@functools.cache
+@naming_lost_ranks
+def joined_group(device: Any) -> Group:
+    """The group of this process's launcher, joined once for all engines of the process; `device` is the rank's own.
+
+    Raises WorkerLost where another rank does not come.
+    """
+    if place().ranks == 1:
+        return Group(None)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    else:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+        control = distributed.group.WORLD
+    atexit.register(distributed.destroy_process_group)
+    return Group(control)
+
+
+def _is_of_network(error: RuntimeError) -> bool:
+    words = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in words for word in ("gloo", "nccl", "connection"))

@@ -1,0 +1,230 @@
+"""The PyTorch engine: one channels-last network on one device, or one of several that train together."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.engines import (
+    Array,
+    Blueprint,
+    Images,
+    Labels,
+    Targets,
+    Totals,
+    Values,
+    check_fits,
+)
+from imagenet_pipeline.engines.ema import Averages, rule_state
+from imagenet_pipeline.engines.parts import parts_of
+from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
+from imagenet_pipeline.engines.pytorch.losses import losses_of, marks_of, mean_over_crops
+from imagenet_pipeline.engines.pytorch.optimizer import Rule
+from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.engines.pytorch_device import (
+    choose_precision,
+    compiled,
+    device_name,
+    parse_device,
+    require_compiler,
+    versions_of,
+)
+from imagenet_pipeline.engines.pytorch_gradients import gradients_of, watched_layer
+from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
+from imagenet_pipeline.engines.pytorch_network import Normalised, build_network, freeze
+from imagenet_pipeline.engines.treatment import treatments
+from imagenet_pipeline.processes import place
+
+STEPS_IN_FLIGHT = 2
+"""How far Python may run ahead of a GPU: bounds the memory of queued batches."""
+
+
+class PyTorchEngine:
+    """See `engines.Engine`.
+
+    On a CPU equal runs give equal bytes. A GPU's kernels add in no fixed order and are chosen by trial, so its
+    runs differ in the last bits.
+    """
+
+    name = "pytorch"
+
+    def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
+        self._device = parse_device(blueprint.devices, place())
+        self._group = joined_group(self._device)
+        self.rank, self.ranks = self._group.rank, self._group.ranks
+        self.device_names: tuple[str, ...] = (device_name(self._device),)
+        self.versions = versions_of(self._device)
+        self.threads: int = torch.get_num_threads()
+        self.precision = choose_precision(blueprint.precision, self._device)
+        self._loss = blueprint.loss
+        built = build_network(blueprint, self._dtype, self._device)
+        self._tensors, self._tap_weights, self._draws = built.tensors, built.tap_weights, built.draws
+        self._layers = built.layers
+        self._trained = {name: tensor for name, tensor in built.tensors.items() if tensor.requires_grad}
+        if values is not None:
+            self.set_values(values)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        self._fixed_norms = freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
+        self._compile = blueprint.compile
+        if self._compile:
+            require_compiler()
+        self._rule = Rule(blueprint.optimizer, self._trained, treated)
+        self._accumulation = blueprint.accumulation
+        self._loss_scale = LossScale() if self.precision == "float16" else None
+        live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
+        self._averages = Averages(blueprint.average_decay, live, torch.clone, torch._foreach_lerp_)
+        self._marks: list[Any] = []
+        self._events: list[Any] = []
+        self._images = 0
+
+    @naming_lost_ranks
+    def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
+        if self._draws:
+            torch.manual_seed(self._group.seed(seed))
+        self._train_mode(True)
+        self._averages.begin()
+        for tensor in self._trained.values():
+            tensor.grad = None
+        parts = parts_of(images, labels, self._accumulation, devices=1)
+        marks = []
+        for number, part in enumerate(parts, 1):
+            with self._exchanging(number == len(parts)):
+                marks.append(self._backward(*part, len(parts)))
+        if self._may_step():
+            self._rule.update(learning_rate)
+            self._averages.update()
+        self._remember(sum(marks), len(labels))
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
+        truth = self._put(labels)
+        logits = mean_over_crops(self._evaluated(images), crops)
+        losses = losses_of(logits, truth, self._loss, training=False)
+        self._remember(marks_of(losses, logits, truth), len(labels))
+
+    def totals(self) -> Totals:
+        counts = torch.stack(self._marks).double().cpu().numpy() if self._marks else np.zeros((0, 3))
+        images, self._images, self._marks = self._images, 0, []
+        return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def logits(self, images: Images) -> Array:
+        scores: Array = self._evaluated(images).cpu().numpy()
+        return scores
+
+    def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
+        self._train_mode(False)
+        with watched_layer(self._layers, layer) as outputs:
+            with self._autocast():
+                scores = self._scores(self._network(self._put(images))[0])
+            return gradients_of(scores, self._put(classes), outputs, layer)
+
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self._group.sum(numbers)
+
+    def values(self) -> dict[str, Array]:
+        return self._group.with_mean_statistics({name: _on_host(one) for name, one in self._tensors.items()})
+
+    def averages(self) -> dict[str, Array]:
+        return self._means() or self.values()
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def set_values(self, values: Values) -> None:
+        check_fits({name: tensor.shape for name, tensor in self._tensors.items()}, values, "weights")
+        for name, tensor in self._tensors.items():
+            tensor.copy_(torch.tensor(values[name]))
+
+    def optimizer_state(self) -> dict[str, Array]:
+        scale = {} if self._loss_scale is None else self._loss_scale.state()
+        return self._rule.state() | self._averages.state(self._means()) | scale
+
+    def set_optimizer_state(self, state: Values) -> None:
+        self._rule.set_state(rule_state(state))
+        self._averages.restore(state, lambda mean, values: mean.copy_(torch.tensor(values)))
+        if self._loss_scale is not None:
+            self._loss_scale.set_state(state)
+
+    @cached_property
+    def _parallel(self) -> Any:
+        """The network whose gradients are averaged over the ranks; made at the first step, which is collective."""
+        self._group.require_equal(self.values())
+        return self._group.parallel(self._network)
+
+    @cached_property
+    def _training_network(self) -> Any:
+        return compiled(self._parallel) if self._compile else self._parallel
+
+    @property
+    def _dtype(self) -> Any:
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def _put(self, array: npt.NDArray[Any]) -> Any:
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        if self._device.type == "cpu":
+            return tensor
+        # Only from pinned memory does a copy not wait for the steps before it.
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _autocast(self) -> Any:
+        half = self.precision in ("bfloat16", "float16")
+        return torch.autocast(self._device.type, getattr(torch, self.precision) if half else None, enabled=half)
+
+    def _train_mode(self, training: bool) -> None:
+        if self._network.training != training:
+            self._network.train(training)
+            for norm in self._fixed_norms:
+                norm.training = False
+
+    def _scores(self, output: Any) -> Any:
+        return output.to(self._dtype)
+
+    def _evaluated(self, images: Images) -> Any:
+        self._train_mode(False)
+        with self._autocast():
+            return self._scores(self._network(self._put(images))[0])
+
+    def _backward(self, images: Images, labels: Targets, parts: int) -> Any:
+        """Add a part's share of the gradient of the mean loss; the part's marks."""
+        targets = self._put(labels)
+        with self._autocast():
+            outputs = self._training_network(self._put(images))
+        logits, *heads = [self._scores(output) for output in outputs]
+        losses = losses_of(logits, targets, self._loss, training=True)
+        total = losses.mean()
+        for weight, head in zip(self._tap_weights, heads, strict=True):
+            total = total + weight * losses_of(head, targets, self._loss, training=True).mean()
+        if self._loss_scale is not None:
+            total = self._loss_scale.scaled(total)
+        (total / parts if parts > 1 else total).backward()
+        return marks_of(losses, logits, targets)
+
+    def _exchanging(self, last: bool) -> Any:
+        """Around each part of a batch: processes that train together exchange gradients with the last one alone."""
+        return nullcontext() if last else self._group.held_back(self._parallel)
+
+    def _may_step(self) -> bool:
+        if self._loss_scale is None:
+            return True
+        return self._loss_scale.unscale([one.grad for one in self._trained.values() if one.grad is not None])
+
+    def _means(self) -> dict[str, Array]:
+        means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
+        return self._group.with_mean_statistics(means)
+
+    def _remember(self, marks: Any, images: int) -> None:
+        self._marks.append(marks)
+        self._images += images
+        if self._device.type == "cuda":
+            self._events.append(torch.cuda.current_stream(self._device).record_event())
+            if len(self._events) > STEPS_IN_FLIGHT:
+                self._events.pop(0).synchronize()
+
+
+def _on_host(tensor: Any) -> Array:
+    return np.array(tensor.detach().cpu().numpy(), order="C")

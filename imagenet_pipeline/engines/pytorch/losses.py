@@ -1,0 +1,59 @@
+"""Losses and hits as PyTorch tensors, left on the device; `gluon_scores` states the same for MXNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.errors import BadRecipe
+
+
+def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> Any:
+    """Loss of each image [n], as `engines/__init__.py` writes it; NaN where a logit is not finite.
+
+    `logits` [n, classes] float32 or float64; `targets` classes [n] int64, or shares [n, classes].
+    Raises BadRecipe for hinge with shares.
+    """
+    if loss.kind == "hinge":
+        return _hinge(logits, targets)
+    logs = _log_softmax(logits)
+    own = _own(logs, targets)
+    share = loss.label_smoothing if training else 0.0
+    return -((1 - share) * own + share * logs.mean(1)) if share else -own
+
+
+def mean_over_crops(logits: Any, crops: int) -> Any:
+    """Logs of the probabilities averaged over each image's crops: [n * crops, classes] to [n, classes]."""
+    if crops == 1:
+        return logits
+    logs = _log_softmax(logits).reshape(-1, crops, logits.shape[1])
+    return torch.logsumexp(logs, 1) - torch.log(logs.new_tensor(crops))
+
+
+def marks_of(losses: Any, logits: Any, labels: Any) -> Any:
+    """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, soft labels count their largest."""
+    column = (labels if labels.ndim == 1 else labels.argmax(1)).unsqueeze(1)
+    own = logits.gather(1, column)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    rank = ((logits > own) | ((logits == own) & (classes < column))).sum(1)
+    return torch.stack([losses.sum(), (rank < 1).sum(), (rank < 5).sum()]).detach()
+
+
+def _log_softmax(logits: Any) -> Any:
+    # The second term is 0, or NaN where a logit is not finite: -inf alone would pass unseen.
+    return torch.log_softmax(logits, 1) + (logits * 0).sum(1, keepdim=True)
+
+
+def _own(logs: Any, targets: Any) -> Any:
+    if targets.ndim == 1:
+        return logs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return (logs * targets).sum(1)
+
+
+def _hinge(logits: Any, labels: Any) -> Any:
+    if labels.ndim > 1:
+        raise BadRecipe("hinge needs one class an image", where="loss.kind", advice="soft labels need cross_entropy")
+    margins = (logits - logits.gather(1, labels.unsqueeze(1)) + 1).relu()
+    others = torch.ones_like(margins).scatter(1, labels.unsqueeze(1), 0)
+    return (margins * others).sum(1) + (logits * 0).sum(1)

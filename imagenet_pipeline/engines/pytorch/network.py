@@ -1,0 +1,193 @@
+"""Turn a network description into PyTorch modules, one small rule a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.networks import layers
+
+nn = torch.nn
+functional = torch.nn.functional
+
+
+def build(network: layers.Sequential, tensors: Mapping[str, Any]) -> Any:
+    """The module that computes a network with these tensors, found by their parameters' names.
+
+    It returns a list: the logits and, in training, those of every auxiliary classifier. Its `layers` has the module
+    of every layer, and of every group of layers, by its path.
+    """
+    taps = {index for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
+    builder = _Builder(tensors)
+    return _Root(builder.modules(network, ""), taps, builder.layers)
+
+
+class _Builder:
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self.tensors = tensors
+        self.layers: dict[str, Any] = {}
+
+    def module(self, layer: layers.Layer, path: str) -> Any:
+        # A residual body has the path of the whole, which is finished later and stays.
+        module = self.layers[path] = self._module(layer, path)
+        return module
+
+    def _module(self, layer: layers.Layer, path: str) -> Any:
+        match layer:
+            case layers.Sequential():
+                return nn.Sequential(*self.modules(layer, path))
+            case layers.Tap():
+                return self.module(layer.head, path)
+            case layers.Residual():
+                shortcut = layer.shortcut and self.module(layer.shortcut, _join(path, "shortcut"))
+                return _Sum(self.module(layer.body, path), shortcut)
+            case layers.Concat():
+                return _Joined([self.module(branch, _join(path, name)) for name, branch in layer.branches])
+            case layers.Conv() | layers.Dense() | layers.Activation(kind="prelu"):
+                return _Weighted(layer, self._owned(path))
+            case layers.BatchNorm():
+                return _BatchNorm(layer, self._owned(path))
+            case layers.Activation(kind="relu"):
+                return nn.ReLU()
+            case layers.Dropout():
+                return nn.Dropout(layer.rate)
+            case _:
+                return _Plain(layer)
+
+    def modules(self, layer: layers.Sequential, path: str) -> list[Any]:
+        """A module for every item."""
+        return [self.module(item, _join(path, name)) for name, item in layer.items]
+
+    def _owned(self, path: str) -> dict[str, Any]:
+        names = ("weight", "bias", "running_mean", "running_var", "slope")
+        return {name: self.tensors[_join(path, name)] for name in names if _join(path, name) in self.tensors}
+
+
+class _Root(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, items: list[Any], taps: set[int], layers: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.layers = layers
+        self.items = nn.ModuleList(items)
+        self.taps = taps
+
+    def forward(self, x: Any) -> list[Any]:
+        heads = []
+        for index, item in enumerate(self.items):
+            if index not in self.taps:
+                x = item(x)
+            elif self.training:
+                heads.append(item(x))
+        return [x, *heads]
+
+
+class _Weighted(torch.nn.Module):  # type: ignore[misc]
+    """Conv, Dense or PReLU."""
+
+    def __init__(self, layer: layers.Conv | layers.Dense | layers.Activation, owned: dict[str, Any]) -> None:
+        super().__init__()
+        self.layer = layer
+        for name in ("weight", "bias", "slope"):
+            setattr(self, name, owned.get(name))
+
+    def forward(self, x: Any) -> Any:
+        match self.layer:
+            case layers.Conv(stride=stride, pad=pad, groups=groups):
+                return functional.conv2d(x, self.weight, self.bias, stride, pad, groups=groups)
+            case layers.Dense():
+                return functional.linear(x, self.weight, self.bias)
+            case _:
+                return functional.prelu(x, self.slope.to(x.dtype))
+
+
+class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, layer: layers.BatchNorm, owned: dict[str, Any]) -> None:
+        super().__init__()
+        self.layer = layer
+        for name, tensor in owned.items():
+            # Without scale the weight is 1, whatever was stored.
+            fixed = name == "weight" and not layer.scale
+            setattr(self, name, torch.ones_like(tensor, requires_grad=False) if fixed else tensor)
+
+    def forward(self, x: Any) -> Any:
+        if not self.training:
+            return self._normalised(x)
+        count = x.numel() // x.shape[1]
+        before = self.running_var * self.layer.momentum
+        normalised = self._normalised(x)
+        # PyTorch has added the unbiased variance, count / (count - 1) times ours (and not a number for one value).
+        # The gradient does not depend on it; `data` keeps autograd from thinking so.
+        if count > 1:
+            self.running_var.data.lerp_(before, 1 / count)
+        else:
+            self.running_var.data.copy_(before)
+        return normalised
+
+    def _normalised(self, x: Any) -> Any:
+        momentum = 1 - self.layer.momentum
+        statistics = (self.running_mean, self.running_var)
+        return torch.batch_norm(
+            x, self.weight, self.bias, *statistics, self.training, momentum, self.layer.epsilon, True
+        )
+
+
+class _Plain(torch.nn.Module):  # type: ignore[misc]
+    """A layer without parameters, the same in training and scoring."""
+
+    def __init__(self, layer: layers.Layer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Any) -> Any:
+        match self.layer:
+            case layers.Activation(kind="elu", slope=slope):
+                return functional.elu(x, slope)
+            case layers.Activation(kind="leaky", slope=slope):
+                return functional.leaky_relu(x, slope)
+            case layers.Activation(kind="tanh" | "sigmoid" as kind):
+                return getattr(torch, kind)(x)
+            case layers.Pool(kind="max", size=size, stride=stride, pad=pad, ceil=ceil):
+                return functional.max_pool2d(x, size, stride, pad, ceil_mode=ceil)
+            case layers.Pool(size=size, stride=stride, pad=pad, ceil=ceil, count_pad=count_pad):
+                return functional.avg_pool2d(x, size, stride, pad, ceil, count_pad)
+            case layers.GlobalAveragePool():
+                return x.mean((2, 3), keepdim=True)
+            case layers.Flatten():
+                return x.flatten(1)
+            case layers.LocalResponseNorm():
+                return _response_normalised(x, self.layer)
+            case _:
+                raise NotImplementedError(f"the PyTorch engine has no rule for {type(self.layer).__name__}")
+
+
+class _Sum(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, body: Any, shortcut: Any | None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x: Any) -> Any:
+        around = x if self.shortcut is None else self.shortcut(x)
+        # Not in place: on a CPU adding bfloat16 to itself takes up to twice as long as into a new array.
+        return self.body(x) + around
+
+
+class _Joined(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, branches: list[Any]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Any) -> Any:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def _response_normalised(x: Any, layer: layers.LocalResponseNorm) -> Any:
+    """Half the time of PyTorch's own, which pools in three dimensions and not in bfloat16."""
+    reach, channels = layer.size // 2, x.shape[1]
+    squares = functional.pad(x.square(), (0, 0, 0, 0, reach, reach))
+    total = sum(squares[:, first : first + channels] for first in range(layer.size))
+    return (x / (layer.bias + layer.alpha / layer.size * total) ** layer.beta).to(x.dtype)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,185 @@
+"""One checkpoint examined, or several beside each other and together: figures, and what became of every record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.evaluation.class_numbers import is_unnamed
+from imagenet_pipeline.evaluation.evaluate import (
+    Crops,
+    Evaluation,
+    Scores,
+    Subject,
+    open_checkpoint,
+    score_subjects,
+    subject_of,
+)
+from imagenet_pipeline.evaluation.outcomes import Outcomes
+from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.training.checkpoint import Checkpoint, State
+from imagenet_pipeline.training.data import records_of
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The figures of all members together, ranks in percent, the loss cross-entropy in nats; and each one's own.
+
+    Together they are scored by the mean of their probabilities, record by record.
+    """
+
+    split: str
+    images: int
+    rank1: float
+    rank5: float
+    loss: float
+    rank1_hits: int
+    rank5_hits: int
+    crops: int
+    classes: int
+    process: int
+    processes: int
+    images_per_second: float
+    data_digest: str
+    members: list[Evaluation]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found; `outcomes` are those behind the figures of `result`, `own` those of each of its members.
+
+    `table` names the classes by the labels of `outcomes`; `notes` are what a reader must know of them.
+    """
+
+    result: Evaluation | Ensemble
+    outcomes: Outcomes
+    own: list[Outcomes]
+    table: ClassTable
+    data: DataSet
+    notes: list[str] = field(default_factory=list)
+    real: RealLabels | None = None
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Of each member, or of the one there is."""
+        return self.result.members if isinstance(self.result, Ensemble) else [self.result]
+
+    @property
+    def loss_kind(self) -> str:
+        """What `loss` is, of all of them."""
+        return self.evaluations[0].loss_kind
+
+
+def examine(
+    runs: Sequence[Path],
+    checkpoints: Sequence[str] = ("best",),
+    split: str = "test",
+    crops: Crops = 1,
+    records: Path | None = None,
+    overrides: dict[str, object] | None = None,
+    real: Path | None = None,
+) -> Examination:
+    """Score every one of `checkpoints` of every run on one pass over a split of the first one's records, or `records`.
+
+    Networks, engines and input sizes may differ; of several, every member's loss is the cross-entropy of its
+    probabilities. `real` is the file of ReaL labels, for ImageNet's validation images.
+    Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
+    """
+    opened, repeats = _opened(runs, checkpoints, overrides or {})
+    subjects = _subjects(opened, split, records)
+    first = next((one for one in subjects if not is_unnamed(one.checkpoint.state)), subjects[0])
+    table, data = first.numbering.table, first.data
+    truth = real_labels(real, table, data, split) if real else None
+    scores = score_subjects(subjects, split, crops)
+    whole, own = scores.outcomes[0], scores.outcomes[-len(subjects) :]
+    if truth is not None:
+        truth.require_agreement(whole.numbers, whole.labels)
+    result = scores.evaluations[0] if len(subjects) == 1 else _ensemble(scores)
+    numbered = dict.fromkeys(one.numbering.note for one in subjects if one.numbering.note)
+    notes = [*repeats, *numbered, *_notes_on_crops(subjects, crops)]
+    return Examination(result, whole, own, table, data, notes, truth)
+
+
+def _subjects(
+    opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
+) -> list[Subject]:
+    _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
+    folder = records or records_of(opened[0][1][0]).folder
+    subjects = [subject_of(run, one, split, folder) for run, one in opened]
+    for subject in subjects[1:]:
+        if not np.array_equal(subject.numbering.relabel, subjects[0].numbering.relabel):
+            raise BadInput(
+                f"the classes of {subjects[0].run} and {subject.run} are numbered differently",
+                where=folder,
+                advice="score them one by one",
+            )
+    return subjects
+
+
+def _notes_on_crops(subjects: Sequence[Subject], crops: Crops) -> list[str]:
+    """What makes several crops of no use, or worse than one."""
+    notes = []
+    if crops > 1 and any(one.recipe.augmentation.flip == 0 for one in subjects):
+        notes.append("Trained without mirror images (augmentation.flip = 0), which several crops add")
+    if crops == 10 and any(one.checkpoint.state.crop_fraction == 1 for one in subjects):
+        notes.append("At a crop_fraction of 1 the five crops of a square image are one")
+    return notes
+
+
+def _opened(
+    runs: Sequence[Path], checkpoints: Sequence[str], overrides: dict[str, object]
+) -> tuple[list[tuple[Path, tuple[Recipe, Checkpoint]]], list[str]]:
+    """Every checkpoint once, and a note on those named more than once: "best" may be an epoch that is named as well."""
+    opened: dict[Path, tuple[Path, tuple[Recipe, Checkpoint]]] = {}
+    names: dict[Path, list[str]] = {}
+    for run in runs:
+        for which in checkpoints:
+            recipe, checkpoint = open_checkpoint(run, which, overrides)
+            folder = checkpoint.folder.resolve()
+            opened.setdefault(folder, (Path(run), (recipe, checkpoint)))
+            names.setdefault(folder, []).append(which if len(runs) == 1 else f"{which} of {run}")
+    repeated = [(folder.name, given) for folder, given in names.items() if len(given) > 1]
+    return list(opened.values()), [f"{' and '.join(given)} are {name}, listed once" for name, given in repeated]
+
+
+def _require_one_table(states: Sequence[tuple[Path, State]]) -> None:
+    """Raise BadInput where two runs number their classes differently; what an import left unnamed fits any."""
+    named = [(run, state.class_table) for run, state in states if not is_unnamed(state)]
+    for run, table in named[1:]:
+        first, wanted = named[0]
+        if table.ids != wanted.ids:
+            label = next((n for n, ids in enumerate(zip(wanted.ids, table.ids, strict=False)) if len({*ids}) > 1), None)
+            raise BadInput(
+                f"the class tables of {first} and {run} differ",
+                expected=f"{len(wanted)} classes" if label is None else f"label {label} = {wanted.ids[label]}",
+                found=len(table) if label is None else table.ids[label],
+                advice="an ensemble needs runs that tell the same classes apart",
+            )
+
+
+def _ensemble(scores: Scores) -> Ensemble:
+    whole, first = scores.outcomes[0], scores.evaluations[0]
+    images, rank1_hits, rank5_hits = len(whole), int(whole.rank1_right.sum()), int(whole.rank5_right.sum())
+    return Ensemble(
+        split=first.split,
+        images=images,
+        rank1=100.0 * rank1_hits / images,
+        rank5=100.0 * rank5_hits / images,
+        loss=float(whole.losses.mean()),
+        rank1_hits=rank1_hits,
+        rank5_hits=rank5_hits,
+        crops=first.crops,
+        classes=first.classes,
+        process=first.process,
+        processes=first.processes,
+        images_per_second=first.images_per_second,
+        data_digest=first.data_digest,
+        members=scores.evaluations,
+    )

@@ -1,0 +1,171 @@
+"""What the outcomes say, as the reports and --json give it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from imagenet_pipeline.evaluation.calibration import Calibration, calibration
+from imagenet_pipeline.evaluation.compare import Examination
+from imagenet_pipeline.evaluation.outcomes import Outcomes
+from imagenet_pipeline.evaluation.per_class import ClassFigures, Confusion, confusion, per_class
+from imagenet_pipeline.evaluation.real_labels import RealLabels
+from imagenet_pipeline.evaluation.stats import Difference, Mean, Rate, difference, mean, rate
+from imagenet_pipeline.training.metrics import chance_percent, says_rank5
+
+WORST, PAIRS = 24, 20
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one set of outcomes; `real` is rank-1 by ReaL labels."""
+
+    rank1: Rate
+    rank5: Rate
+    loss: Mean
+    calibration: Calibration
+    real: Rate | None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong first guess: where the record lies, its class, and how sure the network was of another."""
+
+    position: int
+    number: int
+    label: int
+    predicted: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything a report shows; `own` are each member's figures.
+
+    `differences` are those to the first member, of every other one and, at the end, of all together.
+    """
+
+    examination: Examination
+    figures: Figures
+    own: list[Figures]
+    differences: list[Difference]
+    classes: list[ClassFigures]
+    confusion: Confusion
+    mistakes: list[Mistake]
+
+    def class_id(self, label: int) -> str:
+        """What the data set calls a class."""
+        return self.examination.table.ids[label]
+
+    def class_name(self, label: int) -> str:
+        """What people call a class; where two are called so, as ImageNet's cranes are, with its id."""
+        table = self.examination.table
+        name = table.names[label].replace("_", " ")
+        return f"{name} ({table.ids[label]})" if table.names[label] in self._shared_names else name
+
+    @property
+    def chance(self) -> str:
+        """The rank-1 of guessing, as it stands beside that of the network."""
+        return f"chance: {chance_percent(self.examination.result.classes):.3g} %"
+
+    @property
+    def says_rank5(self) -> bool:
+        """Whether rank-5 is shown to readers; JSON always has it."""
+        return says_rank5(self.examination.result.classes)
+
+    @cached_property
+    def _shared_names(self) -> set[str]:
+        return {name for name, count in Counter(self.examination.table.names).items() if count > 1}
+
+
+def findings_of(examination: Examination) -> Findings:
+    """Figures of all together, of each, by class, and the mistakes."""
+    outcomes, real = examination.outcomes, examination.real
+    own = [figures_of(one, real) for one in examination.own]
+    first = examination.own[0]
+    return Findings(
+        examination,
+        figures=own[0] if len(own) == 1 else figures_of(outcomes, real),
+        own=own,
+        differences=[
+            difference(one.rank1_right, one.losses, first.rank1_right, first.losses)
+            for one in ([] if len(own) == 1 else [*examination.own[1:], outcomes])
+        ],
+        classes=per_class(outcomes),
+        confusion=confusion(outcomes),
+        mistakes=worst_mistakes(outcomes, WORST),
+    )
+
+
+def figures_of(outcomes: Outcomes, real: RealLabels | None = None) -> Figures:
+    """The figures of one set of outcomes."""
+    right, images = outcomes.rank1_right, len(outcomes)
+    return Figures(
+        rate(int(right.sum()), images),
+        rate(int(outcomes.rank5_right.sum()), images),
+        mean(outcomes.losses),
+        calibration(outcomes.confidence, right),
+        real.rate(outcomes.numbers, outcomes.top[:, 0]) if real else None,
+    )
+
+
+def worst_mistakes(outcomes: Outcomes, most: int) -> list[Mistake]:
+    """The wrong first guesses that were surest, surest first."""
+    wrong = np.flatnonzero(~outcomes.rank1_right)
+    chosen = wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")][:most]
+    columns = outcomes.numbers, outcomes.labels, outcomes.top[:, 0], outcomes.confidence
+    return [Mistake(int(at), *(column[at].item() for column in columns)) for at in chosen]
+
+
+def as_json(findings: Findings) -> dict[str, Any]:
+    """One object of plain values: the result's own keys, and what was found beside them.
+
+    Ranks and class figures are percent, probabilities and the calibration error 0..1.
+    """
+    examination = findings.examination
+    chance = {"rank1_chance": chance_percent(examination.result.classes)}
+    told = dataclasses.asdict(examination.result) | _figures(findings.figures) | chance
+    members = told.get("members", [])
+    for member, figures in zip(members, findings.own, strict=False):
+        member |= _figures(figures)
+    for one, difference_to_first in zip([*members[1:], told], findings.differences, strict=False):
+        one["difference_to_first"] = dataclasses.asdict(difference_to_first)
+    return told | {
+        "notes": examination.notes,
+        "calibration": [dataclasses.asdict(one) for one in findings.figures.calibration.bins],
+        "per_class": [
+            {"class": findings.class_id(one.label), "name": findings.class_name(one.label), **dataclasses.asdict(one)}
+            for one in findings.classes
+        ],
+        "confusion": {name: column.tolist() for name, column in vars(findings.confusion).items()},
+        "most_confused": _pairs(findings),
+        "worst_mistakes": [
+            dataclasses.asdict(one)
+            | {"class": findings.class_id(one.label), "predicted_class": findings.class_id(one.predicted)}
+            for one in findings.mistakes
+        ],
+    }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "rank1_interval": figures.rank1.interval,
+        "rank5_interval": figures.rank5.interval,
+        "loss_interval": figures.loss.interval,
+        "calibration_error": figures.calibration.error,
+        "real": figures.real and dataclasses.asdict(figures.real),
+    }
+
+
+def _pairs(findings: Findings) -> list[dict[str, Any]]:
+    worst = findings.confusion.most_confused(PAIRS)
+    columns = worst.true.tolist(), worst.predicted.tolist(), worst.images.tolist()
+    return [
+        {"class": findings.class_id(true), "predicted_class": findings.class_id(predicted), "images": images}
+        for true, predicted, images in zip(*columns, strict=True)
+    ]

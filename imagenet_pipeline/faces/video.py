@@ -1,0 +1,104 @@
+"""Frames of a video file or a camera, one after the other (FFmpeg and V4L2 inside OpenCV's wheel)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import AREA_LIMIT_PIXELS
+
+USUAL_RATE = 25.0
+"""Frames a second where the source does not say, or says nonsense."""
+_RATES = (0.1, 1000.0)
+SECONDS_MISSING = 0.5
+"""A video whose last frame comes this much before the end it states is cut short: many states are a little off."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, RGB [H, W, 3], its number from 0 and when it is, in seconds from the first."""
+
+    number: int
+    seconds: float
+    pixels: Pixels
+
+
+class Footage:
+    """An open video or camera. `rate` is frames a second, `total` how many frames it states (0: unknown)."""
+
+    def __init__(self, capture: cv2.VideoCapture, name: str, live: bool) -> None:
+        self._capture, self.name, self.live = capture, name, live
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        self.rate = float(rate) if _RATES[0] <= rate <= _RATES[1] else USUAL_RATE
+        total = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.total = int(total) if not live and 0 < total < 1e9 else 0
+        self._read, self._last_seconds = 0, 0.0
+
+    def __enter__(self) -> Footage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._capture.release()
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames to the end, or as far as they can be read. Raises BadInput if there is not even one."""
+        started = time.monotonic()
+        while True:
+            got, pixels = self._capture.read()
+            if not got or pixels is None or not pixels.size:
+                break
+            stated = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            self._last_seconds = max(stated, self._read / self.rate)
+            seconds = time.monotonic() - started if self.live else stated or self._read / self.rate
+            yield Frame(self._read, seconds, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
+            self._read += 1
+        if not self._read:
+            raise BadInput("gives no picture" if self.live else "not a frame of it can be read", where=self.name)
+
+    def missing(self) -> str:
+        """After the last frame: what is wrong with where it ended, or nothing."""
+        if self.live:
+            return "the camera gives no more pictures"
+        if self._read < self.total and self._last_seconds + SECONDS_MISSING < (self.total - 1) / self.rate:
+            return f"it ends early: {self._read:,} of the {self.total:,} frames it states can be read"
+        return ""
+
+
+def open_video(path: Path) -> Footage:
+    """Open a video file. Raises BadInput for what cannot be read as one, or has frames beyond the limit of pictures."""
+    with files.regular_file(path) as (_, size_bytes):
+        if not size_bytes:
+            raise BadInput("empty file", where=path)
+    cv2.setLogLevel(0)  # as with FFmpeg
+    # By its full path, so that no name is taken for an address or a pattern.
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if not capture.isOpened() or not width * height:
+        raise BadInput("neither a picture nor a video that can be read", where=path, found="damaged, or something else")
+    if width * height > AREA_LIMIT_PIXELS:
+        found = f"{width:.0f} x {height:.0f}"
+        raise BadInput("too large", where=path, expected=f"frames of at most {AREA_LIMIT_PIXELS:,} pixels", found=found)
+    return Footage(capture, str(path), live=False)
+
+
+def open_camera(number: int) -> Footage:
+    """Open a camera by its number, 0 the first. Raises BadInput where there is none, or another program has it."""
+    cv2.setLogLevel(0)
+    capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        there = sorted(str(path) for path in Path("/dev").glob("video*"))
+        found = ", ".join(there) or "no camera on this machine"
+        raise BadInput("no such camera, or another program has it", where=f"camera {number}", found=found)
+    return Footage(capture, f"camera {number}", live=True)

@@ -1,0 +1,142 @@
+"""Published lists of random changes: RandAugment and TrivialAugment.
+
+Both draw from the same fourteen changes. RandAugment (Cubuk et al. 2020, "RandAugment: Practical automated data
+augmentation with a reduced search space") makes so many to each image, all of one strength. TrivialAugment Wide
+(Mueller & Hutter 2021, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation") makes one, of a random
+strength, up to stronger ones. Strengths have 31 steps, 0 to 30, and the ranges that torchvision gives them.
+
+An image is resampled once: the geometric changes of an image are composed, in the order drawn, with its crop; then
+the others (`policy_colours.py`) are applied in that order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline.loading.transforms import Affine
+
+Policy = Literal["none", "rand_augment", "trivial_augment"]
+
+POLICY_COLUMNS = 9
+"""Uniform numbers for each image: up to four changes."""
+STEPS = 30
+
+_CHANGES, _SIGNS, _STEP = slice(0, 4), slice(4, 8), 8
+
+
+class Change(NamedTuple):
+    """One change to an image.
+
+    `strength` of shear_x, shear_y: pixels along for each pixel across; translate_x, translate_y: whole pixels;
+    rotate: degrees; brightness, colour, contrast, sharpness: the factor less 1; posterize: bits kept;
+    solarize: the level from which on values are inverted. identity, autocontrast and equalize have none.
+    """
+
+    name: str
+    strength: float
+
+
+class _Strengths(NamedTuple):
+    weakest: float
+    strongest: float
+    signed: bool = False
+    """Whether either sign is drawn with probability 1/2."""
+
+    def at(self, step: int, negative: bool) -> float:
+        size = self.weakest + (self.strongest - self.weakest) * step / STEPS
+        return -size if negative and self.signed else size
+
+
+def policy_changes(
+    policy: Policy, count: int, magnitude: int, uniforms: NDArray[np.float64], size: int
+) -> list[list[Change]]:
+    """Turn uniform numbers [n, POLICY_COLUMNS] into the changes to n images of `size` x `size` pixels.
+
+    count, magnitude: of rand_augment, how many changes (up to 4) and how strong, 0 to 30.
+    """
+    if policy == "none":
+        return [[] for _ in uniforms]
+    table = _rand_augment(size) if policy == "rand_augment" else _trivial_augment()
+    names = list(table)
+    steps = np.full(len(uniforms), magnitude)
+    if policy == "trivial_augment":
+        count, steps = 1, (uniforms[:, _STEP] * (STEPS + 1)).astype(int)
+    drawn = (uniforms[:, _CHANGES][:, :count] * len(names)).astype(int)
+    negative = uniforms[:, _SIGNS] < 0.5
+    return [
+        [
+            _change(names[index], table[names[index]].at(int(step), bool(sign)))
+            for index, sign in zip(indices, signs, strict=False)
+        ]
+        for step, indices, signs in zip(steps, drawn, negative, strict=True)
+    ]
+
+
+def moved(changes: Sequence[Change], size: int) -> Affine | None:
+    """Where the point that each point of the output [0, size]^2 shows lay before: float64 [3, 3].
+
+    None where no change is geometric. Shears keep the upper left corner, turns keep the centre.
+    """
+    matrices = [matrix for change in changes if (matrix := _origin(change, size)) is not None]
+    if not matrices:
+        return None
+    composed = np.eye(3)
+    for matrix in matrices:
+        composed = composed @ matrix
+    return composed
+
+
+def _origin(change: Change, size: int) -> Affine | None:
+    name, strength = change
+    if name == "shear_x":
+        rows = [[1, strength, 0], [0, 1, 0]]
+    elif name == "shear_y":
+        rows = [[1, 0, 0], [strength, 1, 0]]
+    elif name == "translate_x":
+        rows = [[1, 0, strength], [0, 1, 0]]
+    elif name == "translate_y":
+        rows = [[1, 0, 0], [0, 1, strength]]
+    elif name == "rotate":
+        cosine, sine = math.cos(math.radians(strength)), math.sin(math.radians(strength))
+        centre = size / 2
+        offset = centre * (1 - cosine)
+        rows = [[cosine, -sine, offset + centre * sine], [sine, cosine, offset - centre * sine]]
+    else:
+        return None
+    return np.array([*rows, [0, 0, 1]], np.float64)
+
+
+def _change(name: str, strength: float) -> Change:
+    if name.startswith("translate"):
+        return Change(name, math.trunc(strength))
+    return Change(name, round(strength)) if name == "posterize" else Change(name, strength)
+
+
+def _rand_augment(size: int) -> dict[str, _Strengths]:
+    # The paper's ImageNet networks saw 331 pixels.
+    return _table(shear=0.3, translate=size * 150 / 331, rotate=30, factor=0.9, bits=4)
+
+
+def _trivial_augment() -> dict[str, _Strengths]:
+    return _table(shear=0.99, translate=32, rotate=135, factor=0.99, bits=2)
+
+
+def _table(shear: float, translate: float, rotate: float, factor: float, bits: int) -> dict[str, _Strengths]:
+    """The fourteen changes and their ranges; the arguments are the strongest of each kind."""
+    nothing = _Strengths(0, 0)
+    return {
+        "identity": nothing,
+        **dict.fromkeys(("shear_x", "shear_y"), _Strengths(0, shear, signed=True)),
+        **dict.fromkeys(("translate_x", "translate_y"), _Strengths(0, translate, signed=True)),
+        "rotate": _Strengths(0, rotate, signed=True),
+        **dict.fromkeys(("brightness", "colour", "contrast", "sharpness"), _Strengths(0, factor, signed=True)),
+        "posterize": _Strengths(8, bits),
+        "solarize": _Strengths(255, 0),
+        "autocontrast": nothing,
+        "equalize": nothing,
+    }

@@ -1,0 +1,297 @@
+"""Records to batches: threads decode and change images straight into preallocated arrays, batches ahead.
+
+Decoding and resampling release Python's lock, so threads are enough and nothing is copied between processes.
+What a batch holds follows from positions alone: neither threads nor batches ahead can change a byte.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
+from imagenet_pipeline.loading.augment import Augmentation, evaluation_transform
+from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
+from imagenet_pipeline.loading.sample import Records, read_sample
+from imagenet_pipeline.loading.training_images import TrainingImages, require_fit
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.processes import place
+
+# Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over; even, so
+# that the two images of a pair that is mixed are in one thread's hands.
+_PIECE = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and labels for one step; the arrays are used again once the next batch is asked for."""
+
+    images: Pixels
+    """[n, size, size, 3] RGB, C-contiguous; [n * crops, ...] in evaluation, a record's crops together."""
+    labels: NDArray[np.int64]
+    """[n], the first label of each record."""
+    records: NDArray[np.int64]
+    """[n], the number each record carries."""
+    first_position: int
+    """How many records of the epoch, or of the file, come before this batch."""
+    wait_seconds: float
+    """How long the consumer waited for it."""
+    targets: NDArray[np.float32] | None = None
+    """[n, classes], the share of each class where images are mixed; None where `labels` say it all."""
+
+    @property
+    def truth(self) -> NDArray[np.int64] | NDArray[np.float32]:
+        """What a training step is told of the images: their classes, or the shares of mixed ones."""
+        return self.labels if self.targets is None else self.targets
+
+
+class _Images(Protocol):
+    """Turns decoded images into the rows of one batch."""
+
+    def write(self, image: Pixels, place: int) -> None:
+        """Put an image [H, W, 3] into its place in the batch."""
+
+    def finish(self, places: range) -> None:
+        """Called once these places are written."""
+
+
+_Prepare = Callable[[range, "_Slot"], _Images]
+"""Makes the above for the positions of one batch and the room it has."""
+
+
+class Loader:
+    """Batches of `size` x `size` images out of `records`.
+
+    batch_size: images a batch, over all ranks together.
+    threads: decoding threads, 0 to decode in the calling thread; "auto" is one a processor, shared among the processes
+        of one launcher.
+    prefetch: batches prepared ahead; with the one in use they bound the memory.
+    classes: labels must be below this; None takes any whole number from 0.
+    share: this process's part of each batch; the ranks' shares together are the batch.
+    OpenCV's own threads are switched off for the whole process, since the loader has its own.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        size: int,
+        batch_size: int,
+        threads: int | Literal["auto"] = "auto",
+        prefetch: int = 4,
+        classes: int | None = None,
+        share: Share = WHOLE,
+    ) -> None:
+        self.records = records
+        self.size = size
+        self.batch_size = batch_size
+        # Processes that a launcher put on this machine share its processors.
+        own = max(1, available_processors() // place().local_ranks)
+        self.threads = own if threads == "auto" else threads
+        self.prefetch = prefetch
+        self.classes = classes
+        self.share = share
+        if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
+            raise BadRecipe(
+                "a loader cannot have these settings",
+                expected="size and batch_size from 1, threads and prefetch from 0",
+                found=f"{size}, {batch_size}, {self.threads}, {prefetch}",
+            )
+        cv2.setNumThreads(0)
+
+    def steps(self) -> int:
+        """How many batches an epoch of training has. Raises BadInput when there is not even one."""
+        count = len(self.records)
+        if count < self.batch_size:
+            raise BadInput(
+                "fewer records than one batch",
+                where=self.records.name,
+                expected=f"at least {self.batch_size}",
+                found=count,
+                advice="take a smaller batch_size",
+            )
+        return count // self.batch_size
+
+    def training(self, seed: int, epoch: int, augmentation: Augmentation, start_step: int = 0) -> Batches:
+        """One epoch in random order, full batches only; `start_step` leaves out that many from its start.
+
+        Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a
+        batch that the ranks cannot share evenly, and mixing where the number of classes is not known.
+        """
+        require_fit(augmentation, self.batch_size, self.share.ranks, self.classes)
+        steps = self.steps()
+        if not 0 <= start_step <= steps:
+            raise BadRecipe("no such step in an epoch", expected=f"0 to {steps}", found=start_step)
+        cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
+        order = epoch_order(len(self.records), seed, epoch)
+
+        def prepare(positions: range, slot: _Slot) -> _Images:
+            return TrainingImages(augmentation, seed, epoch, positions, slot.images, slot.labels, slot.targets)
+
+        return Batches(self, cuts, order, prepare, mixed=augmentation.mixes)
+
+    def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
+        """Every record exactly once over all ranks, in the order of the file; the last batch may be shorter.
+
+        A share may be shorter by one image than another rank's; where it is empty, there is no batch.
+        Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
+        """
+        if not 0 < crop_fraction <= 1 or crops not in (1, 2, 10):
+            raise BadRecipe(
+                "no such evaluation",
+                expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
+                found=f"{crop_fraction}, {crops}",
+            )
+        count = len(self.records)
+
+        def prepare(_: range, slot: _Slot) -> _Images:
+            return _EvaluationImages(slot.images.reshape(-1, crops, *slot.images.shape[1:]), crop_fraction)
+
+        order = epoch_order(count, 0, 0, shuffle=False)
+        return Batches(self, self._cuts(0, count), order, prepare, crops)
+
+    def _cuts(self, start: int, stop: int) -> list[range]:
+        whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))
+        return [share for share in map(self.share.of, whole) if share]
+
+
+class Batches:
+    """The batches of one pass, in order; a context manager, at whose end no thread is left.
+
+    An error met by a thread is raised where its batch would have come, and ends the pass. Without `with`,
+    threads end after the last batch, after an error, or at `close`.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        cuts: list[range],
+        order: NDArray[np.int64],
+        prepare: _Prepare,
+        crops: int = 1,
+        mixed: bool = False,
+    ) -> None:
+        self._loader = loader
+        self._order = order
+        self._prepare = prepare
+        self._crops = crops
+        self._target_classes = self._loader.classes if mixed else None
+        self._left = len(cuts)
+        self._produced = self._produce(cuts)
+
+    def __len__(self) -> int:
+        """How many batches are still to come."""
+        return self._left
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._produced)
+        self._left -= 1
+        return batch
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the pass and its threads; may be called again."""
+        self._produced.close()
+
+    def _produce(self, cuts: list[range]) -> Generator[Batch, None, None]:
+        upcoming = iter(cuts)
+        ahead = min(self._loader.prefetch if self._loader.threads else 0, len(cuts) - 1)
+        pool = ThreadPoolExecutor(self._loader.threads, "loading") if self._loader.threads else _ThisThread()
+        try:
+            resumed = time.perf_counter()
+            slots = self._slots(ahead + 1, max(map(len, cuts), default=0))
+            started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
+            while started:
+                slot, cut, pieces = started.popleft()
+                for piece in pieces:
+                    piece.result()
+                yield slot.batch(cut, time.perf_counter() - resumed)
+                resumed = time.perf_counter()
+                started.extend(self._start(pool, slot, cut) for cut in islice(upcoming, 1))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, pool: Executor, slot: _Slot, cut: range) -> tuple[_Slot, range, list[Future[None]]]:
+        images = self._prepare(cut, slot)
+        pieces = [cut[start : start + _PIECE] for start in range(0, len(cut), _PIECE)]
+        return slot, cut, [pool.submit(self._fill, slot, piece, cut.start, images) for piece in pieces]
+
+    def _fill(self, slot: _Slot, piece: range, first: int, images: _Images) -> None:
+        for position in piece:
+            sample = read_sample(self._loader.records, int(self._order[position]), self._loader.classes)
+            place = position - first
+            slot.labels[place] = sample.label
+            slot.records[place] = sample.number
+            images.write(sample.image, place)
+        images.finish(range(piece.start - first, piece.stop - first))
+
+    def _slots(self, count: int, records: int) -> list[_Slot]:
+        try:
+            return [_Slot(records, self._crops, self._loader.size, self._target_classes) for _ in range(count)]
+        except MemoryError as error:
+            raise OutOfRoom(
+                f"not enough memory for {count} batches of {records * self._crops} images",
+                advice="take a smaller batch_size or loader.prefetch",
+            ) from error
+
+
+class _Slot:
+    """Room for one batch, filled again and again."""
+
+    def __init__(self, records: int, crops: int, size: int, target_classes: int | None) -> None:
+        self.images = np.empty((records * crops, size, size, 3), np.uint8)
+        self.labels = np.empty(records, np.int64)
+        self.records = np.empty(records, np.int64)
+        self.targets = None if target_classes is None else np.empty((records, target_classes), np.float32)
+        self.crops = crops
+
+    def batch(self, cut: range, wait_seconds: float) -> Batch:
+        count = len(cut)
+        images = self.images[: count * self.crops]
+        targets = None if self.targets is None else self.targets[:count]
+        return Batch(images, self.labels[:count], self.records[:count], cut.start, wait_seconds, targets)
+
+
+@dataclass(frozen=True)
+class _EvaluationImages:
+    """Rows of `views` [n, crops, size, size, 3], each of one image's crops."""
+
+    views: Pixels
+    crop_fraction: float
+
+    def write(self, image: Pixels, place: int) -> None:
+        evaluation_transform(image, self.crop_fraction, self.views[place])
+
+    def finish(self, places: range) -> None:
+        pass
+
+
+class _ThisThread(Executor):
+    """Runs everything at once where it is asked for."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(call(*arguments, **named))
+        return future
+
+
+def available_processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

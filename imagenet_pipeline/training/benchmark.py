@@ -1,0 +1,128 @@
+"""How long a recipe's training step takes on this machine, and whether loading holds it up."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.loading.loader import Batch
+from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.feeding import lone_engine, open_fed, train_on
+from imagenet_pipeline.training.schedule import learning_rate
+
+SETTLING_STEPS = 2
+"""Unmeasured at the start of a round, after those whose batches were ready before it."""
+
+
+@dataclass(frozen=True)
+class StepSpeed:
+    """Seconds a step, the median of all rounds, of which each measures `steps` steps at a stretch."""
+
+    engine: str
+    devices: tuple[str, ...]
+    precision: str
+    batch_size: int
+    steps: int
+    rounds: int
+    seconds: float
+    """With the loader feeding it."""
+    best_seconds: float
+    """Of the best round."""
+    wait_share: float
+    """Of the time, waiting for the loader."""
+    images_per_second: float
+    synthetic_seconds: float | None
+    """On one batch that is there already."""
+    best_synthetic_seconds: float | None
+    ratio: float | None
+    """Fed to synthetic: the median over the rounds, which take turns."""
+
+
+def measure_steps(
+    recipe: Recipe, steps: int, rounds: int, synthetic: bool, show: Callable[[int, int], None]
+) -> StepSpeed:
+    """Time training steps of a fresh network, as an epoch runs them; keeps nothing.
+
+    Every fed round starts the loader anew and first uses up what it had prepared ahead, so that loading keeps pace
+    in what is measured. `show` is told (rounds done, rounds). Raises BadRecipe for counts below 1.
+    """
+    if steps < 1 or rounds < 1:
+        raise BadRecipe("--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
+    data = records_of(recipe)
+    engine = lone_engine(recipe, data)
+    stepping = _Stepping(engine, learning_rate(recipe, 0, 1), steps)
+    fed: list[_Round] = []
+    still: list[float] = []
+    with RecordSet.open(data.folder, "train") as records:
+        for done in range(rounds):
+            if synthetic:
+                still.append(stepping.run(repeat(_first(recipe, data, records)), SETTLING_STEPS).seconds)
+            with closing(open_fed(recipe, data, records)) as batches:
+                fed.append(stepping.run(batches, recipe.loader.prefetch + SETTLING_STEPS))
+            show(done + 1, rounds)
+    return _speed(recipe, engine, steps, fed, still)
+
+
+@dataclass(frozen=True)
+class _Round:
+    seconds: float
+    wait_seconds: float
+
+
+@dataclass(frozen=True)
+class _Stepping:
+    engine: Engine
+    rate: float
+    steps: int
+
+    def run(self, batches: Iterable[Batch], unmeasured: int) -> _Round:
+        """Seconds a step."""
+        batches = iter(batches)
+        self._step(islice(batches, unmeasured))
+        started = time.perf_counter()
+        waited = self._step(islice(batches, self.steps))
+        return _Round((time.perf_counter() - started) / self.steps, waited / self.steps)
+
+    def _step(self, batches: Iterator[Batch]) -> float:
+        waited = 0.0
+        for batch in batches:
+            train_on(self.engine, batch, self.rate, seed=0)
+            waited += batch.wait_seconds
+        self.engine.totals()  # waits for the device
+        return waited
+
+
+def _first(recipe: Recipe, data: DataSet, records: RecordSet) -> Batch:
+    with closing(open_fed(recipe, data, records)) as batches:
+        batch = next(batches)
+        targets = None if batch.targets is None else batch.targets.copy()
+        return dataclasses.replace(batch, images=batch.images.copy(), labels=batch.labels.copy(), targets=targets)
+
+
+def _speed(recipe: Recipe, engine: Engine, steps: int, fed: list[_Round], still: list[float]) -> StepSpeed:
+    seconds = statistics.median(one.seconds for one in fed)
+    return StepSpeed(
+        engine=engine.name,
+        devices=engine.device_names,
+        precision=engine.precision,
+        batch_size=recipe.batch_size,
+        steps=steps,
+        rounds=len(fed),
+        seconds=seconds,
+        best_seconds=min(one.seconds for one in fed),
+        wait_share=sum(one.wait_seconds for one in fed) / sum(one.seconds for one in fed),
+        images_per_second=recipe.batch_size / seconds,
+        synthetic_seconds=statistics.median(still) if still else None,
+        best_synthetic_seconds=min(still) if still else None,
+        ratio=statistics.median(one.seconds / two for one, two in zip(fed, still, strict=True)) if still else None,
+    )

@@ -1,0 +1,275 @@
+"""Opening a run folder: new, or taken up again at a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.training.checkpoint import (
+    Checkpoint,
+    State,
+    find_checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    prune,
+    set_aside_later,
+)
+from imagenet_pipeline.training.data import (
+    IMPORTED,
+    records_of,
+    require_its_classes,
+    require_validation,
+    steps_per_epoch,
+)
+from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
+from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine
+from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
+from imagenet_pipeline.training.provenance import provenance, recipe_told
+from imagenet_pipeline.training.restart import (
+    AskedRate,
+    begun_with,
+    carried_overrides,
+    changes_of,
+    rate_in_force,
+    require_unchanged,
+    say_other_threads,
+)
+from imagenet_pipeline.training.run import Run
+from imagenet_pipeline.training.schedule import warmup_steps
+from imagenet_pipeline.training.sizes import require_sizes
+from imagenet_pipeline.training.tensorboard import Scalars, require_tensorboard
+
+log = logging.getLogger("imagenet_pipeline")
+
+OF_ONE_RANK = ("records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
+"""Recipe keys in which processes that train together may differ; the files they name are compared by content."""
+
+
+def open_run(
+    recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
+) -> Run:
+    """Start a run, or take one up at checkpoint `resume` ("latest" or an epoch).
+
+    Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
+    the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
+    A run that was stopped before its first checkpoint begins again, with or without "latest".
+    """
+    recipe_path, folder = _places(recipe_path, folder)
+    if resume is None:
+        return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
+    journal = Journal(folder)
+    if not journal.exists():
+        raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
+    rate_given = "optimizer.learning_rate" in overrides
+    carried = {key: value for key, value in carried_overrides(journal.events()).items() if key not in overrides}
+    if carried:
+        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in carried.items()}
+        words = " ".join(f"{key}={value}" for key, value in shown.items())
+        log.info("still in force from earlier command lines (a key given again changes it): %s", words)
+    overrides = {**carried, **overrides}
+    recipe = load_recipe(recipe_path, overrides)
+    if resume == "latest" and not has_checkpoint(folder):
+        log.info("nothing was saved before this run was stopped: it begins again")
+        return _new_run(folder, recipe, overrides)
+    return _resumed_run(folder, recipe, overrides, resume, rate_given)
+
+
+def planned_recipe(
+    recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
+) -> Recipe:
+    """The recipe that `open_run` would train, for what has to be known before a run is opened."""
+    recipe_path, folder = _places(recipe_path, folder)
+    journal = Journal(folder)
+    if resume is not None and journal.exists():
+        overrides = {**carried_overrides(journal.events()), **overrides}
+    return load_recipe(recipe_path, overrides)
+
+
+def _places(recipe: Path, folder: Path | None) -> tuple[Path, Path]:
+    """The recipe file and the run folder that are meant; a run folder in place of a recipe means its own."""
+    if recipe.is_dir() and (recipe / "recipe.toml").exists():
+        return recipe / "recipe.toml", folder or recipe
+    return recipe, folder or _default_folder(recipe)
+
+
+def _default_folder(recipe_path: Path) -> Path:
+    # A run's own recipe means that run, not one that happens to be called "recipe".
+    if recipe_path.name == "recipe.toml" and (recipe_path.parent / "checkpoints").is_dir():
+        return recipe_path.parent
+    return Path("output/runs") / run_name(recipe_path)
+
+
+def run_name(recipe_path: Path) -> str:
+    """The folder name of a recipe's run: its path below `config`, "imagenette-resnet18", or just its own name."""
+    words = recipe_path.with_suffix("").parts
+    below = words[words.index("config") + 1 :] if "config" in words[:-1] else words[-1:]
+    return "-".join(below)
+
+
+def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
+    _require_no_run(folder)
+    data = records_of(recipe)
+    steps = _possible_steps(recipe, data)
+    engine, beginning = new_engine(recipe, data)
+    told = beginning.told
+    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
+    _require_agreement(run, told.get("initial_weights", {}).get("sha256", ""))
+    with _claimed(run):
+        if run.leads:
+            _require_no_run(folder)
+            files.write_whole(folder / "recipe.toml", recipe_text(recipe))
+            frozen = _tell(run)
+            origin = {**provenance(recipe, data, engine), **recipe_told(folder, recipe)}
+            run.journal.write("start", overrides=overrides, **told, **frozen, **origin)
+    return run
+
+
+def _require_no_run(folder: Path) -> None:
+    if has_checkpoint(folder):
+        advice = "go on with --resume latest, or choose another --run"
+        raise BadRecipe("a run is here already", where=folder, advice=advice)
+
+
+def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool) -> Run:
+    journal = Journal(folder)
+    events = journal.events()
+    begun = begun_with(events, folder)
+    start = load_checkpoint(find_checkpoint(folder, resume))
+    state = start.state
+    require_unchanged(begun, recipe, state.step, folder)
+    data = records_of(recipe)
+    _require_its_own(start, recipe, data)
+    steps = _possible_steps(recipe, data)
+    rows = _rows_until(events, state, folder)
+    at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
+    rate = rate_in_force(recipe, overrides, rate_given, at, begun, events, steps, rows)
+    told = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
+    if rate.asked is not None:
+        told["asked_rate"] = asdict(rate.asked)
+    recipe = rate.recipe
+    engine = resumed_engine(recipe, state, start.trained, start.remembered)
+    run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
+    _require_agreement(run)
+    with _claimed(run):
+        if run.leads:
+            if find_checkpoint(folder, resume) != start.folder:
+                raise BadInput("another process was training here just now", where=folder, advice="try again")
+            say_other_threads(events, engine)
+            _write_resumed(run, told)
+    return run
+
+
+def _write_resumed(run: Run, told: dict[str, Any]) -> None:
+    frozen = _tell(run)
+    written = [row["epoch"] for row in branches(run.journal.events())[-1]]
+    if run.rows and run.rows[-1]["epoch"] not in written:
+        # A kill just after a checkpoint leaves its line to the restart.
+        run.journal.write(**run.rows[-1])
+    if run.epoch >= run.recipe.epochs:
+        log.info("all %d epochs are done; epochs=%d would go on", run.epoch, run.epoch + 1)
+    if not run.is_done(run.epoch) and run.start:
+        branch = set_aside_later(run.folder, run.start.folder)
+        if branch:
+            log.info("the later checkpoints of the earlier branch are kept in %s", branch)
+        files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
+        place = {"epoch": run.epoch, "step": run.step}
+        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_told(run.folder, run.recipe)}
+        run.journal.write("resume", **place, **told, **frozen, **origin)
+    write_history(run.folder, run.journal.events())
+    prune(run.folder, run.recipe.checkpoint.keep)
+
+
+@contextmanager
+def _claimed(run: Run) -> Iterator[None]:
+    """From here on the folder is this run's, by a lock of rank 0; the other ranks wait for what the block writes."""
+    with ExitStack() as held, together(run.engine):
+        if run.leads:
+            held.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
+            for place in (run.folder, run.folder / "checkpoints"):
+                files.remove_parts(place)
+        yield
+        wanted = run.recipe.log.tensorboard and run.leads and not run.is_done(run.epoch)
+        run.scalars = held.enter_context(Scalars(run.folder, wanted, run.step, run.rows))
+        run.held = held.pop_all()
+
+
+def _require_agreement(run: Run, weights_digest: str = "") -> None:
+    """Raise BadRecipe where processes that train together do not mean the same run. Collective."""
+    engine, start = run.engine, run.start
+    facts = {f"recipe key {key!r}": repr(value) for key, value in options(run.recipe) if key not in OF_ONE_RANK}
+    facts |= {
+        "the engine": f"{engine.name} {engine.versions} {engine.precision}",
+        "the records' content": run.data.digest,
+        "the content of initial.weights": weights_digest,
+        "the normalisation of the input": repr(run.normalisation),
+        "the checkpoint to go on from": f"{start.folder.name} {start.weights_digest}" if start else "",
+        "the history so far": repr(run.rows),
+    }
+    require_agreement(engine, facts)
+    require_even_shares(run.recipe, engine)
+
+
+def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
+    """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
+    state = start.state
+    if state.network != recipe.network:
+        what = "a checkpoint of another network"
+        raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
+    require_its_classes(state, data)
+    if state.data_digest not in (IMPORTED, data.digest):
+        raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
+
+
+def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
+    """The current branch of the history up to a checkpoint, which may know of one epoch more than the journal.
+
+    Raises Damaged where the row of an epoch is missing.
+    """
+    rows = [row for row in branches(events)[-1] if row["epoch"] <= state.epoch]
+    if state.metrics and state.epoch not in [row["epoch"] for row in rows]:
+        rows.append({"event": "epoch", **state.metrics})
+    missing = sorted({*range(1, state.epoch + 1)} - {row["epoch"] for row in rows})
+    if missing:
+        where = folder / "journal.jsonl"
+        raise Damaged(f"no line of epoch {missing[0]}, which is behind epoch {state.epoch}", where=where, advice=ADVICE)
+    return rows
+
+
+def _possible_steps(recipe: Recipe, data: DataSet) -> int:
+    """How many batches an epoch has. Raises BadRecipe for records, sizes or logs that cannot be had."""
+    require_validation(recipe, data)
+    require_sizes(recipe, catalog.build(recipe.network, len(data.classes)))
+    if recipe.log.tensorboard:
+        require_tensorboard()
+    return steps_per_epoch(recipe, data)
+
+
+def _tell(run: Run) -> dict[str, Any]:
+    """Say what the run trains on, and which layers are frozen to begin with; the latter as the journal has it."""
+    engine = run.engine
+    together = f", process 0 of {engine.ranks}" if engine.ranks > 1 else ""
+    log.info("%s on %s, %s%s", engine.name, ", ".join(engine.device_names), engine.precision, together)
+    _tell_warmup(run)
+    frozen = frozen_layers(run.recipe, run.epoch)
+    for layer in frozen:
+        log.info("%s: frozen for the first %d epochs", layer, run.recipe.transfer.frozen[layer])
+    return {"frozen": [*frozen]} if frozen else {}
+
+
+def _tell_warmup(run: Run) -> None:
+    recipe = run.recipe
+    wanted, steps = recipe.schedule.warmup_epochs, warmup_steps(recipe.schedule, run.steps_per_epoch, recipe.epochs)
+    if steps < wanted * run.steps_per_epoch:
+        log.warning(
+            "warning: a warm-up of %g epochs in a run of %d is cut to half of it, %d steps, for the rate to come down",
+            wanted, recipe.epochs, steps,
+        )  # fmt: skip

@@ -1,0 +1,318 @@
+"""The PyTorch engine beside the Gluon engine; precisions, devices, compilation, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.engines import Engine, pytorch_device
+from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
+from imagenet_pipeline.engines.pytorch_device import choose_precision, parse_device
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    LocalResponseNorm,
+    Pool,
+    Residual,
+    Sequential,
+    Tap,
+    stack,
+    without_taps,
+)
+from imagenet_pipeline.processes import Place
+
+Array = np.ndarray[Any, Any]
+MakeEngine = Callable[..., Engine]
+MakeBatch = Callable[..., tuple[Any, Any]]
+Difference = Callable[[dict[str, Array], dict[str, Array]], float]
+torch: Any = pytorch
+CPU = torch.device("cpu")
+LINEAR = stack(flatten=Flatten(), classifier=Dense(7))
+
+
+def head(weight: float) -> Tap:
+    return Tap(stack(pool=GlobalAveragePool(), flatten=Flatten(), classifier=Dense(7)), weight)
+
+
+TAPPED = stack(
+    conv1=Conv(6, 3, pad=1, bias=False),
+    norm=BatchNorm(momentum=0.5),
+    relu=Activation("relu"),
+    tap1=head(0.3),
+    unit=Residual(stack(conv=Conv(6, 3, pad=1), prelu=Activation("prelu"))),
+    relu2=Activation("relu"),
+    branches=Concat((("elu", Activation("elu")), ("pool", Pool("max", 3, 1, 1)), ("conv", Conv(2, 1, groups=2)))),
+    tap2=Tap(
+        stack(pool=Pool("average", 4, 4), flat=Flatten(), dense=Dense(9, bias=False), norm=BatchNorm(), top=Dense(7)),
+        2.0,
+    ),
+    pool=Pool("average", 3, 2, 1),
+    tanh=Activation("tanh"),
+    flatten=Flatten(),
+    classifier=Dense(7),
+)  # fmt: skip
+
+
+def with_weight(network: Sequential, weight: float) -> Sequential:
+    """The same, every tap of this weight."""
+    return Sequential(
+        tuple(
+            (name, dataclasses.replace(item, weight=weight) if isinstance(item, Tap) else item)
+            for name, item in network.items
+        )
+    )
+
+
+def step(engine: Engine, batch: tuple[Any, Any]) -> dict[str, Array]:
+    """How one step at rate 1 moves every value; the gradient, but for running statistics."""
+    before = engine.values()
+    engine.train_batch(*batch, 1.0, seed=0)
+    return {name: before[name] - value for name, value in engine.values().items()}
+
+
+PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "precision": "float64"}
+
+
+@pytest.mark.parametrize("loss", [LossRecipe(), LossRecipe(label_smoothing=0.1), LossRecipe(kind="hinge")], ids=str)
+def test_both_engines_agree_on_logits_losses_gradients_and_statistics(
+    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, loss: LossRecipe
+) -> None:
+    batch = make_batch(5)
+    gluon, pytorch = (make_engine(TAPPED, engine=name, loss=loss, **PLAIN) for name in ("gluon", "pytorch"))
+    logits = {"logits": gluon.logits(batch[0])}
+    assert logits["logits"].dtype == np.float64
+    assert difference({"logits": pytorch.logits(batch[0])}, logits) < 1e-12
+    moves = [step(engine, batch) for engine in (pytorch, gluon)]
+    trained = [{name: value for name, value in one.items() if "running" not in name} for one in moves]
+    assert difference(*trained) < 1e-9
+    assert difference(*moves) < 1e-6  # MXNet keeps running statistics in float32
+    assert pytorch.totals().step_losses == pytest.approx(gluon.totals().step_losses, rel=1e-12)
+    for engine in (pytorch, gluon):
+        engine.score_batch(*batch)
+    assert pytorch.totals().step_losses == pytest.approx(gluon.totals().step_losses, rel=1e-6)
+
+
+def test_both_engines_agree_on_response_normalisation(
+    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference
+) -> None:
+    """In float32 only: MXNet's refuses float64."""
+    network = stack(
+        conv=Conv(7, 3), relu=Activation("relu"), norm=LocalResponseNorm(5, 0.5), flatten=Flatten(), top=Dense(7)
+    )
+    optimizer = {**PLAIN, "precision": "float32"}
+    moves = [step(make_engine(network, engine=name, **optimizer), make_batch(5)) for name in ("gluon", "pytorch")]
+    assert difference(*moves) < 2e-5
+
+
+@pytest.mark.parametrize("engine", ["gluon", "pytorch"])
+def test_taps_add_their_losses_to_the_gradient_and_to_nothing_else(
+    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, engine: str
+) -> None:
+    batch = make_batch(5)
+    engines = [make_engine(with_weight(TAPPED, weight), engine=engine, **PLAIN) for weight in (0.0, 1.0, 0.25)]
+    without, whole, quarter = (step(one, batch) for one in engines)
+    names = [name for name in without if "running" not in name]
+    added = {name: whole[name] - without[name] for name in names}
+    for name in names:
+        np.testing.assert_allclose(4 * (quarter[name] - without[name]), added[name], rtol=1e-9, atol=1e-13)
+    assert min(np.abs(added[name]).max() for name in names if name.startswith(("conv1", "norm", "tap"))) > 1e-3
+    assert not any(added[name].any() for name in names if name.startswith("classifier"))
+
+    values = make_engine(TAPPED, engine=engine, **PLAIN).values()
+    bare = without_taps(TAPPED)
+    main = make_engine(bare, engine=engine, values={n: v for n, v in values.items() if "tap" not in n}, **PLAIN)
+    trunk = step(main, batch)
+    assert difference({name: without[name] for name in trunk}, trunk) < 1e-12
+    losses = [one.totals().step_losses for one in (*engines, main)]
+    assert np.ptp(losses) < 1e-12 * losses[0][0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_equal_runs_give_equal_bytes(make_engine: MakeEngine, make_batch: MakeBatch, precision: str) -> None:
+    skip_without(precision)
+    network = Sequential((*TAPPED.items[:-1], ("drop", Dropout(0.5)), *TAPPED.items[-1:]))
+
+    def trained() -> list[bytes]:
+        engine = make_engine(network, engine="pytorch", precision=precision)
+        for seed in range(3):
+            engine.train_batch(*make_batch(6, seed), 0.1, seed)
+        values = {**engine.values(), **engine.optimizer_state(), "losses": engine.totals().step_losses}
+        return [value.tobytes() for value in values.values()]
+
+    assert trained() == trained()
+
+
+def test_images_are_not_copied_and_may_be_read_only(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
+    engine: Any = make_engine(LINEAR, engine="pytorch")
+    images, labels = make_batch(3)
+    assert np.shares_memory(engine._put(images).numpy(), images)
+    engine.score_batch(images, labels)
+    images.flags.writeable = labels.flags.writeable = False
+    engine.score_batch(images, labels)
+    engine.score_batch(images[:, :, ::-1], labels)
+    losses = engine.totals().step_losses
+    assert losses[0] == losses[1] != losses[2]
+
+
+def skip_without(precision: str) -> None:
+    try:
+        choose_precision(precision, CPU)
+    except BadRecipe:
+        pytest.skip(f"this CPU has no fast {precision}")
+
+
+def test_bfloat16_trains_as_float32_does(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
+    skip_without("bfloat16")
+    engines = [make_engine(TAPPED, engine="pytorch", precision=one) for one in ("float32", "bfloat16")]
+    for _ in range(30):
+        for engine in engines:
+            engine.train_batch(*make_batch(8), 0.02, seed=0)
+    full, half = (engine.totals().step_losses for engine in engines)
+    assert engines[1].precision == "bfloat16"
+    assert all(value.dtype == np.float32 for value in engines[1].values().values())
+    assert 0 < abs(half[0] - full[0]) < 0.02 * full[0]
+    assert half[-1] < 0.5 * half[0]
+    assert engines[1].logits(make_batch(8)[0]).dtype == np.float32
+
+
+def test_the_constant_scale_of_float16_leaves_the_gradient_as_it_is(
+    make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch, difference: Difference
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: True)
+    full, half = (
+        step(make_engine(LINEAR, size=4, engine="pytorch", **{**PLAIN, "precision": one}), make_batch(5, size=4))
+        for one in ("float32", "float16")
+    )
+    assert 0 < difference(half, full) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "chosen"), [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")]
+)
+def test_auto_takes_bfloat16_where_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert choose_precision("auto", CPU) == chosen
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: amx or avx512)
+    assert choose_precision("auto", torch.device("cuda", 0)) == chosen
+
+
+def test_a_precision_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
+    with pytest.raises(BadRecipe, match=r"precision = 'float16': no fast float16 on this CPU; precision=auto takes"):
+        choose_precision("float16", CPU)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(BadRecipe, match="no fast bfloat16 on this GPU"):
+        choose_precision("bfloat16", torch.device("cuda", 0))
+    assert choose_precision("float16", torch.device("cuda", 0)) == "float16"
+
+
+@pytest.mark.parametrize(
+    "devices", ["tpu", "mps", "cpu:x", "cpu:-1", "cpu:0,0", "gpu:a", "auto:1", "", "cpu,gpu", "CPU:²"]
+)
+def test_a_devices_word_that_means_nothing_is_refused(devices: str) -> None:
+    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3"):
+        parse_device(devices)
+
+
+def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert parse_device("auto") == parse_device("gpu") == parse_device("gpu:0") == torch.device("cuda", 0)
+    assert parse_device("gpu:1") == torch.device("cuda", 1)
+    assert parse_device("cpu") == parse_device("cpu:0") == CPU
+    with pytest.raises(BadRecipe, match=r"one device a process, and one process is here; take devices=gpu:0, or "):
+        parse_device("gpu:0,1")
+    with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
+        parse_device("gpu:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert parse_device("auto") == CPU
+    with pytest.raises(BadRecipe, match=r"devices = 'gpu': no device number 0; found 0 GPUs .*; devices=cpu runs"):
+        parse_device("gpu")
+    with pytest.raises(BadRecipe, match=r"no device number 1; found the one device cpu:0"):
+        parse_device("cpu:1")
+
+
+def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    ranks = [Place(rank, 4, rank % 2, 2, launched=True) for rank in range(4)]  # two on each of two machines
+    for devices, numbers in {"auto": [0, 1], "gpu": [0, 1], "gpu:3,1": [3, 1]}.items():
+        assert [parse_device(devices, rank).index for rank in ranks] == numbers * 2
+    assert (
+        [parse_device("cpu:0,1", rank) for rank in ranks] == [parse_device("cpu", rank) for rank in ranks] == [CPU] * 4
+    )
+    for devices in ("gpu:0", "gpu:0,1,2", "cpu:0"):
+        with pytest.raises(
+            BadRecipe, match=r"not as many devices as processes on this machine; expected 2, as many as"
+        ):
+            parse_device(devices, ranks[0])
+    with pytest.raises(BadRecipe, match=r"no device number 4; found 4 GPUs"):
+        parse_device("gpu:0,4", ranks[0])  # on every rank, not only on that which would use it
+    with pytest.raises(BadRecipe, match=r"no device number 64; found cpu:0 to cpu:63, a process each"):
+        parse_device("cpu:0,64", ranks[0])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadRecipe, match=r"no device number 1; found 1 GPUs"):
+        parse_device("auto", ranks[1])
+
+
+def test_compilation_needs_a_compiler(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch_device.shutil, "which", lambda name: None)
+    with pytest.raises(BadRecipe, match=r"compile = true needs the compiler g\+\+; install it"):
+        make_engine(LINEAR, engine="pytorch", compile=True)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_compiled_network_trains_as_an_eager_one(
+    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference
+) -> None:
+    if pytorch_device.shutil.which("g++") is None:
+        pytest.skip("no g++")
+    engines = [make_engine(TAPPED, engine="pytorch", precision="float64", compile=one) for one in (False, True)]
+    for seed in range(2):
+        for engine in engines:
+            engine.train_batch(*make_batch(5, seed), 0.1, seed)
+    assert difference(engines[1].values(), engines[0].values()) < 1e-9
+
+
+def test_a_compiler_that_fails_is_one_line(
+    make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with CXX=/bin/false; a process that has compiled before keeps its compiler, so no real one here."""
+    if pytorch_device.shutil.which("g++") is None:
+        pytest.skip("no g++")
+
+    def failing(_: Any) -> Any:
+        raise torch._inductor.exc.InductorError(RuntimeError("C++ compile error\n\n\x1b[2J" + 900 * "x"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: failing)
+    engine = make_engine(LINEAR, engine="pytorch", compile=True)
+    with pytest.raises(BadRecipe, match=r"compile = true: the step cannot be compiled \(.*compile=false") as caught:
+        engine.train_batch(*make_batch(5), 0.1, 0)
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
+def test_all_processors_are_used_unless_told_otherwise() -> None:
+    words = "from imagenet_pipeline.engines.pytorch.runtime import torch; print(torch.get_num_threads())"
+    for setting, wanted in (({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        done = subprocess.run(
+            [sys.executable, "-c", words], env={**environment, **setting}, capture_output=True, text=True, check=True
+        )
+        assert int(done.stdout) == wanted

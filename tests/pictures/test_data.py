@@ -1,0 +1,61 @@
+"""Images a class and split, counted from the records and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.pictures import data
+from imagenet_pipeline.pictures.data import count_classes, draw_classes
+from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.inspect import inspect
+from imagenet_pipeline.records.plan import Images, Plan
+
+
+def test_the_counts_are_those_of_the_records(data_set: Path) -> None:
+    counts = count_classes(data_set)
+    assert list(counts) == ["train", "val", "test"]
+    for split, each in counts.items():
+        assert (
+            dict(zip(("cat", "dog", "emu"), each.tolist(), strict=True)) == inspect(data_set, split=split).class_counts
+        )
+
+
+def test_bars_for_few_classes_and_curves_for_many(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = draw_classes(data_set, tmp_path / "bars.png")
+    assert {split: int(each.sum()) for split, each in counts.items()} == {"train": 18, "val": 6, "test": 6}
+    monkeypatch.setattr(data, "BARS_LIMIT", 2)
+    draw_classes(data_set, tmp_path / "curves.png")
+    bars, curves = (cv2.imread(str(tmp_path / name)) for name in ("bars.png", "curves.png"))
+    of_bars, of_curves = (float((picture[:, :, 0] > 1.5 * picture[:, :, 2]).mean()) for picture in (bars, curves))
+    assert of_bars > 0.05 > of_curves > 0.0005
+
+
+def test_names_of_any_kind_are_drawn(tmp_path: Path) -> None:
+    """Formulas, letters without a glyph and very long names; a class without an image."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    names = ("$x^$ {", "犬\x1b[31m", "x" * 500, "_hidden", "none")
+    plan = Plan(
+        tmp_path,
+        {"train": Images(["a.png"], np.array([2])), "val": Images(["./a.png"], np.array([1]))},
+        ClassTable("list", tuple("abcde"), names),
+        {"builder": "test"},
+    )
+    build(plan, tmp_path / "set", BuildOptions(resize=0, workers=1))
+    counts = draw_classes(tmp_path / "set", tmp_path / "classes.png")
+    assert counts["train"].tolist() == [0, 0, 1, 0, 0]
+    assert cv2.imread(str(tmp_path / "classes.png")).shape[1] > 1000
+
+
+def test_mistakes(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no data set here"):
+        draw_classes(tmp_path, tmp_path / "a.png")
+    with pytest.raises(BadRecipe, match=r"\.png"):
+        draw_classes(data_set, tmp_path / "a.pdf")
