@@ -22,11 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_pipeline.loading.benchmark import measure, processor_name
 from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.records.image import prepare
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
+from imagenet_pipeline.training.benchmark import measure, processor_name
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_samples_300.tar"
 BATCH_SIZE = 64

@@ -3,6 +3,8 @@
 Protocol: write beside the target under a part name, fsync, rename over the target, fsync the folder.
 A failed sync is never retried: the kernel may have dropped the pages already
 (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+
+What killed processes left half-written, told from what others are writing.
 """
 
 from __future__ import annotations
@@ -328,3 +330,31 @@ def _explained(error: OSError, path: Path) -> PipelineError:
         advice = "free some room and run the same command again; nothing that was finished is lost"
         return OutOfRoom(f"cannot be written ({error.strerror})", where=path, advice=advice)
     return BadInput(f"cannot be written ({error.strerror or error})", where=path)
+
+
+def remove_left_parts(targets: Iterable[Path | None]) -> None:
+    """Remove the parts of these files that killed processes left; this process may not have begun any of them.
+
+    A part says which process made it. Where one of that number runs, be it another one, the part stays.
+    """
+    names: dict[Path, set[str]] = {}
+    for target in targets:
+        if target is not None:
+            names.setdefault(target.parent, set()).add(target.name)
+    for folder in names:
+        for part in folder.glob(f".*{PART_MARK}*"):
+            name, _, mark = part.name[1:].rpartition(PART_MARK)
+            if name in names[folder] and not _runs(mark.partition("-")[0]):
+                with contextlib.suppress(OSError):
+                    remove(part)
+
+
+def _runs(number: str) -> bool:
+    """Whether there is another process of this number."""
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):  # no number, or a process of another user
+        return True
+    return int(number) != os.getpid()

@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from imagenet_pipeline import config, recipe_faults
+from imagenet_pipeline import config
 from imagenet_pipeline.config import (
     OptimizerRecipe,
     Recipe,
     load_recipe,
     option_names,
     parse_overrides,
+    reading,
     recipe_keys,
     recipe_text,
 )
@@ -255,10 +256,10 @@ def test_a_bad_override_is_refused(smallest: Path, key: str, message: str) -> No
 
 def test_what_others_call_a_key_is_one_of_ours_and_no_other() -> None:
     known = option_names()
-    assert set(recipe_faults._USUAL_NAMES) <= set(known)
-    names = [name for line in recipe_faults._USUAL_NAMES.values() for name in line.split()]
+    assert set(reading._USUAL_NAMES) <= set(known)
+    names = [name for line in reading._USUAL_NAMES.values() for name in line.split()]
     assert len(names) == len(set(names))
-    assert not {*names, *recipe_faults._NO_KEYS} & {key.rpartition(".")[2] for key in known}
+    assert not {*names, *reading._NO_KEYS} & {key.rpartition(".")[2] for key in known}
     assert [key.name for key in recipe_keys("lr")] == ["optimizer.learning_rate"]
 
 

@@ -15,20 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli import (
-    benchmarks,
-    build,
-    emotion,
-    evaluate,
-    interchange,
-    interchange_import,
-    pictures,
-    predict,
-    records,
-    serve,
-    train,
-    transfer,
-)
+from imagenet_pipeline.cli import build, emotion, evaluate, interchange, pictures, predict, records, train
 from imagenet_pipeline.cli.output import Negative, say
 from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
 from imagenet_pipeline.processes import end_with_launcher, place, tell_launcher
@@ -68,13 +55,13 @@ for command in (
 app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")
 app.command()(emotion.emotion)
-app.command()(serve.serve)
-app.add_typer(benchmarks.benchmark_app, name="benchmark")
-app.command()(benchmarks.find_rate)
-app.command()(transfer.features)
-app.command()(transfer.probe)
+app.command()(predict.serve)
+app.add_typer(train.benchmark_app, name="benchmark")
+app.command()(train.find_rate)
+app.command()(evaluate.features)
+app.command()(evaluate.probe)
 app.command()(interchange.export)
-app.command(name="import")(interchange_import.import_network)
+app.command(name="import")(interchange.import_network)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

@@ -15,8 +15,7 @@ from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.faces.annotate import Tally
-    from imagenet_pipeline.faces.source import Source
+    from imagenet_pipeline.faces.annotate import Source, Tally
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -66,10 +65,9 @@ def emotion(
       imagenet-pipeline emotion output/runs/fer2013 film.mp4 --out annotated.mp4 --every 3
       imagenet-pipeline emotion output/runs/fer2013 camera --out me.mp4 --limit-frames 200
     """
-    from imagenet_pipeline.faces.annotate import annotate
+    from imagenet_pipeline.faces.annotate import annotate, parse_source, places
     from imagenet_pipeline.faces.emotions import open_emotion_reader
-    from imagenet_pipeline.faces.source import parse_source, places
-    from imagenet_pipeline.faces.window import Window
+    from imagenet_pipeline.faces.video import Window
 
     subject = parse_source(source)
     if subject.kind in ("picture", "folder"):

@@ -1,4 +1,7 @@
-"""The verb export: a trained network in the forms other programs load."""
+"""The verb export: a trained network in the forms other programs load.
+
+The verb `import`: networks trained elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,15 @@ from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.export import Exported, Subject
+from typing import TYPE_CHECKING
+
+from imagenet_pipeline.config import looks_like_0_to_1
+from imagenet_pipeline.errors import BadInput
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.interchange.frozen import Normalisation
+    from imagenet_pipeline.interchange.mxnet_import import Imported
+    from imagenet_pipeline.records.classes import ClassTable
 
 
 def export(
@@ -70,8 +82,7 @@ def _target(out: str) -> Path:
 
 
 def _subject(run: Path, which: str, input_size: int | None) -> Subject:
-    from imagenet_pipeline.interchange.export import Subject
-    from imagenet_pipeline.interchange.input_size import require_input_size
+    from imagenet_pipeline.interchange.export import Subject, require_input_size
     from imagenet_pipeline.networks import catalog
     from imagenet_pipeline.networks.zoo import ZooNetwork
     from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
@@ -104,3 +115,161 @@ def _say(subject: Subject, exported: Exported) -> None:
     say(f"{subject.network} of {subject.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
+
+
+Records = Annotated[Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Names: a class a line (name, id TAB name, n01440764 tench), JSON, or an export's card "
+        "[default: numbered classes]"
+    ),
+]
+CropFraction = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
+]
+
+
+def import_network(
+    symbol: Annotated[Path, typer.Option(help="MXNet's -symbol.json.")],
+    params: Annotated[Path, typer.Option(help="MXNet's .params.")],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
+    input_size: Annotated[
+        int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
+    ] = None,
+    records: Records = None,
+    classes: Classes = None,
+    mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
+    std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
+    crop_fraction: CropFraction = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of a checkpoint that MXNet saved.
+
+    By Module, FeedForward or Gluon's export. MXNet is not needed.
+
+    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
+    --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
+
+    \b
+    Examples:
+      imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
+      imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
+    """  # noqa: E501
+    from imagenet_pipeline import files
+    from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+    from imagenet_pipeline.records.class_names import read_classes
+    from imagenet_pipeline.records.manifest import read_data_set
+    from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
+
+    if records is not None and classes is not None:
+        raise BadRecipe("--records has a class table already", advice="leave --classes out")
+    given = _given(mean, std)
+    _require_in_order(symbol, params)
+    data = None if records is None else read_data_set(records)
+    imported = import_mxnet(symbol, params, network, input_size)
+    normalisation, source = normalisation_of(imported, given, data)
+    if data is not None:
+        table = data.classes
+    else:
+        table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
+    digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
+    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None)
+    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
+    _tell(out, imported, table, normalisation, source, as_json)
+
+
+def _tell(
+    out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
+) -> None:
+    from imagenet_pipeline.training.data import NUMBERED
+    from imagenet_pipeline.training.imported import COMMAND_LINE
+
+    mean, std = normalisation
+    if as_json:
+        say_json(
+            {
+                "run": out, "network": imported.network, "classes": imported.classes, "class_order": table.order,
+                "also": imported.also,
+                "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
+                "normalisation_from": source, "unused": imported.unused,
+            }
+        )  # fmt: skip
+        return
+    size, arrays = imported.input_size, len(imported.values)
+    say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    is_guess = imported.normalisation is None and source != COMMAND_LINE
+    guess = ": the mean of these records, if that is what it was trained with" if is_guess else ""
+    say(f"mean {_words(mean)}  std {_words(std)}  from {source}{guess}")
+    if table.order == NUMBERED:
+        say(f"classes: numbered 0..{len(table) - 1}; --records or --classes names them")
+    else:
+        ends = ", ".join(f"{label} = {table.ids[label]}" for label in sorted({0, len(table) - 1}))
+        say(f"classes: {ends}, in the order {table.order}")
+    if imported.also:
+        say(f"the same function as {', '.join(imported.also)}")
+    if imported.unused:
+        say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
+
+
+def _require_in_order(symbol: Path, params: Path) -> None:
+    from imagenet_pipeline.interchange.params import LIST_MAGIC
+
+    first, second = _start("--symbol", symbol), _start("--params", params)
+    if first == LIST_MAGIC.to_bytes(8, "little") and second.lstrip().startswith(b"{"):
+        raise BadInput(
+            "an MXNet .params file",
+            where=f"--symbol {symbol}",
+            expected="MXNet's -symbol.json",
+            advice="--symbol and --params the other way round?",
+        )
+
+
+def _start(option: str, path: Path) -> bytes:
+    from imagenet_pipeline import files
+
+    try:
+        with files.regular_file(path) as (stream, _):
+            return stream.read(8)
+    except BadInput as error:
+        raise BadInput(error.what, where=f"{option} {path}") from error
+
+
+def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    from imagenet_pipeline.interchange.graph import SMALLEST_DEVIATION
+
+    if (mean is None) != (std is None):
+        raise BadRecipe("--mean and --std belong together", advice="--std 1,1,1 divides by nothing")
+    if mean is None or std is None:
+        return None
+    numbers = _numbers("--mean", mean), _numbers("--std", std)
+    if min(numbers[1]) < SMALLEST_DEVIATION:
+        raise BadRecipe("--std", expected=f"three numbers, {SMALLEST_DEVIATION:g} or above", found=std)
+    if looks_like_0_to_1(*numbers):
+        of_bytes = [_words(tuple(255 * number for number in one)) for one in numbers]
+        raise BadRecipe(
+            "look like the scale 0..1",
+            where="--mean, --std",
+            expected="0..255",
+            found=f"{mean} and {std}",
+            advice=f"multiply both by 255: --mean {of_bytes[0]} --std {of_bytes[1]}",
+        )
+    return numbers
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from imagenet_pipeline.interchange.graph import LARGEST_NUMBER
+
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(abs(number) <= LARGEST_NUMBER for number in numbers):
+        raise BadRecipe(option, expected="three numbers, R,G,B, 0..255", found=text)
+    return numbers
+
+
+def _words(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)

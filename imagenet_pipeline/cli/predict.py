@@ -1,4 +1,7 @@
-"""The verb predict: what a trained network takes pictures for."""
+"""The verb predict: what a trained network takes pictures for.
+
+The verb serve: a local page on which a trained run looks at photos.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.evaluation.classifier import Classifier
-    from imagenet_pipeline.evaluation.predict import Prediction
+    from imagenet_pipeline.evaluation.predict import Classifier, Prediction
+import logging
 
+from imagenet_pipeline.cli.output import Overrides
 
 Words = Annotated[
     list[str],
@@ -60,10 +64,9 @@ def predict(
       imagenet-pipeline predict output/runs/demo photos/ --sheet sheet.png --annotate annotated/ engine=pytorch
       imagenet-pipeline predict output/runs/demo list.txt --root photos --json
     """
-    from imagenet_pipeline.evaluation.classifier import open_classifier
+    from imagenet_pipeline.evaluation.predict import open_classifier, prediction_table, require_csv
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
     from imagenet_pipeline.evaluation.predict_pictures import Drawings
-    from imagenet_pipeline.evaluation.prediction_table import prediction_table, require_csv
     from imagenet_pipeline.pictures.layers import caption_of
 
     require_crops(crops)
@@ -99,7 +102,7 @@ def _pictures_and_changes(
     words: Sequence[str], root: Path, outputs: Sequence[Path | None]
 ) -> tuple[list[Path], dict[str, object]]:
     """What has an equals sign, and is no file, is a recipe key; nothing that is read may be written over."""
-    from imagenet_pipeline.evaluation.picture_sources import find_pictures
+    from imagenet_pipeline.evaluation.predict import find_pictures
 
     changes = [word for word in words if "=" in word and not Path(word).exists()]
     sources = [Path(word) for word in words if word not in changes]
@@ -172,3 +175,47 @@ class _JsonAnswer:
 
 def _called(class_id: str, name: str) -> str:
     return name if class_id == name else f"{class_id} {name}"
+
+
+log = logging.getLogger("imagenet_pipeline")
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    changes: Overrides = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any that is free.")] = 7860,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Serve a page that looks at photos.
+
+    Dropped, chosen or from the camera: their most probable classes, or faces and emotions.
+
+    It listens on this machine alone, unless --host says otherwise, and works offline. A photo has 20
+    seconds to arrive. Needs the extra "serve".
+
+    \b
+    Examples:
+      imagenet-pipeline serve output/runs/demo
+      imagenet-pipeline serve output/runs/fer2013 --port 0 engine=pytorch
+    """
+    try:
+        from imagenet_pipeline.serving.page import address, listen, own_names, page_app
+        from imagenet_pipeline.serving.page import serve as serve_page
+    except ModuleNotFoundError as error:
+        advice = "pip install '.[serve]' in the repository"
+        raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {error.name}", advice=advice) from error
+    from imagenet_pipeline.serving.answers import open_answers
+
+    # The port first: opening the run takes longer.
+    with contextlib.closing(listen(host, port)) as listening, contextlib.suppress(KeyboardInterrupt):
+        answers = open_answers(run, checkpoint, parse_overrides(changes or []), top)
+        answers.warm_up()
+        names = own_names(host, listening)
+        if not names:
+            log.warning("warning: whoever reaches %s can send photos; there is no password and no encryption", host)
+        say(f"{address(host, listening)}  (Ctrl-C ends it)")
+        sys.stdout.flush()
+        serve_page(page_app(answers, names), listening)
+    say("ended")

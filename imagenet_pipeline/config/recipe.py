@@ -1,4 +1,11 @@
-"""A recipe, all its keys."""
+"""A recipe, all its keys.
+
+Recipe keys of a step: what it lowers, by which rule, at which rate.
+
+Recipe keys of images: how large they are, and what is changed in training.
+
+What every section of a recipe is: frozen, strict, and closed to unknown keys.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +13,260 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from imagenet_pipeline.config.images import AugmentationRecipe, InputRecipe
-from imagenet_pipeline.config.section import NotNegative, Positive, Section, looks_like_0_to_1
-from imagenet_pipeline.config.update import LossRecipe, OptimizerRecipe, ScheduleRecipe
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Range = tuple[Positive, Positive]
+
+
+def looks_like_0_to_1(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    """Whether a normalisation seems to be meant for images in 0..1, where ours are in 0..255."""
+    return max(map(abs, (*mean, *std))) <= 1 and any(mean) and set(std) != {1.0}
+
+
+class Section(BaseModel):
+    """A table of a recipe; the docstring below a key is what `keys` says of it."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class InputRecipe(Section):
+    """What the network sees."""
+
+    size: Annotated[int, Field(ge=1, le=4096)] = 224
+    """Side of the square input, pixels."""
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Evaluation looks at the centre square of this fraction of the shorter edge."""
+    evaluation_size: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Side of the input in evaluation, pixels; 0 is `size` (larger suits networks trained on crops: Touvron 2019)."""
+    start_size: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Side in the first epochs, pixels; 0 is `size`. `training/data.py` says how it grows."""
+    grow_epochs: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    """From which epoch on `start_size` grows, and from which it is `size`."""
+
+    @property
+    def scored_size(self) -> int:
+        """Side of the input in evaluation, pixels."""
+        return self.evaluation_size or self.size
+
+    @model_validator(mode="after")
+    def _check_growth(self) -> InputRecipe:
+        if self.start_size > self.size:
+            raise ValueError(f"start_size: exceeds size, {self.size}")
+        if self.grow_epochs[0] > self.grow_epochs[1]:
+            raise ValueError(
+                f"grow_epochs: the first, {self.grow_epochs[0]}, exceeds the second, {self.grow_epochs[1]}"
+            )
+        if bool(self.start_size) != bool(self.grow_epochs[1]):
+            raise ValueError("start_size: goes with grow_epochs, give both or neither")
+        return self
+
+
+class AugmentationRecipe(Section):
+    """Random changes to a training image; `loading/augment.py` defines each."""
+
+    crop: Literal["resized", "random", "centre"] = "resized"
+    """A random share and shape of the image ("resized"), a window of the input's size, or the largest square."""
+    area: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Smallest and largest share of the image that crop "resized" takes."""
+    aspect: Range = (3 / 4, 4 / 3)
+    """Width over height of what crop "resized" takes, from and to."""
+    flip: Fraction = 0.5
+    """Probability of mirroring left to right."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn by up to this much either way."""
+    shear: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Move rows sideways by up to this much of their height, either way."""
+    zoom: Range = (1.0, 1.0)
+    """Enlargement about the centre, from and to."""
+    shift: Fraction = 0.0
+    """Move by up to this share of the side, in each direction."""
+    pad: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Pixels the image is widened by on each side before it is cropped."""
+    brightness: Fraction = 0.0
+    """Factor from 1 - x to 1 + x."""
+    contrast: Fraction = 0.0
+    """Factor from 1 - x to 1 + x."""
+    saturation: Fraction = 0.0
+    """Factor from 1 - x to 1 + x."""
+    lighting: NotNegative = 0.0
+    """Standard deviation of AlexNet's colour noise; 0.1 in its paper (Krizhevsky et al. 2012)."""
+    fill: Annotated[int, Field(ge=0, le=255)] = 128
+    """Grey of what comes into view from outside the image."""
+    policy: Literal["none", "rand_augment", "trivial_augment"] = "none"
+    """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/auto_augment.py`."""
+    policy_changes: Annotated[int, Field(ge=1, le=4)] = 2
+    """How many changes rand_augment makes to an image."""
+    policy_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """How strong rand_augment's are, of 30."""
+    erasing: Fraction = 0.0
+    """Probability of a random rectangle of noise (Zhong et al. 2020)."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup (Zhang et al. 2018); 0 is off. With cutmix too, each image gets one of the two by chance."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix (Yun et al. 2019); 0 is off."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training labels become shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> AugmentationRecipe:
+        for name in ("area", "aspect", "zoom"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first number, {low}, exceeds the second, {high}")
+        if self.area[1] == 0:
+            raise ValueError("area: the largest area is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _check_policy(self) -> AugmentationRecipe:
+        for key in ("policy_changes", "policy_magnitude"):
+            if self.policy != "rand_augment" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f'{key}: has no effect on policy "{self.policy}", only on "rand_augment"')
+        return self
+
+
+class LossRecipe(Section):
+    """What training lowers; `engines/__init__.py` states each kind."""
+
+    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    """Of the softmax, or of the margins to the other classes."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+
+    @model_validator(mode="after")
+    def _check_smoothing(self) -> LossRecipe:
+        if self.kind == "hinge" and self.label_smoothing:
+            raise ValueError("label_smoothing: has no effect on hinge, which looks at one class an image")
+        return self
+
+
+KEYS_OF_ALL_OPTIMIZERS = (
+    "name", "learning_rate", "reference_batch_size", "weight_decay", "decay_all", "l1", "clip_norm", "max_norm",
+)  # fmt: skip
+KEYS_OF_OPTIMIZERS = {
+    "sgd": ("momentum", "nesterov"),
+    "adam": ("beta1", "beta2", "epsilon"),
+    "adamw": ("beta1", "beta2", "epsilon"),
+    "nadam": ("beta1", "beta2", "epsilon"),
+    "rmsprop": ("decay", "epsilon"),
+    "adagrad": ("epsilon",),
+    "adadelta": ("decay", "epsilon"),
+    "lamb": ("beta1", "beta2", "epsilon"),
+    "lars": ("momentum", "epsilon", "trust"),
+}
+"""The keys each optimizer reads, beside those that all do."""
+
+
+class OptimizerRecipe(Section):
+    """The update rule; `engines/optimizers.py` states each."""
+
+    name: Literal["sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta", "lamb", "lars"] = "sgd"
+    """The rule; each reads its own of the keys below."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
+    """The highest of the schedule; with --resume, the rate of the very next step."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd and lars."""
+    nesterov: bool = False
+    """Whether sgd looks ahead along its momentum."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean gradient (adam, adamw, nadam, lamb)."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the mean squared gradient (adam, adamw, nadam, lamb)."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean squares (rmsprop, adadelta)."""
+    epsilon: Positive = 1e-8
+    """What is added to a denominator (all but sgd)."""
+    trust: Positive = 0.001
+    """Trust coefficient of lars."""
+    weight_decay: NotNegative = 1e-4
+    """L2: times the weight, added to the gradient (adamw, lamb: beside it)."""
+    l1: NotNegative = 0.0
+    """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
+    decay_all: bool = True
+    """Whether weight_decay and l1 act on biases and normalisation too, and not on Conv and Dense weights alone."""
+    clip_norm: NotNegative = 0.0
+    """Longest gradient, all parameters together, before a step; 0 is no limit (Pascanu et al. 2013)."""
+    reference_batch_size: Annotated[int, Field(ge=0)] = 0
+    """Batch that `learning_rate` is meant for: another one scales it (Goyal et al. 2017); 0 takes it as it is."""
+    max_norm: NotNegative = 0.0
+    """Largest norm of the weights of one output (a row of a Conv or Dense weight) after a step; 0 is no limit."""
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> OptimizerRecipe:
+        read = (*KEYS_OF_OPTIMIZERS[self.name], *KEYS_OF_ALL_OPTIMIZERS)
+        for key, field in type(self).model_fields.items():
+            if key not in read and getattr(self, key) != field.default:
+                raise ValueError(
+                    f"{key}: has no effect on {self.name}, which reads {', '.join(KEYS_OF_OPTIMIZERS[self.name])}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> OptimizerRecipe:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: needs momentum above 0")
+        return self
+
+
+KEYS_OF_SCHEDULES = {
+    "constant": (),
+    "steps": ("drops", "factor"),
+    "polynomial": ("power",),
+    "cosine": ("end_share",),
+    "one_cycle": ("start_share", "end_share"),
+    "plateau": ("patience_epochs", "factor"),
+}
+"""The keys each kind of schedule reads, beside warmup_epochs."""
+
+
+class ScheduleRecipe(Section):
+    """How the learning rate moves; `training/schedule.py` defines each kind."""
+
+    kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
+    """Its form after the warm-up; each reads its own of the keys below."""
+    drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Epochs after which the rate falls (kind "steps")."""
+    factor: Positive = 0.1
+    """What each drop multiplies the rate by (kinds "steps" and "plateau")."""
+    power: Positive = 1.0
+    """Exponent of kind "polynomial"."""
+    warmup_epochs: NotNegative = 0.0
+    """Rise at the start, in epochs, at most half of them: a straight line from 0, a cosine of kind "one_cycle"."""
+    start_share: Annotated[float, Field(gt=0, le=1)] = 0.04
+    """Share of the rate that kind "one_cycle" starts from."""
+    end_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the rate that kinds "cosine" and "one_cycle" end at."""
+    patience_epochs: Annotated[int, Field(ge=1)] = 5
+    """Epochs without a lower validation loss after which kind "plateau" drops the rate."""
+
+    @model_validator(mode="after")
+    def _check_drops(self) -> ScheduleRecipe:
+        if list(self.drops) != sorted(set(self.drops)):
+            raise ValueError(f"drops: must rise, found {list(self.drops)}")
+        if self.kind == "steps" and not self.drops:
+            raise ValueError('drops: kind "steps" needs at least one epoch')
+        if self.kind == "plateau" and self.factor >= 1:
+            raise ValueError(f'factor: of kind "plateau" must be below 1, found {self.factor:g}')
+        if self.kind == "one_cycle" and not self.warmup_epochs:
+            raise ValueError('warmup_epochs: kind "one_cycle" rises for longer than 0 epochs')
+        return self
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> ScheduleRecipe:
+        read = KEYS_OF_SCHEDULES[self.kind]
+        for key, field in type(self).model_fields.items():
+            if key not in ("kind", "warmup_epochs", *read) and getattr(self, key) != field.default:
+                reads = ", ".join((*read, "warmup_epochs"))
+                raise ValueError(f'{key}: has no effect on kind "{self.kind}", which reads {reads}')
+        return self
 
 
 class InitialRecipe(Section):

@@ -46,7 +46,7 @@ class Blueprint:
     (a network whose parameters do not depend on it takes other sides as well);
     `seed` is what a zoo's network draws its initial values from where none are given. `frozen` and `rates` name
     layers by the beginnings of their paths: those whose values stay, and factors of the learning rate
-    (`engines/treatment.py`). `accumulation` is in how many parts a rank computes its images of a batch;
+    (`engines/optimizers.py`). `accumulation` is in how many parts a rank computes its images of a batch;
     `average_decay` is that of the moving averages of all values (0: there are none).
     """
 

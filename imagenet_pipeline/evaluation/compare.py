@@ -10,18 +10,18 @@ import numpy as np
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.evaluation.class_numbers import is_unnamed
 from imagenet_pipeline.evaluation.evaluate import (
     Crops,
     Evaluation,
     Scores,
     Subject,
+    is_unnamed,
     open_checkpoint,
     score_subjects,
     subject_of,
 )
-from imagenet_pipeline.evaluation.outcomes import Outcomes
 from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
+from imagenet_pipeline.evaluation.scoring import Outcomes
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State

@@ -1,30 +1,47 @@
-"""The activations of one layer for every record, to a file of features."""
+"""The activations of one layer for every record, to a file of features.
+
+Files of features: a NumPy archive, written row by row and read member by member.
+
+    SPLIT_features [n, k] float32   SPLIT_labels [n] int64   SPLIT_records [n] int64   classes [c] text   about, JSON
+
+`numpy.load(FILE, allow_pickle=False)` reads it. Equal features give equal bytes.
+
+A checkpoint's network up to one of its layers, on an engine.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import time
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_run_recipe
-from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.engines import Blueprint, Engine, create_engine
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import require_harmless
-from imagenet_pipeline.evaluation.feature_file import FEATURES, LABELS, RECORDS, new_archive, open_rows, write_array
-from imagenet_pipeline.evaluation.layer_engine import engine_until
-from imagenet_pipeline.evaluation.probabilities import require_finite
+from imagenet_pipeline.evaluation.scoring import require_finite
 from imagenet_pipeline.loading.loader import Loader
-from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
+from imagenet_pipeline.networks.subnetwork import until
+from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
+from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.data import records_of
 from imagenet_pipeline.training.metrics import watched
 
@@ -126,3 +143,176 @@ def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], e
             labels[place], numbers[place] = batch.labels, batch.records
     for name, column in ((LABELS, labels), (RECORDS, numbers)):
         write_array(archive, f"{split}_{name}", column)
+
+
+Array = npt.NDArray[Any]
+Write = Callable[[Array], None]
+_format: Any = np.lib.format
+FEATURES, LABELS, RECORDS = "features", "labels", "records"
+EXPECTED = "a file that the verb features wrote"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip knows: when it was written is not what a file holds
+_MOST_DEFLATED = 1100  # a byte of a zip holds no more than 1,032
+_PIECE_BYTES = 2**24
+_LONGEST_HEADER = 10_000
+_SPOILT = (
+    zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, SyntaxError,
+)  # fmt: skip
+"""What zipfile and NumPy raise for bytes that are none of theirs."""
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """The features [n, k] float32 of one split, with label and record number [n] of each row."""
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    records: npt.NDArray[np.int64]
+
+
+@contextmanager
+def new_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Write an archive that appears whole under its name, or not at all. Raises OutOfRoom."""
+    with files.whole_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        yield archive
+
+
+@contextmanager
+def open_rows(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> Iterator[Write]:
+    """Yield what writes the next rows of a float32 array of this shape; one array at a time."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with archive.open(_entry(name), "w", force_zip64=True) as member:
+        _format.write_array_header_1_0(member, header)
+        yield lambda rows: _put(member, rows)
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    """Write one whole array: numbers or text."""
+    with archive.open(_entry(name), "w", force_zip64=True) as member:
+        _format.write_array(member, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False)
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """A file of features, its table of contents read and checked. `shapes` has [n, k] of each split."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, int]]
+    classes: tuple[str, ...]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> FeatureFile:
+        """Read everything but the features. Raises BadInput for a file that is none of features."""
+        with _archive(path) as archive:
+            there = set(archive.namelist())
+            shapes = {split: _shape(archive, split, path) for split in SPLITS if f"{split}_{FEATURES}.npy" in there}
+            classes = tuple(map(str, _array(archive, "classes", "U", path).tolist()))
+            about = json.loads(str(_array(archive, "about", "U", path)))
+            if not shapes or not isinstance(about, dict) or not classes:
+                raise _none(path, "features of no split, or no classes")
+        if len({width for _, width in shapes.values()}) > 1:
+            raise _none(path, "splits of different width")
+        return cls(path, shapes, classes, about)
+
+    def load(self, split: str) -> FeatureSplit:
+        """One split, all of it in memory. Raises BadInput where it is damaged or no label of the table."""
+        with _archive(self.path) as archive:
+            features = _array(archive, f"{split}_{FEATURES}", "f", self.path)
+            labels, records = (_array(archive, f"{split}_{word}", "i", self.path) for word in (LABELS, RECORDS))
+        if len(labels) != len(features) or len(records) != len(features):
+            raise _none(self.path, f"{len(features)} rows and {len(labels)} labels in {split}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise _none(self.path, f"a label that none of the {len(self.classes)} classes has in {split}")
+        if not all(np.isfinite(rows).all() for rows in np.array_split(features, max(1, features.size >> 20))):
+            raise _none(self.path, f"infinities or NaN in {split}")
+        return FeatureSplit(features, labels, records)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+
+
+def _put(member: IO[bytes], rows: Array) -> None:
+    member.write(np.ascontiguousarray(rows, "<f4").reshape(-1).data)
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with files.regular_file(path) as (stream, _):
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                yield archive
+        except _SPOILT as error:
+            raise _none(path, ascii(str(error))[1:-1][:100]) from error
+
+
+def _shape(archive: zipfile.ZipFile, split: str, path: Path) -> tuple[int, int]:
+    with archive.open(f"{split}_{FEATURES}.npy") as member:
+        shape, kind, _ = _header(member)
+    size = archive.getinfo(f"{split}_{FEATURES}.npy").file_size
+    if len(shape) != 2 or kind != np.float32 or not 0 <= size - shape[0] * shape[1] * kind.itemsize < 2**16:
+        raise _none(path, f"{split}_{FEATURES} of shape {shape}, {kind}")
+    return shape[0], shape[1]
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, type and whether columns come first. Not NumPy's own reader: that one mends what Python 2 wrote."""
+    if member.read(8) != b"\x93NUMPY\x01\0":
+        raise ValueError("an array of another format")
+    length = int.from_bytes(member.read(2), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError("an array of too long a header")
+    fields = ast.literal_eval(member.read(length).decode("ascii"))
+    shape, kind = fields["shape"], fields["descr"]
+    if not all(isinstance(axis, int) and axis >= 0 for axis in shape) or not isinstance(kind, str):
+        raise ValueError("an array of no shape or type")
+    return tuple(shape), np.dtype(kind), bool(fields["fortran_order"])
+
+
+def _array(archive: zipfile.ZipFile, name: str, kind: str, path: Path) -> Array:
+    """A whole array of NumPy's kind "f", "i" or "U"; nothing is allocated that the file does not fill."""
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_size > path.stat().st_size or entry.file_size > _MOST_DEFLATED * entry.compress_size:
+        raise _none(path, f"{name} of {entry.file_size:,} bytes")
+    with archive.open(entry) as member:
+        shape, dtype, in_columns = _header(member)
+        content = memoryview(bytearray(entry.file_size - member.tell()))
+        if dtype.kind != kind or in_columns or dtype.itemsize * int(np.prod(shape, dtype=object)) != len(content):
+            raise _none(path, f"{name} of shape {shape}, {dtype}")
+        for start in range(0, len(content), _PIECE_BYTES):
+            content[start : start + _PIECE_BYTES] = member.read(len(content[start : start + _PIECE_BYTES]))
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _none(path: Path, found: str) -> BadInput:
+    return BadInput("not a file of features", where=path, expected=EXPECTED, found=found)
+
+
+def own_network(name: str, classes: int) -> Sequential:
+    """A network of this package's. Raises BadRecipe for one of another zoo."""
+    network = catalog.build(name, classes)
+    if isinstance(network, ZooNetwork):
+        raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {network}")
+    return network
+
+
+def input_shape(state: State) -> tuple[int, int, int]:
+    """(channels, height, width) of what a checkpoint's network looks at."""
+    return len(state.mean), state.input_size, state.input_size
+
+
+def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) -> tuple[Engine, Shape]:
+    """An engine whose "logits" are the layer's output, and the shape of that for one image.
+
+    Raises BadRecipe for a layer there is not, and where several processes were started.
+    """
+    state = checkpoint.state
+    cut = until(own_network(state.network, len(state.classes)), layer, state.network)
+    values = {name: checkpoint.weights[name] for name in parameters(cut, input_shape(state))}
+    blueprint = Blueprint(
+        cut, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision
+    )
+    engine = create_engine(recipe.engine, blueprint, values)
+    if engine.ranks > 1:
+        raise BadRecipe(f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
+    return engine, output_shape(cut, input_shape(state))

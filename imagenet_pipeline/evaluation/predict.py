@@ -1,8 +1,20 @@
-"""What a trained network takes pictures for, one after the other, in memory that does not grow with their number."""
+"""What a trained network takes pictures for, one after the other, in memory that does not grow with their number.
+
+A trained run that looks at pictures: RGB in, probabilities out.
+
+What a user points at, pictures, folders and lists, as the pictures themselves.
+
+Predictions as a table in a file: a row a picture, CSV.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import logging
+import os
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +25,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.errors import printable
-from imagenet_pipeline.evaluation.classifier import Classifier
-from imagenet_pipeline.evaluation.evaluate import Crops
+from imagenet_pipeline import files
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.errors import BadInput, BadRecipe, printable
+from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
+from imagenet_pipeline.evaluation.scoring import log_probabilities, require_finite
+from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, calm, upright_rgb
+from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
+from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
 from imagenet_pipeline.records.shard import read_image_file
+from imagenet_pipeline.training.checkpoint import Checkpoint
+from imagenet_pipeline.training.engine_setup import build_engine
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -112,3 +132,150 @@ def _predictions(
             yield Prediction(path, (), one)
         else:
             yield Prediction(path, best_choices(next(rows), classifier.classes, top))
+
+
+Probabilities = npt.NDArray[np.float64]
+"""[n, classes]."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A checkpoint on its engine, and what its classes mean."""
+
+    run: Path
+    recipe: Recipe
+    checkpoint: Checkpoint
+    engine: Engine
+    classes: ClassTable
+
+    def probabilities(self, images: Sequence[Pixels], crops: Crops = 1) -> Probabilities:
+        """How probable each class is for each RGB image [H, W, 3], of any size, cut as in evaluation.
+
+        Several crops are averaged. Images go to the engine a batch of the recipe at a time.
+        Raises BadInput where the network's output is not finite.
+        """
+        together = self.images_together(crops)
+        parts = [
+            self.probabilities_of(np.stack([self.views(image, crops) for image in images[at : at + together]]))
+            for at in range(0, len(images), together)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
+
+    def images_together(self, crops: Crops = 1) -> int:
+        """How many images go to the engine at once."""
+        return max(1, self.recipe.batch_size // crops)
+
+    def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
+        """What the network looks at of one RGB image [H, W, 3]: [crops, S, S, 3]. Several threads may call it."""
+        side = self.checkpoint.state.input_size
+        out = np.empty((crops, side, side, 3), np.uint8)
+        evaluation_transform(image, self.checkpoint.state.crop_fraction, out)
+        return out
+
+    def probabilities_of(self, views: Pixels) -> Probabilities:
+        """How probable each class is for each image of one batch, of which there are `views` [n, crops, S, S, 3].
+
+        Raises BadInput where the network's output is not finite.
+        """
+        logits = self.engine.logits(views.reshape(-1, *views.shape[2:]))
+        require_finite(logits, self.checkpoint.folder)
+        return np.exp(log_probabilities(logits, views.shape[1]))
+
+
+def open_classifier(run: Path, which: str = "best", overrides: dict[str, object] | None = None) -> Classifier:
+    """A run's checkpoint ("best", "latest" or an epoch), recipe keys of how to compute laid over the run's own.
+
+    Raises BadRecipe as `evaluate` does, and where several processes were started.
+    """
+    recipe, checkpoint = open_checkpoint(run, which, overrides or {})
+    engine = build_engine(recipe.model_copy(update={"compile": False}), checkpoint.state, checkpoint.weights)
+    if engine.ranks > 1:
+        raise BadRecipe("this runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
+    return Classifier(run, recipe, checkpoint, engine, checkpoint.state.class_table)
+
+
+LIST_ENDINGS = (".txt", ".lst")
+
+
+def find_pictures(sources: Sequence[Path], root: Path) -> list[Path]:
+    """The pictures of these sources, in their order: a folder's sorted, with those of the folders in it.
+
+    A `.txt` has a path a line, an `.lst` is im2rec's; relative paths in them start from `root`. Any other file is
+    taken for a picture, whatever its name. Symbolic links are followed. Raises BadInput for a source that does not
+    exist or has no pictures, and for a list of paths with backslashes; what else a list names is not looked for.
+    """
+    missing = next((source for source in sources if not os.path.exists(source)), None)
+    if missing is not None:
+        raise BadInput("no such picture, folder or list", where=missing)
+    return [picture for source in sources for picture in _pictures_of(source, root)]
+
+
+def _pictures_of(source: Path, root: Path) -> list[Path]:
+    if os.path.isdir(source):
+        return _in_folder(source)
+    if source.suffix.lower() not in LIST_ENDINGS:
+        return [source]
+    names = [row.path for row in read_list(source)] if source.suffix.lower() == ".lst" else list(_lines(source))
+    if not names:
+        raise BadInput("the list is empty", where=source, expected="the path of a picture on each line")
+    require_no_backslashes(names, root, source)
+    return [root / name for name in names]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    tree = ImageTree(folder)
+    found = tree.images(folder)
+    if not found:
+        expected = "files ending in " + " ".join(READ_ENDINGS)
+        raise BadInput("no pictures in this folder", where=folder, expected=expected, found=tree.left_out_below(folder))
+    tree.say()
+    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with files.regular_file(path) as (stream, _):
+        for number, line in enumerate(iter(lambda: stream.readline(LINE_LIMIT_BYTES + 1), b""), 1):
+            if len(line) > LINE_LIMIT_BYTES or b"\0" in line:
+                raise BadInput("not a path", where=f"{path}:{number}", found=repr(line[:80]))
+            # A file's name may hold any bytes, and spaces at its ends.
+            name = line.removeprefix(BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
+            if name.strip():
+                yield name.decode("utf-8", "surrogateescape")
+
+
+class PredictionTable:
+    """Use `prediction_table`."""
+
+    def __init__(self, stream: io.TextIOWrapper, top: int) -> None:
+        self._writer = csv.writer(stream, lineterminator="\n")
+        ranks = range(1, top + 1)
+        choices = [column for n in ranks for column in (f"class_{n}", f"name_{n}", f"probability_{n}")]
+        self._writer.writerow(["file", "unreadable", *choices])
+        self._columns = len(choices)
+
+    def add(self, prediction: Prediction) -> None:
+        """Write a picture's row."""
+        choices = [cell for one in prediction.top for cell in (one.class_id, one.name, f"{one.probability:.6f}")]
+        choices += [""] * (self._columns - len(choices))
+        self._writer.writerow([prediction.path, prediction.reason, *choices])
+
+
+def require_csv(path: Path) -> None:
+    """Raise BadRecipe for a table that is no CSV by its name."""
+    if path.suffix.lower() != ".csv":
+        raise BadRecipe("a table is CSV", where=path, expected="a name that ends in .csv")
+
+
+@contextlib.contextmanager
+def prediction_table(path: Path, top: int) -> Iterator[PredictionTable]:
+    """A table of `top` classes a picture, to be filled; the file appears when the block ends well.
+
+    Columns: file, unreadable (why, or nothing), then class_1, name_1, probability_1 and so on. UTF-8; a file's name
+    keeps its bytes. Raises BadRecipe for another ending.
+    """
+    require_csv(path)
+    with files.whole_file(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+        yield PredictionTable(text, top)
+        text.flush()
+        text.detach()

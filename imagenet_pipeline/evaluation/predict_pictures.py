@@ -16,7 +16,9 @@ from imagenet_pipeline.drawing import (
     bar,
     contact_sheet,
     fit,
+    lettering,
     require_png,
+    shortened,
     tile,
     write_png,
 )
@@ -24,7 +26,6 @@ from imagenet_pipeline.errors import BadRecipe, printable
 from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Rejected
-from imagenet_pipeline.records.lettering import lettering, shortened
 
 SHEET_LIMIT = 100
 """Pictures on a contact sheet."""

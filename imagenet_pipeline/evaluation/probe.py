@@ -25,7 +25,7 @@ from sklearn.svm import LinearSVC
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
-from imagenet_pipeline.evaluation.feature_file import FeatureFile, FeatureSplit, new_archive, write_array
+from imagenet_pipeline.evaluation.features import FeatureFile, FeatureSplit, new_archive, write_array
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 

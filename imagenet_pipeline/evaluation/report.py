@@ -1,19 +1,28 @@
-"""A report in three forms, of the same figures: one self-contained page, Markdown, and JSON."""
+"""A report in three forms, of the same figures: one self-contained page, Markdown, and JSON.
+
+The pictures of a report, as HTML that needs nothing else: a reliability diagram, confusions, mistakes, curves.
+
+How the page of a report looks, on a screen and printed.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.evaluation.report_pictures import confusion_square, curves, mistakes, reliability, text
-from imagenet_pipeline.evaluation.report_style import STYLE
+from imagenet_pipeline.errors import BadRecipe, printable
 from imagenet_pipeline.evaluation.report_tables import (
     MANY_CLASSES,
     Headline,
     Table,
+    as_markdown,
     calibration_note,
+    certainty,
     class_table,
     comparison_table,
     confused_table,
@@ -22,8 +31,13 @@ from imagenet_pipeline.evaluation.report_tables import (
     sources,
     title,
 )
-from imagenet_pipeline.evaluation.report_text import as_markdown
-from imagenet_pipeline.evaluation.results import Findings, as_json
+from imagenet_pipeline.evaluation.results import Findings, Mistake, as_json, classes_met
+from imagenet_pipeline.evaluation.stats import Calibration
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import decode_rgb, encode_jpeg, encode_png, shrink
+from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.curves import separate_curves
+from imagenet_pipeline.training.journal import Journal
 
 _GENERATOR = '<meta name="generator" content="imagenet_pipeline">'
 _DASH = "\N{EN DASH}"
@@ -148,3 +162,201 @@ def _row(cells: Sequence[str], words: int, tag: str) -> str:
     ]
     written += [f'<{tag} class="number">{number}</{tag}>' for number in numbers]
     return f"<tr>{''.join(written)}</tr>"
+
+
+NUMBERED_CELLS = 25
+"""Up to so many classes a cell has room for its count."""
+_THUMBNAIL_PIXELS = 176
+_PLOT, _LEFT, _TOP, _COUNTS = 300, 46, 8, 60
+"""Of the diagram, in its own units: the side of the square, what lies left and above, and the height of the counts."""
+
+
+def text(value: str) -> str:
+    """Text that HTML shows as it is."""
+    return escape(printable(value))
+
+
+def reliability(calibration: Calibration) -> str:
+    """Right guesses by confidence, with 95 % whiskers; the dashed line is where they agree. Below, images a bin."""
+    bottom, foot = _TOP + _PLOT, _TOP + _PLOT + 14 + _COUNTS
+    parts = [*_grid(bottom, foot)]
+    most = max(one.right.images for one in calibration.bins)
+    for one in calibration.bins:
+        left, width = _x(one.low), _x(one.high) - _x(one.low)
+        share, (low, high) = one.right.percent / 100, (_y(edge / 100) for edge in one.right.interval)
+        told = f"{one.low:.2f} to {one.high:.2f}: {one.right.hits:,} of {one.right.images:,} right"
+        told += f", mean confidence {one.confidence:.3f}"
+        middle, height = _x(one.confidence), _COUNTS * one.right.images / most
+        parts.append(
+            f"<g><title>{told}</title>"
+            f'<rect class="bar" x="{left + 1:.1f}" y="{_y(share):.1f}" width="{width - 2:.1f}"'
+            f' height="{bottom - _y(share):.1f}"/>'
+            f'<path class="whisker" d="M{middle:.1f} {low:.1f}V{high:.1f}"/>'
+            f'<circle class="dot" cx="{middle:.1f}" cy="{_y(share):.1f}" r="3.5"/>'
+            f'<rect class="count" x="{left + 1:.1f}" y="{foot - height:.1f}" width="{width - 2:.1f}"'
+            f' height="{height:.1f}"/></g>'
+        )
+    parts.append(f'<path class="ideal" d="M{_LEFT} {bottom}L{_LEFT + _PLOT} {_TOP}"/>')
+    parts.append(f'<text class="small" x="{_LEFT - 6}" y="{foot - _COUNTS + 9}" text-anchor="end">{most:,}</text>')
+    size = f"{_LEFT + _PLOT + 14} {foot + 40}"
+    name = "Reliability diagram: the share that is right by confidence"
+    return f'<svg class="plot" viewBox="0 0 {size}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+
+
+def _grid(bottom: int, foot: int) -> Iterator[str]:
+    for tenth in range(0, 11, 2):
+        at = tenth / 10
+        yield f'<path class="grid" d="M{_LEFT} {_y(at):.1f}H{_LEFT + _PLOT}M{_x(at):.1f} {_TOP}V{bottom}"/>'
+        yield f'<text x="{_LEFT - 6}" y="{_y(at) + 4:.1f}" text-anchor="end">{10 * tenth}</text>'
+        yield f'<text x="{_x(at):.1f}" y="{foot + 15}" text-anchor="middle">{10 * tenth}</text>'
+    yield f'<path class="grid" d="M{_LEFT} {foot}H{_LEFT + _PLOT}"/>'
+    yield f'<text x="{_LEFT + _PLOT / 2}" y="{foot + 34}" text-anchor="middle">confidence, %</text>'
+    centre = _TOP + _PLOT / 2
+    yield f'<text x="12" y="{centre}" text-anchor="middle" transform="rotate(-90 12 {centre})">right, %</text>'
+
+
+def _x(share: float) -> float:
+    return _LEFT + _PLOT * share
+
+
+def _y(share: float) -> float:
+    return _TOP + _PLOT * (1 - share)
+
+
+def confusion_square(findings: Findings) -> str:
+    """A row a class, a column a prediction, shaded by the share of the row: blue where right, orange where not."""
+    labels = classes_met(findings.examination.outcomes)
+    square = findings.confusion.square(labels)
+    shares = square / np.maximum(1, square.sum(axis=1, keepdims=True))
+    names = [text(findings.class_name(label)) for label in labels.tolist()]
+    numbered = len(labels) <= NUMBERED_CELLS
+    head = "".join(f"<th><span>{name}</span></th>" for name in names)
+    rows = []
+    for place, name in enumerate(names):
+        cells = "".join(
+            _cell(count, share, place == other, numbered, f"{name} taken for {names[other]}: {count}")
+            for other, (count, share) in enumerate(zip(square[place].tolist(), shares[place].tolist(), strict=True))
+        )
+        rows.append(f"<tr><th>{name}</th>{cells}</tr>")
+    kind = "square" if numbered else "square fine"
+    table = f'<table class="{kind}"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
+
+
+def _cell(count: int, share: float, right: bool, numbered: bool, told: str) -> str:
+    if not count:
+        return "<td></td>"
+    # The root lets single mistakes be seen beside hundreds of hits.
+    strength = 0.08 + 0.92 * share**0.5
+    colour = "31,95,168" if right else "194,87,26"
+    ink = ' class="dark"' if strength > 0.6 else ""
+    return f'<td{ink} style="background:rgba({colour},{strength:.2f})" title="{told}">{count if numbered else ""}</td>'
+
+
+def mistakes(findings: Findings) -> str:
+    """The records behind the surest mistakes, as thumbnails with what they are and what they were taken for."""
+    examination = findings.examination
+    with RecordSet.open(examination.data.folder, examination.result.split) as records:
+        shown = [_mistake(findings, one, decode_rgb(records.read(one.position).image)) for one in findings.mistakes]
+    return f'<div class="mistakes">{"".join(shown)}</div>'
+
+
+def _mistake(findings: Findings, mistake: Mistake, pixels: Pixels) -> str:
+    is_small = min(pixels.shape[:2]) < _THUMBNAIL_PIXELS
+    encoded = encode_png(pixels) if is_small else encode_jpeg(shrink(pixels, _THUMBNAIL_PIXELS), 85)
+    source = _inline(encoded, "png" if is_small else "jpeg")
+    coarse = ' class="coarse"' if max(pixels.shape[:2]) <= 64 else ""
+    predicted, true = (text(findings.class_name(label)) for label in (mistake.predicted, mistake.label))
+    sure = text(certainty(mistake.probability)).replace(" ", "&nbsp;")
+    return (
+        f'<figure><img{coarse} alt="record {mistake.number}" src="{source}"><figcaption><b>{predicted}</b><br>'
+        f"{sure}, is {true}<br><small>record {mistake.number}</small></figcaption></figure>"
+    )
+
+
+def curves(run: Path) -> str:
+    """The loss and rank-1 by epoch of a run that was trained here; nothing of another."""
+    if not (run / "curves.png").is_file() or not Journal(run).exists():
+        return ""
+    pictures = zip(("loss", "rank-1"), separate_curves(run), strict=True)
+    shown = [f'<img alt="{name} by epoch" src="{_inline(picture, "png")}">' for name, picture in pictures]
+    return f'<div class="curves">{"".join(shown)}</div>'
+
+
+def _inline(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+STYLE = """
+:root { --ink: #222; --quiet: #666; --line: #e4e4e4; --blue: #1f5fa8; --orange: #c2571a; }
+* { box-sizing: border-box; }
+html { font-size: 16px; }
+body { font: .95rem/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; color: var(--ink);
+       background: #fff; max-width: 62rem; margin: 2.5rem auto 4rem; padding: 0 1.5rem; }
+h1 { font-size: 1.55rem; font-weight: 600; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; font-weight: 600; margin: 2.4rem 0 .5rem; overflow-wrap: anywhere; }
+.sub, .note { color: var(--quiet); overflow-wrap: anywhere; }
+.sub { margin: .25rem 0 1.8rem; }
+.note { margin: 0 0 .7rem; font-size: .9rem; }
+.figures { display: flex; gap: 1rem 2.4rem; flex-wrap: wrap; }
+.figures i { font-style: normal; font-weight: 600; }
+.figures b { display: block; font-size: 2rem; font-weight: 600; line-height: 1.25; color: var(--blue);
+       font-variant-numeric: tabular-nums; }
+.figures span { display: block; color: var(--quiet); font-size: .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.rows, .pairs { width: 100%; font-size: .92rem; }
+.rows th, .rows td, .pairs td { border-top: 1px solid var(--line); padding: .28rem .8rem .28rem 0; text-align: left;
+       vertical-align: top; }
+.rows td { max-width: 16rem; overflow-wrap: break-word; } .pairs td { overflow-wrap: anywhere; }
+.rows th { font-weight: 600; color: var(--quiet); border-top: 0; vertical-align: bottom; }
+.rows .number { text-align: right; white-space: nowrap; width: 1%; }
+.wide td.number { white-space: normal; width: auto; }
+.rows tr > :last-child { padding-right: 0; }
+.pairs td:first-child { color: var(--quiet); white-space: nowrap; width: 14rem; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.beside section { flex: 1 1 min-content; min-width: min(22rem, 100%); max-width: 100%; }
+.square { font-size: .8rem; }
+.square th { font-weight: 400; color: var(--quiet); text-align: right; padding: 0 .5rem 0 0; white-space: nowrap;
+       max-width: 11rem; overflow: hidden; text-overflow: ellipsis; }
+.square thead th { vertical-align: bottom; text-align: left; padding: 0 0 .35rem; height: 1rem; }
+.square thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 11rem; overflow: hidden;
+       text-overflow: ellipsis; display: inline-block; line-height: 1; }
+.square tbody td { width: 2.3rem; min-width: 2.3rem; height: 2.3rem; padding: 0; text-align: center;
+       border: 1px solid #f0f0f0; }
+.square .dark { color: #fff; }
+.fine { font-size: .68rem; } .fine tbody td { width: .95rem; min-width: .95rem; height: .95rem; }
+.plot { display: block; width: 100%; max-width: 29rem; font-size: 11px; }
+.plot text { fill: var(--quiet); } .plot .small { font-size: 10px; }
+.plot .grid { stroke: var(--line); fill: none; } .plot .ideal { stroke: #999; stroke-dasharray: 4 4; }
+.plot .bar { fill: #bcd2ea; } .plot .count { fill: #d6d6d6; }
+.plot .dot { fill: var(--blue); } .plot .whisker { stroke: var(--blue); stroke-width: 1.5; }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: 1.1rem .9rem; }
+.mistakes figure { margin: 0; break-inside: avoid; }
+.mistakes img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 3px;
+       background: #f3f3f3; }
+.mistakes .coarse { image-rendering: pixelated; }
+.mistakes figcaption { font-size: .84rem; line-height: 1.35; margin-top: .35rem; overflow-wrap: anywhere; }
+.mistakes b { color: var(--orange); font-weight: 600; } small { color: var(--quiet); }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.curves img { flex: 1 1 20rem; min-width: 0; max-width: 100%; }
+pre { background: #f7f7f7; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
+       line-height: 1.4; }
+@media (max-width: 40rem) {
+  body { margin-top: 1.5rem; padding: 0 1rem; }
+  .pairs td:first-child { white-space: normal; width: 8rem; }
+}
+@page { margin: 16mm 14mm; }
+@media print {
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  html { font-size: 11px; }
+  body { max-width: none; margin: 0; padding: 0; }
+  h2 { break-after: avoid; margin-top: 1.8rem; }
+  .note { break-after: avoid; }
+  tr, .figures, .beside section, .plot, .curves { break-inside: avoid; }
+  .scroll { overflow: visible; }
+  thead { display: table-header-group; }
+  .mistakes { grid-template-columns: repeat(8, 1fr); }
+  pre { background: none; padding: 0; columns: 3; }
+}
+"""

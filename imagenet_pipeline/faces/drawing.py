@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
 
+from imagenet_pipeline.drawing import lettering
 from imagenet_pipeline.evaluation.predict import Choice
 from imagenet_pipeline.faces.emotions import Face
 from imagenet_pipeline.loading.transforms import Box, Pixels
 from imagenet_pipeline.records.image import enlarge
-from imagenet_pipeline.records.lettering import lettering
 
 BOX_COLOUR = (0, 229, 160)
 """Of every face's box, and of nothing else."""

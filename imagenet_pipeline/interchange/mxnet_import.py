@@ -16,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
-from imagenet_pipeline.interchange.attributes import Attributes
+from imagenet_pipeline.interchange.export import require_input_size
 from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.interchange.graph import Folding, Graph
-from imagenet_pipeline.interchange.graph_match import Different, paired_variables
+from imagenet_pipeline.interchange.graph import Different, Folding, Graph, paired_variables
 from imagenet_pipeline.interchange.graph_operators import is_known, reduced
-from imagenet_pipeline.interchange.input_size import require_input_size
 from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
 from imagenet_pipeline.interchange.params import AnyArray, read_params
-from imagenet_pipeline.interchange.symbol import VARIABLE, Symbol, read_symbol
+from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Symbol, read_symbol
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
 from imagenet_pipeline.networks.shapes import Parameter, Shape, parameters

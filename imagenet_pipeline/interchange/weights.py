@@ -13,7 +13,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.interchange.input_scale import require_usable
+from imagenet_pipeline.interchange.graph import require_usable
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names
 from imagenet_pipeline.interchange.params import LIST_MAGIC, read_params
 from imagenet_pipeline.networks.layers import Sequential

@@ -14,8 +14,7 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation, in_float32
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN
 from imagenet_pipeline.interchange.params import write_params
-from imagenet_pipeline.interchange.torch_code import NORMALISE
-from imagenet_pipeline.interchange.torch_export import require_module_name
+from imagenet_pipeline.interchange.torch_export import NORMALISE, require_module_name
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ZooNetwork
 

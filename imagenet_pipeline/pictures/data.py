@@ -1,19 +1,26 @@
-"""How many images each class has in each split, as a picture."""
+"""How many images each class has in each split, as a picture.
+
+How large the stored images are, in pixels and bytes, as a picture; headers alone are read.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from imagenet_pipeline import files
-from imagenet_pipeline.drawing import require_png
-from imagenet_pipeline.records.lettering import written_out
+from imagenet_pipeline.drawing import require_png, written_out
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.image import Header, Rejected, read_header
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 
@@ -106,3 +113,129 @@ def _draw_curves(axes: Axes, data: DataSet, counts: dict[str, Counts]) -> None:
 def _name(data: DataSet, label: int) -> str:
     name = written_out(data.classes.names[label])
     return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1].rstrip() + "…"
+
+
+HEAD_BYTES = 4096
+"""What is read of a record at first; enough for the header of nearly any."""
+_SHOW_EVERY = 256
+_RING_POINTS = 2.5
+"""How much wider a ring is than what it is drawn around."""
+_LINE_POINTS = 1.4
+"""Width of the last line, and how much wider each is than the one drawn over it."""
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the images of one split: widths, heights and bytes, int64 [n] each, and how many headers cannot be read."""
+
+    widths: Numbers
+    heights: Numbers
+    bytes: Numbers
+    unreadable: int
+
+
+def read_sizes(folder: Path, show: Callable[[int, int], None]) -> dict[str, Sizes]:
+    """The sizes of all images of a data set by split; `show` is told (done, of all).
+
+    Memory is 24 bytes an image. Raises BadInput where there is no data set, Damaged naming a record.
+    """
+    counts, before = read_data_set(folder).counts, 0
+    sizes = {}
+    for split, count in counts.items():
+        with RecordSet.open(folder, split) as records:
+            table = np.zeros((count, 3), np.int64)
+            for position in range(count):
+                table[position] = _size(records, position)
+                if position % _SHOW_EVERY == 0:
+                    show(before + position, sum(counts.values()))
+        read = table[table[:, 0] > 0]
+        sizes[split] = Sizes(read[:, 0], read[:, 1], read[:, 2], count - len(read))
+        before += count
+    return sizes
+
+
+def _size(records: RecordSet, position: int) -> tuple[int, int, int]:
+    """Width, height (0 where the header cannot be read) and bytes of one image."""
+    head, size_bytes = records.image_head(position, HEAD_BYTES)
+    try:
+        header = _header(head) or read_header(records.read(position).image)
+    except Rejected:
+        return 0, 0, size_bytes
+    return header.width, header.height, size_bytes
+
+
+def _header(head: bytes) -> Header | None:
+    """The header of an image out of its first bytes; None where it is longer, as with a preview in it."""
+    try:
+        return read_header(head)
+    except Rejected:
+        return None
+
+
+def draw_sizes(folder: Path, sizes: dict[str, Sizes], out: Path) -> None:
+    """Draw `out` (PNG): width by height, the shorter and longer edge, and the bytes. Raises BadInput without images."""
+    require_png(out)
+    shown = {split: each for split, each in sizes.items() if len(each.widths)}
+    if not shown:
+        raise BadInput("there is no image whose header can be read", where=folder)
+    figure = Figure(figsize=(13.2, 8.4), layout="constrained")
+    (plane, weights), (short, long) = figure.subplots(2, 2)
+    _draw_plane(plane, shown)
+    _draw_spread(weights, {split: each.bytes / 1000 for split, each in shown.items()}, "file size, kB")
+    edges = {split: np.sort([each.widths, each.heights], axis=0) for split, each in shown.items()}
+    _draw_spread(short, {split: shorter for split, (shorter, _) in edges.items()}, "shorter edge, pixels")
+    _draw_spread(long, {split: longer for split, (_, longer) in edges.items()}, "longer edge, pixels")
+    for axes in (plane, weights, short, long):
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    key = [Line2D([], [], color=SPLIT_COLOURS[split], marker="o", label=split) for split in shown]
+    figure.legend(handles=key, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(_told(sizes), x=0.01, ha="left", fontsize=11)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    files.write_whole(out, image.getvalue())
+
+
+def _draw_plane(axes: Axes, shown: dict[str, Sizes]) -> None:
+    """A dot for each size there is in the first split, rings for the others; larger where there are more images."""
+    for number, (split, each) in enumerate(shown.items()):
+        pairs, counts = np.unique(np.column_stack([each.widths, each.heights]), axis=0, return_counts=True)
+        across = np.sqrt(12 + 60 * np.log1p(counts) / np.log1p(max(counts.max(), 100))) + _RING_POINTS * number
+        widths, heights = pairs.T
+        if number == 0:
+            axes.scatter(widths, heights, across**2, color=SPLIT_COLOURS[split], alpha=0.35, linewidths=0)
+        else:
+            axes.scatter(widths, heights, across**2, color="none", edgecolors=SPLIT_COLOURS[split], linewidths=1)
+    axes.set_title("images by width and height", loc="left", fontsize=10)
+    axes.set_xlabel("width, pixels")
+    axes.set_ylabel("height, pixels")
+    axes.margins(0.08)
+
+
+def _draw_spread(axes: Axes, by_split: dict[str, NDArray[np.float64]], quantity: str) -> None:
+    """The share of a split's images in each of 40 bins, drawn so that all splits are seen where they coincide."""
+    everything = np.concatenate([*by_split.values()])
+    low, high = float(everything.min()), float(everything.max())
+    # Of one size alone there is no range to divide.
+    bins = np.linspace(low, high, 41) if high - low >= 1 else np.linspace(low - 20.5, low + 20.5, 42)
+    for number, (split, values) in enumerate(by_split.items()):
+        counts, _ = np.histogram(values, bins)
+        shares, colour = counts / len(values), SPLIT_COLOURS[split]
+        if number == 0:
+            axes.stairs(shares, bins, color=colour, alpha=0.35, fill=True)
+        else:
+            axes.stairs(shares, bins, color=colour, linewidth=_LINE_POINTS * (len(by_split) - number))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+    axes.set_title(f"share of images by {quantity.partition(',')[0]}", loc="left", fontsize=10)
+    axes.set_xlabel(quantity)
+
+
+def _told(sizes: dict[str, Sizes]) -> str:
+    said = "stored images: " + ", ".join(
+        f"{len(each.widths) + each.unreadable:,} {split}" for split, each in sizes.items()
+    )
+    unreadable = sum(each.unreadable for each in sizes.values())
+    return f"{said}; {unreadable:,} of them unreadable" if unreadable else said

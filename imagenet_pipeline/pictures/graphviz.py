@@ -1,21 +1,39 @@
-"""A network's diagram to a file: DOT as it is, or drawn by Graphviz."""
+"""A network's diagram to a file: DOT as it is, or drawn by Graphviz.
+
+A network's diagram in DOT, the language of Graphviz.
+"""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.layer_engine import own_network
+from imagenet_pipeline.evaluation.features import own_network
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.dot import dot_text
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    LocalResponseNorm,
+    Pool,
+    Size,
+    pair,
+)
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 from imagenet_pipeline.networks.summary import CHANNELS
 from imagenet_pipeline.networks.zoo import is_zoo_name
-from imagenet_pipeline.pictures.diagram import diagram, is_folded
+from imagenet_pipeline.pictures.diagram import Group, Part, Parts, Step, diagram, is_folded
 
 FORMATS = ("dot", "svg", "png", "pdf")
 DOTS_PER_INCH = 120
@@ -91,3 +109,189 @@ def _network_of(name: str) -> tuple[str, str, int | None, int]:
     state = checkpoint.state
     title = f"{state.network}, {checkpoint.folder.name} of {run.resolve().name}"
     return state.network, title, state.input_size, len(state.classes)
+
+
+INK, PALE_INK, LINE = "#1f2933", "#66727f", "#c3cad2"
+COLOURS = {Conv: "#dcebfa", Dense: "#fde8d0", Pool: "#dff2e1", GlobalAveragePool: "#dff2e1"}
+OTHER_COLOUR, JOIN_COLOUR, GROUP_COLOURS = "#eef0f3", "#ece3f7", ("#f7f8fa", "#ffffff")
+MAIN = "main"
+GAP = '<FONT POINT-SIZE="6"> </FONT><BR/>'
+LINE_GAP = '<FONT POINT-SIZE="4"> </FONT><BR/>'
+"""Graphviz sets lines without leading: as far apart as their letters are high."""
+FONT = "Helvetica,Arial,sans-serif"
+ACTIVATIONS = {"relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky ReLU"}
+
+
+def dot_text(parts: Parts, input_shape: Shape, title: str, remarks: Sequence[str]) -> str:
+    """A diagram's parts as a DOT file, with a title and lines below it; the texts may hold any characters."""
+    writer = _Writer()
+    entrance = writer.box([["<B>image</B>", "   " + _shapes((input_shape, input_shape))]], OTHER_COLOUR, MAIN)
+    writer.chain(parts, entrance, "", depth=0, line=MAIN)
+    lines = [f'<FONT COLOR="{PALE_INK}" POINT-SIZE="11">{_text(remark)}</FONT>' for remark in remarks]
+    below = f"<BR/>{LINE_GAP}".join(lines)
+    heading = f'<B><FONT POINT-SIZE="18">{_text(title)}</FONT></B><BR/>{GAP}{below}<BR/>{GAP}'
+    settings = [
+        f'graph [label=<{heading}>, labelloc=t, fontname="{FONT}", fontsize=12, fontcolor="{INK}", '
+        "rankdir=TB, newrank=true, nodesep=0.22, ranksep=0.26, pad=0.3, bgcolor=white]",
+        f'node [shape=box, style="filled,rounded", color="{LINE}", fontname="{FONT}", fontsize=11, '
+        f'fontcolor="{INK}", margin="0.09,0.04", height=0.3]',
+        f'edge [color="{PALE_INK}", arrowsize=0.55]',
+    ]
+    lines = [f"  {line}" for line in (*settings, *writer.lines, *writer.arrows)]
+    return "\n".join(["digraph network {", *lines, "}", ""])
+
+
+class _Writer:
+    """Notes boxes, groups and arrows in order; every name of a box is its own invention.
+
+    Boxes of one `line` stand straight below each other.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.arrows: list[str] = []
+        self._boxes = self._groups = 0
+
+    def chain(self, parts: Parts, entrance: str, within: str, depth: int, line: str) -> str:
+        """Draw parts one after the other, and say which box the last arrow leaves."""
+        for part in parts:
+            if isinstance(part, Step):
+                entrance = self.step(part, [entrance], within, line, entrance if line else None)
+            elif part.side:
+                self.group(part, entrance, depth, "")
+            else:
+                entrance = self.group(part, entrance, depth, line)
+        return entrance
+
+    def step(self, step: Step, entrances: list[str], within: str, line: str, straight: str | None) -> str:
+        """Draw a box and the arrows to it, that from the box `straight` straight."""
+        box = self.box(_rows(step, within), _colour(step), line)
+        # Arrows stand outside the groups: inside, they would draw their other end in.
+        weights = {straight: " [weight=6]"}
+        self.arrows += [f"{entrance} -> {box}{weights.get(entrance, '')}" for entrance in entrances]
+        return box
+
+    def group(self, group: Group, entrance: str, depth: int, line: str) -> str:
+        """Draw a frame and what is in it, and say which box the arrow to the next part leaves."""
+        self._groups += 1
+        style = "filled,rounded,dashed" if group.side else "filled,rounded"
+        self.lines += [
+            f"subgraph cluster_{self._groups} {{",
+            f'label=<{_heading(group)}>; labeljust=l; style="{style}"; color="{LINE}"; '
+            f'fillcolor="{GROUP_COLOURS[depth % 2]}"; fontname="{FONT}"; fontsize=10; fontcolor="{PALE_INK}"; margin=9',
+        ]
+        main, straight = _main_lane(group), None
+        ends, firsts = [], []
+        for lane in group.lanes:
+            if lane and isinstance(lane[0], Step):
+                firsts.append(f"box{self._boxes + 1}")
+            ends.append(self.chain(lane, entrance, group.path, depth + 1, line if lane is main else ""))
+            straight = ends[-1] if lane is main and line else straight
+        end = ends[0] if group.join is None else self.step(group.join, ends, group.path, line, straight)
+        self.lines += [*_side_by_side(firsts), "}"]
+        return end
+
+    def box(self, rows: list[list[str]], colour: str, line: str) -> str:
+        """Draw a box of rows of two cells, and say its name."""
+        self._boxes += 1
+        cells = "".join(
+            f'<TR><TD ALIGN="LEFT">{left or " "}</TD><TD ALIGN="RIGHT">{right or " "}</TD></TR>' for left, right in rows
+        )
+        table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{cells}</TABLE>'
+        place = f', group="{line}"' if line else ""
+        self.lines.append(f'box{self._boxes} [label=<{table}>, fillcolor="{colour}"{place}]')
+        return f"box{self._boxes}"
+
+
+def _main_lane(group: Group) -> Parts | None:
+    """The lane that keeps to the line of what stands before and after; None of several that are alike."""
+    if group.join is None or group.join.kind == "add":
+        return group.lanes[0]
+    lanes = [lane for lane in group.lanes if lane]
+    return lanes[0] if len(lanes) == 1 else None
+
+
+def _side_by_side(boxes: list[str]) -> list[str]:
+    """Boxes on one level, in this order from left to right."""
+    return [f"{{ rank=same; {' -> '.join(boxes)} [style=invis] }}"] if len(boxes) > 1 else []
+
+
+def _rows(step: Step, within: str) -> list[list[str]]:
+    words = [_text(_phrase(layer)) for layer in step.layers]
+    first = f"<B>{words.pop(0)}</B>" if step.kind == "layer" else f"<B>{step.kind}</B>"
+    name = f"{_pale(_names(step, within))}  " if step.kind == "layer" else ""
+    rows = [[name + first, f"   {_shapes(step.shapes)}"]]
+    if words or step.parameters[1]:
+        rows.append([_pale(" &#183; ".join(words)), _pale(_numbers(step.parameters))])
+    return rows
+
+
+def _names(part: Part, within: str) -> str:
+    """A part's path inside its frame; where it stands for several, also that of the last, and how many."""
+    first, last = (_text(path.removeprefix(f"{within}.")) for path in (part.path, part.last_path))
+    return first if part.times == 1 else f"{first} to {last} <B>&#215; {part.times}</B>"
+
+
+def _heading(group: Group) -> str:
+    names = _names(group, group.path.rpartition(".")[0])
+    return f"{names} (in training only)" if group.side else names
+
+
+def _shapes(ends: tuple[Shape, Shape]) -> str:
+    texts = ["&#215;".join(map(str, shape)) for shape in ends]
+    return _range(*texts)
+
+
+def _numbers(ends: tuple[int, int]) -> str:
+    return _range(*(f"{number:,}" for number in ends)) if ends[1] else ""
+
+
+def _range(first: str, last: str) -> str:
+    return first if first == last else f"{first} &#8230; {last}"
+
+
+def _pale(text: str) -> str:
+    return f'<FONT COLOR="{PALE_INK}" POINT-SIZE="9.5">{text}</FONT>' if text else ""
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _colour(step: Step) -> str:
+    return COLOURS.get(type(step.layers[0]), OTHER_COLOUR) if step.kind == "layer" else JOIN_COLOUR
+
+
+def _phrase(layer: Layer) -> str:
+    match layer:
+        case Conv():
+            groups = f", {layer.groups} groups" if layer.groups > 1 else ""
+            return f"conv {_window(layer.kernel, layer.stride)}{groups}"
+        case Pool():
+            return f"{layer.kind} pool {_window(layer.size, layer.stride)}"
+        case Activation():
+            return ACTIVATIONS.get(layer.kind, layer.kind)
+        case Dropout():
+            return f"dropout {layer.rate:g}"
+        case Dense():
+            return "dense"
+        case GlobalAveragePool():
+            return "global average pool"
+        case BatchNorm():
+            return "batch norm"
+        case LocalResponseNorm():
+            return "response norm"
+        case Flatten():
+            return "flatten"
+    raise TypeError(f"{type(layer).__name__} is drawn as a group")
+
+
+def _window(size: Size, stride: Size) -> str:
+    if pair(stride) == (1, 1):
+        return _sides(size)
+    down, across = pair(stride)
+    return f"{_sides(size)}, stride {down if down == across else _sides(stride)}"
+
+
+def _sides(size: Size) -> str:
+    return "\u00d7".join(map(str, pair(size)))

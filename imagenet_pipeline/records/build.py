@@ -21,11 +21,11 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost, first_few
+from imagenet_pipeline.processes import local_pool
 from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard, noted_images
-from imagenet_pipeline.records.workers import local_pool
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000

@@ -13,11 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
-from imagenet_pipeline.evaluation.predict import Choice, best_choices
-from imagenet_pipeline.faces.detection import FaceDetector
+from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, open_classifier
 from imagenet_pipeline.faces.drawing import draw_faces
-from imagenet_pipeline.faces.emotions import EmotionReader, Face, shows_emotions
+from imagenet_pipeline.faces.emotions import EmotionReader, Face, FaceDetector, shows_emotions
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Rejected, upright_rgb
 

@@ -16,9 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from imagenet_pipeline import files
-from imagenet_pipeline.drawing import require_png
+from imagenet_pipeline.drawing import require_png, written_out
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.records.lettering import written_out
 from imagenet_pipeline.training.journal import Event, Journal, branches, restarts
 from imagenet_pipeline.training.mxnet_log import join_logs
 

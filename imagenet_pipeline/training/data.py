@@ -1,19 +1,32 @@
-"""The records a network is trained and scored on, and whether they are its own."""
+"""The records a network is trained and scored on, and whether they are its own.
+
+How large training images are: small and cheap at first, growing to the recipe's size (as in FFCV's recipes).
+
+Training steps outside a run, for what is measured and kept nowhere: batches without end, and a step on one.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from itertools import count
 from pathlib import Path
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import InputRecipe, Recipe
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines.zoos import zoo_table
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.augment import Augmentation
-from imagenet_pipeline.loading.loader import Loader
+from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
+from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.shapes import parameters
+from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
+from imagenet_pipeline.training.engine_setup import new_engine
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -89,3 +102,66 @@ def require_its_classes(state: State, data: DataSet) -> None:
             "its order (%s); nothing here can check their order",
             len(state.classes), data.folder, data.classes.order,
         )  # fmt: skip
+
+
+MULTIPLE = 32
+"""What networks divide their input by: sizes between the first and the last are multiples of it, pixels."""
+
+
+def training_size(recipe: InputRecipe, epoch: int) -> int:
+    """Side of the training images in an epoch, counted from 0, pixels.
+
+    `start_size` up to epoch grow_epochs[0], `size` from grow_epochs[1] on, in a straight line in between.
+    """
+    first, last = recipe.grow_epochs
+    if not recipe.start_size or epoch >= last:
+        return recipe.size
+    if epoch <= first:
+        return recipe.start_size
+    exact = recipe.start_size + (recipe.size - recipe.start_size) * (epoch - first) / (last - first)
+    return min(max(MULTIPLE * round(exact / MULTIPLE), recipe.start_size), recipe.size)
+
+
+def require_sizes(recipe: Recipe, network: Sequential | ZooNetwork) -> None:
+    """Raise BadRecipe where the recipe has several sizes of input and the network's parameters depend on it."""
+    sizes = {"input.start_size": recipe.input.start_size, "input.evaluation_size": recipe.input.evaluation_size}
+    for key, size in sizes.items():
+        if size and _shapes(network, size) != _shapes(network, recipe.input.size):
+            raise BadRecipe(
+                f"recipe key {key!r}: the dense layers of {recipe.network} fix its input",
+                expected=f"input.size, {recipe.input.size}",
+                found=size,
+                advice=f"leave {key} out, or take a network that ends in global average pooling",
+            )
+
+
+def _shapes(network: Sequential | ZooNetwork, size: int) -> list[tuple[int, ...]]:
+    if isinstance(network, ZooNetwork):
+        return [*zoo_table(network, (3, size, size)).shapes.values()]
+    return [parameter.shape for parameter in parameters(network, (3, size, size)).values()]
+
+
+def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
+    """The batches of a run's epochs one after the other, without end; the generator is to be closed.
+
+    A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.
+    """
+    steps_per_epoch(recipe, data)
+    augmentation = augmentation_of(recipe)
+    for epoch in count():
+        loader = loader_of(recipe, records, len(data.classes), training_size(recipe.input, epoch))
+        with loader.training(recipe.seed, epoch, augmentation) as batches:
+            yield from batches
+
+
+def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
+    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
+    engine, _ = new_engine(recipe, data)
+    if engine.ranks > 1:
+        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
+    return engine
+
+
+def train_on(engine: Engine, batch: Batch, rate: float, seed: int) -> None:
+    """One step on a batch, hard labels or mixed ones."""
+    engine.train_batch(batch.images, batch.truth, rate, seed)

@@ -1,15 +1,32 @@
-"""The engine of a run: to begin with, to go on with, or to score with."""
+"""The engine of a run: to begin with, to go on with, or to score with.
+
+What a new run's network starts from: drawn values, or those of a file or another run, its head perhaps anew.
+
+The normalisation of its input comes with them.
+"""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Blueprint, Engine, Values, create_engine
+from imagenet_pipeline.engines import Array, Blueprint, Engine, Values, create_engine
+from imagenet_pipeline.engines.zoos import zoo_table, zoo_values
+from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
+from imagenet_pipeline.interchange.export import normalisation_beside
+from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.weights import read_weights, require_fit, starting_values, without_normalisation
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.shapes import Shape, parameters
 from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.checkpoint import State
-from imagenet_pipeline.training.starting import Beginning, beginning_of
+from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
 
 Three = tuple[float, ...]
 
@@ -60,3 +77,137 @@ def _blueprint(recipe: Recipe, network: Sequential | ZooNetwork, mean: Three, st
         recipe.accumulation,
         recipe.average_decay,
     )
+
+
+log = logging.getLogger("imagenet_pipeline")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a new run begins with: its values, the normalisation of its input, and what the journal shall say of both.
+
+    `values` is None where a zoo's network shall draw its own.
+    """
+
+    values: Values | None
+    normalisation: Normalisation
+    told: dict[str, Any]
+
+
+def beginning_of(recipe: Recipe, network: Sequential | ZooNetwork, data: DataSet) -> Beginning:
+    """The values drawn, or those of `initial.weights`: a file, a run (its best checkpoint) or a checkpoint's folder.
+
+    With `initial.new_head` every parameter whose shape depends on the number of classes is drawn. Mean and std are
+    `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
+    Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
+    """
+    shape = (len(data.mean), recipe.input.size, recipe.input.size)
+    if not recipe.initial.weights:
+        source = _given(recipe) or ((data.mean, data.std), str(data.folder / "mean.json"))
+        return Beginning(_drawn(recipe, network, shape), source[0], _told(*source))
+    file = _source(Path(recipe.initial.weights), recipe.network)
+    found, inside = without_normalisation(file, read_weights(file))
+    state = state_beside(file)
+    if state is not None:
+        _say_other_classes(recipe, state, data)
+    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data)
+    log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
+    head = _head(recipe.network, len(data.classes), shape) if recipe.initial.new_head else frozenset()
+    if isinstance(network, ZooNetwork):
+        values = _zoo_values(file, found, network, shape, head, recipe.seed)
+    else:
+        drawn = initial_values(network, shape, recipe.initial.kind, recipe.seed)
+        values = starting_values(file, found, network, shape, drawn, head)
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in values if name in head))
+    if layers:
+        log.info("values of %s, but for the new layers: %s", file, first_few(layers))
+    weights = {"file": str(file), "sha256": files.sha256_of(file), "new_layers": layers}
+    return Beginning(values, normalisation, {"initial_weights": weights, **_told(normalisation, origin)})
+
+
+def _told(normalisation: Normalisation, origin: str) -> dict[str, Any]:
+    return {"normalisation": {"mean": list(normalisation[0]), "std": list(normalisation[1]), "from": origin}}
+
+
+def _given(recipe: Recipe) -> tuple[Normalisation, str] | None:
+    initial = recipe.initial
+    return ((initial.mean, initial.std), "initial.mean and initial.std") if initial.mean else None
+
+
+def _travelling(file: Path, state: State | None, inside: Normalisation | None) -> tuple[Normalisation, str] | None:
+    """What is known of a file's normalisation, and from where: its checkpoint, its export's card, or the file."""
+    if state is not None:
+        return (state.mean, state.std), str(file.parent / "state.json")
+    beside = normalisation_beside(file)
+    if beside is not None:
+        return beside[0], str(beside[1])
+    return None if inside is None else (inside, str(file))
+
+
+def _of_the_records(file: Path, data: DataSet) -> tuple[Normalisation, str]:
+    log.warning(
+        "%s: nothing says how its input was normalised, so mean and std of the records are taken; where it was "
+        "trained with others, give initial.mean=[R,G,B] initial.std=[R,G,B]",
+        file,
+    )
+    return (data.mean, data.std), str(data.folder / "mean.json")
+
+
+def _words(normalisation: Normalisation) -> str:
+    mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in normalisation)
+    return f"mean {mean} std {std}"
+
+
+def _drawn(recipe: Recipe, network: Sequential | ZooNetwork, shape: Shape) -> Values | None:
+    initial = recipe.initial
+    if not isinstance(network, ZooNetwork):
+        return initial_values(network, shape, initial.kind, recipe.seed, initial.zero_last_scale)
+    if initial.zero_last_scale:
+        raise BadRecipe("a zoo's network draws its own values", where="initial.zero_last_scale", found=str(network))
+    return None
+
+
+def _source(path: Path, network: str) -> Path:
+    """The file of weights that `path` means."""
+    if not path.is_dir():
+        return path
+    folder = path
+    if not (path / "state.json").exists():
+        if not has_checkpoint(path):
+            raise BadRecipe("a folder that is no run with a checkpoint", where=f"initial.weights = {str(path)!r}")
+        folder = find_checkpoint(path, "best")
+    state = load_checkpoint(folder).state
+    if state.network != network:
+        advice = "take network=" + state.network
+        raise BadInput(
+            "a checkpoint of another network", where=folder, expected=network, found=state.network, advice=advice
+        )
+    return folder / "weights.safetensors"
+
+
+def _say_other_classes(recipe: Recipe, state: State, data: DataSet) -> None:
+    where = recipe.initial.weights
+    if not recipe.initial.new_head and state.classes != data.classes.ids and len(state.classes) == len(data.classes):
+        log.info("%s: tells other classes apart than the records; initial.new_head=true starts the head anew", where)
+
+
+def _head(name: str, classes: int, shape: Shape) -> frozenset[str]:
+    """The parameters whose shape depends on the number of classes, auxiliary classifiers' included."""
+    here, there = (_shapes(catalog.build(name, count), shape) for count in (classes, classes + 1))
+    return frozenset(parameter for parameter in here if here[parameter] != there.get(parameter))
+
+
+def _shapes(network: Sequential | ZooNetwork, shape: Shape) -> dict[str, Shape]:
+    if isinstance(network, ZooNetwork):
+        return zoo_table(network, shape).shapes
+    return {name: parameter.shape for name, parameter in parameters(network, shape).items()}
+
+
+def _zoo_values(
+    file: Path, values: dict[str, Array], network: ZooNetwork, shape: Shape, head: frozenset[str], seed: int
+) -> dict[str, Array]:
+    if head:
+        drawn = zoo_values(network, shape, seed)
+        values = {**values, **{name: drawn[name] for name in head}}
+    require_fit(file, zoo_table(network, shape).shapes, values, network.classes)
+    return values

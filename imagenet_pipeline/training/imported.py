@@ -18,6 +18,7 @@ from imagenet_pipeline.config import (
     option_names,
     recipe_text,
 )
+from imagenet_pipeline.config.reading import recipe_fault
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation
@@ -25,14 +26,13 @@ from imagenet_pipeline.interchange.mxnet_import import Imported
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import parameters
-from imagenet_pipeline.recipe_faults import recipe_fault
 from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, NUMBERED
 from imagenet_pipeline.training.journal import Journal, write_history
-from imagenet_pipeline.training.provenance import recipe_told
+from imagenet_pipeline.training.resume import recipe_told
 
 BATCH_SIZE = 64
 NOTE = """\

@@ -1,14 +1,28 @@
-"""The training loop."""
+"""The training loop.
+
+One epoch: its steps, its validation.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.loading.loader import Batch
+from imagenet_pipeline.processes import Interruption
+from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
-from imagenet_pipeline.training.distributed import agreed
-from imagenet_pipeline.training.epoch import train_epoch, validate
-from imagenet_pipeline.training.interruption import Interruption
-from imagenet_pipeline.training.run import Run
+from imagenet_pipeline.training.data import augmentation_of, loader_of, training_size
+from imagenet_pipeline.training.distributed import agreed, reduced, settle
+from imagenet_pipeline.training.metrics import score, watched
+from imagenet_pipeline.training.run import Pass, Run, begun, diverged, require_finite
 from imagenet_pipeline.training.saving import Outcome, note_end, note_stop, save_epoch, save_part
+from imagenet_pipeline.training.schedule import learning_rate
 
 
 def train(run: Run) -> Outcome:
@@ -56,3 +70,93 @@ def _answer(run: Run, how: str) -> str:
         "stopping: this step ends, or the validation before its end, and the run is saved; "
         f"{how} again ends at once and loses {lost}"
     )
+
+
+SECONDS_BETWEEN_READINGS = 1.0
+"""How often losses are read off the device, for the bar and to notice a loss that is not finite."""
+
+
+def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interruption) -> Pass:
+    """Steps of one epoch, from the run's own place in it; ends early, after a whole step, on a signal.
+
+    Saves on the way, as the recipe's `checkpoint` section says. All ranks do all of it at the same steps.
+    """
+    recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
+    passed = begun(run, epoch)
+    loader = loader_of(recipe, records, len(run.data.classes), training_size(recipe.input, epoch), run.share)
+    started = time.monotonic() - passed.seconds
+    read_at = time.monotonic()
+    with (
+        Bar(f"epoch {epoch + 1}/{recipe.epochs}", "steps", shown=run.leads) as bar,
+        loader.training(recipe.seed, epoch, augmentation_of(recipe), start_step=passed.step - first_step) as batches,
+    ):
+        for batch in batches:
+            passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
+            engine.train_batch(batch.images, batch.truth, passed.rate, step_seed(recipe.seed, passed.step))
+            passed.count(batch, engine.ranks)
+            now = time.monotonic()
+            passed.seconds = now - started
+            stop, save, read = agreed(
+                engine,
+                interruption.asked,
+                run.leads and run.save_is_due(passed.step, now),
+                run.leads and now - read_at > SECONDS_BETWEEN_READINGS,
+            )
+            if stop:
+                break
+            if save or read:
+                _read(run, passed)
+                read_at = now
+                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state())
+            if save and len(batches):
+                save_part(run, epoch, passed)
+        _read(run, passed)
+    passed.seconds = time.monotonic() - started
+    return passed
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of a step's own randomness (dropout)."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _read(run: Run, passed: Pass) -> None:
+    read = reduced(run.engine, run.engine.totals())
+    require_finite(run, read, passed.step)
+    passed.add(read)
+    if read.images:
+        run.scalars.add_reading(passed.step, read.loss, passed.rate)
+
+
+def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
+    """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
+    recipe, engine = run.recipe, run.engine
+    loader = loader_of(recipe, records, len(run.data.classes), recipe.input.scored_size, run.share)
+    settle(engine)
+    with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
+        shown = watched(batches, "validation", shown=run.leads)
+        totals = score(engine, _until_asked(run, shown, len(records) // recipe.batch_size, interruption))
+    if not np.isfinite(totals.loss):
+        raise diverged(run, f"the validation loss is not finite ({totals.loss})", step - 1)
+    return totals if totals.images == len(records) else None
+
+
+def _until_asked(run: Run, batches: Iterator[Batch], whole: int, interruption: Interruption) -> Iterator[Batch]:
+    """The batches up to the first after which some rank is asked to stop."""
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        # Ranks have the `whole` batches alike; what is left after them is less than one, and not all may have any.
+        if done <= whole and any(agreed(run.engine, interruption.asked)):
+            return
+
+
+@contextmanager
+def _averages(run: Run) -> Iterator[None]:
+    """While the block runs, the engine holds its moving averages, where the recipe has it keep some."""
+    if not run.recipe.average_decay:
+        yield
+        return
+    trained = run.engine.values()
+    run.engine.set_values(run.engine.averages())
+    yield
+    run.engine.set_values(trained)

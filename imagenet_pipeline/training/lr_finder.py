@@ -19,9 +19,8 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import records_of
-from imagenet_pipeline.training.epoch import step_seed
-from imagenet_pipeline.training.feeding import lone_engine, open_fed, train_on
+from imagenet_pipeline.training.data import lone_engine, open_fed, records_of, train_on
+from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
 SMOOTHING = 0.9

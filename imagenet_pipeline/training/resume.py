@@ -1,19 +1,28 @@
-"""Opening a run folder: new, or taken up again at a checkpoint."""
+"""Opening a run folder: new, or taken up again at a checkpoint.
+
+Where a run's numbers come from: recipe, data, versions and hardware of each start, for the journal.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import imagenet_pipeline
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
+from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
     Checkpoint,
     State,
@@ -27,13 +36,13 @@ from imagenet_pipeline.training.data import (
     IMPORTED,
     records_of,
     require_its_classes,
+    require_sizes,
     require_validation,
     steps_per_epoch,
 )
 from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
 from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
-from imagenet_pipeline.training.provenance import provenance, recipe_told
 from imagenet_pipeline.training.restart import (
     AskedRate,
     begun_with,
@@ -44,8 +53,7 @@ from imagenet_pipeline.training.restart import (
     say_other_threads,
 )
 from imagenet_pipeline.training.run import Run
-from imagenet_pipeline.training.schedule import warmup_steps
-from imagenet_pipeline.training.sizes import require_sizes
+from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
 from imagenet_pipeline.training.tensorboard import Scalars, require_tensorboard
 
 log = logging.getLogger("imagenet_pipeline")
@@ -273,3 +281,37 @@ def _tell_warmup(run: Run) -> None:
             "warning: a warm-up of %g epochs in a run of %d is cut to half of it, %d steps, for the rate to come down",
             wanted, recipe.epochs, steps,
         )  # fmt: skip
+
+
+def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
+    """What a start or resume event says of data, versions and hardware."""
+    return {
+        "engine": engine.name,
+        "versions": {
+            "imagenet_pipeline": imagenet_pipeline.__version__,
+            "python": platform.python_version(),
+            **engine.versions,
+        },
+        "devices": list(engine.device_names),
+        "threads": engine.threads,
+        "ranks": engine.ranks,
+        "precision": engine.precision,
+        "hardware": hardware(),
+        "data_digest": data.digest,
+        "learning_rate": highest_rate(recipe),
+    }
+
+
+def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
+    """What an event says of the recipe, defaults included, once it is written into the run folder."""
+    return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
+
+
+def hardware() -> dict[str, Any]:
+    """This machine; its GPUs, where an engine uses some, are among the event's `devices`."""
+    return {
+        "processor": processor_name(),
+        "processors": available_processors(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": platform.platform(),
+    }

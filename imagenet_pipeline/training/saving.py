@@ -18,8 +18,7 @@ from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.distributed import settle, together
 from imagenet_pipeline.training.journal import write_history
 from imagenet_pipeline.training.metrics import says_rank5
-from imagenet_pipeline.training.passed import Pass, diverged, not_learning
-from imagenet_pipeline.training.run import Run
+from imagenet_pipeline.training.run import Pass, Run, diverged, not_learning
 
 log = logging.getLogger("imagenet_pipeline")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.cli import main
-from imagenet_pipeline.faces.video_file import whole_video
+from imagenet_pipeline.faces.video import whole_video
 
 
 @dataclass

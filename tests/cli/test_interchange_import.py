@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.cli import main
-from imagenet_pipeline.interchange.mxnet_export import export_mxnet
+from imagenet_pipeline.interchange.export import export_mxnet
 from imagenet_pipeline.interchange.params import read_params, write_params
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values

@@ -135,7 +135,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(world)
     if {"--out", "--sheet", "--annotate"} & {*words}:
-        monkeypatch.setattr("imagenet_pipeline.evaluation.classifier.open_classifier", None)  # refused before
+        monkeypatch.setattr("imagenet_pipeline.evaluation.predict.open_classifier", None)  # refused before
     found, out, err = call("predict", *words)
     assert (found, out) == (code, "")
     assert err.count("\n") == 1

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
 from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
-from imagenet_pipeline.engines.optimizers import RULES
+from imagenet_pipeline.engines.optimizers import RULES, Treatment
 from imagenet_pipeline.engines.pytorch import optimizer as pytorch_optimizer
-from imagenet_pipeline.engines.treatment import Treatment
 from imagenet_pipeline.errors import BadInput
 
 Array = np.ndarray[Any, Any]

@@ -11,7 +11,7 @@ import pytest
 
 from imagenet_pipeline.config import LossRecipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.engines.parts import parts_of
+from imagenet_pipeline.engines.devices import parts_of
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.engines.treatment import Treatment, treatments
+from imagenet_pipeline.engines.optimizers import Treatment, treatments
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from imagenet_pipeline.evaluation.calibration import BINS, calibration
+from imagenet_pipeline.evaluation.stats import BINS, calibration
 
 
 @pytest.mark.parametrize("images", [1, 7, 1000])

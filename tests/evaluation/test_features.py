@@ -149,7 +149,7 @@ def test_a_failure_half_way_leaves_the_earlier_file(run: Path, tmp_path: Path, m
     def broken(*anything: Any) -> bool:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imagenet_pipeline.evaluation.feature_file._put", broken)
+    monkeypatch.setattr("imagenet_pipeline.evaluation.features._put", broken)
     with pytest.raises(OutOfRoom, match=r"f\.npz: cannot be written"):
         extract(run, "conv1", tmp_path / "f.npz")
     assert (tmp_path / "f.npz").read_bytes() == before
@@ -160,7 +160,7 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from imagenet_pipeline.evaluation.feature_file import new_archive, open_rows
+from imagenet_pipeline.evaluation.features import new_archive, open_rows
 rows = np.ones((64, 16384), np.float32)
 for batches in (4, 60):
     with new_archive(Path(sys.argv[1])) as archive, open_rows(archive, "f", (64 * batches, 16384)) as write:

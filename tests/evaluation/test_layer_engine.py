@@ -10,7 +10,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.layer_engine import engine_until, input_shape, own_network
+from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import torch
 from imagenet_pipeline.config import LossRecipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.pytorch import losses as pytorch_losses
-from imagenet_pipeline.evaluation.outcomes import Outcomes, gathered, losses_of, outcomes_of
-from imagenet_pipeline.evaluation.probabilities import log_probabilities
+from imagenet_pipeline.evaluation.scoring import Outcomes, gathered, log_probabilities, losses_of, outcomes_of
 
 
 def batch(images: int = 40, classes: int = 9, seed: int = 0) -> tuple[Any, Any]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import classification_report, confusion_matrix
 
-from imagenet_pipeline.evaluation.outcomes import Outcomes
-from imagenet_pipeline.evaluation.per_class import classes_met, confusion, per_class
+from imagenet_pipeline.evaluation.results import classes_met, confusion, per_class
+from imagenet_pipeline.evaluation.scoring import Outcomes
 
 
 def drawn(images: int, classes: int, seed: int = 0) -> Outcomes:

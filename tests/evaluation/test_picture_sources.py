@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.evaluation.picture_sources import find_pictures
+from imagenet_pipeline.evaluation.predict import find_pictures
 
 
 @pytest.fixture

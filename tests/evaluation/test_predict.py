@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagenet_pipeline.evaluation import predict as module
-from imagenet_pipeline.evaluation.classifier import Classifier, open_classifier
 from imagenet_pipeline.evaluation.evaluate import Crops
-from imagenet_pipeline.evaluation.predict import BATCHES_AHEAD, best_choices, predict, read_picture
+from imagenet_pipeline.evaluation.predict import (
+    BATCHES_AHEAD,
+    Classifier,
+    best_choices,
+    open_classifier,
+    predict,
+    read_picture,
+)
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, upright_rgb
 

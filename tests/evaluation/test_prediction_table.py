@@ -6,8 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-from imagenet_pipeline.evaluation.predict import Choice, Prediction
-from imagenet_pipeline.evaluation.prediction_table import prediction_table
+from imagenet_pipeline.evaluation.predict import Choice, Prediction, prediction_table
 
 
 def test_it_reads_back(tmp_path: Path) -> None:

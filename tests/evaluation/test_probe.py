@@ -23,7 +23,7 @@ from sklearn.svm import LinearSVC
 
 from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
 from imagenet_pipeline.evaluation import probe as probing
-from imagenet_pipeline.evaluation.feature_file import FeatureFile, new_archive, open_rows, write_array
+from imagenet_pipeline.evaluation.features import FeatureFile, new_archive, open_rows, write_array
 from imagenet_pipeline.evaluation.probe import GRID, Kind, probe
 
 CLASSES = 7

@@ -20,12 +20,11 @@ from imagenet_pipeline.cli.evaluate import _say
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.evaluation.compare import examine
 from imagenet_pipeline.evaluation.evaluate import evaluate
-from imagenet_pipeline.evaluation.outcomes import Outcomes
 from imagenet_pipeline.evaluation.real_labels import RealLabels
 from imagenet_pipeline.evaluation.report import require_page, write_report
-from imagenet_pipeline.evaluation.report_tables import certainty, class_table, confused_table
-from imagenet_pipeline.evaluation.report_text import plain
+from imagenet_pipeline.evaluation.report_tables import certainty, class_table, confused_table, plain
 from imagenet_pipeline.evaluation.results import Findings, findings_of, worst_mistakes
+from imagenet_pipeline.evaluation.scoring import Outcomes
 from imagenet_pipeline.files import sha256_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.reader import RecordSet

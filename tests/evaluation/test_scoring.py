@@ -14,8 +14,7 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import Crops, evaluate, open_checkpoint, score_subjects, subject_of
 from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
 from imagenet_pipeline.loading.augment import evaluation_transform
-from imagenet_pipeline.loading.loader import Loader
-from imagenet_pipeline.loading.sample import read_sample
+from imagenet_pipeline.loading.loader import Loader, read_sample
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State, load_checkpoint, save_checkpoint
 from imagenet_pipeline.training.engine_setup import build_engine

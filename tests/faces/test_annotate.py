@@ -16,13 +16,10 @@ import pytest
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.faces import annotate as annotating
-from imagenet_pipeline.faces.annotate import annotate, annotate_footage
+from imagenet_pipeline.faces.annotate import Source, annotate, annotate_footage
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
 from imagenet_pipeline.faces.emotions import EmotionReader, open_emotion_reader
-from imagenet_pipeline.faces.source import Source
-from imagenet_pipeline.faces.video import Footage, Frame, open_video
-from imagenet_pipeline.faces.video_file import whole_video
-from imagenet_pipeline.faces.window import Window
+from imagenet_pipeline.faces.video import Footage, Frame, Window, open_video, whole_video
 from imagenet_pipeline.records.image import upright_rgb
 
 UNSEEN = Window(wanted=False)

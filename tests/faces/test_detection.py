@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from imagenet_pipeline.faces.detection import FaceDetector
+from imagenet_pipeline.faces.emotions import FaceDetector
 
 NOSES = ((224, 118), (253, 240))
 """Of the two portraits, x and y, looked up by hand."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.faces.source import Source, parse_source, places
+from imagenet_pipeline.faces.annotate import Source, parse_source, places
 
 
 @pytest.fixture

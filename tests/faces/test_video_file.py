@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
-from imagenet_pipeline.faces.video import open_video
-from imagenet_pipeline.faces.video_file import VIDEO_ENDINGS, whole_video
+from imagenet_pipeline.faces.video import VIDEO_ENDINGS, open_video, whole_video
 
 FRAME = np.full((48, 64, 3), (200, 40, 40), np.uint8)
 

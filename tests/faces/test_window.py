@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imagenet_pipeline.faces.window import Window
+from imagenet_pipeline.faces.video import Window
 
 FRAME = np.full((4, 4, 3), (255, 0, 0), np.uint8)
 

@@ -12,7 +12,7 @@ import pytest
 
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.mxnet_export import export_mxnet
+from imagenet_pipeline.interchange.export import export_mxnet
 from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
 from imagenet_pipeline.interchange.params import read_params
 from imagenet_pipeline.networks import catalog

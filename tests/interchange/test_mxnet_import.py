@@ -19,7 +19,7 @@ from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange import mxnet_import
-from imagenet_pipeline.interchange.mxnet_export import export_mxnet
+from imagenet_pipeline.interchange.export import export_mxnet
 from imagenet_pipeline.interchange.mxnet_import import Imported, import_mxnet
 from imagenet_pipeline.interchange.params import read_params, write_params
 from imagenet_pipeline.networks import catalog

@@ -15,9 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.attributes import Attributes
 from imagenet_pipeline.interchange.graph_operators import reduced
-from imagenet_pipeline.interchange.symbol import MOST_NODES, Node, Symbol, read_symbol, symbol_of_json, symbol_text
+from imagenet_pipeline.interchange.symbol import (
+    MOST_NODES,
+    Attributes,
+    Node,
+    Symbol,
+    read_symbol,
+    symbol_of_json,
+    symbol_text,
+)
 
 MUTATIONS = 100_000 if os.environ.get("IMAGENET_PIPELINE_LONG") == "1" else 400
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from imagenet_pipeline.loading.colour import (
+from imagenet_pipeline.loading.transforms import (
     GREY,
     LIGHTING_DEVIATIONS,
     LIGHTING_DIRECTIONS,

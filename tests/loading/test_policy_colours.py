@@ -11,8 +11,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from imagenet_pipeline.loading.auto_augment import Change
-from imagenet_pipeline.loading.policy_colours import change_colours
+from imagenet_pipeline.loading.auto_augment import Change, change_colours
 from imagenet_pipeline.loading.transforms import Pixels
 
 FACTORS = (-0.99, -0.45, 0.0, 0.3, 0.99)

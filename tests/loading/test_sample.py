@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput, Damaged
-from imagenet_pipeline.loading.sample import read_sample
+from imagenet_pipeline.loading.loader import read_sample
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
 

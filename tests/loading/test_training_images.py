@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.augment import COLUMNS, Augmentation, training_box
+from imagenet_pipeline.loading.augment import COLUMNS, SECOND_COLUMNS, Augmentation, training_box, training_plans
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, mixtures
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, WHOLE, Share, uniforms
 from imagenet_pipeline.loading.random_erasing import erased_box
-from imagenet_pipeline.loading.training_images import SECOND_COLUMNS, training_plans
 from imagenet_pipeline.records.recordio import ImageRecord
 
 CLASSES = 7

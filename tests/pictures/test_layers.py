@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.evaluation.colour_maps import signed_colours, signed_levels
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.layer_engine import engine_until
-from imagenet_pipeline.pictures.layers import draw_activations, draw_filters, view_of
+from imagenet_pipeline.evaluation.features import engine_until
+from imagenet_pipeline.pictures.layers import draw_activations, draw_filters, signed_colours, signed_levels, view_of
 
 Array = np.ndarray[Any, Any]
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imagenet_pipeline.faces.detection import FaceDetector
+from imagenet_pipeline.faces.emotions import FaceDetector
 from imagenet_pipeline.serving.answers import FACES_READ, SEARCHED_PIXELS, Answers, open_answers
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.evaluation.classifier import open_classifier
+from imagenet_pipeline.evaluation.predict import open_classifier
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
 from imagenet_pipeline.records.image import upright_rgb
 from imagenet_pipeline.serving.answers import SHOWN_PIXELS

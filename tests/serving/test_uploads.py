@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES
-from imagenet_pipeline.serving import page, uploads
+from imagenet_pipeline.serving import page
 from imagenet_pipeline.serving.answers import Answers
 
 PHOTO = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
@@ -68,7 +68,7 @@ def test_an_upload_broken_off_does_no_harm(odd_site: Any) -> None:
 
 
 def test_senders_that_stop_hold_up_nobody(odd_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "IDLE_SECONDS", 30.0)
+    monkeypatch.setattr(page, "IDLE_SECONDS", 30.0)
     with half_sent(odd_site, 50):
         began = time.monotonic()
         assert odd_site.look(PHOTO)[0] == 200
@@ -79,8 +79,8 @@ def test_senders_that_stop_hold_up_nobody(odd_site: Any, monkeypatch: pytest.Mon
 def test_an_upload_that_stops_or_takes_too_long_is_given_up(
     odd_site: Any, monkeypatch: pytest.MonkeyPatch, trickling: bool
 ) -> None:
-    monkeypatch.setattr(uploads, "IDLE_SECONDS", 30.0 if trickling else 0.3)
-    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 1.0 if trickling else 30.0)
+    monkeypatch.setattr(page, "IDLE_SECONDS", 30.0 if trickling else 0.3)
+    monkeypatch.setattr(page, "REQUEST_SECONDS", 1.0 if trickling else 30.0)
     with half_sent(odd_site, 1) as (connection,):
         connection.settimeout(0.1)
         answer, end = b"", time.monotonic() + 15
@@ -93,7 +93,7 @@ def test_an_upload_that_stops_or_takes_too_long_is_given_up(
 
 
 def test_photos_are_bounded_together_and_room_comes_back(odd_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "UPLOADS_LIMIT_BYTES", len(PHOTO) + 1000)
+    monkeypatch.setattr(page, "UPLOADS_LIMIT_BYTES", len(PHOTO) + 1000)
     for _ in range(5):
         refused = 503, {"error": "Too many photos at once; try again in a moment."}
         assert odd_site.look(bytes(len(PHOTO) + 2000)) == refused
@@ -102,9 +102,9 @@ def test_photos_are_bounded_together_and_room_comes_back(odd_site: Any, monkeypa
 
 
 def test_uploads_that_are_too_large_take_no_room_from_others(odd_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "IDLE_SECONDS", 30.0)
-    monkeypatch.setattr(uploads, "FILE_LIMIT_BYTES", 1000)
-    monkeypatch.setattr(uploads, "UPLOADS_LIMIT_BYTES", 8 * 1000)
+    monkeypatch.setattr(page, "IDLE_SECONDS", 30.0)
+    monkeypatch.setattr(page, "FILE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(page, "UPLOADS_LIMIT_BYTES", 8 * 1000)
     films = [connected(odd_site) for _ in range(8)]
     with contextlib.ExitStack() as stack:
         for film in films:
@@ -162,7 +162,7 @@ def sent_slowly(connection: socket.socket, beginning: bytes, then: bytes, most_s
 def test_a_request_has_so_long_in_all(
     odd_site: Any, monkeypatch: pytest.MonkeyPatch, beginning: bytes, then: bytes, told: bytes
 ) -> None:
-    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(page, "REQUEST_SECONDS", 0.6)
     with connected(odd_site) as connection:
         answer, seconds = sent_slowly(connection, beginning, then, 10.0)
     assert answer.startswith(told)
@@ -173,7 +173,7 @@ def test_a_request_has_so_long_in_all(
 def test_connections_that_say_nothing_shut_nobody_out_for_longer(
     odd_site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(page, "REQUEST_SECONDS", 2.0)
     with contextlib.ExitStack() as stack:
         for _ in range(300):
             stack.enter_context(connected(odd_site)).sendall(b"GET / HTTP/1.1\r\nHost:")
@@ -185,7 +185,7 @@ def test_connections_that_say_nothing_shut_nobody_out_for_longer(
 
 
 def test_an_answer_that_is_not_taken_ends_with_its_connection(odd_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(page, "REQUEST_SECONDS", 0.6)
     # More than the system keeps for a reader that does not read.
     monkeypatch.setattr(Answers, "answer", lambda *_: {"picture": "x" * 30_000_000})
     with connected(odd_site) as connection:
@@ -199,7 +199,7 @@ def test_an_answer_that_is_not_taken_ends_with_its_connection(odd_site: Any, mon
 
 
 def test_the_clock_stands_while_an_answer_is_made(odd_site: Any, odd_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "REQUEST_SECONDS", 0.4)
+    monkeypatch.setattr(page, "REQUEST_SECONDS", 0.4)
     slow = Answers.answer
 
     def slowly(self: Answers, data: bytes) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_a_slow_loader_shows(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _slowly(*words: Any) -> Any:
-    from imagenet_pipeline.loading.sample import read_sample
+    from imagenet_pipeline.loading.loader import read_sample
 
     time.sleep(0.001)
     return read_sample(*words)

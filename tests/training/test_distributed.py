@@ -144,7 +144,7 @@ def test_ranks_that_disagree_on_the_records(
     read = resume.records_of
     changed = {"records": lambda rank: "other" if rank == 1 else load_recipe(short).records}
     monkeypatch.setattr(
-        opening,
+        resume,
         "records_of",
         lambda recipe: replace(read(load_recipe(short)), digest=recipe.records),
     )

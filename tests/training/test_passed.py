@@ -11,8 +11,8 @@ import pytest
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.passed import guessing_loss, not_learning
 from imagenet_pipeline.training.resume import open_run
+from imagenet_pipeline.training.run import guessing_loss, not_learning
 
 
 def recipe_of(**keys: Any) -> Recipe:

@@ -12,8 +12,7 @@ from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.provenance import hardware
-from imagenet_pipeline.training.resume import open_run
+from imagenet_pipeline.training.resume import hardware, open_run
 
 
 def test_every_start_names_recipe_data_versions_and_hardware(recipe: Path, tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ from imagenet_pipeline.cli import main
 from imagenet_pipeline.engines import NO_TOTALS, Totals
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.evaluation.evaluate import evaluate
-from imagenet_pipeline.training import epoch, saving
+from imagenet_pipeline.training import loop, saving
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.passed import Pass
 from imagenet_pipeline.training.resume import open_run
+from imagenet_pipeline.training.run import Pass
 from imagenet_pipeline.training.saving import Outcome
 
 STEPS = 9
@@ -70,7 +70,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """`killed_at(step)`: die just before that step of the run is taken."""
-    rate = epoch.learning_rate
+    rate = loop.learning_rate
 
     def arrange(last: int) -> None:
         def dying(recipe: Any, step: int, *words: Any) -> float:
@@ -78,7 +78,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise Killed
             return rate(recipe, step, *words)
 
-        monkeypatch.setattr(epoch, "learning_rate", dying)
+        monkeypatch.setattr(loop, "learning_rate", dying)
 
     return arrange
 
@@ -106,7 +106,7 @@ def test_checkpoints_come_so_long_after_the_last_one(
 ) -> None:
     """The clock runs half a minute a step."""
     steps = [0]
-    rate = epoch.learning_rate
+    rate = loop.learning_rate
 
     def counted(recipe: Any, step: int, *words: Any) -> float:
         steps[0] = step + 1
@@ -116,12 +116,12 @@ def test_checkpoints_come_so_long_after_the_last_one(
         monotonic = staticmethod(lambda: 30.0 * steps[0])
 
     saved = []
-    monkeypatch.setattr(epoch, "learning_rate", counted)
-    for module in (epoch, saving):
+    monkeypatch.setattr(loop, "learning_rate", counted)
+    for module in (loop, saving):
         monkeypatch.setattr(module, "time", Time)
-    part = epoch.save_part
+    part = loop.save_part
     monkeypatch.setattr(
-        epoch, "save_part", lambda run, number, passed: (saved.append(passed.step), part(run, number, passed))
+        loop, "save_part", lambda run, number, passed: (saved.append(passed.step), part(run, number, passed))
     )
     run = open_run(recipe, {"epochs": 2, "checkpoint.every_minutes": 2.0}, tmp_path)
     run.saved_at = 0.0

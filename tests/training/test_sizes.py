@@ -14,8 +14,8 @@ from imagenet_pipeline.config import InputRecipe, Recipe, load_recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.zoo import ZooNetwork
-from imagenet_pipeline.training import sizes
-from imagenet_pipeline.training.sizes import MULTIPLE, require_sizes, training_size
+from imagenet_pipeline.training import data
+from imagenet_pipeline.training.data import MULTIPLE, require_sizes, training_size
 
 
 def test_sizes_of_ffcvs_recipe() -> None:
@@ -38,11 +38,11 @@ def test_sizes_rise_from_the_first_to_the_last(size: int, start: int, first: int
     last = max(first + length, 1)
     recipe = InputRecipe(size=max(size, start), start_size=start, grow_epochs=(first, last))
     sizes = [training_size(recipe, epoch) for epoch in range(last + 2)]
-    assert sizes == sorted(sizes)
+    assert sizes == sorted(data)
     assert sizes[-1] == sizes[last] == recipe.size
     if last > first:
         assert set(sizes[: first + 1]) == {start}
-    assert all(one % MULTIPLE == 0 or one in (start, recipe.size) for one in sizes)
+    assert all(one % MULTIPLE == 0 or one in (start, recipe.size) for one in data)
 
 
 def recipe_of(network: str, **keys: Any) -> Recipe:
@@ -82,7 +82,7 @@ def test_a_zoos_network_is_asked_for_its_parameters_at_each_size(monkeypatch: py
         positions = input_shape[1] // 16 if network.name == "positions" else 1
         return SimpleNamespace(shapes={"embedding": (positions, 8)})
 
-    monkeypatch.setattr(sizes, "zoo_table", table)
+    monkeypatch.setattr(data, "zoo_table", table)
     require_sizes(recipe_of("timm:any", size=64, evaluation_size=96), ZooNetwork("timm", "any", 10))
     with pytest.raises(BadRecipe, match=r"'input\.evaluation_size'"):
         require_sizes(recipe_of("timm:any", size=64, evaluation_size=96), ZooNetwork("timm", "positions", 10))

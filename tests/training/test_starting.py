@@ -20,7 +20,7 @@ from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet, Manifest
 from imagenet_pipeline.training.checkpoint import State, save_checkpoint
-from imagenet_pipeline.training.starting import Beginning, beginning_of
+from imagenet_pipeline.training.engine_setup import Beginning, beginning_of
 
 HEADS = {
     "lenet": {"classifier.weight", "classifier.bias"},

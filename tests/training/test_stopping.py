@@ -15,7 +15,7 @@ from imagenet_pipeline.training.data import require_validation
 from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
-from imagenet_pipeline.training.stopping import gives_up
+from imagenet_pipeline.training.run import gives_up
 
 
 def patient(epochs: int) -> Recipe:

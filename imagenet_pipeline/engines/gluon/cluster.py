@@ -2,15 +2,31 @@
 
 A scheduler knows everyone, servers add the gradients up, workers train. MXNet itself reads the same variables, and
 waits for ever where they are wrong (ps-lite, `src/postoffice.cc`); so they are checked here, before it sees them.
+
+What a connection of the roll call carries: one JSON object a line, and how a process ends on one.
+
+Who is there in an MXNet cluster, and who is gone: one TCP connection from each process to the scheduler's.
+
+ps-lite, under MXNet's distributed KVStore, waits for ever for a worker that died: only its scheduler hears heartbeats,
+and `MXKVStoreGetNumDeadNode` on a worker goes on saying 0. The kernel closes the connections of a process the moment
+it dies, however it does, and keep-alive finds a machine that lost its power or network. So each process holds one
+here. The scheduler lets everybody begin when all are there; when one goes before the end it tells the others, and
+each writes one line and ends with WorkerLost's exit code, because a call that MXNet blocks in never returns.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline import __version__
+from imagenet_pipeline.errors import BadRecipe, WorkerLost
 
 ROLES = ("scheduler", "server", "worker")
 HOST, PORT, SERVERS, WORKERS = "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_SERVER", "DMLC_NUM_WORKER"
@@ -69,3 +85,218 @@ def _whole(variables: Mapping[str, str], name: str, least: int, most: int) -> in
             "not a number it can be", where=name, expected=f"a whole number from {least} to {most}", found=repr(text)
         )
     return number
+
+
+SECONDS_TO_FINISH = 20.0
+"""After all workers are done: how long MXNet may take to close what nobody needs any more."""
+SILENCE_SECONDS = 15
+"""How long a machine may not answer before its connection counts as broken."""
+_LONGEST_MESSAGE = 8192
+
+Message = dict[str, Any]
+
+
+def introduction(cluster: Cluster) -> Message:
+    """What a process says first: everything the scheduler compares."""
+    return {
+        "role": cluster.role,
+        "servers": cluster.servers,
+        "workers": cluster.workers,
+        "version": __version__,
+        "process": os.getpid(),
+    }
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let the kernel ask whether the other machine is still there, SILENCE_SECONDS at most without an answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 3)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000)
+
+
+def send(connection: socket.socket, message: Message) -> None:
+    """Say something; nothing where nobody is there any more, which whoever reads from the connection finds out."""
+    try:
+        connection.sendall(json.dumps(message).encode() + b"\n")
+    except OSError:
+        return
+
+
+def messages(connection: socket.socket) -> Iterator[Message]:
+    """What the other side says, until it is gone or makes no sense."""
+    waiting = b""
+    while True:
+        line, end, rest = waiting.partition(b"\n")
+        if not end:
+            try:
+                more = connection.recv(4096)
+            except OSError:
+                return
+            if not more or len(waiting) > _LONGEST_MESSAGE:
+                return
+            waiting += more
+            continue
+        waiting = rest
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(message, dict):
+            return
+        yield message
+
+
+def end_after_a_while() -> None:
+    """End this process with code 0 in SECONDS_TO_FINISH, if it is still there by then."""
+    timer = threading.Timer(SECONDS_TO_FINISH, end_at_once, args=(0,))
+    timer.daemon = True
+    timer.start()
+
+
+def end_process(line: str) -> NoReturn:
+    """End this process, whatever its threads do, with one line on stderr and WorkerLost's exit code."""
+    sys.stderr.write(f"error: {line}\n")
+    end_at_once(WorkerLost.exit_code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process, whatever its threads do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@dataclass
+class _Member:
+    role: str
+    place: str
+    connection: socket.socket
+    rank: int | None = None
+    done: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.role}{'' if self.rank is None else f' {self.rank}'} ({self.place})"
+
+    def tell(self, message: Message) -> None:
+        send(self.connection, message)
+
+
+class RollCall:
+    """The scheduler's side. A thread a connection: they are as few as processes, and say next to nothing."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._members: list[_Member] = []
+        self._lock = threading.RLock()
+        self._complete = threading.Event()
+        self._finished = False
+        _require_free(cluster.port)
+        self._listener = _require_free(cluster.roll_port, keep=True)
+        self._listener.listen(128)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def wait_for_all(self) -> None:
+        """Returns when all servers and workers are there. Raises WorkerLost when they do not come in time."""
+        if not self._complete.wait(self._cluster.patience_seconds):
+            with self._lock:
+                there = {role: sum(one.role == role for one in self._members) for role in ("worker", "server")}
+                error = WorkerLost(
+                    f"not all came within {self._cluster.patience_seconds:.0f} s",
+                    where=f"scheduler at {self._cluster.host}:{self._cluster.port}",
+                    expected=f"{self._cluster.workers} workers, {self._cluster.servers} servers",
+                    found=f"{there['worker']} and {there['server']}",
+                    advice=f"start the others in that time, or set {PATIENCE}",
+                )
+                self._tell_all({"lost": str(error)})
+            raise error
+
+    def _accept(self) -> None:
+        while True:
+            connection, address = self._listener.accept()
+            threading.Thread(target=self._attend, args=(connection, address[0]), daemon=True).start()
+
+    def _attend(self, connection: socket.socket, host: str) -> None:
+        keep_alive(connection)
+        with connection:
+            said = messages(connection)
+            member = self._admit(next(said, None), connection, host)
+            if member is None:
+                return
+            for message in said:
+                self._note(member, message)
+            self._gone(member)
+
+    def _admit(self, hello: Message | None, connection: socket.socket, host: str) -> _Member | None:
+        if hello is None:  # somebody else's connection
+            return None
+        with self._lock:
+            fault = self._fault(hello)
+            if fault:
+                send(connection, {"refused": fault})
+                return None
+            member = _Member(str(hello["role"]), f"{host}, process {hello.get('process')}", connection)
+            self._members.append(member)
+            if len(self._members) == self._cluster.servers + self._cluster.workers:
+                self._complete.set()
+                self._tell_all({"start": True})
+            return member
+
+    def _fault(self, hello: Message) -> str | None:
+        mine = introduction(self._cluster)
+        for key, name in (("servers", SERVERS), ("workers", WORKERS), ("version", "the version of imagenet_pipeline")):
+            if hello.get(key) != mine[key]:
+                return str(BadRecipe("not the scheduler's", where=name, expected=mine[key], found=hello.get(key)))
+        role = hello.get("role")
+        if role not in ("server", "worker"):
+            return str(BadRecipe("there is a scheduler already", where=HOST, found=role))
+        most = self._cluster.workers if role == "worker" else self._cluster.servers
+        if sum(one.role == role for one in self._members) >= most:
+            return str(
+                BadRecipe(f"all {most} {role}s are there already", where=WORKERS if role == "worker" else SERVERS)
+            )
+        return None
+
+    def _note(self, member: _Member, message: Message) -> None:
+        with self._lock:
+            if isinstance(message.get("rank"), int):
+                member.rank = message["rank"]
+            if message.get("done"):
+                member.done = True
+                if all(one.done for one in self._members if one.role == "worker"):
+                    self._finished = True
+                    self._tell_all({"finish": True})
+                    end_after_a_while()
+            if "failed" in message and not self._finished:
+                self._end(f"{member} ended with an error ({str(message['failed'])[:300]})")
+
+    def _gone(self, member: _Member) -> None:
+        with self._lock:
+            if not self._complete.is_set():
+                self._members.remove(member)
+            elif not self._finished:
+                self._end(f"{member} is gone")
+
+    def _end(self, what: str) -> NoReturn:
+        line = str(WorkerLost(what, advice="start all again; training goes on with --resume latest"))
+        self._tell_all({"lost": line})
+        end_process(line)
+
+    def _tell_all(self, message: Message) -> None:
+        for member in self._members:
+            member.tell(message)
+
+
+def _require_free(port: int, keep: bool = False) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("", port))
+    except OSError as error:
+        listener.close()
+        advice = f"choose another {PORT}; it and the next are needed"
+        raise BadRecipe(f"port {port} cannot be had ({error.strerror})", where=PORT, advice=advice) from error
+    if not keep:
+        listener.close()
+    return listener

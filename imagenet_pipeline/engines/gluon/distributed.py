@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array
+from imagenet_pipeline.engines.gluon.cluster import end_process
 from imagenet_pipeline.engines.gluon.membership import Membership, join
 from imagenet_pipeline.engines.gluon.runtime import mx
-from imagenet_pipeline.engines.roll_line import end_process
 from imagenet_pipeline.errors import WorkerLost
 
 _PIECES = np.dtype(np.float64).itemsize // np.dtype(np.uint16).itemsize

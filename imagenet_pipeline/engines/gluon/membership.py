@@ -11,9 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from imagenet_pipeline.engines.gluon.cluster import HOST, PORT, Cluster, read_cluster
-from imagenet_pipeline.engines.roll_call import RollCall
-from imagenet_pipeline.engines.roll_line import end_after_a_while, end_process, introduction, keep_alive, messages, send
+from imagenet_pipeline.engines.gluon.cluster import (
+    HOST,
+    PORT,
+    Cluster,
+    RollCall,
+    end_after_a_while,
+    end_process,
+    introduction,
+    keep_alive,
+    messages,
+    read_cluster,
+    send,
+)
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 
 log = logging.getLogger("imagenet_pipeline")

@@ -10,9 +10,7 @@ import numpy as np
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.gluon.runtime import mx
-from imagenet_pipeline.engines.optimizers import RULES, clip_factor, limit_norm, with_l1
-from imagenet_pipeline.engines.pace import Pace
-from imagenet_pipeline.engines.treatment import Treatment
+from imagenet_pipeline.engines.optimizers import RULES, Pace, Treatment, clip_factor, limit_norm, with_l1
 
 Moving = tuple[str, Any, Any, tuple[Any, ...]]
 """A parameter's name, its weight, gradient and slots on one context."""

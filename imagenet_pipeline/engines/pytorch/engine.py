@@ -1,8 +1,15 @@
-"""The PyTorch engine: one channels-last network on one device, or one of several that train together."""
+"""The PyTorch engine: one channels-last network on one device, or one of several that train together.
+
+The network as the PyTorch engine holds it: from pixels to logits, with its tensors by name.
+
+The factor that keeps the small gradients of float16 training from vanishing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,24 +26,26 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
 )
+from imagenet_pipeline.engines.devices import parts_of
 from imagenet_pipeline.engines.ema import Averages, rule_state
-from imagenet_pipeline.engines.parts import parts_of
+from imagenet_pipeline.engines.optimizers import treatments
+from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
 from imagenet_pipeline.engines.pytorch.losses import losses_of, marks_of, mean_over_crops
+from imagenet_pipeline.engines.pytorch.network import build, gradients_of, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Rule
-from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.engines.pytorch_device import (
+from imagenet_pipeline.engines.pytorch.runtime import (
     choose_precision,
     compiled,
     device_name,
     parse_device,
     require_compiler,
+    torch,
     versions_of,
 )
-from imagenet_pipeline.engines.pytorch_gradients import gradients_of, watched_layer
-from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
-from imagenet_pipeline.engines.pytorch_network import Normalised, build_network, freeze
-from imagenet_pipeline.engines.treatment import treatments
+from imagenet_pipeline.networks.layers import Dropout, Tap
+from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
+from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.processes import place
 
 STEPS_IN_FLIGHT = 2
@@ -228,3 +237,105 @@ class PyTorchEngine:
 
 def _on_host(tensor: Any) -> Array:
     return np.array(tensor.detach().cpu().numpy(), order="C")
+
+
+@dataclass
+class PyTorchNetwork:
+    """A module that gives a list, the logits and in training those of every tap, and its tensors by name.
+
+    `layers` has the module of every layer, and of every group of layers, by its path; a zoo's network has none.
+    """
+
+    module: Any
+    tensors: dict[str, Any]
+    tap_weights: list[float]
+    draws: bool
+    """Whether training it draws random numbers."""
+    layers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwork:
+    """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
+    network, input_shape = blueprint.network, blueprint.input_shape
+    if isinstance(network, ZooNetwork):
+        module = zoo.build(network, input_shape, blueprint.seed)
+        module.to(device, dtype, memory_format=torch.channels_last)
+        return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
+    tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
+    tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
+    draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
+    module = build(network, tensors)
+    return PyTorchNetwork(module, tensors, tap_weights, draws, module.layers)
+
+
+def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
+    """Let these tensors take no gradient; the modules that must not train, since their statistics stay."""
+    for name in names:
+        network.tensors[name].requires_grad_(False)
+    statistics = {id(network.tensors[name]) for name in names if name.endswith("running_mean")}
+    return [one for one in network.module.modules() if id(getattr(one, "running_mean", None)) in statistics]
+
+
+def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:
+    tensor = torch.zeros(parameter.shape, dtype=dtype, device=device)
+    if tensor.ndim == 4:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return torch.nn.Parameter(tensor, requires_grad=parameter.trainable)
+
+
+class Normalised(torch.nn.Module):  # type: ignore[misc]
+    """uint8 [n, height, width, channels] -> normalised, channels last in memory -> logits, and those of the heads."""
+
+    def __init__(self, body: Any, blueprint: Blueprint, dtype: Any, device: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.mean = torch.tensor(blueprint.mean, dtype=dtype, device=device)
+        self.std = torch.tensor(blueprint.std, dtype=dtype, device=device)
+
+    def forward(self, images: Any) -> Any:
+        # A whole row at a time: with three numbers in its inner loop the CPU takes long over it.
+        mean, std = (numbers.repeat(images.shape[2]) for numbers in (self.mean, self.std))
+        pixels = (images.flatten(2) - mean) / std
+        return self.body(pixels.view(images.shape).permute(0, 3, 1, 2))
+
+
+START = 2.0**16
+"""The first factor; too large a one costs a few skipped steps, too small a one accuracy."""
+STEPS_TO_GROW = 2000
+"""After so many good steps in a row the factor doubles."""
+
+
+class LossScale:
+    """Micikevicius et al. 2018, section 3.2, with the factor chosen as training goes ("dynamic", its section 4).
+
+    A step whose gradients are not all finite is skipped and halves the factor, to no less than 1. To know, Python
+    waits for the device in every step.
+    """
+
+    def __init__(self) -> None:
+        self._scale = START
+        self._good_steps = 0
+
+    def scaled(self, loss: Any) -> Any:
+        """What to take the gradient of."""
+        return loss * self._scale
+
+    def unscale(self, gradients: list[Any]) -> bool:
+        """Divide the gradients by the factor, in place. Whether to take the step."""
+        torch._foreach_mul_(gradients, 1 / self._scale)
+        finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))))
+        self._good_steps = self._good_steps + 1 if finite else 0
+        if not finite:
+            self._scale = max(self._scale / 2, 1.0)
+        elif self._good_steps == STEPS_TO_GROW:
+            self._scale, self._good_steps = 2 * self._scale, 0
+        return finite
+
+    def state(self) -> dict[str, Array]:
+        """`loss_scale` [2]: the factor, and the good steps since it last changed."""
+        return {"loss_scale": np.array([self._scale, self._good_steps], np.float64)}
+
+    def set_state(self, state: Values) -> None:
+        """Go on from an optimizer state that has one."""
+        if "loss_scale" in state:
+            self._scale, self._good_steps = float(state["loss_scale"][0]), int(state["loss_scale"][1])

@@ -20,8 +20,7 @@ from typing import Any
 
 from torch.distributed.elastic import multiprocessing as elastic
 
-from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.engines.pytorch_device import listed_devices
+from imagenet_pipeline.engines.pytorch.runtime import listed_devices, torch
 from imagenet_pipeline.errors import PipelineError, WorkerLost
 
 SECONDS_TO_LEAVE = 5.0

@@ -7,10 +7,8 @@ from typing import Any
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
-from imagenet_pipeline.engines.optimizers import RULES, clip_factor, limit_norm, with_l1
-from imagenet_pipeline.engines.pace import Pace
+from imagenet_pipeline.engines.optimizers import RULES, Pace, Treatment, clip_factor, limit_norm, with_l1
 from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.engines.treatment import Treatment
 
 _FUSED_SLOTS = {
     "sgd": ("momentum_buffer",),

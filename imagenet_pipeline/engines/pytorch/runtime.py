@@ -1,11 +1,19 @@
-"""The one place that imports PyTorch, with what it needs before and after."""
+"""The one place that imports PyTorch, with what it needs before and after.
+
+Where the PyTorch engine computes, in what precision, and with what compiler.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Any
 
-from imagenet_pipeline.processes import place
+import numpy as np
+
+from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.processes import ALONE, Place, place
 
 
 def import_torch() -> Any:
@@ -25,3 +33,118 @@ def import_torch() -> Any:
 
 
 torch: Any = import_torch()
+
+
+def parse_device(devices: str, here: Place = ALONE) -> Any:
+    """The torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
+
+    "auto" is a GPU a process, or else the CPU. Raises BadRecipe for a device that is not there, or where there are
+    not as many processes as listed devices.
+    """
+    kind, words = listed_devices(devices)
+    if not here.launched and len(words) > 1:
+        raise BadRecipe(
+            "the pytorch engine takes one device a process, and one process is here",
+            where=f"devices = {devices!r}",
+            advice=f"take devices={kind}:{words[0]}, or engine=gluon",
+        )
+    if ":" in devices and len(words) != here.local_ranks:
+        raise BadRecipe(
+            "not as many devices as processes on this machine",
+            where=f"devices = {devices!r}",
+            expected=f"{here.local_ranks}, as many as --nproc-per-node says",
+            found=len(words),
+            advice="devices=auto gives each process its own",
+        )
+    if kind == "cpu":
+        return torch.device("cpu")
+    number = words[here.local_rank] if ":" in devices else str(here.local_rank)
+    require_there(devices, [number], torch.cuda.device_count(), _gpus_found())
+    return torch.device("cuda", int(number))
+
+
+def listed_devices(devices: str) -> tuple[str, list[str]]:
+    """ "cpu" or "gpu", and the numbers of all devices in the word. Raises BadRecipe for one that is not there."""
+    gpus = torch.cuda.device_count()
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3")
+    if kind == "gpu":
+        require_there(devices, words, gpus, _gpus_found())
+    elif len(words) == 1:
+        require_there(devices, words, 1, "the one device cpu:0")
+    else:
+        require_there(devices, words, CPU_CONTEXTS, f"cpu:0 to cpu:{CPU_CONTEXTS - 1}, a process each")
+    return kind, words
+
+
+def _gpus_found() -> str:
+    return f"{torch.cuda.device_count()} GPUs that PyTorch can use"
+
+
+def choose_precision(precision: str, device: Any) -> str:
+    """What to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
+
+    Raises BadRecipe for one the device lacks.
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        lacking = set() if fast else {"bfloat16"}
+    else:
+        # A step of ResNet-18 took 0.3 of its float32 time with AMX, 0.6 to 0.7 with AVX-512's dot products alone.
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
+        lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            lacking.add("bfloat16")
+    if precision in lacking:
+        raise BadRecipe(
+            f"no fast {precision} on this {'CPU' if device.type == 'cpu' else 'GPU'}",
+            where=f"precision = {precision!r}",
+            advice="precision=auto takes the fastest there is",
+        )
+    if precision == "auto":
+        return "bfloat16" if fast else "float32"
+    return precision
+
+
+def device_name(device: Any) -> str:
+    """As runs and reports show it."""
+    return "cpu" if device.type == "cpu" else f"gpu:{device.index} ({torch.cuda.get_device_name(device)})"
+
+
+def versions_of(device: Any) -> dict[str, str]:
+    """Of what computes on a device."""
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    return versions if device.type == "cpu" else {**versions, "cuda": torch.version.cuda}
+
+
+def require_compiler() -> None:
+    """Raise BadRecipe where there is none."""
+    if shutil.which(_compiler()) is None:
+        raise BadRecipe(
+            f"compile = true needs the compiler {_compiler()}", advice="install it, or train with compile=false"
+        )
+
+
+def compiled(network: Any) -> Any:
+    """The network compiled at its first step, which raises BadRecipe where the compiler does not work."""
+    # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken one.
+    inner = torch.compile(network, dynamic=False)
+
+    def step(images: Any) -> Any:
+        try:
+            return inner(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise BadRecipe(
+                f"compile = true: the step cannot be compiled ({_short(error)})",
+                advice=f"mend the compiler {_compiler()}, or train with compile=false",
+            ) from error
+
+    return step
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def _short(error: Exception) -> str:
+    return ascii(" ".join(str(error).split()))[1:-1][:200]

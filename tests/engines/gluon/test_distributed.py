@@ -78,7 +78,7 @@ def run_cluster(workers: int, servers: int, *words: object) -> tuple[list[int], 
     """Exit codes and stderr of the scheduler, the servers, the workers; seconds from the first end to the last."""
     counts = {"DMLC_NUM_WORKER": str(workers), "DMLC_NUM_SERVER": str(servers)}
     root = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(free_port()), "DMLC_NODE_HOST": "127.0.0.1"}
-    repository = str(HARNESS.parent.parent.parent)
+    repository = str(HARNESS.parents[3])
     environment = {**os.environ, **counts, **root, "OMP_NUM_THREADS": "1", "PYTHONPATH": repository}
     processes = [
         subprocess.Popen(

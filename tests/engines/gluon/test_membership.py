@@ -17,7 +17,7 @@ PROGRAM = """
 import os, signal, sys, time
 from imagenet_pipeline.engines.gluon.cluster import read_cluster
 from imagenet_pipeline.engines.gluon.membership import Membership, taking_part, join
-from imagenet_pipeline.engines.roll_call import RollCall
+from imagenet_pipeline.engines.gluon.cluster import RollCall
 from imagenet_pipeline.errors import PipelineError
 
 try:
@@ -43,7 +43,7 @@ except PipelineError as error:
     sys.stderr.write(f"own error: {error}\\n")
     os._exit(error.exit_code)
 """
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parents[3]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines import Engine, pytorch_device
+from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines.pytorch import runtime as pytorch_runtime
+from imagenet_pipeline.engines.pytorch.runtime import choose_precision, parse_device
 from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
-from imagenet_pipeline.engines.pytorch_device import choose_precision, parse_device
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,
@@ -272,7 +273,7 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compilation_needs_a_compiler(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch_device.shutil, "which", lambda name: None)
+    monkeypatch.setattr(pytorch_runtime.shutil, "which", lambda name: None)
     with pytest.raises(BadRecipe, match=r"compile = true needs the compiler g\+\+; install it"):
         make_engine(LINEAR, engine="pytorch", compile=True)
 
@@ -281,7 +282,7 @@ def test_compilation_needs_a_compiler(make_engine: MakeEngine, monkeypatch: pyte
 def test_a_compiled_network_trains_as_an_eager_one(
     make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference
 ) -> None:
-    if pytorch_device.shutil.which("g++") is None:
+    if pytorch_runtime.shutil.which("g++") is None:
         pytest.skip("no g++")
     engines = [make_engine(TAPPED, engine="pytorch", precision="float64", compile=one) for one in (False, True)]
     for seed in range(2):
@@ -294,7 +295,7 @@ def test_a_compiler_that_fails_is_one_line(
     make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with CXX=/bin/false; a process that has compiled before keeps its compiler, so no real one here."""
-    if pytorch_device.shutil.which("g++") is None:
+    if pytorch_runtime.shutil.which("g++") is None:
         pytest.skip("no g++")
 
     def failing(_: Any) -> Any:

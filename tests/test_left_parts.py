@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from imagenet_pipeline import files
-from imagenet_pipeline.faces.left_parts import remove_left_parts
-from imagenet_pipeline.faces.lines import detection_lines
-from imagenet_pipeline.faces.video_file import whole_video
+from imagenet_pipeline.faces.annotate import detection_lines
+from imagenet_pipeline.faces.video import whole_video
+from imagenet_pipeline.files import remove_left_parts
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_a_killed_writer_leaves_parts_that_are_known(tmp_path: Path) -> None:
 import os
 from pathlib import Path
 import numpy as np
-from imagenet_pipeline.faces.lines import detection_lines
-from imagenet_pipeline.faces.video_file import whole_video
+from imagenet_pipeline.faces.annotate import detection_lines
+from imagenet_pipeline.faces.video import whole_video
 place = Path({str(tmp_path)!r})
 with whole_video(place / "film.mp4", 25.0) as video, detection_lines(place / "film.jsonl") as lines:
     video.add(np.zeros((48, 64, 3), np.uint8))

@@ -18,12 +18,10 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.drawing import tile
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.evaluation.classifier import open_classifier
-from imagenet_pipeline.evaluation.grad_cam import _overlaid, draw_grad_cam, heat_maps, label_of
-from imagenet_pipeline.evaluation.predict import read_picture
+from imagenet_pipeline.evaluation.predict import open_classifier, read_picture
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
-from imagenet_pipeline.pictures.layers import view_of
+from imagenet_pipeline.pictures.layers import _overlaid, draw_grad_cam, heat_maps, label_of, view_of
 from imagenet_pipeline.records.classes import ClassTable
 
 numbers = st.floats(-100, 100, width=32)
@@ -138,10 +136,10 @@ def test_where_nothing_speaks_for_a_class_the_picture_stays_and_says_so(
 ) -> None:
     place = make_run(tmp_path / "run")
     nothing = np.zeros((1, 50, 4, 4))
-    monkeypatch.setattr("imagenet_pipeline.evaluation.grad_cam.heat_maps", lambda *_: nothing[:, 0])
+    monkeypatch.setattr("imagenet_pipeline.pictures.layers.heat_maps", lambda *_: nothing[:, 0])
     drawn: list[tuple[Any, Any]] = []
     monkeypatch.setattr(
-        "imagenet_pipeline.evaluation.grad_cam.tile",
+        "imagenet_pipeline.pictures.layers.tile",
         lambda pixels, side, lines: (drawn.append((pixels, lines)), tile(pixels, side, lines))[1],
     )
     made = draw_grad_cam(place, photos[:1], tmp_path / "g.png")
@@ -149,7 +147,7 @@ def test_where_nothing_speaks_for_a_class_the_picture_stays_and_says_so(
     (photo, _), (picture, (caption,)) = drawn
     np.testing.assert_allclose(picture, 0.55 * photo.mean(axis=2, keepdims=True).repeat(3, axis=2), atol=0.51)
     assert caption.endswith("%, found nowhere")
-    monkeypatch.setattr("imagenet_pipeline.evaluation.grad_cam.heat_maps", lambda *_: nothing[:, 0] + np.nan)
+    monkeypatch.setattr("imagenet_pipeline.pictures.layers.heat_maps", lambda *_: nothing[:, 0] + np.nan)
     with pytest.raises(BadInput, match="gradients of the network are not finite"):
         draw_grad_cam(place, photos[:1], tmp_path / "g.png")
 

@@ -11,9 +11,9 @@ import torch as pytorch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagenet_pipeline.engines import Engine, pytorch_loss_scale
+from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.pytorch import engine as pytorch_engine
-from imagenet_pipeline.engines.pytorch_loss_scale import LossScale
+from imagenet_pipeline.engines.pytorch.engine import LossScale
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, stack
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ def test_it_moves_as_pytorchs_does(values: list[float]) -> None:
     optimizer = torch.optim.SGD([weight], lr=1.0)
     theirs = torch.amp.GradScaler("cpu", growth_interval=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytorch_loss_scale, "STEPS_TO_GROW", 3)
+        patch.setattr(pytorch_engine, "STEPS_TO_GROW", 3)
         for value in values:
             optimizer.zero_grad()
             theirs.scale(weight * value).backward()
@@ -62,7 +62,7 @@ def test_it_falls_to_one_and_grows_again() -> None:
     for _ in range(40):
         assert not step(scale, float("nan"))
     assert scale.state()["loss_scale"].tolist() == [1, 0]
-    scale.set_state({"loss_scale": np.array([8.0, pytorch_loss_scale.STEPS_TO_GROW - 1])})
+    scale.set_state({"loss_scale": np.array([8.0, pytorch_engine.STEPS_TO_GROW - 1])})
     assert step(scale, 2.0)
     assert scale.state()["loss_scale"].tolist() == [16, 0]
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.workers import local_pool
+from imagenet_pipeline.processes import local_pool
 
 
 def test_work_is_done_in_other_processes() -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.loading.augment import Augmentation, training_transform
+from imagenet_pipeline.loading.augment import Augmentation, Plan, training_plans, training_transform
 from imagenet_pipeline.loading.mixup import mix_pair
-from imagenet_pipeline.loading.preview import draws_of
-from imagenet_pipeline.loading.training_images import Plan, training_plans
+from imagenet_pipeline.pictures.augmentation import draws_of
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg
 from imagenet_pipeline.records.recordio import ImageRecord
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from imagenet_pipeline.training.interruption import SIGNALS, Interruption
+from imagenet_pipeline.processes import SIGNALS, Interruption
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -48,7 +48,7 @@ def test_a_second_signal_ends_the_program_unless_it_is_an_echo(
 ) -> None:
     """A launcher takes longer to pass it on than the group of a terminal."""
     program = (
-        "import os, signal, time\nfrom imagenet_pipeline.training.interruption import Interruption\n"
+        "import os, signal, time\nfrom imagenet_pipeline.processes import Interruption\n"
         "with Interruption(lambda _: '') as i:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(i.asked, flush=True)\n"
         f"    time.sleep({pause_seconds})\n    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -65,7 +65,7 @@ def test_a_second_signal_ends_the_program_unless_it_is_an_echo(
 def test_a_long_step_keeps_nobody_waiting() -> None:
     """Python calls no handler in the midst of it: the answer comes all the same, and so does the end."""
     program = (
-        "import hashlib, os, signal, threading\nfrom imagenet_pipeline.training.interruption import Interruption\n"
+        "import hashlib, os, signal, threading\nfrom imagenet_pipeline.processes import Interruption\n"
         "with Interruption(lambda how: how):\n"
         "    for seconds in (0.2, 1.0):\n"
         "        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()\n"

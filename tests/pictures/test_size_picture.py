@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.pictures.data import SPLIT_COLOURS
+from imagenet_pipeline.pictures.data import HEAD_BYTES, SPLIT_COLOURS, Sizes, draw_sizes, read_sizes
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import MAGIC_BYTES, frame, pack, whole_frame_head
-from imagenet_pipeline.records.size_picture import HEAD_BYTES, Sizes, draw_sizes, read_sizes
 
 
 def test_the_sizes_are_those_of_the_decoded_images(data_set: Path) -> None:

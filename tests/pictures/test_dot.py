@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.dot import dot_text
 from imagenet_pipeline.networks.layers import Concat, Conv, stack
 from imagenet_pipeline.pictures.diagram import diagram
+from imagenet_pipeline.pictures.graphviz import dot_text
 
 SHAPE = (3, 8, 8)
 HOSTILE = 'a"]; </B><script>&amp;\n\x1b[2J\udc80 \u202eabc } subgraph ü犬'

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from imagenet_pipeline.records import lettering as module
-from imagenet_pipeline.records.lettering import lettering, shortened, written_out
+from imagenet_pipeline import drawing as module
+from imagenet_pipeline.drawing import lettering, shortened, written_out
 
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
 SURROGATES = ("Cs",)
