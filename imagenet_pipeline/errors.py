@@ -5,8 +5,9 @@ A message is one line: what is wrong, where, what was expected, what was found, 
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 
 def printable(text: str) -> str:
@@ -18,6 +19,12 @@ def first_few(names: Collection[str]) -> str:
     """ "a, b, c, ... (8 in all)": names as a phrase that stays short."""
     shown = [name[:80] for name in itertools.islice(names, 3)]
     return f"{', '.join(shown)}{', ...' if len(names) > len(shown) else ''} ({len(names)} in all)"
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
+    """Advice: the nearest of `names`, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(name.lower(), list(names), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 class PipelineError(Exception):
