@@ -7,6 +7,7 @@ The keys of a recipe, for people: default, possible values, meaning.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import tomllib
@@ -41,8 +42,10 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
+    _renew(values)
     for key, value in (overrides or {}).items():
         _put(values, key, value)
+        _renew(values)
     return _validated(values, str(path), overrides or {}, epochs)
 
 
@@ -59,6 +62,8 @@ def load_run_recipe(run: Path, overrides: dict[str, Any] | None = None) -> Recip
 
 def read_recipe(values: dict[str, Any], where: str) -> Recipe:
     """A recipe of plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
+    values = copy.deepcopy(values)
+    _renew(values)
     return _validated(values, where, {})
 
 
@@ -112,6 +117,16 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def _renew(values: dict[str, Any]) -> None:
+    """Rename a key of older recipes: `log.tensorboard` says whether that logger is among `log.loggers`."""
+    section = values.get("log")
+    if isinstance(section, dict) and isinstance(section.get("tensorboard"), bool):
+        wanted, others = section.pop("tensorboard"), section.get("loggers", [])
+        if isinstance(others, list | tuple):
+            others = [name for name in others if name != "tensorboard"]
+            section["loggers"] = [*(["tensorboard"] if wanted else []), *others]
+
+
 def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any], epochs: object = 0) -> Recipe:
     # What the file says of epochs tells how its drops are meant.
     context = {"epochs": epochs} if isinstance(epochs, int) else None
@@ -146,6 +161,7 @@ _USUAL_NAMES = {
     "devices": "device ctx gpu gpus",
     "epochs": "epoch num_epochs n_epochs max_epochs",
     "initial.weights": "pretrained init checkpoint",
+    "log.loggers": "logger report_to tensorboard wandb mlflow",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
     "loss.label_smoothing": "smoothing",

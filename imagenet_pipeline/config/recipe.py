@@ -340,8 +340,8 @@ class CheckpointRecipe(Section):
 
 
 class LogRecipe(Section):
-    tensorboard: bool = False
-    """Whether to write RUN/tensorboard beside history.csv and the journal."""
+    loggers: tuple[str, ...] = ()
+    """Who is told of the run beside history.csv and the journal: "tensorboard" (RUN/tensorboard), "wandb", "mlflow"."""
 
 
 class LoaderRecipe(Section):

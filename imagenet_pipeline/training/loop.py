@@ -125,7 +125,7 @@ def _read(run: Run, passed: Pass) -> None:
     require_finite(run, read, passed.step)
     passed.add(read)
     if read.images:
-        run.scalars.add_reading(passed.step, read.loss, passed.rate)
+        run.loggers.add_reading(passed.step, read.loss, passed.rate)
 
 
 def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
