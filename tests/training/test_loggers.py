@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imagenet_pipeline.training.tensorboard import Scalars
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import COLUMNS, Journal, branches
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
-from imagenet_pipeline.training.tensorboard import Scalars
 
 
 def row(epoch: int, loss: float) -> dict[str, Any]:
