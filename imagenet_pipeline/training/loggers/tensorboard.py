@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,9 @@ class TensorBoard:
 
     def add_picture(self, name: str, picture: Path, step: int) -> None:
         """A PNG file, under IMAGES."""
-        image = Summary.Image(encoded_image_string=picture.read_bytes())
+        encoded = picture.read_bytes()
+        width, height = struct.unpack_from(">II", encoded, 16)  # of a PNG's header
+        image = Summary.Image(encoded_image_string=encoded, width=width, height=height)
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
         self._writer.add_event(Record(wall_time=time.time(), step=step, summary=summary))
 
