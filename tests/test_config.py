@@ -91,7 +91,7 @@ def constants_read(source: str) -> dict[str, set[str]]:
 
 
 def test_an_optimizer_takes_the_keys_its_rule_reads_and_no_other() -> None:
-    read = constants_read((PACKAGE / "engines" / "rules.py").read_text())
+    read = constants_read((PACKAGE / "engines" / "optimizers.py").read_text())
     fields = OptimizerRecipe.model_fields
     assert set(get_args(fields["name"].annotation)) == config.KEYS_OF_OPTIMIZERS.keys()
     for name, keys in config.KEYS_OF_OPTIMIZERS.items():

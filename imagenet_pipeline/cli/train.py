@@ -143,14 +143,14 @@ def train(
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.gluon.membership import taking_part
     from imagenet_pipeline.training.loop import train as train_run
-    from imagenet_pipeline.training.resume import open_run, planned_recipe
+    from imagenet_pipeline.training.resume import open_settled, run_settings
 
     changes = parse_overrides(overrides or [])
     with taking_part():
-        planned = planned_recipe(recipe, changes, run, resume)
-        if launch_ranks(planned.engine, planned.devices, context.obj):
+        settings = run_settings(recipe, changes, run, resume)
+        if launch_ranks(settings.recipe.engine, settings.recipe.devices, context.obj):
             return
-        opened = open_run(recipe, changes, run, resume)
+        opened = open_settled(settings)
         outcome = train_run(opened)
     if not opened.leads:
         return

@@ -26,13 +26,24 @@ _LARGEST_BITS = 63
 """Of a whole number's size, its sign apart; Python would not even print one of some thousand digits."""
 
 
-def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe file and lay `overrides` (dotted key -> value) over it.
+def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe file, or take a recipe as it is, and lay `overrides` (dotted key -> value) over it.
 
     Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
     """
+    if isinstance(source, Recipe):
+        values, where = source.model_dump(mode="json"), "recipe"
+    else:
+        values, where = _file_values(Path(source)), str(source)
+    epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
+    for key, value in (overrides or {}).items():
+        _put(values, key, value)
+    return _validated(values, where, overrides or {}, epochs)
+
+
+def _file_values(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(files.read_regular(path).decode())
+        return tomllib.loads(files.read_regular(path).decode())
     except FileNotFoundError as error:
         raise BadRecipe("no such recipe file", where=path) from error
     except IsADirectoryError as error:
@@ -40,17 +51,14 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecipe(f"not a readable TOML file ({error})", where=path) from error
-    epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
-    for key, value in (overrides or {}).items():
-        _put(values, key, value)
-    return _validated(values, str(path), overrides or {}, epochs)
 
 
-def load_run_recipe(run: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """The recipe of a run folder, `overrides` laid over it. Raises BadRecipe, also where there is no run."""
-    path = Path(run) / "recipe.toml"
+def load_run_recipe(run: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read the recipe of a run folder, `overrides` laid over it. Raises BadRecipe, also where there is no run."""
+    run = Path(run)
+    path = run / "recipe.toml"
     if not path.exists():
-        above = next((folder for folder in list(Path(run).parents)[:2] if (folder / "recipe.toml").exists()), None)
+        above = next((folder for folder in list(run.parents)[:2] if (folder / "recipe.toml").exists()), None)
         advice = None if above is None else f"the run is {above}"
         expected = "a folder that `train` or `import` made"
         raise BadRecipe("there is no run here", where=run, expected=expected, advice=advice)

@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,51 +62,83 @@ OF_ONE_RANK = ("records", "devices", "initial.weights", "loader.threads", "loade
 """Recipe keys in which processes that train together may differ; the files they name are compared by content."""
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """A run before it is opened: its recipe with every override in force, its folder, the checkpoint to go on from."""
+
+    recipe: Recipe
+    folder: Path
+    resume: str | None
+    given: dict[str, Any]
+    """Overrides of this start, dotted key -> value."""
+    carried: dict[str, Any]
+    """Overrides of earlier starts that this one does not give again."""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """All overrides in force."""
+        return {**self.carried, **self.given}
+
+
 def open_run(
-    recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
+    recipe: Recipe | str | Path,
+    overrides: dict[str, Any] | None = None,
+    folder: str | Path | None = None,
+    resume: str | None = None,
 ) -> Run:
-    """Start a run, or take one up at checkpoint `resume` ("latest" or an epoch).
+    """Start a run, or take one up at checkpoint `resume` ("latest", "best" or an epoch).
 
     Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
     the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
     A run that was stopped before its first checkpoint begins again, with or without "latest".
     """
-    recipe_path, folder = _places(recipe_path, folder)
-    if resume is None:
-        return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
+    return open_settled(run_settings(recipe, overrides, folder, resume))
+
+
+def run_settings(
+    recipe: Recipe | str | Path,
+    overrides: dict[str, Any] | None = None,
+    folder: str | Path | None = None,
+    resume: str | None = None,
+) -> RunSettings:
+    """Read the recipe of a run, for what has to be known before the run is opened.
+
+    A run folder in place of a recipe file means its own. Raises BadRecipe as `load_recipe` does, and for a recipe
+    that is no file without a `folder`.
+    """
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in (overrides or {}).items()}
+    if not isinstance(recipe, Recipe):
+        recipe, folder = _recipe_file_and_folder(Path(recipe), folder)
+    elif folder is None:
+        raise BadRecipe("a recipe that is no file names no run", where="run", expected="a folder for the run")
+    folder = Path(folder)
     journal = Journal(folder)
-    if not journal.exists():
+    earlier = carried_overrides(journal.events()) if resume is not None and journal.exists() else {}
+    carried = {key: value for key, value in earlier.items() if key not in given}
+    return RunSettings(load_recipe(recipe, {**carried, **given}), folder, resume, given, carried)
+
+
+def open_settled(settings: RunSettings) -> Run:
+    """Open the run of these settings, as `open_run` does."""
+    folder = settings.folder
+    if settings.resume is None:
+        return _new_run(settings)
+    if not Journal(folder).exists():
         raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
-    rate_given = "optimizer.learning_rate" in overrides
-    carried = {key: value for key, value in carried_overrides(journal.events()).items() if key not in overrides}
-    if carried:
-        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in carried.items()}
+    if settings.carried:
+        shown = {k: f"{value:g}" if isinstance(value, float) else value for k, value in settings.carried.items()}
         words = " ".join(f"{key}={value}" for key, value in shown.items())
         log.info("still in force from earlier command lines (a key given again changes it): %s", words)
-    overrides = {**carried, **overrides}
-    recipe = load_recipe(recipe_path, overrides)
-    if resume == "latest" and not has_checkpoint(folder):
+    if settings.resume == "latest" and not has_checkpoint(folder):
         log.info("nothing was saved before this run was stopped: it begins again")
-        return _new_run(folder, recipe, overrides)
-    return _resumed_run(folder, recipe, overrides, resume, rate_given)
+        return _new_run(settings)
+    return _resumed_run(settings, settings.resume)
 
 
-def planned_recipe(
-    recipe_path: Path, overrides: dict[str, Any], folder: Path | None = None, resume: str | None = None
-) -> Recipe:
-    """The recipe that `open_run` would train, for what has to be known before a run is opened."""
-    recipe_path, folder = _places(recipe_path, folder)
-    journal = Journal(folder)
-    if resume is not None and journal.exists():
-        overrides = {**carried_overrides(journal.events()), **overrides}
-    return load_recipe(recipe_path, overrides)
-
-
-def _places(recipe: Path, folder: Path | None) -> tuple[Path, Path]:
-    """The recipe file and the run folder that are meant; a run folder in place of a recipe means its own."""
+def _recipe_file_and_folder(recipe: Path, folder: str | Path | None) -> tuple[Path, Path]:
     if recipe.is_dir() and (recipe / "recipe.toml").exists():
-        return recipe / "recipe.toml", folder or recipe
-    return recipe, folder or _default_folder(recipe)
+        return recipe / "recipe.toml", Path(folder or recipe)
+    return recipe, Path(folder or _default_folder(recipe))
 
 
 def _default_folder(recipe_path: Path) -> Path:
@@ -123,7 +155,8 @@ def run_name(recipe_path: Path) -> str:
     return "-".join(below)
 
 
-def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
+def _new_run(settings: RunSettings) -> Run:
+    folder, recipe = settings.folder, settings.recipe
     _require_no_run(folder)
     data = records_of(recipe)
     steps = _possible_steps(recipe, data)
@@ -137,7 +170,7 @@ def _new_run(folder: Path, recipe: Recipe, overrides: dict[str, Any]) -> Run:
             files.write_whole(folder / "recipe.toml", recipe_text(recipe))
             frozen = _tell(run)
             origin = {**provenance(recipe, data, engine), **recipe_told(folder, recipe)}
-            run.journal.write("start", overrides=overrides, **told, **frozen, **origin)
+            run.journal.write("start", overrides=settings.overrides, **told, **frozen, **origin)
     return run
 
 
@@ -147,7 +180,9 @@ def _require_no_run(folder: Path) -> None:
         raise BadRecipe("a run is here already", where=folder, advice=advice)
 
 
-def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume: str, rate_given: bool) -> Run:
+def _resumed_run(settings: RunSettings, resume: str) -> Run:
+    folder, recipe = settings.folder, settings.recipe
+    rate_given = "optimizer.learning_rate" in settings.given
     journal = Journal(folder)
     events = journal.events()
     begun = begun_with(events, folder)
@@ -159,7 +194,7 @@ def _resumed_run(folder: Path, recipe: Recipe, overrides: dict[str, Any], resume
     steps = _possible_steps(recipe, data)
     rows = _rows_until(events, state, folder)
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
-    rate = rate_in_force(recipe, overrides, rate_given, at, begun, events, steps, rows)
+    rate = rate_in_force(recipe, settings.overrides, rate_given, at, begun, events, steps, rows)
     told = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
     if rate.asked is not None:
         told["asked_rate"] = asdict(rate.asked)

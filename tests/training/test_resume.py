@@ -14,7 +14,7 @@ from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.resume import open_run, planned_recipe
+from imagenet_pipeline.training.resume import open_run, run_settings
 from imagenet_pipeline.training.saving import Outcome
 from imagenet_pipeline.training.schedule import learning_rate
 
@@ -150,13 +150,27 @@ def test_another_number_of_compute_threads_is_said_once_and_journalled(
 
 def test_a_run_folder_means_its_own_recipe_and_itself(recipe: Path, run: Path, tmp_path: Path) -> None:
     assert go(run, None, "latest", epochs=5).epoch == 5
-    assert planned_recipe(run, {}, None, "latest").epochs == 5
+    assert run_settings(run, resume="latest").recipe.epochs == 5
     with pytest.raises(BadRecipe, match="a run is here already; go on with --resume latest"):
         go(run, None)
     assert go(run, tmp_path / "another", epochs=1).epoch == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadRecipe, match="a folder, not a recipe file"):
-        planned_recipe(tmp_path / "empty", {}, None, "latest")
+        run_settings(tmp_path / "empty", resume="latest")
+
+
+def test_a_recipe_of_a_program_needs_a_folder_and_goes_on_with_what_was_overridden(
+    recipe: Path, tmp_path: Path, engine: Any
+) -> None:
+    own = load_recipe(recipe, {"epochs": 3})
+    with pytest.raises(BadRecipe, match="run: a recipe that is no file names no run; expected a folder for the run"):
+        open_run(own)
+    assert train(open_run(own, {"epochs": 1}, str(tmp_path / "run"))).epoch == 1
+    settings = run_settings(own, folder=tmp_path / "run", resume="latest")
+    assert (settings.overrides, settings.recipe) == ({"epochs": 1}, load_recipe(own, {"epochs": 1}))
+    assert train(open_run(own, {"epochs": 2}, tmp_path / "run", "latest")).epoch == 2
+    with pytest.raises(BadRecipe, match=r"^recipe: recipe key 'epochs'"):
+        load_recipe(own.model_copy(update={"epochs": 0}))
 
 
 def test_a_damaged_older_checkpoint_stops_nothing(recipe: Path, run: Path, caplog: pytest.LogCaptureFixture) -> None:
