@@ -17,8 +17,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.plan import Images, Plan
-from record_builders import folder
-from record_builders.cutting import take
+
+from . import folder
+from .cutting import take
 
 _FOLDS_LIMIT = 20
 _NAME = re.compile(r"(S\d{3})_\d{3}_\d{8}\.\w+", re.IGNORECASE)

@@ -15,8 +15,9 @@ from sklearn.datasets import load_digits
 from imagenet_pipeline import files
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.plan import Images, Plan
-from record_builders import imagenet, imagenet_devkit, imagenet_layout
-from record_builders.cutting import cut
+
+from . import imagenet, imagenet_devkit, imagenet_layout
+from .cutting import cut
 
 TREE = "ILSVRC2015"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -15,8 +15,9 @@ from imagenet_pipeline.records.class_names import names_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image_files import READ_ENDINGS, REPEATED_LINKS, ImageTree
 from imagenet_pipeline.records.plan import Images, Plan
-from record_builders.cutting import ONE_EACH, Share, cut_shares
-from record_builders.split_folders import USUAL_NAMES, split_called, split_folders
+
+from .cutting import ONE_EACH, Share, cut_shares
+from .split_folders import USUAL_NAMES, split_called, split_folders
 
 DEFAULT_FRACTION = 0.1
 

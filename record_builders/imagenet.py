@@ -17,10 +17,11 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.records.class_names import names_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
-from record_builders import imagenet_layout as layout
-from record_builders.cutting import cut, cut_each
-from record_builders.imagenet_archives import TRAIN_ARCHIVE
-from record_builders.imagenet_devkit import ClassOrder, Devkit, blacklisted_numbers
+
+from . import imagenet_layout as layout
+from .cutting import cut, cut_each
+from .imagenet_archives import TRAIN_ARCHIVE
+from .imagenet_devkit import ClassOrder, Devkit, blacklisted_numbers
 
 TEST_IMAGES_PER_CLASS = 50
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
-from record_builders.matlab_table import read_table
+
+from .matlab_table import read_table
 
 ClassOrder = Literal["wnid", "devkit"]
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.records.image_files import IMAGE_ENDINGS
-from record_builders.imagenet_archives import TRAIN_ARCHIVE, VAL_ARCHIVE, train_members, val_members
-from record_builders.imagenet_devkit import (
+
+from .imagenet_archives import TRAIN_ARCHIVE, VAL_ARCHIVE, train_members, val_members
+from .imagenet_devkit import (
     ClassOrder,
     Devkit,
     ground_truth_file,

@@ -16,7 +16,8 @@ from imagenet_pipeline.records.class_names import read_classes
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.lists import Row, read_list, require_no_backslashes
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
-from record_builders.cutting import cut_shares
+
+from .cutting import cut_shares
 
 BEGIN_AT_ONE = "labels begin at 1? subtract one from each"
 

@@ -84,7 +84,7 @@ def imagenet(
       imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
       imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
     """
-    from record_builders import imagenet as builder
+    from imagenet_pipeline.record_builders import imagenet as builder
 
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
@@ -132,7 +132,7 @@ def folder(
       imagenet-pipeline build folder --root photos --out output/photos
       imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
     """
-    from record_builders import folder as builder
+    from imagenet_pipeline.record_builders import folder as builder
 
     plan = builder.plan(root, val_fraction, test_fraction, seed, classes, not no_follow, leave_out or ())
     _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
@@ -169,7 +169,7 @@ def listing(
       imagenet-pipeline build list --list train.lst --root photos --out output/mine
       imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
     """
-    from record_builders import listing as builder
+    from imagenet_pipeline.record_builders import listing as builder
 
     plan = builder.plan(list_file, root, val_list, test_list, val_fraction, test_fraction, classes, seed)
     _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
@@ -181,7 +181,7 @@ def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = F
 
     Example: imagenet-pipeline build digits --out output/digits
     """
-    from record_builders import digits as builder
+    from imagenet_pipeline.record_builders import digits as builder
 
     _make(builder.plan(out, seed), out, False, as_json, 256, 95, False, None, workers, 0)
 
@@ -207,7 +207,7 @@ def fer2013(
       imagenet-pipeline build fer2013 --csv fer2013.csv --out output/fer2013
       imagenet-pipeline build fer2013 --csv fer2013.csv --ferplus fer2013new.csv --out output/ferplus
     """
-    from record_builders import fer2013 as builder
+    from imagenet_pipeline.record_builders import fer2013 as builder
 
     if classes not in (6, 7) or (ferplus and classes != 7):
         expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
@@ -233,7 +233,7 @@ def ckplus(
 
     Example: imagenet-pipeline build ckplus --root CK+48 --out output/ckplus
     """
-    from record_builders import ckplus as builder
+    from imagenet_pipeline.record_builders import ckplus as builder
 
     plan = builder.plan(root, val_fraction, test_fraction, seed)
     _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects, keep_damaged)

@@ -152,7 +152,7 @@ DataSet = Annotated[Path, typer.Argument(help="A data set folder.")]
 
 
 def augmentation(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file or run folder.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, name of a shipped recipe, or run folder.")],
     out: Out,
     overrides: Overrides = None,
     record: Annotated[int, typer.Option(min=0, help="Which training record.")] = 0,
@@ -169,7 +169,7 @@ def augmentation(
     """
     from imagenet_pipeline.pictures.augmentation import draw_augmentation
 
-    path = recipe / "recipe.toml" if recipe.is_dir() else recipe
+    path = recipe / "recipe.toml" if (recipe / "recipe.toml").exists() else recipe
     draw_augmentation(load_recipe(path, parse_overrides(overrides or [])), out, record, draws)
     say(f"augmentation: {out}")
 

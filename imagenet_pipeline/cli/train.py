@@ -120,7 +120,9 @@ def keys(
 
 def train(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, TOML; or a run folder, to go on with it.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe file, TOML, or a shipped recipe's name; or a run folder, to go on with it.")
+    ],
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/RECIPE's name]")] = None,
     resume: Annotated[str | None, typer.Option(help='Take the run up again: "latest", "best" or an epoch.')] = None,
@@ -134,7 +136,7 @@ def train(
 
     \b
     Examples:
-      imagenet-pipeline train config/demo.toml
+      imagenet-pipeline train demo
       imagenet-pipeline train config/demo.toml epochs=30 devices=cpu:0,1
       imagenet-pipeline train config/demo.toml --resume latest
       imagenet-pipeline train output/runs/demo --resume latest epochs=40
@@ -211,7 +213,7 @@ def _millions(number: int | None) -> str:
     return "-" if number is None else f"{number / 1e6:,.0f}"
 
 
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, TOML.")]
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, or a shipped recipe's name (`recipes` lists them).")]
 
 
 benchmark_app = typer.Typer(help="Measure this machine: loading, or a training step.", rich_markup_mode=None)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config.recipe import Recipe
+from imagenet_pipeline.config.shipped import find_recipe
 from imagenet_pipeline.errors import BadRecipe
 
 _LARGEST_BITS = 63
@@ -30,12 +31,14 @@ _LARGEST_BITS = 63
 def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe file, or take a recipe as it is, and lay `overrides` (dotted key -> value) over it.
 
+    Where there is no such file, the text is the name of a shipped recipe ("demo", "imagenet/resnet50").
+
     Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
     """
     if isinstance(source, Recipe):
         values, where = source.model_dump(mode="json"), "recipe"
     else:
-        values, where = _file_values(Path(source)), str(source)
+        values, where = _file_values(find_recipe(source)), str(source)
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     _renew(values)
     for key, value in (overrides or {}).items():
@@ -47,8 +50,6 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
 def _file_values(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(files.read_regular(path).decode())
-    except FileNotFoundError as error:
-        raise BadRecipe("no such recipe file", where=path) from error
     except IsADirectoryError as error:
         advice = "train RUN --resume latest goes on with a run"
         raise BadRecipe("a folder, not a recipe file", where=path, advice=advice) from error

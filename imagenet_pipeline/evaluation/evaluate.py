@@ -151,9 +151,14 @@ def evaluate(
     return score_subjects([subject], split, crops).evaluations[0]
 
 
-def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tuple[Recipe, Checkpoint]:
-    """A run's recipe, `overrides` laid over it, and one of its checkpoints."""
-    require_harmless(overrides, "evaluate")
+def open_checkpoint(
+    run: Path, which: str, overrides: dict[str, object], verb: str = "evaluate"
+) -> tuple[Recipe, Checkpoint]:
+    """Read a run's recipe, `overrides` laid over it, and one of its checkpoints.
+
+    Raises BadRecipe, naming the verb, for an override that cannot change what comes of the checkpoint now.
+    """
+    _require_harmless(overrides, verb)
     recipe = load_run_recipe(run, overrides)
     return recipe, load_checkpoint(find_checkpoint(run, which))
 
@@ -174,7 +179,7 @@ def default_split(run: Path, records: Path | None, overrides: dict[str, object])
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
 
-def require_harmless(overrides: dict[str, object], verb: str) -> None:
+def _require_harmless(overrides: dict[str, object], verb: str) -> None:
     """Raise BadRecipe for a recipe key that says how the run was trained and cannot change what comes of it now."""
     for key in overrides:
         if key not in HOW_KEYS:

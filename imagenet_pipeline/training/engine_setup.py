@@ -39,6 +39,14 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
+def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
+    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
+    engine, _ = new_engine(recipe, data)
+    if engine.ranks > 1:
+        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
+    return engine
+
+
 def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = catalog.build(state.network, len(state.classes))

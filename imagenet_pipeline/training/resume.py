@@ -17,6 +17,7 @@ from typing import Any
 import imagenet_pipeline
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
+from imagenet_pipeline.config.shipped import find_recipe, shipped_name
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.loading.loader import available_processors
@@ -108,7 +109,7 @@ def run_settings(
     """
     given = {key: str(value) if isinstance(value, Path) else value for key, value in (overrides or {}).items()}
     if not isinstance(recipe, Recipe):
-        recipe, folder = _recipe_file_and_folder(Path(recipe), folder)
+        recipe, folder = _recipe_file_and_folder(find_recipe(recipe), folder)
     elif folder is None:
         raise BadRecipe("a recipe that is no file names no run", where="run", expected="a folder for the run")
     folder = Path(folder)
@@ -149,7 +150,9 @@ def _default_folder(recipe_path: Path) -> Path:
 
 
 def run_name(recipe_path: Path) -> str:
-    """The folder name of a recipe's run: its path below `config`, "imagenette-resnet18", or just its own name."""
+    """Name the run folder of a recipe: its path below `config`, "imagenette-resnet18", or just its own name."""
+    if name := shipped_name(recipe_path):
+        return name.replace("/", "-")
     words = recipe_path.with_suffix("").parts
     below = words[words.index("config") + 1 :] if "config" in words[:-1] else words[-1:]
     return "-".join(below)

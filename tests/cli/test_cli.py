@@ -24,6 +24,7 @@ VERBS = [
     "inspect",
     "networks",
     "keys",
+    "recipes",
     "train",
     "evaluate",
     "plot",

@@ -80,8 +80,8 @@ def test_checkpoints_are_compared_side_by_side(call: Call, run: Path) -> None:
 
 
 def test_without_a_test_split_validation_is_scored(call: Call, run: Path, tmp_path: Path) -> None:
+    from imagenet_pipeline.record_builders import digits
     from imagenet_pipeline.records.build import BuildOptions, build
-    from record_builders import digits
 
     plan = replace(digits.plan(tmp_path), splits={"val": digits.plan(tmp_path).splits["val"]})
     build(plan, tmp_path / "set", BuildOptions(workers=1))

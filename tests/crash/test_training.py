@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_pipeline import files
+from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
-from record_builders import digits
 
 HARNESS = Path(__file__).with_name("training_harness.py")
 REPOSITORY = HARNESS.parent.parent.parent

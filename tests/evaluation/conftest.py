@@ -13,10 +13,10 @@ import pytest
 from imagenet_pipeline.config import InputRecipe, LoaderRecipe, Recipe, recipe_text
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.record_builders import folder
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.checkpoint import State, save_checkpoint
-from record_builders import folder
 
 CLASSES, PHOTOS, SIDE = 6, 8, 40
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from imagenet_pipeline.record_builders.imagenet_devkit import parse_devkit, validation_labels
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.compare import Ensemble, examine
 from imagenet_pipeline.evaluation.evaluate import Crops, Evaluation, evaluate, open_checkpoint
 from imagenet_pipeline.loading.loader import Loader
+from imagenet_pipeline.record_builders import folder
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from imagenet_pipeline.training.engine_setup import build_engine
-from record_builders import folder
-from record_builders.imagenet_devkit import parse_devkit, validation_labels
 
 
 @pytest.fixture(scope="session")

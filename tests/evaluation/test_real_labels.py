@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from imagenet_pipeline.record_builders.imagenet_devkit import blacklisted_numbers, parse_devkit, validation_labels
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.real_labels import IMAGES, RealLabels, read_real_labels, real_labels, real_rate
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.lists import write_list
 from imagenet_pipeline.records.manifest import DataSet
-from record_builders.imagenet_devkit import blacklisted_numbers, parse_devkit, validation_labels
 
 PREDICTIONS = "imagenet_val_top5_5models.npz"
 # Percent of the 46,837 images that have a label. timm's results-imagenet-real.csv has 82.960 for torchvision's

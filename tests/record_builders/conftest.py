@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from imagenet_pipeline.record_builders import imagenet_devkit, imagenet_layout
 from imagenet_pipeline.records.image import encode_jpeg
-from record_builders import imagenet_devkit, imagenet_layout
 
 WNIDS = ("n00000003", "n00000001", "n00000002")
 """In the kit's order, which runs against the alphabet."""

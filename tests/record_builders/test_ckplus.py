@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.record_builders import ckplus
 from imagenet_pipeline.records.image import encode_png
-from record_builders import ckplus
 
 EMOTIONS = ("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
 

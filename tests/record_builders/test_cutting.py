@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagenet_pipeline.record_builders.cutting import cut, cut_each, cut_shares, shuffled
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.plan import Images
-from record_builders.cutting import cut, cut_each, cut_shares, shuffled
 
 
 def images_of(count: int, classes: int) -> Images:

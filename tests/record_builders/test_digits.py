@@ -11,11 +11,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.record_builders import digits, imagenet, imagenet_layout
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.plan import Images
 from imagenet_pipeline.records.reader import RecordSet
-from record_builders import digits, imagenet, imagenet_layout
 
 
 def test_the_tree_is_a_miniature_of_the_real_one(tmp_path: Path) -> None:

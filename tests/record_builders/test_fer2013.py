@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagenet_pipeline.record_builders.fer2013 import NO_EMOTION, VOTED, Faces
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.record_builders import fer2013
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.reader import RecordSet
-from record_builders import fer2013
-from record_builders.fer2013 import NO_EMOTION, VOTED, Faces
 
 Row = tuple[int, str]
 HEADER = "emotion,pixels,Usage"

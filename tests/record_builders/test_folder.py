@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from imagenet_pipeline.record_builders.split_folders import split_called
 
 from imagenet_pipeline.errors import BadInput
-from record_builders import folder
-from record_builders.split_folders import split_called
+from imagenet_pipeline.record_builders import folder
 
 
 def fill(root: Path, classes: str, count: int) -> None:

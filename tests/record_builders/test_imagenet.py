@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.record_builders import imagenet, imagenet_devkit, imagenet_layout
 from imagenet_pipeline.records.plan import write_lists
-from record_builders import imagenet, imagenet_devkit, imagenet_layout
 
 PUBLISHED = {
     "alexnet": (56.518, 79.070),

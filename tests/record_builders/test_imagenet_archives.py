@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagenet_pipeline.record_builders.imagenet_archives import TRAIN_ARCHIVE, VAL_ARCHIVE, train_members, val_members
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.record_builders import imagenet
 from imagenet_pipeline.records.build import BuildOptions, build
-from record_builders import imagenet
-from record_builders.imagenet_archives import TRAIN_ARCHIVE, VAL_ARCHIVE, train_members, val_members
 
 Tar = Callable[..., bytes]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagenet_pipeline.record_builders.imagenet_devkit import CLASSES, parse_devkit, validation_labels
 
 from imagenet_pipeline.errors import BadInput
-from record_builders.imagenet_devkit import CLASSES, parse_devkit, validation_labels
 
 Bytes = Callable[..., bytes]
 

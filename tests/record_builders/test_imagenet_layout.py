@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.record_builders import imagenet, imagenet_layout
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import Manifest
-from record_builders import imagenet, imagenet_layout
 
 
 def records_of(root: Path, out: Path, **wanted: int) -> dict[str, bytes]:

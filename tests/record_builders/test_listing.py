@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.record_builders import listing
 from imagenet_pipeline.records.classes import ClassTable
-from record_builders import listing
 
 
 @pytest.fixture

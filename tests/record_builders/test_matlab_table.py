@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagenet_pipeline.record_builders.matlab_table import read_table
 from scipy.io import loadmat, savemat
-
-from record_builders.matlab_table import read_table
 
 NUMBERS = st.one_of(st.integers(-(2**31), 2**31 - 1), st.floats(allow_nan=False), st.booleans())
 

@@ -12,11 +12,11 @@ import pytest
 
 from imagenet_pipeline.engines import Blueprint, Totals
 from imagenet_pipeline.errors import WorkerLost
+from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.training import engine_setup, loop
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
-from record_builders import digits
 
 RECIPE = """
 network = "lenet"

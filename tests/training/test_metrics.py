@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagenet_pipeline.record_builders.imagenet_devkit import blacklisted_numbers, parse_devkit, validation_labels
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
-from record_builders.imagenet_devkit import blacklisted_numbers, parse_devkit, validation_labels
 
 
 @given(st.integers(1, 20), st.integers(5, 12), st.integers(0, 2**32 - 1))

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imagenet_pipeline.record_builders import folder
 from imagenet_pipeline.records.build import BuildOptions, build
-from record_builders import folder
 
 SIZE, CLASSES, PHOTOS = 32, 3, 8
 

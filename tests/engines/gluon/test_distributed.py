@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.evaluation.evaluate import evaluate
+from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
-from record_builders import digits
 
 HARNESS = Path(__file__).with_name("cluster_harness.py")
 LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
-from record_builders import digits
 
 Arrays = dict[str, Any]
 Found = Callable[[str, int], list[Arrays]]

@@ -17,8 +17,8 @@ import pytest
 from imagenet_pipeline.engines import launch_ranks
 from imagenet_pipeline.engines.pytorch.launch import launch
 from imagenet_pipeline.errors import BadRecipe, PipelineError
+from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
-from record_builders import digits
 
 LONG = pytest.mark.skipif(
     not os.environ.get("IMAGENET_PIPELINE_LONG"), reason="many processes: IMAGENET_PIPELINE_LONG=1 runs it"
