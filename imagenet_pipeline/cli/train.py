@@ -142,27 +142,19 @@ def train(
       imagenet-pipeline train output/runs/demo --resume latest epochs=40
       imagenet-pipeline train config/demo.toml --resume 8 optimizer.learning_rate=0.001
     """
-    from imagenet_pipeline.engines import launch_ranks
-    from imagenet_pipeline.engines.gluon.membership import taking_part
-    from imagenet_pipeline.training.loop import train as train_run
-    from imagenet_pipeline.training.resume import open_settled, run_settings
+    from imagenet_pipeline.api import TrainingResult, run_training
 
-    changes = parse_overrides(overrides or [])
-    with taking_part():
-        settings = run_settings(recipe, changes, run, resume)
-        if launch_ranks(settings.recipe.engine, settings.recipe.devices, context.obj):
-            return
-        opened = open_settled(settings)
-        outcome = train_run(opened)
-    if not opened.leads:
+    settings, outcome = run_training(recipe, parse_overrides(overrides or []), run, resume, context.obj)
+    if outcome is None:
         return
+    result = TrainingResult.of(settings.folder, outcome)
     if as_json:
-        say_json({"run": opened.folder, **dataclasses.asdict(outcome)})
+        say_json(result)
         return
-    state = "finished" if outcome.finished else "stopped"
-    epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
-    say(f"{opened.folder}: {state} after {epochs}, {outcome.step:,} steps")
-    say(f"curves: {opened.folder / 'curves.png'}  history: {opened.folder / 'history.csv'}")
+    state = "finished" if result.finished else "stopped"
+    epochs = "1 epoch" if result.epoch == 1 else f"{result.epoch} epochs"
+    say(f"{result.run}: {state} after {epochs}, {result.step:,} steps")
+    say(f"curves: {result.run / 'curves.png'}  history: {result.run / 'history.csv'}")
 
 
 def plot(

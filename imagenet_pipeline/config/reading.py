@@ -11,7 +11,7 @@ import copy
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -85,6 +85,17 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             raise BadRecipe("not an override", where=word[:80], expected="key=value, as in epochs=20")
         overrides[key.strip()] = _literal(text.strip())
     return overrides
+
+
+def override_words(overrides: Mapping[str, Any]) -> list[str]:
+    """`key=value` words that `parse_overrides` reads back; a table's keys become words of their own."""
+    words = []
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            words += override_words({f"{key}.{inner}": one for inner, one in value.items()})
+        else:
+            words.append(tomli_w.dumps({"value": value}).strip().replace("value = ", f"{key}=", 1))
+    return words
 
 
 def recipe_text(recipe: Recipe) -> str:

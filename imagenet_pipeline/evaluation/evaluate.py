@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -171,6 +172,13 @@ def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records
     if not data.counts.get(split):
         raise no_split(data.folder, split, [name for name, count in data.counts.items() if count])
     return Subject(run, recipe, checkpoint, data, numbering)
+
+
+def crops_of(number: int) -> Crops:
+    """A number of crops that evaluation has. Raises BadRecipe for another one."""
+    if number in (1, 2, 10):
+        return cast(Crops, number)
+    raise BadRecipe("not a number of crops", where="--crops", expected="1, 2 or 10", found=number)
 
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:

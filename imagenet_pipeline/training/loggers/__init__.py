@@ -6,7 +6,6 @@ group `imagenet_pipeline.loggers`. Its package is imported when a run names it, 
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,29 +66,16 @@ class Logger(Protocol):
 LoggerFactory = Callable[[Start], Logger]
 
 
-@dataclass(frozen=True)
-class _Shipped:
-    """A logger of this package: a class in the module of its name, which the extra of that name makes importable."""
-
-    name: str
-    kind: str
-
-    def load(self) -> LoggerFactory:
-        try:
-            loaded: LoggerFactory = getattr(importlib.import_module(f"{__name__}.{self.name}"), self.kind)
-        except ImportError as error:
-            advice = f"pip install 'imagenet-pipeline[{self.name}]', or leave the logger out"
-            what = f"the logger {self.name} needs a package that cannot be imported ({error})"
-            raise BadRecipe(what, where=WHERE, advice=advice) from error
-        return loaded
-
-    def __call__(self, start: Start) -> Logger:
-        return self.load()(start)
-
-
-_SHIPPED = {"tensorboard": "TensorBoard", "wandb": "WeightsAndBiases", "mlflow": "MLflow"}
 LOGGERS: Registry[LoggerFactory] = Registry(
-    "logger", "loggers", {name: _Shipped(name, kind) for name, kind in _SHIPPED.items()}
+    "logger",
+    "loggers",
+    {},
+    kind=Callable,  # type: ignore[arg-type]
+    modules={
+        "tensorboard": f"{__name__}.tensorboard:TensorBoard",
+        "wandb": f"{__name__}.wandb:WeightsAndBiases",
+        "mlflow": f"{__name__}.mlflow:MLflow",
+    },
 )
 
 
@@ -113,9 +99,17 @@ def register_logger(name: str, factory: LoggerFactory) -> None:
 def require_loggers(names: Iterable[str]) -> None:
     """Raise BadRecipe for a logger that is not there, or whose package cannot be imported."""
     for name in names:
-        factory = LOGGERS.get(name, where=WHERE)
-        if isinstance(factory, _Shipped):
-            factory.load()
+        _factory(name)
+
+
+def _factory(name: str) -> LoggerFactory:
+    try:
+        return LOGGERS.get(name, where=WHERE)
+    except ImportError as error:
+        # The extra that brings a shipped logger's package has the logger's name.
+        advice = f"pip install 'imagenet-pipeline[{name}]', or leave the logger out"
+        what = f"the logger {name} needs a package that cannot be imported ({error})"
+        raise BadRecipe(what, where=WHERE, advice=advice) from error
 
 
 class Loggers:
@@ -132,7 +126,7 @@ class Loggers:
         opened: dict[str, Logger] = {}
         for name in dict.fromkeys(names):
             try:
-                opened[name] = LOGGERS.get(name, where=WHERE)(start)
+                opened[name] = _factory(name)(start)
             except BadRecipe:
                 raise
             except Exception as error:
