@@ -101,8 +101,9 @@ def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
     from imagenet_pipeline.records.build import BuildOptions
 
     names = [field.name for field in fields(BuildOptions)]
-    stored = {name: options.pop(name) for name in names if name in options}
-    return store(plan_of(builder, out, options, names), out, BuildOptions(**STORED.get(builder, {}) | stored))
+    given = {name: options.pop(name) for name in names if name in options}
+    stored = BuildOptions(**STORED.get(builder, {}) | given)
+    return store(plan_of(builder, out, options, names), out, stored)
 
 
 def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequence[str] = ()) -> Plan:
