@@ -24,7 +24,8 @@ _CLASSES_SHOWN = 3
 
 def evaluation_html(report: EvaluationReport) -> str:
     """The head of a report: its figures with their 95 % intervals."""
-    rows = [("rank-1", f"{report.rank1:.2f} %", _span(report.rank1_interval), _share(report.rank1_hits, report.images))]
+    hits = f"{_share(report.rank1_hits, report.images)}; chance: {report.rank1_chance:.3g} %"
+    rows = [("rank-1", f"{report.rank1:.2f} %", _span(report.rank1_interval), hits)]
     if says_rank5(report.classes):
         hits = _share(report.rank5_hits, report.images)
         rows.append(("rank-5", f"{report.rank5:.2f} %", _span(report.rank5_interval), hits))
@@ -36,7 +37,7 @@ def evaluation_html(report: EvaluationReport) -> str:
 
 def run_html(folder: Path, state: str, row: Event) -> str:
     """A run's last figures, and the curves of its loss and rank-1."""
-    columns = {"loss": "loss", "rank-1": "rank1", "rank-5": "rank5"}
+    columns = {"loss": "loss", "rank-1 %": "rank1", "rank-5 %": "rank5"}
     rows = [
         (name, *(f"{row[f'{part}_{key}']:.4g}" if f"{part}_{key}" in row else "" for part in ("train", "validation")))
         for name, key in columns.items()
