@@ -1,10 +1,8 @@
-"""A network's diagram to a file: DOT as it is, or drawn by Graphviz.
-
-A network's diagram in DOT, the language of Graphviz.
-"""
+"""A network's diagram in DOT, the language of Graphviz, and as Graphviz draws it."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +16,9 @@ from imagenet_pipeline.evaluation.features import own_network
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
-    BatchNorm,
     Conv,
     Dense,
     Dropout,
-    Flatten,
     GlobalAveragePool,
     Layer,
     LocalResponseNorm,
@@ -273,17 +269,10 @@ def _phrase(layer: Layer) -> str:
             return ACTIVATIONS.get(layer.kind, layer.kind)
         case Dropout():
             return f"dropout {layer.rate:g}"
-        case Dense():
-            return "dense"
-        case GlobalAveragePool():
-            return "global average pool"
-        case BatchNorm():
-            return "batch norm"
         case LocalResponseNorm():
             return "response norm"
-        case Flatten():
-            return "flatten"
-    raise TypeError(f"{type(layer).__name__} is drawn as a group")
+    # GlobalAveragePool: "global average pool"
+    return re.sub("(?<!^)([A-Z])", r" \1", type(layer).__name__).lower()
 
 
 def _window(size: Size, stride: Size) -> str:
