@@ -37,7 +37,7 @@ def networks(
       imagenet-pipeline networks gluoncv:
       imagenet-pipeline networks timm:resnet18
     """
-    from imagenet_pipeline.networks.zoo import is_zoo_name
+    from imagenet_pipeline.networks.catalog import is_zoo_name
 
     if name is not None and is_zoo_name(name):
         _show_zoo(name, classes, input_size or 224, as_json)
@@ -184,8 +184,7 @@ def plot(
 
 
 def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
-    from imagenet_pipeline.engines.zoos import zoo_names, zoo_table
-    from imagenet_pipeline.networks.zoo import zoo_network
+    from imagenet_pipeline.engines.zoos import zoo_names, zoo_network
 
     if name.endswith(":"):
         known = zoo_names(name.removesuffix(":"))
@@ -195,7 +194,7 @@ def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
         for one in known:
             say(one)
         return
-    table = zoo_table(zoo_network(name, classes), (3, input_size, input_size))
+    table = zoo_network(name, classes).table((3, input_size, input_size))
     if as_json:
         say_json(table)
         return

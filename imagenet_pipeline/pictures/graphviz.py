@@ -28,7 +28,6 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 from imagenet_pipeline.networks.summary import CHANNELS
-from imagenet_pipeline.networks.zoo import is_zoo_name
 from imagenet_pipeline.pictures.diagram import Group, Part, Parts, Step, diagram, is_folded
 
 FORMATS = ("dot", "svg", "png", "pdf")
@@ -99,7 +98,7 @@ def drawn(text: str, kind: str) -> bytes:
 def _network_of(name: str) -> tuple[str, str, int | None, int]:
     """Of a network's name or a run folder: the network, a title, a run's side of the input in pixels, classes."""
     run = Path(name)
-    if name in catalog.names() or is_zoo_name(name) or not run.is_dir():
+    if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
         return name, name, None, 1000
     _, checkpoint = open_checkpoint(run, "best", {})
     state = checkpoint.state
