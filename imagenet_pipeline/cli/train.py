@@ -57,7 +57,7 @@ def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
     header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
     say_table(
         header,
-        [(r.name, r.input_size, _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
+        [(r.name, _count(r.input_size), _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
     )
 
 
