@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imagenet_pipeline.api import register_builder as register_builder
     from imagenet_pipeline.api import train as train
     from imagenet_pipeline.config import Recipe as Recipe
+    from imagenet_pipeline.networks.catalog import register_network as register_network
     from imagenet_pipeline.records.reader import RecordSet as RecordSet
     from imagenet_pipeline.training.loggers import register_logger as register_logger
 

@@ -37,7 +37,7 @@ def networks(
       imagenet-pipeline networks gluoncv:
       imagenet-pipeline networks timm:resnet18
     """
-    from imagenet_pipeline.networks.zoo import is_zoo_name
+    from imagenet_pipeline.networks.catalog import is_zoo_name
 
     if name is not None and is_zoo_name(name):
         _show_zoo(name, classes, input_size or 224, as_json)
@@ -57,7 +57,7 @@ def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
     header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
     say_table(
         header,
-        [(r.name, r.input_size, _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
+        [(r.name, _count(r.input_size), _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
     )
 
 
@@ -178,8 +178,7 @@ def plot(
 
 
 def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
-    from imagenet_pipeline.engines.zoos import zoo_names, zoo_table
-    from imagenet_pipeline.networks.zoo import zoo_network
+    from imagenet_pipeline.engines.zoos import zoo_names, zoo_network
 
     if name.endswith(":"):
         known = zoo_names(name.removesuffix(":"))
@@ -189,7 +188,7 @@ def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
         for one in known:
             say(one)
         return
-    table = zoo_table(zoo_network(name, classes), (3, input_size, input_size))
+    table = zoo_network(name, classes).table((3, input_size, input_size))
     if as_json:
         say_json(table)
         return

@@ -36,7 +36,6 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
 from imagenet_pipeline.networks.subnetwork import until
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
@@ -282,10 +281,9 @@ def _none(path: Path, found: str) -> BadInput:
 
 def own_network(name: str, classes: int) -> Sequential:
     """A network of this package's. Raises BadRecipe for one of another zoo."""
-    network = catalog.build(name, classes)
-    if isinstance(network, ZooNetwork):
-        raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {network}")
-    return network
+    if catalog.is_zoo_name(name):
+        raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {name}")
+    return catalog.build(name, classes)
 
 
 def input_shape(state: State) -> tuple[int, int, int]:

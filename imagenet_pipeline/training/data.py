@@ -13,13 +13,10 @@ from itertools import count
 from pathlib import Path
 
 from imagenet_pipeline.config import InputRecipe, Recipe
-from imagenet_pipeline.engines.zoos import zoo_table
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
-from imagenet_pipeline.networks.layers import Sequential
-from imagenet_pipeline.networks.shapes import parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.networks.network import Network
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
@@ -119,23 +116,17 @@ def training_size(recipe: InputRecipe, epoch: int) -> int:
     return min(max(MULTIPLE * round(exact / MULTIPLE), recipe.start_size), recipe.size)
 
 
-def require_sizes(recipe: Recipe, network: Sequential | ZooNetwork) -> None:
+def require_sizes(recipe: Recipe, network: Network) -> None:
     """Raise BadRecipe where the recipe has several sizes of input and the network's parameters depend on it."""
     sizes = {"input.start_size": recipe.input.start_size, "input.evaluation_size": recipe.input.evaluation_size}
     for key, size in sizes.items():
-        if size and _shapes(network, size) != _shapes(network, recipe.input.size):
+        if size and network.shapes((3, size, size)) != network.shapes((3, recipe.input.size, recipe.input.size)):
             raise BadRecipe(
                 f"recipe key {key!r}: the dense layers of {recipe.network} fix its input",
                 expected=f"input.size, {recipe.input.size}",
                 found=size,
                 advice=f"leave {key} out, or take a network that ends in global average pooling",
             )
-
-
-def _shapes(network: Sequential | ZooNetwork, size: int) -> list[tuple[int, ...]]:
-    if isinstance(network, ZooNetwork):
-        return [*zoo_table(network, (3, size, size)).shapes.values()]
-    return [parameter.shape for parameter in parameters(network, (3, size, size)).values()]
 
 
 def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:

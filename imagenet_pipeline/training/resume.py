@@ -19,9 +19,9 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import find_recipe, shipped_name
 from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.loading.loader import available_processors
-from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
@@ -295,7 +295,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _possible_steps(recipe: Recipe, data: DataSet) -> int:
     """How many batches an epoch has. Raises BadRecipe for records, sizes or logs that cannot be had."""
     require_validation(recipe, data)
-    require_sizes(recipe, catalog.build(recipe.network, len(data.classes)))
+    require_sizes(recipe, network_of(recipe.network, len(data.classes)))
     require_loggers(recipe.log.loggers)
     return steps_per_epoch(recipe, data)
 
