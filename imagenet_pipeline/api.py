@@ -17,6 +17,7 @@ import tempfile
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -107,26 +108,33 @@ def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
 
 
 def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequence[str] = ()) -> Plan:
-    """The plan that a builder makes of these options; text becomes a Path where it takes one.
+    """Have a builder make its plan with these options; text becomes a Path where it takes one.
 
-    Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are names that
-    are options of `build` besides.
+    Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
+    `build` has besides, for advice.
     """
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
-    parameters, hints = inspect.signature(function).parameters, hints_of(function)
+    parameters, hints = options_of(function), hints_of(function)
     for name, value in options.items():
         if name not in parameters:
-            names = [*(one for one in parameters if one != "out"), *others]
+            names = [*parameters, *others]
             advice = did_you_mean(name, names, f"there are {', '.join(names)}")
             raise BadRecipe(f"the builder has no option {name!r}", where=where, advice=advice)
         words = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else (value,)
         if value not in words:
             raise BadRecipe(f"no such {name}", where=where, expected=" or ".join(map(str, words)), found=value)
     for name, one in parameters.items():
-        if one.default is one.empty and name not in (*options, "out"):
+        if one.default is one.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    return function(**given, **({"out": Path(out)} if "out" in parameters else {}))
+    return function(**given, **({"out": Path(out)} if "out" in inspect.signature(function).parameters else {}))
+
+
+def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
+    """The parameters of a builder that are its options: all that have a name, but `out`."""
+    parameters = inspect.signature(builder).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: one for name, one in parameters.items() if one.kind in named and name != "out"}
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -171,13 +179,11 @@ class TrainingResult:
         from imagenet_pipeline.training.journal import Journal, branches
 
         events = Journal(run).events()
-        last = _plain(branches(events)[-1][-1:])
+        last, ended = _plain(branches(events)[-1][-1:]), events[-1]
+        metrics = last[0] if last else {}
         if outcome is None:
-            ended = events[-1]
-            return cls(
-                run, ended.get("epoch", 0), ended.get("step", 0), ended["event"] == "end", last[0] if last else {}
-            )
-        return cls(run, outcome.epoch, outcome.step, outcome.finished, outcome.metrics or (last[0] if last else {}))
+            return cls(run, ended.get("epoch", 0), ended.get("step", 0), ended["event"] == "end", metrics)
+        return cls(run, outcome.epoch, outcome.step, outcome.finished, metrics)
 
     @cached_property
     def history(self) -> list[Event]:
@@ -189,8 +195,8 @@ class TrainingResult:
     @property
     def best(self) -> Event:
         """The row of the best epoch, by validation rank-1, the earliest of equals; the last without validation."""
-        rows = self.history
-        return max(rows, key=lambda row: row["validation_rank1"]) if "validation_rank1" in rows[0] else rows[-1]
+        scored = [row for row in self.history if "validation_rank1" in row]
+        return max(scored, key=lambda row: row["validation_rank1"]) if scored else self.metrics
 
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html
@@ -247,22 +253,22 @@ def run_training(
     from imagenet_pipeline.training.resume import open_settled, run_settings
 
     source = recipe if isinstance(recipe, Recipe) else Path(recipe)
-    with taking_part(), tempfile.TemporaryDirectory(prefix="imagenet_pipeline_") as folder:
+    with taking_part(), ExitStack() as held:
         settings = run_settings(source, changes, None if run is None else Path(run), resume)
-        if launch_ranks(
-            settings.recipe.engine, settings.recipe.devices, words or _words(source, settings, Path(folder))
-        ):
+        words = words or _words(source, settings, held)
+        if launch_ranks(settings.recipe.engine, settings.recipe.devices, words):
             return settings, None
         opened = open_settled(settings)
         outcome = train_run(opened)
     return settings, outcome if opened.leads else None
 
 
-def _words(recipe: Recipe | Path, settings: RunSettings, folder: Path) -> list[str]:
-    """The command line that trains the same; a recipe that is no file becomes one in `folder`."""
+def _words(recipe: Recipe | Path, settings: RunSettings, held: ExitStack) -> list[str]:
+    """The command line that trains the same; a recipe that is no file is one while `held` is open."""
     if isinstance(recipe, Recipe):
-        files.write_whole(folder / "recipe.toml", recipe_text(recipe))
-        recipe = folder / "recipe.toml"
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="imagenet_pipeline_"))
+        files.write_whole(Path(folder) / "recipe.toml", recipe_text(recipe))
+        recipe = Path(folder) / "recipe.toml"
     words = ["train", str(recipe), *override_words(settings.given), "--run", str(settings.folder)]
     return words if settings.resume is None else [*words, "--resume", settings.resume]
 
@@ -294,7 +300,8 @@ def evaluate(
     `checkpoint` is "best", "latest" or an epoch; `split` by default test, or val where there is none. `records` is
     another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
     write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
-    batch_size. Raises BadRecipe, BadInput, Damaged.
+    batch_size; after a training of PyTorch's on several devices name one, as devices="gpu:0".
+    Raises BadRecipe, BadInput, Damaged.
     """
     from imagenet_pipeline.evaluation.compare import examine
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split

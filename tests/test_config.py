@@ -17,6 +17,7 @@ from imagenet_pipeline.config import (
     Recipe,
     load_recipe,
     option_names,
+    override_words,
     parse_overrides,
     reading,
     recipe_keys,
@@ -402,3 +403,18 @@ def test_drops_that_are_offered_fit(drops: set[int], epochs: int, meant_for: int
     config.ScheduleRecipe(kind="steps", drops=tuple(fitted))
     assert all(1 <= drop < epochs for drop in fitted)
     assert 1 <= len(fitted) <= len(drops)
+
+
+PLAIN = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=20)
+
+
+@given(
+    st.dictionaries(st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8})?", fullmatch=True), PLAIN | st.lists(PLAIN, max_size=3))
+)
+def test_overrides_as_words_are_read_back(overrides: dict[str, Any]) -> None:
+    assert parse_overrides(override_words(overrides)) == overrides
+
+
+def test_a_table_among_overrides_becomes_words_of_its_keys() -> None:
+    words = override_words({"transfer": {"frozen": {"stem": 5}}, "epochs": 3})
+    assert words == ["transfer.frozen.stem=5", "epochs=3"]

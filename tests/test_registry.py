@@ -77,3 +77,14 @@ def test_entry_points_are_looked_up_when_a_name_is_not_shipped(monkeypatch: pyte
 def test_advice_names_the_nearest() -> None:
     assert did_you_mean("ResNet5", ["resnet50", "vgg16"], "look") == "did you mean resnet50?"
     assert did_you_mean("qqqq", ["resnet50", "vgg16"], "look") == "look"
+
+
+def test_a_shipped_item_may_be_imported_when_it_is_asked_for() -> None:
+    table = Registry("function", "functions", {"len": len}, modules={"loads": "json:loads", "gone": "json:nothing"})
+    assert table.names() == ("len", "loads", "gone")
+    assert "loads" in table
+    assert table.get("loads")("1") == 1  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        table.get("gone")
+    with pytest.raises(BadRecipe, match="cannot register"):
+        table.register("loads", len)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
-from imagenet_pipeline.api import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, plan_of, store
+from imagenet_pipeline.api import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, options_of, plan_of, store
 from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
 from imagenet_pipeline.errors import BadRecipe, PipelineError, first_few
 
@@ -314,8 +314,10 @@ _TAKEN = (int, float, str, bool, Path)
 def _offered(name: str) -> Any:
     """The command of another package's builder: its parameters are the options, its docstring the help."""
     function = BUILDERS.get(name, where="build")
-    parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)
-    options = [_option(name, one, hints.get(one.name, str)) for one in parameters if one.name != "out"]
+    hints = hints_of(function)
+    # What is called as one of the shared options is that one.
+    parameters = [one for one in options_of(function).values() if one.name not in _COMMON]
+    options = [_option(name, one, hints.get(one.name, str)) for one in parameters]
 
     def command(*, out: Path, common: Common, **given: Any) -> None:
         _make(name, out, given, common)
