@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -81,13 +82,31 @@ def end_with_launcher() -> None:
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+class _Worker(SpawnProcess):
+    """A spawned process that does not run the program's own script again: a worker needs nothing of it."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        script = vars(sys.modules["__main__"])
+        hidden: dict[str, Any] = {name: script[name] for name in ("__file__", "__spec__") if name in script}
+        script.update(dict.fromkeys(hidden))
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            script.update(hidden)
+
+
+class _Workers(SpawnContext):
+    Process = _Worker
+
+
 @contextlib.contextmanager
 def local_pool(workers: int) -> Iterator[Executor]:
     """A pool of fresh (spawned) processes, which inherit no locks; on an error they are ended at once."""
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=_Workers(),
         initializer=_settle,
         initargs=(os.getpid(),),
     )

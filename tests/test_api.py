@@ -117,6 +117,15 @@ def test_the_lines_of_the_readme_run(
     assert batches.startswith("(16, 64, 64, 3) [")
 
 
+def test_a_script_may_build_without_minding_its_workers(world: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    lines = ["import imagenet_pipeline as ip", "print('begun')"]
+    lines.append(f"print(ip.build('folder', root={str(world / 'photos')!r}, out='data', workers=2).classes)")
+    script.write_text("\n".join(lines))
+    said = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "begun\n3\n"
+
+
 def test_the_result_of_a_training_is_what_json_prints(world: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     result = ip.train(world / "run", resume="latest")
     code, out, _ = call("train", world / "run", "--resume", "latest", "--json")
