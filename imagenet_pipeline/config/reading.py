@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config.recipe import Recipe
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
 _LARGEST_BITS = 63
 """Of a whole number's size, its sign apart; Python would not even print one of some thousand digits."""
@@ -227,34 +227,32 @@ def reason_for_none(word: str) -> str | None:
 def _nearest(key: str, known: list[str], value: str) -> str:
     meant = meant_keys(key, known)
     if meant:
-        return f"did you mean {' or '.join(f'{one}{value}' for one in meant)}?"
+        return f"did you mean {' or '.join(f'{name}{value}' for name in meant)}?"
     if reason_for_none(key):
         return f"there is none: {reason_for_none(key)}"
     sections = {name.rpartition(".")[0] for name in known if "." in name}
     near = difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
     if near:
         return f"did you mean the section {near[0]}?"
-    near = difflib.get_close_matches(key, known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
+    return did_you_mean(key, known, f"known keys: {', '.join(known)}")
 
 
 def _clearest(error: ValidationError) -> Any:
     # Where a number or a word will do, a wrong word is best told the right one.
     errors = error.errors()
-    words = [one for one in errors if one["type"] == "literal_error" and one["loc"][:2] == errors[0]["loc"][:2]]
+    words = [fault for fault in errors if fault["type"] == "literal_error" and fault["loc"][:2] == errors[0]["loc"][:2]]
     return words[0] if words and isinstance(words[0]["input"], str) else errors[0]
 
 
 def _unknown_word(key: str, error: Any, where: str) -> BadRecipe:
     words = re.findall("'([^']*)'", error["ctx"]["expected"])
-    near = difflib.get_close_matches(str(error["input"]), words, n=2)
     or_number = " or a number" if len(error["loc"]) > len(key.split(".")) else ""
     return BadRecipe(
         f"recipe key {key!r}: no such word",
         where=where,
         expected=error["ctx"]["expected"] + or_number,
         found=repr(error["input"])[:80],
-        advice=f"did you mean {' or '.join(near)}?" if near else None,
+        advice=did_you_mean(str(error["input"]), words, "") or None,
     )
 
 

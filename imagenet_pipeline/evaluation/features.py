@@ -89,8 +89,7 @@ def extract(
     state, width = checkpoint.state, math.prod(shape)
     if out.is_dir():
         raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
-    if out.suffix != ".npz":
-        raise BadRecipe("features are an archive of NumPy's", where=out, expected="a name that ends in .npz")
+    files.require_ending(out, ".npz", "features are an archive of NumPy's")
     files.check_free_space(out, sum(images.values()) * (4 * width + BYTES_A_RECORD) + 2**20)
     extraction = Extraction(
         str(run), checkpoint.folder.name, state.network, layer, shape, width, images, state.input_size,

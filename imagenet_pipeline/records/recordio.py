@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import google_crc32c
@@ -95,15 +95,6 @@ def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
     labels = _HEADER.unpack_from(buffer, _CHUNK.size)[0]
     start, end = _CHUNK.size + _HEADER.size + 4 * labels, _CHUNK.size + length % 2**29
     return (start, end) if (magic, length >> 29) == (MAGIC, _WHOLE) and start <= end else None
-
-
-def scan(buffer: Buffer) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, record) from start to end. Raises Damaged at the first frame that is not whole."""
-    offset = 0
-    while offset < len(buffer):
-        data, following = read_frame(buffer, offset)
-        yield offset, data
-        offset = following
 
 
 def next_start(buffer: Buffer, offset: int) -> int:

@@ -19,7 +19,8 @@ from typing import Literal
 from imagenet_pipeline.config import Augmentation, Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.loading.loader import DEFAULT_AUGMENTATION, Batch, Loader, Records, available_processors
+from imagenet_pipeline.loading.loader import DEFAULT_AUGMENTATION, Batch, Loader, Records
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import open_fed, records_of

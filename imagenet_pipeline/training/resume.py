@@ -19,8 +19,8 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
