@@ -1,11 +1,9 @@
-"""What a launcher (torchrun, or `train` itself on several devices) and one of its processes tell each other.
+"""Processes: the rank a launcher gives, worker pools, and signals that ask a program to end.
 
-The words are those of torch's elastic launcher: RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which of how
-many processes this is, on all machines and on this one; a process leaves its error in TORCHELASTIC_ERROR_FILE.
-
-Local worker processes that never outlive the process that started them.
-
-SIGINT and SIGTERM asked politely: finish the step, save, leave. A second one leaves at once.
+A launcher (torchrun, or `train` itself on several devices) speaks the words of torch's elastic launcher: RANK,
+WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which of how many processes this is, on all machines and on this one; a
+process leaves its error in TORCHELASTIC_ERROR_FILE. Workers never outlive the process that started them. SIGINT and
+SIGTERM ask politely: finish the step, save, leave; a second one leaves at once.
 """
 
 from __future__ import annotations

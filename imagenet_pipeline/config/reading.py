@@ -1,9 +1,4 @@
-"""Recipes from TOML and from the command line, and back.
-
-What is wrong with a recipe, in one line a person can act on.
-
-The keys of a recipe, for people: default, possible values, meaning.
-"""
+"""Recipes read from TOML and the command line, their first fault in one line, and all keys listed for people."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ from imagenet_pipeline.config.recipe import Recipe
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
 _LARGEST_BITS = 63
-"""Of a whole number's size, its sign apart; Python would not even print one of some thousand digits."""
+"""Size of a whole number, its sign apart; Python would not even print one of some thousand digits."""
 
 
 def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -66,7 +61,7 @@ def load_run_recipe(run: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def read_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """A recipe of plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
+    """Check plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
     return _validated(values, where, {})
 
 
@@ -112,12 +107,12 @@ def _literal(text: str) -> Any:
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
-    place = values
+    inner = values
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
+        inner = inner.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise BadRecipe("not a section", where=key, advice=f"known keys: {', '.join(option_names())}")
-    place[last] = value
+    inner[last] = value
 
 
 def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any], epochs: object = 0) -> Recipe:
@@ -142,7 +137,7 @@ def _with_tuples(value: Any, where: str) -> Any:
 
 
 COMMAND_LINE = "command line"
-"""Where a fault is that no file has."""
+"""The `where` of a fault that is in no file."""
 _PLAIN_WORDS = {
     "tuple_type": "needs a list, as [0.5, 1.0]",
     "too_long": "has too many values",
@@ -180,7 +175,7 @@ _NO_KEYS = {
 
 
 def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRecipe:
-    """The first fault pydantic found in a recipe, in one line. `known` are all recipe keys, dotted."""
+    """Say the first fault pydantic found in a recipe in one line. `known` are all recipe keys, dotted."""
     first = _clearest(error)
     # Union types add their own words to the location; the recipe key is the longest known beginning.
     words = [str(word) for word in first["loc"]]
@@ -220,7 +215,7 @@ def meant_keys(word: str, known: list[str]) -> list[str]:
 
 
 def reason_for_none(word: str) -> str | None:
-    """Why there is no such key, where somebody may well look for one."""
+    """Explain why there is no such key, where somebody may well look for one; else None."""
     return _NO_KEYS.get(word.rpartition(".")[2])
 
 

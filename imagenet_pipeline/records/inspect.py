@@ -102,7 +102,7 @@ def class_of(label: float, classes: ClassTable | None) -> tuple[str | None, str 
 
 def _info(found: RecordSet, position: int, classes: ClassTable | None) -> RecordInfo:
     record = found.read(position)
-    file, _, offset = found.place(position)
+    file, _, offset = found.location(position)
     try:
         header = image.read_header(record.image)
         width, height = header.width, header.height

@@ -1,8 +1,6 @@
-"""The records a network is trained and scored on, and whether they are its own.
+"""The data of a run: its records, their loader, and the size of its training images.
 
-How large training images are: small and cheap at first, growing to the recipe's size (as in FFCV's recipes).
-
-Training steps outside a run, for what is measured and kept nowhere: batches without end, and a step on one.
+Images may be small and cheap at first and grow to the recipe's size (progressive resizing, as in FFCV's recipes).
 """
 
 from __future__ import annotations
@@ -34,14 +32,14 @@ NUMBERED = "numbered"
 
 
 def records_of(recipe: Recipe) -> DataSet:
-    """The data set of a recipe. Raises BadRecipe where it names none, as that of an import without records."""
+    """Read the data set of a recipe. Raises BadRecipe where it names none, as that of an import without records."""
     if not recipe.records:
         raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
     return read_data_set(Path(recipe.records))
 
 
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
-    """How many whole batches the training records make. Raises BadRecipe where there is not even one."""
+    """Count the whole batches the training records make. Raises BadRecipe where there is not even one."""
     images = data.counts.get("train", 0)
     if images < recipe.batch_size:
         raise BadRecipe(
@@ -102,11 +100,11 @@ def require_its_classes(state: State, data: DataSet) -> None:
 
 
 MULTIPLE = 32
-"""What networks divide their input by: sizes between the first and the last are multiples of it, pixels."""
+"""Factor that networks divide their input by: sizes between the first and the last are multiples of it, pixels."""
 
 
 def training_size(recipe: InputRecipe, epoch: int) -> int:
-    """Side of the training images in an epoch, counted from 0, pixels.
+    """Compute the side of the training images in an epoch, counted from 0, pixels.
 
     `start_size` up to epoch grow_epochs[0], `size` from grow_epochs[1] on, in a straight line in between.
     """
@@ -138,8 +136,8 @@ def _shapes(network: Sequential | ZooNetwork, size: int) -> list[tuple[int, ...]
     return [parameter.shape for parameter in parameters(network, (3, size, size)).values()]
 
 
-def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
-    """The batches of a run's epochs one after the other, without end; the generator is to be closed.
+def endless_batches(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
+    """Yield endless training batches, epoch after epoch, for benchmarks and the LR finder; close the generator.
 
     A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.
     """

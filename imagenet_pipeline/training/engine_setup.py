@@ -1,8 +1,7 @@
-"""The engine of a run: to begin with, to go on with, or to score with.
+"""The engine of a run: begun, resumed, or to score with.
 
-What a new run's network starts from: drawn values, or those of a file or another run, its head perhaps anew.
-
-The normalisation of its input comes with them.
+A new run's network starts from drawn values, or from those of a file or another run, its head perhaps anew; the
+normalisation of its input comes with them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Three = tuple[float, ...]
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
-    """An engine that begins a run, and what it begins with."""
+    """Create an engine that begins a run; also returns what it begins with."""
     network = catalog.build(recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
     blueprint = _blueprint(recipe, network, *beginning.normalisation, epoch=0)
@@ -40,7 +39,10 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
 
 
 def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
-    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
+    """Create a fresh engine as a run would, for benchmarks and the LR finder.
+
+    Raises BadRecipe in one of several processes that train together.
+    """
     engine, _ = new_engine(recipe, data)
     if engine.ranks > 1:
         raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
@@ -48,7 +50,7 @@ def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
 
 
 def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:
-    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
+    """Create an engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = catalog.build(state.network, len(state.classes))
     engine = create_engine(recipe.engine, _blueprint(recipe, network, state.mean, state.std, state.epoch), values)
     engine.set_optimizer_state(remembered)
@@ -56,7 +58,7 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Val
 
 
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
-    """An engine to score with, which holds a checkpoint's weights."""
+    """Create an engine to score with, which holds a checkpoint's weights."""
     network = catalog.build(state.network, len(state.classes))
     size, mean, std = state.input_size, state.mean, state.std
     blueprint = Blueprint(network, size, mean, std, recipe.optimizer, recipe.devices, recipe.precision, recipe.loss)
@@ -64,7 +66,7 @@ def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
 
 
 def frozen_layers(recipe: Recipe, epoch: int) -> tuple[str, ...]:
-    """The layers that stay as they are in an epoch, counted from 0, by the beginnings of their paths."""
+    """List the layers that stay as they are in an epoch, counted from 0, by the beginnings of their paths."""
     return tuple(layer for layer, epochs in recipe.transfer.frozen.items() if epoch < epochs)
 
 
@@ -92,7 +94,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a new run begins with: its values, the normalisation of its input, and what the journal shall say of both.
+    """The start of a new run: its values, the normalisation of its input, and what the journal shall say of both.
 
     `values` is None where a zoo's network shall draw its own.
     """
@@ -103,7 +105,7 @@ class Beginning:
 
 
 def beginning_of(recipe: Recipe, network: Sequential | ZooNetwork, data: DataSet) -> Beginning:
-    """The values drawn, or those of `initial.weights`: a file, a run (its best checkpoint) or a checkpoint's folder.
+    """Draw values, or read those of `initial.weights`: a file, a run (its best checkpoint) or a checkpoint's folder.
 
     With `initial.new_head` every parameter whose shape depends on the number of classes is drawn. Mean and std are
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
@@ -143,7 +145,7 @@ def _given(recipe: Recipe) -> tuple[Normalisation, str] | None:
 
 
 def _travelling(file: Path, state: State | None, inside: Normalisation | None) -> tuple[Normalisation, str] | None:
-    """What is known of a file's normalisation, and from where: its checkpoint, its export's card, or the file."""
+    """Find a file's normalisation, and say where: in its checkpoint, its export's card, or the file."""
     if state is not None:
         return (state.mean, state.std), str(file.parent / "state.json")
     beside = normalisation_beside(file)

@@ -1,4 +1,4 @@
-"""Which learning rate suits a recipe: raise it from step to step and watch the loss (Smith 2017, section 3.3)."""
+"""The LR finder: raise the learning rate from step to step and watch the loss (Smith 2017, section 3.3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.drawing import COLOURS, png
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import open_fed, records_of
+from imagenet_pipeline.training.data import endless_batches, records_of
 from imagenet_pipeline.training.engine_setup import lone_engine
 from imagenet_pipeline.training.loop import step_seed
 
@@ -62,7 +62,7 @@ def find_rate(
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
-    with RecordSet.open(data.folder, "train") as records, closing(open_fed(recipe, data, records)) as batches:
+    with RecordSet.open(data.folder, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
         for step, rate, batch in zip(count(), rates, batches, strict=False):
             engine.train_batch(batch.images, batch.truth, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss

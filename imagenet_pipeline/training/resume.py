@@ -1,7 +1,4 @@
-"""Opening a run folder: new, or taken up again at a checkpoint.
-
-Where a run's numbers come from: recipe, data, versions and hardware of each start, for the journal.
-"""
+"""Opening a run: begun, or resumed at a checkpoint; the journal is told recipe, data, versions and hardware."""
 
 from __future__ import annotations
 
@@ -149,7 +146,7 @@ def _default_folder(recipe_path: Path) -> Path:
 
 
 def run_name(recipe_path: Path) -> str:
-    """The folder name of a recipe's run: its path below `config`, "imagenette-resnet18", or just its own name."""
+    """Name the folder of a recipe's run after its path below `config`, "imagenette-resnet18", or just its name."""
     words = recipe_path.with_suffix("").parts
     below = words[words.index("config") + 1 :] if "config" in words[:-1] else words[-1:]
     return "-".join(below)
@@ -224,21 +221,21 @@ def _write_resumed(run: Run, told: dict[str, Any]) -> None:
         if branch:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
-        place = {"epoch": run.epoch, "step": run.step}
+        position = {"epoch": run.epoch, "step": run.step}
         origin = {**provenance(run.recipe, run.data, run.engine), **recipe_told(run.folder, run.recipe)}
-        run.journal.write("resume", **place, **told, **frozen, **origin)
+        run.journal.write("resume", **position, **told, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
 
 
 @contextmanager
 def _claimed(run: Run) -> Iterator[None]:
-    """From here on the folder is this run's, by a lock of rank 0; the other ranks wait for what the block writes."""
+    """Claim the folder for this run by a lock of rank 0; the other ranks wait for what the block writes."""
     with ExitStack() as held, together(run.engine):
         if run.leads:
             held.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
-            for place in (run.folder, run.folder / "checkpoints"):
-                files.remove_parts(place)
+            for folder in (run.folder, run.folder / "checkpoints"):
+                files.remove_parts(folder)
         yield
         wanted = run.recipe.log.tensorboard and run.leads and not run.is_done(run.epoch)
         run.scalars = held.enter_context(Scalars(run.folder, wanted, run.step, run.rows))
@@ -288,7 +285,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 
 
 def _possible_steps(recipe: Recipe, data: DataSet) -> int:
-    """How many batches an epoch has. Raises BadRecipe for records, sizes or logs that cannot be had."""
+    """Count the batches of an epoch. Raises BadRecipe for records, sizes or logs that cannot be had."""
     require_validation(recipe, data)
     require_sizes(recipe, catalog.build(recipe.network, len(data.classes)))
     if recipe.log.tensorboard:
@@ -319,7 +316,7 @@ def _tell_warmup(run: Run) -> None:
 
 
 def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
-    """What a start or resume event says of data, versions and hardware."""
+    """Fields of a start or resume event: data, versions and hardware."""
     return {
         "engine": engine.name,
         "versions": {
@@ -338,12 +335,12 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
 
 
 def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
-    """What an event says of the recipe, defaults included, once it is written into the run folder."""
+    """Fields of an event: the recipe, defaults included, and the digest of its file in the run folder."""
     return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
 
 
 def hardware() -> dict[str, Any]:
-    """This machine; its GPUs, where an engine uses some, are among the event's `devices`."""
+    """Describe this machine; its GPUs, where an engine uses some, are among the event's `devices`."""
     return {
         "processor": processor_name(),
         "processors": available_processors(),
