@@ -281,7 +281,7 @@ class InitialRecipe(Section):
     kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
     """Distribution that weights are drawn from."""
     weights: str = ""
-    """Weights to start from instead of drawing: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
+    """Weights to start from, not drawn: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
     """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`."""
     mean: tuple[float, ...] = ()
