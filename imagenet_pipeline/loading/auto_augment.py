@@ -80,7 +80,7 @@ def policy_changes(
 
 
 def moved(changes: Sequence[Change], size: int) -> Affine | None:
-    """Where the point that each point of the output [0, size]^2 shows lay before: float64 [3, 3].
+    """Compose the geometric changes: a matrix [3, 3] float64 from a point of the output [0, size]^2 to what it shows.
 
     None where no change is geometric. Shears keep the upper left corner, turns keep the centre.
     """

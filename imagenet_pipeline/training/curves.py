@@ -32,7 +32,7 @@ _KEY_LETTERS = 150
 
 @dataclass(frozen=True)
 class _Training:
-    """What is drawn in one colour, and its journal."""
+    """A curve of its own colour: its name and the events it is drawn from."""
 
     name: str
     events: list[Event]
