@@ -1,11 +1,10 @@
-"""Sheets of small pictures with captions.
-
-Text in pictures, in any script for which there is a font.
-"""
+"""What pictures are made of: colours, tiles on contact sheets, text in any script for which there is a font, files."""
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import re
 import textwrap
 from collections.abc import Sequence
@@ -14,18 +13,21 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, printable
+from imagenet_pipeline.errors import printable
 
+COLOURS = ("#1f5fa8", "#c2571a", "#2e7d4f", "#7b4ea3", "#8a6d1d", "#a83262")
+"""Blue, orange, green, purple, ochre, pink: of curves and bars, in this order."""
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 PALE_INK = (110, 110, 110)
-ACCENT = (31, 95, 168)
+ACCENT = ImageColor.getrgb(COLOURS[0])
 TRACK = (228, 232, 238)
 _GAP = 14
 _LINE = 17
@@ -89,16 +91,34 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int, title: str) -> Ima
         text, font = lettering(line, 12 if number else _TITLE)
         text = shortened(text, font, across - 2 * _GAP)
         draw.text((_GAP, _GAP + 22 * number), text, font=font, fill=PALE_INK if number else INK)
-    for place, one in enumerate(tiles):
-        row, column = divmod(place, columns)
-        sheet.paste(one, (_GAP + column * (width + _GAP), head + row * (height + _GAP)))
+    for number, picture in enumerate(tiles):
+        row, column = divmod(number, columns)
+        sheet.paste(picture, (_GAP + column * (width + _GAP), head + row * (height + _GAP)))
     return sheet
 
 
 def require_png(out: Path) -> None:
     """Raise BadRecipe for a picture that is no PNG by its name."""
-    if out.suffix.lower() != ".png":
-        raise BadRecipe("drawn as PNG", where=out, expected="a name that ends in .png")
+    files.require_ending(out, ".png", "drawn as PNG")
+
+
+def png(figure: Figure) -> bytes:
+    """Draw a matplotlib figure as PNG, 110 dots per inch."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
+    """Encode a picture as JPEG."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def data_address(content: bytes, kind: str) -> str:
+    """Address of a picture that a page carries in itself; `kind` is "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def write_png(picture: Image.Image, out: Path) -> None:
@@ -127,7 +147,9 @@ def lettering(text: str, size: int) -> tuple[str, FreeTypeFont]:
 def written_out(text: str) -> str:
     """The text on one line, with the letters that matplotlib's own font lacks written out."""
     known = _letters(_own())
-    return "".join(one if ord(one) in known else ascii(one)[1:-1] for one in printable(" ".join(text.split())))
+    return "".join(
+        letter if ord(letter) in known else ascii(letter)[1:-1] for letter in printable(" ".join(text.split()))
+    )
 
 
 def shortened(text: str, font: FreeTypeFont, width: int) -> str:
@@ -153,7 +175,7 @@ def _own() -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _path_for(text: frozenset[str]) -> str | None:
-    codes = {ord(one) for one in text}
+    codes = {ord(letter) for letter in text}
     if codes <= _letters(_own()):
         return _own()
     for path in _installed():

@@ -22,8 +22,9 @@ def first_few(names: Collection[str]) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
-    """Advice: the nearest of `names`, or `otherwise` where none is near."""
-    near = difflib.get_close_matches(name.lower(), list(names), n=3, cutoff=0.5)
+    """Advise the nearest of `names`, whatever their capitals, or `otherwise` where none is near."""
+    by_folded = {known.casefold(): known for known in names}
+    near = [by_folded[folded] for folded in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -279,6 +279,13 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
             found=f"{free_bytes:,} bytes free",
             advice="free some room or write elsewhere",
         )
+
+
+def require_ending(path: Path, endings: str | Sequence[str], what: str, advice: str | None = None) -> None:
+    """Raise BadRecipe, saying `what` the file is, unless its name ends in (one of) `endings`, ".png", in any case."""
+    endings = [endings] if isinstance(endings, str) else endings
+    if path.suffix.lower() not in endings:
+        raise BadRecipe(what, where=path, expected=f"a name that ends in {', '.join(endings)}", advice=advice)
 
 
 def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:

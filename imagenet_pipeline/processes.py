@@ -1,11 +1,9 @@
-"""What a launcher (torchrun, or `train` itself on several devices) and one of its processes tell each other.
+"""Processes: the rank a launcher gives, worker pools, and signals that ask a program to end.
 
-The words are those of torch's elastic launcher: RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which of how
-many processes this is, on all machines and on this one; a process leaves its error in TORCHELASTIC_ERROR_FILE.
-
-Local worker processes that never outlive the process that started them.
-
-SIGINT and SIGTERM asked politely: finish the step, save, leave. A second one leaves at once.
+A launcher (torchrun, or `train` itself on several devices) speaks the words of torch's elastic launcher: RANK,
+WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which of how many processes this is, on all machines and on this one; a
+process leaves its error in TORCHELASTIC_ERROR_FILE. Workers never outlive the process that started them. SIGINT and
+SIGTERM ask politely: finish the step, save, leave; a second one leaves at once.
 """
 
 from __future__ import annotations
@@ -32,8 +30,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, PipelineError
 
 _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_SIGNAL_AT_DEATH_OF_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux's prctl."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,19 @@ def tell_launcher(line: str) -> bool:
 
 def end_with_launcher() -> None:
     """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux)."""
-    if sys.platform == "linux" and place().launched:
-        ctypes.CDLL(None).prctl(_SIGNAL_AT_DEATH_OF_PARENT, signal.SIGTERM)
+    if place().launched:
+        _signal_at_death_of_parent(signal.SIGTERM)
 
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+def _signal_at_death_of_parent(number: signal.Signals) -> None:
+    """Get a signal when the process that started this one ends; nothing but on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def available_processors() -> int:
+    """Count the processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker(SpawnProcess):
@@ -125,8 +130,7 @@ def _settle(parent: int) -> None:
     # libjpeg and others write warnings that name no file; our own errors go home as exceptions.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _signal_at_death_of_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could ask
         os._exit(1)
 

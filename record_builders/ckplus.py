@@ -59,7 +59,7 @@ def _subject(path: str, root: Path) -> str:
 
 
 def _cut(images: Images, subjects: NDArray[np.str_], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which images are cut out: those of some subjects, about `fraction` of each class. Some of each class stay."""
+    """Choose the images to cut out: those of some subjects, about `fraction` of each class. Some of each class stay."""
     share = _share(images, len(set(subjects.tolist())), fraction)
     folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
     cut_out = np.zeros(len(images), bool)

@@ -15,7 +15,7 @@ from imagenet_pipeline.records.plan import Images
 Indices = NDArray[np.int64]
 ONE_EACH: Literal["one a class"] = "one a class"
 Share = float | Literal["one a class"]
-"""Of the images, for a split: a fraction 0..1, or one image of each class."""
+"""The share of a split: a fraction 0..1 of the images, or one image of each class."""
 
 
 def take(images: Images, indices: Indices) -> Images:

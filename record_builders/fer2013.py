@@ -64,7 +64,7 @@ class Faces:
     usages: list[str]
 
     def names(self) -> list[str]:
-        """Where each is written, "Training/00000.png"."""
+        """The path each is written to, "Training/00000.png"."""
         return [f"{usage}/{row:05d}.png" for row, usage in enumerate(self.usages)]
 
 

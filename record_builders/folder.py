@@ -26,7 +26,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are: `tops` has the folder of each split (of train alone, the root itself, where there are none)."""
+    """The layout of a folder of photos: `tops` has the folder of each split, or of train alone the root itself."""
 
     tree: ImageTree
     tops: Mapping[str, Path]
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def divided(self) -> bool:
-        """Whether the splits have folders."""
+        """True where the splits have folders."""
         return self.tops["train"] != self.tree.root
 
 

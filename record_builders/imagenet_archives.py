@@ -29,7 +29,7 @@ _MEGABYTE = 10**6
 
 
 def train_members(archive: Path) -> Iterator[tuple[str, str, Span]]:
-    """The wnid, the name within the archive ("n01440764.tar/n01440764_18.JPEG") and the place of each image, sorted.
+    """The wnid, the name within the archive ("n01440764.tar/n01440764_18.JPEG") and the span of each image, sorted.
 
     Raises BadInput where the archive is cut or damaged, or holds anything but the images of classes.
     """
@@ -46,14 +46,14 @@ def train_members(archive: Path) -> Iterator[tuple[str, str, Span]]:
             images = sorted(_members(descriptor, span, archive / name))
             _require_images(images, archive / name, re.compile(rf"{match[1]}_\d{{1,9}}\.JPEG"))
             wnid = match[1]
-            for image, place in images:
-                yield wnid, f"{name}/{image}", place
+            for image, span in images:
+                yield wnid, f"{name}/{image}", span
             scanned += span[1]
             bar.show(scanned // _MEGABYTE, size_bytes // _MEGABYTE)
 
 
 def val_members(archive: Path) -> list[tuple[str, Span]]:
-    """The name and the place of each image. Raises BadInput as `train_members` does."""
+    """Yield the name and the span of each image. Raises BadInput as `train_members` does."""
     with files.regular_file(archive) as (stream, size_bytes):
         images = sorted(_members(stream.fileno(), (0, size_bytes), archive))
     _require_images(images, archive, re.compile(r"ILSVRC\d{4}_val_\d{8}\.JPEG"))
@@ -69,7 +69,7 @@ def _require_images(images: list[tuple[str, Span]], where: Path, pattern: re.Pat
 
 
 def _members(descriptor: int, span: Span, where: Path) -> Iterator[tuple[str, Span]]:
-    """The name and the place of each file of the tar that fills a span of the open file; folders are passed over."""
+    """Yield the name and the span of each file, but no folder, of the tar that fills a span of the open file."""
     at, end = span[0], span[0] + span[1]
     seen = set()
     while True:

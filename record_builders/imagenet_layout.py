@@ -1,4 +1,4 @@
-"""Where the images of ILSVRC are and what tells their classes, in each form in which people have them.
+"""The layouts of ILSVRC on disk: its images and what tells their classes, in each form in which people have them.
 
 Training images: named by ImageSets/CLS-LOC/train_cls.txt, in train/WNID/ or in the official archive. Validation images:
 in val/WNID/, named by ImageSets/CLS-LOC/val.txt, in val/ or in the official archive. Each of these on its own.
@@ -89,14 +89,14 @@ def image_root(root: Path) -> Path:
 def beside(root: Path, names: Collection[str]) -> Path | None:
     """The first of some files or folders that is there: in the root, or next to it where it is Kaggle's ILSVRC."""
     here = Path(os.path.abspath(root))
-    places = [root, here.parent] if here.name == KAGGLE else [root]
-    return next((place / name for place in places for name in names if (place / name).exists()), None)
+    folders = [root, here.parent] if here.name == KAGGLE else [root]
+    return next((folder / name for folder in folders for name in names if (folder / name).exists()), None)
 
 
 def find_devkit(root: Path, class_order: ClassOrder) -> Devkit | None:
     """The development kit, unpacked or packed, if there is one."""
-    place = beside(root, DEVKITS)
-    return None if place is None else parse_devkit(place, class_order)
+    kit = beside(root, DEVKITS)
+    return None if kit is None else parse_devkit(kit, class_order)
 
 
 def find_truth(root: Path, devkit: Devkit | None) -> Truth | None:
@@ -146,9 +146,9 @@ def find_validation(root: Path, truth: Truth | None, dropped: Collection[int]) -
 
 def say_unused(root: Path) -> None:
     """Log the official test images, whose labels are not public."""
-    for place in (f"{_data_folder(root)}test", "ILSVRC2012_img_test.tar", "ILSVRC2012_img_test_v10102019.tar"):
-        if (root / place).exists():
-            log.info("%s is not used, its labels are not public: test images are cut out of train", root / place)
+    for unused in (f"{_data_folder(root)}test", "ILSVRC2012_img_test.tar", "ILSVRC2012_img_test_v10102019.tar"):
+        if (root / unused).exists():
+            log.info("%s is not used, its labels are not public: test images are cut out of train", root / unused)
 
 
 def _data_folder(root: Path) -> str:
@@ -221,14 +221,14 @@ def _listed_names(path: Path) -> dict[int, str]:
     return names
 
 
-def _numbered(place: Path, folder: str) -> dict[int, str]:
+def _numbered(path: Path, folder: str) -> dict[int, str]:
     """Paths of the validation images that lie in one folder, by number."""
-    names = [entry.name for entry in _entries(place)]
+    names = [entry.name for entry in _entries(path)]
     images = [name for name in names if _VAL_IMAGE.fullmatch(name)]
     if len(images) < len(names):
         others = first_few([name for name in names if not _VAL_IMAGE.fullmatch(name)])
-        log.info("%s: left out, not called ILSVRC2012_val_N.JPEG: %s", place, others)
-    return {number: f"{folder}/{name}" for number, name in _by_number(images, place).items()}
+        log.info("%s: left out, not called ILSVRC2012_val_N.JPEG: %s", path, others)
+    return {number: f"{folder}/{name}" for number, name in _by_number(images, path).items()}
 
 
 def _by_number(names: Collection[str], where: Path) -> dict[int, str]:
@@ -300,10 +300,10 @@ def _images_in_classes(root: Path, folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted, but what begins with a dot. Raises BadInput where it cannot be read."""
+    """List a folder, sorted, but for what begins with a dot. Raises BadInput where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name)
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise BadInput(f"cannot be read ({error.strerror})", where=folder) from error
 

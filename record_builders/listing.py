@@ -45,7 +45,7 @@ def plan(
     given: Mapping[str, Path | None] = {"train": list_file, "val": val_list, "test": test_list}
     lists = {split: _images(path, root) for split, path in given.items() if path is not None}
     _require_one_label(lists.values())
-    held_out = {split: one.images for split, one in lists.items() if split != "train"}
+    held_out = {split: found.images for split, found in lists.items() if split != "train"}
     fractions = {"val": val_fraction, "test": test_fraction}
     wanted = {split: fraction for split, fraction in fractions.items() if split not in held_out}
     table = read_classes(classes) if classes else _numbered(lists["train"])
@@ -67,8 +67,8 @@ class _List:
     images: Images
     lines: NDArray[np.int64]
 
-    def where(self, place: int) -> str:
-        return f"{self.path}:{self.lines[place]}"
+    def where(self, row: int) -> str:
+        return f"{self.path}:{self.lines[row]}"
 
 
 def _images(path: Path, root: Path) -> _List:
@@ -104,21 +104,21 @@ def _inside(row: Row, root: Path, path: Path) -> str:
 def _require_one_label(lists: Iterable[_List]) -> None:
     """Raise BadInput where an image has two labels; lines of one list that repeat an image are counted on the log."""
     seen: dict[str, tuple[_List, int]] = {}
-    for one in lists:
+    for current in lists:
         repeats = []
-        for place, (path, label) in enumerate(zip(one.images.paths, one.images.labels.tolist(), strict=True)):
-            first, at = seen.setdefault(path, (one, place))
+        for row, (path, label) in enumerate(zip(current.images.paths, current.images.labels.tolist(), strict=True)):
+            first, at = seen.setdefault(path, (current, row))
             if first.images.labels[at] != label:
                 raise BadInput(
                     "the same image with two labels",
-                    where=one.where(place),
+                    where=current.where(row),
                     found=f"{path} as {label}, and as {first.images.labels[at]} in {first.where(at)}",
                     advice="keep the right line",
                 )
-            if first is one and at != place:
-                repeats.append(f"{path} in line {one.lines[place]}")
+            if first is current and at != row:
+                repeats.append(f"{path} in line {current.lines[row]}")
         if repeats:
-            log.info("%s", printable(f"{one.path}: lines that repeat an image, kept: {first_few(repeats)}"))
+            log.info("%s", printable(f"{current.path}: lines that repeat an image, kept: {first_few(repeats)}"))
 
 
 def _numbered(train: _List) -> ClassTable:
@@ -152,13 +152,13 @@ def _say_empty(train: _List, table: ClassTable) -> None:
 
 
 def _require_in_table(lists: Iterable[_List], classes: int) -> None:
-    for one in lists:
-        labels = np.unique(one.images.labels)
+    for current in lists:
+        labels = np.unique(current.images.labels)
         if labels[-1] >= classes:
             begin_at_one = labels[0] == 1 and labels[-1] == classes
             raise BadInput(
                 "label out of range",
-                where=one.where(int(np.argmax(one.images.labels))),
+                where=current.where(int(np.argmax(current.images.labels))),
                 expected=f"0..{classes - 1}, as there are {classes:,} classes",
                 found=f"{labels[-1]:,}",
                 advice=BEGIN_AT_ONE if begin_at_one else None,

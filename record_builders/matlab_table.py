@@ -80,7 +80,12 @@ def _array(data: memoryview) -> tuple[int, list[int], str, Iterator[Element]]:
     flags, dimensions, name = _next(parts), _next(parts), _next(parts)
     if not flags or len(dimensions) % 4:
         raise ValueError("an array without class or dimensions")
-    return flags[0], [one for (one,) in struct.iter_unpack("<i", dimensions)], bytes(name).decode("latin-1"), parts
+    return (
+        flags[0],
+        [length for (length,) in struct.iter_unpack("<i", dimensions)],
+        bytes(name).decode("latin-1"),
+        parts,
+    )
 
 
 def _next(parts: Iterator[Element], kind: int | None = None) -> memoryview:

@@ -29,8 +29,8 @@ def split_called(name: str) -> str | None:
     return None
 
 
-def split_folders(place: Path, names: Sequence[str], with_images: Sequence[str]) -> dict[str, str]:
-    """The folder of each split among the folders `names` in `place`; none where all of them are classes.
+def split_folders(folder: Path, names: Sequence[str], with_images: Sequence[str]) -> dict[str, str]:
+    """The folder of each split among the folders `names` in `folder`; none where all of them are classes.
 
     `with_images` are those of them that hold images and mean no split. Raises BadInput where two mean one split,
     where others are beside the splits, where there is no train, and where classes look like splits.
@@ -40,32 +40,32 @@ def split_folders(place: Path, names: Sequence[str], with_images: Sequence[str])
         split = split_called(name)
         if split in found:
             both = f"{found[split]} and {name}"
-            raise BadInput(f"two folders are the split {split}", where=place, found=both, advice="keep one of them")
+            raise BadInput(f"two folders are the split {split}", where=folder, found=both, advice="keep one of them")
         if split:
             found[split] = name
     found = {split: found[split] for split in _WORDS if split in found}
     if not found:
-        require_no_likeness(place, names)
+        require_no_likeness(folder, names)
     elif with_images:
-        raise _others_beside(place, found, with_images)
+        raise _others_beside(folder, found, with_images)
     elif "train" not in found:
         held_out = next(iter(found.values()))
         raise BadInput(
             "no folder train beside the other splits",
-            where=place,
+            where=folder,
             found=", ".join(found.values()),
-            advice=f"to evaluate alone: --root {place / held_out} --val-fraction 0 --test-fraction 0",
+            advice=f"to evaluate alone: --root {folder / held_out} --val-fraction 0 --test-fraction 0",
         )
     return found
 
 
-def require_no_likeness(place: Path, names: Sequence[str]) -> None:
+def require_no_likeness(folder: Path, names: Sequence[str]) -> None:
     """Raise BadInput where names of classes, as seg_train and seg_test, look like those of two splits."""
     alike = {split: name for name in names if (split := _likeness(name))}
     if len(alike) > 1:
         raise BadInput(
             "look like splits, not like classes",
-            where=place,
+            where=folder,
             expected=f"splits called {USUAL_NAMES}",
             found=first_few(list(alike.values())),
             advice="rename them, or, if they are classes, put all classes into a folder train",
@@ -78,7 +78,7 @@ def _likeness(name: str) -> str | None:
     return split_called(name) or next((_SPLIT_OF_WORD[word] for word in ends if word in _SPLIT_OF_WORD), None)
 
 
-def _others_beside(place: Path, found: dict[str, str], others: Sequence[str]) -> BadInput:
+def _others_beside(folder: Path, found: dict[str, str], others: Sequence[str]) -> BadInput:
     splits = ", ".join(found.values())
     advice = f"move them away, or --leave-out {others[0]!r}"
     if "train" not in found:
@@ -86,5 +86,5 @@ def _others_beside(place: Path, found: dict[str, str], others: Sequence[str]) ->
     advice += f"; if {splits} are classes, put all classes into a folder train" if len(others) > 1 else ""
     expected = f"nothing with images beside the splits ({splits})"
     return BadInput(
-        "other folders beside those of splits", where=place, expected=expected, found=first_few(others), advice=advice
+        "other folders beside those of splits", where=folder, expected=expected, found=first_few(others), advice=advice
     )

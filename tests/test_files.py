@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -317,3 +317,12 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     with files.regular_file(tmp_path / "file") as (stream, size):
         assert (stream.read(), size) == (b"abc", 3)
+
+
+def test_the_ending_of_a_name_is_required_in_any_case() -> None:
+    files.require_ending(Path("a.PNG"), ".png", "drawn as PNG")
+    files.require_ending(Path("a.svg"), (".dot", ".svg"), "unknown kind of picture")
+    with pytest.raises(
+        BadRecipe, match=r"^a\.gif: a picture; expected a name that ends in \.dot, \.svg; take another$"
+    ):
+        files.require_ending(Path("a.gif"), (".dot", ".svg"), "a picture", "take another")

@@ -94,12 +94,14 @@ def inspect(
 
     Example: imagenet-pipeline inspect output/digits --records 0:24 --montage digits.png
     """
-    from imagenet_pipeline.records import inspect as inspection
+    from imagenet_pipeline.records.inspect import inspect as look_into
 
     chosen = _range(records)
-    report = inspection.inspect(path, chosen, split)
+    report = look_into(path, chosen, split)
     if montage:
-        inspection.montage(path, montage, chosen, split)
+        from imagenet_pipeline.pictures.data import montage as draw_montage
+
+        draw_montage(path, montage, chosen, split)
     if as_json:
         say_json(report)
         return

@@ -1,9 +1,4 @@
-"""Recipes from TOML and from the command line, and back.
-
-What is wrong with a recipe, in one line a person can act on.
-
-The keys of a recipe, for people: default, possible values, meaning.
-"""
+"""Recipes read from TOML and the command line, their first fault in one line, and all keys listed for people."""
 
 from __future__ import annotations
 
@@ -22,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from imagenet_pipeline import files
 from imagenet_pipeline.config.recipe import Recipe
 from imagenet_pipeline.config.shipped import find_recipe
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
 _LARGEST_BITS = 63
-"""Of a whole number's size, its sign apart; Python would not even print one of some thousand digits."""
+"""Size of a whole number, its sign apart; Python would not even print one of some thousand digits."""
 
 
 def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -129,12 +124,12 @@ def _literal(text: str) -> Any:
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
-    place = values
+    inner = values
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
+        inner = inner.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise BadRecipe("not a section", where=key, advice=f"known keys: {', '.join(option_names())}")
-    place[last] = value
+    inner[last] = value
 
 
 def _renew(values: dict[str, Any]) -> None:
@@ -169,7 +164,7 @@ def _with_tuples(value: Any, where: str) -> Any:
 
 
 COMMAND_LINE = "command line"
-"""Where a fault is that no file has."""
+"""The `where` of a fault that is in no file."""
 _PLAIN_WORDS = {
     "tuple_type": "needs a list, as [0.5, 1.0]",
     "too_long": "has too many values",
@@ -208,7 +203,7 @@ _NO_KEYS = {
 
 
 def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRecipe:
-    """The first fault pydantic found in a recipe, in one line. `known` are all recipe keys, dotted."""
+    """Say the first fault pydantic found in a recipe in one line. `known` are all recipe keys, dotted."""
     first = _clearest(error)
     # Union types add their own words to the location; the recipe key is the longest known beginning.
     words = [str(word) for word in first["loc"]]
@@ -248,41 +243,39 @@ def meant_keys(word: str, known: list[str]) -> list[str]:
 
 
 def reason_for_none(word: str) -> str | None:
-    """Why there is no such key, where somebody may well look for one."""
+    """Explain why there is no such key, where somebody may well look for one; else None."""
     return _NO_KEYS.get(word.rpartition(".")[2])
 
 
 def _nearest(key: str, known: list[str], value: str) -> str:
     meant = meant_keys(key, known)
     if meant:
-        return f"did you mean {' or '.join(f'{one}{value}' for one in meant)}?"
+        return f"did you mean {' or '.join(f'{name}{value}' for name in meant)}?"
     if reason_for_none(key):
         return f"there is none: {reason_for_none(key)}"
     sections = {name.rpartition(".")[0] for name in known if "." in name}
     near = difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
     if near:
         return f"did you mean the section {near[0]}?"
-    near = difflib.get_close_matches(key, known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
+    return did_you_mean(key, known, f"known keys: {', '.join(known)}")
 
 
 def _clearest(error: ValidationError) -> Any:
     # Where a number or a word will do, a wrong word is best told the right one.
     errors = error.errors()
-    words = [one for one in errors if one["type"] == "literal_error" and one["loc"][:2] == errors[0]["loc"][:2]]
+    words = [fault for fault in errors if fault["type"] == "literal_error" and fault["loc"][:2] == errors[0]["loc"][:2]]
     return words[0] if words and isinstance(words[0]["input"], str) else errors[0]
 
 
 def _unknown_word(key: str, error: Any, where: str) -> BadRecipe:
     words = re.findall("'([^']*)'", error["ctx"]["expected"])
-    near = difflib.get_close_matches(str(error["input"]), words, n=2)
     or_number = " or a number" if len(error["loc"]) > len(key.split(".")) else ""
     return BadRecipe(
         f"recipe key {key!r}: no such word",
         where=where,
         expected=error["ctx"]["expected"] + or_number,
         found=repr(error["input"])[:80],
-        advice=f"did you mean {' or '.join(near)}?" if near else None,
+        advice=did_you_mean(str(error["input"]), words, "") or None,
     )
 
 

@@ -1,11 +1,4 @@
-"""A recipe, all its keys.
-
-Recipe keys of a step: what it lowers, by which rule, at which rate.
-
-Recipe keys of images: how large they are, and what is changed in training.
-
-What every section of a recipe is: frozen, strict, and closed to unknown keys.
-"""
+"""The keys of a recipe, a frozen and strict model a section: types, defaults, meanings, and what fits together."""
 
 from __future__ import annotations
 
@@ -22,7 +15,7 @@ Range = tuple[Positive, Positive]
 
 
 def looks_like_0_to_1(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
-    """Whether a normalisation seems to be meant for images in 0..1, where ours are in 0..255."""
+    """Tell a normalisation that seems to be meant for images in 0..1, where ours are in 0..255."""
     return max(map(abs, (*mean, *std))) <= 1 and any(mean) and set(std) != {1.0}
 
 
@@ -35,7 +28,7 @@ class Section(BaseModel):
 
 
 class InputRecipe(Section):
-    """What the network sees."""
+    """The network's input: its size in training and evaluation, pixels."""
 
     size: Annotated[int, Field(ge=1, le=4096)] = 224
     """Side of the square input, pixels."""
@@ -120,12 +113,12 @@ class Augmentation(Section):
 
     @property
     def mixes(self) -> bool:
-        """Whether each image becomes a mixture of two, and its label shares of classes."""
+        """True where each image becomes a mixture of two, and its label shares of classes."""
         return self.mixup > 0 or self.cutmix > 0
 
     @property
     def recolours(self) -> bool:
-        """Whether brightness, contrast, saturation or lighting can change."""
+        """True where brightness, contrast, saturation or lighting can change."""
         return any((self.brightness, self.contrast, self.saturation, self.lighting))
 
     @model_validator(mode="after")
@@ -147,10 +140,10 @@ class Augmentation(Section):
 
 
 class LossRecipe(Section):
-    """What training lowers; `engines/__init__.py` states each kind."""
+    """The loss; `engines/__init__.py` states each kind."""
 
     kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    """Of the softmax, or of the margins to the other classes."""
+    """Cross-entropy of the softmax, or the hinge of the margins to the other classes."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
@@ -241,14 +234,14 @@ KEYS_OF_SCHEDULES = {
 
 
 class ScheduleRecipe(Section):
-    """How the learning rate moves; `training/schedule.py` defines each kind."""
+    """The course of the learning rate; `training/schedule.py` defines each kind."""
 
     kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
     """Its form after the warm-up; each reads its own of the keys below."""
     drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs after which the rate falls (kind "steps")."""
     factor: Positive = 0.1
-    """What each drop multiplies the rate by (kinds "steps" and "plateau")."""
+    """Factor of the rate at each drop (kinds "steps" and "plateau")."""
     power: Positive = 1.0
     """Exponent of kind "polynomial"."""
     warmup_epochs: NotNegative = 0.0
@@ -288,13 +281,13 @@ class InitialRecipe(Section):
     kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
     """Distribution that weights are drawn from."""
     weights: str = ""
-    """What to start from instead of drawing: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
+    """Weights to start from, not drawn: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
-    """Whether the layers whose shape depends on the number of classes are drawn anew, not taken from `weights`."""
+    """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`."""
     mean: tuple[float, ...] = ()
-    """What the network's input has subtracted, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
+    """Mean that the network's input has subtracted, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
     std: tuple[Positive, ...] = ()
-    """What it is divided by, [R, G, B] in 0..255; goes with `mean`."""
+    """Standard deviation that it is divided by, [R, G, B] in 0..255; goes with `mean`."""
     zero_last_scale: bool = False
     """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
 
@@ -325,7 +318,7 @@ class InitialRecipe(Section):
 
 
 class TransferRecipe(Section):
-    """Which layers of a network that starts from `initial.weights` move, and how fast.
+    """Fine-tuning: layers of a network that starts from `initial.weights` held still for a while, or trained slower.
 
     Keys are layers as `networks NAME` shows them, or their beginnings: `stage1` means all of that stage.
     """
@@ -337,7 +330,7 @@ class TransferRecipe(Section):
 
 
 class StoppingRecipe(Section):
-    """When to end before the last epoch."""
+    """Early stopping."""
 
     patience_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better validation rank-1 after which the run ends; 0 is never."""
@@ -345,7 +338,7 @@ class StoppingRecipe(Section):
 
 class CheckpointRecipe(Section):
     keep: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
-    """How many of the latest checkpoints to keep, so that a run can go back to them; the best is always kept."""
+    """Number of the latest checkpoints to keep, so that a run can go back to them; the best is always kept."""
     every_steps: Annotated[int, Field(ge=0)] = 0
     """Also save inside an epoch, every so many steps of the run; 0 is off."""
     every_minutes: NotNegative = 15.0
@@ -365,7 +358,7 @@ class LoaderRecipe(Section):
 
 
 def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
-    """The drops of a run of `meant_for` epochs in one of `epochs`: in proportion, rising, each with an effect.
+    """Move the drops of a run of `meant_for` epochs to one of `epochs`: in proportion, rising, each with an effect.
 
     Where that is not known, or itself too short for them, the last stretch is taken to be as long as the one before.
     """
@@ -390,11 +383,11 @@ class Recipe(Section):
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Images a step, over all devices together."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Of everything drawn: weights, order of images, augmentation, dropout."""
+    """Seed of everything drawn: weights, order of images, augmentation, dropout."""
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3": the ctx list."""
     precision: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """What convolutions and dense layers compute in; "auto" is the fastest here that costs no accuracy."""
+    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy."""
     compile: bool = False
     """Whether the pytorch engine compiles its step (torch.compile); Gluon always compiles its own way."""
     accumulation: Annotated[int, Field(ge=1)] = 1

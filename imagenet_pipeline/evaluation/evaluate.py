@@ -1,6 +1,6 @@
-"""Score a run's checkpoint on a split: every record once, counts exact.
+"""Evaluation of a run's checkpoint on a split: every record once, counts exact.
 
-Records whose classes are numbered otherwise than the network's: which of its classes each of theirs is.
+Where the records number their classes otherwise than the network does, their labels are mapped to its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from imagenet_pipeline.training.distributed import require_agreement
 from imagenet_pipeline.training.engine_setup import build_engine
 
 HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "loader.prefetch")
-"""Recipe keys that say how to compute, not what."""
+"""Recipe keys of the computation alone, not of its result."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be scored: a run's checkpoint, on records whose classes are among its own."""
+    """A run's checkpoint that is to be scored on records whose classes are among its own."""
 
     run: Path
     recipe: Recipe
@@ -119,7 +119,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Setting:
-    """How subjects were scored, and how long it took them all."""
+    """The settings subjects were scored with, and the seconds it took them all."""
 
     split: str
     crops: Crops
@@ -129,7 +129,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each subject its figures and outcomes; `outcomes` begins with those of all together, of several."""
+    """Metrics and per-sample outcomes of each subject; of several, outcomes[0] is the ensemble's."""
 
     evaluations: list[Evaluation]
     outcomes: list[Outcomes]
@@ -182,7 +182,7 @@ def crops_of(number: int) -> Crops:
 
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
-    """What is scored where nobody says: the test split, or that of validation where there is none."""
+    """Choose the split to score where nobody says: test, or val where there is no test split."""
     data = read_data_set(records) if records else records_of(load_run_recipe(run, overrides))
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
@@ -217,8 +217,8 @@ def _member(subject: Subject, engine: Engine, loss_kind: str) -> Member:
 
 
 def _require_one_group(subjects: Sequence[Subject], engines: Sequence[Engine], split: str, crops: int) -> None:
-    places = {(engine.rank, engine.ranks) for engine in engines}
-    if len(places) > 1:
+    ranks = {(engine.rank, engine.ranks) for engine in engines}
+    if len(ranks) > 1:
         advice = "score runs of both engines in one process, or give engine=pytorch"
         raise BadRecipe("the engines of these runs share their processes differently", advice=advice)
     facts = {"split": split, "crops": str(crops), "records": subjects[0].data.digest}
@@ -245,7 +245,7 @@ class Numbering:
 
 
 def numbering_of(state: State, data: DataSet) -> Numbering:
-    """How the classes of records are those of a network. Raises BadInput where they are not.
+    """Map the classes of records to those of a network. Raises BadInput where they are not.
 
     Records from folders 0 to 999, which ImageNetV2 has, are ImageNet's classes by number. Records of some of the
     network's classes are matched by class id. All others must have its very table, as in training.
@@ -264,12 +264,12 @@ def numbering_of(state: State, data: DataSet) -> Numbering:
 
 
 def is_unnamed(state: State) -> bool:
-    """Whether a network was imported without the names of its classes."""
+    """Tell whether a network was imported without the names of its classes."""
     return (state.data_digest, state.class_order) == (IMPORTED, NUMBERED)
 
 
 def sorted_numbers(table: ClassTable) -> Whole:
-    """ImageNet's number, that is the place among the sorted WordNet ids, of each label [1000].
+    """Find ImageNet's number, the rank among the sorted WordNet ids, of each label [1000].
 
     Raises BadInput for a table of other classes; of a network whose classes nobody named the labels are those numbers.
     """

@@ -1,12 +1,10 @@
-"""The activations of one layer for every record, to a file of features.
+"""Feature extraction: the output of one layer for every record, in a file of features.
 
-Files of features: a NumPy archive, written row by row and read member by member.
+The network runs up to that layer on an engine; the file is a NumPy archive, written row by row, read member by member.
 
     SPLIT_features [n, k] float32   SPLIT_labels [n] int64   SPLIT_records [n] int64   classes [c] text   about, JSON
 
 `numpy.load(FILE, allow_pickle=False)` reads it. Equal features give equal bytes.
-
-A checkpoint's network up to one of its layers, on an engine.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ BYTES_A_RECORD = 2 * 8
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a file of features holds and where it is from. `shape` is the layer's, flattened to `features` numbers."""
+    """Content and origin of a file of features. `shape` is the layer's, flattened to `features` numbers."""
 
     run: str
     checkpoint: str
@@ -88,8 +86,7 @@ def extract(
     state, width = checkpoint.state, math.prod(shape)
     if out.is_dir():
         raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
-    if out.suffix != ".npz":
-        raise BadRecipe("features are an archive of NumPy's", where=out, expected="a name that ends in .npz")
+    files.require_ending(out, ".npz", "features are an archive of NumPy's")
     files.check_free_space(out, sum(images.values()) * (4 * width + BYTES_A_RECORD) + 2**20)
     extraction = Extraction(
         str(run), checkpoint.folder.name, state.network, layer, shape, width, images, state.input_size,
@@ -148,7 +145,7 @@ _LONGEST_HEADER = 10_000
 _SPOILT = (
     zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, SyntaxError,
 )  # fmt: skip
-"""What zipfile and NumPy raise for bytes that are none of theirs."""
+"""Errors of zipfile and NumPy for bytes that are none of theirs."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def new_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def open_rows(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> Iterator[Write]:
-    """Yield what writes the next rows of a float32 array of this shape; one array at a time."""
+    """Yield a function that writes the next rows of a float32 array of this shape; one array at a time."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with archive.open(_entry(name), "w", force_zip64=True) as member:
         _format.write_array_header_1_0(member, header)
@@ -261,7 +258,7 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 
 def _array(archive: zipfile.ZipFile, name: str, kind: str, path: Path) -> Array:
-    """A whole array of NumPy's kind "f", "i" or "U"; nothing is allocated that the file does not fill."""
+    """Read a whole array of NumPy's kind "f", "i" or "U"; nothing is allocated that the file does not fill."""
     entry = archive.getinfo(f"{name}.npy")
     if entry.compress_size > path.stat().st_size or entry.file_size > _MOST_DEFLATED * entry.compress_size:
         raise _none(path, f"{name} of {entry.file_size:,} bytes")
@@ -287,12 +284,12 @@ def own_network(name: str, classes: int) -> Sequential:
 
 
 def input_shape(state: State) -> tuple[int, int, int]:
-    """(channels, height, width) of what a checkpoint's network looks at."""
+    """Shape of the input of a checkpoint's network: (channels, height, width)."""
     return len(state.mean), state.input_size, state.input_size
 
 
 def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) -> tuple[Engine, Shape]:
-    """An engine whose "logits" are the layer's output, and the shape of that for one image.
+    """Create an engine whose "logits" are the layer's output; also returns the shape of that for one image.
 
     Raises BadRecipe for a layer there is not, and where several processes were started.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from imagenet_pipeline.drawing import (
     bar,
     contact_sheet,
     fit,
+    jpeg,
     lettering,
     require_png,
     shortened,
@@ -70,9 +70,8 @@ class Drawings:
             lines = (first.name, f"{100 * first.probability:.1f} %  {prediction.path.name}")
             self._tiles.append(tile(pixels, _TILE, lines, first.probability))
         if self._folder:
-            encoded = io.BytesIO()
-            annotated(pixels, prediction.top).save(encoded, "JPEG", quality=92)
-            files.write_whole(self._folder / self._free_name(prediction.path), encoded.getvalue())
+            picture = jpeg(annotated(pixels, prediction.top), 92)
+            files.write_whole(self._folder / self._free_name(prediction.path), picture)
             self.annotated += 1
 
     def finish(self, whose: str) -> str:

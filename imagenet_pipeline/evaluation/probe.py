@@ -137,8 +137,7 @@ def _require_place(out: Path, file: FeatureFile) -> None:
     files.require_separate((out,), (file.path,))
     if out.is_dir():
         raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
-    if out.suffix != ".npz":
-        raise BadRecipe("weights are an archive of NumPy's", where=out, expected="a name that ends in .npz")
+    files.require_ending(out, ".npz", "weights are an archive of NumPy's")
     with files.explaining(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     width = file.shapes["train"][1]

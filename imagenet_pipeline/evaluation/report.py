@@ -7,14 +7,15 @@ How the page of a report looks, on a screen and printed.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageColor
 
 from imagenet_pipeline import files
+from imagenet_pipeline.drawing import COLOURS, data_address
 from imagenet_pipeline.errors import BadRecipe, printable
 from imagenet_pipeline.evaluation.report_tables import (
     MANY_CLASSES,
@@ -50,9 +51,7 @@ def require_page(out: Path, own: bool = False) -> None:
 
     What has the name of a run's `own` report is one.
     """
-    if out.suffix != ".html":
-        advice = "Markdown and JSON are written beside it"
-        raise BadRecipe("a report is a page", where=out, expected="a name that ends in .html", advice=advice)
+    files.require_ending(out, ".html", "a report is a page", "Markdown and JSON are written beside it")
     there = [path for path in (out, out.with_suffix(".md"), out.with_suffix(".json")) if path.exists()]
     if there and not (own or _is_report(out)):
         advice = "a report is NAME.html, .md and .json: name another --report"
@@ -248,7 +247,7 @@ def _cell(count: int, share: float, right: bool, numbered: bool, told: str) -> s
         return "<td></td>"
     # The root lets single mistakes be seen beside hundreds of hits.
     strength = 0.08 + 0.92 * share**0.5
-    colour = "31,95,168" if right else "194,87,26"
+    colour = ",".join(map(str, ImageColor.getrgb(COLOURS[0] if right else COLOURS[1])))
     ink = ' class="dark"' if strength > 0.6 else ""
     return f'<td{ink} style="background:rgba({colour},{strength:.2f})" title="{told}">{count if numbered else ""}</td>'
 
@@ -264,7 +263,7 @@ def mistakes(findings: Findings) -> str:
 def _mistake(findings: Findings, mistake: Mistake, pixels: Pixels) -> str:
     is_small = min(pixels.shape[:2]) < _THUMBNAIL_PIXELS
     encoded = encode_png(pixels) if is_small else encode_jpeg(shrink(pixels, _THUMBNAIL_PIXELS), 85)
-    source = _inline(encoded, "png" if is_small else "jpeg")
+    source = data_address(encoded, "png" if is_small else "jpeg")
     coarse = ' class="coarse"' if max(pixels.shape[:2]) <= 64 else ""
     predicted, true = (text(findings.class_name(label)) for label in (mistake.predicted, mistake.label))
     sure = text(certainty(mistake.probability)).replace(" ", "&nbsp;")
@@ -279,16 +278,15 @@ def curves(run: Path) -> str:
     if not (run / "curves.png").is_file() or not Journal(run).exists():
         return ""
     pictures = zip(("loss", "rank-1"), separate_curves(run), strict=True)
-    shown = [f'<img alt="{name} by epoch" src="{_inline(picture, "png")}">' for name, picture in pictures]
+    shown = [f'<img alt="{name} by epoch" src="{data_address(picture, "png")}">' for name, picture in pictures]
     return f'<div class="curves">{"".join(shown)}</div>'
 
 
-def _inline(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-STYLE = """
-:root { --ink: #222; --quiet: #666; --line: #e4e4e4; --blue: #1f5fa8; --orange: #c2571a; }
+STYLE = (
+    f"""
+:root {{ --ink: #222; --quiet: #666; --line: #e4e4e4; --blue: {COLOURS[0]}; --orange: {COLOURS[1]}; }}
+"""
+    + """\
 * { box-sizing: border-box; }
 html { font-size: 16px; }
 body { font: .95rem/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; color: var(--ink);
@@ -360,3 +358,4 @@ pre { background: #f7f7f7; padding: 1rem; white-space: pre-wrap; overflow-wrap: 
   pre { background: none; padding: 0; columns: 3; }
 }
 """
+)

@@ -1,8 +1,7 @@
-"""One pass over a split: what becomes of every record, for one network or several on the same records.
+"""Scoring: one pass over a split gives per-sample results, for one network or several on the same records.
 
-What became of every record: its class, the first five guesses, how sure the first was, and the loss.
-
-Scores to probabilities, in float64, averaged over the crops of an image.
+Of each record: its class, the first five guesses, the probability of the first, and the loss. Probabilities are
+float64, averaged over the crops of an image.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
 View = tuple[int, float]
-"""How a network sees an image: side in pixels, share of the shorter edge."""
+"""A network's view of an image: side in pixels, share of the shorter edge."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Source:
 
 
 def score_split(source: Source, crops: Crops, members: Sequence[Member], classes: int) -> list[Outcomes]:
-    """The outcomes of each member; and before them, of several, those of the mean of their probabilities.
+    """Score each member; before their outcomes, of several members, come those of the mean of their probabilities.
 
     Every record is scored once over all ranks, whatever the batch size. Memory does not grow with the number of
     classes. Collective.
@@ -78,12 +77,12 @@ def score_split(source: Source, crops: Crops, members: Sequence[Member], classes
 
 
 def _finite(logits: Array) -> Array:
-    """The logits, or NaN for them all: infinities would pass unseen where they are no image's own."""
+    """Return the logits, or NaN for them all: infinities would pass unseen where they are no image's own."""
     return logits if np.isfinite(logits).all() else np.full_like(logits, np.nan)
 
 
 def _shown(source: Source, engine: Engine, crops: Crops, views: Collection[View]) -> Iterator[dict[View, Batch]]:
-    """The same records batch by batch as every view has them, with a progress bar."""
+    """Yield the same records batch by batch as every view has them, with a progress bar."""
     recipe = source.recipe
     with ExitStack() as stack, Bar(source.split, "batches", engine.rank == 0) as bar:
         passes = {}
@@ -122,19 +121,22 @@ class Outcomes:
 
     @property
     def rank1_right(self) -> Truths:
-        """[n], whether the first guess is the class."""
+        """[n], True where the first guess is the class."""
         right: Truths = self.top[:, 0] == self.labels
         return right
 
     @property
     def rank5_right(self) -> Truths:
-        """[n], whether the class is among the first five."""
+        """[n], True where the class is among the first five."""
         right: Truths = (self.top == self.labels[:, None]).any(axis=1)
         return right
 
 
 def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
-    """Of one batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are of their probabilities."""
+    """Compute the outcomes of one batch.
+
+    Classes rank by `ranked` [n, classes], ties to the lower class; `logs` [n, classes] are of their probabilities.
+    """
     top = top_classes(ranked, GUESSES)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
@@ -152,11 +154,11 @@ def losses_of(logs: Logs, labels: Whole, kind: str) -> Reals:
 
 
 def gathered(engine: Engine, records: int, classes: int, parts: Sequence[tuple[int, Outcomes]]) -> Outcomes:
-    """The outcomes of all records out of those of all ranks; each part begins at a position of its own. Collective."""
+    """Gather the outcomes of all records from all ranks; each part begins at a position of its own. Collective."""
     table = np.zeros((records, 4 + min(GUESSES, classes)))
-    for first, one in parts:
-        own = [one.numbers, one.labels, one.confidence, one.losses, *one.top.T]
-        table[first : first + len(one)] = np.stack(own, axis=1)
+    for first, part in parts:
+        own = [part.numbers, part.labels, part.confidence, part.losses, *part.top.T]
+        table[first : first + len(part)] = np.stack(own, axis=1)
     if engine.ranks > 1:
         # Each row is one rank's and 0 elsewhere, so that the sums are those very numbers.
         table = engine.sum_over_ranks(table.ravel()).reshape(table.shape)
@@ -170,7 +172,7 @@ Logs = npt.NDArray[np.float64]
 
 
 def log_probabilities(logits: Array, crops: int = 1) -> Logs:
-    """Of each image, the log of its crops' probabilities averaged: [n * crops, classes] to [n, classes]."""
+    """Average the probabilities of each image's crops and take the log: [n * crops, classes] to [n, classes]."""
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))

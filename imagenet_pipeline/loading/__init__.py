@@ -1,1 +1,1 @@
-"""From records to batches: order, augmentation and threads that decode."""
+"""The data loader: order of records, augmentation, and threads that decode."""

@@ -1,6 +1,7 @@
-"""What happens to an image on its way to the network: one geometric transform, then colours, then erasing.
+"""The transforms of training and evaluation, from a decoded image to its row of a batch.
 
-The images of one training batch: random changes that follow from their positions, then pairs mixed.
+In training: one geometric transform, then colours, then erasing, then pairs mixed, all of them drawn from the image's
+position in the epoch. In evaluation: one crop or several.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Draw(NamedTuple):
     """Ten tries of the crop's width over height."""
     left: float
     top: float
-    """Where the crop lies within its room to move, 0 to 1."""
+    """Position of the crop within its room to move, 0 to 1."""
     flip: bool
     distortion: Distortion
     brightness: float
@@ -121,7 +122,7 @@ def training_transform(
 
 
 def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int, size: int) -> Box:
-    """The crop of an image of this height and width; with `pad` it may reach beyond the image."""
+    """Place the crop in an image of this height and width; with `pad` it may reach beyond the image."""
     pad = augmentation.pad
     height, width = height + 2 * pad, width + 2 * pad
     if augmentation.crop == "resized":
@@ -141,14 +142,14 @@ def evaluation_transform(image: Pixels, crop_fraction: float, out: Pixels) -> No
     """
     height, width = image.shape[:2]
     boxes = evaluation_boxes(height, width, crop_fraction, len(out))
-    for place, box in enumerate(boxes):
-        resize_into(image, box, False, out[place])
-    for place in range(len(boxes), len(out)):
-        cv2.flip(out[place - len(boxes)], 1, dst=out[place])
+    for crop, box in enumerate(boxes):
+        resize_into(image, box, False, out[crop])
+    for crop in range(len(boxes), len(out)):
+        cv2.flip(out[crop - len(boxes)], 1, dst=out[crop])
 
 
 def evaluation_boxes(height: int, width: int, crop_fraction: float, crops: int) -> list[Box]:
-    """The squares an image is scored on, of side `crop_fraction` of its shorter edge (1 pixel at least).
+    """List the squares an image is scored on, of side `crop_fraction` of its shorter edge (1 pixel at least).
 
     crops 1 and 2: the centre (2 adds its mirror). crops 10: upper left, upper right, lower left, lower right,
     centre, and then the mirrors in that order (Krizhevsky et al. 2012, but at the corners of the whole
@@ -196,7 +197,7 @@ def _between_logarithms(limits: Range, uniforms: NDArray[np.float64]) -> NDArray
 
 
 def _normals(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Three standard normal numbers from four uniform ones (Box and Muller, 1958): [n, 4] to [n, 3]."""
+    """Make three standard normal numbers of four uniform ones (Box and Muller, 1958): [n, 4] to [n, 3]."""
     radius = np.sqrt(-2 * np.log1p(-uniforms[:, :2]))
     angle = 2 * np.pi * uniforms[:, 2:]
     return np.column_stack([radius * np.cos(angle), radius[:, 0] * np.sin(angle[:, 0])])
@@ -210,7 +211,7 @@ SECOND_COLUMNS = 64
 
 
 class Plan(NamedTuple):
-    """What happens to one training image."""
+    """All random choices for one training image."""
 
     draw: Draw
     changes: Sequence[Change] = ()
@@ -239,16 +240,16 @@ class TrainingImages:
         self._images, self._labels, self._targets = images, labels, targets
         self._plans = training_plans(augmentation, seed, epoch, positions, images.shape[1])
 
-    def write(self, image: Pixels, place: int) -> None:
-        """Change an image [H, W, 3] and put it into its row."""
-        plan = self._plans[place]
-        training_transform(image, self._augmentation, plan.draw, self._images[place], plan.changes, plan.erasure)
+    def write(self, image: Pixels, row: int) -> None:
+        """Change an image [H, W, 3] and write it to a row of the batch."""
+        plan = self._plans[row]
+        training_transform(image, self._augmentation, plan.draw, self._images[row], plan.changes, plan.erasure)
 
-    def finish(self, places: range) -> None:
+    def finish(self, rows: range) -> None:
         """Mix the pairs in these rows, which are written."""
         if self._targets is None:
             return
-        for first, second in zip(places[::2], places[1::2], strict=True):
+        for first, second in zip(rows[::2], rows[1::2], strict=True):
             mixed = self._plans[first].mix, self._plans[second].mix
             if mixed[0] and mixed[1]:
                 mix_pair(self._images[first], self._images[second], mixed[0], mixed[1])
@@ -272,7 +273,7 @@ def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes
 
 
 def training_plans(augmentation: Augmentation, seed: int, epoch: int, positions: range, size: int) -> list[Plan]:
-    """What happens to the images of consecutive positions of an epoch, `size` x `size` in the end."""
+    """Draw the choices for consecutive positions of an epoch; the images are `size` x `size` in the end."""
     draws = draw_choices(augmentation, uniforms(seed, epoch, positions, COLUMNS))
     if augmentation.policy == "none" and not augmentation.erasing and not augmentation.mixes:
         return [Plan(draw) for draw in draws]

@@ -6,12 +6,9 @@ augmentation with a reduced search space") makes so many to each image, all of o
 strength, up to stronger ones. Strengths have 31 steps, 0 to 30, and the ranges that torchvision gives them.
 
 An image is resampled once: the geometric changes of an image are composed, in the order drawn, with its crop; then
-the others (`policy_colours.py`) are applied in that order.
-
-The changes of `policy.py` that leave pixels where they are, each a table, a matrix or a filter, in place.
-
-Their definitions are Pillow's (ImageEnhance and ImageOps), which RandAugment and TrivialAugment were published with.
-Where Pillow cuts the fraction off, these round: results differ by a level or two, and do not darken.
+the others, each a table, a matrix or a filter, are applied to the pixels in that order. Their definitions are Pillow's
+(ImageEnhance and ImageOps), which RandAugment and TrivialAugment were published with. Where Pillow cuts the fraction
+off, these round: results differ by a level or two, and do not darken.
 """
 
 from __future__ import annotations
@@ -50,7 +47,7 @@ class _Strengths(NamedTuple):
     weakest: float
     strongest: float
     signed: bool = False
-    """Whether either sign is drawn with probability 1/2."""
+    """True where either sign is drawn with probability 1/2."""
 
     def at(self, step: int, negative: bool) -> float:
         size = self.weakest + (self.strongest - self.weakest) * step / STEPS
@@ -83,7 +80,7 @@ def policy_changes(
 
 
 def moved(changes: Sequence[Change], size: int) -> Affine | None:
-    """Where the point that each point of the output [0, size]^2 shows lay before: float64 [3, 3].
+    """Compose the geometric changes: a matrix [3, 3] float64 from a point of the output [0, size]^2 to what it shows.
 
     None where no change is geometric. Shears keep the upper left corner, turns keep the centre.
     """

@@ -1,14 +1,12 @@
-"""Records to batches: threads decode and change images straight into preallocated arrays, batches ahead.
+"""The data loader: threads read, check and decode records and transform them into preallocated batches, ahead of use.
 
 Decoding and resampling release Python's lock, so threads are enough and nothing is copied between processes.
-What a batch holds follows from positions alone: neither threads nor batches ahead can change a byte.
-
-One record made usable: image decoded, label checked, or an error that says where.
+What a batch holds follows from positions alone: neither threads nor batches ahead can change a byte. A record that
+cannot be used is an error that says where it lies.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -27,7 +25,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, Pi
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import available_processors, place
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
 from imagenet_pipeline.records.recordio import ImageRecord
 
@@ -50,26 +48,26 @@ class Batch:
     records: NDArray[np.int64]
     """[n], the number each record carries."""
     first_position: int
-    """How many records of the epoch, or of the file, come before this batch."""
+    """Number of records of the epoch, or of the file, before this batch."""
     wait_seconds: float
-    """How long the consumer waited for it."""
+    """Seconds that the consumer waited for it."""
     targets: NDArray[np.float32] | None = None
     """[n, classes], the share of each class where images are mixed; None where `labels` say it all."""
 
     @property
     def truth(self) -> NDArray[np.int64] | NDArray[np.float32]:
-        """What a training step is told of the images: their classes, or the shares of mixed ones."""
+        """Targets of a training step: the images' classes [n], or the shares of mixed ones [n, classes]."""
         return self.labels if self.targets is None else self.targets
 
 
 class _Images(Protocol):
     """Turns decoded images into the rows of one batch."""
 
-    def write(self, image: Pixels, place: int) -> None:
-        """Put an image [H, W, 3] into its place in the batch."""
+    def write(self, image: Pixels, row: int) -> None:
+        """Write an image [H, W, 3] to a row of the batch."""
 
-    def finish(self, places: range) -> None:
-        """Called once these places are written."""
+    def finish(self, rows: range) -> None:
+        """Called once these rows are written."""
 
 
 _Prepare = Callable[[range, "_Slot"], _Images]
@@ -116,7 +114,7 @@ class Loader:
         cv2.setNumThreads(0)
 
     def steps(self) -> int:
-        """How many batches an epoch of training has. Raises BadInput when there is not even one."""
+        """Count the batches of an epoch of training. Raises BadInput when there is not even one."""
         count = len(self.records)
         if count < self.batch_size:
             raise BadInput(
@@ -131,7 +129,7 @@ class Loader:
     def training(
         self, seed: int, epoch: int, augmentation: Augmentation = DEFAULT_AUGMENTATION, start_step: int = 0
     ) -> Batches:
-        """One epoch in random order, full batches only; `start_step` leaves out that many from its start.
+        """Start one epoch in random order, full batches only; `start_step` leaves out that many from its start.
 
         Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a
         batch that the ranks cannot share evenly, and mixing where the number of classes is not known.
@@ -149,10 +147,10 @@ class Loader:
         return Batches(self, cuts, order, prepare, mixed=augmentation.mixes)
 
     def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
-        """Every record exactly once over all ranks, in the order of the file; the last batch may be shorter.
+        """Start a pass over every record, once over all ranks, in the order of the file.
 
-        A share may be shorter by one image than another rank's; where it is empty, there is no batch.
-        Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
+        The last batch may be shorter. A share may be shorter by one image than another rank's; where it is empty,
+        there is no batch. Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
         """
         if not 0 < crop_fraction <= 1 or crops not in (1, 2, 10):
             raise BadRecipe(
@@ -198,7 +196,7 @@ class Batches:
         self._produced = self._produce(cuts)
 
     def __len__(self) -> int:
-        """How many batches are still to come."""
+        """Number of batches still to come."""
         return self._left
 
     def __iter__(self) -> Iterator[Batch]:
@@ -245,10 +243,10 @@ class Batches:
     def _fill(self, slot: _Slot, piece: range, first: int, images: _Images) -> None:
         for position in piece:
             sample = read_sample(self._loader.records, int(self._order[position]), self._loader.classes)
-            place = position - first
-            slot.labels[place] = sample.label
-            slot.records[place] = sample.number
-            images.write(sample.image, place)
+            row = position - first
+            slot.labels[row] = sample.label
+            slot.records[row] = sample.number
+            images.write(sample.image, row)
         images.finish(range(piece.start - first, piece.stop - first))
 
     def _slots(self, count: int, records: int) -> list[_Slot]:
@@ -285,10 +283,10 @@ class _EvaluationImages:
     views: Pixels
     crop_fraction: float
 
-    def write(self, image: Pixels, place: int) -> None:
-        evaluation_transform(image, self.crop_fraction, self.views[place])
+    def write(self, image: Pixels, row: int) -> None:
+        evaluation_transform(image, self.crop_fraction, self.views[row])
 
-    def finish(self, places: range) -> None:
+    def finish(self, rows: range) -> None:
         pass
 
 
@@ -301,16 +299,11 @@ class _ThisThread(Executor):
         return future
 
 
-def available_processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 _CLASS_LIMIT = 2**24  # beyond it float32 labels are no longer exact
 
 
 class Records(Protocol):
-    """What the loader needs of a record set; `read` is called from several threads at once."""
+    """The part of a record set that the loader needs; `read` is called from several threads at once."""
 
     @property
     def name(self) -> str: ...
@@ -319,7 +312,7 @@ class Records(Protocol):
 
     def read(self, position: int) -> ImageRecord: ...
 
-    def place(self, position: int) -> tuple[Path, int, int]: ...
+    def location(self, position: int) -> tuple[Path, int, int]: ...
 
 
 class Sample(NamedTuple):
@@ -341,7 +334,7 @@ def read_sample(records: Records, position: int, classes: int | None) -> Sample:
     try:
         return Sample(_decoded(record), _label(record, classes), _number(record))
     except PipelineError as error:
-        file, _, offset = records.place(position)
+        file, _, offset = records.location(position)
         where = f"{file}, record {position}, offset {offset}"
         raise type(error)(error.what, where=where, expected=error.expected, found=error.found) from error
 

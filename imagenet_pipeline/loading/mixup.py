@@ -26,11 +26,11 @@ _KIND, _LAMBDA, _CENTRE_X, _CENTRE_Y = range(MIXING_COLUMNS)
 
 
 class Mix(NamedTuple):
-    """What becomes of one image: `own` is its share of the mixture, the rest its partner's."""
+    """The mixture for one image: `own` is its share, the rest its partner's."""
 
     own: float
     box: Box | None
-    """Where the partner's pixels are; None where both shine through everywhere."""
+    """The box of the partner's pixels; None where both shine through everywhere."""
 
 
 def mixtures(mixup: float, cutmix: float, uniforms: NDArray[np.float64], size: int) -> list[Mix] | list[None]:

@@ -1,4 +1,4 @@
-"""Which record comes when, and with which random numbers: pure functions of (seed, epoch, position).
+"""The order of the records and the random numbers of each: pure functions of (seed, epoch, position).
 
 Nothing here has a state: resuming is starting at a position, and neither threads nor machines change a draw.
 A key is the whole tuple, never a sum: with seed + epoch, runs of neighbouring seeds would share their epochs.

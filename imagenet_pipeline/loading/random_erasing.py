@@ -34,7 +34,7 @@ class Erasure(NamedTuple):
     """Ten tries of its height over its width."""
     left: float
     top: float
-    """Where it lies within its room to move, 0 to 1."""
+    """Position within its room to move, 0 to 1."""
     noise: int
     """The seed of its pixels."""
 
@@ -67,7 +67,7 @@ def erase(image: Pixels, erasure: Erasure) -> None:
 
 
 def erased_box(erasure: Erasure, height: int, width: int) -> Box | None:
-    """Where the rectangle lies in an image of this height and width."""
+    """Place the rectangle in an image of this height and width."""
     for area, aspect in zip(erasure.areas, erasure.aspects, strict=True):
         pixels = area * height * width
         box_height, box_width = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))

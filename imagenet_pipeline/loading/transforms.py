@@ -1,8 +1,8 @@
-"""One geometric transform per image: crop, flip, turn and shift are composed, then it is resampled once.
+"""One geometric transform per image and one of its colours.
 
-Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x runs right, y down.
-
-One colour transform per image: brightness, contrast, saturation and lighting in one 3 x 4 matrix.
+Crop, flip, turn and shift are composed, then the image is resampled once; brightness, contrast, saturation and lighting
+make one 3 x 4 matrix. Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x runs
+right, y down.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Distortion:
-    """What is done to the square output, about its centre, after the crop has been scaled to it.
+    """A distortion of the square output about its centre, after the crop has been scaled to it.
 
     degrees turns clockwise; shear moves a row sideways by `shear` per unit of height; zoom > 1 enlarges;
     shift_x, shift_y move the content right and down by a fraction of the output's side.
@@ -44,7 +44,7 @@ class Distortion:
 
     @property
     def upright(self) -> bool:
-        """Whether rows stay rows and columns stay columns."""
+        """True where rows stay rows and columns stay columns."""
         return self.degrees == 0 and self.shear == 0
 
 

@@ -110,5 +110,5 @@ class _OnePhoto:
     def read(self, position: int) -> ImageRecord:
         return self._records.read(int(self._chosen[position]))
 
-    def place(self, position: int) -> tuple[Path, int, int]:
-        return self._records.place(int(self._chosen[position]))
+    def location(self, position: int) -> tuple[Path, int, int]:
+        return self._records.location(int(self._chosen[position]))

@@ -1,11 +1,8 @@
-"""How many images each class has in each split, as a picture.
-
-How large the stored images are, in pixels and bytes, as a picture; headers alone are read.
-"""
+"""Pictures of a data set: some of its images, the number in each class and split, their sizes in pixels and bytes."""
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +13,62 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from imagenet_pipeline import files
-from imagenet_pipeline.drawing import require_png, written_out
+from imagenet_pipeline.drawing import COLOURS, contact_sheet, png, require_png, tile, write_png, written_out
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.image import Header, Rejected, read_header
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.image import Header, Rejected, decode_rgb, read_header
+from imagenet_pipeline.records.inspect import class_of, within
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
 
-SPLIT_COLOURS = {"train": "#1f5fa8", "val": "#c2571a", "test": "#2e7d4f"}
+SPLIT_COLOURS = dict(zip(SPLITS, COLOURS, strict=False))
 BARS_LIMIT = 60
 """Classes that get a bar with a name each; more are drawn as a curve."""
 _NAMED = 5
 _NAME_LETTERS = 34
 
 Counts = NDArray[np.int64]
+FIRST_FORTY = range(40)
+MONTAGE_LIMIT = 400
+"""Records on one sheet."""
+_MONTAGE_COLUMNS = 8
+_MONTAGE_SIDE = 160
+"""Side of a tile's image, pixels."""
+
+
+def montage(path: Path, out: Path, records: range = FIRST_FORTY, split: str | None = None) -> list[int]:
+    """Draw records (by position) with number and class name on one sheet, eight to a row; return the positions drawn.
+
+    `path` is a data set folder (its first split unless one is named) or a `.rec` file. Raises BadInput where there
+    is nothing to draw, or more than 400, BadRecipe for a name that is no PNG's.
+    """
+    require_png(out)
+    data = read_data_set(path) if os.path.isdir(path) else None
+    with RecordSet.open(path, split or (next(iter(data.counts)) if data else None)) as found:
+        positions = list(within(records, found))
+        if not 1 <= len(positions) <= MONTAGE_LIMIT:
+            expected = f"1..{MONTAGE_LIMIT}"
+            raise BadInput("number of records to draw", where=path, expected=expected, found=len(positions))
+        tiles = [_tile(found, position, data.classes if data else None) for position in positions]
+    write_png(contact_sheet(tiles, min(_MONTAGE_COLUMNS, len(tiles)), ""), out)
+    return positions
+
+
+def _tile(found: RecordSet, position: int, classes: ClassTable | None) -> Image.Image:
+    """An image with the record's number and class below; of several labels none is a class."""
+    record = found.read(position)
+    name = class_of(record.labels[0], classes)[1] if record.labels else None
+    words = [str(record.number), name or (f"{record.labels[0]:g}" if len(record.labels) == 1 else "")]
+    try:
+        pixels = decode_rgb(record.image)
+    except BadInput:
+        pixels = np.full((1, 1, 3), 255, np.uint8)
+        words.append("no image")
+    return tile(pixels, _MONTAGE_SIDE, [" ".join(filter(None, words))])
 
 
 def count_classes(folder: Path) -> dict[str, Counts]:
@@ -63,9 +101,7 @@ def draw_classes(folder: Path, out: Path) -> dict[str, Counts]:
     axes.set_title(f"images a class: {totals}; {len(data.classes):,} classes", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    files.write_whole(out, image.getvalue())
+    files.write_whole(out, png(figure))
     return counts
 
 
@@ -194,9 +230,7 @@ def draw_sizes(folder: Path, sizes: dict[str, Sizes], out: Path) -> None:
     key = [Line2D([], [], color=SPLIT_COLOURS[split], marker="o", label=split) for split in shown]
     figure.legend(handles=key, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(_told(sizes), x=0.01, ha="left", fontsize=11)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    files.write_whole(out, image.getvalue())
+    files.write_whole(out, png(figure))
 
 
 def _draw_plane(axes: Axes, shown: dict[str, Sizes]) -> None:

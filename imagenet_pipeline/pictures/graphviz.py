@@ -56,9 +56,8 @@ def draw_network(
     Raises BadRecipe for an unknown or a zoo's network and for another ending, and, but for .dot, where Graphviz is
     not installed.
     """
+    files.require_ending(out, [f".{kind}" for kind in FORMATS], "unknown kind of picture")
     kind = out.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise BadRecipe("unknown kind of picture", where=out, expected=f"a name that ends in .{', .'.join(FORMATS)}")
     network, title, side, count = _network_of(name)
     count = classes or count
     description = own_network(network, count)

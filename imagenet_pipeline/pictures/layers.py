@@ -8,7 +8,6 @@ Numbers as colours: white is 0, blue is positive, red is negative.
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,15 +24,17 @@ from PIL import Image, ImageDraw
 from imagenet_pipeline import files
 from imagenet_pipeline.drawing import (
     BACKGROUND,
+    COLOURS,
     PALE_INK,
     contact_sheet,
     lettering,
+    png,
     require_png,
     tile,
     write_png,
 )
 from imagenet_pipeline.engines import Array
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
 from imagenet_pipeline.evaluation.predict import Classifier, open_classifier, read_naming_damage
@@ -154,10 +155,10 @@ def _channels(values: Numbers) -> Image.Image:
 
 
 def _bars(values: Numbers) -> Image.Image:
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained", dpi=110)
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(values))
-    for sign, colour in ((1, "#1f5fa8"), (-1, "#b2372f")):
+    for sign, colour in ((1, COLOURS[0]), (-1, "#b2372f")):
         chosen = sign * values > 0
         axes.vlines(places[chosen], 0, values[chosen], colors=colour, linewidth=min(10.0, max(0.6, 400 / len(values))))
     axes.axhline(0, color="#999999", linewidth=0.8)
@@ -166,9 +167,7 @@ def _bars(values: Numbers) -> Image.Image:
     axes.set_xlabel("feature")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return Image.open(stream).convert("RGB")
+    return Image.open(io.BytesIO(png(figure))).convert("RGB")
 
 
 def _table(filters: Numbers) -> Image.Image:
@@ -305,9 +304,9 @@ def label_of(name: str, classes: ClassTable) -> int:
     if found:
         ids = " or ".join(classes.ids[label] for label in found[:3])
         raise BadRecipe(f"{len(found)} classes are called {name!r}", where="--class", expected=ids)
-    near = difflib.get_close_matches(name, (*classes.names, *classes.ids), n=3, cutoff=0.5)
-    some = near or list(classes.names[:3])
-    raise BadRecipe(f"no class is called {name!r}", where="--class", advice=f"did you mean {' or '.join(some)}?")
+    some = f"did you mean {' or '.join(classes.names[:3])}?"
+    advice = did_you_mean(name, (*classes.names, *classes.ids), some)
+    raise BadRecipe(f"no class is called {name!r}", where="--class", advice=advice)
 
 
 def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:

@@ -1,4 +1,4 @@
-"""From a plan to a finished data set: shards made in parallel, each once, by any executor.
+"""The build of a data set from a plan: shards made in parallel, each once, by any executor.
 
 What is finished is on disk (a marker a shard in `OUT/.building`), so a killed build goes on where it was.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost, first_few
-from imagenet_pipeline.processes import local_pool
+from imagenet_pipeline.processes import available_processors, local_pool
 from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan, require_apart
@@ -36,7 +36,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How images are stored and how many processes do it.
+    """The form in which images are stored, and the number of processes that do it.
 
     resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
     keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192
@@ -70,7 +70,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build made: records and rejects per split, and what was done to the images, by kind.
+    """The outcome of a build: records and rejects per split, and what was done to the images, by kind.
 
     Of a data set that was there already: the files that were damaged and are `remade`, and the photos whose size or
     time has `changed` since they were stored.
@@ -174,7 +174,7 @@ def _mend(
 ) -> list[str]:
     """Make what is damaged or missing of a finished data set again; the names of those files.
 
-    It is made beside the data set and put in its place only where its bytes are those of the manifest.
+    It is made beside the data set and put where it belongs only where its bytes are those of the manifest.
     """
     damage = repair.find_damage(out, manifest, progress)
     if not damage:
@@ -294,7 +294,7 @@ def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:
 
 @contextlib.contextmanager
 def _executor(options: BuildOptions, executor: Executor | None, pending: int) -> Iterator[tuple[Executor | None, int]]:
-    parallel = options.workers or len(os.sched_getaffinity(0))
+    parallel = options.workers or available_processors()
     if executor is not None or not pending:
         yield executor, parallel
     else:

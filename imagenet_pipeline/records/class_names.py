@@ -44,7 +44,7 @@ class _Rows:
 
 
 def read_classes(path: Path) -> ClassTable:
-    """The class table of a file: class i is what has the number i, or else stands in the i-th place.
+    """The class table of a file: class i is what has the number i, or else is the i-th.
 
     Ids are the file's, or else its names; where two classes have one name, the numbers. Raises BadInput where it has
     none of the forms, and where it calls a class what cannot be printed.
@@ -59,24 +59,24 @@ def read_classes(path: Path) -> ClassTable:
 
 
 def names_of(ids: Sequence[str], path: Path) -> tuple[str, ...]:
-    """What a file calls the classes `ids` (folders): it may have more classes, and in any order.
+    """Look up what a file calls the classes `ids` (folders): it may have more classes, and in any order.
 
     A file without those ids that has as many names, and no other ids, gives them in the order of `ids`, which is said
     on the log. Raises BadInput where a class has no name.
     """
     rows, *others = _readings(path)
-    wanted = [_folded(one) for one in ids]
+    wanted = [_folded(name) for name in ids]
     tables = [table for reading in (rows, *others) for table in _tables(reading)]
     for table in tables:
-        if all(one in table for one in wanted):
-            return tuple(table[one] for one in wanted)
-    if len(rows.names) == len(ids) and rows.ids is None and not any(one in table for table in tables for one in wanted):
+        if all(key in table for key in wanted):
+            return tuple(table[key] for key in wanted)
+    if len(rows.names) == len(ids) and rows.ids is None and not any(key in table for table in tables for key in wanted):
         names = _by_label(rows, path).names
         pairs = first_few([f"{one} is {name}" for one, name in zip(ids, names, strict=True)])
         log.info("%s", printable(f"{path}: names no folder, so its names go to the sorted folders in turn: {pairs}"))
         return names
-    best = max(tables, key=lambda table: sum(one in table for one in wanted))
-    lacking = next(one for one, key in zip(ids, wanted, strict=True) if key not in best)
+    best = max(tables, key=lambda table: sum(key in table for key in wanted))
+    lacking = next(name for name, key in zip(ids, wanted, strict=True) if key not in best)
     found = f"{len(rows.names):,}, the first {(rows.ids or rows.names)[0]!r}"
     expected = f"a line {lacking!r} TAB NAME, or {len(ids):,} names in the order of the folders"
     raise BadInput(f"no name for the class {lacking!r}", where=path, expected=expected, found=found)
@@ -95,7 +95,7 @@ def _tables(rows: _Rows) -> list[dict[str, str]]:
 
 
 def _readings(path: Path) -> list[_Rows]:
-    """What a file may mean, the likeliest first."""
+    """List what a file may mean, the likeliest first."""
     path = Path(path)
     if path.suffix.lower() == ".csv":
         raise BadInput("class names are not read from a CSV", where=path, expected=FORMS)
@@ -109,9 +109,9 @@ def _readings(path: Path) -> list[_Rows]:
     for column in (rows.ids, rows.labels):
         if column and len(set(column)) < len(column):
             raise BadInput("a class id stands twice", where=path, found=repr(_repeated(column)))
-    for one in (rows.order or "", *(rows.ids or ()), *rows.names):
-        if not one.isprintable():
-            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(one[:80]))
+    for word in (rows.order or "", *(rows.ids or ()), *rows.names):
+        if not word.isprintable():
+            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(word[:80]))
     return readings
 
 
@@ -150,7 +150,7 @@ def _readings_of_text(text: str, path: Path) -> list[_Rows]:
 
 
 def _are_ids(halves: Sequence[tuple[str, str, str]]) -> bool:
-    """Whether the first words are ids: WordNet's, or distinct words with a digit before a name on every line."""
+    """Tell whether the first words are ids: WordNet's, or distinct words with a digit before a name on every line."""
     if all(_WNID.fullmatch(first) for first, _, _ in halves):
         return True
     return len({first for first, _, _ in halves}) == len(halves) and all(
@@ -202,9 +202,9 @@ def _by_label(rows: _Rows, path: Path) -> _Rows:
         found = f"{min(labels):,}..{max(labels):,}"[:80]
         expected = f"0..{len(labels) - 1}, once each"
         raise BadInput("classes are not numbered from 0", where=path, expected=expected, found=found, advice=advice)
-    places = sorted(range(len(labels)), key=labels.__getitem__)
-    ids = tuple(rows.ids[place] for place in places) if rows.ids else None
-    return _Rows(tuple(rows.names[place] for place in places), ids, order=rows.order)
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    ids = tuple(rows.ids[row] for row in order) if rows.ids else None
+    return _Rows(tuple(rows.names[row] for row in order), ids, order=rows.order)
 
 
 def _all(values: Any, kind: type) -> bool:
@@ -217,7 +217,7 @@ def _folded(name: str) -> str:
 
 
 def _repeated(ids: Sequence[object]) -> object:
-    return next(one for one, count in Counter(ids).items() if count > 1)
+    return next(name for name, count in Counter(ids).items() if count > 1)
 
 
 def _distinct(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:

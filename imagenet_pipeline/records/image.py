@@ -45,7 +45,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself: its real type, size in pixels and EXIF orientation (1..8).
+    """The header of an image file: its real type, size in pixels and EXIF orientation (1..8).
 
     `traits` names what makes it other than a plain 8-bit RGB or grey JPEG.
     """

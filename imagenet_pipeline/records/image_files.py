@@ -1,4 +1,4 @@
-"""Which files are taken for images, by their names, and where they are found."""
+"""Image files, known by the ends of their names, found in folders and below them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMMON_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".w
 READ_ENDINGS = (*_COMMON_ENDINGS, ".ppm", ".pgm", ".pnm")
 """Those of formats that can be read."""
 IMAGE_ENDINGS = (*READ_ENDINGS, ".gif", ".heic", ".avif", ".jp2", ".svg")
-"""What is taken for an image; whoever reads it looks into each and rejects what cannot be used."""
+"""Ends of names that are taken for images; whoever reads one looks into each and rejects what cannot be used."""
 
 OTHER_FILES = "other files"
 BROKEN_LINKS = "links to nothing"
@@ -31,7 +31,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass
 class Contents:
-    """What lies in one folder, sorted: sub-folders and images, links among them."""
+    """The content of one folder, sorted: sub-folders and images, links among them."""
 
     folders: list[Path] = field(default_factory=list)
     images: list[Path] = field(default_factory=list)
@@ -49,16 +49,16 @@ class ImageTree:
         self.linked: set[Path] = set()
         """The images found that lie behind a link."""
         self.left_out: defaultdict[str, set[str]] = defaultdict(set)
-        """What was not taken, by kind."""
+        """Files that were not taken, by kind."""
         self._real_root = os.path.realpath(root)
         self._follow = follow
 
-    def look(self, place: Path) -> Contents:
+    def look(self, folder: Path) -> Contents:
         """One folder's own contents."""
         contents = Contents()
-        with _readable(place), os.scandir(place) as entries:
-            for entry in sorted(entries, key=lambda one: one.name):
-                path = place / entry.name
+        with _readable(folder), os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = folder / entry.name
                 if entry.name.startswith(".") or entry.name == _ARCHIVE_LEFTOVERS:
                     continue
                 fault = self._fault_of_link(path) if entry.is_symlink() else ""
@@ -77,20 +77,20 @@ class ImageTree:
     def images(self, folder: Path) -> list[Path]:
         """The images anywhere below a folder, sorted; a folder that links lead to again is read once."""
         found = []
-        seen = {_identity(one) for one in (folder, *folder.parents) if one.is_relative_to(self.root)}
+        seen = {_identity(above) for above in (folder, *folder.parents) if above.is_relative_to(self.root)}
         behind_link = folder != self.root and os.path.realpath(folder) != self._plain_path(folder)
         plain, links = [(folder, behind_link)], deque[Path]()
         while plain or links:
             if plain:
-                place, behind = plain.pop()
+                current, behind = plain.pop()
             else:
                 # Links come last, that what lies here is known by its own path.
-                place, behind = links.popleft(), True
-                if (identity := _identity(place)) in seen:
-                    self.leave_out(REPEATED_LINKS, place)
+                current, behind = links.popleft(), True
+                if (identity := _identity(current)) in seen:
+                    self.leave_out(REPEATED_LINKS, current)
                     continue
                 seen.add(identity)
-            contents = self.look(place)
+            contents = self.look(current)
             found += contents.images
             if behind:
                 self.linked.update(contents.images)
@@ -111,7 +111,7 @@ class ImageTree:
         return os.path.realpath(image) if image in self.linked else self._plain_path(image)
 
     def left_out_below(self, folder: Path) -> str:
-        """What was not taken in a folder, as a phrase: by kind how many, and the first few."""
+        """Say what was not taken in a folder as a phrase: by kind how many, and the first few."""
         below = "" if folder == self.root else os.path.join(os.path.relpath(folder, self.root), "")
         phrases = []
         for kind, names in sorted(self.left_out.items()):
@@ -140,11 +140,11 @@ class ImageTree:
 
 
 @contextmanager
-def _readable(place: Path) -> Iterator[None]:
+def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        path = str(error.filename or place)
+        path = str(error.filename or folder)
         shown = path if len(path) <= _SHOWN_PATH else f"{path[: _SHOWN_PATH // 2]}...{path[-_SHOWN_PATH // 2 :]}"
         what = f"cannot be read ({error.strerror})"
         raise BadInput(what, where=shown, advice="its images would be missing: mend or move it") from error

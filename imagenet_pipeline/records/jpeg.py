@@ -40,7 +40,7 @@ _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 class Head(NamedTuple):
-    """What a JPEG says of itself before its first scan; `single_scan`: that scan is all there can be."""
+    """The frame of a JPEG as told before its first scan; `single_scan`: that scan is all there can be."""
 
     height: int
     width: int
@@ -92,7 +92,7 @@ def frame_marker(data: bytes) -> int:
 
 
 def excess(data: bytes, head: Head | None) -> str:
-    """Why this JPEG would take too long to read or decode; empty where it would not, and of other formats."""
+    """Explain why this JPEG would take too long to read or decode; empty where it would not, and of other formats."""
     if not data.startswith(START) or (head and head.single_scan):
         return ""
     if head is None and _crowded(data):

@@ -22,7 +22,7 @@ class Row:
     labels: tuple[float, ...]
     path: str
     line: int = field(default=0, compare=False)
-    """Where it stands in its file, from 1."""
+    """Its line in the file, from 1."""
 
 
 def read_list(path: Path) -> list[Row]:

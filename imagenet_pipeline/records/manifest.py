@@ -104,8 +104,8 @@ class Manifest(_Frozen):
             manifest = cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise Damaged(f"manifest not understood: {place}: {first['msg']}", where=path) from error
+            key = ".".join(str(part) for part in first["loc"])
+            raise Damaged(f"manifest not understood: {key}: {first['msg']}", where=path) from error
         splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}
         return manifest.model_copy(update={"splits": splits})
 

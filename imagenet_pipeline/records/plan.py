@@ -1,4 +1,4 @@
-"""What is to be built: the images of each split with their labels, and the classes."""
+"""The plan of a data set: the images of each split with their labels, and the classes."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Plan:
 
 def require_apart(plan: Plan, out: Path) -> None:
     """Raise BadInput where a data set in `out` would lie among the images of the plan."""
-    root, place = os.path.realpath(plan.root), os.path.realpath(out)
-    if place == root or (plan.walked and place.startswith(os.path.join(root, ""))):
+    root, target = os.path.realpath(plan.root), os.path.realpath(out)
+    if target == root or (plan.walked and target.startswith(os.path.join(root, ""))):
         raise BadInput("a data set may not be made where the images are", where=out, advice="choose another --out")
 
 

@@ -97,8 +97,8 @@ class RecordSet:
             where = f"{self.files[file]}, record {row}, offset {start}"
             raise _at(where, error, self._checked, REBUILD if self._numbered else None) from error
 
-    def place(self, position: int) -> tuple[Path, int, int]:
-        """Where a record lies: (file, key in its index, or row where that is another's, offset)."""
+    def location(self, position: int) -> tuple[Path, int, int]:
+        """Locate a record: (file, key in its index, or row where that is another's, offset in bytes)."""
         file, row = self._locate(position)
         return self.files[file], int(self._keys[file][row]), int(self._edges[file][row])
 
@@ -168,7 +168,7 @@ def require_record_file(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the first record's header has our tag: then all must."""
+    """True where the first record's header has our tag: then all must."""
     with files.open_regular(path) as stream:
         head = stream.read(32)
     return len(head) == 32 and int.from_bytes(head[28:], "little") == recordio.CHECKED_TAG

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import google_crc32c
@@ -64,7 +64,7 @@ def frame(data: bytes) -> bytes:
 def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     """Return the record whose frame starts at `offset`, and the offset just after it.
 
-    Raises Damaged (without a place; the caller knows the file) when the frame is not whole.
+    Raises Damaged (without `where`; the caller knows the file) when the frame is not whole.
     """
     kind, payload, offset = _read_chunk(buffer, offset)
     if kind == _WHOLE:
@@ -85,7 +85,7 @@ def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
 
 
 def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
-    """Where in a frame, of which these are the first bytes, its image begins and ends.
+    """Find where in a frame, of which these are the first bytes, its image begins and ends.
 
     None where that cannot be told from them: of a split record, and of one that is no image record.
     """
@@ -97,17 +97,8 @@ def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
     return (start, end) if (magic, length >> 29) == (MAGIC, _WHOLE) and start <= end else None
 
 
-def scan(buffer: Buffer) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, record) from start to end. Raises Damaged at the first frame that is not whole."""
-    offset = 0
-    while offset < len(buffer):
-        data, following = read_frame(buffer, offset)
-        yield offset, data
-        offset = following
-
-
 def next_start(buffer: Buffer, offset: int) -> int:
-    """The first place at or after `offset` where a record may start: an aligned magic of a first chunk.
+    """Find the first offset from `offset` on where a record may start: an aligned magic of a first chunk.
 
     Returns the buffer's length where there is none.
     """

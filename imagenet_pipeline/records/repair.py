@@ -37,7 +37,7 @@ def find_damage(out: Path, manifest: Manifest, progress: Progress | None = None)
 
 
 def shards_to_remake(out: Path, manifest: Manifest, damaged: set[str], tasks: Sequence[ShardTask]) -> list[ShardTask]:
-    """Of the tasks those whose records or index are damaged.
+    """Pick the tasks whose records or index are damaged.
 
     Where lists or the mean are, the markers of the others are laid out in the building folder; what has no marker is
     made again as well.

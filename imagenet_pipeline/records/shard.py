@@ -115,7 +115,7 @@ def make_shard(task: ShardTask) -> int:
 
 
 def is_finished(task: ShardTask) -> bool:
-    """Whether the shard is committed, its files are there in full, and its photos are those it was made from.
+    """Check that the shard is committed, its files are there in full, and its photos are those it was made from.
 
     One with rejects is looked at again.
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.image import calm, decode_rgb, refuse_damaged
 from imagenet_pipeline.records.lists import read_list
@@ -45,7 +46,7 @@ class Problem:
 
 @dataclass
 class VerifyReport:
-    """What was looked at.
+    """Counts of what was checked.
 
     Of `records`, `readable` ones could be read, and of these `unchecked` ones carry no checksum: the images of
     `decoded` were decoded, `without_image` have none. Of `compared`, the number was held against the key in the `.idx`.
@@ -63,12 +64,12 @@ class VerifyReport:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong."""
+        """True where nothing is wrong."""
         return not self.problems
 
     def note(self, records: RecordSet, position: int, what: str) -> None:
         """Note a problem of a record."""
-        file, _, offset = records.place(position)
+        file, _, offset = records.location(position)
         self.add(file, what, position, offset)
 
     def add(self, file: Path, what: str, record: int | None = None, offset: int | None = None) -> None:
@@ -183,7 +184,7 @@ def _check_records(
     rows: dict[int, Row] = {}
     with (
         RecordSet(path.name, [path], checked, checked and use_index, indices) as records,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0)), "verifying") as pool,
+        ThreadPoolExecutor(available_processors(), "verifying") as pool,
     ):
         for start in range(0, len(records), RECORDS_TOGETHER):
             tell(report.records + start, report.records + len(records))
@@ -229,7 +230,7 @@ def _check_images(
 
 
 def _image_fault(image: bytes) -> str:
-    """Why the loader would refuse this image; empty where it would not."""
+    """Explain why the loader would refuse this image; empty where it would not."""
     try:
         decode_rgb(image, refuse_damaged)
     except BadInput as error:
@@ -279,7 +280,7 @@ def _check_digest(report: VerifyReport, path: Path, digest: str) -> bool:
 
 
 def _pointer(path: Path) -> str:
-    """What is wrong with a file that Git LFS has not fetched; empty for any other."""
+    """Name the problem of a file that Git LFS has not fetched; empty for any other."""
     try:
         files.require_fetched(path)
     except BadInput as error:

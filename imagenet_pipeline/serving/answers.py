@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from imagenet_pipeline.drawing import data_address, jpeg
 from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, open_classifier
 from imagenet_pipeline.faces.drawing import draw_faces
 from imagenet_pipeline.faces.emotions import EmotionReader, Face, FaceDetector, shows_emotions
@@ -88,9 +87,7 @@ def _searchable(pixels: Pixels) -> Pixels:
 def _shown(pixels: Pixels) -> str:
     picture = Image.fromarray(pixels)
     picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
-    encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+    return data_address(jpeg(picture, 90), "jpeg")
 
 
 def _subjects(faces: Sequence[Face]) -> list[dict[str, Any]]:

@@ -16,10 +16,11 @@ from typing import Literal
 from imagenet_pipeline.config import Augmentation, Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.loading.loader import DEFAULT_AUGMENTATION, Batch, Loader, Records, available_processors
+from imagenet_pipeline.loading.loader import DEFAULT_AUGMENTATION, Batch, Loader, Records
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import open_fed, records_of
+from imagenet_pipeline.training.data import endless_batches, records_of
 from imagenet_pipeline.training.engine_setup import lone_engine
 from imagenet_pipeline.training.schedule import learning_rate
 
@@ -70,7 +71,7 @@ def measure_steps(
         for done in range(rounds):
             if synthetic:
                 still.append(stepping.run(repeat(_first(recipe, data, records)), SETTLING_STEPS).seconds)
-            with closing(open_fed(recipe, data, records)) as batches:
+            with closing(endless_batches(recipe, data, records)) as batches:
                 fed.append(stepping.run(batches, recipe.loader.prefetch + SETTLING_STEPS))
             show(done + 1, rounds)
     return _speed(recipe, engine, steps, fed, still)
@@ -106,14 +107,14 @@ class _Stepping:
 
 
 def _first(recipe: Recipe, data: DataSet, records: RecordSet) -> Batch:
-    with closing(open_fed(recipe, data, records)) as batches:
+    with closing(endless_batches(recipe, data, records)) as batches:
         batch = next(batches)
         targets = None if batch.targets is None else batch.targets.copy()
         return dataclasses.replace(batch, images=batch.images.copy(), labels=batch.labels.copy(), targets=targets)
 
 
 def _speed(recipe: Recipe, engine: Engine, steps: int, fed: list[_Round], still: list[float]) -> StepSpeed:
-    seconds = statistics.median(one.seconds for one in fed)
+    seconds = statistics.median(turn.seconds for turn in fed)
     return StepSpeed(
         engine=engine.name,
         devices=engine.device_names,
@@ -122,12 +123,14 @@ def _speed(recipe: Recipe, engine: Engine, steps: int, fed: list[_Round], still:
         steps=steps,
         rounds=len(fed),
         seconds=seconds,
-        best_seconds=min(one.seconds for one in fed),
-        wait_share=sum(one.wait_seconds for one in fed) / sum(one.seconds for one in fed),
+        best_seconds=min(turn.seconds for turn in fed),
+        wait_share=sum(turn.wait_seconds for turn in fed) / sum(turn.seconds for turn in fed),
         images_per_second=recipe.batch_size / seconds,
         synthetic_seconds=statistics.median(still) if still else None,
         best_synthetic_seconds=min(still) if still else None,
-        ratio=statistics.median(one.seconds / two for one, two in zip(fed, still, strict=True)) if still else None,
+        ratio=statistics.median(turn.seconds / alone for turn, alone in zip(fed, still, strict=True))
+        if still
+        else None,
     )
 
 
@@ -182,7 +185,7 @@ def measure(
 
 
 def processor_name() -> str:
-    """The processor's model, as well as the system says."""
+    """Name the processor's model, as well as the system says."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

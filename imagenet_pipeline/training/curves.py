@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from imagenet_pipeline import files
-from imagenet_pipeline.drawing import require_png, written_out
+from imagenet_pipeline.drawing import COLOURS, png, require_png, written_out
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event, Journal, branches, restarts
 from imagenet_pipeline.training.mxnet_log import join_logs
 
-COLOURS = ("#1f5fa8", "#c2571a", "#2e7d4f", "#7b4ea3", "#8a6d1d", "#a83262")
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "alpha": 0.7},
     "validation": {},
@@ -65,7 +62,7 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     if not alone:
         kinds = {label for axes in (loss, rank1) for label in axes.get_legend_handles_labels()[1]}
         _name_below(figure, [training.name for training in trainings], kinds)
-    files.write_whole(out, _png(figure))
+    files.write_whole(out, png(figure))
     return True
 
 
@@ -83,14 +80,7 @@ def _alone(events: list[Event], quantity: str, title: str, corner: Literal["uppe
     axes = figure.subplots()
     _draw_run(axes, events, quantity, COLOURS[0])
     _finish(axes, title, corner)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure.savefig(image, format="png", dpi=110)
-    return image.getvalue()
+    return png(figure)
 
 
 def _trainings(paths: Sequence[Path]) -> list[_Training]:

@@ -29,7 +29,7 @@ NUMBERED = "numbered"
 
 
 def records_of(recipe: Recipe) -> DataSet:
-    """The data set of a recipe. Raises BadRecipe where it names none, as that of an import without records."""
+    """Read the data set of a recipe. Raises BadRecipe where it names none, as that of an import without records."""
     if not recipe.records:
         raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
     return read_data_set(Path(recipe.records))
@@ -101,7 +101,7 @@ MULTIPLE = 32
 
 
 def training_size(recipe: InputRecipe, epoch: int) -> int:
-    """Side of the training images in an epoch, counted from 0, pixels.
+    """Compute the side of the training images in an epoch, counted from 0, pixels.
 
     `start_size` up to epoch grow_epochs[0], `size` from grow_epochs[1] on, in a straight line in between.
     """
@@ -127,7 +127,7 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
             )
 
 
-def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
+def endless_batches(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
     """The batches of a run's epochs one after the other, without end; the generator is to be closed.
 
     A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.

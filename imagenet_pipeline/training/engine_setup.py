@@ -1,4 +1,4 @@
-"""The engine of a run: to begin with, to go on with, or to score with.
+"""The engine of a run: begun, resumed, or to score with.
 
 A new run's network starts from drawn values, or from those of a file or another run, its head perhaps drawn anew. The
 normalisation of its input comes with them.
@@ -37,7 +37,10 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
 
 
 def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
-    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
+    """Create a fresh engine as a run would, for benchmarks and the LR finder.
+
+    Raises BadRecipe in one of several processes that train together.
+    """
     engine, _ = new_engine(recipe, data)
     if engine.ranks > 1:
         raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
@@ -61,7 +64,7 @@ def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
 
 
 def frozen_layers(recipe: Recipe, epoch: int) -> tuple[str, ...]:
-    """The layers that stay as they are in an epoch, counted from 0, by the beginnings of their paths."""
+    """List the layers that stay as they are in an epoch, counted from 0, by the beginnings of their paths."""
     return tuple(layer for layer, epochs in recipe.transfer.frozen.items() if epoch < epochs)
 
 

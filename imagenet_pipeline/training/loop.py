@@ -74,7 +74,7 @@ SECONDS_BETWEEN_READINGS = 1.0
 
 
 def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interruption) -> Pass:
-    """Steps of one epoch, from the run's own place in it; ends early, after a whole step, on a signal.
+    """Steps of one epoch, from the run's own step in it; ends early, after a whole step, on a signal.
 
     Saves on the way, as the recipe's `checkpoint` section says. All ranks do all of it at the same steps.
     """

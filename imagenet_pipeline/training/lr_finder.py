@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from contextlib import closing
@@ -10,16 +9,16 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.drawing import COLOURS, png
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import open_fed, records_of
+from imagenet_pipeline.training.data import endless_batches, records_of
 from imagenet_pipeline.training.engine_setup import lone_engine
 from imagenet_pipeline.training.loop import step_seed
 
@@ -63,7 +62,7 @@ def find_rate(
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
-    with RecordSet.open(data.folder, "train") as records, closing(open_fed(recipe, data, records)) as batches:
+    with RecordSet.open(data.folder, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
         for step, rate, batch in zip(count(), rates, batches, strict=False):
             engine.train_batch(batch.images, batch.truth, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss
@@ -150,19 +149,16 @@ def draw_rates(curve: RateCurve, out: Path) -> None:
     """Draw `out` (PNG): losses pale, smoothed solid, the suggestion a dotted vertical."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.semilogx(curve.rates, curve.losses, color="#1f5fa8", alpha=0.25, label="loss of each step")
-    axes.semilogx(curve.rates, curve.smoothed, color="#1f5fa8", label="smoothed loss")
+    axes.semilogx(curve.rates, curve.losses, color=COLOURS[0], alpha=0.25, label="loss of each step")
+    axes.semilogx(curve.rates, curve.smoothed, color=COLOURS[0], label="smoothed loss")
     if curve.suggestion is not None:
-        axes.axvline(curve.suggestion, color="#c2571a", linestyle=":", label=f"falls fastest: {curve.suggestion:.2g}")
+        axes.axvline(curve.suggestion, color=COLOURS[1], linestyle=":", label=f"falls fastest: {curve.suggestion:.2g}")
     axes.set_ylim(*shown_losses(curve))
     axes.set_xlabel("learning rate")
     axes.set_title("loss", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
-    image = io.BytesIO()
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure.savefig(image, format="png", dpi=110)
-    files.write_whole(out, image.getvalue())
+    files.write_whole(out, png(figure))
 
 
 def shown_losses(curve: RateCurve) -> tuple[float, float]:

@@ -19,8 +19,8 @@ log = logging.getLogger("imagenet_pipeline")
 
 _OF_WEIGHTS = ("network", "input.size")
 """Keys a restart cannot change: the weights would not mean the same."""
-_OF_PLACE = ("seed", "batch_size")
-"""Nor these, once there was a step: the place in the order of images would not."""
+_OF_ORDER = ("seed", "batch_size")
+"""Nor these, once there was a step: the position in the order of images would not."""
 _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
 _INITIAL = (
@@ -32,13 +32,13 @@ FARTHEST = 100.0
 
 
 def carried_overrides(events: list[Event]) -> dict[str, Any]:
-    """Those that the last start of a run had."""
+    """Read the overrides in force at the last start of a run."""
     starts = [event for event in events if event["event"] in ("start", "resume")]
     return dict(starts[-1]["overrides"]) if starts else {}
 
 
 def begun_with(events: list[Event], folder: Path) -> Recipe:
-    """The recipe of the last start, by the journal: the file in the run folder may have been changed since.
+    """Read the recipe of the last start, by the journal: the file in the run folder may have been changed since.
 
     Journals of older versions leave it to the file. Says where the two are not the same.
     """
@@ -93,7 +93,7 @@ def rate_in_force(
 ) -> RateInForce:
     """Find the rate that a restart goes on with, and the schedule's highest that it takes.
 
-    `at` is the recipe's rate at the place of the restart; it counts where this command line has `given` it. Else the
+    `at` is the recipe's rate at the step of the restart; it counts where this command line has `given` it. Else the
     last one asked for up to there does, and one asked for at a later step is left behind with its branch.
     Raises BadRecipe as `with_rate_asked` does.
     """
@@ -133,7 +133,7 @@ def _asked_before(events: list[Event], step: int) -> tuple[AskedRate | None, Ask
 def with_rate_asked(
     recipe: Recipe, asked: AskedRate, steps_per_epoch: int, rows: Sequence[Event], own_rate: float
 ) -> Recipe:
-    """The recipe whose schedule has the asked rate at its step, or where that is inside a warm-up rises to it.
+    """Derive the recipe whose schedule has the asked rate at its step, or where that is inside a warm-up rises to it.
 
     `rows` are those of the history, `own_rate` the rate the run began with. A rate is for the reference batch, where
     there is one. Raises BadRecipe where the schedule's highest would be more than FARTHEST times the larger of the
@@ -159,7 +159,7 @@ def with_rate_asked(
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
-    """The recipe with this `optimizer.learning_rate`."""
+    """Copy the recipe with this `optimizer.learning_rate`."""
     return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"learning_rate": rate})})
 
 
@@ -194,7 +194,7 @@ def require_unchanged(begun: Recipe, now: Recipe, step: int, folder: Path) -> No
     """Raise BadRecipe for a key whose change at this step would spoil the run, or do nothing."""
     before, after = dict(options(begun)), dict(options(now))
     switched = [key for key in _KEPT_ON_OR_OFF if step and bool(before[key]) != bool(after[key])]
-    for key in (*_OF_WEIGHTS, *(_OF_PLACE if step else ()), *switched, *_INITIAL):
+    for key in (*_OF_WEIGHTS, *(_OF_ORDER if step else ()), *switched, *_INITIAL):
         if before[key] != after[key]:
             why = "acts at the start of a run alone" if key in _INITIAL else "cannot change within a run"
             raise BadRecipe(

@@ -18,7 +18,7 @@ from imagenet_pipeline.config.shipped import find_recipe, shipped_name
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.loading.loader import available_processors
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
@@ -224,21 +224,21 @@ def _write_resumed(run: Run, told: dict[str, Any]) -> None:
         if branch:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
-        place = {"epoch": run.epoch, "step": run.step}
+        position = {"epoch": run.epoch, "step": run.step}
         origin = {**provenance(run.recipe, run.data, run.engine), **recipe_told(run.folder, run.recipe)}
-        run.journal.write("resume", **place, **told, **frozen, **origin)
+        run.journal.write("resume", **position, **told, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
 
 
 @contextmanager
 def _claimed(run: Run) -> Iterator[None]:
-    """From here on the folder is this run's, by a lock of rank 0; the other ranks wait for what the block writes."""
+    """Claim the folder for this run by a lock of rank 0; the other ranks wait for what the block writes."""
     with ExitStack() as held, together(run.engine):
         if run.leads:
             held.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
-            for place in (run.folder, run.folder / "checkpoints"):
-                files.remove_parts(place)
+            for folder in (run.folder, run.folder / "checkpoints"):
+                files.remove_parts(folder)
         yield
         if run.leads and not run.is_done(run.epoch):
             start = Start(run.folder, dict(options(run.recipe)), run.step, run.rows)
@@ -344,7 +344,7 @@ def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    """This machine; its GPUs, where an engine uses some, are among the event's `devices`."""
+    """Describe this machine; its GPUs, where an engine uses some, are among the event's `devices`."""
     return {
         "processor": processor_name(),
         "processors": available_processors(),

@@ -46,7 +46,7 @@ class Memory:
             raise self.failing[position]
         return self.records[position]
 
-    def place(self, position: int) -> tuple[Path, int, int]:
+    def location(self, position: int) -> tuple[Path, int, int]:
         return Path("memory.rec"), 100 + position, 1000 * position
 
     def change(self, position: int, **fields: Any) -> None:

@@ -55,7 +55,7 @@ class Photos:
     def read(self, position: int) -> ImageRecord:
         return self.records[position]
 
-    def place(self, position: int) -> tuple[Path, int, int]:
+    def location(self, position: int) -> tuple[Path, int, int]:
         return Path("photos.rec"), position, 0
 
 

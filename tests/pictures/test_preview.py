@@ -33,7 +33,7 @@ class Memory:
     def read(self, position: int) -> ImageRecord:
         return ImageRecord((float(position),), position, self._images[position], True)
 
-    def place(self, position: int) -> tuple[Path, int, int]:
+    def location(self, position: int) -> tuple[Path, int, int]:
         return Path("memory.rec"), position, 0
 
 

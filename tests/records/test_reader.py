@@ -102,7 +102,7 @@ def test_an_index_may_have_any_keys_and_order(tmp_path: Path, keys: list[int]) -
 def test_a_changed_byte_is_named(data_set: Path, tmp_path: Path) -> None:
     folder = copied(data_set, tmp_path)
     with RecordSet.open(folder, "val") as records:
-        _, _, offset = records.place(3)
+        _, _, offset = records.location(3)
     content = bytearray((folder / "val.rec").read_bytes())
     content[offset + 60] ^= 1
     (folder / "val.rec").write_bytes(content)
@@ -117,7 +117,7 @@ def test_a_cut_file_is_never_read_as_a_short_one(data_set: Path, tmp_path: Path)
     folder = copied(data_set, tmp_path)
     content = (folder / "val.rec").read_bytes()
     with RecordSet.open(folder, "val") as records:
-        edges = [records.place(position)[2] for position in range(len(records))]
+        edges = [records.location(position)[2] for position in range(len(records))]
     for end in {*edges, *(edge + 7 for edge in edges), len(content) - 1, len(content) - 4}:
         (folder / "val.rec").write_bytes(content[:end])
         with pytest.raises(Damaged):

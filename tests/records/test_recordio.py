@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from imagenet_pipeline.records.recordio import (
     next_start,
     pack,
     read_frame,
-    scan,
     skip_frame,
     unpack,
 )
@@ -51,6 +51,15 @@ def test_what_is_framed_reads_back(payload: bytes) -> None:
     assert len(framed) % 4 == 0
     assert read_frame(framed) == (payload, len(framed))
     assert skip_frame(framed, 0) == len(framed)
+
+
+def scan(buffer: bytes) -> Iterator[tuple[int, bytes]]:
+    """Offset and record of every frame."""
+    offset = 0
+    while offset < len(buffer):
+        record, following = read_frame(buffer, offset)
+        yield offset, record
+        offset = following
 
 
 @given(st.lists(PAYLOADS, max_size=6))

@@ -50,7 +50,7 @@ def test_records_of_others_are_whole_but_unchecked(unpacked: Callable[[str], Pat
 def test_a_changed_byte_names_its_record_and_the_rest_is_still_read(folder: Path, position: int) -> None:
     path = folder / "train-00001-of-00002.rec"
     with RecordSet.open(path) as records:
-        _, _, offset = records.place(position)
+        _, _, offset = records.location(position)
     flip(path, offset + 50)
     (problem,) = verify(folder).problems
     assert (problem.file, problem.record, problem.offset) == (str(path), position, offset)
@@ -62,7 +62,7 @@ def test_a_changed_byte_names_its_record_and_the_rest_is_still_read(folder: Path
 def test_a_damaged_frame_without_an_index_is_passed_over(folder: Path) -> None:
     path = folder / "val.rec"
     with RecordSet.open(path) as records:
-        offset = records.place(2)[2]
+        offset = records.location(2)[2]
     path.with_suffix(".idx").unlink()
     for damaged_byte in (0, 5, 6, 7):
         before = path.read_bytes()
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_an_unreadable_record_is_the_only_problem(folder: Path) -> None:
     with RecordSet.open(folder / "val.rec") as records:
-        offset = records.place(2)[2]
+        offset = records.location(2)[2]
     flip(folder / "val.rec", offset + 50)
     assert [problem.what for problem in verify(folder / "val.rec").problems] == ["checksum wrong"]
 
