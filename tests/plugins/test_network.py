@@ -44,8 +44,7 @@ def small(classes: int) -> Sequential:
 @pytest.fixture(autouse=True)
 def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalogue of this test's own, with what is shipped."""
-    shipped = {name: catalog.entry(name) for name in catalog.names()}
-    monkeypatch.setattr(catalog, "_NETWORKS", Registry("network", "networks", shipped))
+    monkeypatch.setattr(catalog, "_NETWORKS", Registry("network", "networks", catalog._SHIPPED))
 
 
 @pytest.fixture
@@ -140,9 +139,9 @@ def test_an_entry_point_is_an_entry_or_a_function(
         "from imagenet_pipeline.networks.layers import stack, Flatten, Dense\n"
         "def tiny(classes):\n    'as small as can be'\n    return stack(flatten=Flatten(), classifier=Dense(classes))\n"
         "entry = NetworkEntry('as its author calls it', tiny, 32, 'for 32 pixels')\n"
-        "number = 3\nnothing = lambda classes: None\n"
+        "number = 3\nnothing = lambda classes: None\nfailing = lambda classes: 1 / 0\n"
     )
-    names = {"a": "tiny", "b": "entry", "c": "number", "d": "nothing", "e": "missing"}
+    names = {"a": "tiny", "b": "entry", "c": "number", "d": "nothing", "e": "missing", "f": "failing"}
     offered("\n".join(f"{name} = foreign_networks:{found}" for name, found in names.items()))
     monkeypatch.syspath_prepend(tmp_path)
     a, b = catalog.entry("a"), catalog.entry("b")
@@ -151,7 +150,7 @@ def test_an_entry_point_is_an_entry_or_a_function(
     assert catalog.build("b", 7).shapes((3, 32, 32))["classifier.weight"] == (7, 3 * 32 * 32)
     rows = {row.name: row for row in network_rows(10)}
     assert rows["a"].parameters == 10 * 3 * 224**2 + 10
-    lines = {name: rows[name].summary for name in "cde"}
+    lines = {name: rows[name].summary for name in "cdef"}
     assert lines["c"] == (
         "network 'c': it is not made of layers; expected a function of the number of classes that gives a stack(...); "
         "found int"
