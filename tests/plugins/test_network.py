@@ -156,9 +156,8 @@ def test_an_entry_point_is_an_entry_or_a_function(
         "found int"
     )
     assert lines["d"].endswith("found NoneType")
-    assert lines["e"].startswith(
-        "network 'e' of package foreign 2.0: the entry point 'foreign_networks:missing' cannot"
-    )
+    assert "'e' of package foreign 2.0: the entry point 'foreign_networks:missing' cannot be imported" in lines["e"]
+    assert lines["f"] == "network 'f': its function fails for 1000 classes (ZeroDivisionError: division by zero)"
 
 
 def test_a_name_of_one_s_own_replaces_itself_and_nothing_else() -> None:
