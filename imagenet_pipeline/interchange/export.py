@@ -1,8 +1,6 @@
-"""Export a trained network: the files of a format, and a card beside them that says what they need to be used.
+"""Export a trained network: the files of a format, MXNet's written here, and a card beside them.
 
-A network and its values as the two files that MXNet loads.
-
-Whether a network of the catalogue can have an input of another size than its own.
+The card, `OUT.FORM.json`, says what a program needs to use them: input, normalisation, classes, origin.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ INPUT_NAMES: dict[Format, str | None] = {"mxnet": "data", "onnx": "images", "pyt
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported: a catalogue network, its values, and how it was fed. Mean and std are in 0..255, RGB."""
+    """A network to export, by name: its values, classes and input. Mean and std are in 0..255, RGB."""
 
     network: str
     input_size: int

@@ -18,7 +18,7 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Frozen:
-    """What an exporter writes down. `reports` by path, `values` by name in order of computation."""
+    """A network as an exporter writes it: `reports` by path, `values` by name in order of computation."""
 
     network: Sequential
     input_shape: Shape

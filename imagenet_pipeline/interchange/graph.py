@@ -1,10 +1,8 @@
-"""A network as steps in our layers' terms, whoever wrote it, so that two graphs can be compared.
+"""Graphs of steps in our layers' terms, so that two networks can be compared whoever wrote them.
 
-`graph_operators.py` makes the steps out of MXNet's operators.
-
-What a graph does to its input before the first layer: subtract a mean and divide by a deviation per channel.
-
-Two graphs side by side: which variable of one stands where in the other, or where they differ.
+`graph_operators.py` makes the steps out of MXNet's operators. The normalisation that a graph does to its input before
+the first layer, (x - mean) / std per channel, is kept apart as its `InputScale`. `paired_variables` walks two graphs
+side by side, from the scores back to the image, and pairs their variables or names the first difference.
 """
 
 from __future__ import annotations
@@ -58,8 +56,10 @@ class Graph:
 
 @dataclass(frozen=True)
 class Folding:
-    """What to take as part of its neighbour: a batch normalisation of the image as the image's scale, the bias
-    in front of a batch normalisation as part of that one's mean.
+    """Layers to take as part of their neighbours.
+
+    `norm`: a batch normalisation of the image as the image's scale; `bias`: the bias in front of a batch normalisation
+    as part of that one's mean.
     """
 
     norm: bool = False
@@ -68,7 +68,7 @@ class Folding:
 
 @dataclass(frozen=True)
 class Flow:
-    """What leaves a node: the result of a step, as an array of `shape`, flattened perhaps."""
+    """The output of a node: the result of a step, as an array of `shape`, flattened perhaps."""
 
     step: int
     shape: Shape
@@ -146,9 +146,9 @@ _FACTORS = {
     "broadcast_mul": 1, "_div": -1, "_Div": -1, "elemwise_div": -1, "broadcast_div": -1,
 }  # fmt: skip
 SCALING = (*_SHIFTS, *_FACTORS)
-"""The operators that do such."""
+"""Operators that scale the input."""
 SMALLEST_DEVIATION = 1e-6
-"""Of an input in 0..255: float32 can divide by it and go on computing with the result."""
+"""For an input in 0..255: float32 can divide by it and go on computing with the result."""
 LARGEST_NUMBER = 1e30
 
 
@@ -161,7 +161,7 @@ class InputScale:
 
     @classmethod
     def none(cls, channels: int) -> InputScale:
-        """That of an input used as it comes."""
+        """The scale of an input used as it comes."""
         return cls((0.0,) * channels, (1.0,) * channels)
 
 
@@ -201,7 +201,7 @@ def scaled_by_norm(
 
 
 def is_usable(mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Whether float32 can subtract the one and divide by the other."""
+    """True where float32 can subtract the mean and divide by the deviation."""
     return all(abs(number) <= LARGEST_NUMBER for number in (*mean, *std)) and min(std) >= SMALLEST_DEVIATION
 
 

@@ -3,8 +3,6 @@
 What does nothing when a trained network scores is left out (dropout, copies, the softmax at the end, a flatten in
 front of a dense layer); what can be written in several ways is written in one (a global pooling and one of the
 whole map, Module's names of operators and Gluon's). Defaults of attributes are those of apache/mxnet 1.9.1.
-
-Follows an image through the nodes of an MXNet graph.
 """
 
 from __future__ import annotations
@@ -61,7 +59,7 @@ class Reader:
         self._flows[index] = changed or self._layer(node)
 
     def flow(self, output: tuple[int, int], name: str = "output") -> Flow:
-        """What comes out there, flattened or not."""
+        """The flow out of a node's output, flattened or not."""
         flow = self._flows.get(output[0])
         if flow is None or output[1] != 0:
             raise BadInput("reads a parameter, or a second output, as if it were features", where=repr(name[:80]))
@@ -97,7 +95,7 @@ class Place:
     attributes: Attributes
 
     def flow(self) -> Flow:
-        """What comes in first."""
+        """The flow into the node's first input."""
         return self.reader.flow(self.node.inputs[0], self.node.name)
 
     def settled(self, which: int = 0) -> Flow:
@@ -160,7 +158,7 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
 
 
 def is_known(op: str) -> bool:
-    """Whether our layers, or what a graph does to its input, can say what this operator does."""
+    """True for an operator that our layers, or a graph's input scale, can express."""
     return op in _LAYERS or op in (VARIABLE, *SKIPPED, *PROBABILITIES, *SCALING)
 
 
@@ -309,7 +307,7 @@ def _joined(place: Place) -> Flow:
 
 
 def _rounded(value: float) -> float:
-    """As float32 keeps it, more or less: "1e-05" and 9.99999974e-06 are one number."""
+    """The number to float32's precision: "1e-05" and 9.99999974e-06 are one."""
     return float(f"{value:.6g}")
 
 

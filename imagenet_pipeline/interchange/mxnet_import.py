@@ -54,7 +54,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Foreign:
-    """What was read."""
+    """A foreign checkpoint: its graph and its parameters, and the files they were read from."""
 
     symbol: Symbol
     params: dict[str, AnyArray]
@@ -71,7 +71,7 @@ class _Candidate:
     image: Shape
     declared: dict[str, Parameter]
     distance: int
-    """How many weights, by their shapes, only one of the two has."""
+    """Number of weights, by their shapes, that only one of the two has."""
 
 
 def import_mxnet(

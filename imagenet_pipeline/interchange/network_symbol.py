@@ -9,7 +9,7 @@ from imagenet_pipeline.interchange.symbol import VARIABLE, Node, Output, Symbol
 from imagenet_pipeline.networks import layers
 from imagenet_pipeline.networks.layers import Layer, Sequential, pair, without_taps
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
-from imagenet_pipeline.networks.walk import flow, joined
+from imagenet_pipeline.networks.walk import follow, joined
 
 MEAN, DEVIATION = "normalisation_mean", "normalisation_std"
 _SUFFIXES = {
@@ -33,7 +33,7 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
     start = writer.variable("data")
     if normalisation is not None:
         start = writer.normalised(start, len(normalisation[0]))
-    end = flow(plain, "", start, writer.appended)
+    end = follow(plain, "", start, writer.appended)
     names = [node.name for node in writer.nodes]
     if len(set(names)) < len(names):
         raise ValueError(f"two nodes of one name: {next(name for name in names if names.count(name) > 1)}")
@@ -41,7 +41,7 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
 
 
 def symbol_names(network: Sequential, input_shape: Shape) -> dict[str, str]:
-    """What each of our parameters is called in a .params file, `arg:` or `aux:` in front; taps left out."""
+    """The name in a .params file, `arg:` or `aux:` in front, of each of our parameters; taps left out."""
     reports = describe(without_taps(network), input_shape)
     return {
         parameter.name: ("aux:" if parameter.role in _STATISTICS else "arg:") + _variable_name(report.path, parameter)
@@ -95,7 +95,7 @@ class _Writer:
 
 
 Operator = tuple[str, dict[str, str], tuple[str, ...]]
-"""Operator, attributes, what its variables are called."""
+"""Operator, attributes, endings of its variables' names."""
 
 
 def _operator(layer: Layer) -> Operator:

@@ -32,7 +32,7 @@ from imagenet_pipeline.networks.layers import (
     pair,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
-from imagenet_pipeline.networks.walk import flow
+from imagenet_pipeline.networks.walk import follow
 
 OPERATOR_SET, FORMAT_VERSION = 13, 7
 LARGEST_BYTES = 2**31 - 2**24
@@ -85,7 +85,7 @@ def _import_onnx() -> Any:
 
 def _model(onnx: Any, graph: _Graph, name: str, normalisation: Normalisation | None) -> Any:
     helper, frozen = onnx.helper, graph.frozen
-    graph.finish(flow(frozen.network, "", graph.begin(normalisation), graph.add))
+    graph.finish(follow(frozen.network, "", graph.begin(normalisation), graph.add))
     reads = "(RGB - mean) / std" if normalisation is None else "RGB, 0..255"
     described = helper.make_graph(
         graph.nodes,

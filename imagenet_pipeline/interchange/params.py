@@ -12,7 +12,6 @@ V1 and later write a shape as i32 axes, i64 each; before V1 the word itself is t
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ TYPES = {
 """MXNet's number of each type (3rdparty/mshadow/mshadow/base.h). 7 to 12 came after 1.5."""
 MOST_AXES = 32
 MOST_NUMBERS = 2**62
-"""Of an array: what NumPy can count, also where an axis of no length makes it hold nothing."""
+"""Largest element count of an array, counted with at least 1 for every axis."""
 SMALLEST_ARRAY = 20
 """Bytes of an array in the oldest form, before its numbers."""
 LONGEST_NAME = 4096
@@ -95,13 +94,6 @@ def write_list(stream: BinaryIO, arrays: Mapping[str, AnyArray]) -> None:
     for name in arrays:
         encoded = name.encode()
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
-
-
-def params_bytes(arrays: Mapping[str, AnyArray]) -> bytes:
-    """The content of such a file."""
-    stream = io.BytesIO()
-    write_list(stream, arrays)
-    return stream.getvalue()
 
 
 class _Reader:

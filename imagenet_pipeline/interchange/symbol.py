@@ -3,10 +3,9 @@
     {"nodes": [{"op": "Convolution", "name": "conv1", "attrs": {"kernel": "(3, 3)", ...},
                 "inputs": [[0, 0, 0], [1, 0, 0]]}, ...], "arg_nodes": [...], "heads": [[118, 0, 0]]}
 
-`op` "null" is a variable. Attributes are strings, called "attrs" since MXNet 1.0, "attr" in 0.9 to 0.12, and "param"
-(with "attr" beside it) before. An input is [node, its output, version]; a node's inputs come before it.
-
-The attributes of an MXNet node, which are texts: "True", "1e-05", "(3, 3)", "(3L, 3L)".
+`op` "null" is a variable. Attributes are strings ("True", "1e-05", "(3, 3)", "(3L, 3L)"), called "attrs" since MXNet
+1.0, "attr" in 0.9 to 0.12, and "param" (with "attr" beside it) before. An input is [node, its output, version]; a
+node's inputs come before it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Write a network as a plain PyTorch module: a readable Python file, and its weights as safetensors.
 
-The text of a Python file that builds a network in PyTorch, generated from the description.
-
-No text of a user goes into it: layers' names are checked to be plain words, numbers are written by `repr`.
+The Python text is generated from the description. No text of a user goes into it: layers' names are checked to be
+plain words, numbers are written by `repr`.
 """
 
 from __future__ import annotations

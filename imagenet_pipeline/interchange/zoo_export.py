@@ -19,7 +19,7 @@ from imagenet_pipeline.interchange.torch_export import NORMALISE, require_module
 from imagenet_pipeline.networks.shapes import Shape
 
 FORMATS = {"gluoncv": ("mxnet",), "timm": ("pytorch", "onnx")}
-"""What a zoo's networks can be written as."""
+"""Formats a zoo's networks can be written in."""
 
 TEMPLATE = '''\
 """{network}: images, float32 [n, {shape}], {reads}, to logits [n, {classes}].

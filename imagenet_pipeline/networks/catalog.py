@@ -118,7 +118,8 @@ _ENTRIES = (
     NetworkEntry("densenet169", densenet169, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
     NetworkEntry("densenet201", densenet201, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
 )
-_NETWORKS: Registry[NetworkEntry | Build] = Registry("network", "networks", {entry.name: entry for entry in _ENTRIES})
+_SHIPPED = {entry.name: entry for entry in _ENTRIES}
+_NETWORKS: Registry[NetworkEntry | Build] = Registry("network", "networks", _SHIPPED)
 
 
 def register_network(name: str, build: Build, input_size: int = INPUT_SIZE, summary: str = "") -> None:
@@ -151,7 +152,7 @@ def entry(name: str) -> NetworkEntry:
         advice = f"did you mean {name.lower()}:NAME?"
         raise BadRecipe(f"no network is called {name!r}", where="network", advice=advice)
     found = _NETWORKS.get(name, "network", "imagenet-pipeline networks lists them")
-    return found if isinstance(found, NetworkEntry) and found.name == name else _checked(name, found)
+    return _SHIPPED.get(name) or _checked(name, found)
 
 
 def build(name: str, classes: int) -> LayeredNetwork:
@@ -175,7 +176,11 @@ def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:
     """The entry of what another package offers as the network `name`."""
     if not isinstance(offered, NetworkEntry):
         offered = NetworkEntry(name, offered, INPUT_SIZE, _first_line(offered))
-    made = offered.build(1000) if callable(offered.build) else offered.build
+    try:
+        made = offered.build(1000) if callable(offered.build) else offered.build
+    except Exception as error:
+        what = f"its function fails for 1000 classes ({type(error).__name__}: {error})"
+        raise BadRecipe(what, where=f"network {name!r}") from error
     if not isinstance(made, Sequential):
         what, expected = "it is not made of layers", "a function of the number of classes that gives a stack(...)"
         raise BadRecipe(what, where=f"network {name!r}", expected=expected, found=type(made).__name__)

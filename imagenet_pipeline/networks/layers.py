@@ -90,7 +90,7 @@ class GlobalAveragePool:
 
 @dataclass(frozen=True)
 class Dropout:
-    """In training sets this share of the values to 0 and divides the others by 1 - rate."""
+    """Sets this share of the values to 0 in training, and divides the others by 1 - rate."""
 
     rate: float
 

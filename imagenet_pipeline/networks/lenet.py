@@ -8,7 +8,7 @@ from imagenet_pipeline.networks.layers import Activation, Conv, Dense, Flatten, 
 
 
 def lenet(classes: int) -> Sequential:
-    """For small images: 28 pixels as in MNIST, and anything from 16 upwards."""
+    """LeNet for small images: 28 pixels as in MNIST, and anything from 16 upwards."""
     return stack(
         conv1=Conv(20, 5),
         relu1=Activation("relu"),

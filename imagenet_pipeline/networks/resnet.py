@@ -83,7 +83,7 @@ STEM = stack(
 
 @dataclass(frozen=True)
 class Form:
-    """What a family repeats: the body of a unit, whose output has `expansion` times its width in channels."""
+    """The parts that a family repeats: the body of a unit, whose output has `expansion` times its width in channels."""
 
     body: Part
     expansion: int

@@ -24,7 +24,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     pair,
 )
-from imagenet_pipeline.networks.walk import flow, walk
+from imagenet_pipeline.networks.walk import follow, walk
 
 Shape = tuple[int, ...]  # [channels, height, width] or [features]
 Role = Literal["weight", "bias", "scale", "shift", "mean", "variance", "slope"]
@@ -46,7 +46,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer (never a Sequential, Residual, Concat or Tap) does to one image.
+    """Shapes, parameters and cost of one layer (never a Sequential, Residual, Concat or Tap) for one image.
 
     `multiply_adds` counts those of Conv and Dense without their biases, as published FLOPs tables do.
     `auxiliary` layers stand under a Tap: they work in training only.
@@ -62,7 +62,7 @@ class LayerReport:
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers are trained in this layer."""
+        """Trained numbers of this layer."""
         return sum(math.prod(parameter.shape) for parameter in self.parameters if parameter.trainable)
 
 
@@ -94,7 +94,7 @@ def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
 
 
 def parameter_count(reports: tuple[LayerReport, ...]) -> int:
-    """How many numbers are trained in all, auxiliary classifiers left out as in published counts."""
+    """Trained numbers in all, auxiliary classifiers left out as in published counts."""
     return sum(report.parameter_count for report in reports if not report.auxiliary)
 
 
@@ -104,7 +104,7 @@ def multiply_adds(reports: tuple[LayerReport, ...]) -> int:
 
 
 def windows(length: int, size: int, stride: int, pad: int, ceil: bool = False) -> int:
-    """How many windows of `size` fit `length` + 2 * `pad` pixels; with `ceil` a last partial one counts."""
+    """Number of windows of `size` in `length` + 2 * `pad` pixels; with `ceil` a last partial one counts."""
     room = length + 2 * pad - size
     if room < 0:
         return 0
@@ -158,7 +158,7 @@ class _Passage:
         _require_paths([path for path, _ in layers], self._heads)
         self.reports: list[LayerReport] = []
         self.shapes: dict[str, Shape] = {}
-        self.shapes[""] = flow(network, "", input_shape, self._leaving)
+        self.shapes[""] = follow(network, "", input_shape, self._leaving)
 
     def _leaving(self, layer: Layer, path: str, inputs: list[Shape]) -> Shape:
         match layer:

@@ -1,4 +1,4 @@
-"""The ways through a network's tree of layers, shared by all that read one: `walk`, `fold` and `flow`.
+"""The ways through a network's tree of layers, shared by all that read one: `walk`, `fold` and `follow`.
 
 A layer's path is its name behind those of the layers around it: "stage2.unit1.conv". The items of a residual body
 stand directly in the Residual, its other branch under the name "shortcut"; those of a head directly in the Tap.
@@ -27,6 +27,7 @@ def parts(layer: Layer) -> tuple[tuple[str, Layer], ...]:
         case Sequential(items) | Tap(Sequential(items)) | Concat(items) | Residual(Sequential(items), None):
             return items
         case Residual(Sequential(items), Sequential() as shortcut):
+            # First, since Gluon adds up the squares of gradients in the order its blocks are made in.
             return ((SHORTCUT, shortcut), *items)
     return ()
 
@@ -44,24 +45,24 @@ def fold(layer: Layer, path: str, rule: Callable[[Layer, str, dict[str, Value]],
     return rule(layer, path, {name: fold(part, joined(path, name), rule) for name, part in parts(layer)})
 
 
-def flow(layer: Layer, path: str, value: Value, rule: Callable[[Layer, str, list[Value]], Value]) -> Value:
-    """What leaves `layer` when `value` enters it, layers followed in order of computation.
+def follow(layer: Layer, path: str, value: Value, rule: Callable[[Layer, str, list[Value]], Value]) -> Value:
+    """Follow a value through a layer in order of computation, and give what leaves it.
 
-    `rule(layer, path, inputs)` says what leaves a single layer, a Residual (inputs: body, shortcut) or a Concat
-    (inputs: branches). The head of a Tap is followed too; what enters the Tap goes on.
+    `rule(layer, path, inputs)` gives what leaves a single layer (one input), a Residual (those of its body and its
+    shortcut) or a Concat (those of its branches). The head of a Tap is followed too; what enters the Tap goes on.
     """
     match layer:
         case Sequential():
             for name, item in layer.items:
-                value = flow(item, joined(path, name), value, rule)
+                value = follow(item, joined(path, name), value, rule)
             return value
         case Residual(body, shortcut):
-            end = flow(body, path, value, rule)
-            around = flow(shortcut, joined(path, SHORTCUT), value, rule) if shortcut else value
+            end = follow(body, path, value, rule)
+            around = follow(shortcut, joined(path, SHORTCUT), value, rule) if shortcut else value
             return rule(layer, path, [end, around])
         case Concat():
-            return rule(layer, path, [flow(item, joined(path, name), value, rule) for name, item in layer.branches])
+            return rule(layer, path, [follow(item, joined(path, name), value, rule) for name, item in layer.branches])
         case Tap():
-            flow(layer.head, path, value, rule)
+            follow(layer.head, path, value, rule)
             return value
     return rule(layer, path, [value])

@@ -95,7 +95,7 @@ def drawn(text: str, kind: str) -> bytes:
 
 
 def _network_of(name: str) -> tuple[str, str, int | None, int]:
-    """Of a network's name or a run folder: the network, a title, a run's side of the input in pixels, classes."""
+    """Name, title, side of the input in pixels (a run's) and classes of a network, by its name or a run folder."""
     run = Path(name)
     if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
         return name, name, None, 1000
