@@ -204,7 +204,7 @@ def serve(
         from imagenet_pipeline.serving.page import address, listen, own_names, page_app
         from imagenet_pipeline.serving.page import serve as serve_page
     except ModuleNotFoundError as error:
-        advice = "pip install '.[serve]' in the repository"
+        advice = "pip install 'imagenet-pipeline[serve]'"
         raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {error.name}", advice=advice) from error
     from imagenet_pipeline.serving.answers import open_answers
 

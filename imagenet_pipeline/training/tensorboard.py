@@ -22,7 +22,7 @@ def require_tensorboard() -> None:
         raise BadRecipe(
             f"tensorboard cannot be imported ({error})",
             where="log.tensorboard = true",
-            advice="pip install '.[tensorboard]' in the repository, or leave the key out",
+            advice="pip install 'imagenet-pipeline[tensorboard]', or leave the key out",
         ) from error
 
 
