@@ -126,6 +126,7 @@ class Interruption:
 
     They are told at once: the line that `tell` makes of how they asked ("Ctrl-C", "SIGTERM"); none where it is empty.
     A thread hears the signals, since Python calls a handler only once a step of the engine, long as it may be, is over.
+    A block in another thread than the main one, to which Python gives no signals, is never asked.
     """
 
     def __init__(self, tell: Callable[[str], str]) -> None:
@@ -136,6 +137,9 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
+        self._hears = threading.current_thread() is threading.main_thread()
+        if not self._hears:
+            return self
         heard, self._sent = os.pipe()
         os.set_blocking(self._sent, False)
         self._sent_before = signal.set_wakeup_fd(self._sent, warn_on_full_buffer=False)
@@ -147,6 +151,8 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._hears:
+            return
         self._restore()
         signal.set_wakeup_fd(self._sent_before)
         self._left.set()

@@ -11,6 +11,7 @@ Entry points are imported when their name is asked for, not before.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import metadata
@@ -24,11 +25,22 @@ Item = TypeVar("Item")
 class Registry(Generic[Item]):
     """Items by name: a table shipped with this package, plus those of other packages."""
 
-    def __init__(self, what: str, plural: str, shipped: Mapping[str, Item], kind: type | None = None) -> None:
-        """`what` and `plural` name the items in messages ("network", "networks"); `kind` is checked, if given."""
+    def __init__(
+        self,
+        what: str,
+        plural: str,
+        shipped: Mapping[str, Item],
+        kind: type | None = None,
+        modules: Mapping[str, str] | None = None,
+    ) -> None:
+        """`what` and `plural` name the items in messages ("network", "networks"); `kind` is checked, if given.
+
+        `modules` are shipped items by where they lie, "package.module:name", imported when they are asked for.
+        """
         self._what, self._plural, self._kind = what, plural, kind
         self._items = dict(shipped)
-        self._shipped = frozenset(shipped)
+        self._modules = dict(modules or {})
+        self._shipped = dict.fromkeys([*shipped, *self._modules])
 
     @cached_property
     def _entry_points(self) -> dict[str, metadata.EntryPoint]:
@@ -43,10 +55,10 @@ class Registry(Generic[Item]):
 
     def names(self) -> tuple[str, ...]:
         """Every name: shipped, then registered, then offered by entry points."""
-        return tuple(dict.fromkeys([*self._items, *self._entry_points]))
+        return tuple(dict.fromkeys([*self._shipped, *self._items, *self._entry_points]))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._items or name in self._entry_points
+        return name in self._shipped or name in self._items or name in self._entry_points
 
     def get(self, name: str, where: object = None, otherwise: str | None = None) -> Item:
         """The item called `name`.
@@ -55,6 +67,10 @@ class Registry(Generic[Item]):
         imported or is something else.
         """
         if name in self._items:
+            return self._items[name]
+        if name in self._modules:
+            module, _, attribute = self._modules[name].partition(":")
+            self._items[name] = getattr(importlib.import_module(module), attribute)
             return self._items[name]
         if name not in self._entry_points:
             advice = did_you_mean(name, self.names(), otherwise or f"there are {', '.join(self.names())}")

@@ -29,6 +29,9 @@ UNSAFE_CALLS = {
 }  # fmt: skip
 FRAMEWORKS = {"mxnet": "gluon", "torch": "pytorch"}
 """The wing of engines/ that alone may import it."""
+LOGGERS_FOLDER = REPOSITORY / "imagenet_pipeline" / "training" / "loggers"
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+"""Each may be imported by the logger of its name alone."""
 UNSAFE_METHODS = {"load_parameters", "load_states", "load_params"}
 """Gluon's own loaders: MXNet parses nothing that was not checked."""
 
@@ -59,8 +62,8 @@ def faults(path: Path, source: str) -> Iterator[str]:
         if module.split(".")[0] in UNSAFE_MODULES:
             yield f"imports {module}"
         framework = module.split(".")[0]
-        if framework == "tensorboard" and path.name != "tensorboard.py":
-            yield "imports tensorboard outside its module"
+        if framework in LOGGERS and path != LOGGERS_FOLDER / f"{framework}.py":
+            yield f"imports {framework} outside its logger"
         if framework in FRAMEWORKS and wing != FRAMEWORKS[framework]:
             yield f"imports {framework} outside its engine"
     for node in ast.walk(tree):
@@ -96,6 +99,7 @@ def test_nothing_unsafe(path: Path) -> None:
         "np.load('x', allow_pickle=True)", "np.load('x', allow_pickle=flag)", "subprocess.run('x', shell=True)",
         "assert x", "print(1)", "import mxnet", "from mxnet import nd", "import mxnet.recordio",
         "import torch", "from torch.nn import Linear", "from tensorboard.compat import proto",
+        "import wandb", "from mlflow.tracking import MlflowClient",
         "mx.io.ImageRecordIter()", "mx.image.imread('x')", "net.load_parameters('x')",
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -73,3 +74,18 @@ def test_a_long_step_keeps_nobody_waiting() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (130, "Ctrl-C\nerror: interrupted\n")
+
+
+def test_in_another_thread_than_the_main_one_nobody_is_asked() -> None:
+    """A program may train in one; Python refuses handlers there."""
+    before, asked = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with Interruption(lambda _: "") as interruption:
+            asked.append(interruption.asked)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert asked == [False]
+    assert signal.getsignal(signal.SIGTERM) == before

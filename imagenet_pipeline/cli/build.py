@@ -1,18 +1,44 @@
-"""The verb build, a sub-command for each kind of source."""
+"""The verb build, a sub-command for each kind of source: those shipped, and those that other packages offer."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperGroup
 
+from imagenet_pipeline.api import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, plan_of, store
 from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
-from imagenet_pipeline.errors import BadRecipe, first_few
-from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.errors import BadRecipe, PipelineError, first_few
+
+
+class _Builders(TyperGroup):
+    """The commands below, and one for each builder that was registered or is offered by another package."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(dict.fromkeys([*super().list_commands(ctx), *filter(_is_there, BUILDERS.names())]))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        shipped = super().get_command(ctx, cmd_name)
+        return _offered(cmd_name) if shipped is None and cmd_name in BUILDERS else shipped
+
+
+def _is_there(name: str) -> bool:
+    """Whether a builder can be imported; one that cannot says why when it is called."""
+    with contextlib.suppress(PipelineError):
+        return name in SHIPPED_BUILDERS or bool(BUILDERS.get(name))
+    return False
+
 
 build_app = typer.Typer(
+    cls=_Builders,
     help="Make a data set of records.\n\n"
     "With lists, class table, mean colour and manifest. The same command again goes on with a killed build, "
     "and mends a finished data set that was damaged since.",
@@ -39,7 +65,56 @@ Classes = Annotated[
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
 
+@dataclass(frozen=True)
+class Common:
+    """What every builder's command can be asked: how images are `stored`, and what is said."""
+
+    stored: Mapping[str, Any]
+    lists_only: bool = False
+    as_json: bool = False
+
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "resize": (Resize, 256),
+    "quality": (Quality, 95),
+    "pass_through": (PassThrough, False),
+    "shards": (Shards, None),
+    "workers": (Workers, None),
+    "max_rejects": (MaxRejects, 0),
+    "keep_damaged": (KeepDamaged, False),
+    "lists_only": (ListsOnly, False),
+    "as_json": (Json, False),
+}
+"""The options that builders share: annotation and default."""
+
+
+def taking_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the shared options of these names (by default all), which reach it as `common`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "common"]
+
+        def run(**given: Any) -> None:
+            shared = {name: given.pop(name) for name in names or _COMMON}
+            said = {name: shared.pop(name) for name in ("lists_only", "as_json") if name in shared}
+            command(**given, common=Common(shared, **said))
+
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, (annotation, default) in _COMMON.items()
+            if name in (names or _COMMON)
+        ]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+        return run
+
+    return decorate
+
+
 @build_app.command()
+@taking_common()
 def imagenet(
     root: Annotated[Path, typer.Option(help="The folder of ImageNet, in one of the forms below.")],
     out: Out,
@@ -55,15 +130,8 @@ def imagenet(
         int | None, typer.Option(min=0, help="Cut exactly so many of each class out of train instead.")
     ] = None,
     seed: Seed = 42,
-    resize: Resize = 256,
-    quality: Quality = 95,
-    pass_through: PassThrough = False,
-    shards: Shards = None,
-    workers: Workers = None,
-    max_rejects: MaxRejects = 0,
-    keep_damaged: KeepDamaged = False,
-    lists_only: ListsOnly = False,
-    as_json: Json = False,
+    *,
+    common: Common,
 ) -> None:
     """Build from ImageNet (ILSVRC CLS-LOC), in any of the forms in which people have it.
 
@@ -84,15 +152,21 @@ def imagenet(
       imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
       imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
     """
-    from imagenet_pipeline.record_builders import imagenet as builder
-
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
-    plan = builder.plan(root, class_order, drop_blacklisted, test_images, seed, test_per_class)  # type: ignore[arg-type]
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
+    options = {
+        "root": root,
+        "class_order": class_order,
+        "drop_blacklisted": drop_blacklisted,
+        "test_images": test_images,
+        "test_per_class": test_per_class,
+        "seed": seed,
+    }
+    _make("imagenet", out, options, common)
 
 
 @build_app.command()
+@taking_common()
 def folder(
     root: Annotated[Path, typer.Option(help="One sub-folder a class; or train/ val/ test/ of such folders.")],
     out: Out,
@@ -106,15 +180,8 @@ def folder(
         list[str] | None, typer.Option(metavar="NAME", help="A folder in ROOT not to look at; may be repeated.")
     ] = None,
     seed: Seed = 42,
-    resize: Resize = 256,
-    quality: Quality = 95,
-    pass_through: PassThrough = False,
-    shards: Shards = None,
-    workers: Workers = None,
-    max_rejects: MaxRejects = 0,
-    keep_damaged: KeepDamaged = False,
-    lists_only: ListsOnly = False,
-    as_json: Json = False,
+    *,
+    common: Common,
 ) -> None:
     """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
 
@@ -132,13 +199,20 @@ def folder(
       imagenet-pipeline build folder --root photos --out output/photos
       imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
     """
-    from imagenet_pipeline.record_builders import folder as builder
-
-    plan = builder.plan(root, val_fraction, test_fraction, seed, classes, not no_follow, leave_out or ())
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
+    options = {
+        "root": root,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "classes": classes,
+        "follow": not no_follow,
+        "leave_out": leave_out or (),
+    }
+    _make("folder", out, options, common)
 
 
 @build_app.command("list")
+@taking_common()
 def listing(
     list_file: Annotated[Path, typer.Option("--list", help="im2rec-style .lst: number TAB label(s) TAB path.")],
     root: Annotated[Path, typer.Option(help="Folder the paths start from.")],
@@ -149,15 +223,8 @@ def listing(
     val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.0,
     test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
     seed: Seed = 42,
-    resize: Resize = 256,
-    quality: Quality = 95,
-    pass_through: PassThrough = False,
-    shards: Shards = None,
-    workers: Workers = None,
-    max_rejects: MaxRejects = 0,
-    keep_damaged: KeepDamaged = False,
-    lists_only: ListsOnly = False,
-    as_json: Json = False,
+    *,
+    common: Common,
 ) -> None:
     """Build from an im2rec-style list.
 
@@ -169,24 +236,31 @@ def listing(
       imagenet-pipeline build list --list train.lst --root photos --out output/mine
       imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
     """
-    from imagenet_pipeline.record_builders import listing as builder
-
-    plan = builder.plan(list_file, root, val_list, test_list, val_fraction, test_fraction, classes, seed)
-    _make(plan, out, lists_only, as_json, resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
+    options = {
+        "list_file": list_file,
+        "root": root,
+        "val_list": val_list,
+        "test_list": test_list,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "classes": classes,
+        "seed": seed,
+    }
+    _make("list", out, options, common)
 
 
 @build_app.command()
-def digits(out: Out, seed: Seed = 42, workers: Workers = None, as_json: Json = False) -> None:
+@taking_common("workers", "as_json")
+def digits(out: Out, seed: Seed = 42, *, common: Common) -> None:
     """Build scikit-learn's 1,797 handwritten digits, through a miniature ILSVRC2015 tree: data that is always there.
 
     Example: imagenet-pipeline build digits --out output/digits
     """
-    from imagenet_pipeline.record_builders import digits as builder
-
-    _make(builder.plan(out, seed), out, False, as_json, 256, 95, False, None, workers, 0)
+    _make("digits", out, {"seed": seed}, common)
 
 
 @build_app.command()
+@taking_common("workers", "as_json")
 def fer2013(
     csv: Annotated[
         Path, typer.Option(help="fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too.")
@@ -197,8 +271,8 @@ def fer2013(
         bool, typer.Option("--swapped", help="PrivateTest as val, PublicTest as test: the book.")
     ] = False,
     ferplus: Annotated[Path | None, typer.Option(help="FER+'s votes, fer2013new.csv: its 8 classes instead.")] = None,
-    workers: Workers = None,
-    as_json: Json = False,
+    *,
+    common: Common,
 ) -> None:
     """Build the faces of FER2013: Training, PublicTest and PrivateTest become train, val and test, without loss.
 
@@ -207,66 +281,80 @@ def fer2013(
       imagenet-pipeline build fer2013 --csv fer2013.csv --out output/fer2013
       imagenet-pipeline build fer2013 --csv fer2013.csv --ferplus fer2013new.csv --out output/ferplus
     """
-    from imagenet_pipeline.record_builders import fer2013 as builder
-
     if classes not in (6, 7) or (ferplus and classes != 7):
         expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
         raise BadRecipe("--classes", expected=expected, found=classes)
-    plan = builder.plan(csv, out, classes, swapped, ferplus)  # type: ignore[arg-type]
-    _make(plan, out, False, as_json, 0, 95, True, None, workers, 0)
+    options = {"csv_file": csv, "classes": classes, "swapped": swapped, "votes": ferplus}
+    _make("fer2013", out, options, common)
 
 
 @build_app.command()
+@taking_common("workers", "max_rejects", "keep_damaged", "lists_only", "as_json")
 def ckplus(
     root: Annotated[Path, typer.Option(help="A sub-folder an emotion, of faces S010_004_00000017.png.")],
     out: Out,
     val_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as val.")] = 0.1,
     test_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as test.")] = 0.1,
     seed: Seed = 42,
-    workers: Workers = None,
-    max_rejects: MaxRejects = 0,
-    keep_damaged: KeepDamaged = False,
-    lists_only: ListsOnly = False,
-    as_json: Json = False,
+    *,
+    common: Common,
 ) -> None:
     """Build the faces of CK+; val and test are cut by subject, that no face is in two splits.
 
     Example: imagenet-pipeline build ckplus --root CK+48 --out output/ckplus
     """
-    from imagenet_pipeline.record_builders import ckplus as builder
-
-    plan = builder.plan(root, val_fraction, test_fraction, seed)
-    _make(plan, out, lists_only, as_json, 0, 95, True, None, workers, max_rejects, keep_damaged)
+    options = {"root": root, "val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
+    _make("ckplus", out, options, common)
 
 
-def _make(
-    plan: Any,
-    out: Path,
-    lists_only: bool,
-    as_json: bool,
-    resize: int,
-    quality: int,
-    pass_through: bool,
-    shards: int | None,
-    workers: int | None,
-    max_rejects: int,
-    keep_damaged: bool = False,
-) -> None:
-    from imagenet_pipeline.records.build import BuildOptions, build
+_TAKEN = (int, float, str, bool, Path)
+"""What an option of the command line can hold."""
+
+
+def _offered(name: str) -> Any:
+    """The command of another package's builder: its parameters are the options, its docstring the help."""
+    function = BUILDERS.get(name, where="build")
+    parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)
+    options = [_option(name, one, hints.get(one.name, str)) for one in parameters if one.name != "out"]
+
+    def command(*, out: Path, common: Common, **given: Any) -> None:
+        _make(name, out, given, common)
+
+    place = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
+    common = inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Common)
+    own = [one for one in options if one is not None]
+    command.__signature__ = inspect.Signature([*own, place, common])  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, help=inspect.getdoc(function))(taking_common()(command))
+    return typer.main.get_command(app)
+
+
+def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Parameter | None:
+    """A builder's parameter as an option; none for a type that a command line cannot give."""
+    inner = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if not all(one in (*_TAKEN, types.NoneType) for one in inner):
+        if parameter.default is parameter.empty:
+            what = f"the parameter {parameter.name!r} cannot be given on the command line"
+            raise BadRecipe(what, where=f"build {builder}", found=str(kind), advice="call imagenet_pipeline.build")
+        return None
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typer.Option()])
+
+
+def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:
+    from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
 
-    if lists_only:
+    plan = plan_of(builder, out, options)
+    if common.lists_only:
         paths = write_lists(plan, out)
-        if as_json:
+        if common.as_json:
             say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
         else:
             say(f"{out}: {list_names(plan.counts)} in {len(plan.classes):,} classes; lists only, no image was read")
         return
     started = time.monotonic()
-    options = BuildOptions(resize, quality, pass_through, shards, workers, max_rejects, keep_damaged)
-    with Bar("build", "images") as bar:
-        summary = build(plan, out, options, bar.show)
-    if as_json:
+    summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}))
+    if common.as_json:
         say_json(summary)
         return
     _say_summary(summary, time.monotonic() - started)

@@ -71,11 +71,11 @@ def evaluate(
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.gluon.membership import taking_part
     from imagenet_pipeline.evaluation.compare import examine
-    from imagenet_pipeline.evaluation.evaluate import default_split
+    from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page
     from imagenet_pipeline.evaluation.results import findings_of
 
-    require_crops(crops)
+    views = crops_of(crops)
     runs, changes = _runs_and_changes(words)
     split = split or default_split(runs[0], records, changes)
     checkpoints = [which.strip() for which in checkpoint.split(",")]
@@ -85,7 +85,7 @@ def evaluate(
         planned = load_run_recipe(runs[0], changes)
         if launch_ranks(planned.engine, planned.devices, context.obj):
             return
-        found = examine(runs, checkpoints, split, crops, records, changes, real_labels)  # type: ignore[arg-type]
+        found = examine(runs, checkpoints, split, views, records, changes, real_labels)
     if not found.result.process:
         _answer(findings_of(found), page, as_json)
 
@@ -93,7 +93,7 @@ def evaluate(
 def _answer(findings: Findings, page: Path, as_json: bool) -> None:
     """Write the report and say the figures, also where it cannot be written: they took so much longer."""
     from imagenet_pipeline.evaluation.report import write_report
-    from imagenet_pipeline.evaluation.results import as_json as told_of
+    from imagenet_pipeline.evaluation.results import report_of
 
     problem: PipelineError | None = None
     try:
@@ -101,17 +101,11 @@ def _answer(findings: Findings, page: Path, as_json: bool) -> None:
     except PipelineError as error:
         problem = error
     if as_json:
-        say_json({**told_of(findings), "report": None if problem else page})
+        say_json(report_of(findings, None if problem else page))
     else:
         _say(findings, None if problem else page)
     if problem:
         raise problem
-
-
-def require_crops(crops: int) -> None:
-    """Raise BadRecipe for another number than evaluation has."""
-    if crops not in (1, 2, 10):
-        raise BadRecipe("not a number of crops", where="--crops", expected="1, 2 or 10", found=crops)
 
 
 def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:

@@ -84,13 +84,12 @@ def _target(out: str) -> Path:
 def _subject(run: Path, which: str, input_size: int | None) -> Subject:
     from imagenet_pipeline.interchange.export import Subject, require_input_size
     from imagenet_pipeline.networks import catalog
-    from imagenet_pipeline.networks.zoo import ZooNetwork
     from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
     checkpoint = load_checkpoint(find_checkpoint(run, which))
     state = checkpoint.state
-    network = catalog.build(state.network, len(state.classes))
-    if input_size is not None and not isinstance(network, ZooNetwork):
+    if input_size is not None and not catalog.is_zoo_name(state.network):
+        network = catalog.build(state.network, len(state.classes))
         require_input_size(state.network, network, input_size, state.input_size)
     return Subject(
         state.network,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.evaluate import require_crops
 from imagenet_pipeline.cli.output import Checkpoint, Json, say
 from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -64,12 +63,13 @@ def predict(
       imagenet-pipeline predict output/runs/demo photos/ --sheet sheet.png --annotate annotated/ engine=pytorch
       imagenet-pipeline predict output/runs/demo list.txt --root photos --json
     """
+    from imagenet_pipeline.evaluation.evaluate import crops_of
     from imagenet_pipeline.evaluation.predict import open_classifier, prediction_table, require_csv
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
     from imagenet_pipeline.evaluation.predict_pictures import Drawings
     from imagenet_pipeline.pictures.layers import caption_of
 
-    require_crops(crops)
+    views = crops_of(crops)
     if out:
         require_csv(out)
     paths, changes = _pictures_and_changes(words, root, (out, sheet))
@@ -80,7 +80,7 @@ def predict(
         # Without a bar the lines of the answer on a terminal say how far it is.
         bar = stack.enter_context(Bar("predict", "pictures", shown=as_json or bool(out) or not sys.stdout.isatty()))
         table = stack.enter_context(prediction_table(out, min(top, len(classifier.classes)))) if out else None
-        found = stack.enter_context(contextlib.closing(predict_pictures(classifier, paths, top, crops)))  # type: ignore[type-var, arg-type]
+        found = stack.enter_context(contextlib.closing(predict_pictures(classifier, paths, top, views)))  # type: ignore[type-var]
         for done, prediction in enumerate(found, 1):
             answer.add(prediction)
             drawings.add(prediction)

@@ -37,7 +37,7 @@ def networks(
       imagenet-pipeline networks gluoncv:
       imagenet-pipeline networks timm:resnet18
     """
-    from imagenet_pipeline.networks.zoo import is_zoo_name
+    from imagenet_pipeline.networks.catalog import is_zoo_name
 
     if name is not None and is_zoo_name(name):
         _show_zoo(name, classes, input_size or 224, as_json)
@@ -57,7 +57,7 @@ def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
     header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
     say_table(
         header,
-        [(r.name, r.input_size, _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
+        [(r.name, _count(r.input_size), _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
     )
 
 
@@ -142,27 +142,19 @@ def train(
       imagenet-pipeline train output/runs/demo --resume latest epochs=40
       imagenet-pipeline train config/demo.toml --resume 8 optimizer.learning_rate=0.001
     """
-    from imagenet_pipeline.engines import launch_ranks
-    from imagenet_pipeline.engines.gluon.membership import taking_part
-    from imagenet_pipeline.training.loop import train as train_run
-    from imagenet_pipeline.training.resume import open_settled, run_settings
+    from imagenet_pipeline.api import TrainingResult, run_training
 
-    changes = parse_overrides(overrides or [])
-    with taking_part():
-        settings = run_settings(recipe, changes, run, resume)
-        if launch_ranks(settings.recipe.engine, settings.recipe.devices, context.obj):
-            return
-        opened = open_settled(settings)
-        outcome = train_run(opened)
-    if not opened.leads:
+    settings, outcome = run_training(recipe, parse_overrides(overrides or []), run, resume, context.obj)
+    if outcome is None:
         return
+    result = TrainingResult.of(settings.folder, outcome)
     if as_json:
-        say_json({"run": opened.folder, **dataclasses.asdict(outcome)})
+        say_json(result)
         return
-    state = "finished" if outcome.finished else "stopped"
-    epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
-    say(f"{opened.folder}: {state} after {epochs}, {outcome.step:,} steps")
-    say(f"curves: {opened.folder / 'curves.png'}  history: {opened.folder / 'history.csv'}")
+    state = "finished" if result.finished else "stopped"
+    epochs = "1 epoch" if result.epoch == 1 else f"{result.epoch} epochs"
+    say(f"{result.run}: {state} after {epochs}, {result.step:,} steps")
+    say(f"curves: {result.run / 'curves.png'}  history: {result.run / 'history.csv'}")
 
 
 def plot(
@@ -186,8 +178,7 @@ def plot(
 
 
 def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
-    from imagenet_pipeline.engines.zoos import zoo_names, zoo_table
-    from imagenet_pipeline.networks.zoo import zoo_network
+    from imagenet_pipeline.engines.zoos import zoo_names, zoo_network
 
     if name.endswith(":"):
         known = zoo_names(name.removesuffix(":"))
@@ -197,7 +188,7 @@ def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
         for one in known:
             say(one)
         return
-    table = zoo_table(zoo_network(name, classes), (3, input_size, input_size))
+    table = zoo_network(name, classes).table((3, input_size, input_size))
     if as_json:
         say_json(table)
         return

@@ -7,10 +7,11 @@ The keys of a recipe, for people: default, possible values, meaning.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -39,8 +40,10 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
     else:
         values, where = _file_values(find_recipe(source)), str(source)
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
+    _renew(values)
     for key, value in (overrides or {}).items():
         _put(values, key, value)
+        _renew(values)
     return _validated(values, where, overrides or {}, epochs)
 
 
@@ -68,6 +71,8 @@ def load_run_recipe(run: str | Path, overrides: dict[str, Any] | None = None) ->
 
 def read_recipe(values: dict[str, Any], where: str) -> Recipe:
     """A recipe of plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
+    values = copy.deepcopy(values)
+    _renew(values)
     return _validated(values, where, {})
 
 
@@ -80,6 +85,17 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             raise BadRecipe("not an override", where=word[:80], expected="key=value, as in epochs=20")
         overrides[key.strip()] = _literal(text.strip())
     return overrides
+
+
+def override_words(overrides: Mapping[str, Any]) -> list[str]:
+    """`key=value` words that `parse_overrides` reads back; a table's keys become words of their own."""
+    words = []
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            words += override_words({f"{key}.{inner}": one for inner, one in value.items()})
+        else:
+            words.append(tomli_w.dumps({"value": value}).strip().replace("value = ", f"{key}=", 1))
+    return words
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -121,6 +137,16 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def _renew(values: dict[str, Any]) -> None:
+    """Rename a key of older recipes: `log.tensorboard` says whether that logger is among `log.loggers`."""
+    section = values.get("log")
+    if isinstance(section, dict) and isinstance(section.get("tensorboard"), bool):
+        wanted, others = section.pop("tensorboard"), section.get("loggers", [])
+        if isinstance(others, list | tuple):
+            others = [name for name in others if name != "tensorboard"]
+            section["loggers"] = [*(["tensorboard"] if wanted else []), *others]
+
+
 def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any], epochs: object = 0) -> Recipe:
     # What the file says of epochs tells how its drops are meant.
     context = {"epochs": epochs} if isinstance(epochs, int) else None
@@ -155,6 +181,7 @@ _USUAL_NAMES = {
     "devices": "device ctx gpu gpus",
     "epochs": "epoch num_epochs n_epochs max_epochs",
     "initial.weights": "pretrained init checkpoint",
+    "log.loggers": "logger report_to tensorboard wandb mlflow",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
     "loss.label_smoothing": "smoothing",

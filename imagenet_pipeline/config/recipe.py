@@ -66,8 +66,16 @@ class InputRecipe(Section):
         return self
 
 
-class AugmentationRecipe(Section):
-    """Random changes to a training image; `loading/augment.py` defines each."""
+Policy = Literal["none", "rand_augment", "trivial_augment"]
+
+
+class Augmentation(Section):
+    """Random changes to a training image; all but the crop and the flip are off by default.
+
+    Crop "resized" is that of Szegedy et al. 2015 ("Going deeper with convolutions"), its `aspect`, like `zoom`, even
+    in the logarithm; "random" takes the largest square of an image smaller than the input. `loading/augment.py`
+    applies them all.
+    """
 
     crop: Literal["resized", "random", "centre"] = "resized"
     """A random share and shape of the image ("resized"), a window of the input's size, or the largest square."""
@@ -97,7 +105,7 @@ class AugmentationRecipe(Section):
     """Standard deviation of AlexNet's colour noise; 0.1 in its paper (Krizhevsky et al. 2012)."""
     fill: Annotated[int, Field(ge=0, le=255)] = 128
     """Grey of what comes into view from outside the image."""
-    policy: Literal["none", "rand_augment", "trivial_augment"] = "none"
+    policy: Policy = "none"
     """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/auto_augment.py`."""
     policy_changes: Annotated[int, Field(ge=1, le=4)] = 2
     """How many changes rand_augment makes to an image."""
@@ -112,11 +120,16 @@ class AugmentationRecipe(Section):
 
     @property
     def mixes(self) -> bool:
-        """Whether training labels become shares of classes."""
+        """Whether each image becomes a mixture of two, and its label shares of classes."""
         return self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def recolours(self) -> bool:
+        """Whether brightness, contrast, saturation or lighting can change."""
+        return any((self.brightness, self.contrast, self.saturation, self.lighting))
+
     @model_validator(mode="after")
-    def _check_ranges(self) -> AugmentationRecipe:
+    def _check_ranges(self) -> Augmentation:
         for name in ("area", "aspect", "zoom"):
             low, high = getattr(self, name)
             if low > high:
@@ -126,7 +139,7 @@ class AugmentationRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_policy(self) -> AugmentationRecipe:
+    def _check_policy(self) -> Augmentation:
         for key in ("policy_changes", "policy_magnitude"):
             if self.policy != "rand_augment" and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f'{key}: has no effect on policy "{self.policy}", only on "rand_augment"')
@@ -340,8 +353,8 @@ class CheckpointRecipe(Section):
 
 
 class LogRecipe(Section):
-    tensorboard: bool = False
-    """Whether to write RUN/tensorboard beside history.csv and the journal."""
+    loggers: tuple[str, ...] = ()
+    """Who is told of the run beside history.csv and the journal: "tensorboard" (RUN/tensorboard), "wandb", "mlflow"."""
 
 
 class LoaderRecipe(Section):
@@ -389,7 +402,7 @@ class Recipe(Section):
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()
-    augmentation: AugmentationRecipe = AugmentationRecipe()
+    augmentation: Augmentation = Augmentation()
     initial: InitialRecipe = InitialRecipe()
     transfer: TransferRecipe = TransferRecipe()
     loss: LossRecipe = LossRecipe()

@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
 from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.processes import place
 
 Array = npt.NDArray[np.floating[Any]]
@@ -187,7 +187,7 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
     zoo's network needs the other engine or cannot be built.
     """
     network = blueprint.network
-    if isinstance(network, ZooNetwork) and network.engine != name:
+    if network.engine not in (None, name):
         raise BadRecipe(
             f"{network} runs on the {network.engine} engine alone",
             where=f"engine = {name!r}",

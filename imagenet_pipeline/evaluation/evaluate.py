@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -151,9 +152,14 @@ def evaluate(
     return score_subjects([subject], split, crops).evaluations[0]
 
 
-def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tuple[Recipe, Checkpoint]:
-    """A run's recipe, `overrides` laid over it, and one of its checkpoints."""
-    require_harmless(overrides, "evaluate")
+def open_checkpoint(
+    run: Path, which: str, overrides: dict[str, object], verb: str = "evaluate"
+) -> tuple[Recipe, Checkpoint]:
+    """Read a run's recipe, `overrides` laid over it, and one of its checkpoints.
+
+    Raises BadRecipe, naming the verb, for an override that cannot change what comes of the checkpoint now.
+    """
+    _require_harmless(overrides, verb)
     recipe = load_run_recipe(run, overrides)
     return recipe, load_checkpoint(find_checkpoint(run, which))
 
@@ -168,13 +174,20 @@ def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records
     return Subject(run, recipe, checkpoint, data, numbering)
 
 
+def crops_of(number: int) -> Crops:
+    """A number of crops that evaluation has. Raises BadRecipe for another one."""
+    if number in (1, 2, 10):
+        return cast(Crops, number)
+    raise BadRecipe("not a number of crops", where="--crops", expected="1, 2 or 10", found=number)
+
+
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
     """What is scored where nobody says: the test split, or that of validation where there is none."""
     data = read_data_set(records) if records else records_of(load_run_recipe(run, overrides))
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
 
-def require_harmless(overrides: dict[str, object], verb: str) -> None:
+def _require_harmless(overrides: dict[str, object], verb: str) -> None:
     """Raise BadRecipe for a recipe key that says how the run was trained and cannot change what comes of it now."""
     for key in overrides:
         if key not in HOW_KEYS:

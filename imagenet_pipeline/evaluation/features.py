@@ -21,28 +21,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_run_recipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.evaluation.evaluate import require_harmless
+from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.scoring import require_finite
-from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
 from imagenet_pipeline.networks.subnetwork import until
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.checkpoint import Checkpoint, State
+from imagenet_pipeline.training.data import loader_of, records_of
 from imagenet_pipeline.training.metrics import watched
 
 BYTES_A_RECORD = 2 * 8
@@ -83,9 +81,7 @@ def extract(
     Raises BadRecipe for a layer the network lacks or a split the records lack, OutOfRoom before a byte is
     written where the disk has no room for all.
     """
-    require_harmless(overrides or {}, "features")
-    recipe = load_run_recipe(run, overrides)
-    checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
+    recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {}, "features")
     data = read_data_set(records) if records else records_of(recipe)
     images = _images_of(data, splits)
     engine, shape = engine_until(recipe, checkpoint, layer, "features")
@@ -108,18 +104,10 @@ def extract(
     return extraction, sum(images.values()) / (time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     recipe: Recipe
     checkpoint: Checkpoint
     data: DataSet
-
-    def loader(self, records: RecordSet) -> Loader:
-        how = self.recipe.loader
-        size, classes = self.checkpoint.state.input_size, len(self.data.classes)
-        return Loader(
-            records, size, self.recipe.batch_size, threads=how.threads, prefetch=how.prefetch, classes=classes
-        )
 
 
 def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
@@ -131,16 +119,19 @@ def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
 
 
 def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], engine: Engine, source: _Source) -> None:
+    recipe, checkpoint, data = source
     labels, numbers = np.empty(shape[0], np.int64), np.empty(shape[0], np.int64)
-    with RecordSet.open(source.data.folder, split) as records, open_rows(
+    with RecordSet.open(data.folder, split) as records, open_rows(
         archive, f"{split}_{FEATURES}", shape
-    ) as write, source.loader(records).evaluation(source.checkpoint.state.crop_fraction) as batches:  # fmt: skip
+    ) as write, loader_of(recipe, records, checkpoint.state.input_size, len(data.classes)).evaluation(
+        checkpoint.state.crop_fraction
+    ) as batches:  # fmt: skip
         for batch in watched(batches, split):
             rows = engine.logits(batch.images).reshape(len(batch.labels), -1)
-            require_finite(rows, source.checkpoint.folder)
+            require_finite(rows, checkpoint.folder)
             write(rows)
-            place = slice(batch.first_position, batch.first_position + len(rows))
-            labels[place], numbers[place] = batch.labels, batch.records
+            own = slice(batch.first_position, batch.first_position + len(rows))
+            labels[own], numbers[own] = batch.labels, batch.records
     for name, column in ((LABELS, labels), (RECORDS, numbers)):
         write_array(archive, f"{split}_{name}", column)
 
@@ -290,10 +281,9 @@ def _none(path: Path, found: str) -> BadInput:
 
 def own_network(name: str, classes: int) -> Sequential:
     """A network of this package's. Raises BadRecipe for one of another zoo."""
-    network = catalog.build(name, classes)
-    if isinstance(network, ZooNetwork):
-        raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {network}")
-    return network
+    if catalog.is_zoo_name(name):
+        raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {name}")
+    return catalog.build(name, classes)
 
 
 def input_shape(state: State) -> tuple[int, int, int]:

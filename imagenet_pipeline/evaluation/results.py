@@ -7,18 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_fscore_support
 
-from imagenet_pipeline.evaluation.compare import Examination
+from imagenet_pipeline.evaluation.compare import Ensemble, Examination
+from imagenet_pipeline.evaluation.evaluate import Evaluation
 from imagenet_pipeline.evaluation.real_labels import RealLabels
 from imagenet_pipeline.evaluation.scoring import Outcomes, Whole
-from imagenet_pipeline.evaluation.stats import Calibration, Difference, Mean, Rate, calibration, difference, mean, rate
+from imagenet_pipeline.evaluation.stats import (
+    Calibration,
+    Difference,
+    Interval,
+    Mean,
+    Rate,
+    calibration,
+    difference,
+    mean,
+    rate,
+)
 from imagenet_pipeline.training.metrics import chance_percent, says_rank5
 
 WORST, PAIRS = 24, 20
@@ -123,6 +135,60 @@ def worst_mistakes(outcomes: Outcomes, most: int) -> list[Mistake]:
     chosen = wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")][:most]
     columns = outcomes.numbers, outcomes.labels, outcomes.top[:, 0], outcomes.confidence
     return [Mistake(int(at), *(column[at].item() for column in columns)) for at in chosen]
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    """95 % intervals of a result's figures, and what stands beside them; calibration errors are 0..1."""
+
+    rank1_interval: Interval
+    rank5_interval: Interval
+    loss_interval: Interval | None
+    calibration_error: float
+    real: dict[str, Any] | None
+    rank1_chance: float
+
+
+@dataclass(frozen=True)
+class _Difference:
+    difference_to_first: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _ByClass:
+    """What was found class by class and record by record, and the page of the report where one was written."""
+
+    notes: list[str] = field(repr=False)
+    calibration: list[dict[str, Any]] = field(repr=False)
+    per_class: list[dict[str, Any]] = field(repr=False)
+    confusion: dict[str, list[int]] = field(repr=False)
+    most_confused: list[dict[str, Any]] = field(repr=False)
+    worst_mistakes: list[dict[str, Any]] = field(repr=False)
+    report: Path | None
+
+
+@dataclass(frozen=True)
+class EvaluationReport(_ByClass, _Intervals, Evaluation):
+    """An evaluation and all that was found beside its figures, as `evaluate --json` prints it.
+
+    Ranks and class figures are percent, probabilities 0..1.
+    """
+
+    def _repr_html_(self) -> str:
+        from imagenet_pipeline.evaluation.notebook import evaluation_html
+
+        return evaluation_html(self)
+
+
+@dataclass(frozen=True)
+class EnsembleReport(_ByClass, _Difference, _Intervals, Ensemble):
+    """The same of several checkpoints together; each of `members` is a dictionary with its own intervals."""
+
+
+def report_of(findings: Findings, page: Path | None) -> EvaluationReport | EnsembleReport:
+    """Everything found as one dataclass of plain values; `page` is where the report was written."""
+    kind = EvaluationReport if isinstance(findings.examination.result, Evaluation) else EnsembleReport
+    return kind(**as_json(findings), report=page)
 
 
 def as_json(findings: Findings) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Array, Engine
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
-from imagenet_pipeline.loading.loader import Batch, Loader
+from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.data import loader_of
 from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
@@ -88,15 +89,8 @@ def _shown(source: Source, engine: Engine, crops: Crops, views: Collection[View]
         passes = {}
         for size, crop_fraction in views:
             records = stack.enter_context(RecordSet.open(source.data.folder, source.split))
-            loader = Loader(
-                records,
-                size,
-                max(1, recipe.batch_size // crops),
-                threads=recipe.loader.threads,
-                prefetch=recipe.loader.prefetch,
-                classes=len(source.relabel),
-                share=Share(engine.rank, engine.ranks),
-            )
+            share = Share(engine.rank, engine.ranks)
+            loader = loader_of(recipe, records, size, len(source.relabel), share, crops)
             passes[size, crop_fraction] = stack.enter_context(loader.evaluation(crop_fraction, crops))
         total = min(map(len, passes.values()))
         for done in range(1, total + 1):

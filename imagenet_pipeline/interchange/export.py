@@ -16,6 +16,7 @@ import numpy as np
 
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
+from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.interchange.frozen import Normalisation, freeze
 from imagenet_pipeline.interchange.graph import require_usable
@@ -25,10 +26,8 @@ from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.symbol import symbol_text
 from imagenet_pipeline.interchange.torch_export import export_pytorch
 from imagenet_pipeline.interchange.zoo_export import export_zoo
-from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
 from imagenet_pipeline.networks.shapes import Shape, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.records.classes import ClassTable
 
 AUTHOR = "imagenet-pipeline"
@@ -99,9 +98,9 @@ def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Expo
 
 
 def _write(subject: Subject, form: Format, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
-    network = catalog.build(subject.network, len(subject.classes))
+    network = network_of(subject.network, len(subject.classes))
     normalisation = None if raw else (subject.mean, subject.std)
-    if isinstance(network, ZooNetwork):
+    if network.engine is not None:
         return export_zoo(network, subject.values, subject.input_shape, out, normalisation, form)
     match form:
         case "onnx":

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.networks.layers import Flatten, Sequential, Tap, stack, without_taps
-from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe
+from imagenet_pipeline.networks.layers import Sequential, Tap, without_taps
+from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shape
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, in 0..255."""
@@ -39,12 +39,10 @@ def freeze(network: Sequential, values: Values, input_shape: Shape) -> Frozen:
     reports = {report.path: report for report in describe(scoring, input_shape)}
     declared = {one.name: one.shape for report in reports.values() for one in report.parameters}
     check_fits(declared, {name: value for name, value in values.items() if not name.startswith(auxiliary)}, "weights")
-    # What reaches a layer put behind the network is what leaves the network.
-    output_shape = describe(stack(network=scoring, end=Flatten()), input_shape)[-1].input_shape
     return Frozen(
         scoring,
         input_shape,
-        output_shape,
+        output_shape(scoring, input_shape),
         reports,
         {name: in_float32(name, values[name]) for name in declared},
     )

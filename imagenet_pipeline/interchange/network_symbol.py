@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.symbol import VARIABLE, Node, Output, Symbol
 from imagenet_pipeline.networks import layers
 from imagenet_pipeline.networks.layers import Layer, Sequential, pair, without_taps
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
+from imagenet_pipeline.networks.walk import flow, joined
 
 MEAN, DEVIATION = "normalisation_mean", "normalisation_std"
 _SUFFIXES = {
@@ -30,7 +33,7 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
     start = writer.variable("data")
     if normalisation is not None:
         start = writer.normalised(start, len(normalisation[0]))
-    end = writer.through(plain, "", start)
+    end = flow(plain, "", start, writer.appended)
     names = [node.name for node in writer.nodes]
     if len(set(names)) < len(names):
         raise ValueError(f"two nodes of one name: {next(name for name in names if names.count(name) > 1)}")
@@ -55,10 +58,6 @@ def _node_name(path: str) -> str:
     return path.replace(".", "_")
 
 
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
 class _Writer:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -77,35 +76,21 @@ class _Writer:
         centred = self._append("broadcast_sub", "normalisation_centred", (data, mean), {})
         return self._append("broadcast_div", "normalisation_scaled", (centred, deviation), {})
 
-    def through(self, layer: Layer, path: str, start: Output) -> Output:
-        """Append `layer`, fed with `start`; where its result comes out."""
+    def appended(self, layer: Layer, path: str, inputs: list[Output]) -> Output:
+        """Append a layer, a Residual's sum or a Concat, and say where its result comes out."""
         match layer:
-            case layers.Sequential():
-                for name, item in layer.items:
-                    start = self.through(item, _joined(path, name), start)
-                return start
             case layers.Residual():
-                body = self.through(layer.body, path, start)
-                around = start
-                if layer.shortcut is not None:
-                    around = self.through(layer.shortcut, _joined(path, "shortcut"), start)
-                return self._append("elemwise_add", _node_name(_joined(path, "plus")), (body, around), {})
+                return self._append("elemwise_add", _node_name(joined(path, "plus")), inputs, {})
             case layers.Concat():
-                ends = tuple(self.through(branch, _joined(path, name), start) for name, branch in layer.branches)
-                attributes = {"num_args": str(len(ends)), "dim": "1"}
-                return self._append("Concat", _node_name(_joined(path, "concat")), ends, attributes)
-            case layers.Tap():
-                return start
-            case _:
-                return self._leaf(layer, _node_name(path), start)
-
-    def _leaf(self, layer: Layer, name: str, start: Output) -> Output:
+                attributes = {"num_args": str(len(inputs)), "dim": "1"}
+                return self._append("Concat", _node_name(joined(path, "concat")), inputs, attributes)
         op, attributes, suffixes = _operator(layer)
-        variables = tuple(self.variable(f"{name}_{suffix}", __dtype__=FLOAT32) for suffix in suffixes)
-        return self._append(op, name, (start, *variables), attributes)
+        name = _node_name(path)
+        variables = [self.variable(f"{name}_{suffix}", __dtype__=FLOAT32) for suffix in suffixes]
+        return self._append(op, name, [*inputs, *variables], attributes)
 
-    def _append(self, op: str, name: str, inputs: tuple[Output, ...], attributes: dict[str, str]) -> Output:
-        self.nodes.append(Node(op, name, inputs, attributes))
+    def _append(self, op: str, name: str, inputs: Iterable[Output], attributes: dict[str, str]) -> Output:
+        self.nodes.append(Node(op, name, tuple(inputs), attributes))
         return len(self.nodes) - 1, 0
 
 

@@ -32,6 +32,7 @@ from imagenet_pipeline.networks.layers import (
     pair,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
+from imagenet_pipeline.networks.walk import flow
 
 OPERATOR_SET, FORMAT_VERSION = 13, 7
 LARGEST_BYTES = 2**31 - 2**24
@@ -84,7 +85,7 @@ def _import_onnx() -> Any:
 
 def _model(onnx: Any, graph: _Graph, name: str, normalisation: Normalisation | None) -> Any:
     helper, frozen = onnx.helper, graph.frozen
-    graph.finish(graph.through(frozen.network, "", graph.begin(normalisation)))
+    graph.finish(flow(frozen.network, "", graph.begin(normalisation), graph.add))
     reads = "(RGB - mean) / std" if normalisation is None else "RGB, 0..255"
     described = helper.make_graph(
         graph.nodes,
@@ -128,27 +129,20 @@ class _Graph:
             self._node("Identity", "identity", [last])
         self.nodes[-1].output[0] = "logits"
 
-    def through(self, layer: Layer, path: str, x: str) -> str:
-        """Write `layer` reading the value named `x`; the name of what it gives."""
+    def add(self, layer: Layer, path: str, inputs: list[str]) -> str:
+        """Write a layer, a Residual's sum or a Concat that reads the values `inputs`, and name what it gives."""
         match layer:
-            case Sequential():
-                for name, item in layer.items:
-                    x = self.through(item, _joined(path, name), x)
-                return x
             case Residual():
-                body = self.through(layer.body, path, x)
-                around = self.through(layer.shortcut, _joined(path, "shortcut"), x) if layer.shortcut else x
-                return self._node("Add", path, [body, around])
+                return self._node("Add", path, inputs)
             case Concat():
-                parts = [self.through(branch, _joined(path, name), x) for name, branch in layer.branches]
-                return self._node("Concat", path, parts, axis=1)
+                return self._node("Concat", path, inputs, axis=1)
             case Dropout():
-                return x
+                return inputs[0]
             case Pool():
-                return self._pool(layer, path, x)
+                return self._pool(layer, path, inputs[0])
             case _:
                 operator, attributes = _operator(layer)
-                return self._node(operator, path, [x, *self._parameters(path)], **attributes)
+                return self._node(operator, path, [*inputs, *self._parameters(path)], **attributes)
 
     def _pool(self, layer: Pool, path: str, x: str) -> str:
         pads, is_longer = _pads(layer, self.frozen.reports[path])
@@ -227,7 +221,3 @@ def _pads(layer: Pool, report: LayerReport) -> tuple[list[int], bool]:
     for length, windows, size, stride, pad in axes:
         ends.append(pad + max(0, (windows - 1) * stride + size - length - 2 * pad))
     return [*pair(layer.pad), *ends], tuple(ends) != pair(layer.pad)
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -37,6 +37,7 @@ from imagenet_pipeline.networks.layers import (
     pair,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
+from imagenet_pipeline.networks.walk import SHORTCUT, fold
 
 TAKEN = {*sys.stdlib_module_names, "torch", "safetensors", "numpy", "timm"}
 
@@ -172,10 +173,10 @@ CLASSES = {"Residual": RESIDUAL, "Concat": CONCAT, "PReLU": PRELU, "Normalise": 
 def module_text(frozen: Frozen, name: str, normalisation: Normalisation | None) -> str:
     """The whole file, to be saved as `name`.py. Raises BadRecipe for a layer's name that Python cannot take."""
     first = _Writer(frozen.reports, {})
-    first.items(frozen.network.items, "")
+    first.items(frozen.network.items)
     recurring = [(text, places) for text, places in first.places.items() if len(places) > 1]
     writer = _Writer(frozen.reports, {text: f"residual{number}" for number, (text, _) in enumerate(recurring, 1)})
-    items = writer.items(frozen.network.items, "")
+    items = writer.items(frozen.network.items)
     units = [_unit(writer.units[text], text, places) for text, places in recurring]
     if normalisation:
         if any(name == "normalise" for name, _ in frozen.network.items):
@@ -205,22 +206,23 @@ class _Writer:
         self.used: set[str] = set()
         self._reports = reports
 
-    def items(self, items: Iterable[tuple[str, Layer]], path: str) -> list[str]:
-        """`name=expression` for each."""
-        return [f"{_plain(name)}={self.expression(item, f'{path}{name}')}" for name, item in items]
+    def items(self, items: Iterable[tuple[str, Layer]]) -> list[str]:
+        """`name=expression` for each of a network's items."""
+        return _named({name: fold(item, name, self.expression) for name, item in items})
 
-    def expression(self, layer: Layer, path: str) -> str:
-        """What makes `layer`, at `path`, in PyTorch."""
+    def expression(self, layer: Layer, path: str, parts: dict[str, str]) -> str:
+        """The expression that makes `layer`, at `path`, in PyTorch, out of those of its parts."""
         match layer:
             case Sequential():
-                return _call("stack", self.items(layer.items, f"{path}."))
+                return _call("stack", _named(parts))
             case Residual():
-                around = (("shortcut", layer.shortcut),) if layer.shortcut else ()
-                text = self.call("Residual", self.items((*layer.body.items, *around), f"{path}."))
+                # The class adds what its last item gives to what the others give.
+                around = {SHORTCUT: parts.pop(SHORTCUT)} if layer.shortcut else {}
+                text = self.call("Residual", _named({**parts, **around}))
                 self.places[text].append(path)
                 return f"{self.units[text]}()" if text in self.units else text
             case Concat():
-                return self.call("Concat", self.items(layer.branches, f"{path}."))
+                return self.call("Concat", _named(parts))
             case Activation(kind="prelu"):
                 return self.call("PReLU", [str(self._reports[path].input_shape[0]), repr(layer.slope)])
             case _:
@@ -302,6 +304,10 @@ def _unit(name: str, text: str, places: list[str]) -> str:
 def _inside(text: str) -> str:
     """`text` as it stands in a function's body, behind a first word."""
     return indent(text, " " * 4).lstrip()
+
+
+def _named(expressions: dict[str, str]) -> list[str]:
+    return [f"{_plain(name)}={expression}" for name, expression in expressions.items()]
 
 
 def _plain(name: str) -> str:

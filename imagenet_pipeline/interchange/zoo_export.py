@@ -10,13 +10,13 @@ from safetensors.numpy import save
 
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation, in_float32
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.torch_export import NORMALISE, require_module_name
 from imagenet_pipeline.networks.shapes import Shape
-from imagenet_pipeline.networks.zoo import ZooNetwork
 
 FORMATS = {"gluoncv": ("mxnet",), "timm": ("pytorch", "onnx")}
 """What a zoo's networks can be written as."""

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, Policy, change_colours, moved, policy_changes
+from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, change_colours, moved, policy_changes
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, uniforms
 from imagenet_pipeline.loading.random_erasing import ERASING_COLUMNS, Erasure, erase, erasures
@@ -61,93 +61,34 @@ class Draw(NamedTuple):
     """Steps along the three principal colours, in deviations: float64 [3]."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes to a training image; all but the crop and the flip are off by default."""
-
-    crop: Literal["resized", "random", "centre"] = "resized"
-    """"resized": a random share and shape of the image, scaled to the input (Szegedy et al. 2015, "Going deeper
-    with convolutions"). "random": a window of just the input's size at a random place; from a smaller image, the
-    largest square. "centre": the largest centred square."""
-    area: Range = (0.08, 1.0)
-    """Share of the image that "resized" takes."""
-    aspect: Range = (3 / 4, 4 / 3)
-    """Width over height of what "resized" takes, even in its logarithm."""
-    flip: float = 0.5
-    """Probability of mirroring left to right."""
-    rotation_degrees: float = 0.0
-    """Turn by up to this much either way."""
-    shear: float = 0.0
-    """Move rows sideways by up to this much of their height, either way."""
-    zoom: Range = (1.0, 1.0)
-    """Enlargement about the centre, even in its logarithm."""
-    shift: float = 0.0
-    """Move by up to this share of the side, in each direction."""
-    pad: int = 0
-    """Pixels the image is widened by on each side before it is cropped."""
-    brightness: float = 0.0
-    """Factor from 1 - x to 1 + x; so are the next two (see `colour_matrix`)."""
-    contrast: float = 0.0
-    saturation: float = 0.0
-    lighting: float = 0.0
-    """Standard deviation of AlexNet's colour noise; 0.1 in its paper."""
-    fill: int = 128
-    """Grey level, 0 to 255, of what lies outside the image."""
-
-    policy: Policy = "none"
-    """Random changes out of a published list: `policy_changes` of strength `policy_magnitude` (of 30), or one of a
-    random strength (see `policy.py`)."""
-    policy_changes: int = 2
-    policy_magnitude: int = 9
-    erasing: float = 0.0
-    """Probability of a rectangle of noise (see `erasing.py`)."""
-    mixup: float = 0.0
-    """Alpha of mixup, and next that of CutMix (see `mixing.py`); 0 is off."""
-    cutmix: float = 0.0
-
-    @property
-    def mixes(self) -> bool:
-        """Whether each image becomes a mixture of two."""
-        return self.mixup > 0 or self.cutmix > 0
-
-    @property
-    def draws_more(self) -> bool:
-        """Whether anything needs random numbers beyond COLUMNS."""
-        return self.policy != "none" or self.erasing > 0 or self.mixes
-
-    @property
-    def recolours(self) -> bool:
-        """Whether any colour can change."""
-        return any((self.brightness, self.contrast, self.saturation, self.lighting))
-
-    def draws(self, uniforms: NDArray[np.float64]) -> list[Draw]:
-        """Turn uniform numbers [n, COLUMNS] into the choices for n images."""
-        signed = 2 * uniforms - 1
-        areas = _between(self.area, uniforms[:, _AREAS])
-        aspects = _between_logarithms(self.aspect, uniforms[:, _ASPECTS])
-        zooms = _between_logarithms(self.zoom, uniforms[:, _ZOOM])
-        normals = self.lighting * _normals(uniforms[:, _LIGHTING])
-        return [
-            Draw(
-                areas=areas[row].tolist(),
-                aspects=aspects[row].tolist(),
-                left=float(uniforms[row, _LEFT]),
-                top=float(uniforms[row, _TOP]),
-                flip=bool(uniforms[row, _FLIP] < self.flip),
-                distortion=Distortion(
-                    degrees=self.rotation_degrees * float(signed[row, _ROTATION]),
-                    shear=self.shear * float(signed[row, _SHEAR]),
-                    zoom=float(zooms[row]),
-                    shift_x=self.shift * float(signed[row, _SHIFT_X]),
-                    shift_y=self.shift * float(signed[row, _SHIFT_Y]),
-                ),
-                brightness=1 + self.brightness * float(signed[row, _BRIGHTNESS]),
-                contrast=1 + self.contrast * float(signed[row, _CONTRAST]),
-                saturation=1 + self.saturation * float(signed[row, _SATURATION]),
-                lighting=normals[row],
-            )
-            for row in range(len(uniforms))
-        ]
+def draw_choices(augmentation: Augmentation, numbers: NDArray[np.float64]) -> list[Draw]:
+    """Turn uniform numbers [n, COLUMNS] into the choices for n images."""
+    signed = 2 * numbers - 1
+    areas = _between(augmentation.area, numbers[:, _AREAS])
+    aspects = _between_logarithms(augmentation.aspect, numbers[:, _ASPECTS])
+    zooms = _between_logarithms(augmentation.zoom, numbers[:, _ZOOM])
+    normals = augmentation.lighting * _normals(numbers[:, _LIGHTING])
+    return [
+        Draw(
+            areas=areas[row].tolist(),
+            aspects=aspects[row].tolist(),
+            left=float(numbers[row, _LEFT]),
+            top=float(numbers[row, _TOP]),
+            flip=bool(numbers[row, _FLIP] < augmentation.flip),
+            distortion=Distortion(
+                degrees=augmentation.rotation_degrees * float(signed[row, _ROTATION]),
+                shear=augmentation.shear * float(signed[row, _SHEAR]),
+                zoom=float(zooms[row]),
+                shift_x=augmentation.shift * float(signed[row, _SHIFT_X]),
+                shift_y=augmentation.shift * float(signed[row, _SHIFT_Y]),
+            ),
+            brightness=1 + augmentation.brightness * float(signed[row, _BRIGHTNESS]),
+            contrast=1 + augmentation.contrast * float(signed[row, _CONTRAST]),
+            saturation=1 + augmentation.saturation * float(signed[row, _SATURATION]),
+            lighting=normals[row],
+        )
+        for row in range(len(numbers))
+    ]
 
 
 def training_transform(
@@ -332,8 +273,8 @@ def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes
 
 def training_plans(augmentation: Augmentation, seed: int, epoch: int, positions: range, size: int) -> list[Plan]:
     """What happens to the images of consecutive positions of an epoch, `size` x `size` in the end."""
-    draws = augmentation.draws(uniforms(seed, epoch, positions, COLUMNS))
-    if not augmentation.draws_more:
+    draws = draw_choices(augmentation, uniforms(seed, epoch, positions, COLUMNS))
+    if augmentation.policy == "none" and not augmentation.erasing and not augmentation.mixes:
         return [Plan(draw) for draw in draws]
     numbers = uniforms(seed, epoch, positions, SECOND_COLUMNS, SECOND_UNIFORMS)
     return [

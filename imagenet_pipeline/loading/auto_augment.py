@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.config import Policy
 from imagenet_pipeline.loading.transforms import GREY, Affine, Pixels, mean_grey, recolour
-
-Policy = Literal["none", "rand_augment", "trivial_augment"]
 
 POLICY_COLUMNS = 9
 """Uniform numbers for each image: up to four changes."""

@@ -22,8 +22,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
-from imagenet_pipeline.loading.augment import Augmentation, TrainingImages, evaluation_transform, require_fit
+from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import place
@@ -33,6 +34,9 @@ from imagenet_pipeline.records.recordio import ImageRecord
 # Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over; even, so
 # that the two images of a pair that is mixed are in one thread's hands.
 _PIECE = 8
+
+DEFAULT_AUGMENTATION = Augmentation()
+"""Random-resized crop and flip."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,9 @@ class Loader:
             )
         return count // self.batch_size
 
-    def training(self, seed: int, epoch: int, augmentation: Augmentation, start_step: int = 0) -> Batches:
+    def training(
+        self, seed: int, epoch: int, augmentation: Augmentation = DEFAULT_AUGMENTATION, start_step: int = 0
+    ) -> Batches:
         """One epoch in random order, full batches only; `start_step` leaves out that many from its start.
 
         Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a

@@ -1,10 +1,10 @@
-"""The networks by name."""
+"""Networks by name: those shipped, and those that other packages add."""
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.alexnet import alexnet, alexnet_book, alexnet_one_tower
@@ -16,6 +16,7 @@ from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.lenet import lenet
 from imagenet_pipeline.networks.minigooglenet import minigooglenet
 from imagenet_pipeline.networks.minivggnet import minivggnet
+from imagenet_pipeline.networks.network import LayeredNetwork
 from imagenet_pipeline.networks.resnet import (
     resnet18,
     resnet34,
@@ -48,7 +49,14 @@ from imagenet_pipeline.networks.vgg import (
     vgg19,
     vgg19_bn,
 )
-from imagenet_pipeline.networks.zoo import ENGINES, ZooNetwork, is_zoo_name, zoo_network
+from imagenet_pipeline.registry import Registry
+
+Build = Callable[[int], Sequential]
+"""Makes a network's layers, with as many outputs as there are classes."""
+ZOOS = {"gluoncv": "gluon", "timm": "pytorch"}
+"""Libraries with networks of their own, and the engine that runs them."""
+INPUT_SIZE = 224
+"""Side of the input that a registered network is designed for where it does not say, pixels."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class NetworkEntry:
     """A network on offer: `build(classes)` makes it, `input_size` pixels are what it was designed for."""
 
     name: str
-    build: Callable[[int], Sequential]
+    build: Build
     input_size: int
     summary: str
 
@@ -110,32 +118,69 @@ _ENTRIES = (
     NetworkEntry("densenet169", densenet169, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
     NetworkEntry("densenet201", densenet201, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
 )
-_BY_NAME = {entry.name: entry for entry in _ENTRIES}
+_NETWORKS: Registry[NetworkEntry | Build] = Registry("network", "networks", {entry.name: entry for entry in _ENTRIES})
+
+
+def register_network(name: str, build: Build, input_size: int = INPUT_SIZE, summary: str = "") -> None:
+    """Add a network of your own: `build(classes)` gives its layers, a `stack(...)` that ends in `classes` outputs.
+
+    From then on recipes, exports, diagrams and the list of networks know its name, in this process. So that every
+    process does, the command line's too, a package offers `build` as an entry point of the group
+    "imagenet_pipeline.networks", or a `NetworkEntry` where the input is not one of 224 pixels; the entry point's name
+    is the network's. `summary` is its line in the list, or else the first of the function's docstring.
+    The same name again replaces the network. Raises BadRecipe for a name that is shipped or is no plain word, and
+    where `build` gives something else than layers.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        what = "cannot register a network under this name"
+        raise BadRecipe(what, where=repr(name), expected="letters, digits, '_', '-' and '.'")
+    _NETWORKS.register(name, _checked(name, NetworkEntry(name, build, input_size, summary or _first_line(build))))
 
 
 def names() -> tuple[str, ...]:
-    """The names of all networks, smaller families first."""
-    return tuple(_BY_NAME)
+    """The names of all networks: those shipped, smaller families first, then those of others."""
+    return _NETWORKS.names()
 
 
 def entry(name: str) -> NetworkEntry:
-    """The network called `name`. Raises BadRecipe with the nearest names if there is none."""
-    if name not in _BY_NAME:
-        zoos = [f"{library}:NAME" for library in ENGINES if library == name.lower()]
-        near = zoos or difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
-        raise BadRecipe(
-            f"no network is called {name!r}",
-            where="network",
-            advice=f"did you mean {' or '.join(near)}?" if near else "imagenet-pipeline networks lists them",
-        )
-    return _BY_NAME[name]
+    """The network called `name`.
 
-
-def build(name: str, classes: int) -> Sequential | ZooNetwork:
-    """The network `name` with `classes` outputs; "gluoncv:NAME" and "timm:NAME" are networks of those zoos.
-
-    Raises BadRecipe for an unknown name or no classes; a zoo's names are looked up where its network is built.
+    Raises BadRecipe with the nearest names if there is none, and for an entry point that offers none.
     """
+    if name.lower() in ZOOS:
+        advice = f"did you mean {name.lower()}:NAME?"
+        raise BadRecipe(f"no network is called {name!r}", where="network", advice=advice)
+    found = _NETWORKS.get(name, "network", "imagenet-pipeline networks lists them")
+    return found if isinstance(found, NetworkEntry) and found.name == name else _checked(name, found)
+
+
+def build(name: str, classes: int) -> LayeredNetwork:
+    """The network `name` with `classes` outputs. Raises BadRecipe for an unknown name or no classes."""
+    require_classes(name, classes)
+    return LayeredNetwork(entry(name).build(classes).items)
+
+
+def require_classes(name: str, classes: int) -> None:
+    """Raise BadRecipe for a number of classes that no network can have."""
     if classes < 1:
         raise BadRecipe("a network needs at least one class", where=f"network {name}", found=classes)
-    return zoo_network(name, classes) if is_zoo_name(name) else entry(name).build(classes)
+
+
+def is_zoo_name(name: str) -> bool:
+    """True for a name of the form LIBRARY:NAME, a network of another library's."""
+    return ":" in name
+
+
+def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:
+    """The entry of what another package offers as the network `name`."""
+    if not isinstance(offered, NetworkEntry):
+        offered = NetworkEntry(name, offered, INPUT_SIZE, _first_line(offered))
+    made = offered.build(1000) if callable(offered.build) else offered.build
+    if not isinstance(made, Sequential):
+        what, expected = "it is not made of layers", "a function of the number of classes that gives a stack(...)"
+        raise BadRecipe(what, where=f"network {name!r}", expected=expected, found=type(made).__name__)
+    return replace(offered, name=name)
+
+
+def _first_line(build: Build) -> str:
+    return (build.__doc__ or "").strip().partition("\n")[0]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Activation, BatchNorm, Concat, Layer, Residual, Sequential
+from imagenet_pipeline.networks.layers import Activation, BatchNorm, Layer, Residual, Sequential
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
+from imagenet_pipeline.networks.walk import joined, walk
 
 Values = NDArray[np.float32]
 Draw = Callable[[np.random.Generator, Shape], Values]
@@ -78,7 +79,7 @@ def initial_values(
     """
     if kind not in KINDS:
         raise BadRecipe("unknown kind of initial values", expected=" | ".join(KINDS), found=kind)
-    zeros = [*_last_scales(network, "")] if zero_last_scale else []
+    zeros = _last_scales(network) if zero_last_scale else []
     if zero_last_scale and not zeros:
         what = "no residual body of this network ends in a batch normalisation with a scale"
         raise BadRecipe(what, where="initial.zero_last_scale", advice="leave it out")
@@ -90,24 +91,18 @@ def initial_values(
     return values | {name: np.zeros_like(values[name]) for name in zeros}
 
 
-def _last_scales(layer: Layer, path: str) -> Iterator[str]:
-    match layer:
-        case Sequential(items) | Concat(items):
-            for name, item in items:
-                yield from _last_scales(item, f"{path}.{name}" if path else name)
-        case Residual(body):
-            yield from _last_scales(body, path)
-            end, last = _end(body, path)
-            if isinstance(last, BatchNorm) and last.scale:
-                yield f"{end}.weight"
+def _last_scales(network: Sequential) -> list[str]:
+    """The weights of batch normalisations that end the body of a Residual."""
+    ends = [_end(layer.body, path) for path, layer in walk(network) if isinstance(layer, Residual)]
+    return [f"{path}.weight" for path, last in ends if isinstance(last, BatchNorm) and last.scale]
 
 
 def _end(layer: Layer, path: str) -> tuple[str, Layer]:
-    """The last layer within a layer, and its path."""
+    """The path of the last layer within a layer, and that layer."""
     if not isinstance(layer, Sequential):
         return path, layer
     name, last = layer.items[-1]
-    return _end(last, f"{path}.{name}")
+    return _end(last, joined(path, name))
 
 
 def _values(parameter: Parameter, layer: object, draw: Draw, seed: int) -> Values:

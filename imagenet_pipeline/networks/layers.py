@@ -8,7 +8,7 @@ A network is a `Sequential`; `stack` writes one as a table whose keywords are th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 Size = int | tuple[int, int]  # one number for both axes, or (height, width)
 
@@ -115,6 +115,8 @@ class Sequential:
     """Named layers, one after the other."""
 
     items: tuple[tuple[str, Layer], ...]
+    engine: ClassVar[None] = None
+    """The one engine that runs it; None: each of them, as with every network of this vocabulary."""
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.items]

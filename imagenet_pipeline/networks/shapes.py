@@ -24,6 +24,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     pair,
 )
+from imagenet_pipeline.networks.walk import flow, walk
 
 Shape = tuple[int, ...]  # [channels, height, width] or [features]
 Role = Literal["weight", "bias", "scale", "shift", "mean", "variance", "slope"]
@@ -71,25 +72,20 @@ def describe(network: Sequential, input_shape: Shape) -> tuple[LayerReport, ...]
     Raises BadRecipe where a layer does not fit what reaches it; where the image is too small for a layer,
     the message names the smallest size that works.
     """
-    try:
-        return _reports(network, input_shape)
-    except _TooSmall as problem:
-        smallest = _smallest_size(network, input_shape)
-        raise BadRecipe(
-            f"an input of {_pixels(input_shape)} is too small: {problem}",
-            where=f"layer {problem.path}",
-            expected=None if smallest is None else f"an input of at least {smallest}x{smallest}",
-            advice="set a larger input.size or choose another network",
-        ) from None
+    return tuple(_passage(network, input_shape).reports)
 
 
-def output_shape(network: Sequential, input_shape: Shape) -> Shape:
-    """What leaves the network; not always what leaves its last layer, which may be that of a branch.
+def output_shapes(network: Sequential, input_shape: Shape) -> dict[str, Shape]:
+    """The output shape of every layer, Residual and Concat by path; that of the network itself under "".
 
     Raises BadRecipe as `describe` does.
     """
-    describe(network, input_shape)
-    return _Walk().through(network, "", input_shape)
+    return _passage(network, input_shape).shapes
+
+
+def output_shape(network: Sequential, input_shape: Shape) -> Shape:
+    """The network's output shape. Raises BadRecipe as `describe` does."""
+    return output_shapes(network, input_shape)[""]
 
 
 def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
@@ -128,86 +124,83 @@ def _pixels(shape: Shape) -> str:
     return "x".join(str(length) for length in shape[1:])
 
 
+def _passage(network: Sequential, input_shape: Shape) -> _Passage:
+    try:
+        return _Passage(network, input_shape)
+    except _TooSmall as problem:
+        smallest = _smallest_size(network, input_shape)
+        raise BadRecipe(
+            f"an input of {_pixels(input_shape)} is too small: {problem}",
+            where=f"layer {problem.path}",
+            expected=None if smallest is None else f"an input of at least {smallest}x{smallest}",
+            advice="set a larger input.size or choose another network",
+        ) from None
+
+
 def _smallest_size(network: Sequential, input_shape: Shape) -> int | None:
     for size in range(min(input_shape[1:]) + 1, LARGEST_SIZE_SUGGESTED + 1):
         try:
-            _reports(network, (input_shape[0], size, size))
+            _Passage(network, (input_shape[0], size, size))
         except _TooSmall:
             continue
         return size
     return None
 
 
-def _reports(network: Sequential, input_shape: Shape) -> tuple[LayerReport, ...]:
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise BadRecipe("not an image shape", expected="channels, height, width", found=input_shape)
-    walk = _Walk()
-    walk.through(network, "", input_shape)
-    paths = [report.path for report in walk.reports]
-    if len(set(paths)) < len(paths):
-        raise BadRecipe("two layers of one path", found=next(path for path in paths if paths.count(path) > 1))
-    return tuple(walk.reports)
+class _Passage:
+    """One image's way through a network: reports of the layers, and output shapes by path."""
 
-
-class _Walk:
-    """Follows an image through a network and notes a report for every layer on the way."""
-
-    def __init__(self) -> None:
+    def __init__(self, network: Sequential, input_shape: Shape) -> None:
+        if len(input_shape) != 3 or min(input_shape) < 1:
+            raise BadRecipe("not an image shape", expected="channels, height, width", found=input_shape)
+        layers = list(walk(network))
+        self._heads = tuple(f"{path}." for path, layer in layers if isinstance(layer, Tap))
+        _require_paths([path for path, _ in layers], self._heads)
         self.reports: list[LayerReport] = []
-        self.auxiliary = False
+        self.shapes: dict[str, Shape] = {}
+        self.shapes[""] = flow(network, "", input_shape, self._leaving)
 
-    def through(self, layer: Layer, path: str, shape: Shape) -> Shape:
-        """The shape that leaves `layer` when `shape` enters it."""
+    def _leaving(self, layer: Layer, path: str, inputs: list[Shape]) -> Shape:
         match layer:
-            case Sequential():
-                for name, item in layer.items:
-                    shape = self.through(item, _joined(path, name), shape)
-                return shape
             case Residual():
-                return self._residual(layer, path, shape)
+                shape = _added(path, *inputs)
             case Concat():
-                return self._concat(layer, path, shape)
-            case Tap():
-                return self._tap(layer, path, shape)
+                shape = _concatenated(path, inputs)
             case _:
-                return self._leaf(layer, path, shape)
-
-    def _residual(self, layer: Residual, path: str, shape: Shape) -> Shape:
-        body = self.through(layer.body, path, shape)
-        around = shape
-        if layer.shortcut is not None:
-            around = self.through(layer.shortcut, _joined(path, "shortcut"), shape)
-        if body != around:
-            raise BadRecipe("the shortcut does not fit the body", where=path, expected=body, found=around)
-        return body
-
-    def _concat(self, layer: Concat, path: str, shape: Shape) -> Shape:
-        outputs = [self.through(branch, _joined(path, name), shape) for name, branch in layer.branches]
-        first = outputs[0]
-        if any(len(output) != len(first) or output[1:] != first[1:] for output in outputs):
-            raise BadRecipe("branches of unequal size cannot be joined", where=path, found=outputs)
-        return (sum(output[0] for output in outputs), *first[1:])
-
-    def _tap(self, tap: Tap, path: str, shape: Shape) -> Shape:
-        if "." in path or self.auxiliary:
-            raise BadRecipe("a tap stands among the items of the network itself", where=f"layer {path}")
-        self.auxiliary = True
-        self.through(tap.head, path, shape)
-        self.auxiliary = False
+                self.reports.append(_report(layer, path, inputs[0], path.startswith(self._heads)))
+                shape = self.reports[-1].output_shape
+        self.shapes[path] = shape
         return shape
 
-    def _leaf(self, layer: Layer, path: str, shape: Shape) -> Shape:
-        _check_fit(layer, path, shape)
-        output = _output_shape(layer, path, shape)
-        owned = tuple(_owned(layer, path, shape))
-        weight = sum(math.prod(parameter.shape) for parameter in owned if parameter.role == "weight")
-        cost = weight * math.prod(output[1:])
-        self.reports.append(LayerReport(path, layer, shape, output, owned, cost, self.auxiliary))
-        return output
+
+def _require_paths(paths: list[str], heads: tuple[str, ...]) -> None:
+    """Raise BadRecipe for two layers of one path, and for a Tap that is not an item of the network itself."""
+    if len(set(paths)) < len(paths):
+        raise BadRecipe("two layers of one path", found=next(path for path in paths if paths.count(path) > 1))
+    for head in heads:
+        if head.count(".") > 1:
+            raise BadRecipe("a tap stands among the items of the network itself", where=f"layer {head[:-1]}")
 
 
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _added(path: str, body: Shape, around: Shape) -> Shape:
+    if body != around:
+        raise BadRecipe("the shortcut does not fit the body", where=path, expected=body, found=around)
+    return body
+
+
+def _concatenated(path: str, branches: list[Shape]) -> Shape:
+    first = branches[0]
+    if any(len(branch) != len(first) or branch[1:] != first[1:] for branch in branches):
+        raise BadRecipe("branches of unequal size cannot be joined", where=path, found=branches)
+    return (sum(branch[0] for branch in branches), *first[1:])
+
+
+def _report(layer: Layer, path: str, shape: Shape, auxiliary: bool) -> LayerReport:
+    _check_fit(layer, path, shape)
+    output = _output_shape(layer, path, shape)
+    owned = tuple(_owned(layer, path, shape))
+    weight = sum(math.prod(parameter.shape) for parameter in owned if parameter.role == "weight")
+    return LayerReport(path, layer, shape, output, owned, weight * math.prod(output[1:]), auxiliary)
 
 
 def _check_fit(layer: Layer, path: str, shape: Shape) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import takewhile
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Concat, Layer, Residual, Sequential, Tap, without_taps
-from imagenet_pipeline.networks.shapes import Shape, output_shape
-
-SHORTCUT = "shortcut"
+from imagenet_pipeline.networks.shapes import Shape, output_shapes
+from imagenet_pipeline.networks.walk import SHORTCUT, parts, walk
 
 
 def until(network: Sequential, path: str, name: str = "NAME") -> Sequential:
@@ -21,9 +21,9 @@ def until(network: Sequential, path: str, name: str = "NAME") -> Sequential:
     `stage2` or `stage2.unit1`: their end is meant. For a path there is not, raises BadRecipe with
     the nearest names and where those of the network `name` are listed.
     """
-    found = _cut_layer(network, path.split("."))
+    found = _cut(network, path.split("."))
     if not isinstance(found, Sequential):
-        raise no_layer(path, _paths(network, ""), name)
+        raise no_layer(path, [known for known, _ in walk(network)], name)
     return without_taps(found)
 
 
@@ -33,11 +33,11 @@ def last_map(network: Sequential, input_shape: Shape) -> str | None:
     Layers inside bodies and branches do not count: something beside them matters too. None where there is none.
     Raises BadRecipe where the network cannot take the input.
     """
-    for path in reversed(list(_main_paths(without_taps(network), ""))):
-        shape = output_shape(until(network, path), input_shape)
-        if len(shape) == 3 and math.prod(shape[1:]) > 1:
-            return path
-    return None
+    scoring = without_taps(network)
+    inside = tuple(f"{path}." for path, layer in walk(scoring) if isinstance(layer, Residual | Concat))
+    shapes = output_shapes(scoring, input_shape)
+    maps = [path for path, shape in shapes.items() if path and len(shape) == 3 and math.prod(shape[1:]) > 1]
+    return next((path for path in reversed(maps) if not path.startswith(inside)), None)
 
 
 def no_layer(path: str, known: Iterable[str], name: str = "NAME") -> BadRecipe:
@@ -48,63 +48,15 @@ def no_layer(path: str, known: Iterable[str], name: str = "NAME") -> BadRecipe:
     return BadRecipe(f"no layer is called {path!r}", where="layer", advice=advice)
 
 
-def _main_paths(sequence: Sequential, path: str) -> Iterator[str]:
-    for name, item in sequence.items:
-        inner = f"{path}.{name}" if path else name
-        if isinstance(item, Sequential):
-            yield from _main_paths(item, inner)
-        else:
-            yield inner
-
-
-def _cut_layer(layer: Layer, words: list[str]) -> Layer | None:
+def _cut(layer: Layer, words: list[str]) -> Layer | None:
     """The part of `layer` that the rest of a path leads through; None where it leads nowhere."""
     if not words:
         return layer
-    match layer:
-        case Sequential():
-            return _cut_sequence(layer, words)
-        case Residual(shortcut=Sequential() as shortcut) if words[0] == SHORTCUT:
-            return _named(SHORTCUT, _cut_layer(shortcut, words[1:]))
-        case Residual():
-            return _cut_sequence(layer.body, words)
-        case Concat():
-            branch = dict(layer.branches).get(words[0])
-            return None if branch is None else _named(words[0], _cut_layer(branch, words[1:]))
-        case Tap():
-            return _cut_sequence(layer.head, words)
-    return None
-
-
-def _cut_sequence(sequence: Sequential, words: list[str]) -> Sequential | None:
-    names = [name for name, _ in sequence.items]
-    if words[0] not in names:
+    name, inner = words[0], dict(parts(layer))
+    last = _cut(inner[name], words[1:]) if name in inner else None
+    if last is None:
         return None
-    place = names.index(words[0])
-    last = _cut_layer(sequence.items[place][1], words[1:])
-    if isinstance(last, Tap):
-        last = last.head
-    return None if last is None else Sequential((*sequence.items[:place], (words[0], last)))
-
-
-def _named(name: str, layer: Layer | None) -> Sequential | None:
-    return None if layer is None else Sequential(((name, layer),))
-
-
-def _paths(layer: Layer, path: str) -> Iterator[str]:
-    """Every path that leads somewhere, groups of layers included."""
-    if path:
-        yield path
-    for name, part in _parts(layer):
-        yield from _paths(part, f"{path}.{name}" if path else name)
-
-
-def _parts(layer: Layer) -> tuple[tuple[str, Layer], ...]:
-    match layer:
-        case Sequential(items=parts) | Tap(head=Sequential(items=parts)) | Concat(branches=parts):
-            return parts
-        case Residual(body=body, shortcut=None):
-            return body.items
-        case Residual(body=body, shortcut=Sequential() as shortcut):
-            return (*body.items, (SHORTCUT, shortcut))
-    return ()
+    beside = isinstance(layer, Concat) or name == SHORTCUT
+    before = [] if beside else takewhile(lambda item: item[0] != name, parts(layer))
+    items = [item for item in before if item[0] != SHORTCUT]
+    return Sequential((*items, (name, last.head if isinstance(last, Tap) else last)))

@@ -1,4 +1,4 @@
-"""What the verb `networks` shows: one table of all networks, one of a network's layers. Data only."""
+"""The two tables of the verb `networks`: all networks, and the layers of one. Data only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One network; the two counts are None where it cannot take an input of that size."""
+    """One network; the two counts are None where it cannot take an input of that size.
+
+    `input_size` is None too for a network of another package that cannot be had: `summary` says why.
+    """
 
     name: str
-    input_size: int
+    input_size: int | None
     parameters: int | None
     multiply_adds: int | None
     summary: str
@@ -91,7 +94,11 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
 
 
 def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:
-    entry = catalog.entry(name)
+    try:
+        entry = catalog.entry(name)
+    except BadRecipe as error:
+        # Of another package, which does not work: no reason to hide the others.
+        return NetworkRow(name, None, None, None, str(error))
     size = entry.input_size if input_size is None else input_size
     try:
         reports = describe(entry.build(classes), (CHANNELS, size, size))

@@ -10,17 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Augmentation, Recipe
 from imagenet_pipeline.drawing import contact_sheet, require_png, tile, write_png
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.loading.augment import Augmentation
 from imagenet_pipeline.loading.loader import Loader, Records, read_sample
 from imagenet_pipeline.loading.order import epoch_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
-from imagenet_pipeline.training.data import augmentation_of, records_of
+from imagenet_pipeline.training.data import records_of
 
 _SMALLEST_TILE, _LARGEST_TILE = 144, 224
 
@@ -34,7 +33,7 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     require_png(out)
     data, size = records_of(recipe), recipe.input.size
     with RecordSet.open(data.folder, "train") as records:
-        shown = draws_of(records, record, augmentation_of(recipe), size, draws, recipe.seed, len(data.classes))
+        shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, len(data.classes))
         stored = read_sample(records, record, len(data.classes))
     height, width = stored.image.shape[:2]
     side = min(max(size, _SMALLEST_TILE), _LARGEST_TILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -19,7 +19,8 @@ from imagenet_pipeline.networks.layers import (
     Sequential,
     Tap,
 )
-from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe
+from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shapes
+from imagenet_pipeline.networks.walk import SHORTCUT, fold
 
 FOLLOWERS = (BatchNorm, Activation, Dropout, Flatten, LocalResponseNorm)
 """Layers that share the box of the one before them."""
@@ -59,7 +60,6 @@ class Group:
 
 Part = Step | Group
 Parts = tuple[Part, ...]
-Chunk = list[tuple[str, Layer]]  # an item of a sequence and those that share its box, by name
 
 
 def diagram(network: Sequential, input_shape: Shape, full: bool = False) -> Parts:
@@ -70,8 +70,9 @@ def diagram(network: Sequential, input_shape: Shape, full: bool = False) -> Part
     with `full`.
     Raises BadRecipe as `describe` does.
     """
-    reports = {report.path: report for report in describe(network, input_shape)}
-    return _Drawer(reports, full).parts(network, "", input_shape)[0]
+    drawer = _Drawer({report.path: report for report in describe(network, input_shape)},
+                     output_shapes(network, input_shape), full)  # fmt: skip
+    return drawer.sequence(network.items, {name: fold(item, name, drawer.part) for name, item in network.items})
 
 
 def is_folded(parts: Parts) -> bool:
@@ -84,75 +85,71 @@ def is_folded(parts: Parts) -> bool:
 @dataclass(frozen=True)
 class _Drawer:
     reports: Mapping[str, LayerReport]
+    shapes: Mapping[str, Shape]
     full: bool
 
-    def parts(self, sequence: Sequential, path: str, shape: Shape) -> tuple[Parts, Shape]:
-        """The parts of a sequence that `shape` enters, and the shape that leaves it."""
-        drawn = []
-        for chunk in self._chunks(sequence):
-            part, shape = self._part(chunk, path, shape)
-            drawn.append((part, [item for _, item in chunk], shape[1:]))
+    def part(self, layer: Layer, path: str, inner: dict[str, Part]) -> Part:
+        """What is drawn for a layer, out of what is drawn for the layers directly inside it."""
+        match layer:
+            case Sequential(items):
+                return _framed(path, self.sequence(items, inner))
+            case Tap(Sequential(items)):
+                return Group(path, (self.sequence(items, inner),), side=True)
+            case Residual(Sequential(items), shortcut):
+                lanes = self.sequence(items, inner), _lane(inner[SHORTCUT]) if shortcut else ()
+                return Group(path, lanes, self._step(path, "add"))
+            case Concat():
+                return Group(path, tuple(map(_lane, inner.values())), self._step(path, "concat"))
+        return self._step(path, "layer", self.reports[path])
+
+    def _step(self, path: str, kind: Literal["layer", "add", "concat"], report: LayerReport | None = None) -> Step:
+        layers, count = ((report.layer,), report.parameter_count) if report else ((), 0)
+        return Step(path, kind, layers, (self.shapes[path],) * 2, (count,) * 2)
+
+    def sequence(self, items: Iterable[tuple[str, Layer]], drawn: Mapping[str, Part]) -> Parts:
+        """The parts of a sequence: followers in the box of the one before them, neighbours of one form as one part."""
         if self.full:
-            return tuple(part for part, *_ in drawn), shape
-        runs = groupby(drawn, key=lambda one: one[1:])
-        return tuple(_folded([part for part, *_ in run]) for _, run in runs), shape
-
-    def _chunks(self, sequence: Sequential) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        for name, item in sequence.items:
-            if chunks and isinstance(item, FOLLOWERS) and not self.full and _leads(chunks[-1][0][1]):
-                chunks[-1].append((name, item))
+            return tuple(drawn[name] for name, _ in items)
+        chunks: list[tuple[list[Layer], Part]] = []
+        for name, item in items:
+            if chunks and isinstance(item, FOLLOWERS) and not isinstance(chunks[-1][0][0], Sequential | Tap):
+                layers, part = chunks[-1]
+                chunks[-1] = [*layers, item], _followed(part, drawn[name])
             else:
-                chunks.append([(name, item)])
-        return chunks
-
-    def _part(self, chunk: Chunk, path: str, shape: Shape) -> tuple[Part, Shape]:
-        (name, first), *others = chunk
-        followers = [self.reports[_joined(path, other)] for other, _ in others]
-        inner = _joined(path, name)
-        match first:
-            case Sequential():
-                parts, shape = self._lane(name, first, path, shape)
-                return (parts[0] if parts and parts[0].path == inner else Group(inner, (parts,))), shape
-            case Tap():
-                return Group(inner, (self.parts(first.head, inner, shape)[0],), side=True), shape
-            case Residual(body=body, shortcut=shortcut):
-                lane, end = self.parts(body, inner, shape)
-                around, _ = self._lane("shortcut", shortcut or Sequential(()), inner, shape)
-                join = _join("add", inner, end, followers)
-                return Group(inner, (lane, around), join), join.shapes[1]
-            case Concat(branches=branches):
-                lanes, shapes = zip(*(self._lane(*branch, inner, shape) for branch in branches), strict=True)
-                whole = (sum(one[0] for one in shapes), *shapes[0][1:])
-                join = _join("concat", inner, whole, followers)
-                return Group(inner, lanes, join), join.shapes[1]
-        return _step(self.reports[inner], followers)
-
-    def _lane(self, name: str, branch: Layer, path: str, shape: Shape) -> tuple[Parts, Shape]:
-        """The parts of a branch; a sequence that is one box all told lends it its name."""
-        if not isinstance(branch, Sequential):
-            part, shape = self._part([(name, branch)], path, shape)
-            return (part,), shape
-        parts, shape = self.parts(branch, _joined(path, name), shape)
-        if len(parts) == 1 and isinstance(parts[0], Step) and parts[0].times == 1:
-            parts = (replace(parts[0], path=_joined(path, name)),)
-        return parts, shape
+                chunks.append(([item], drawn[name]))
+        runs = groupby(chunks, key=lambda chunk: (chunk[0], _end(chunk[1])[1:]))
+        return tuple(_folded([part for _, part in run]) for _, run in runs)
 
 
-def _leads(layer: Layer) -> bool:
-    return not isinstance(layer, Sequential | Tap)
+def _framed(path: str, parts: Parts) -> Part:
+    """The parts of a sequence as one part; a sequence that is one box all told lends it its name."""
+    if len(parts) == 1 and isinstance(parts[0], Step) and parts[0].times == 1:
+        return replace(parts[0], path=path)
+    return Group(path, (parts,))
 
 
-def _step(report: LayerReport, followers: list[LayerReport]) -> tuple[Step, Shape]:
-    all_of_them = (report, *followers)
-    shape, count = all_of_them[-1].output_shape, sum(one.parameter_count for one in all_of_them)
-    return Step(report.path, "layer", tuple(one.layer for one in all_of_them), (shape, shape), (count, count)), shape
+def _lane(part: Part) -> Parts:
+    """A branch's parts: those of a sequence without the frame around them."""
+    return part.lanes[0] if isinstance(part, Group) and part.join is None else (part,)
 
 
-def _join(kind: Literal["add", "concat"], path: str, shape: Shape, followers: list[LayerReport]) -> Step:
-    layers, count = tuple(one.layer for one in followers), sum(one.parameter_count for one in followers)
-    shape = followers[-1].output_shape if followers else shape
-    return Step(path, kind, layers, (shape, shape), (count, count))
+def _end(part: Part) -> Shape:
+    """The shape that leaves a part; () where it holds nothing."""
+    last = part.join if isinstance(part, Group) and part.join else part
+    if isinstance(last, Step):
+        return last.shapes[1]
+    return _end(last.lanes[0][-1]) if last.lanes[0] else ()
+
+
+def _followed(part: Part, follower: Part) -> Part:
+    """A part whose last box, its own or that where its lanes meet, takes up the box of the layer after it."""
+    step = part if isinstance(part, Step) else part.join
+    if step is None or not isinstance(follower, Step):
+        raise TypeError(f"{follower} shares no box with {part}")
+    count = step.parameters[0] + follower.parameters[0]
+    layers = step.layers + follower.layers
+    step = replace(step, layers=layers, shapes=follower.shapes, parameters=(count, count))
+    return step if isinstance(part, Step) else replace(part, join=step)
 
 
 def _folded(parts: list[Part]) -> Part:
@@ -182,7 +179,3 @@ def _spanning_step(first: Step, last: Step) -> Step:
         shapes=(first.shapes[0], last.shapes[1]),
         parameters=(first.parameters[0], last.parameters[1]),
     )
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -1,10 +1,8 @@
-"""A network's diagram to a file: DOT as it is, or drawn by Graphviz.
-
-A network's diagram in DOT, the language of Graphviz.
-"""
+"""A network's diagram in DOT, the language of Graphviz, and as Graphviz draws it."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +16,9 @@ from imagenet_pipeline.evaluation.features import own_network
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
-    BatchNorm,
     Conv,
     Dense,
     Dropout,
-    Flatten,
     GlobalAveragePool,
     Layer,
     LocalResponseNorm,
@@ -32,7 +28,6 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 from imagenet_pipeline.networks.summary import CHANNELS
-from imagenet_pipeline.networks.zoo import is_zoo_name
 from imagenet_pipeline.pictures.diagram import Group, Part, Parts, Step, diagram, is_folded
 
 FORMATS = ("dot", "svg", "png", "pdf")
@@ -103,7 +98,7 @@ def drawn(text: str, kind: str) -> bytes:
 def _network_of(name: str) -> tuple[str, str, int | None, int]:
     """Of a network's name or a run folder: the network, a title, a run's side of the input in pixels, classes."""
     run = Path(name)
-    if name in catalog.names() or is_zoo_name(name) or not run.is_dir():
+    if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
         return name, name, None, 1000
     _, checkpoint = open_checkpoint(run, "best", {})
     state = checkpoint.state
@@ -273,17 +268,10 @@ def _phrase(layer: Layer) -> str:
             return ACTIVATIONS.get(layer.kind, layer.kind)
         case Dropout():
             return f"dropout {layer.rate:g}"
-        case Dense():
-            return "dense"
-        case GlobalAveragePool():
-            return "global average pool"
-        case BatchNorm():
-            return "batch norm"
         case LocalResponseNorm():
             return "response norm"
-        case Flatten():
-            return "flatten"
-    raise TypeError(f"{type(layer).__name__} is drawn as a group")
+    # GlobalAveragePool: "global average pool"
+    return re.sub("(?<!^)([A-Z])", r" \1", type(layer).__name__).lower()
 
 
 def _window(size: Size, stride: Size) -> str:

@@ -16,14 +16,14 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Literal
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Augmentation, Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.loading.augment import Augmentation
-from imagenet_pipeline.loading.loader import Batch, Loader, Records, available_processors
+from imagenet_pipeline.loading.loader import DEFAULT_AUGMENTATION, Batch, Loader, Records, available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import lone_engine, open_fed, records_of, train_on
+from imagenet_pipeline.training.data import open_fed, records_of
+from imagenet_pipeline.training.engine_setup import lone_engine
 from imagenet_pipeline.training.schedule import learning_rate
 
 SETTLING_STEPS = 2
@@ -102,7 +102,7 @@ class _Stepping:
     def _step(self, batches: Iterator[Batch]) -> float:
         waited = 0.0
         for batch in batches:
-            train_on(self.engine, batch, self.rate, seed=0)
+            self.engine.train_batch(batch.images, batch.truth, self.rate, 0)
             waited += batch.wait_seconds
         self.engine.totals()  # waits for the device
         return waited
@@ -158,7 +158,7 @@ def measure(
     threads: int | Literal["auto"] = "auto",
     batch_size: int = 64,
     prefetch: int = 4,
-    augmentation: Augmentation | None = None,
+    augmentation: Augmentation = DEFAULT_AUGMENTATION,
     epochs: int = 3,
 ) -> LoaderSpeed:
     """Load `epochs` epochs, by default with random-resized crop and flip, and report the best.
@@ -168,8 +168,7 @@ def measure(
     if not len(records):
         raise BadInput("no records to measure with", where=records.name)
     loader = Loader(records, size, min(batch_size, len(records)), threads, prefetch)
-    changes = Augmentation() if augmentation is None else augmentation
-    seconds = [_epoch_seconds(loader, epoch, changes) for epoch in range(epochs + 1)]
+    seconds = [_epoch_seconds(loader, epoch, augmentation) for epoch in range(epochs + 1)]
     best = min(seconds[1:])
     images = loader.steps() * loader.batch_size
     return LoaderSpeed(

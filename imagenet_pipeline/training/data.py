@@ -13,20 +13,14 @@ from itertools import count
 from pathlib import Path
 
 from imagenet_pipeline.config import InputRecipe, Recipe
-from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.engines.zoos import zoo_table
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.augment import Augmentation
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
-from imagenet_pipeline.networks.layers import Sequential
-from imagenet_pipeline.networks.shapes import parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.networks.network import Network
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
-from imagenet_pipeline.training.engine_setup import new_engine
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -54,22 +48,22 @@ def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
     return images // recipe.batch_size
 
 
-def loader_of(recipe: Recipe, records: RecordSet, classes: int, size: int, share: Share = WHOLE) -> Loader:
-    """The loader of a recipe's batches at `size` pixels; of several processes, of one's share of them."""
+def loader_of(
+    recipe: Recipe, records: RecordSet, size: int, classes: int, share: Share = WHOLE, crops: int = 1
+) -> Loader:
+    """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of one's share.
+
+    Several `crops` of an image count as images of the batch.
+    """
     return Loader(
         records,
         size,
-        recipe.batch_size,
+        max(1, recipe.batch_size // crops),
         threads=recipe.loader.threads,
         prefetch=recipe.loader.prefetch,
         classes=classes,
         share=share,
     )
-
-
-def augmentation_of(recipe: Recipe) -> Augmentation:
-    """The recipe's random changes to training images."""
-    return Augmentation(**recipe.augmentation.model_dump())
 
 
 def require_validation(recipe: Recipe, data: DataSet) -> None:
@@ -122,11 +116,11 @@ def training_size(recipe: InputRecipe, epoch: int) -> int:
     return min(max(MULTIPLE * round(exact / MULTIPLE), recipe.start_size), recipe.size)
 
 
-def require_sizes(recipe: Recipe, network: Sequential | ZooNetwork) -> None:
+def require_sizes(recipe: Recipe, network: Network) -> None:
     """Raise BadRecipe where the recipe has several sizes of input and the network's parameters depend on it."""
     sizes = {"input.start_size": recipe.input.start_size, "input.evaluation_size": recipe.input.evaluation_size}
     for key, size in sizes.items():
-        if size and _shapes(network, size) != _shapes(network, recipe.input.size):
+        if size and network.shapes((3, size, size)) != network.shapes((3, recipe.input.size, recipe.input.size)):
             raise BadRecipe(
                 f"recipe key {key!r}: the dense layers of {recipe.network} fix its input",
                 expected=f"input.size, {recipe.input.size}",
@@ -135,33 +129,13 @@ def require_sizes(recipe: Recipe, network: Sequential | ZooNetwork) -> None:
             )
 
 
-def _shapes(network: Sequential | ZooNetwork, size: int) -> list[tuple[int, ...]]:
-    if isinstance(network, ZooNetwork):
-        return [*zoo_table(network, (3, size, size)).shapes.values()]
-    return [parameter.shape for parameter in parameters(network, (3, size, size)).values()]
-
-
 def open_fed(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
     """The batches of a run's epochs one after the other, without end; the generator is to be closed.
 
     A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.
     """
     steps_per_epoch(recipe, data)
-    augmentation = augmentation_of(recipe)
     for epoch in count():
-        loader = loader_of(recipe, records, len(data.classes), training_size(recipe.input, epoch))
-        with loader.training(recipe.seed, epoch, augmentation) as batches:
+        loader = loader_of(recipe, records, training_size(recipe.input, epoch), len(data.classes))
+        with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches
-
-
-def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
-    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
-    engine, _ = new_engine(recipe, data)
-    if engine.ranks > 1:
-        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
-    return engine
-
-
-def train_on(engine: Engine, batch: Batch, rate: float, seed: int) -> None:
-    """One step on a batch, hard labels or mixed ones."""
-    engine.train_batch(batch.images, batch.truth, rate, seed)

@@ -15,16 +15,14 @@ from typing import Any
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Array, Blueprint, Engine, Values, create_engine
-from imagenet_pipeline.engines.zoos import zoo_table, zoo_values
+from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.export import normalisation_beside
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.weights import read_weights, require_fit, starting_values, without_normalisation
-from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
-from imagenet_pipeline.networks.layers import Sequential
-from imagenet_pipeline.networks.shapes import Shape, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
+from imagenet_pipeline.networks.network import LayeredNetwork
+from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
 
@@ -33,15 +31,23 @@ Three = tuple[float, ...]
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
-    network = catalog.build(recipe.network, len(data.classes))
+    network = network_of(recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
     blueprint = _blueprint(recipe, network, *beginning.normalisation, epoch=0)
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
+def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
+    """A fresh engine as a run would begin with. Raises BadRecipe in one of several processes that train together."""
+    engine, _ = new_engine(recipe, data)
+    if engine.ranks > 1:
+        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
+    return engine
+
+
 def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
-    network = catalog.build(state.network, len(state.classes))
+    network = network_of(state.network, len(state.classes))
     engine = create_engine(recipe.engine, _blueprint(recipe, network, state.mean, state.std, state.epoch), values)
     engine.set_optimizer_state(remembered)
     return engine
@@ -49,7 +55,7 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Val
 
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     """An engine to score with, which holds a checkpoint's weights."""
-    network = catalog.build(state.network, len(state.classes))
+    network = network_of(state.network, len(state.classes))
     size, mean, std = state.input_size, state.mean, state.std
     blueprint = Blueprint(network, size, mean, std, recipe.optimizer, recipe.devices, recipe.precision, recipe.loss)
     return create_engine(recipe.engine, blueprint, weights)
@@ -60,7 +66,7 @@ def frozen_layers(recipe: Recipe, epoch: int) -> tuple[str, ...]:
     return tuple(layer for layer, epochs in recipe.transfer.frozen.items() if epoch < epochs)
 
 
-def _blueprint(recipe: Recipe, network: Sequential | ZooNetwork, mean: Three, std: Three, epoch: int) -> Blueprint:
+def _blueprint(recipe: Recipe, network: LayeredNetwork | ZooNetwork, mean: Three, std: Three, epoch: int) -> Blueprint:
     return Blueprint(
         network,
         recipe.input.size,
@@ -94,17 +100,18 @@ class Beginning:
     told: dict[str, Any]
 
 
-def beginning_of(recipe: Recipe, network: Sequential | ZooNetwork, data: DataSet) -> Beginning:
+def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: DataSet) -> Beginning:
     """The values drawn, or those of `initial.weights`: a file, a run (its best checkpoint) or a checkpoint's folder.
 
     With `initial.new_head` every parameter whose shape depends on the number of classes is drawn. Mean and std are
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
-    shape = (len(data.mean), recipe.input.size, recipe.input.size)
-    if not recipe.initial.weights:
+    shape, initial = (len(data.mean), recipe.input.size, recipe.input.size), recipe.initial
+    if not initial.weights:
         source = _given(recipe) or ((data.mean, data.std), str(data.folder / "mean.json"))
-        return Beginning(_drawn(recipe, network, shape), source[0], _told(*source))
+        values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
+        return Beginning(values, source[0], _told(*source))
     file = _source(Path(recipe.initial.weights), recipe.network)
     found, inside = without_normalisation(file, read_weights(file))
     state = state_beside(file)
@@ -113,7 +120,7 @@ def beginning_of(recipe: Recipe, network: Sequential | ZooNetwork, data: DataSet
     normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
     head = _head(recipe.network, len(data.classes), shape) if recipe.initial.new_head else frozenset()
-    if isinstance(network, ZooNetwork):
+    if network.engine is not None:
         values = _zoo_values(file, found, network, shape, head, recipe.seed)
     else:
         drawn = initial_values(network, shape, recipe.initial.kind, recipe.seed)
@@ -158,15 +165,6 @@ def _words(normalisation: Normalisation) -> str:
     return f"mean {mean} std {std}"
 
 
-def _drawn(recipe: Recipe, network: Sequential | ZooNetwork, shape: Shape) -> Values | None:
-    initial = recipe.initial
-    if not isinstance(network, ZooNetwork):
-        return initial_values(network, shape, initial.kind, recipe.seed, initial.zero_last_scale)
-    if initial.zero_last_scale:
-        raise BadRecipe("a zoo's network draws its own values", where="initial.zero_last_scale", found=str(network))
-    return None
-
-
 def _source(path: Path, network: str) -> Path:
     """The file of weights that `path` means."""
     if not path.is_dir():
@@ -193,21 +191,15 @@ def _say_other_classes(recipe: Recipe, state: State, data: DataSet) -> None:
 
 def _head(name: str, classes: int, shape: Shape) -> frozenset[str]:
     """The parameters whose shape depends on the number of classes, auxiliary classifiers' included."""
-    here, there = (_shapes(catalog.build(name, count), shape) for count in (classes, classes + 1))
+    here, there = (network_of(name, count).shapes(shape) for count in (classes, classes + 1))
     return frozenset(parameter for parameter in here if here[parameter] != there.get(parameter))
-
-
-def _shapes(network: Sequential | ZooNetwork, shape: Shape) -> dict[str, Shape]:
-    if isinstance(network, ZooNetwork):
-        return zoo_table(network, shape).shapes
-    return {name: parameter.shape for name, parameter in parameters(network, shape).items()}
 
 
 def _zoo_values(
     file: Path, values: dict[str, Array], network: ZooNetwork, shape: Shape, head: frozenset[str], seed: int
 ) -> dict[str, Array]:
     if head:
-        drawn = zoo_values(network, shape, seed)
+        drawn = network.drawn(shape, seed)
         values = {**values, **{name: drawn[name] for name in head}}
-    require_fit(file, zoo_table(network, shape).shapes, values, network.classes)
+    require_fit(file, network.shapes(shape), values, network.classes)
     return values

@@ -145,7 +145,7 @@ def _recipe(imported: Imported, data: DataSet | None, crop_fraction: float | Non
 
 
 def _with_auxiliary(imported: Imported, recipe: Recipe) -> dict[str, Array]:
-    network = catalog.entry(imported.network).build(imported.classes)
+    network = catalog.build(imported.network, imported.classes)
     shape = (3, imported.input_size, imported.input_size)
     declared = parameters(network, shape)
     values: dict[str, Any] = dict(imported.values)

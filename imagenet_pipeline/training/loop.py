@@ -17,7 +17,7 @@ from imagenet_pipeline.processes import Interruption
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
-from imagenet_pipeline.training.data import augmentation_of, loader_of, training_size
+from imagenet_pipeline.training.data import loader_of, training_size
 from imagenet_pipeline.training.distributed import agreed, reduced, settle
 from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import Pass, Run, begun, diverged, require_finite
@@ -83,12 +83,12 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     """
     recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
     passed = begun(run, epoch)
-    loader = loader_of(recipe, records, len(run.data.classes), training_size(recipe.input, epoch), run.share)
+    loader = loader_of(recipe, records, training_size(recipe.input, epoch), len(run.data.classes), run.share)
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (
         Bar(f"epoch {epoch + 1}/{recipe.epochs}", "steps", shown=run.leads) as bar,
-        loader.training(recipe.seed, epoch, augmentation_of(recipe), start_step=passed.step - first_step) as batches,
+        loader.training(recipe.seed, epoch, recipe.augmentation, start_step=passed.step - first_step) as batches,
     ):
         for batch in batches:
             passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
@@ -125,13 +125,13 @@ def _read(run: Run, passed: Pass) -> None:
     require_finite(run, read, passed.step)
     passed.add(read)
     if read.images:
-        run.scalars.add_reading(passed.step, read.loss, passed.rate)
+        run.loggers.add_reading(passed.step, read.loss, passed.rate)
 
 
 def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
     """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
     recipe, engine = run.recipe, run.engine
-    loader = loader_of(recipe, records, len(run.data.classes), recipe.input.scored_size, run.share)
+    loader = loader_of(recipe, records, recipe.input.scored_size, len(run.data.classes), run.share)
     settle(engine)
     with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
         shown = watched(batches, "validation", shown=run.leads)

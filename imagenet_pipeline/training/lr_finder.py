@@ -19,7 +19,8 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import lone_engine, open_fed, records_of, train_on
+from imagenet_pipeline.training.data import open_fed, records_of
+from imagenet_pipeline.training.engine_setup import lone_engine
 from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
@@ -64,7 +65,7 @@ def find_rate(
     ended = f"the highest rate, {highest:g}"
     with RecordSet.open(data.folder, "train") as records, closing(open_fed(recipe, data, records)) as batches:
         for step, rate, batch in zip(count(), rates, batches, strict=False):
-            train_on(engine, batch, float(rate), step_seed(recipe.seed, step))
+            engine.train_batch(batch.images, batch.truth, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss
             if not math.isfinite(loss):
                 ended = f"the loss was no longer finite at {rate:.3g}"

@@ -19,9 +19,9 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import find_recipe, shipped_name
 from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.loading.loader import available_processors
-from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
@@ -44,6 +44,7 @@ from imagenet_pipeline.training.data import (
 from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
 from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
+from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
     AskedRate,
     begun_with,
@@ -55,7 +56,6 @@ from imagenet_pipeline.training.restart import (
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
-from imagenet_pipeline.training.tensorboard import Scalars, require_tensorboard
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -243,8 +243,10 @@ def _claimed(run: Run) -> Iterator[None]:
             for place in (run.folder, run.folder / "checkpoints"):
                 files.remove_parts(place)
         yield
-        wanted = run.recipe.log.tensorboard and run.leads and not run.is_done(run.epoch)
-        run.scalars = held.enter_context(Scalars(run.folder, wanted, run.step, run.rows))
+        if run.leads and not run.is_done(run.epoch):
+            start = Start(run.folder, dict(options(run.recipe)), run.step, run.rows)
+            run.loggers = Loggers.open(run.recipe.log.loggers, start)
+            held.callback(run.loggers.close)
         run.held = held.pop_all()
 
 
@@ -293,9 +295,8 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _possible_steps(recipe: Recipe, data: DataSet) -> int:
     """How many batches an epoch has. Raises BadRecipe for records, sizes or logs that cannot be had."""
     require_validation(recipe, data)
-    require_sizes(recipe, catalog.build(recipe.network, len(data.classes)))
-    if recipe.log.tensorboard:
-        require_tensorboard()
+    require_sizes(recipe, network_of(recipe.network, len(data.classes)))
+    require_loggers(recipe.log.loggers)
     return steps_per_epoch(recipe, data)
 
 

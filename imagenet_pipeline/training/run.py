@@ -30,8 +30,8 @@ from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkp
 from imagenet_pipeline.training.distributed import together
 from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
 from imagenet_pipeline.training.journal import Event, Journal
+from imagenet_pipeline.training.loggers import Loggers
 from imagenet_pipeline.training.schedule import warmup_steps
-from imagenet_pipeline.training.tensorboard import Scalars
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -52,8 +52,8 @@ class Run:
     normalisation: Normalisation
     """Of the network's input, from the run's very beginning."""
     held: ExitStack = field(default_factory=ExitStack)
-    """Open while the run is: its lock, so that no other process trains in the same folder, and its event file."""
-    scalars: Scalars = field(default_factory=lambda: Scalars(Path(), wanted=False))
+    """Open while the run is: its lock, so that no other process trains in the same folder, and its loggers."""
+    loggers: Loggers = field(default_factory=Loggers)
     saved_at: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written, or the run opened; of time.monotonic."""
 

@@ -43,7 +43,7 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
     with together(run.engine):
         if run.leads:
             run.journal.write("epoch", **row)
-            run.scalars.add_epoch(row)
+            run.loggers.add_epoch(row)
             write_history(run.folder, run.journal.events())
             prune(run.folder, run.recipe.checkpoint.keep)
             draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
@@ -124,7 +124,7 @@ def note_stop(run: Run, outcome: Outcome) -> Outcome:
         if run.leads:
             run.journal.write("stop", epoch=outcome.epoch, step=outcome.step)
             write_history(run.folder, run.journal.events())
-            draw_curves([run.folder], run.folder / "curves.png")
+            _draw(run, outcome.step)
             log.info("stopped at step %d as asked, and saved; go on with --resume latest", outcome.step)
     return outcome
 
@@ -139,5 +139,11 @@ def note_end(run: Run, outcome: Outcome) -> Outcome:
             if early:
                 patience = run.recipe.stopping.patience_epochs
                 log.info("validation rank-1 got no better in %d epochs: done after epoch %d", patience, outcome.epoch)
-            draw_curves([run.folder], run.folder / "curves.png")
+            _draw(run, outcome.step)
     return outcome
+
+
+def _draw(run: Run, step: int) -> None:
+    picture = run.folder / "curves.png"
+    draw_curves([run.folder], picture)
+    run.loggers.add_picture("curves", picture, step)

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.zoo_export import export_zoo
-from imagenet_pipeline.networks.zoo import ZooNetwork
 
 NETWORK = ZooNetwork("timm", "nfnet_f0", 5)
 

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagenet_pipeline.config import AugmentationRecipe
+from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.loading.augment import (
     COLUMNS,
-    Augmentation,
+    draw_choices,
     evaluation_boxes,
     evaluation_transform,
     training_box,
@@ -39,12 +38,6 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_fields_and_defaults_are_the_recipes() -> None:
-    recipe = AugmentationRecipe()
-    assert Augmentation(**recipe.model_dump()) == Augmentation()
-    assert set(recipe.model_dump()) == {field.name for field in dataclasses.fields(Augmentation)}
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     crops,
@@ -58,7 +51,7 @@ def test_a_crop_lies_within_the_widened_image(
     crop: Crop, pad: int, height: int, width: int, size: int, seed: int
 ) -> None:
     augmentation = Augmentation(crop=crop, pad=pad)
-    for draw in augmentation.draws(uniforms(seed, 0, range(5), COLUMNS)):
+    for draw in draw_choices(augmentation, uniforms(seed, 0, range(5), COLUMNS)):
         box = training_box(augmentation, draw, height, width, size)
         assert box.width >= 1
         assert box.height >= 1
@@ -73,7 +66,7 @@ def test_resized_crops_have_the_areas_and_proportions_asked_for() -> None:
     height, width = 375, 500
     boxes = [
         training_box(augmentation, draw, height, width, 224)
-        for draw in augmentation.draws(uniforms(0, 0, range(4000), COLUMNS))
+        for draw in draw_choices(augmentation, uniforms(0, 0, range(4000), COLUMNS))
     ]
     areas = np.array([box.width * box.height for box in boxes]) / (height * width)
     aspects = np.array([box.width / box.height for box in boxes])
@@ -93,13 +86,13 @@ def test_resized_crops_have_the_areas_and_proportions_asked_for() -> None:
 )
 def test_where_no_try_fits_the_centre_is_taken(height: int, width: int, box: Box) -> None:
     augmentation = Augmentation(area=(1.0, 1.0))
-    draw = augmentation.draws(np.full((1, COLUMNS), 0.4))[0]
+    draw = draw_choices(augmentation, np.full((1, COLUMNS), 0.4))[0]
     assert training_box(augmentation, draw, height, width, 8) == box
 
 
 def test_draws_have_the_distributions_they_promise() -> None:
-    augmentation = dataclasses.replace(STRONG, flip=0.3)
-    draws = augmentation.draws(uniforms(3, 1, range(20_000), COLUMNS))
+    augmentation = STRONG.model_copy(update={"flip": 0.3})
+    draws = draw_choices(augmentation, uniforms(3, 1, range(20_000), COLUMNS))
     assert np.mean([draw.flip for draw in draws]) == pytest.approx(0.3, abs=0.015)
     degrees = np.array([draw.distortion.degrees for draw in draws])
     assert np.abs(degrees).max() <= 30
@@ -114,11 +107,12 @@ def test_draws_have_the_distributions_they_promise() -> None:
 
 def test_switching_one_change_on_leaves_the_others_alone() -> None:
     numbers = uniforms(0, 0, range(50), COLUMNS)
-    plain, turned = Augmentation().draws(numbers), Augmentation(rotation_degrees=20).draws(numbers)
-    for one, other in zip(plain, turned, strict=True):
-        assert one.flip == other.flip
-        assert one.areas == other.areas
-        assert one.distortion != other.distortion
+    for plain, turned in zip(
+        draw_choices(Augmentation(), numbers), draw_choices(Augmentation(rotation_degrees=20), numbers), strict=True
+    ):
+        assert plain.flip == turned.flip
+        assert plain.areas == turned.areas
+        assert plain.distortion != turned.distortion
 
 
 @settings(max_examples=60, deadline=None)
@@ -126,8 +120,8 @@ def test_switching_one_change_on_leaves_the_others_alone() -> None:
 def test_any_image_fills_its_row_and_no_other(
     crop: Crop, height: int, width: int, size: int, seed: int, strong: bool
 ) -> None:
-    augmentation = dataclasses.replace(STRONG if strong else Augmentation(), crop=crop)
-    draw = augmentation.draws(uniforms(seed, 0, range(1), COLUMNS))[0]
+    augmentation = (STRONG if strong else Augmentation()).model_copy(update={"crop": crop})
+    draw = draw_choices(augmentation, uniforms(seed, 0, range(1), COLUMNS))[0]
     first, second = (np.full((3, size, size, 3), value, np.uint8) for value in (0, 255))
     for batch in (first, second):
         training_transform(noise(height, width), augmentation, draw, batch[1])
@@ -174,7 +168,3 @@ def test_two_crops_are_the_centre_and_its_mirror() -> None:
     evaluation_transform(image, 0.875, two)
     assert np.array_equal(two[0], one[0])
     assert np.array_equal(two[1], one[0][:, ::-1])
-
-
-def test_the_crop_kinds_are_the_recipes() -> None:
-    assert get_args(AugmentationRecipe.model_fields["crop"].annotation) == get_args(Crop)

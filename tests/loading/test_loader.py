@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
-from imagenet_pipeline.loading.augment import Augmentation
 from imagenet_pipeline.loading.loader import Batches, Loader
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord, frame, pack

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.augment import COLUMNS, SECOND_COLUMNS, Augmentation, training_box, training_plans
+from imagenet_pipeline.loading.augment import COLUMNS, SECOND_COLUMNS, draw_choices, training_box, training_plans
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, mixtures
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, WHOLE, Share, uniforms
@@ -98,7 +98,7 @@ def test_threads_steps_batches_and_shares_change_no_byte(augmentation: Augmentat
 def test_mixed_images_and_targets_are_the_unmixed_ones_mixed() -> None:
     """Against the plain loader's images, mixed here pair by pair; the partner of 2k is 2k + 1."""
     mixed = Augmentation(mixup=0.4, cutmix=1.0, policy="rand_augment", erasing=0.5)
-    with loader().training(5, 2, dataclasses.replace(mixed, mixup=0.0, cutmix=0.0)) as batches:
+    with loader().training(5, 2, mixed.model_copy(update={"mixup": 0.0, "cutmix": 0.0})) as batches:
         plain = [(batch.images.copy(), batch.labels.copy()) for batch in batches]
     numbers = uniforms(5, 2, range(40), SECOND_COLUMNS, SECOND_UNIFORMS)[:, 40 : 40 + MIXING_COLUMNS]
     mixes = mixtures(0.4, 1.0, numbers, SIZE)
@@ -139,7 +139,7 @@ def test_switching_a_feature_on_leaves_the_others_draws_alone() -> None:
     )
     share = np.mean(plain != erased)
     assert 0.02 < share < 0.2  # half of the images, 17 % of each
-    both = dataclasses.replace(FEATURES["erasing"], policy="rand_augment", policy_magnitude=0, fill=0)
+    both = FEATURES["erasing"].model_copy(update={"policy": "rand_augment", "policy_magnitude": 0, "fill": 0})
     untouched = np.frombuffer(b"".join(row[: SIZE * SIZE * 3] for row in rows(both, loader())), np.uint8)
     noise = np.flatnonzero(plain != erased)
     assert np.mean(untouched[noise] == erased[noise]) > 0.9
@@ -215,7 +215,7 @@ def test_choices_are_the_same_on_every_machine_and_in_every_release() -> None:
 
 def test_older_recipes_keep_every_draw_and_pixel() -> None:
     plain = Augmentation()
-    draws = plain.draws(uniforms(7, 3, range(500), COLUMNS))
+    draws = draw_choices(plain, uniforms(7, 3, range(500), COLUMNS))
     boxes = [(*training_box(plain, draw, 375, 500, 224), draw.flip) for draw in draws]
     assert hashlib.sha256(repr(boxes).encode()).hexdigest().startswith(GOLDEN_BOXES)
     windows = rows(Augmentation(crop="random", pad=2), loader(count=43, size=18))

@@ -6,14 +6,13 @@ import pytest
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, create_engine
+from imagenet_pipeline.engines.zoos import ZooNetwork, network_of, not_installed, unknown
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.zoo import ZooNetwork, not_installed, unknown
 
 
 @pytest.mark.parametrize(("library", "engine"), [("gluoncv", "gluon"), ("timm", "pytorch")])
 def test_a_name_with_a_library_is_that_zoos_network(library: str, engine: str) -> None:
-    network = catalog.build(f"{library}:resnet18", 10)
+    network = network_of(f"{library}:resnet18", 10)
     assert network == ZooNetwork(library, "resnet18", 10)
     assert (str(network), network.engine) == (f"{library}:resnet18", engine)
 
@@ -21,12 +20,12 @@ def test_a_name_with_a_library_is_that_zoos_network(library: str, engine: str) -
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:", ":resnet18", "Timm:resnet18"])
 def test_another_library_is_refused(name: str) -> None:
     with pytest.raises(BadRecipe, match="not a zoo's network; expected gluoncv:NAME or timm:NAME"):
-        catalog.build(name, 10)
+        network_of(name, 10)
 
 
 def test_a_zoos_network_needs_a_class_too() -> None:
     with pytest.raises(BadRecipe, match="at least one class"):
-        catalog.build("timm:resnet18", 0)
+        network_of("timm:resnet18", 0)
 
 
 @pytest.mark.parametrize(("library", "wrong", "right"), [("timm", "gluon", "pytorch"), ("gluoncv", "pytorch", "gluon")])

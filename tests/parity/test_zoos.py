@@ -14,9 +14,9 @@ import pytest
 
 from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
 from imagenet_pipeline.engines.gluon.runtime import mx
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import without_taps
-from imagenet_pipeline.networks.zoo import ZooNetwork
 
 CLASSES = 10
 LIMIT = 1e-9

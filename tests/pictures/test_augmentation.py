@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import AugmentationRecipe, InputRecipe, Recipe
+from imagenet_pipeline.config import Augmentation, InputRecipe, Recipe
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.pictures.augmentation import draw_augmentation
 from imagenet_pipeline.records.build import BuildOptions, build
@@ -28,7 +28,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(records: Path, **augmentation: float) -> Recipe:
-    changes = AugmentationRecipe(flip=0.0, **augmentation)  # type: ignore[arg-type]
+    changes = Augmentation(flip=0.0, **augmentation)  # type: ignore[arg-type]
     return Recipe(network="lenet", records=str(records), input=InputRecipe(size=48), augmentation=changes, batch_size=2)
 
 

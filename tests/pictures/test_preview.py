@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.loading.augment import Augmentation, Plan, training_plans, training_transform
+from imagenet_pipeline.loading.augment import Plan, training_plans, training_transform
 from imagenet_pipeline.loading.mixup import mix_pair
 from imagenet_pipeline.pictures.augmentation import draws_of
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg

@@ -14,6 +14,7 @@ from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.engines.gluon.engine import GluonEngine
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.loading.loader import read_sample
 from imagenet_pipeline.training.benchmark import SETTLING_STEPS, measure_steps
 
 
@@ -50,8 +51,6 @@ def test_a_slow_loader_shows(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _slowly(*words: Any) -> Any:
-    from imagenet_pipeline.loading.loader import read_sample
-
     time.sleep(0.001)
     return read_sample(*words)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import InputRecipe, Recipe, load_recipe
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.zoo import ZooNetwork
-from imagenet_pipeline.training import data
 from imagenet_pipeline.training.data import MULTIPLE, require_sizes, training_size
 
 
@@ -38,11 +36,11 @@ def test_sizes_rise_from_the_first_to_the_last(size: int, start: int, first: int
     last = max(first + length, 1)
     recipe = InputRecipe(size=max(size, start), start_size=start, grow_epochs=(first, last))
     sizes = [training_size(recipe, epoch) for epoch in range(last + 2)]
-    assert sizes == sorted(data)
+    assert sizes == sorted(sizes)
     assert sizes[-1] == sizes[last] == recipe.size
     if last > first:
         assert set(sizes[: first + 1]) == {start}
-    assert all(one % MULTIPLE == 0 or one in (start, recipe.size) for one in data)
+    assert all(one % MULTIPLE == 0 or one in (start, recipe.size) for one in sizes)
 
 
 def recipe_of(network: str, **keys: Any) -> Recipe:
@@ -78,11 +76,11 @@ def test_networks_that_take_one_size_alone(network: str, keys: dict[str, Any], m
 
 
 def test_a_zoos_network_is_asked_for_its_parameters_at_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    def table(network: ZooNetwork, input_shape: tuple[int, ...]) -> SimpleNamespace:
+    def shapes(network: ZooNetwork, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         positions = input_shape[1] // 16 if network.name == "positions" else 1
-        return SimpleNamespace(shapes={"embedding": (positions, 8)})
+        return {"embedding": (positions, 8)}
 
-    monkeypatch.setattr(data, "zoo_table", table)
+    monkeypatch.setattr(ZooNetwork, "shapes", shapes)
     require_sizes(recipe_of("timm:any", size=64, evaluation_size=96), ZooNetwork("timm", "any", 10))
     with pytest.raises(BadRecipe, match=r"'input\.evaluation_size'"):
         require_sizes(recipe_of("timm:any", size=64, evaluation_size=96), ZooNetwork("timm", "positions", 10))

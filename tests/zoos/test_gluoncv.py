@@ -14,11 +14,11 @@ import pytest
 
 from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
 from imagenet_pipeline.engines.gluon.runtime import mx
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.zoo_export import export_zoo
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
 

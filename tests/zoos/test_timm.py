@@ -19,10 +19,10 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.zoo_export import export_zoo
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
 

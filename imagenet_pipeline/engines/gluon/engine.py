@@ -24,7 +24,6 @@ from imagenet_pipeline.engines.optimizers import treatments
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
 from imagenet_pipeline.networks.shapes import describe, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
 
 STEPS_IN_FLIGHT = 2
 """How far Python may run ahead of the devices: bounds the memory of queued batches."""
@@ -277,7 +276,7 @@ class Normalised(mx.gluon.HybridBlock):  # type: ignore[misc]
 def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
     """The network, every parameter with its shape, and whether training it draws random numbers."""
     network, input_shape = blueprint.network, blueprint.input_shape
-    if isinstance(network, ZooNetwork):
+    if network.engine is not None:
         return zoo.build(network, input_shape), True
     declared = parameters(network, input_shape)
     built = build(network, lambda name: declared[name].shape[0])

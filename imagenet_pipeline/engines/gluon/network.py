@@ -1,11 +1,8 @@
-"""Turn a network description into Gluon blocks, one small rule a layer.
-
-How a class's score depends on what one layer gives, in MXNet; `pytorch_gradients` states the same for PyTorch.
-"""
+"""A network's description as Gluon blocks, one small rule a layer; gradients of class scores by a layer's output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 from imagenet_pipeline.engines import Array, Images, Labels, find_layer, not_scored
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.networks import layers
+from imagenet_pipeline.networks.walk import SHORTCUT, fold
 
 nn = mx.gluon.nn
 
@@ -35,10 +33,9 @@ class GluonNetwork:
 def build(network: layers.Sequential, channels_of: Callable[[str], int]) -> GluonNetwork:
     """Build the block tree; `channels_of(name)` is the length of a one-dimensional parameter."""
     builder = _Builder(channels_of)
-    blocks = [builder.block(item, name) for name, item in network.items]
+    blocks = [fold(item, name, builder.block) for name, item in network.items]
     taps = {index: item.weight for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
-    scoring = nn.HybridSequential(prefix="")
-    scoring.add(*[block for index, block in enumerate(blocks) if index not in taps])
+    scoring = _chain(block for index, block in enumerate(blocks) if index not in taps)
     training = _Tapped(blocks, set(taps)) if taps else scoring
     return GluonNetwork(scoring, training, builder.parameters, list(taps.values()), builder.layers)
 
@@ -49,22 +46,20 @@ class _Builder:
         self.layers: dict[str, Any] = {}
         self.channels_of = channels_of
 
-    def block(self, layer: layers.Layer, path: str) -> Any:
-        # A residual body has the path of the whole, which is finished later and stays.
-        block = self.layers[path] = self._block(layer, path)
+    def block(self, layer: layers.Layer, path: str, parts: dict[str, Any]) -> Any:
+        """The block of a layer, noted by its path, out of those of its parts."""
+        block = self.layers[path] = self._block(layer, path, parts)
         return block
 
-    def _block(self, layer: layers.Layer, path: str) -> Any:
+    def _block(self, layer: layers.Layer, path: str, parts: dict[str, Any]) -> Any:
         match layer:
-            case layers.Sequential():
-                return self._sequence(layer, path)
-            case layers.Tap():
-                return self.block(layer.head, path)
+            case layers.Sequential() | layers.Tap():
+                return _chain(parts.values())
             case layers.Residual():
-                shortcut = layer.shortcut and self.block(layer.shortcut, _join(path, "shortcut"))
-                return _Sum(self.block(layer.body, path), shortcut)
+                shortcut = parts.pop(SHORTCUT) if layer.shortcut else None
+                return _Sum(_chain(parts.values()), shortcut)
             case layers.Concat():
-                return _Joined([self.block(branch, _join(path, name)) for name, branch in layer.branches])
+                return _Joined(list(parts.values()))
             case layers.Conv() | layers.Dense() | layers.BatchNorm():
                 return self._weighted(layer, path)
             case layers.Activation(kind="prelu"):
@@ -73,12 +68,6 @@ class _Builder:
                 return block
             case _:
                 return _plain(layer)
-
-    def _sequence(self, layer: layers.Sequential, path: str) -> Any:
-        block = nn.HybridSequential(prefix="")
-        for name, item in layer.items:
-            block.add(self.block(item, _join(path, name)))
-        return block
 
     def _weighted(self, layer: layers.Conv | layers.Dense | layers.BatchNorm, path: str) -> Any:
         if isinstance(layer, layers.BatchNorm):
@@ -95,6 +84,12 @@ class _Builder:
         for ours, theirs in names.items():
             self.parameters[f"{path}.{ours}"] = getattr(block, theirs)
         return block
+
+
+def _chain(blocks: Iterable[Any]) -> Any:
+    chain = nn.HybridSequential(prefix="")
+    chain.add(*blocks)
+    return chain
 
 
 def _convolution(layer: layers.Conv) -> Any:
@@ -202,10 +197,6 @@ class _Joined(mx.gluon.HybridBlock):  # type: ignore[misc]
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.concat(*[branch(x) for branch in self.branches], dim=1)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def gradients_of(

@@ -16,9 +16,9 @@ from typing import Any
 
 from imagenet_pipeline.engines.gluon.network import GluonNetwork
 from imagenet_pipeline.engines.gluon.runtime import mx
+from imagenet_pipeline.engines.zoos import ZooNetwork, not_installed, unknown
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.shapes import Shape
-from imagenet_pipeline.networks.zoo import ZooNetwork, not_installed, unknown
 
 _NEEDS = ("gluoncv", "portalocker", "tqdm")
 """What must be there to import the zoo; of GluonCV's other requirements the networks need none."""

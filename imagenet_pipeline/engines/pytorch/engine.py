@@ -45,7 +45,6 @@ from imagenet_pipeline.engines.pytorch.runtime import (
 )
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
-from imagenet_pipeline.networks.zoo import ZooNetwork
 from imagenet_pipeline.processes import place
 
 STEPS_IN_FLIGHT = 2
@@ -257,7 +256,7 @@ class PyTorchNetwork:
 def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwork:
     """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
     network, input_shape = blueprint.network, blueprint.input_shape
-    if isinstance(network, ZooNetwork):
+    if network.engine is not None:
         module = zoo.build(network, input_shape, blueprint.seed)
         module.to(device, dtype, memory_format=torch.channels_last)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)

@@ -1,7 +1,4 @@
-"""Turn a network description into PyTorch modules, one small rule a layer.
-
-How a class's score depends on what one layer gives, in PyTorch; `gluon_gradients` states the same for MXNet.
-"""
+"""A network's description as PyTorch modules, one small rule a layer; gradients of class scores by a layer's output."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import Any
 from imagenet_pipeline.engines import Array, find_layer, not_scored
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.networks import layers
+from imagenet_pipeline.networks.walk import SHORTCUT, fold, joined
 
 nn = torch.nn
 functional = torch.nn.functional
@@ -25,7 +23,8 @@ def build(network: layers.Sequential, tensors: Mapping[str, Any]) -> Any:
     """
     taps = {index for index, (_, item) in enumerate(network.items) if isinstance(item, layers.Tap)}
     builder = _Builder(tensors)
-    return _Root(builder.modules(network, ""), taps, builder.layers)
+    modules = [fold(item, name, builder.module) for name, item in network.items]
+    return _Root(modules, taps, builder.layers)
 
 
 class _Builder:
@@ -33,22 +32,20 @@ class _Builder:
         self.tensors = tensors
         self.layers: dict[str, Any] = {}
 
-    def module(self, layer: layers.Layer, path: str) -> Any:
-        # A residual body has the path of the whole, which is finished later and stays.
-        module = self.layers[path] = self._module(layer, path)
+    def module(self, layer: layers.Layer, path: str, parts: dict[str, Any]) -> Any:
+        """The module of a layer, noted by its path, out of those of its parts."""
+        module = self.layers[path] = self._module(layer, path, parts)
         return module
 
-    def _module(self, layer: layers.Layer, path: str) -> Any:
+    def _module(self, layer: layers.Layer, path: str, parts: dict[str, Any]) -> Any:
         match layer:
-            case layers.Sequential():
-                return nn.Sequential(*self.modules(layer, path))
-            case layers.Tap():
-                return self.module(layer.head, path)
+            case layers.Sequential() | layers.Tap():
+                return nn.Sequential(*parts.values())
             case layers.Residual():
-                shortcut = layer.shortcut and self.module(layer.shortcut, _join(path, "shortcut"))
-                return _Sum(self.module(layer.body, path), shortcut)
+                shortcut = parts.pop(SHORTCUT) if layer.shortcut else None
+                return _Sum(nn.Sequential(*parts.values()), shortcut)
             case layers.Concat():
-                return _Joined([self.module(branch, _join(path, name)) for name, branch in layer.branches])
+                return _Joined(list(parts.values()))
             case layers.Conv() | layers.Dense() | layers.Activation(kind="prelu"):
                 return _Weighted(layer, self._owned(path))
             case layers.BatchNorm():
@@ -60,13 +57,9 @@ class _Builder:
             case _:
                 return _Plain(layer)
 
-    def modules(self, layer: layers.Sequential, path: str) -> list[Any]:
-        """A module for every item."""
-        return [self.module(item, _join(path, name)) for name, item in layer.items]
-
     def _owned(self, path: str) -> dict[str, Any]:
         names = ("weight", "bias", "running_mean", "running_var", "slope")
-        return {name: self.tensors[_join(path, name)] for name in names if _join(path, name) in self.tensors}
+        return {name: self.tensors[joined(path, name)] for name in names if joined(path, name) in self.tensors}
 
 
 class _Root(torch.nn.Module):  # type: ignore[misc]
@@ -192,10 +185,6 @@ def _response_normalised(x: Any, layer: layers.LocalResponseNorm) -> Any:
     squares = functional.pad(x.square(), (0, 0, 0, 0, reach, reach))
     total = sum(squares[:, first : first + channels] for first in range(layer.size))
     return (x / (layer.bias + layer.alpha / layer.size * total) ** layer.beta).to(x.dtype)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from typing import Any
 
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.engines.zoos import ZooNetwork, not_installed, unknown
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.shapes import Shape
-from imagenet_pipeline.networks.zoo import ZooNetwork, not_installed, unknown
 
 OPERATOR_SET = 17
 """Of ONNX (2022): has the layer normalisation of today's networks."""

@@ -1,0 +1,418 @@
+"""The package's face for programs: build, train, evaluate, predict and load in one call each.
+
+    import imagenet_pipeline as ip
+
+The command line calls the same functions. Paths are text or `Path`; bad input raises an exception of
+`imagenet_pipeline.errors`. Keys of a recipe are given as on the command line: those of the recipe itself by name
+(`epochs=15`), those of its sections dotted, in `options` (`options={"input.size": 64}`).
+Progress is a bar on a terminal; log lines go to the logger "imagenet_pipeline": `logging.basicConfig(level="INFO")`
+shows them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
+
+from imagenet_pipeline import files
+from imagenet_pipeline.config import Recipe, load_recipe, override_words, recipe_text
+from imagenet_pipeline.errors import BadRecipe, did_you_mean
+from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.evaluation.predict import Prediction
+    from imagenet_pipeline.evaluation.results import EvaluationReport
+    from imagenet_pipeline.loading.loader import Loader
+    from imagenet_pipeline.records.build import BuildOptions, BuildSummary
+    from imagenet_pipeline.records.plan import Plan
+    from imagenet_pipeline.training.journal import Event
+    from imagenet_pipeline.training.resume import RunSettings
+    from imagenet_pipeline.training.saving import Outcome
+
+__all__ = [
+    "Predictions",
+    "TrainingResult",
+    "build",
+    "evaluate",
+    "load_recipe",
+    "loader",
+    "predict",
+    "register_builder",
+    "train",
+]
+
+AnyPath = str | os.PathLike[str]
+Builder = Callable[..., "Plan"]
+"""Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
+
+SHIPPED_BUILDERS = {
+    "imagenet": "imagenet",
+    "folder": "folder",
+    "list": "listing",
+    "digits": "digits",
+    "fer2013": "fer2013",
+    "ckplus": "ckplus",
+}
+STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
+"""How a builder's images are stored, where not by default: faces of 48 pixels keep every one."""
+BUILDERS: Registry[Builder] = Registry(
+    "builder",
+    "builders",
+    {},
+    kind=Callable,  # type: ignore[arg-type]
+    modules={name: f"imagenet_pipeline.record_builders.{module}:plan" for name, module in SHIPPED_BUILDERS.items()},
+)
+
+
+def register_builder(name: str, plan: Builder) -> None:
+    """Make a builder of records available as `build(name, ...)` and as `imagenet-pipeline build NAME`.
+
+        def plan(root: Path, every: int = 1, out: Path | None = None) -> Plan:
+            '''Build from a folder, every so many images of it.'''
+
+        ip.register_builder("mine", plan)
+
+    The options of the command line, and its help, are the function's parameters and docstring. Another package offers
+    a builder as an entry point of the group `imagenet_pipeline.builders`. The same name again replaces it. Raises
+    BadRecipe for the name of a builder that is shipped.
+    """
+    BUILDERS.register(name, plan)
+
+
+def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
+    """Make a data set of records in the folder `out`, or finish one that was begun there.
+
+        summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
+        print(summary.records)
+
+    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus" or one that was registered. `options` are
+    the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards, workers,
+    max_rejects, keep_damaged. Raises BadRecipe for an option there is not, and as `records.build.build` does.
+    """
+    from imagenet_pipeline.records.build import BuildOptions
+
+    names = [field.name for field in fields(BuildOptions)]
+    given = {name: options.pop(name) for name in names if name in options}
+    stored = BuildOptions(**STORED.get(builder, {}) | given)
+    return store(plan_of(builder, out, options, names), out, stored)
+
+
+def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequence[str] = ()) -> Plan:
+    """The plan that a builder makes of these options; text becomes a Path where it takes one.
+
+    Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are names that
+    are options of `build` besides.
+    """
+    function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
+    parameters, hints = inspect.signature(function).parameters, hints_of(function)
+    for name, value in options.items():
+        if name not in parameters:
+            names = [*(one for one in parameters if one != "out"), *others]
+            advice = did_you_mean(name, names, f"there are {', '.join(names)}")
+            raise BadRecipe(f"the builder has no option {name!r}", where=where, advice=advice)
+        words = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else (value,)
+        if value not in words:
+            raise BadRecipe(f"no such {name}", where=where, expected=" or ".join(map(str, words)), found=value)
+    for name, one in parameters.items():
+        if one.default is one.empty and name not in (*options, "out"):
+            raise BadRecipe(f"the option {name!r} is missing", where=where)
+    given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
+    return function(**given, **({"out": Path(out)} if "out" in parameters else {}))
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's parameters; none where a name in them is for type checkers alone."""
+    annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
+    try:
+        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {}))
+    except NameError:
+        return {}
+
+
+def store(plan: Plan, out: AnyPath, options: BuildOptions) -> BuildSummary:
+    """Make the data set of a plan, with a progress bar."""
+    from imagenet_pipeline.records.build import build as build_records
+
+    with Bar("build", "images") as bar:
+        return build_records(plan, Path(out), options, bar.show)
+
+
+def _as_path(value: Any, hint: Any) -> Any:
+    """The value, text as a Path where the parameter is one."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return Path(value) if isinstance(value, str) and Path in kinds else value
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A run as it stands, as `train --json` prints it. `metrics` is the last epoch's row of the history.
+
+    Ranks are percent, losses the mean an image. `finished` is false where a signal stopped the run, which is saved.
+    """
+
+    run: Path
+    epoch: int
+    step: int
+    finished: bool
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Path, outcome: Outcome | None = None) -> TrainingResult:
+        """The result of a training that ended so; without `outcome`, as the journal says."""
+        from imagenet_pipeline.training.journal import Journal, branches
+
+        events = Journal(run).events()
+        last = _plain(branches(events)[-1][-1:])
+        if outcome is None:
+            ended = events[-1]
+            return cls(
+                run, ended.get("epoch", 0), ended.get("step", 0), ended["event"] == "end", last[0] if last else {}
+            )
+        return cls(run, outcome.epoch, outcome.step, outcome.finished, outcome.metrics or (last[0] if last else {}))
+
+    @cached_property
+    def history(self) -> list[Event]:
+        """The rows of `history.csv`, one an epoch, restarts left behind not counted."""
+        from imagenet_pipeline.training.journal import Journal, branches
+
+        return _plain(branches(Journal(self.run).events())[-1])
+
+    @property
+    def best(self) -> Event:
+        """The row of the best epoch, by validation rank-1, the earliest of equals; the last without validation."""
+        rows = self.history
+        return max(rows, key=lambda row: row["validation_rank1"]) if "validation_rank1" in rows[0] else rows[-1]
+
+    def _repr_html_(self) -> str:
+        from imagenet_pipeline.evaluation.notebook import run_html
+
+        state = f"{'finished' if self.finished else 'stopped'} after epoch {self.epoch}, {self.step:,} steps"
+        return run_html(self.run, state, self.metrics)
+
+
+def _plain(rows: Sequence[Event]) -> list[Event]:
+    return [{key: value for key, value in row.items() if key != "event"} for row in rows]
+
+
+def train(
+    recipe: Recipe | AnyPath,
+    *,
+    run: AnyPath | None = None,
+    resume: str | int | None = None,
+    options: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> TrainingResult:
+    """Train a recipe, or go on with a run; what the run holds is saved at every epoch.
+
+        run = ip.train("demo", records="data", epochs=15, options={"input.size": 28}, run="runs/demo")
+        print(run.metrics["validation_rank1"], run.best["epoch"])
+        run = ip.train("runs/demo", resume="latest", epochs=20)
+
+    `recipe` is a `Recipe`, a TOML file, the name of a shipped recipe, or a run folder. `run` is the run folder, by
+    default output/runs/NAME for a file; `resume` is "latest", "best" or an epoch. `keys` and `options` change keys of
+    the recipe. Ctrl-C (SIGINT) and SIGTERM in the main thread finish the step, save, and return a result that is not
+    `finished`; a second one ends at once.
+    PyTorch on several devices trains in a process for each: what was registered by a call is not known there, an entry
+    point is. Raises BadRecipe, BadInput, Damaged, OutOfRoom.
+    """
+    changes, resumed = _changes(options, keys), None if resume is None else str(resume)
+    settings, outcome = run_training(recipe, changes, run, resumed)
+    return TrainingResult.of(settings.folder, outcome)
+
+
+def run_training(
+    recipe: Recipe | AnyPath,
+    changes: dict[str, Any],
+    run: AnyPath | None,
+    resume: str | None,
+    words: Sequence[str] = (),
+) -> tuple[RunSettings, Outcome | None]:
+    """Train in this process, or in one for each of several devices where the engine needs that.
+
+    These are started with the command line `words`, or one of the same meaning. The outcome is None where it is
+    another process's to say how it went.
+    """
+    from imagenet_pipeline.engines import launch_ranks
+    from imagenet_pipeline.engines.gluon.membership import taking_part
+    from imagenet_pipeline.training.loop import train as train_run
+    from imagenet_pipeline.training.resume import open_settled, run_settings
+
+    source = recipe if isinstance(recipe, Recipe) else Path(recipe)
+    with taking_part(), tempfile.TemporaryDirectory(prefix="imagenet_pipeline_") as folder:
+        settings = run_settings(source, changes, None if run is None else Path(run), resume)
+        if launch_ranks(
+            settings.recipe.engine, settings.recipe.devices, words or _words(source, settings, Path(folder))
+        ):
+            return settings, None
+        opened = open_settled(settings)
+        outcome = train_run(opened)
+    return settings, outcome if opened.leads else None
+
+
+def _words(recipe: Recipe | Path, settings: RunSettings, folder: Path) -> list[str]:
+    """The command line that trains the same; a recipe that is no file becomes one in `folder`."""
+    if isinstance(recipe, Recipe):
+        files.write_whole(folder / "recipe.toml", recipe_text(recipe))
+        recipe = folder / "recipe.toml"
+    words = ["train", str(recipe), *override_words(settings.given), "--run", str(settings.folder)]
+    return words if settings.resume is None else [*words, "--resume", settings.resume]
+
+
+def _changes(options: Mapping[str, Any] | None, keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for key, value in {**keys, **(options or {})}.items()
+    }
+
+
+def evaluate(
+    run: AnyPath,
+    *,
+    checkpoint: str | int = "best",
+    split: str | None = None,
+    crops: Literal[1, 2, 10] = 1,
+    records: AnyPath | None = None,
+    real_labels: AnyPath | None = None,
+    report: AnyPath | None = None,
+    options: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> EvaluationReport:
+    """Score a run's checkpoint on every record of a split once.
+
+        result = ip.evaluate("runs/demo", split="test", report="report.html")
+        print(result.rank1, result.rank1_interval)
+
+    `checkpoint` is "best", "latest" or an epoch; `split` by default test, or val where there is none. `records` is
+    another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
+    write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
+    batch_size. Raises BadRecipe, BadInput, Damaged.
+    """
+    from imagenet_pipeline.evaluation.compare import examine
+    from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
+    from imagenet_pipeline.evaluation.report import require_page, write_report
+    from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
+
+    folder, changes = Path(run), _changes(options, keys)
+    page, data, real = (None if path is None else Path(path) for path in (report, records, real_labels))
+    views, split = crops_of(crops), split or default_split(folder, data, changes)
+    if page is not None:
+        require_page(page)
+    findings = findings_of(examine([folder], [str(checkpoint)], split, views, data, changes, real))
+    if page is not None:
+        write_report(findings, page)
+    result = report_of(findings, page)
+    if not isinstance(result, EvaluationReport):
+        raise TypeError("one checkpoint has one evaluation")
+    return result
+
+
+@dataclass(frozen=True)
+class Predictions(Sequence["Prediction"]):
+    """Predictions for pictures, in their order; those that could not be read have no `top` but a `reason`."""
+
+    run: Path
+    checkpoint: str
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def unreadable(self) -> list[Prediction]:
+        """The pictures that could not be read."""
+        return [one for one in self.predictions if one.reason]
+
+    @overload
+    def __getitem__(self, place: int) -> Prediction: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Prediction, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[place]
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+    def _repr_html_(self) -> str:
+        from imagenet_pipeline.evaluation.notebook import predictions_html
+
+        return predictions_html(self.predictions)
+
+
+def predict(
+    run: AnyPath,
+    pictures: AnyPath | Sequence[AnyPath],
+    *,
+    top: int = 5,
+    crops: Literal[1, 2, 10] = 1,
+    checkpoint: str | int = "best",
+    root: AnyPath = "",
+    options: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> Predictions:
+    """Name the `top` most probable classes of pictures.
+
+        for guess in ip.predict("runs/demo", ["cat.jpg", "holidays"], top=3):
+            print(guess.path, guess.top[0].name, guess.top[0].probability)
+
+    `pictures` is a picture, a folder of them, a list (.txt, .lst) whose relative paths start from `root`, or several.
+    One that cannot be read has a `reason` and no `top`. `keys` say how to compute, as for `evaluate`.
+    Raises BadRecipe, BadInput (for a path that is not there), Damaged.
+    """
+    from imagenet_pipeline.evaluation.evaluate import crops_of
+    from imagenet_pipeline.evaluation.predict import find_pictures, open_classifier
+    from imagenet_pipeline.evaluation.predict import predict as predict_pictures
+
+    if top < 1:
+        raise BadRecipe("not a number of classes", where="top", expected="1 or more", found=top)
+    views = crops_of(crops)
+    sources = [pictures] if isinstance(pictures, str | os.PathLike) else pictures
+    paths = find_pictures([Path(source) for source in sources], Path(root))
+    classifier = open_classifier(Path(run), str(checkpoint), _changes(options, keys))
+    made = []
+    with Bar("predict", "pictures") as bar:
+        for prediction in predict_pictures(classifier, paths, top, views):
+            made.append(prediction)
+            bar.show(len(made), len(paths))
+    return Predictions(Path(run), classifier.checkpoint.folder.name, tuple(made))
+
+
+def loader(
+    records: AnyPath,
+    split: str | None = None,
+    *,
+    size: int,
+    batch_size: int,
+    threads: int | Literal["auto"] = "auto",
+    prefetch: int = 4,
+) -> Loader:
+    """Batches out of a data set's split, or out of any `.rec` file, for a loop of your own.
+
+        with ip.loader("data", "train", size=224, batch_size=64).training(seed=0, epoch=0) as batches:
+            for batch in batches:
+                step(batch.images, batch.labels)
+
+    Images are uint8 [batch_size, size, size, 3], RGB, valid until the next batch is asked for. `training` draws crops,
+    flips and whatever its `augmentation` says; `evaluation()` has every record once, in order. The files close with
+    the loader. Raises BadInput, BadRecipe, Damaged.
+    """
+    from imagenet_pipeline.loading.loader import Loader
+    from imagenet_pipeline.records.manifest import read_data_set
+    from imagenet_pipeline.records.reader import RecordSet
+
+    path = Path(records)
+    opened = RecordSet.open(path, split)
+    classes = len(read_data_set(path).classes) if path.is_dir() else None
+    made = Loader(opened, size, batch_size, threads, prefetch, classes)
+    weakref.finalize(made, opened.close)
+    return made
