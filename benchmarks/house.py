@@ -30,6 +30,7 @@ MOST_PASSED, MOST_IMPORTED, LONGEST, SMALL, MOST_START_SECONDS = 50, 95, 440, 60
 ALONE_FOR_A_REASON = {
     "imagenet_pipeline/networks/*.py": "a network family a file",
     "imagenet_pipeline/training/loggers/*.py": "a logger a file",
+    "imagenet_pipeline/engines/*/*.py": "each engine has the same rooms",
     "*/__init__.py": "the face of a folder",
     "*/__main__.py": "python -m",
 }

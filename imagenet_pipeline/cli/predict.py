@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say
-from imagenet_pipeline.config import parse_overrides
+from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
@@ -112,7 +111,7 @@ def _pictures_and_changes(
         )
     paths = find_pictures(sources, root)
     require_separate(outputs, (*sources, *paths))
-    return paths, parse_overrides(changes)
+    return paths, overrides_of(changes)
 
 
 class _TextAnswer:
@@ -210,7 +209,7 @@ def serve(
 
     # The port first: opening the run takes longer.
     with contextlib.closing(listen(host, port)) as listening, contextlib.suppress(KeyboardInterrupt):
-        answers = open_answers(run, checkpoint, parse_overrides(changes or []), top)
+        answers = open_answers(run, checkpoint, overrides_of(changes), top)
         answers.warm_up()
         names = own_names(host, listening)
         if not names:
