@@ -31,7 +31,7 @@ class _Builders(TyperGroup):
 
 
 def _is_there(name: str) -> bool:
-    """Whether a builder can be imported; one that cannot says why when it is called."""
+    """Tell whether a builder can be imported; one that cannot says why when it is called."""
     with contextlib.suppress(PipelineError):
         return name in SHIPPED_BUILDERS or bool(BUILDERS.get(name))
     return False
@@ -67,7 +67,7 @@ ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check t
 
 @dataclass(frozen=True)
 class Common:
-    """What every builder's command can be asked: how images are `stored`, and what is said."""
+    """Options of every builder's command: how images are `stored`, and what is printed."""
 
     stored: Mapping[str, Any]
     lists_only: bool = False
@@ -308,7 +308,7 @@ def ckplus(
 
 
 _TAKEN = (int, float, str, bool, Path)
-"""What an option of the command line can hold."""
+"""Types that an option of the command line can have."""
 
 
 def _offered(name: str) -> Any:

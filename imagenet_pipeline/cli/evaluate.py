@@ -1,7 +1,4 @@
-"""The verb evaluate: one checkpoint's score, or those of several beside each other and together.
-
-The verbs about what a trained network knows: features, probe.
-"""
+"""The verbs that measure a trained network: evaluate (one checkpoint or several), features, probe."""
 
 from __future__ import annotations
 
@@ -117,7 +114,7 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
 
 
 def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int, records: Path | None) -> str:
-    """What is not the best checkpoint's centre crops on the run's own records is told apart by name."""
+    """Name a report's page after what differs from the best checkpoint's centre crops on the run's own records."""
     words = [f"{crops}-crops"] if crops > 1 else []
     words += checkpoints if checkpoints != ["best"] else []
     others = [run.resolve() for run in runs[1:]]

@@ -1,7 +1,4 @@
-"""The verb export: a trained network in the forms other programs load.
-
-The verb `import`: networks trained elsewhere.
-"""
+"""The verbs export (a trained network in the forms other programs load) and import (networks trained elsewhere)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user sees: text or exactly one JSON object on stdout."""
+"""Output of the command line: text, or exactly one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imagenet_pipeline.errors import printable
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 LARGEST_SEED = 2**32 - 1
-"""Of scikit-learn's cuts."""
+"""Largest seed that scikit-learn's cuts take."""
 WHICH = '"best" (by validation rank-1, the earliest of equals), "latest" or an epoch'
 Checkpoint = Annotated[str, typer.Option(help=f"{WHICH}.")]
 Overrides = Annotated[

@@ -1,9 +1,4 @@
-"""The group of verbs that draw: picture.
-
-The verbs that draw data: picture augmentation, picture classes, picture sizes.
-
-The verbs that draw networks: picture network, picture filters, picture activations, picture grad-cam.
-"""
+"""The verb picture: data (augmentation, classes, sizes) and networks (network, filters, activations, grad-cam)."""
 
 from __future__ import annotations
 

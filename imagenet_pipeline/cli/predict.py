@@ -1,7 +1,4 @@
-"""The verb predict: what a trained network takes pictures for.
-
-The verb serve: a local page on which a trained run looks at photos.
-"""
+"""The verbs predict (the classes of pictures) and serve (a local page on which a trained run looks at photos)."""
 
 from __future__ import annotations
 
@@ -100,7 +97,7 @@ def _written(table: Path | None, annotated: Path | None, sheet: Path | None) -> 
 def _pictures_and_changes(
     words: Sequence[str], root: Path, outputs: Sequence[Path | None]
 ) -> tuple[list[Path], dict[str, object]]:
-    """What has an equals sign, and is no file, is a recipe key; nothing that is read may be written over."""
+    """Tell pictures from recipe keys: a key has an equals sign and is no file. No picture may be written over."""
     from imagenet_pipeline.evaluation.predict import find_pictures
 
     changes = [word for word in words if "=" in word and not Path(word).exists()]

@@ -68,7 +68,7 @@ def _say_problems(problems: Sequence[Any]) -> None:
 
 
 def _looked_at(report: Any, decode: bool) -> str:
-    """What was done beside reading the frames."""
+    """Name what was checked besides the frames."""
     checked = report.readable - report.unchecked
     parts = [f"{checked:,} checksums right"] if checked else []
     if report.unchecked:

@@ -1,7 +1,4 @@
-"""How long a recipe's training step takes on this machine, and whether loading holds it up.
-
-How fast this machine loads: images a second out of a record set.
-"""
+"""Benchmarks of this machine: a recipe's training step, what the loader costs it, and the loader by itself."""
 
 from __future__ import annotations
 
@@ -40,11 +37,11 @@ class StepSpeed:
     steps: int
     rounds: int
     seconds: float
-    """With the loader feeding it."""
+    """Median seconds a step with the loader feeding it."""
     best_seconds: float
-    """Of the best round."""
+    """Seconds a step of the best round."""
     wait_share: float
-    """Of the time, waiting for the loader."""
+    """Share of the time spent waiting for the loader."""
     images_per_second: float
     synthetic_seconds: float | None
     """On one batch that is there already."""
@@ -135,11 +132,11 @@ def _speed(recipe: Recipe, engine: Engine, steps: int, fed: list[_Round], still:
 
 @dataclass(frozen=True)
 class LoaderSpeed:
-    """What was measured: whole epochs of training batches, the best one."""
+    """Speed of loading: whole epochs of training batches, the best one counts."""
 
     images_per_second: float
     seconds: float
-    """Of the best epoch."""
+    """Seconds of the best epoch."""
     images: int
     """In one epoch."""
     epochs: int

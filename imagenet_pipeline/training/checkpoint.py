@@ -45,7 +45,7 @@ _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint knows beside its arrays.
+    """The contents of a checkpoint besides its arrays.
 
     `epoch` counts finished epochs, `step` finished steps; `partial` holds images, rank1_hits, rank5_hits and
     loss_sum of an epoch that was interrupted.
@@ -144,7 +144,7 @@ def _name(state: State) -> str:
 
 
 def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:
-    """Whether a checkpoint is there already, whole and to the byte: its journal line was all that was missing."""
+    """Tell whether a checkpoint is there already, byte for byte: its journal line was all that was missing."""
     try:
         sums = _check_sums(target)
     except Damaged:
@@ -198,7 +198,7 @@ def state_beside(file: Path) -> State | None:
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether there is anything to resume."""
+    """Tell whether there is anything to resume."""
     return bool(_checkpoints(run))
 
 

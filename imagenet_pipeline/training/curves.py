@@ -27,14 +27,14 @@ _STYLES: dict[str, dict[str, Any]] = {
     "earlier branch": {"alpha": 0.25},
     "restart": {"linestyle": ":", "linewidth": 1, "alpha": 0.6},
 }
-"""How each kind of line is drawn, in the order of the key."""
+"""Style of each kind of line, in the order of the key."""
 _KEY_LETTERS = 150
 """About as many fit on one line of the key."""
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What is drawn in one colour, and its journal."""
+    """A training drawn in a colour of its own, and its journal."""
 
     name: str
     events: list[Event]

@@ -1,8 +1,6 @@
-"""The records a network is trained and scored on, and whether they are its own.
+"""Data of a run: its records, their loader, progressive resizing, and endless batches for benchmarks.
 
-How large training images are: small and cheap at first, growing to the recipe's size (as in FFCV's recipes).
-
-Training steps outside a run, for what is measured and kept nowhere: batches without end, and a step on one.
+Training images are small and cheap at first and grow to the recipe's size (as in FFCV's recipes).
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ def records_of(recipe: Recipe) -> DataSet:
 
 
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
-    """How many whole batches the training records make. Raises BadRecipe where there is not even one."""
+    """Count the whole batches in the training records. Raises BadRecipe where there is not even one."""
     images = data.counts.get("train", 0)
     if images < recipe.batch_size:
         raise BadRecipe(
@@ -99,7 +97,7 @@ def require_its_classes(state: State, data: DataSet) -> None:
 
 
 MULTIPLE = 32
-"""What networks divide their input by: sizes between the first and the last are multiples of it, pixels."""
+"""Pixels that networks divide their input by: sizes between the first and the last are multiples of it."""
 
 
 def training_size(recipe: InputRecipe, epoch: int) -> int:

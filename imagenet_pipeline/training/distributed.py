@@ -87,7 +87,7 @@ def reduced(engine: Engine, totals: Totals) -> Totals:
 
 @contextmanager
 def together(engine: Engine) -> Iterator[None]:
-    """What ranks do by themselves, as rank 0 its writing: an error there ends them all at this very place. Collective.
+    """Run a block that only some ranks do, as rank 0 its writing: an error in it ends all ranks here. Collective.
 
     Raises WorkerLost on the ranks that had no error of their own.
     """

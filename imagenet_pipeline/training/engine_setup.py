@@ -1,8 +1,7 @@
 """The engine of a run: to begin with, to go on with, or to score with.
 
-What a new run's network starts from: drawn values, or those of a file or another run, its head perhaps anew.
-
-The normalisation of its input comes with them.
+A new run's network starts from drawn values, or from those of a file or another run, its head perhaps drawn anew. The
+normalisation of its input comes with them.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a new run begins with: its values, the normalisation of its input, and what the journal shall say of both.
+    """Initial values of a new run, the normalisation of its input, and the journal's words on both (`told`).
 
     `values` is None where a zoo's network shall draw its own.
     """
@@ -143,7 +142,7 @@ def _given(recipe: Recipe) -> tuple[Normalisation, str] | None:
 
 
 def _travelling(file: Path, state: State | None, inside: Normalisation | None) -> tuple[Normalisation, str] | None:
-    """What is known of a file's normalisation, and from where: its checkpoint, its export's card, or the file."""
+    """Find a file's normalisation, and its origin: its checkpoint, its export's card, or the file."""
     if state is not None:
         return (state.mean, state.std), str(file.parent / "state.json")
     from imagenet_pipeline.interchange.export import normalisation_beside

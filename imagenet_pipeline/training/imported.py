@@ -91,7 +91,7 @@ def make_run(
 def normalisation_of(
     imported: Imported, given: Normalisation | None, data: DataSet | None
 ) -> tuple[Normalisation, str]:
-    """What to subtract and divide by, and in words where that is from: the graph, the user, or else the records.
+    """Find what to subtract and divide by, and say where it is from: the graph, the user, or else the records.
 
     Raises BadRecipe where nothing says it, or two do.
     """

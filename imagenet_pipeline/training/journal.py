@@ -108,7 +108,7 @@ def branches(events: list[Event]) -> list[list[Event]]:
 
 
 def restarts(events: list[Event]) -> list[float]:
-    """Where the current branch was taken up again, in epochs and parts of them, each place once."""
+    """List where the current branch was resumed, in epochs and parts of them, each place once."""
     # Every epoch has as many steps; nothing in a run can change that.
     steps = [row["step"] / row["epoch"] for row in branches(events)[-1] if row.get("step")]
     places: list[float] = []

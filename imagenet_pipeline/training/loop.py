@@ -1,7 +1,4 @@
-"""The training loop.
-
-One epoch: its steps, its validation.
-"""
+"""The training loop: epochs, each with its steps and its validation."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ def _answer(run: Run, how: str) -> str:
 
 
 SECONDS_BETWEEN_READINGS = 1.0
-"""How often losses are read off the device, for the bar and to notice a loss that is not finite."""
+"""Pause between readings of the losses off the device, for the bar and to notice a loss that is not finite."""
 
 
 def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interruption) -> Pass:

@@ -1,4 +1,4 @@
-"""Which learning rate suits a recipe: raise it from step to step and watch the loss (Smith 2017, section 3.3)."""
+"""The learning rate finder: raise the rate from step to step and watch the loss (Smith 2017, section 3.3)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class RateCurve:
     smoothed: Losses
     """Without lag; no higher than the losses of the first tenth of the steps."""
     suggestion: float | None
-    """Where the smoothed loss falls fastest over the logarithm of the rate; None where it never falls."""
+    """Rate at which the smoothed loss falls fastest over the logarithm of the rate; None where it never falls."""
     key_value: float | None
     """The same as `optimizer.learning_rate` of the recipe, which may be meant for another batch size."""
     ended: str
-    """Why it went no higher."""
+    """Reason why the rate went no higher."""
 
 
 def find_rate(

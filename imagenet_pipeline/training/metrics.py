@@ -44,7 +44,7 @@ def chance_percent(classes: int) -> float:
 
 
 def says_rank5(classes: int) -> bool:
-    """Whether rank-5 says anything: among five classes or fewer it is always 100 %."""
+    """Tell whether rank-5 means anything: among five classes or fewer it is always 100 %."""
     return classes > 5
 
 
@@ -54,7 +54,7 @@ def top_classes(scores: npt.NDArray[np.floating[Any]], k: int = 5) -> npt.NDArra
 
 
 def rank_hits(top: npt.NDArray[np.integer[Any]], labels: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:
-    """How many labels [n] stand first, and among the first five, in `top` [n, k >= 5], best class first."""
+    """Count the labels [n] that stand first, and among the first five, in `top` [n, k >= 5], best class first."""
     if top.ndim != 2 or len(top) != len(labels):
         raise BadInput("predictions and labels differ in length", expected=len(labels), found=top.shape)
     hits = top[:, :5] == np.asarray(labels)[:, None]

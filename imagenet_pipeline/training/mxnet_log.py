@@ -59,7 +59,7 @@ class LoggedTraining:
 
 @dataclass
 class _Epoch:
-    """What was logged of one epoch, counted from 0: by the names of the journal's columns, as it was written."""
+    """Figures logged of one epoch, counted from 0, by the names of the journal's columns, as they were written."""
 
     number: int
     batch: dict[str, float] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Epoch:
 
     @property
     def values(self) -> dict[str, float]:
-        """What is known of it: what its end says, else its last batches."""
+        """The epoch's figures: those of its end, else of its last batches."""
         return {**self.batch, **self.end}
 
     def row(self, whole: float) -> Event:

@@ -1,4 +1,4 @@
-"""What a restart may change of a recipe, and what the run was told before."""
+"""Changes that a restart may make to a recipe, and those of earlier starts that stay in force."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INITIAL = (
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0
-"""What a schedule's highest rate may be of the run's own, and of one asked for: two drops to a tenth and no more."""
+"""Largest ratio of a schedule's highest rate to the run's own, or to one asked for: two drops to a tenth, no more."""
 
 
 def carried_overrides(events: list[Event]) -> dict[str, Any]:
@@ -66,12 +66,12 @@ class AskedRate:
     learning_rate: float
     step: int
     epoch: int | None = None
-    """How many epochs were validated then: a schedule that goes by scores knew no more."""
+    """Epochs validated by then: a schedule that goes by scores knew no more."""
 
 
 @dataclass(frozen=True)
 class RateInForce:
-    """What a restart goes on with: the recipe with the schedule's highest rate, and what the journal shall say.
+    """The rate that a restart goes on with: the recipe with the schedule's highest, and the journal's words on it.
 
     `overrides` are what the command lines so far come to, `asked` what of them the schedule goes by.
     """

@@ -1,7 +1,4 @@
-"""Opening a run folder: new, or taken up again at a checkpoint.
-
-Where a run's numbers come from: recipe, data, versions and hardware of each start, for the journal.
-"""
+"""Opening a run folder, new or at a checkpoint; provenance of each start (data, versions, hardware) for the journal."""
 
 from __future__ import annotations
 
@@ -292,7 +289,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 
 
 def _possible_steps(recipe: Recipe, data: DataSet) -> int:
-    """How many batches an epoch has. Raises BadRecipe for records, sizes or logs that cannot be had."""
+    """Count the batches of an epoch. Raises BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
     require_sizes(recipe, network_of(recipe.network, len(data.classes)))
     require_loggers(recipe.log.loggers)
@@ -322,7 +319,7 @@ def _tell_warmup(run: Run) -> None:
 
 
 def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
-    """What a start or resume event says of data, versions and hardware."""
+    """Fields of a start or resume event on data, versions and hardware."""
     return {
         "engine": engine.name,
         "versions": {
@@ -341,7 +338,7 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
 
 
 def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
-    """What an event says of the recipe, defaults included, once it is written into the run folder."""
+    """Fields of an event on the recipe, defaults included, once it is written into the run folder."""
     return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
 
 

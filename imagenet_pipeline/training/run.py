@@ -1,9 +1,4 @@
-"""A run: what is trained, on what, with which engine, and where it stands.
-
-What has been done of an epoch: its steps, counts and losses, and whether these are finite and tell of learning.
-
-When a run ends before its last epoch: a pure function of its history.
-"""
+"""A run: its recipe, data and engine, the running totals of an epoch, the divergence check, early stopping."""
 
 from __future__ import annotations
 
@@ -38,7 +33,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass
 class Run:
-    """What the training loop works on. `start` is the checkpoint it goes on from, if any."""
+    """The state of a training run. `start` is the checkpoint it goes on from, if any."""
 
     folder: Path
     recipe: Recipe
@@ -50,16 +45,16 @@ class Run:
     rows: list[Event]
     """The history so far: the current branch, up to the last finished epoch."""
     normalisation: Normalisation
-    """Of the network's input, from the run's very beginning."""
+    """Mean and std of the network's input, unchanged since the run's beginning."""
     held: ExitStack = field(default_factory=ExitStack)
     """Open while the run is: its lock, so that no other process trains in the same folder, and its loggers."""
     loggers: Loggers = field(default_factory=Loggers)
     saved_at: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was written, or the run opened; of time.monotonic."""
+    """Time (of time.monotonic) at which the last checkpoint was written, or the run opened."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes, draws and speaks."""
+        """True in the one process that writes, draws and speaks."""
         return self.engine.rank == 0
 
     @property
@@ -98,16 +93,16 @@ class Run:
         )
 
     def is_done(self, epoch: int) -> bool:
-        """Whether nothing is left to train after that many epochs: all are done, or validation gets no better."""
+        """Tell whether nothing is left to train after that many epochs: all are done, or validation gets no better."""
         return epoch >= self.recipe.epochs or gives_up(self.recipe, self.rows)
 
     def saves_at(self, step: int) -> bool:
-        """Whether the recipe has the run saved after that many of its steps, whatever the clock says."""
+        """Tell whether the recipe has the run saved after that many of its steps, whatever the clock says."""
         every_steps = self.recipe.checkpoint.every_steps
         return every_steps > 0 and step % every_steps == 0
 
     def save_is_due(self, step: int, now: float) -> bool:
-        """Whether to save inside the epoch after that many steps of the run, at the time `now` of time.monotonic."""
+        """Tell whether to save inside the epoch after that many steps, at the time `now` of time.monotonic."""
         wanted = self.recipe.checkpoint
         return self.saves_at(step) or (wanted.every_minutes > 0 and now - self.saved_at >= 60 * wanted.every_minutes)
 
@@ -191,7 +186,7 @@ class Pass:
 
 
 def begun(run: Run, epoch: int) -> Pass:
-    """What the run's start had done of an epoch already."""
+    """Totals of the part of an epoch that was done before the run's start."""
     step = max(run.step, epoch * run.steps_per_epoch)
     if run.start is None or not run.start.state.partial or run.epoch != epoch:
         return Pass(step, NO_TOTALS)
@@ -231,7 +226,7 @@ def guessing_loss(recipe: Recipe, classes: int) -> float:
 
 
 def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
-    """What is wrong with the losses of a history row, in one line, once there were steps enough; else nothing."""
+    """Describe what is wrong with the losses of a history row, in one line, once there were steps enough."""
     enough = warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs) + LEARNED_BY_STEPS
     if row.get("step", 0) - steps_per_epoch / 2 < min(enough, LEARNED_AT_LAST_BY_STEPS):
         return ""
@@ -248,7 +243,7 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
 
 
 def gives_up(recipe: Recipe, rows: Sequence[Event]) -> bool:
-    """Whether `stopping.patience_epochs` of the history in a row brought no better validation rank-1 (never for 0)."""
+    """Tell whether `stopping.patience_epochs` in a row brought no better validation rank-1 (never for 0)."""
     patience = recipe.stopping.patience_epochs
     if not (patience and rows):
         return False

@@ -1,4 +1,4 @@
-"""What is kept of a run: checkpoints, journal lines, history, curves, and a line for the reader.
+"""Saving a run: checkpoints, journal lines, history, curves, and a line for the reader.
 
 Every rank calls these; rank 0 alone writes.
 """
@@ -25,7 +25,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass
 class Outcome:
-    """How a run stands. `metrics` is the last epoch's row of the history."""
+    """The state of a run at the end of a training. `metrics` is the last epoch's row of the history."""
 
     epoch: int
     step: int
@@ -57,8 +57,8 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
 def save_part(run: Run, epoch: int, passed: Pass) -> None:
     """Keep the part of an epoch that is done, in place of an earlier part.
 
-    Where the recipe names the step, the run goes on as its restart would. What the clock or a signal asks for leaves
-    no trace in the run, or two runs of one recipe would differ; on several devices their statistics go on unmixed.
+    A save at a step that the recipe names synchronises batch statistics, so that the run goes on as its restart would.
+    Saves triggered by the clock or a signal do not, so that they never change the run.
     """
     if run.saves_at(passed.step):
         settle(run.engine)
