@@ -1,7 +1,4 @@
-"""Sheets of small pictures with captions.
-
-Text in pictures, in any script for which there is a font.
-"""
+"""Sheets of small pictures with captions, in any script for which there is a font."""
 
 from __future__ import annotations
 

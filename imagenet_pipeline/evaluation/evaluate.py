@@ -1,6 +1,6 @@
 """Score a run's checkpoint on a split: every record once, counts exact.
 
-Records whose classes are numbered otherwise than the network's: which of its classes each of theirs is.
+Where the data set numbers its classes otherwise than the network, its labels are mapped to the network's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be scored: a run's checkpoint, on records whose classes are among its own."""
+    """A run's checkpoint to score, on records whose classes are among its own."""
 
     run: Path
     recipe: Recipe
@@ -119,7 +119,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Setting:
-    """How subjects were scored, and how long it took them all."""
+    """Split, crops and kind of loss of an evaluation, and the seconds it took for all subjects."""
 
     split: str
     crops: Crops
@@ -129,7 +129,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each subject its figures and outcomes; `outcomes` begins with those of all together, of several."""
+    """Figures and outcomes of each subject; of several subjects, `outcomes[0]` is the ensemble's."""
 
     evaluations: list[Evaluation]
     outcomes: list[Outcomes]
@@ -182,7 +182,7 @@ def crops_of(number: int) -> Crops:
 
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
-    """What is scored where nobody says: the test split, or that of validation where there is none."""
+    """The split to score by default: test, or validation where there is none."""
     data = read_data_set(records) if records else records_of(load_run_recipe(run, overrides))
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
@@ -245,7 +245,7 @@ class Numbering:
 
 
 def numbering_of(state: State, data: DataSet) -> Numbering:
-    """How the classes of records are those of a network. Raises BadInput where they are not.
+    """Map the data set's labels to the network's. Raises BadInput where a class is none of the network's.
 
     Records from folders 0 to 999, which ImageNetV2 has, are ImageNet's classes by number. Records of some of the
     network's classes are matched by class id. All others must have its very table, as in training.
@@ -264,7 +264,7 @@ def numbering_of(state: State, data: DataSet) -> Numbering:
 
 
 def is_unnamed(state: State) -> bool:
-    """Whether a network was imported without the names of its classes."""
+    """True for a network that was imported without the names of its classes."""
     return (state.data_digest, state.class_order) == (IMPORTED, NUMBERED)
 
 

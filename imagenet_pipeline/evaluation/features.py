@@ -1,12 +1,11 @@
-"""The activations of one layer for every record, to a file of features.
+"""Feature extraction: the activations of one layer for every record, in a file of features.
 
-Files of features: a NumPy archive, written row by row and read member by member.
+A checkpoint's network runs up to that layer, on its engine. The file is a NumPy archive, written row by row and read
+member by member:
 
     SPLIT_features [n, k] float32   SPLIT_labels [n] int64   SPLIT_records [n] int64   classes [c] text   about, JSON
 
 `numpy.load(FILE, allow_pickle=False)` reads it. Equal features give equal bytes.
-
-A checkpoint's network up to one of its layers, on an engine.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ BYTES_A_RECORD = 2 * 8
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a file of features holds and where it is from. `shape` is the layer's, flattened to `features` numbers."""
+    """Content and origin of a file of features. `shape` is the layer's, flattened to `features` numbers."""
 
     run: str
     checkpoint: str
@@ -148,7 +147,7 @@ _LONGEST_HEADER = 10_000
 _SPOILT = (
     zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, SyntaxError,
 )  # fmt: skip
-"""What zipfile and NumPy raise for bytes that are none of theirs."""
+"""Raised by zipfile and NumPy for bytes that are no archive of theirs."""
 
 
 @dataclass(frozen=True)

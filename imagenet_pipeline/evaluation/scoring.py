@@ -1,8 +1,7 @@
-"""One pass over a split: what becomes of every record, for one network or several on the same records.
+"""One pass over a split, for one network or several on the same records: per-record outcomes.
 
-What became of every record: its class, the first five guesses, how sure the first was, and the loss.
-
-Scores to probabilities, in float64, averaged over the crops of an image.
+An outcome is a record's class, the first five predictions, the probability of the first, and the loss. Probabilities
+are float64, averaged over the crops of an image.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
 View = tuple[int, float]
-"""How a network sees an image: side in pixels, share of the shorter edge."""
+"""Input of a network: side in pixels, and the share of the shorter edge that the crop takes."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Outcomes:
 
 
 def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
-    """Of one batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are of their probabilities."""
+    """Outcomes of one batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
     top = top_classes(ranked, GUESSES)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
@@ -170,7 +169,7 @@ Logs = npt.NDArray[np.float64]
 
 
 def log_probabilities(logits: Array, crops: int = 1) -> Logs:
-    """Of each image, the log of its crops' probabilities averaged: [n * crops, classes] to [n, classes]."""
+    """Log of the probabilities averaged over the crops of each image: [n * crops, classes] to [n, classes]."""
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))

@@ -15,7 +15,7 @@ from imagenet_pipeline.loading.transforms import Box, Pixels
 from imagenet_pipeline.records.image import enlarge
 
 BOX_COLOUR = (0, 229, 160)
-"""Of every face's box, and of nothing else."""
+"""The colour of every face's box, and of nothing else."""
 SMALL_PICTURE_PIXELS = 240
 """Shorter edge below which a picture is drawn enlarged, so that letters do not cover it."""
 ENLARGED_PIXELS = 4000
@@ -53,7 +53,7 @@ def draw_faces(image: Pixels, faces: Sequence[Face], letters: int = 0, panels: b
 
 
 def draw_picture(image: Pixels, faces: Sequence[Face]) -> Pixels:
-    """As `draw_faces`; a small picture is enlarged first, by a whole factor."""
+    """Draw faces as `draw_faces` does; a small picture is enlarged first, by a whole factor."""
     shorter, longer = sorted(image.shape[:2])
     times = min(-(-SMALL_PICTURE_PIXELS // shorter), ENLARGED_PIXELS // longer)
     if times <= 1:

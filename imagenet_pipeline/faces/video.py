@@ -1,8 +1,6 @@
-"""Frames of a video file or a camera, one after the other (FFmpeg and V4L2 inside OpenCV's wheel).
+"""Video in and out: frames of a file or a camera (FFmpeg and V4L2 inside OpenCV's wheel), files, a window.
 
-Writing a video that appears whole under its name, or not at all.
-
-A window to watch in, where there is a screen and an OpenCV that can open one.
+A written video appears whole under its name, or not at all. A window needs a screen and an OpenCV that can open one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a diagram of a network shows: boxes for layers, groups for stages, units and branches. Data only."""
+"""A diagram of a network as data: boxes for layers, groups for stages, units and branches."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def diagram(network: Sequential, input_shape: Shape, full: bool = False) -> Part
 
 
 def is_folded(parts: Parts) -> bool:
-    """Whether any of the parts, or one inside them, stands for several."""
+    """True where any of the parts, or one inside them, stands for several."""
     return any(
         part.times > 1 or (isinstance(part, Group) and any(is_folded(lane) for lane in part.lanes)) for part in parts
     )
@@ -89,7 +89,7 @@ class _Drawer:
     full: bool
 
     def part(self, layer: Layer, path: str, inner: dict[str, Part]) -> Part:
-        """What is drawn for a layer, out of what is drawn for the layers directly inside it."""
+        """The part of the diagram for a layer, made of the parts for the layers directly inside it."""
         match layer:
             case Sequential(items):
                 return _framed(path, self.sequence(items, inner))

@@ -96,7 +96,7 @@ def drawn(text: str, kind: str) -> bytes:
 
 
 def _network_of(name: str) -> tuple[str, str, int | None, int]:
-    """Of a network's name or a run folder: the network, a title, a run's side of the input in pixels, classes."""
+    """Read a network's name or a run folder: the network, a title, the input's side in pixels (of a run), classes."""
     run = Path(name)
     if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
         return name, name, None, 1000

@@ -1,9 +1,9 @@
-"""Pictures of what a trained network is made of and what it makes of a photo: filters, activations.
+"""Pictures of a trained network's layers: filters, activations of a photo, and Grad-CAM.
 
-Grad-CAM: where in a picture a network finds a class (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
+Grad-CAM shows where in a picture a network finds a class (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
 Networks via Gradient-based Localization", ICCV 2017, arXiv 1610.02391).
 
-Numbers as colours: white is 0, blue is positive, red is negative.
+In pictures of numbers white is 0, blue is positive, red is negative.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def draw_activations(
 
 
 def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
-    """What a network looks at of a photo, [S, S, 3]. Raises BadInput for one that cannot be read."""
+    """The crop of a photo that a network sees, [S, S, 3]. Raises BadInput for one that cannot be read."""
     state = checkpoint.state
     views = np.empty((1, state.input_size, state.input_size, 3), np.uint8)
     try:
@@ -200,7 +200,7 @@ def _columns(count: int) -> int:
 
 
 def caption_of(run: Path, checkpoint: Checkpoint) -> str:
-    """Whose picture it is: network, checkpoint and run."""
+    """The caption of a picture: network, checkpoint and run."""
     return f"{checkpoint.state.network}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
@@ -211,9 +211,9 @@ def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shap
 SIDE = 240  # pixels
 IMAGES_LIMIT = 100
 STRENGTH = 0.75
-"""How much of the hottest place's colour is the map's; the rest is the picture's."""
+"""Share of the map in the colour of the hottest point; the rest is the picture's."""
 DIM = 0.55
-"""How bright the picture below the map is, as a share of itself: white must not pass for heat."""
+"""Brightness of the picture below the map, as a share of itself: white must not pass for heat."""
 _BAR_WIDTH, _BAR_HEIGHT, _EDGE = 150, 12, 14  # pixels
 
 HeatMap = npt.NDArray[np.float64]
@@ -221,7 +221,7 @@ HeatMap = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Seen:
-    """For which class a picture was looked at, and how probable the network finds it; `heat` is the map's maximum."""
+    """A Grad-CAM map in figures: the class, its probability by the network, and `heat`, the map's maximum."""
 
     image: str
     class_id: str

@@ -1,4 +1,4 @@
-"""What the page is told of a photo: the picture to show, and bars for it or for each of its faces."""
+"""Answers of the page for a photo: the picture to show, and bars for it or for each of its faces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answers:
     top: int
 
     def answer(self, data: bytes) -> dict[str, Any]:
-        """For a photo's bytes: `picture` (a data address), `subjects` of `title` and `choices`, and a `message`.
+        """Answer a photo's bytes: `picture` (a data address), `subjects` of `title` and `choices`, and a `message`.
 
         Raises Rejected, one line for the user, where it is no photo that can be used.
         """
@@ -72,7 +72,7 @@ class Answers:
 
 
 def open_answers(run: Path, which: str = "best", overrides: dict[str, object] | None = None, top: int = 5) -> Answers:
-    """Of a run's checkpoint; one whose classes are emotions looks at the faces of a photo, any other at all of it."""
+    """Open a run's checkpoint; one whose classes are emotions looks at the faces of a photo, any other at all of it."""
     classifier = open_classifier(run, which, overrides)
     reader = EmotionReader(classifier, FaceDetector()) if shows_emotions(classifier.classes) else None
     return Answers(classifier, reader, top)
