@@ -286,7 +286,7 @@ def own_network(name: str, classes: int) -> Sequential:
 
 
 def input_shape(state: State) -> tuple[int, int, int]:
-    """(channels, height, width) of what a checkpoint's network looks at."""
+    """Input shape of a checkpoint's network: (channels, height, width)."""
     return len(state.mean), state.input_size, state.input_size
 
 

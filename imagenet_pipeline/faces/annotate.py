@@ -305,7 +305,7 @@ def _check(source: Source, out: Path) -> None:
 
 
 def _ending(source: Source) -> str:
-    """That of the source if it is one that can be written."""
+    """The ending of the source's name if it can be written."""
     ending = source.path.suffix
     known = {"picture": (tuple(PICTURE_ENDINGS), ".png"), "folder": ((), "")}
     writable, otherwise = known.get(source.kind, (VIDEO_ENDINGS, ".mp4"))

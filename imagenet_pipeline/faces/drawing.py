@@ -68,7 +68,7 @@ def _outline(draw: ImageDraw.ImageDraw, box: Box, thickness: int) -> None:
 
 
 def _label_box(face: Face, letters: int, width: int, height: int, taken: Sequence[Box]) -> Box:
-    """Above the face, or below where another is in the way, kept inside the picture."""
+    """The box of a label: above the face, or below where another is in the way, kept inside the picture."""
     across, tall = max(face.box.width, _row_width([face.best], letters)), round(1.7 * letters)
     left = max(0, min(face.box.left, width - across))
     below = min(face.box.top + face.box.height, height - tall)
@@ -78,7 +78,7 @@ def _label_box(face: Face, letters: int, width: int, height: int, taken: Sequenc
 
 
 def _panel_box(face: Face, letters: int, width: int, height: int, taken: Sequence[Box]) -> Box | None:
-    """Right or left of the face, inside the picture and over nothing else; None where there is no such place."""
+    """The box of a panel: right or left of the face, inside the picture, over nothing else; None without room."""
     across, tall = _row_width(face.choices, letters), round(1.7 * letters) * len(face.choices)
     top = max(0, min(face.box.top, height - tall))
     gap = letters // 2

@@ -73,7 +73,7 @@ class Footage:
             raise BadInput("gives no picture" if self.live else "not a frame of it can be read", where=self.name)
 
     def missing(self) -> str:
-        """After the last frame: what is wrong with where it ended, or nothing."""
+        """The fault in where the video ended, once its last frame is read; empty where there is none."""
         if self.live:
             return "the camera gives no more pictures"
         if self._read < self.total and self._last_seconds + SECONDS_MISSING < (self.total - 1) / self.rate:

@@ -37,7 +37,7 @@ SECONDS_LIMIT = 300
 
 @dataclass(frozen=True)
 class Diagram:
-    """A diagram drawn, and of what."""
+    """A finished diagram, and what it shows."""
 
     file: str
     network: str

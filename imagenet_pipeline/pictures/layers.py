@@ -54,7 +54,7 @@ KEY = "white is 0, blue positive, red negative"
 
 @dataclass(frozen=True)
 class LayerPicture:
-    """A picture drawn: of which layer, the shape of what it shows (weights or activations), and how many of them."""
+    """A finished picture: its layer, the shape of the weights or activations it shows, and how many of them."""
 
     file: str
     run: str
@@ -232,7 +232,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class GradCam:
-    """A picture drawn, and what is on it."""
+    """A finished picture, and the maps on it."""
 
     file: str
     run: str
@@ -325,7 +325,7 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
 
 
 def _look(classifier: Classifier, view: Pixels, path: str, label: int | None, image: Path) -> tuple[Seen, HeatMap]:
-    """The heat map of one view, and for which class it is."""
+    """The heat map of one view, and its class."""
     probabilities = classifier.probabilities_of(view[None, None])[0]
     label = int(probabilities.argmax()) if label is None else label
     heat = heat_maps(*classifier.engine.layer_gradients(view[None], path, np.array([label])))[0]
@@ -338,7 +338,7 @@ def _look(classifier: Classifier, view: Pixels, path: str, label: int | None, im
 
 
 def _overlaid(photo: Pixels, heat: HeatMap) -> Pixels:
-    """A photo, grey and dim, with a map of 0 to 1 over it: the hotter a place, the more of the map's colour."""
+    """A photo, grey and dim, with a map of 0 to 1 over it: the hotter a point, the more of the map's colour."""
     height, width = photo.shape[:2]
     large = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     shares = np.clip(np.asarray(large, np.float64), 0.0, 1.0)

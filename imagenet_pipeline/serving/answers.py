@@ -24,7 +24,7 @@ SHOWN_PIXELS = 1280
 SEARCHED_PIXELS = 3_000_000
 """Area that faces are looked for in: 2,000 x 1,500, in which the smallest are as large as the network's input."""
 FACES_READ = 50
-"""The largest of a photo, that no photo keeps the page from the others for long."""
+"""Faces read of a photo, the largest ones, so that no photo keeps the page from the others for long."""
 _LETTERS_ACROSS = 30  # legible on a phone, where the picture is 340 pixels wide
 _LETTERS_DOWN = 8  # of a panorama
 _DAMAGED = "This photo is damaged: part of it is lost."

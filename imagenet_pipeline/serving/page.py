@@ -4,7 +4,7 @@ Not Gradio: 6.31 refuses the Pillow (13) that reads every image header here, bri
 uploads on the disk. This page of three files asks nothing of any other machine, which its Content-Security-Policy makes
 sure of, and a photo is never written anywhere.
 
-Uploads are bounded in bytes and in time: uvicorn has no setting for how long a request may take to arrive: its
+Uploads are bounded in bytes and in time. uvicorn has no setting for how long a request may take to arrive: its
 `timeout_keep_alive` ends at a request's first byte. Hypercorn's runs until the headers are whole, but bounds neither
 bodies nor the number of connections; Granian's is that of Rust's hyper, for headers alone, and it opens its sockets
 itself. Hence a class for uvicorn's setting `http`.
@@ -139,7 +139,7 @@ def _place(host: str, port: int) -> str:
 
 
 def _system_reason(error: OSError) -> str | None:
-    """Without the address, which Python adds to some; what is wrong with a name has a number below 0."""
+    """The reason of an error without the address, which Python adds to some; faults of names have numbers below 0."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
 
 
@@ -182,7 +182,7 @@ def _page(answers: Answers) -> str:
 UPLOADS_LIMIT_BYTES = 8 * FILE_LIMIT_BYTES
 """Limit of all photos together that are being received or wait for their turn."""
 REQUEST_SECONDS = 20.0
-"""For a whole request, headers and body, from the connection or the last answer on; and for that to be taken."""
+"""Limit of a whole request, headers and body, from the connection or the last answer on; and for that to be taken."""
 IDLE_SECONDS = 5.0
 """An upload of which nothing comes for so long is given up."""
 
