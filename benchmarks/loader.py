@@ -26,7 +26,8 @@ from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.image import prepare
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
-from imagenet_pipeline.training.benchmark import measure, processor_name
+from imagenet_pipeline.training.benchmark import measure
+from imagenet_pipeline.training.resume import processor_name
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_samples_300.tar"
 BATCH_SIZE = 64

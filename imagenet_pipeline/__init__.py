@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagenet_pipeline.api import build as build
     from imagenet_pipeline.api import evaluate as evaluate
-    from imagenet_pipeline.api import load_recipe as load_recipe
     from imagenet_pipeline.api import loader as loader
     from imagenet_pipeline.api import predict as predict
     from imagenet_pipeline.api import register_builder as register_builder
     from imagenet_pipeline.api import train as train
     from imagenet_pipeline.config import Recipe as Recipe
+    from imagenet_pipeline.config import load_recipe as load_recipe
     from imagenet_pipeline.networks.catalog import register_network as register_network
     from imagenet_pipeline.records.reader import RecordSet as RecordSet
     from imagenet_pipeline.training.loggers import register_logger as register_logger
@@ -29,7 +29,7 @@ _HOMES = {
     "evaluate": "api",
     "predict": "api",
     "loader": "api",
-    "load_recipe": "api",
+    "load_recipe": "config",
     "Recipe": "config",
     "RecordSet": "records.reader",
     "register_network": "networks.catalog",

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe, override_words, recipe_text
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.registry import Registry
 
 if TYPE_CHECKING:
+    from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.evaluation.predict import Prediction
     from imagenet_pipeline.evaluation.results import EvaluationReport
     from imagenet_pipeline.loading.loader import Loader
@@ -44,7 +44,6 @@ __all__ = [
     "TrainingResult",
     "build",
     "evaluate",
-    "load_recipe",
     "loader",
     "predict",
     "register_builder",
@@ -247,6 +246,7 @@ def run_training(
     These are started with the command line `words`, or one of the same meaning. The outcome is None where it is
     another process's to say how it went.
     """
+    from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.gluon.membership import taking_part
     from imagenet_pipeline.training.loop import train as train_run
@@ -265,6 +265,8 @@ def run_training(
 
 def _words(recipe: Recipe | Path, settings: RunSettings, held: ExitStack) -> list[str]:
     """The command line that trains the same; a recipe that is no file is one while `held` is open."""
+    from imagenet_pipeline.config import Recipe, override_words, recipe_text
+
     if isinstance(recipe, Recipe):
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="imagenet_pipeline_"))
         files.write_whole(Path(folder) / "recipe.toml", recipe_text(recipe))

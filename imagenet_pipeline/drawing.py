@@ -1,4 +1,4 @@
-"""What pictures are made of: colours, tiles on contact sheets, text in any script for which there is a font, files."""
+"""Parts of pictures: colours, tiles on contact sheets, text in any script for which there is a font, files."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli import build, emotion, evaluate, interchange, pictures, predict, recipes, records, train
+from imagenet_pipeline.cli import build, emotion, evaluate, interchange, pictures, predict, records, train
 from imagenet_pipeline.cli.output import Negative, say
 from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
 from imagenet_pipeline.processes import end_with_launcher, place, tell_launcher
@@ -47,7 +47,7 @@ for command in (
     records.inspect,
     train.networks,
     train.keys,
-    recipes.recipes,
+    train.recipes,
     train.train,
     evaluate.evaluate,
     train.plot,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, say, say_json
-from imagenet_pipeline.config import parse_overrides
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def emotion(
     if subject.kind in ("picture", "folder"):
         _require_unused({"--every": every > 1, "--limit-frames": limit_frames > 0}, subject)
     out, json_lines = places(subject, out, json_lines)
-    reader = open_emotion_reader(run, checkpoint, parse_overrides(changes or []), min_face)
+    reader = open_emotion_reader(run, checkpoint, overrides_of(changes), min_face)
     with contextlib.closing(Window(not no_window and subject.kind != "folder")) as window:
         tally = annotate(reader, subject, out, json_lines, window, every, limit_frames)
     if as_json:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import WHICH, Json, say, say_json, say_table
-from imagenet_pipeline.config import load_run_recipe, parse_overrides
+from imagenet_pipeline.cli.output import WHICH, Json, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, PipelineError
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ def evaluate(
       imagenet-pipeline evaluate output/runs/first output/runs/second devices=cpu
       imagenet-pipeline evaluate output/runs/resnet50 --split val --real-labels real.json
     """
+    from imagenet_pipeline.config import load_run_recipe
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.gluon.membership import taking_part
     from imagenet_pipeline.evaluation.compare import examine
@@ -110,7 +110,7 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
     runs = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
     if not runs:
         raise BadRecipe("no run to evaluate", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
-    return runs, parse_overrides([word for word in words if Path(word) not in runs])
+    return runs, overrides_of([word for word in words if Path(word) not in runs])
 
 
 def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int, records: Path | None) -> str:
@@ -207,9 +207,7 @@ def features(
     from imagenet_pipeline.evaluation.features import extract
 
     chosen = [word.strip() for word in splits.split(",") if word.strip()]
-    extraction, images_per_second = extract(
-        run, layer, out, chosen, checkpoint, records, parse_overrides(overrides or [])
-    )
+    extraction, images_per_second = extract(run, layer, out, chosen, checkpoint, records, overrides_of(overrides))
     if as_json:
         answer = {**dataclasses.asdict(extraction), "images_per_second": round(images_per_second, 1)}
         say_json({**answer, "file": out, "bytes": out.stat().st_size})

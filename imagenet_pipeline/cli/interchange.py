@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from imagenet_pipeline.interchange.export import Exported, Subject
 from typing import TYPE_CHECKING
 
-from imagenet_pipeline.config import looks_like_0_to_1
 from imagenet_pipeline.errors import BadInput
 
 if TYPE_CHECKING:
@@ -234,6 +233,7 @@ def _start(option: str, path: Path) -> bytes:
 
 
 def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    from imagenet_pipeline.config import looks_like_0_to_1
     from imagenet_pipeline.interchange.graph import SMALLEST_DEVIATION
 
     if (mean is None) != (std is None):

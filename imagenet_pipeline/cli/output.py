@@ -24,6 +24,13 @@ Overrides = Annotated[
 ]
 
 
+def overrides_of(words: Sequence[str] | None) -> dict[str, Any]:
+    """Recipe keys given as words, dotted key -> value. Raises BadRecipe for a word that is none."""
+    from imagenet_pipeline.config import parse_overrides
+
+    return parse_overrides(words or [])
+
+
 class Negative(Exception):
     """The check said no (exit code 1); what it found has been printed."""
 

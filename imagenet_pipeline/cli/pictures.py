@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, say, say_json, say_table
-from imagenet_pipeline.config import load_recipe, parse_overrides
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.progress import Bar
 
@@ -90,7 +89,7 @@ def activations(
     """
     from imagenet_pipeline.pictures.layers import draw_activations
 
-    made = draw_activations(run, image, layer, out, channels, checkpoint, parse_overrides(overrides or []))
+    made = draw_activations(run, image, layer, out, channels, checkpoint, overrides_of(overrides))
     if as_json:
         say_json(made)
         return
@@ -132,7 +131,7 @@ def grad_cam(
     if not images:
         expected = "picture grad-cam RUN IMAGE... [key=value...]"
         raise BadRecipe("no photo to look at", where=" ".join(words), expected=expected)
-    made = draw_grad_cam(run, images, out, layer, class_name, checkpoint, parse_overrides(changes))
+    made = draw_grad_cam(run, images, out, layer, class_name, checkpoint, overrides_of(changes))
     if as_json:
         say_json(made)
         return
@@ -162,10 +161,11 @@ def augmentation(
       imagenet-pipeline picture augmentation config/imagenet/resnet50.toml --out draws.png
       imagenet-pipeline picture augmentation output/runs/demo augmentation.policy=trivial_augment --out draws.png
     """
+    from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.pictures.augmentation import draw_augmentation
 
     path = recipe / "recipe.toml" if (recipe / "recipe.toml").exists() else recipe
-    draw_augmentation(load_recipe(path, parse_overrides(overrides or [])), out, record, draws)
+    draw_augmentation(load_recipe(path, overrides_of(overrides)), out, record, draws)
     say(f"augmentation: {out}")
 
 

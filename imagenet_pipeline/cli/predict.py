@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say
-from imagenet_pipeline.config import parse_overrides
+from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
@@ -109,7 +108,7 @@ def _pictures_and_changes(
         )
     paths = find_pictures(sources, root)
     require_separate(outputs, (*sources, *paths))
-    return paths, parse_overrides(changes)
+    return paths, overrides_of(changes)
 
 
 class _TextAnswer:
@@ -201,13 +200,13 @@ def serve(
         from imagenet_pipeline.serving.page import address, listen, own_names, page_app
         from imagenet_pipeline.serving.page import serve as serve_page
     except ModuleNotFoundError as error:
-        advice = "pip install '.[serve]' in the repository"
+        advice = "pip install 'imagenet-pipeline[serve]'"
         raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {error.name}", advice=advice) from error
     from imagenet_pipeline.serving.answers import open_answers
 
     # The port first: opening the run takes longer.
     with contextlib.closing(listen(host, port)) as listening, contextlib.suppress(KeyboardInterrupt):
-        answers = open_answers(run, checkpoint, parse_overrides(changes or []), top)
+        answers = open_answers(run, checkpoint, overrides_of(changes), top)
         answers.warm_up()
         names = own_names(host, listening)
         if not names:

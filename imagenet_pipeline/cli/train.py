@@ -1,4 +1,4 @@
-"""The verbs about networks and runs: networks, keys, train, plot.
+"""The verbs about networks, recipes and runs: networks, keys, recipes, train, plot.
 
 The verbs that measure: benchmark loader, benchmark step, find-rate.
 """
@@ -12,9 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, Negative, Overrides, say, say_json, say_table
-from imagenet_pipeline.config import load_recipe, parse_overrides, recipe_keys
-from imagenet_pipeline.config.reading import reason_for_none
+from imagenet_pipeline.cli.output import Json, Negative, Overrides, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.progress import Bar
 
@@ -105,6 +103,9 @@ def keys(
       imagenet-pipeline keys warmup
       imagenet-pipeline keys lr
     """
+    from imagenet_pipeline.config import recipe_keys
+    from imagenet_pipeline.config.reading import reason_for_none
+
     found = recipe_keys(word)
     if not found:
         advice = reason_for_none(word) or "`keys` lists all"
@@ -116,6 +117,51 @@ def keys(
         say(f"{key.name} = {json.dumps(key.default)}" if not key.required else key.name)
         choices = f"  [{' | '.join(key.choices)}]" if key.choices else ""
         say(f"    {key.meaning}{choices}")
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="One recipe, as it is written.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Write it to a file of your own, to change it.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write [default: NAME.toml in this folder]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the recipes that come with this program, print one of them, or copy one.
+
+    `train NAME` trains one as it is. A copy is written with all its comments; a file that is there stays.
+
+    \b
+    Examples:
+      imagenet-pipeline recipes
+      imagenet-pipeline recipes imagenet/resnet50
+      imagenet-pipeline recipes --copy imagenet/resnet50 --out mine.toml
+    """
+    from imagenet_pipeline.config import shipped
+
+    if name is None:
+        if copy or out:
+            raise BadRecipe("--copy", expected="the name of a recipe", advice="`recipes` lists them")
+        _show_recipes(as_json)
+    elif copy or out:
+        written = shipped.copy_shipped(name, out)
+        if as_json:
+            say_json({"name": name, "written": written})
+        else:
+            say(f"{name}: written to {written}")
+    elif as_json:
+        say_json({**dataclasses.asdict(shipped.read_shipped(name)), "text": shipped.shipped_text(name)})
+    else:
+        for line in shipped.shipped_text(name).splitlines():
+            say(line)
+
+
+def _show_recipes(as_json: bool) -> None:
+    from imagenet_pipeline.config.shipped import read_shipped, shipped_paths
+
+    found = [read_shipped(name) for name in shipped_paths()]
+    if as_json:
+        say_json({"recipes": [dataclasses.asdict(recipe) for recipe in found]})
+        return
+    say_table(["recipe", "network", "records", "what it is"], [dataclasses.astuple(recipe) for recipe in found])
 
 
 def train(
@@ -144,7 +190,7 @@ def train(
     """
     from imagenet_pipeline.api import TrainingResult, run_training
 
-    settings, outcome = run_training(recipe, parse_overrides(overrides or []), run, resume, context.obj)
+    settings, outcome = run_training(recipe, overrides_of(overrides), run, resume, context.obj)
     if outcome is None:
         return
     result = TrainingResult.of(settings.folder, outcome)
@@ -254,10 +300,11 @@ def step(
 
     Example: imagenet-pipeline benchmark step config/demo.toml --synthetic
     """
+    from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.training.benchmark import measure_steps
 
     with Bar("benchmark", "rounds") as bar:
-        speed = measure_steps(load_recipe(recipe, parse_overrides(overrides or [])), steps, rounds, synthetic, bar.show)
+        speed = measure_steps(load_recipe(recipe, overrides_of(overrides)), steps, rounds, synthetic, bar.show)
     if as_json:
         say_json(speed)
         return
@@ -289,13 +336,14 @@ def find_rate(
 
     Example: imagenet-pipeline find-rate config/demo.toml --out rates.png
     """
+    from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.drawing import require_png
     from imagenet_pipeline.training.lr_finder import draw_rates, find_rate
 
     if out:
         require_png(out)
     with Bar("find-rate", "steps") as bar:
-        curve = find_rate(load_recipe(recipe, parse_overrides(overrides or [])), lowest, highest, steps, bar.show)
+        curve = find_rate(load_recipe(recipe, overrides_of(overrides)), lowest, highest, steps, bar.show)
     if out:
         draw_rates(curve, out)
     if as_json:

@@ -1,4 +1,4 @@
-"""One checkpoint examined, or several beside each other and together: figures, and what became of every record."""
+"""Evaluation of one checkpoint, or of several side by side and as an ensemble: metrics and per-record outcomes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found; `outcomes` are those behind the figures of `result`, `own` those of each of its members.
+    """A finished evaluation; `outcomes` are those behind the figures of `result`, `own` those of each of its members.
 
     `table` names the classes by the labels of `outcomes`; `notes` are what a reader must know of them.
     """
@@ -68,12 +68,12 @@ class Examination:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """Of each member, or of the one there is."""
+        """The evaluation of each member, or of the only one."""
         return self.result.members if isinstance(self.result, Ensemble) else [self.result]
 
     @property
     def loss_kind(self) -> str:
-        """What `loss` is, of all of them."""
+        """The kind of loss that all of them have."""
         return self.evaluations[0].loss_kind
 
 
@@ -124,7 +124,7 @@ def _subjects(
 
 
 def _notes_on_crops(subjects: Sequence[Subject], crops: Crops) -> list[str]:
-    """What makes several crops of no use, or worse than one."""
+    """Reasons why several crops are of no use, or worse than one."""
     notes = []
     if crops > 1 and any(one.recipe.augmentation.flip == 0 for one in subjects):
         notes.append("Trained without mirror images (augmentation.flip = 0), which several crops add")

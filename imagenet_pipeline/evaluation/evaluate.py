@@ -1,6 +1,6 @@
 """Evaluation of a run's checkpoint on a split: every record once, counts exact.
 
-Where the records number their classes otherwise than the network does, their labels are mapped to its own.
+Where the data set numbers its classes otherwise than the network, its labels are mapped to the network's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Subject:
-    """A run's checkpoint that is to be scored on records whose classes are among its own."""
+    """A run's checkpoint to score, on records whose classes are among its own."""
 
     run: Path
     recipe: Recipe
@@ -119,7 +119,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings subjects were scored with, and the seconds it took them all."""
+    """Split, crops and kind of loss of an evaluation, and the seconds it took for all subjects."""
 
     split: str
     crops: Crops
@@ -129,7 +129,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics and per-sample outcomes of each subject; of several, outcomes[0] is the ensemble's."""
+    """Figures and outcomes of each subject; of several subjects, `outcomes[0]` is the ensemble's."""
 
     evaluations: list[Evaluation]
     outcomes: list[Outcomes]
@@ -182,7 +182,7 @@ def crops_of(number: int) -> Crops:
 
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
-    """Choose the split to score where nobody says: test, or val where there is no test split."""
+    """The split to score by default: test, or validation where there is none."""
     data = read_data_set(records) if records else records_of(load_run_recipe(run, overrides))
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
@@ -245,7 +245,7 @@ class Numbering:
 
 
 def numbering_of(state: State, data: DataSet) -> Numbering:
-    """Map the classes of records to those of a network. Raises BadInput where they are not.
+    """Map the data set's labels to the network's. Raises BadInput where a class is none of the network's.
 
     Records from folders 0 to 999, which ImageNetV2 has, are ImageNet's classes by number. Records of some of the
     network's classes are matched by class id. All others must have its very table, as in training.
@@ -264,7 +264,7 @@ def numbering_of(state: State, data: DataSet) -> Numbering:
 
 
 def is_unnamed(state: State) -> bool:
-    """Tell whether a network was imported without the names of its classes."""
+    """True for a network that was imported without the names of its classes."""
     return (state.data_digest, state.class_order) == (IMPORTED, NUMBERED)
 
 

@@ -1,6 +1,7 @@
-"""Feature extraction: the output of one layer for every record, in a file of features.
+"""Feature extraction: the activations of one layer for every record, in a file of features.
 
-The network runs up to that layer on an engine; the file is a NumPy archive, written row by row, read member by member.
+A checkpoint's network runs up to that layer, on its engine. The file is a NumPy archive, written row by row and read
+member by member:
 
     SPLIT_features [n, k] float32   SPLIT_labels [n] int64   SPLIT_records [n] int64   classes [c] text   about, JSON
 
@@ -145,7 +146,7 @@ _LONGEST_HEADER = 10_000
 _SPOILT = (
     zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, SyntaxError,
 )  # fmt: skip
-"""Errors of zipfile and NumPy for bytes that are none of theirs."""
+"""Raised by zipfile and NumPy for bytes that are no archive of theirs."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def own_network(name: str, classes: int) -> Sequential:
 
 
 def input_shape(state: State) -> tuple[int, int, int]:
-    """Shape of the input of a checkpoint's network: (channels, height, width)."""
+    """Input shape of a checkpoint's network: (channels, height, width)."""
     return len(state.mean), state.input_size, state.input_size
 
 

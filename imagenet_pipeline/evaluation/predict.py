@@ -1,10 +1,6 @@
-"""What a trained network takes pictures for, one after the other, in memory that does not grow with their number.
+"""Predictions of a trained run for pictures, folders and lists, in memory that does not grow with their number.
 
-A trained run that looks at pictures: RGB in, probabilities out.
-
-What a user points at, pictures, folders and lists, as the pictures themselves.
-
-Predictions as a table in a file: a row a picture, CSV.
+A `Classifier` takes RGB images and gives probabilities; predictions can be written as CSV, a row a picture.
 """
 
 from __future__ import annotations
@@ -45,7 +41,7 @@ from imagenet_pipeline.training.engine_setup import build_engine
 log = logging.getLogger("imagenet_pipeline")
 
 BATCHES_AHEAD = 2
-"""How many batches of views, beside the one in use, are made ready."""
+"""Batches of views that are made ready beside the one in use."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, to
 
 
 def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
-    """What the network looks at of a picture, [crops, S, S, 3], or why it cannot be read."""
+    """The crops of a picture that the network sees, uint8 [crops, S, S, 3], or the reason why it cannot be read."""
     try:
         return classifier.views(read_naming_damage(path), crops)
     except Rejected as reason:
@@ -149,7 +145,7 @@ class Classifier:
     classes: ClassTable
 
     def probabilities(self, images: Sequence[Pixels], crops: Crops = 1) -> Probabilities:
-        """How probable each class is for each RGB image [H, W, 3], of any size, cut as in evaluation.
+        """Probabilities [n, classes] of RGB images [H, W, 3] of any size, cropped as in evaluation.
 
         Several crops are averaged. Images go to the engine a batch of the recipe at a time.
         Raises BadInput where the network's output is not finite.
@@ -162,18 +158,18 @@ class Classifier:
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
 
     def images_together(self, crops: Crops = 1) -> int:
-        """How many images go to the engine at once."""
+        """The number of images that go to the engine at once."""
         return max(1, self.recipe.batch_size // crops)
 
     def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
-        """What the network looks at of one RGB image [H, W, 3]: [crops, S, S, 3]. Several threads may call it."""
+        """The crops of one RGB image [H, W, 3] that the network sees, [crops, S, S, 3]. Several threads may call it."""
         side = self.checkpoint.state.input_size
         out = np.empty((crops, side, side, 3), np.uint8)
         evaluation_transform(image, self.checkpoint.state.crop_fraction, out)
         return out
 
     def probabilities_of(self, views: Pixels) -> Probabilities:
-        """How probable each class is for each image of one batch, of which there are `views` [n, crops, S, S, 3].
+        """Probabilities [n, classes] of the images of one batch, given their crops `views` [n, crops, S, S, 3].
 
         Raises BadInput where the network's output is not finite.
         """

@@ -1,4 +1,4 @@
-"""Predictions to look at: a copy of each picture with its classes below it, and a contact sheet of the first ones."""
+"""Pictures of predictions: a copy of each picture with its classes below it, and a contact sheet of the first ones."""
 
 from __future__ import annotations
 

@@ -27,18 +27,18 @@ from imagenet_pipeline.records.manifest import DataSet
 IMAGES = 50_000
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 _LEAST_AGREEMENT = 0.5
-"""Of the genuine images nine in ten have the class they were collected for in their lists."""
+"""Least share of lists with the class an image was collected for; of the genuine images, nine in ten have it."""
 
 
 @dataclass(frozen=True)
 class RealLabels:
-    """What the records of one split show: `valid` by the number a record carries, in the network's own labels."""
+    """ReaL labels of one split: `valid` classes by the number a record carries, in the network's own labels."""
 
     path: Path
     valid: dict[int, frozenset[int]]
 
     def rate(self, numbers: Whole, predicted: Whole) -> Rate:
-        """Of first predictions [n] for the records of these numbers [n]."""
+        """Rank-1 by ReaL labels of first predictions [n] for the records of these numbers [n]."""
         return real_rate(predicted, [self.valid[number] for number in numbers.tolist()])
 
     def require_agreement(self, numbers: Whole, labels: Whole) -> None:

@@ -1,8 +1,7 @@
 """A report in three forms, of the same figures: one self-contained page, Markdown, and JSON.
 
-The pictures of a report, as HTML that needs nothing else: a reliability diagram, confusions, mistakes, curves.
-
-How the page of a report looks, on a screen and printed.
+The page has pictures as HTML that needs nothing else (reliability diagram, confusions, mistakes, curves) and a style
+for the screen and for paper.
 """
 
 from __future__ import annotations
@@ -167,7 +166,7 @@ NUMBERED_CELLS = 25
 """Up to so many classes a cell has room for its count."""
 _THUMBNAIL_PIXELS = 176
 _PLOT, _LEFT, _TOP, _COUNTS = 300, 46, 8, 60
-"""Of the diagram, in its own units: the side of the square, what lies left and above, and the height of the counts."""
+"""Sizes of the diagram in its own units: side of the square, margins left and above, height of the counts."""
 
 
 def text(value: str) -> str:

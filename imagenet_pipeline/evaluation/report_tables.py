@@ -1,7 +1,4 @@
-"""The words and tables of a report, plain text yet: the page and the Markdown show the same ones.
-
-The report as Markdown: the tables of the page, without its pictures.
-"""
+"""Words and tables of a report, as plain text: the page and the Markdown report show the same ones."""
 
 from __future__ import annotations
 
@@ -57,7 +54,7 @@ def who(result: Evaluation | Ensemble) -> str:
 
 
 def title(examination: Examination) -> str:
-    """What was scored on how many images."""
+    """The title of a report: network, number of images and split."""
     result = examination.result
     name = result.network if isinstance(result, Evaluation) else who(result)
     return f"{name} on {result.images:,} {result.split} images"
@@ -71,7 +68,7 @@ def sources(examination: Examination) -> str:
 
 
 def seen(crops: int) -> str:
-    """How an image was looked at."""
+    """The crop or crops of each image that were scored, in words."""
     return "centre crop" if crops == 1 else f"{crops} crops, probabilities averaged"
 
 
@@ -180,7 +177,7 @@ def mistake_table(findings: Findings) -> Table:
 
 
 def dependence_table(examination: Examination, member: Evaluation) -> Table:
-    """What the figures of one member depend on."""
+    """Everything that the figures of one member depend on: weights, data, recipe, versions."""
     versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
     crop = f"{member.input_size} px, {100 * member.crop_fraction:g} % of the shorter edge, {seen(member.crops)}"
     rows = [

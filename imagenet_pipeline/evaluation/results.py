@@ -1,7 +1,4 @@
-"""What the outcomes say, as the reports and --json give it.
-
-Class by class: how many are found, how many of those named so are so, and what is taken for what.
-"""
+"""Results of an evaluation, as the reports and --json give them: metrics overall and by class, confusions, mistakes."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ WORST, PAIRS = 24, 20
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one set of outcomes; `real` is rank-1 by ReaL labels."""
+    """Metrics of one set of outcomes; `real` is rank-1 by ReaL labels."""
 
     rank1: Rate
     rank5: Rate
@@ -74,11 +71,11 @@ class Findings:
     mistakes: list[Mistake]
 
     def class_id(self, label: int) -> str:
-        """What the data set calls a class."""
+        """The id of a class in the data set."""
         return self.examination.table.ids[label]
 
     def class_name(self, label: int) -> str:
-        """What people call a class; where two are called so, as ImageNet's cranes are, with its id."""
+        """The name of a class; with its id where two share a name, as ImageNet's cranes do."""
         table = self.examination.table
         name = table.names[label].replace("_", " ")
         return f"{name} ({table.ids[label]})" if table.names[label] in self._shared_names else name
@@ -90,7 +87,7 @@ class Findings:
 
     @property
     def says_rank5(self) -> bool:
-        """Whether rank-5 is shown to readers; JSON always has it."""
+        """True where readers are shown rank-5; JSON always has it."""
         return says_rank5(self.examination.result.classes)
 
     @cached_property
@@ -156,7 +153,7 @@ class _Difference:
 
 @dataclass(frozen=True)
 class _ByClass:
-    """What was found class by class and record by record, and the page of the report where one was written."""
+    """Results by class and by record, and the page of the report where one was written."""
 
     notes: list[str] = field(repr=False)
     calibration: list[dict[str, Any]] = field(repr=False)
@@ -242,7 +239,7 @@ def _pairs(findings: Findings) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Of one class, in percent; `rank1` is its recall. Without an image, or where never named, shares are 0."""
+    """Metrics of one class, in percent; `rank1` is its recall. Without an image, or where never named, shares are 0."""
 
     label: int
     images: int
@@ -278,7 +275,7 @@ class Confusion:
 
 
 def per_class(outcomes: Outcomes) -> list[ClassFigures]:
-    """Of every class that is there or was predicted, in the order of labels."""
+    """Metrics of every class that is there or was predicted, in the order of labels."""
     labels = classes_met(outcomes)
     precision, recall, f1, images = precision_recall_fscore_support(
         outcomes.labels, outcomes.top[:, 0], labels=labels, zero_division=0.0
@@ -290,7 +287,7 @@ def per_class(outcomes: Outcomes) -> list[ClassFigures]:
 
 
 def confusion(outcomes: Outcomes) -> Confusion:
-    """How often each class was taken for each."""
+    """Count how often each class was taken for each."""
     pairs = np.stack([outcomes.labels, outcomes.top[:, 0]])
     (true, predicted), images = np.unique(pairs, axis=1, return_counts=True)
     return Confusion(true, predicted, images.astype(np.int64))

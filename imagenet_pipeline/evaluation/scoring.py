@@ -1,7 +1,7 @@
-"""Scoring: one pass over a split gives per-sample results, for one network or several on the same records.
+"""One pass over a split, for one network or several on the same records: per-record outcomes.
 
-Of each record: its class, the first five guesses, the probability of the first, and the loss. Probabilities are
-float64, averaged over the crops of an image.
+An outcome is a record's class, the first five predictions, the probability of the first, and the loss. Probabilities
+are float64, averaged over the crops of an image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
 View = tuple[int, float]
-"""A network's view of an image: side in pixels, share of the shorter edge."""
+"""Input of a network: side in pixels, and the share of the shorter edge that the crop takes."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,7 @@ class Outcomes:
 
 
 def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
-    """Compute the outcomes of one batch.
-
-    Classes rank by `ranked` [n, classes], ties to the lower class; `logs` [n, classes] are of their probabilities.
-    """
+    """Outcomes of one batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
     top = top_classes(ranked, GUESSES)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
@@ -172,7 +169,7 @@ Logs = npt.NDArray[np.float64]
 
 
 def log_probabilities(logits: Array, crops: int = 1) -> Logs:
-    """Average the probabilities of each image's crops and take the log: [n * crops, classes] to [n, classes]."""
+    """Log of the probabilities averaged over the crops of each image: [n * crops, classes] to [n, classes]."""
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))

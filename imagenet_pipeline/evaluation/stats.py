@@ -1,8 +1,7 @@
-"""How far a figure can be trusted: 95 % confidence intervals, of one figure and of the difference of two.
+"""Statistics of an evaluation: 95 % confidence intervals of a figure and of the difference of two, and calibration.
 
-The images are taken as drawn by chance from all those that the figure is to speak for; nothing else varies.
-
-Whether a network is right as often as it says: its confidence against its hits.
+Intervals take the images as drawn by chance from all those that the figure is to speak for; nothing else varies.
+Calibration compares a network's confidence with its hits.
 """
 
 from __future__ import annotations

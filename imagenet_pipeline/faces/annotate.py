@@ -1,8 +1,6 @@
-"""From pictures, a video or a camera to the same with boxes and emotions, and their detections as JSON lines.
+"""Annotate pictures, a video or a camera with boxes and emotions, and write the detections as JSON lines.
 
-Detections as JSON lines: an object a frame, also for a frame without a face.
-
-What the user points at, and where what comes of it goes.
+A JSON line is an object a frame, also for a frame without a face. Sources and default outputs are settled here too.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass
 class Tally:
-    """What was done. `faces` counts boxes drawn, `looked_at` pictures or frames that the network saw.
+    """Counts of a finished annotation: `faces` are boxes drawn, `looked_at` pictures or frames that the network saw.
 
     `trouble` says why it ended before its time, `interrupted` that somebody wanted it to.
     """
@@ -58,7 +56,7 @@ class Tally:
 
     @property
     def pictures_per_second(self) -> float:
-        """From the first picture read to the last one written."""
+        """Pictures or frames a second, from the first one read to the last one written."""
         return self.pictures / self.seconds if self.seconds else 0.0
 
     def add(self, faces: Sequence[Face], looked: bool) -> None:
@@ -176,7 +174,7 @@ def annotate_footage(
 
 
 def _copies(paths: Sequence[Path], folder: Path, out: Path | None) -> list[Path | None]:
-    """Where the annotated copy of each picture goes."""
+    """The file of each picture's annotated copy."""
     if out is None:
         return [None] * len(paths)
     names = [str(path.relative_to(folder)) for path in paths]
@@ -250,7 +248,7 @@ def _plain(face: Face) -> dict[str, Any]:
 
 Kind = Literal["picture", "folder", "video", "camera"]
 PICTURE_ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-"""What annotated pictures are written as."""
+"""Formats of annotated pictures, by the ending of the name."""
 _CAMERA = re.compile(r"(?:camera:?)?(\d{0,3})")
 
 
@@ -281,7 +279,7 @@ def parse_source(word: str) -> Source:
 
 
 def places(source: Source, out: Path | None, lines: Path | None) -> tuple[Path | None, Path | None]:
-    """Where the annotated copy and the JSON lines go: by default NAME-emotion in this folder, the lines beside it.
+    """Paths of the annotated copy and of the JSON lines: by default NAME-emotion in this folder, the lines beside it.
 
     Of a camera only what is asked for is kept. Raises BadRecipe for a name that says another kind of file, and where
     the source would be written over, or both into one file.
@@ -307,7 +305,7 @@ def _check(source: Source, out: Path) -> None:
 
 
 def _ending(source: Source) -> str:
-    """That of the source if it is one that can be written."""
+    """The ending of the source's name if it can be written."""
     ending = source.path.suffix
     known = {"picture": (tuple(PICTURE_ENDINGS), ".png"), "folder": ((), "")}
     writable, otherwise = known.get(source.kind, (VIDEO_ENDINGS, ".mp4"))

@@ -15,7 +15,7 @@ from imagenet_pipeline.loading.transforms import Box, Pixels
 from imagenet_pipeline.records.image import enlarge
 
 BOX_COLOUR = (0, 229, 160)
-"""Of every face's box, and of nothing else."""
+"""The colour of every face's box, and of nothing else."""
 SMALL_PICTURE_PIXELS = 240
 """Shorter edge below which a picture is drawn enlarged, so that letters do not cover it."""
 ENLARGED_PIXELS = 4000
@@ -53,7 +53,7 @@ def draw_faces(image: Pixels, faces: Sequence[Face], letters: int = 0, panels: b
 
 
 def draw_picture(image: Pixels, faces: Sequence[Face]) -> Pixels:
-    """As `draw_faces`; a small picture is enlarged first, by a whole factor."""
+    """Draw faces as `draw_faces` does; a small picture is enlarged first, by a whole factor."""
     shorter, longer = sorted(image.shape[:2])
     times = min(-(-SMALL_PICTURE_PIXELS // shorter), ENLARGED_PIXELS // longer)
     if times <= 1:
@@ -68,7 +68,7 @@ def _outline(draw: ImageDraw.ImageDraw, box: Box, thickness: int) -> None:
 
 
 def _label_box(face: Face, letters: int, width: int, height: int, taken: Sequence[Box]) -> Box:
-    """Above the face, or below where another is in the way, kept inside the picture."""
+    """The box of a label: above the face, or below where another is in the way, kept inside the picture."""
     across, tall = max(face.box.width, _row_width([face.best], letters)), round(1.7 * letters)
     left = max(0, min(face.box.left, width - across))
     below = min(face.box.top + face.box.height, height - tall)
@@ -78,7 +78,7 @@ def _label_box(face: Face, letters: int, width: int, height: int, taken: Sequenc
 
 
 def _panel_box(face: Face, letters: int, width: int, height: int, taken: Sequence[Box]) -> Box | None:
-    """Right or left of the face, inside the picture and over nothing else; None where there is no such place."""
+    """The box of a panel: right or left of the face, inside the picture, over nothing else; None without room."""
     across, tall = _row_width(face.choices, letters), round(1.7 * letters) * len(face.choices)
     top = max(0, min(face.box.top, height - tall))
     gap = letters // 2

@@ -1,6 +1,4 @@
-"""Which emotion each face of a picture shows.
-
-Where the faces in a picture are.
+"""Find the faces of a picture and classify the emotion of each.
 
 The detector is OpenCV's Haar cascade `frontalface_alt` (Lienhart, Kuranov and Pisarevsky 2003), whose file comes inside
 the opencv-python-headless that is needed anyway. FER2013's faces were cut by OpenCV's detector too (Goodfellow et al.
@@ -54,7 +52,7 @@ class EmotionReader:
     detector: FaceDetector
 
     def look(self, image: Pixels) -> list[Face]:
-        """All faces of an RGB image [H, W, 3], from the left."""
+        """Find and classify all faces of an RGB image [H, W, 3], from the left."""
         return self.read(image, self.detector.find(image))
 
     def read(self, image: Pixels, boxes: Sequence[Box]) -> list[Face]:
@@ -80,7 +78,7 @@ def open_emotion_reader(
 
 
 def shows_emotions(classes: ClassTable) -> bool:
-    """Whether all classes are emotions by their ids."""
+    """True where all classes are emotions by their ids."""
     return {one.lower() for one in classes.ids} <= EMOTIONS
 
 

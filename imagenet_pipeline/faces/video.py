@@ -1,8 +1,6 @@
-"""Frames of a video file or a camera, one after the other (FFmpeg and V4L2 inside OpenCV's wheel).
+"""Video in and out: frames of a file or a camera (FFmpeg and V4L2 inside OpenCV's wheel), files, a window.
 
-Writing a video that appears whole under its name, or not at all.
-
-A window to watch in, where there is a screen and an OpenCV that can open one.
+A written video appears whole under its name, or not at all. A window needs a screen and an OpenCV that can open one.
 """
 
 from __future__ import annotations
@@ -75,7 +73,7 @@ class Footage:
             raise BadInput("gives no picture" if self.live else "not a frame of it can be read", where=self.name)
 
     def missing(self) -> str:
-        """After the last frame: what is wrong with where it ended, or nothing."""
+        """The fault in where the video ended, once its last frame is read; empty where there is none."""
         if self.live:
             return "the camera gives no more pictures"
         if self._read < self.total and self._last_seconds + SECONDS_MISSING < (self.total - 1) / self.rate:

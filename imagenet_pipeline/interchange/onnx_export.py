@@ -78,7 +78,7 @@ def _import_onnx() -> Any:
         import onnx
     except ModuleNotFoundError as error:
         raise BadRecipe(
-            f"the onnx package is not installed ({error})", advice="pip install '.[onnx]' in the repository"
+            f"the onnx package is not installed ({error})", advice="pip install 'imagenet-pipeline[onnx]'"
         ) from error
     return onnx
 

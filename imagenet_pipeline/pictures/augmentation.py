@@ -1,7 +1,4 @@
-"""What a recipe's augmentation makes of one photo, to look at.
-
-One photo as training would see it, many times over: through the loader itself.
-"""
+"""A picture of a recipe's augmentation: one photo as training would see it many times, through the loader itself."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ def _caption(shown: Shown, classes: ClassTable) -> list[str]:
 
 
 def _settings(recipe: Recipe) -> str:
-    """What is on, by its key."""
+    """The augmentations that are on, by key."""
     changed = recipe.augmentation.model_dump(exclude_defaults=True)
     always = {"crop": recipe.augmentation.crop, "flip": recipe.augmentation.flip}
     return ", ".join(f"{key} = {value}" for key, value in {**always, **changed}.items())
@@ -69,7 +66,7 @@ class Shown(NamedTuple):
 def draws_of(
     records: Records, record: int, augmentation: Augmentation, size: int, draws: int, seed: int, classes: int
 ) -> list[Shown]:
-    """What the first epoch of this seed would make of one record, were it at each of its first positions.
+    """Draws of one record, as the first epoch of this seed would make them at each of its first positions.
 
     Where images are mixed, each draw's partner is another record, those that follow in the file.
     Raises BadInput where there is no such record, or none to mix it with.

@@ -1,4 +1,7 @@
-"""Pictures of a data set: some of its images, the number in each class and split, their sizes in pixels and bytes."""
+"""Pictures of a data set: images of each class in each split, and sizes of the stored images in pixels and bytes.
+
+For the sizes, headers alone are read.
+"""
 
 from __future__ import annotations
 
@@ -152,10 +155,10 @@ def _name(data: DataSet, label: int) -> str:
 
 
 HEAD_BYTES = 4096
-"""What is read of a record at first; enough for the header of nearly any."""
+"""Bytes read of a record at first; enough for the header of nearly any."""
 _SHOW_EVERY = 256
 _RING_POINTS = 2.5
-"""How much wider a ring is than what it is drawn around."""
+"""Extra width of a ring over the mark it is drawn around, in points."""
 _LINE_POINTS = 1.4
 """Width of the last line, and how much wider each is than the one drawn over it."""
 
@@ -164,7 +167,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the images of one split: widths, heights and bytes, int64 [n] each, and how many headers cannot be read."""
+    """Sizes of one split's images: widths, heights and bytes, int64 [n] each, and the count of unreadable headers."""
 
     widths: Numbers
     heights: Numbers

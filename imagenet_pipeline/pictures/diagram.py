@@ -1,4 +1,4 @@
-"""The contents of a network's diagram: boxes for layers, groups for stages, units and branches. Data only."""
+"""A diagram of a network as data: boxes for layers, groups for stages, units and branches."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Drawer:
     full: bool
 
     def part(self, layer: Layer, path: str, inner: dict[str, Part]) -> Part:
-        """The part of a layer, out of those of the layers directly inside it."""
+        """The part of the diagram for a layer, made of the parts for the layers directly inside it."""
         match layer:
             case Sequential(items):
                 return _framed(path, self.sequence(items, inner))

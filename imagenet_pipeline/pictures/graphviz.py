@@ -37,7 +37,7 @@ SECONDS_LIMIT = 300
 
 @dataclass(frozen=True)
 class Diagram:
-    """A diagram drawn, and of what."""
+    """A finished diagram, and what it shows."""
 
     file: str
     network: str
@@ -95,7 +95,7 @@ def drawn(text: str, kind: str) -> bytes:
 
 
 def _network_of(name: str) -> tuple[str, str, int | None, int]:
-    """Name, title, side of the input in pixels (a run's) and classes of a network, by its name or a run folder."""
+    """Read a network's name or a run folder: the network, a title, the input's side in pixels (of a run), classes."""
     run = Path(name)
     if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
         return name, name, None, 1000

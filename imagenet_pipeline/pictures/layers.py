@@ -1,9 +1,9 @@
-"""Pictures of what a trained network is made of and what it makes of a photo: filters, activations.
+"""Pictures of a trained network's layers: filters, activations of a photo, and Grad-CAM.
 
-Grad-CAM: where in a picture a network finds a class (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
+Grad-CAM shows where in a picture a network finds a class (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
 Networks via Gradient-based Localization", ICCV 2017, arXiv 1610.02391).
 
-Numbers as colours: white is 0, blue is positive, red is negative.
+In pictures of numbers white is 0, blue is positive, red is negative.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ KEY = "white is 0, blue positive, red negative"
 
 @dataclass(frozen=True)
 class LayerPicture:
-    """A picture drawn: of which layer, the shape of what it shows (weights or activations), and how many of them."""
+    """A finished picture: its layer, the shape of the weights or activations it shows, and how many of them."""
 
     file: str
     run: str
@@ -124,7 +124,7 @@ def draw_activations(
 
 
 def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
-    """What a network looks at of a photo, [S, S, 3]. Raises BadInput for one that cannot be read."""
+    """The crop of a photo that a network sees, [S, S, 3]. Raises BadInput for one that cannot be read."""
     state = checkpoint.state
     views = np.empty((1, state.input_size, state.input_size, 3), np.uint8)
     try:
@@ -199,7 +199,7 @@ def _columns(count: int) -> int:
 
 
 def caption_of(run: Path, checkpoint: Checkpoint) -> str:
-    """Whose picture it is: network, checkpoint and run."""
+    """The caption of a picture: network, checkpoint and run."""
     return f"{checkpoint.state.network}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
@@ -210,9 +210,9 @@ def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shap
 SIDE = 240  # pixels
 IMAGES_LIMIT = 100
 STRENGTH = 0.75
-"""How much of the hottest place's colour is the map's; the rest is the picture's."""
+"""Share of the map in the colour of the hottest point; the rest is the picture's."""
 DIM = 0.55
-"""How bright the picture below the map is, as a share of itself: white must not pass for heat."""
+"""Brightness of the picture below the map, as a share of itself: white must not pass for heat."""
 _BAR_WIDTH, _BAR_HEIGHT, _EDGE = 150, 12, 14  # pixels
 
 HeatMap = npt.NDArray[np.float64]
@@ -220,7 +220,7 @@ HeatMap = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Seen:
-    """For which class a picture was looked at, and how probable the network finds it; `heat` is the map's maximum."""
+    """A Grad-CAM map in figures: the class, its probability by the network, and `heat`, the map's maximum."""
 
     image: str
     class_id: str
@@ -231,7 +231,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class GradCam:
-    """A picture drawn, and what is on it."""
+    """A finished picture, and the maps on it."""
 
     file: str
     run: str
@@ -324,7 +324,7 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
 
 
 def _look(classifier: Classifier, view: Pixels, path: str, label: int | None, image: Path) -> tuple[Seen, HeatMap]:
-    """The heat map of one view, and for which class it is."""
+    """The heat map of one view, and its class."""
     probabilities = classifier.probabilities_of(view[None, None])[0]
     label = int(probabilities.argmax()) if label is None else label
     heat = heat_maps(*classifier.engine.layer_gradients(view[None], path, np.array([label])))[0]
@@ -337,7 +337,7 @@ def _look(classifier: Classifier, view: Pixels, path: str, label: int | None, im
 
 
 def _overlaid(photo: Pixels, heat: HeatMap) -> Pixels:
-    """A photo, grey and dim, with a map of 0 to 1 over it: the hotter a place, the more of the map's colour."""
+    """A photo, grey and dim, with a map of 0 to 1 over it: the hotter a point, the more of the map's colour."""
     height, width = photo.shape[:2]
     large = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     shares = np.clip(np.asarray(large, np.float64), 0.0, 1.0)

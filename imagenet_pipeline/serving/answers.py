@@ -1,4 +1,4 @@
-"""What the page is told of a photo: the picture to show, and bars for it or for each of its faces."""
+"""Answers of the page for a photo: the picture to show, and bars for it or for each of its faces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_PIXELS = 1280
 SEARCHED_PIXELS = 3_000_000
 """Area that faces are looked for in: 2,000 x 1,500, in which the smallest are as large as the network's input."""
 FACES_READ = 50
-"""The largest of a photo, that no photo keeps the page from the others for long."""
+"""Faces read of a photo, the largest ones, so that no photo keeps the page from the others for long."""
 _LETTERS_ACROSS = 30  # legible on a phone, where the picture is 340 pixels wide
 _LETTERS_DOWN = 8  # of a panorama
 _DAMAGED = "This photo is damaged: part of it is lost."
@@ -39,7 +39,7 @@ class Answers:
     top: int
 
     def answer(self, data: bytes) -> dict[str, Any]:
-        """For a photo's bytes: `picture` (a data address), `subjects` of `title` and `choices`, and a `message`.
+        """Answer a photo's bytes: `picture` (a data address), `subjects` of `title` and `choices`, and a `message`.
 
         Raises Rejected, one line for the user, where it is no photo that can be used.
         """
@@ -71,7 +71,7 @@ class Answers:
 
 
 def open_answers(run: Path, which: str = "best", overrides: dict[str, object] | None = None, top: int = 5) -> Answers:
-    """Of a run's checkpoint; one whose classes are emotions looks at the faces of a photo, any other at all of it."""
+    """Open a run's checkpoint; one whose classes are emotions looks at the faces of a photo, any other at all of it."""
     classifier = open_classifier(run, which, overrides)
     reader = EmotionReader(classifier, FaceDetector()) if shows_emotions(classifier.classes) else None
     return Answers(classifier, reader, top)

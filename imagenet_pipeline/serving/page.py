@@ -4,11 +4,10 @@ Not Gradio: 6.31 refuses the Pillow (13) that reads every image header here, bri
 uploads on the disk. This page of three files asks nothing of any other machine, which its Content-Security-Policy makes
 sure of, and a photo is never written anywhere.
 
-What is on its way to the page, bounded in bytes and in time.
-
-uvicorn has no setting for how long a request may take to arrive: its `timeout_keep_alive` ends at a request's first
-byte. Hypercorn's runs until the headers are whole, but bounds neither bodies nor the number of connections; Granian's
-is that of Rust's hyper, for headers alone, and it opens its sockets itself. Hence a class for uvicorn's setting `http`.
+Uploads are bounded in bytes and in time. uvicorn has no setting for how long a request may take to arrive: its
+`timeout_keep_alive` ends at a request's first byte. Hypercorn's runs until the headers are whole, but bounds neither
+bodies nor the number of connections; Granian's is that of Rust's hyper, for headers alone, and it opens its sockets
+itself. Hence a class for uvicorn's setting `http`.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(host: str, listening: socket.socket) -> str:
-    """Of the page on this socket, to be opened in a browser."""
+    """The address of the page on this socket, to be opened in a browser."""
     return f"http://{_place(host, listening.getsockname()[1])}/"
 
 
@@ -106,7 +105,7 @@ def own_names(host: str, listening: socket.socket) -> tuple[str, ...]:
 
 
 def page_server(app: Starlette) -> uvicorn.Server:
-    """What answers until Ctrl-C or SIGTERM; what was asked by then is answered within three seconds."""
+    """A server that answers until Ctrl-C or SIGTERM; what was asked by then is answered within three seconds."""
     config = uvicorn.Config(
         app,
         http=TimedConnection,
@@ -127,7 +126,7 @@ def serve(app: Starlette, listening: socket.socket) -> None:
 
 
 def _from_elsewhere(request: Request) -> bool:
-    """Whether another site's page asks: browsers say so themselves, and from where."""
+    """True where another site's page asks: browsers say so themselves, and from where."""
     headers = request.headers
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
@@ -140,7 +139,7 @@ def _place(host: str, port: int) -> str:
 
 
 def _system_reason(error: OSError) -> str | None:
-    """Without the address, which Python adds to some; what is wrong with a name has a number below 0."""
+    """The reason of an error without the address, which Python adds to some; faults of names have numbers below 0."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
 
 
@@ -181,9 +180,9 @@ def _page(answers: Answers) -> str:
 
 
 UPLOADS_LIMIT_BYTES = 8 * FILE_LIMIT_BYTES
-"""Of all photos that are being received or wait for their turn, together."""
+"""Limit of all photos together that are being received or wait for their turn."""
 REQUEST_SECONDS = 20.0
-"""For a whole request, headers and body, from the connection or the last answer on; and for that to be taken."""
+"""Limit of a whole request, headers and body, from the connection or the last answer on; and for that to be taken."""
 IDLE_SECONDS = 5.0
 """An upload of which nothing comes for so long is given up."""
 
@@ -193,7 +192,7 @@ class TooLarge(Exception):
 
 
 class TooMany(Exception):
-    """All photos together have more than UPLOADS_LIMIT_BYTES."""
+    """Raised where all photos together have more than UPLOADS_LIMIT_BYTES."""
 
 
 class Uploads:

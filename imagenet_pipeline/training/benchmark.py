@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, repeat
-from pathlib import Path
 from typing import Literal
 
 from imagenet_pipeline.config import Augmentation, Recipe
@@ -22,6 +20,7 @@ from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import endless_batches, records_of
 from imagenet_pipeline.training.engine_setup import lone_engine
+from imagenet_pipeline.training.resume import processor_name
 from imagenet_pipeline.training.schedule import learning_rate
 
 SETTLING_STEPS = 2
@@ -182,16 +181,6 @@ def measure(
         processor=processor_name(),
         processors=available_processors(),
     )
-
-
-def processor_name() -> str:
-    """Name the processor's model, as well as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _epoch_seconds(loader: Loader, epoch: int, augmentation: Augmentation) -> float:

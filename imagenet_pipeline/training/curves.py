@@ -17,7 +17,6 @@ from imagenet_pipeline import files
 from imagenet_pipeline.drawing import COLOURS, png, require_png, written_out
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event, Journal, branches, restarts
-from imagenet_pipeline.training.mxnet_log import join_logs
 
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "alpha": 0.7},
@@ -83,13 +82,23 @@ def _alone(events: list[Event], quantity: str, title: str, corner: Literal["uppe
     return png(figure)
 
 
+def _joined(paths: Sequence[Path], numbers: list[int]) -> dict[int, tuple[Path, list[Event]]]:
+    """Trainings from those `paths` that are MXNet's logs, by the number of the first log of each."""
+    from imagenet_pipeline.training.mxnet_log import join_logs
+
+    found = {}
+    for training in join_logs([paths[number] for number in numbers]):
+        found[numbers[0]] = (training.logs[0].with_suffix(""), list(training.events))
+        numbers = numbers[len(training.logs) :]
+    return found
+
+
 def _trainings(paths: Sequence[Path]) -> list[_Training]:
-    """In the order given, logs that were joined in the place of the first; a name that comes twice gets its folder."""
+    """List trainings in the order given, joined logs at the first of them; a name that comes twice gets its folder."""
     logs = [number for number, path in enumerate(paths) if path.is_file()]
     found = {number: (path, _events(path)) for number, path in enumerate(paths) if number not in logs}
-    for training in join_logs([paths[number] for number in logs]):
-        found[logs[0]] = (training.logs[0].with_suffix(""), list(training.events))
-        del logs[: len(training.logs)]
+    if logs:
+        found |= _joined(paths, logs)
     names = [place.name for place, _ in found.values()]
     return [
         _Training(place.name if names.count(place.name) == 1 else f"{place.parent.name}/{place.name}", events)

@@ -16,9 +16,7 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Array, Blueprint, Engine, Values, create_engine
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
-from imagenet_pipeline.interchange.export import normalisation_beside
 from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.interchange.weights import read_weights, require_fit, starting_values, without_normalisation
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.network import LayeredNetwork
 from imagenet_pipeline.networks.shapes import Shape
@@ -114,6 +112,9 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
         source = _given(recipe) or ((data.mean, data.std), str(data.folder / "mean.json"))
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
         return Beginning(values, source[0], _told(*source))
+    # Only a run that begins with a file needs what reads other programs' files.
+    from imagenet_pipeline.interchange.weights import read_weights, starting_values, without_normalisation
+
     file = _source(Path(recipe.initial.weights), recipe.network)
     found, inside = without_normalisation(file, read_weights(file))
     state = state_beside(file)
@@ -147,6 +148,8 @@ def _travelling(file: Path, state: State | None, inside: Normalisation | None) -
     """Find a file's normalisation, and its origin: its checkpoint, its export's card, or the file."""
     if state is not None:
         return (state.mean, state.std), str(file.parent / "state.json")
+    from imagenet_pipeline.interchange.export import normalisation_beside
+
     beside = normalisation_beside(file)
     if beside is not None:
         return beside[0], str(beside[1])
@@ -200,6 +203,8 @@ def _head(name: str, classes: int, shape: Shape) -> frozenset[str]:
 def _zoo_values(
     file: Path, values: dict[str, Array], network: ZooNetwork, shape: Shape, head: frozenset[str], seed: int
 ) -> dict[str, Array]:
+    from imagenet_pipeline.interchange.weights import require_fit
+
     if head:
         drawn = network.drawn(shape, seed)
         values = {**values, **{name: drawn[name] for name in head}}

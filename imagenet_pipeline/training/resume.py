@@ -20,7 +20,6 @@ from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
     Checkpoint,
     State,
@@ -351,3 +350,13 @@ def hardware() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "system": platform.platform(),
     }
+
+
+def processor_name() -> str:
+    """The processor's model, as well as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -234,7 +234,7 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for one)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
     if row.get("train_loss", 0.0) > guessing:
-        small = ", or take config/photos.toml for a small set from scratch"
+        small = ", or take the recipe `photos` for a small set from scratch"
         return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"
     if row.get("validation_loss", 0.0) > FAR_ABOVE * guessing > 0:
         why = "the running statistics of normalisation may lag behind weights that move too fast"

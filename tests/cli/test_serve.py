@@ -60,7 +60,7 @@ def test_without_the_extra_it_says_what_to_install(
     with pytest.raises(SystemExit) as ended:
         main(["serve", str(emotion_run)])
     assert ended.value.code == 2
-    assert "pip install '.[serve]' in the repository" in capsys.readouterr().err
+    assert "pip install 'imagenet-pipeline[serve]'" in capsys.readouterr().err
 
 
 def test_another_address_is_warned_of(

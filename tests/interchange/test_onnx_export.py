@@ -114,7 +114,7 @@ def test_without_onnx_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     sample = samples["every_layer"]
-    with pytest.raises(BadRecipe, match=r"; pip install '\.\[onnx\]' in the repository"):
+    with pytest.raises(BadRecipe, match=r"; pip install 'imagenet-pipeline\[onnx\]'"):
         export_onnx(sample.network, sample.values, sample.input_shape, tmp_path / "net", None)
 
 

@@ -36,7 +36,7 @@ def test_the_run_of_240_photos_that_diverged_is_told_of() -> None:
     assert [bool(line) for line in said] == [False, False, False, True, True, True, False]
     assert "loss of epoch 4, 2.532, is above that of guessing among 5 classes, 1.609" in said[3]
     assert "find-rate" in said[3]
-    assert "config/photos.toml" in said[3]
+    assert "take the recipe `photos`" in said[3]
 
 
 def test_a_validation_loss_far_above_guessing_is_told_of() -> None:
