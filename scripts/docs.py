@@ -41,7 +41,7 @@ def keys_page() -> Iterator[str]:
         sections.setdefault(key.name.rpartition(".")[0], []).append(key)
     yield "# Recipe keys\n"
     yield "A recipe is a TOML file that says what differs from these defaults. `imagenet-pipeline keys WORD` searches"
-    yield "this list, also by the names that other programs use (`lr`, `wd`, `amp`, ...). This page is made from the models.\n"
+    yield "this list, also by the names that other programs use (`lr`, `wd`, `amp`, ...).\n"
     for section, keys in sections.items():
         model = section_model(section)
         yield f"## {section or 'The run'}\n"
@@ -51,8 +51,8 @@ def keys_page() -> Iterator[str]:
         for key in keys:
             name = key.name.rpartition(".")[2]
             default = "required" if key.required else f"`{json.dumps(key.default)}`"
-            rows.append((f"`{key.name}`", default, limits(properties[name], key.choices), key.meaning))
-        yield from table(("key", "default", "may be", "meaning"), rows)
+            rows.append((f"`{key.name}`", default, f"{key.meaning} {limits(properties[name], key.choices)}"))
+        yield from table(("key", "default", "meaning"), rows)
 
 
 def section_model(section: str) -> type[Any]:
@@ -61,23 +61,23 @@ def section_model(section: str) -> type[Any]:
 
 
 def limits(schema: dict[str, Any], choices: Iterable[str]) -> str:
-    """The words or the range a key may have, in words."""
+    """The words or the range that a key may have, as a sentence; nothing where all is allowed."""
     parts = [f"`{json.dumps(word)}`" for word in choices]
     for part in (schema, *schema.get("anyOf", ())):
-        bounds = [f"{word} {part[name]:g}" for name, word in LIMITS.items() if name in part]
-        parts += [", ".join(bounds)] if bounds else []
-    return " or ".join(parts)
+        bounds = [f"{word} {part[name]}" for name, word in LIMITS.items() if name in part]
+        parts += [" and ".join(bounds)] if bounds else []
+    return f"({' or '.join(parts)})" if parts else ""
 
 
 def recipes_page() -> Iterator[str]:
     """Every recipe of this repository, under the comment at its head."""
     yield "# Recipes\n"
-    yield "The recipes of the repository, each with the comment at its head: where it is from, and what it is expected to"
-    yield "reach. `imagenet-pipeline train RECIPE` takes the path.\n"
+    yield "The recipes that are shipped, each with the comment at its head: where it is from, and what it is expected to"
+    yield "reach. `imagenet-pipeline recipes` lists them, `train NAME` takes the name or the path.\n"
     for path in sorted(REPOSITORY.glob("config/**/*.toml")):
         lines = path.read_text().splitlines()
         head = list(takewhile(lambda line: line.startswith("#"), lines))
-        yield f"## {path.relative_to(REPOSITORY).as_posix()}\n"
+        yield f"## {path.relative_to(REPOSITORY / 'config').with_suffix('').as_posix()}\n"
         yield "\n".join(("```text", *(line[1:].removeprefix(" ") for line in head), "```\n"))
         yield "\n".join(("```toml", *lines[len(head) :], "```\n"))
 
@@ -90,7 +90,7 @@ def command_line_page() -> Iterator[str]:
 
 
 def helps(command: Any, name: str, parent: Any) -> Iterator[str]:
-    context = command.context_class(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    context = command.context_class(command, info_name=name, parent=parent, max_content_width=84, terminal_width=84)
     words = context.command_path.removeprefix("imagenet-pipeline").strip()
     yield f"## {words}\n" if words else ""
     yield f"```text\n{command.get_help(context)}\n```\n"
