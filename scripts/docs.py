@@ -72,8 +72,8 @@ def limits(schema: dict[str, Any], choices: Iterable[str]) -> str:
 def recipes_page() -> Iterator[str]:
     """Every recipe of this repository, under the comment at its head."""
     yield "# Recipes\n"
-    yield "The recipes that are shipped, each with the comment at its head: where it is from, and what it is expected to"
-    yield "reach. `imagenet-pipeline recipes` lists them, `train NAME` takes the name or the path.\n"
+    yield "The recipes that are shipped, each with the comment at its head: its source, and the figure to expect."
+    yield "`imagenet-pipeline recipes` lists them; `train` takes the name or the path.\n"
     for path in sorted(REPOSITORY.glob("config/**/*.toml")):
         lines = path.read_text().splitlines()
         head = list(takewhile(lambda line: line.startswith("#"), lines))
@@ -101,7 +101,8 @@ def helps(command: Any, name: str, parent: Any) -> Iterator[str]:
 def python_page() -> Iterator[str]:
     """The public functions, their docstrings filled in by mkdocstrings."""
     yield "# Python\n"
-    yield "`import imagenet_pipeline as ip` gives these names; each is imported when it is first used.\n"
+    yield "`import imagenet_pipeline as ip` gives these names; each is imported when it is first used. In a script `build`"
+    yield 'stands below `if __name__ == "__main__":`, as the worker processes that it starts import the script.\n'
     for name in getattr(imagenet_pipeline, "__all__", ()):
         thing = getattr(imagenet_pipeline, name)
         yield f"::: {thing.__module__}.{thing.__qualname__}\n"
@@ -115,7 +116,7 @@ def networks_page() -> Iterator[str]:
     yield from table(
         ("network", "input", "parameters", "million multiply-adds", "what it is"),
         (
-            (f"`{r.name}`", str(r.input_size), f"{r.parameters:,}", f"{r.multiply_adds / 1e6:,.0f}", r.summary)
+            (f"`{r.name}`", str(r.input_size), f"{r.parameters:,}", f"{(r.multiply_adds or 0) / 1e6:,.0f}", r.summary)
             for r in rows
         ),
     )

@@ -29,9 +29,9 @@ KEYS = {key.name for key in recipe_keys()}
 SECTIONS = {key.partition(".")[0] for key in KEYS if "." in key}
 OPEN_SECTIONS = ("transfer.frozen.", "transfer.rates.")
 """Keys of any layer's name stand in these."""
-KEY_AND_VALUE = re.compile(r"([a-z][a-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*)=\S*")
-WORDS_OF_OTHERS = {"rotate", "kv_store"}
-"""MXNet's, which the pages for its users name."""
+KEY_AND_VALUE = re.compile(r"([a-z][a-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*)=\S+")
+WORDS_OF_OTHERS = {"rotate", "kv_store", "table"}
+"""MXNet's, which the pages for its users name, and the builder that a page adds."""
 FOLDERS = ("config", "scripts", "benchmarks", "tests", "record_builders", "docs")
 
 
@@ -41,9 +41,9 @@ def command_line() -> Any:
 
 
 def code(text: str) -> Iterator[str]:
-    """Lines of the code blocks, continued ones joined, and the code spans of a page."""
+    """Lines of the code blocks but Python's, continued ones joined, and the code spans of a page."""
     text = re.sub(r"\\\n\s*", "", text)
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+    for block in re.findall(r"^```(?!python)\w*\n(.*?)^```", text, re.M | re.S):
         yield from (line.strip() for line in block.splitlines())
     text = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.M | re.S)
     yield from (line.strip() for line in re.findall(r"^    (.*)", text, re.M))
@@ -70,6 +70,8 @@ def command_faults(words: list[str], line: str) -> Iterator[str]:
     command = command_line()
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
+    if words and words[0] in WORDS_OF_OTHERS:
+        return
     if words and words[0].islower() and hasattr(command, "commands"):
         yield f"{line}: no verb {words[0]}"
     options = {name for parameter in command.params for name in parameter.opts} | {"--help", "--debug"}
