@@ -22,6 +22,15 @@ from imagenet_pipeline.networks.summary import network_rows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = REPOSITORY / "docs" / "reference"
+RESULTS = (
+    "imagenet_pipeline.records.build.BuildSummary",
+    "imagenet_pipeline.api.TrainingResult",
+    "imagenet_pipeline.evaluation.results.EvaluationReport",
+    "imagenet_pipeline.api.Predictions",
+    "imagenet_pipeline.evaluation.predict.Prediction",
+    "imagenet_pipeline.loading.loader.Loader",
+    "imagenet_pipeline.loading.loader.Batch",
+)
 LIMITS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
@@ -103,9 +112,13 @@ def python_page() -> Iterator[str]:
     yield "# Python\n"
     yield "`import imagenet_pipeline as ip` gives these names; each is imported when first used. In a script `build`"
     yield 'stands below `if __name__ == "__main__":`, as the worker processes that it starts import the script.\n'
-    for name in getattr(imagenet_pipeline, "__all__", ()):
+    for name in imagenet_pipeline.__all__:
         thing = getattr(imagenet_pipeline, name)
-        yield f"::: {thing.__module__}.{thing.__qualname__}\n"
+        yield f"::: {thing.__module__}.{thing.__qualname__}"
+        # The keys have a page of their own.
+        yield "    options:\n      members: false\n\n[All its keys](keys.md).\n" if thing is Recipe else ""
+    yield "## What they return\n"
+    yield from (f"::: {name}\n    options:\n      heading_level: 3\n" for name in RESULTS)
 
 
 def networks_page() -> Iterator[str]:

@@ -34,6 +34,8 @@ WORDS_OF_OTHERS = {"rotate", "kv_store", "table"}
 """MXNet's, which the pages for its users name, and the builder that a page adds."""
 FOLDERS = ("config", "scripts", "benchmarks", "tests", "record_builders", "docs")
 
+ROOMS = [path.name for path in (REPOSITORY / "imagenet_pipeline").iterdir() if path.is_dir() and path.name != "config"]
+
 
 @cache
 def command_line() -> Any:
@@ -98,8 +100,8 @@ def files_missing(line: str) -> Iterator[str]:
     for path in re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w/.-]*\.(?:toml|sh|py|md)\b", line):
         if not (REPOSITORY / path).exists() and not path.startswith("docs/reference/"):
             yield f"{line}: no file {path}"
-    for path in re.findall(r"^[a-z_]+(?:/\w+)*/\w+\.py$", line):
-        if not any((REPOSITORY / top / path).exists() for top in ("", "imagenet_pipeline")):
+    for path in re.findall(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w/]*\.py\b", line):
+        if not (REPOSITORY / "imagenet_pipeline" / path).exists():
             yield f"{line}: no file {path}"
 
 
