@@ -34,7 +34,9 @@ WORDS_OF_OTHERS = {"rotate", "kv_store", "table"}
 """MXNet's, which the pages for its users name, and the builder that a page adds."""
 FOLDERS = ("config", "scripts", "benchmarks", "tests", "record_builders", "docs")
 
-ROOMS = [path.name for path in (REPOSITORY / "imagenet_pipeline").iterdir() if path.is_dir() and path.name != "config"]
+ROOMS = [
+    path.name for path in (REPOSITORY / "imagenet_pipeline").iterdir() if path.is_dir() and path.name not in FOLDERS
+]
 
 
 @cache
