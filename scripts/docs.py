@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -155,5 +156,16 @@ def write_pages() -> None:
         (PAGES / f"{name}.md").write_text(re.sub(r"\]\((?:\.\./)?docs/", "](../", text))
 
 
+def check_menu() -> None:
+    """Exit unless the menu of zensical.toml has every page, and no other: Zensical takes a dead entry for a name."""
+    nav = tomllib.loads((REPOSITORY / "zensical.toml").read_text())["project"]["nav"]
+    menu = re.findall(r"[\w/-]+\.md", json.dumps(nav))
+    pages = [path.relative_to(PAGES.parent).as_posix() for path in PAGES.parent.rglob("*.md")]
+    differing = sorted({*menu} ^ {*pages})
+    if differing:
+        raise SystemExit(f"error: zensical.toml: the menu and the pages of docs/ differ; found {', '.join(differing)}")
+
+
 if __name__ == "__main__":
     write_pages()
+    check_menu()
