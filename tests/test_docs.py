@@ -145,5 +145,5 @@ def test_the_quick_start_runs(
         assert ended.value.code == 0, line
     assert "ILSVRC2012_val_00000001.JPEG" in capsys.readouterr().out
     assert Path("output/runs/demo/report-test.html").exists()
-    assert Path("output/runs/demo/checkpoints/epoch-0005/state.json").exists()
+    assert Path("output/runs/demo/checkpoints/epoch-0003/state.json").exists()
     assert Path("output/digits.png").exists()
