@@ -88,7 +88,7 @@ def recipes_page() -> Iterator[str]:
         lines = path.read_text().splitlines()
         head = list(takewhile(lambda line: line.startswith("#"), lines))
         yield f"## {path.relative_to(REPOSITORY / 'config').with_suffix('').as_posix()}\n"
-        yield "\n".join(("```text", *(line[1:].removeprefix(" ") for line in head), "```\n"))
+        yield "\n".join(("```output", *(line[1:].removeprefix(" ") for line in head), "```\n"))
         yield "\n".join(("```toml", *lines[len(head) :], "```\n"))
 
 
