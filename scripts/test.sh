@@ -15,6 +15,7 @@ ruff check .
 mypy
 lint-imports
 python -m pytest "$@"
+bash scripts/docs.sh
 if [ -n "${IMAGENET_PIPELINE_LONG:-}" ]; then
     EXTRAS=test bash scripts/install_zoo.sh timm
     .venv-timm/bin/python -m pytest tests/zoos/test_timm.py

@@ -28,7 +28,7 @@ from imagenet_pipeline.errors import BadRecipe
 
 PACKAGE = Path(config.__file__).parents[1]
 
-# The words users write into recipes: change this list only on purpose, and say so in the README.
+# The words users write into recipes: change this list only on purpose, and say so in CHANGELOG.md.
 OPTIONS = [
     "network", "records", "engine", "epochs", "batch_size", "seed", "devices", "precision", "compile",
     "accumulation", "average_decay", "input.size", "input.crop_fraction", "input.evaluation_size",
