@@ -160,7 +160,14 @@ def follow_training(engine: str) -> Followed:
         records = f"{folder}/digits"
         build = [sys.executable, "-m", "imagenet_pipeline", "build", "digits", "--workers", "1", "--out", records]
         subprocess.run(build, check=True, capture_output=True)
-        words = ["train", "demo", "epochs=1", "devices=cpu", f"engine={engine}", f"records={records}"]
+        words = [
+            "train",
+            str(REPOSITORY / "config" / "demo.toml"),
+            "epochs=1",
+            "devices=cpu",
+            f"engine={engine}",
+            f"records={records}",
+        ]
         passed = Passed()
         threading.setprofile(passed)
         sys.setprofile(passed)
