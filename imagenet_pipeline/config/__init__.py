@@ -13,7 +13,6 @@ from imagenet_pipeline.config.reading import (
 )
 from imagenet_pipeline.config.recipe import (
     KEYS_OF_ALL_OPTIMIZERS,
-    KEYS_OF_OPTIMIZERS,
     KEYS_OF_SCHEDULES,
     AugmentationRecipe,
     CheckpointRecipe,
@@ -32,7 +31,6 @@ from imagenet_pipeline.config.recipe import (
 
 __all__ = [
     "KEYS_OF_ALL_OPTIMIZERS",
-    "KEYS_OF_OPTIMIZERS",
     "KEYS_OF_SCHEDULES",
     "AugmentationRecipe",
     "CheckpointRecipe",

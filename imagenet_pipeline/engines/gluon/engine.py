@@ -18,9 +18,9 @@ from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
 from imagenet_pipeline.engines.gluon.losses import losses_of, marks_of, mean_over_crops
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
-from imagenet_pipeline.engines.gluon.optimizer import Rule
+from imagenet_pipeline.engines.gluon.optimizer import Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, mx
-from imagenet_pipeline.engines.optimizers import treatments
+from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
 from imagenet_pipeline.networks.shapes import describe, parameters
@@ -48,18 +48,18 @@ class GluonEngine:
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
         self._trained = {name: one for name, one in built.parameters.items() if one.grad_req != "null"}
         shapes = {name: tuple(one.shape) for name, one in built.parameters.items()}
-        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        groups = parameter_groups(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
         self._network = Normalised(built.block, blueprint, self._dtype)
         self._training = (
             self._network if built.training is built.block else Normalised(built.training, blueprint, self._dtype)
         )
         self._accumulation = blueprint.accumulation
         first = zoo.draw(built, blueprint.seed) if values is None else values
-        freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        freeze(built, {name for name, group in groups.items() if group.frozen})
         self._moving = [one for one in self._trained.values() if one.grad_req != "null"]
         self._prepare(first)
         self._loss = blueprint.loss
-        self._rule = Rule(blueprint.optimizer, self._trained, self._contexts, treated)
+        self._optimizer = Optimizer(blueprint.optimizer, self._trained, self._contexts, groups)
         self._reducer = self._make_reducer()
         self._averages = Averages(blueprint.average_decay, self._copies(), mx.nd.NDArray.copy, _approach)
         self._marks: list[list[Any]] = []
@@ -77,7 +77,7 @@ class GluonEngine:
         marks = [mark for part in parts for mark in self._backward(*part)]
         if self._reducer is not None:
             self._reducer.allreduce_grads()
-        self._rule.update(learning_rate, len(images) * self.ranks)
+        self._optimizer.update(learning_rate, len(images) * self.ranks)
         if self._averages.means:
             self._await_gradients()
             self._averages.update()
@@ -127,10 +127,10 @@ class GluonEngine:
             parameter.set_data(mx.nd.array(values[name], dtype=self._dtype))
 
     def optimizer_state(self) -> dict[str, Array]:
-        return self._rule.state() | self._averages.state(self._on_host(self._averages.means))
+        return self._optimizer.state() | self._averages.state(self._on_host(self._averages.means))
 
     def set_optimizer_state(self, state: Values) -> None:
-        self._rule.set_state(rule_state(state))
+        self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, _fill)
 
     def _prepare(self, values: Values) -> None:
@@ -227,9 +227,10 @@ def _refuse_compilation(blueprint: Blueprint) -> None:
         )
 
 
-def _approach(means: list[Any], arrays: list[Any], share: float) -> None:
+def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
     for mean, array in zip(means, arrays, strict=True):
         mean += share * (array - mean)
+    return means
 
 
 def _fill(array: Any, values: Array) -> None:

@@ -28,12 +28,12 @@ from imagenet_pipeline.engines import (
 )
 from imagenet_pipeline.engines.devices import parts_of
 from imagenet_pipeline.engines.ema import Averages, rule_state
-from imagenet_pipeline.engines.optimizers import treatments
+from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
 from imagenet_pipeline.engines.pytorch.losses import losses_of, marks_of, mean_over_crops
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, watched_layer
-from imagenet_pipeline.engines.pytorch.optimizer import Rule
+from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
     choose_precision,
     compiled,
@@ -77,17 +77,17 @@ class PyTorchEngine:
         if values is not None:
             self.set_values(values)
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
-        self._fixed_norms = freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        groups = parameter_groups(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
         self._compile = blueprint.compile
         if self._compile:
             require_compiler()
-        self._rule = Rule(blueprint.optimizer, self._trained, treated)
+        self._optimizer = Optimizer(blueprint.optimizer, self._trained, groups)
         self._accumulation = blueprint.accumulation
         self._loss_scale = LossScale() if self.precision == "float16" else None
         live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
-        self._averages = Averages(blueprint.average_decay, live, torch.clone, torch._foreach_lerp_)
+        self._averages = Averages(blueprint.average_decay, live, torch.clone, _approach)
         self._marks: list[Any] = []
         self._events: list[Any] = []
         self._images = 0
@@ -106,7 +106,7 @@ class PyTorchEngine:
             with self._exchanging(number == len(parts)):
                 marks.append(self._backward(*part, len(parts)))
         if self._may_step():
-            self._rule.update(learning_rate)
+            self._optimizer.update(learning_rate)
             self._averages.update()
         self._remember(sum(marks), len(labels))
 
@@ -151,10 +151,10 @@ class PyTorchEngine:
 
     def optimizer_state(self) -> dict[str, Array]:
         scale = {} if self._loss_scale is None else self._loss_scale.state()
-        return self._rule.state() | self._averages.state(self._means()) | scale
+        return self._optimizer.state() | self._averages.state(self._means()) | scale
 
     def set_optimizer_state(self, state: Values) -> None:
-        self._rule.set_state(rule_state(state))
+        self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, lambda mean, values: mean.copy_(torch.tensor(values)))
         if self._loss_scale is not None:
             self._loss_scale.set_state(state)
@@ -233,6 +233,11 @@ class PyTorchEngine:
             self._events.append(torch.cuda.current_stream(self._device).record_event())
             if len(self._events) > STEPS_IN_FLIGHT:
                 self._events.pop(0).synchronize()
+
+
+def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+    torch._foreach_lerp_(means, arrays, share)
+    return means
 
 
 def _on_host(tensor: Any) -> Array:
