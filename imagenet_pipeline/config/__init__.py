@@ -27,6 +27,7 @@ from imagenet_pipeline.config.recipe import (
     StoppingRecipe,
     TransferRecipe,
     looks_like_0_to_1,
+    require_even_batch,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "read_recipe",
     "recipe_keys",
     "recipe_text",
+    "require_even_batch",
 ]

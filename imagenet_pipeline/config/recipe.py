@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.optimizers import OPTIMIZERS
 from imagenet_pipeline.registry import Registry
 
@@ -370,6 +371,22 @@ def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[
     return sorted({min(max(1, drop), epochs - 1) for drop in moved}) if epochs > 1 else []
 
 
+def require_even_batch(images: int, ranks: int = 1, parts: int = 1, devices: int = 1, mixes: bool = False) -> None:
+    """Raise BadRecipe where a batch does not divide into ranks (whole pairs, to mix), micro-batches and devices."""
+    if mixes and ranks == 1 and images % 2:
+        raise BadRecipe("must be even where images are mixed in pairs", where="batch_size", found=images)
+    ways = ranks * (2 if mixes else 1)
+    if images % ways:
+        pairs = ", in pairs of images that are mixed" if mixes else ""
+        what = f"batch_size does not divide by the {ranks} processes that train together{pairs}"
+        raise BadRecipe(what, expected=f"a multiple of {ways}", found=images)
+    share = images // ranks
+    if share % (parts * devices):
+        each = f" of a process, batch_size / {ranks}," if ranks > 1 else ""
+        what = f"the batch{each} does not divide by accumulation{f' on {devices} devices' if devices > 1 else ''}"
+        raise BadRecipe(what, expected=f"a multiple of {parts * devices}", found=share)
+
+
 class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
@@ -413,8 +430,10 @@ class Recipe(Section):
             return self
         if self.loss.kind == "hinge":
             raise ValueError("loss.kind: hinge looks at one class an image, and augmentation.mixup and cutmix make two")
-        if self.batch_size % 2:
-            raise ValueError(f"batch_size: must be even where images are mixed in pairs, found {self.batch_size}")
+        try:
+            require_even_batch(self.batch_size, mixes=True)
+        except BadRecipe as error:
+            raise ValueError(f"batch_size: {error.what}, found {error.found}") from error
         return self
 
     @model_validator(mode="after")

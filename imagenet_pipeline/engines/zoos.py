@@ -1,4 +1,4 @@
-"""What the zoos say about themselves: their classifiers, and the parameters of one. The library must be installed."""
+"""Model zoos of both engines: their classifiers, and the parameters of one. The library must be installed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Turn a network description into Gluon blocks, one small rule a layer.
 
-How a class's score depends on what one layer gives, in MXNet; `pytorch_gradients` states the same for PyTorch.
+Gradients of a class's logit by the output of one layer; `engines/pytorch/network.py` states both for PyTorch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Builder:
         self.channels_of = channels_of
 
     def block(self, layer: layers.Layer, path: str) -> Any:
-        # A residual body has the path of the whole, which is finished later and stays.
+        # A residual body and the Residual share a path; the Residual is registered last and stays.
         block = self.layers[path] = self._block(layer, path)
         return block
 
@@ -211,7 +211,7 @@ def _join(path: str, name: str) -> str:
 def gradients_of(
     network: Any, layers: Mapping[str, Any], path: str, images: Images, classes: Labels, context: Any
 ) -> tuple[Array, Array]:
-    """The output of the layer `path` of a network that is not hybridized, and the gradient by it of the scores.
+    """Output of the layer `path` of a network that is not hybridized, and the gradient by it of the logits.
 
     Raises BadRecipe for a layer there is not, or that is not run.
     """

@@ -21,7 +21,7 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.networks.zoo import ZooNetwork, not_installed, unknown
 
 _NEEDS = ("gluoncv", "portalocker", "tqdm")
-"""What must be there to import the zoo; of GluonCV's other requirements the networks need none."""
+"""Packages that importing the zoo needs; of GluonCV's other requirements the networks need none."""
 _FAMILIES = {
     "alexnet", "cifarresnet", "cifarresnext", "cifarwideresnet", "densenet", "dla", "googlenet", "hrnet", "inception",
     "mobilenet", "mobilenetv3", "nasnet", "residual_attentionnet", "resnest", "resnet", "resnetv1b", "resnext", "senet",
@@ -29,7 +29,7 @@ _FAMILIES = {
 }  # fmt: skip
 """The modules of classifiers; the others hold detectors, segmenters, trackers and video networks."""
 _OPTIONS = {"googlenet": {"pretrained_base": False}, "nasnet": {"use_aux": False}}
-"""What a family must be told so that it downloads nothing and has one output."""
+"""Arguments of a family by which it downloads nothing and has one output."""
 
 
 def names() -> list[str]:
