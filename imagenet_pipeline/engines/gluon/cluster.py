@@ -33,7 +33,7 @@ PATIENCE = "IMAGENET_PIPELINE_JOIN_SECONDS"
 
 @dataclass(frozen=True)
 class Cluster:
-    """A process's role in an MXNet cluster. The scheduler is reached at `host`:`port`, its roll call at the port after that."""
+    """A process's role in an MXNet cluster. The scheduler is at `host`:`port`, its roll call at the port after that."""
 
     role: str
     host: str
