@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
@@ -150,15 +150,9 @@ def batch(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 def our_engine(engine: str, name: str, arguments: argparse.Namespace) -> Engine:
     network = catalog.build(name, CLASSES)
-    blueprint = Blueprint(
-        network,
-        arguments.size,
-        MEAN,
-        STD,
-        OPTIMIZER,
-        arguments.device,
-        compile=arguments.compile and engine == "pytorch",
-    )
+    compiled = arguments.compile and engine == "pytorch"
+    recipe = Recipe(network=name, records="", devices=arguments.device, compile=compiled, optimizer=OPTIMIZER)
+    blueprint = Blueprint(network, arguments.size, MEAN, STD, recipe)
     return create_engine(engine, blueprint, initial_values(network, blueprint.input_shape, "he", 1))
 
 

@@ -14,7 +14,6 @@ from imagenet_pipeline.config.reading import (
 )
 from imagenet_pipeline.config.recipe import (
     KEYS_OF_ALL_OPTIMIZERS,
-    KEYS_OF_OPTIMIZERS,
     KEYS_OF_SCHEDULES,
     Augmentation,
     CheckpointRecipe,
@@ -30,11 +29,11 @@ from imagenet_pipeline.config.recipe import (
     StoppingRecipe,
     TransferRecipe,
     looks_like_0_to_1,
+    require_even_batch,
 )
 
 __all__ = [
     "KEYS_OF_ALL_OPTIMIZERS",
-    "KEYS_OF_OPTIMIZERS",
     "KEYS_OF_SCHEDULES",
     "Augmentation",
     "CheckpointRecipe",
@@ -60,4 +59,5 @@ __all__ = [
     "read_recipe",
     "recipe_keys",
     "recipe_text",
+    "require_even_batch",
 ]

@@ -13,9 +13,10 @@ from typing import Any, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config.recipe import Recipe
+from imagenet_pipeline.config.recipe import NameOf, Recipe
 from imagenet_pipeline.config.shipped import find_recipe
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
@@ -308,9 +309,14 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         else:
             required = field.is_required()
             default = None if required else field.get_default(call_default_factory=True)
-            yield Key(f"{prefix}{name}", required, default, _choices(kind), " ".join((field.description or "").split()))
+            yield Key(
+                f"{prefix}{name}", required, default, _choices(field), " ".join((field.description or "").split())
+            )
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    words = tuple(word for word in get_args(kind) if isinstance(word, str))
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    for mark in field.metadata:
+        if isinstance(mark, NameOf):
+            return mark.registry.names()
+    words = tuple(word for word in get_args(field.annotation) if isinstance(word, str))
     return words if len(words) > 1 else ()

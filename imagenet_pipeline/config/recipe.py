@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo, model_validator
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.optimizers import OPTIMIZERS
+from imagenet_pipeline.registry import Registry
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -25,6 +31,22 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+@dataclass(frozen=True)
+class NameOf:
+    """Marks a key whose value is a name of the registry; another is an error as of a `Literal` of its names."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._known, handler(source))
+
+    def _known(self, value: object) -> object:
+        if not isinstance(value, str) or value not in self.registry:
+            *names, last = map(repr, self.registry.names())
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(names)} or {last}"})
+        return value
 
 
 class InputRecipe(Section):
@@ -157,24 +179,12 @@ class LossRecipe(Section):
 KEYS_OF_ALL_OPTIMIZERS = (
     "name", "learning_rate", "reference_batch_size", "weight_decay", "decay_all", "l1", "clip_norm", "max_norm",
 )  # fmt: skip
-KEYS_OF_OPTIMIZERS = {
-    "sgd": ("momentum", "nesterov"),
-    "adam": ("beta1", "beta2", "epsilon"),
-    "adamw": ("beta1", "beta2", "epsilon"),
-    "nadam": ("beta1", "beta2", "epsilon"),
-    "rmsprop": ("decay", "epsilon"),
-    "adagrad": ("epsilon",),
-    "adadelta": ("decay", "epsilon"),
-    "lamb": ("beta1", "beta2", "epsilon"),
-    "lars": ("momentum", "epsilon", "trust"),
-}
-"""The keys each optimizer reads, beside those that all do."""
 
 
 class OptimizerRecipe(Section):
-    """The update rule; `engines/optimizers.py` states each."""
+    """The update rule; `imagenet_pipeline/optimizers.py` states each."""
 
-    name: Literal["sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta", "lamb", "lars"] = "sgd"
+    name: Annotated[str, NameOf(OPTIMIZERS)] = "sgd"
     """The rule; each reads its own of the keys below."""
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     """The highest of the schedule; with --resume, the rate of the very next step."""
@@ -207,12 +217,10 @@ class OptimizerRecipe(Section):
 
     @model_validator(mode="after")
     def _check_effect(self) -> OptimizerRecipe:
-        read = (*KEYS_OF_OPTIMIZERS[self.name], *KEYS_OF_ALL_OPTIMIZERS)
+        read = OPTIMIZERS.get(self.name).keys
         for key, field in type(self).model_fields.items():
-            if key not in read and getattr(self, key) != field.default:
-                raise ValueError(
-                    f"{key}: has no effect on {self.name}, which reads {', '.join(KEYS_OF_OPTIMIZERS[self.name])}"
-                )
+            if key not in (*read, *KEYS_OF_ALL_OPTIMIZERS) and getattr(self, key) != field.default:
+                raise ValueError(f"{key}: has no effect on {self.name}, which reads {', '.join(read)}")
         return self
 
     @model_validator(mode="after")
@@ -369,6 +377,22 @@ def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[
     return sorted({min(max(1, drop), epochs - 1) for drop in moved}) if epochs > 1 else []
 
 
+def require_even_batch(images: int, ranks: int = 1, parts: int = 1, devices: int = 1, mixes: bool = False) -> None:
+    """Raise BadRecipe where a batch does not divide into ranks (whole pairs, to mix), micro-batches and devices."""
+    if mixes and ranks == 1 and images % 2:
+        raise BadRecipe("must be even where images are mixed in pairs", where="batch_size", found=images)
+    ways = ranks * (2 if mixes else 1)
+    if images % ways:
+        pairs = ", in pairs of images that are mixed" if mixes else ""
+        what = f"batch_size does not divide by the {ranks} processes that train together{pairs}"
+        raise BadRecipe(what, expected=f"a multiple of {ways}", found=images)
+    share = images // ranks
+    if share % (parts * devices):
+        each = f" of a process, batch_size / {ranks}," if ranks > 1 else ""
+        what = f"the batch{each} does not divide by accumulation{f' on {devices} devices' if devices > 1 else ''}"
+        raise BadRecipe(what, expected=f"a multiple of {parts * devices}", found=share)
+
+
 class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
@@ -412,8 +436,10 @@ class Recipe(Section):
             return self
         if self.loss.kind == "hinge":
             raise ValueError("loss.kind: hinge looks at one class an image, and augmentation.mixup and cutmix make two")
-        if self.batch_size % 2:
-            raise ValueError(f"batch_size: must be even where images are mixed in pairs, found {self.batch_size}")
+        try:
+            require_even_batch(self.batch_size, mixes=True)
+        except BadRecipe as error:
+            raise ValueError(f"batch_size: {error.what}, found {error.found}") from error
         return self
 
     @model_validator(mode="after")

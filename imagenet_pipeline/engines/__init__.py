@@ -1,28 +1,28 @@
 """The border between the pipeline and the frameworks: NumPy in, NumPy out.
 
-An engine builds a network out of its description, keeps its values on the devices, and steps, scores and
+An engine builds a network out of its description, keeps its parameters on the devices, and trains on, scores and
 predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
 just issued: losses and hits stay on the device until `totals` is called.
 
-`rules` writes the update rules, one for every engine. The losses of an image with scores s, target t (shares of the
-classes, or 1 for its one class y) and smoothing e over C classes, in training:
+`imagenet_pipeline/optimizers.py` writes the update rules, one for every engine. The losses of an image with logits s,
+target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
 
     cross_entropy   - sum over j of ((1 - e) t_j + e / C) log softmax(s)_j         (Szegedy et al. 2016, section 7)
     hinge           sum over j != y of max(0, s_j - s_y + 1)                       (Weston & Watkins 1999)
 
-Scoring uses the same without smoothing. Several crops are scored by the logs of their averaged probabilities.
+Scoring uses the same without smoothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
+from imagenet_pipeline.config import Recipe, TransferRecipe
 from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -40,30 +40,23 @@ Targets = Labels | npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What an engine is built from.
+    """A network, its input, and the recipe whose engine keys (devices, precision, optimizer, loss, ...) hold for it.
 
     `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels
-    (a network whose parameters do not depend on it takes other sides as well);
-    `seed` is what a zoo's network draws its initial values from where none are given. `frozen` and `rates` name
-    layers by the beginnings of their paths: those whose values stay, and factors of the learning rate
-    (`engines/optimizers.py`). `accumulation` is in how many parts a rank computes its images of a batch;
-    `average_decay` is that of the moving averages of all values (0: there are none).
+    (a network whose parameters do not depend on it takes other sides as well), which a checkpoint has of its own.
+    `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch.
     """
 
     network: Sequential | ZooNetwork
     input_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    optimizer: OptimizerRecipe
-    devices: str = "auto"
-    precision: str = "auto"
-    loss: LossRecipe = field(default_factory=LossRecipe)
-    compile: bool = False
-    seed: int = 0
+    recipe: Recipe
     frozen: tuple[str, ...] = ()
-    rates: Mapping[str, float] = field(default_factory=dict)
-    accumulation: int = 1
-    average_decay: float = 0.0
+
+    def for_scoring(self) -> Blueprint:
+        """The same without the recipe's keys of training alone, which need a compiler or the whole network."""
+        return replace(self, recipe=self.recipe.model_copy(update={"compile": False, "transfer": TransferRecipe()}))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -111,19 +104,19 @@ NO_TOTALS = Totals(0, 0, 0, np.zeros(0))
 
 
 class Engine(Protocol):
-    """What training and evaluation ask of a framework. Images are uint8 [n, height, width, channels], RGB."""
+    """A framework, as training and evaluation see it. Images are uint8 [n, height, width, channels], RGB."""
 
     name: str
     versions: dict[str, str]
     device_names: tuple[str, ...]
     precision: str
-    """What it computes in, "auto" decided."""
+    """The precision it computes in, "auto" decided."""
     threads: int
-    """How many it computes with on the CPU: how sums are cut up, and so their last bits, depend on it."""
+    """Compute threads on the CPU: how sums are cut up, and so their last bits, depend on it."""
     rank: int
-    """Which of the processes that train together this is, from 0."""
+    """Number of this process among those that train together, from 0."""
     ranks: int
-    """How many they are. What is marked collective, every rank calls at the same place of its own program."""
+    """Count of these processes. A method marked collective every rank calls at the same point of its program."""
 
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         """Step once on this rank's share of a batch; every rank's share has as many images. Collective.
@@ -132,8 +125,8 @@ class Engine(Protocol):
         labels count their largest.
         """
 
-    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
-        """Add a batch's loss and hits to the totals; `crops` rows of images in a row belong to one label."""
+    def score_batch(self, images: Images, labels: Labels) -> None:
+        """Add a batch's loss and hits to the totals."""
 
     def totals(self) -> Totals:
         """Losses and hits of this rank's images since the last call; waits for the device."""
@@ -145,14 +138,14 @@ class Engine(Protocol):
         """
 
     def logits(self, images: Images) -> Array:
-        """Scores before the softmax, [n, classes]: float64 where that is the precision, or else float32."""
+        """Logits [n, classes], before the softmax: float64 where that is the precision, or else float32."""
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
-        """What `layer` gives for each image, and the gradient by it of the image's score for its class.
+        """Output of `layer` for each image, and the gradient by it of the image's logit for its class.
 
-        Both [n, ...] of `logits`' kind, as in scoring: nothing dropped out, running statistics, scores before the
-        softmax. `layer` is a path as `networks NAME` shows it, or that of a group of layers: any that scoring runs
-        through, residual bodies and branches included. On the first device; nothing is remembered of it.
+        Both [n, ...] of `logits`' kind, as in scoring: nothing dropped out, running statistics. `layer` is a path as
+        `networks NAME` shows it, or that of a group of layers: any that scoring runs through, residual bodies and
+        branches included. On the first device; it leaves no trace in the engine.
         Raises BadRecipe for another path, and for a zoo's network.
         """
 
@@ -167,17 +160,17 @@ class Engine(Protocol):
         """
 
     def set_values(self, values: Values) -> None:
-        """Replace them; names and shapes must be the network's own."""
+        """Replace every parameter and running statistic; names and shapes must be the network's own."""
 
     def optimizer_state(self) -> dict[str, Array]:
-        """What steps remember, by name; empty before the first. Collective.
+        """The optimizer state by name; empty before the first step. Collective.
 
-        The update rule's slots for every trained parameter, frozen or not (`Pace.state`); moving averages as
+        The update rule's slots for every trained parameter, frozen or not (`OptimizerState.arrays`); moving averages as
         `average/NAME` and `average_steps` [1]; float16's `loss_scale` [2].
         """
 
     def set_optimizer_state(self, state: Values) -> None:
-        """Go on from a remembered state."""
+        """Go on from an optimizer state."""
 
 
 def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Engine:

@@ -1,19 +1,17 @@
-"""The words of the recipe key `devices`, the same for every engine.
-
-The parts a batch is computed in, one after the other, so that it needs less memory.
-"""
+"""Devices of a recipe as words, and the micro-batches in which they compute a batch: the same for every engine."""
 
 from __future__ import annotations
 
+from imagenet_pipeline.config import require_even_batch
 from imagenet_pipeline.engines import Images, Targets
 from imagenet_pipeline.errors import BadRecipe
 
 CPU_CONTEXTS = 64
-"""How far the numbers of CPUs go, which are only names: MXNet takes memory in proportion to them."""
+"""Highest number of a CPU, which is only a name: MXNet takes memory in proportion to them."""
 
 
 def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str]]:
-    """ "cpu" or "gpu", and the numbers as written. Raises BadRecipe for words that mean nothing.
+    """Read the recipe's `devices`: "cpu" or "gpu", and the numbers as written. Raises BadRecipe where it means nothing.
 
     "auto" is the first of `gpus`, or else the CPU.
     """
@@ -38,7 +36,7 @@ def require_there(devices: str, words: list[str], count: int, found: str) -> Non
         )
 
 
-def parts_of(images: Images, labels: Targets, parts: int, devices: int) -> list[tuple[Images, Targets]]:
+def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> list[tuple[Images, Targets]]:
     """Consecutive pieces of a batch, all of one length, which the devices can share equally.
 
     Raises BadRecipe where the images do not divide, or are fewer than the devices.
@@ -47,12 +45,7 @@ def parts_of(images: Images, labels: Targets, parts: int, devices: int) -> list[
         raise BadRecipe("fewer images in a step than devices", expected=devices, found=len(images))
     if parts == 1:
         return [(images, labels)]
-    if len(images) % (parts * devices):
-        raise BadRecipe(
-            f"{len(images)} images of a step do not divide by {parts * devices}, {parts} parts on {devices} device(s)",
-            where="accumulation",
-            advice="change accumulation, batch_size or devices",
-        )
+    require_even_batch(len(images), parts=parts, devices=devices)
     length = len(images) // parts
     starts = range(0, len(images), length)
     return [(images[first : first + length], labels[first : first + length]) for first in starts]

@@ -1,4 +1,4 @@
-"""Moving averages of an engine's arrays on their devices, and what an optimizer state holds besides the rule's own."""
+"""EMA: moving averages of an engine's arrays on their devices, and the arrays an optimizer state keeps of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PREFIX, _STEPS, _LOSS_SCALE = "average/", "average_steps", "loss_scale"
 class Averages:
     """See `engines.Engine.averages`. They start from the arrays as they are before the first step.
 
-    `copy(array)` gives a new one; `approach(means, arrays, share)` moves each mean, in place, by this share of the way
-    to its array.
+    `copy(array)` gives a new one; `approach(means, arrays, share)` gives every mean moved by this share of the way to
+    its array. An engine whose arrays can be written may give the old means, moved in place.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Averages:
         decay: float,
         arrays: Copies,
         copy: Callable[[Any], Any],
-        approach: Callable[[list[Any], list[Any], float], None],
+        approach: Callable[[list[Any], list[Any], float], list[Any]],
     ) -> None:
         self._decay = decay
         self._arrays = arrays
@@ -36,16 +36,17 @@ class Averages:
         self.means: dict[str, list[Any]] = {}
 
     def begin(self) -> None:
-        """Before a step: start, where that has not been done."""
+        """Start, where that has not been done; called before a step."""
         if self._decay and not self.means:
-            self.means = {name: [self._copy(one) for one in copies] for name, copies in self._arrays.items()}
+            self.means = {name: [self._copy(array) for array in copies] for name, copies in self._arrays.items()}
 
     def update(self) -> None:
-        """After a step."""
+        """Move the means; called after a step."""
         if self._decay:
             self.steps += 1
             kept = min(self._decay, self.steps / (self.steps + 9))
-            self._approach(_flat(self.means), _flat(self._arrays), 1 - kept)
+            moved = iter(self._approach(_flat(self.means), _flat(self._arrays), 1 - kept))
+            self.means = {name: [next(moved) for _ in means] for name, means in self.means.items()}
 
     def state(self, means: Values) -> dict[str, Array]:
         """`average/NAME` and `average_steps` [1], given the means as NumPy arrays; empty before the first step."""
@@ -67,13 +68,13 @@ class Averages:
         check_fits({**shapes, _STEPS: (1,)}, found, "moving averages")
         self.begin()
         for name, copies in self.means.items():
-            for one in copies:
-                fill(one, found[f"{_PREFIX}{name}"])
+            for mean in copies:
+                fill(mean, found[f"{_PREFIX}{name}"])
         self.steps = int(found[_STEPS][0])
 
 
 def rule_state(state: Values) -> dict[str, Array]:
-    """What of an optimizer state is the update rule's."""
+    """The update rule's part of an optimizer state."""
     return {
         name: array
         for name, array in state.items()
@@ -82,4 +83,4 @@ def rule_state(state: Values) -> dict[str, Array]:
 
 
 def _flat(arrays: Copies) -> list[Any]:
-    return [one for copies in arrays.values() for one in copies]
+    return [array for copies in arrays.values() for array in copies]

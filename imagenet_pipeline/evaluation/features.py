@@ -297,10 +297,8 @@ def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) 
     state = checkpoint.state
     cut = until(own_network(state.network, len(state.classes)), layer, state.network)
     values = {name: checkpoint.weights[name] for name in parameters(cut, input_shape(state))}
-    blueprint = Blueprint(
-        cut, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision
-    )
-    engine = create_engine(recipe.engine, blueprint, values)
+    blueprint = Blueprint(cut, state.input_size, state.mean, state.std, recipe)
+    engine = create_engine(recipe.engine, blueprint.for_scoring(), values)
     if engine.ranks > 1:
         raise BadRecipe(f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
     return engine, output_shape(cut, input_shape(state))

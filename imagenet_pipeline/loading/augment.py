@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.config import Augmentation
+from imagenet_pipeline.config import Augmentation, require_even_batch
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, change_colours, moved, policy_changes
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
@@ -260,14 +260,7 @@ class TrainingImages:
 
 def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes: int | None) -> None:
     """Raise BadRecipe for a batch the ranks cannot share evenly, and mixing of an unknown number of classes."""
-    evenly = 2 * ranks if augmentation.mixes else ranks
-    if batch_size % evenly:
-        pairs = ", in pairs of images that are mixed" if augmentation.mixes else ""
-        raise BadRecipe(
-            f"a batch does not divide among {ranks} processes{pairs}",
-            expected=f"a batch_size that is a multiple of {evenly}",
-            found=batch_size,
-        )
+    require_even_batch(batch_size, ranks, mixes=augmentation.mixes)
     if augmentation.mixes and classes is None:
         raise BadRecipe("mixing needs the number of classes", where="loader", expected="classes", found=None)
 

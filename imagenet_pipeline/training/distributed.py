@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, require_even_batch
 from imagenet_pipeline.engines import Engine, Totals
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 
@@ -51,22 +51,8 @@ def _number(fact: str) -> float:
 
 def require_even_shares(recipe: Recipe, engine: Engine) -> None:
     """Raise BadRecipe where a batch cannot be cut evenly into ranks (of whole pairs, to mix) and their parts."""
-    ways = engine.ranks * (2 if recipe.augmentation.mixes and engine.ranks > 1 else 1)
-    if recipe.batch_size % ways:
-        pairs = ", in pairs of images that are mixed" if ways > engine.ranks else ""
-        raise BadRecipe(
-            f"batch_size does not divide by the {engine.ranks} processes that train together{pairs}",
-            expected=f"a multiple of {ways}",
-            found=recipe.batch_size,
-        )
-    share = recipe.batch_size // engine.ranks
-    if share % recipe.accumulation:
-        each = f" of a process, batch_size / {engine.ranks}," if engine.ranks > 1 else ""
-        raise BadRecipe(
-            f"the batch{each} does not divide by accumulation",
-            expected=f"a multiple of {recipe.accumulation}",
-            found=share,
-        )
+    mixes = recipe.augmentation.mixes
+    require_even_batch(recipe.batch_size, engine.ranks, recipe.accumulation, mixes=mixes)
 
 
 def agreed(engine: Engine, *flags: bool) -> tuple[bool, ...]:

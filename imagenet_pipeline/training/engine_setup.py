@@ -23,14 +23,12 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
 
-Three = tuple[float, ...]
-
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
     network = network_of(recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = _blueprint(recipe, network, *beginning.normalisation, epoch=0)
+    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0))
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -48,7 +46,9 @@ def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
 def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = network_of(state.network, len(state.classes))
-    engine = create_engine(recipe.engine, _blueprint(recipe, network, state.mean, state.std, state.epoch), values)
+    frozen = frozen_layers(recipe, state.epoch)
+    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
+    engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(remembered)
     return engine
 
@@ -56,33 +56,13 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Val
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     """An engine to score with, which holds a checkpoint's weights."""
     network = network_of(state.network, len(state.classes))
-    size, mean, std = state.input_size, state.mean, state.std
-    blueprint = Blueprint(network, size, mean, std, recipe.optimizer, recipe.devices, recipe.precision, recipe.loss)
-    return create_engine(recipe.engine, blueprint, weights)
+    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe)
+    return create_engine(recipe.engine, blueprint.for_scoring(), weights)
 
 
 def frozen_layers(recipe: Recipe, epoch: int) -> tuple[str, ...]:
     """List the layers that stay as they are in an epoch, counted from 0, by the beginnings of their paths."""
     return tuple(layer for layer, epochs in recipe.transfer.frozen.items() if epoch < epochs)
-
-
-def _blueprint(recipe: Recipe, network: LayeredNetwork | ZooNetwork, mean: Three, std: Three, epoch: int) -> Blueprint:
-    return Blueprint(
-        network,
-        recipe.input.size,
-        mean,
-        std,
-        recipe.optimizer,
-        recipe.devices,
-        recipe.precision,
-        recipe.loss,
-        recipe.compile,
-        recipe.seed,
-        frozen_layers(recipe, epoch),
-        recipe.transfer.rates,
-        recipe.accumulation,
-        recipe.average_decay,
-    )
 
 
 log = logging.getLogger("imagenet_pipeline")

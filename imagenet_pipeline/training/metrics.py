@@ -15,11 +15,11 @@ from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.training.distributed import reduced
 
 
-def score(engine: Engine, batches: Iterable[Batch], crops: int = 1) -> Totals:
+def score(engine: Engine, batches: Iterable[Batch]) -> Totals:
     """Score every batch and add up, over all ranks. Raises BadInput when there is nothing to score. Collective."""
     engine.totals()
     for batch in batches:
-        engine.score_batch(batch.images, batch.labels, crops)
+        engine.score_batch(batch.images, batch.labels)
     own = NO_TOTALS + engine.totals()
     # Ranks may have had different numbers of batches.
     loss = np.array([own.step_losses.sum()])

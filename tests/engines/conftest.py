@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
+from imagenet_pipeline.config import LossRecipe, OptimizerRecipe, Recipe, TransferRecipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Activation, Conv, Dense, Flatten, Pool, Sequential, stack
@@ -50,21 +50,19 @@ def make_engine() -> Callable[..., Engine]:
         average_decay: float = 0.0,
         **optimizer: Any,
     ) -> Engine:
-        blueprint = Blueprint(
-            network,
-            size,
-            (120.0, 110.0, 100.0),
-            (60.0, 61.0, 62.0),
-            OptimizerRecipe(**optimizer),
-            devices,
-            precision,
-            loss,
-            compile,
-            frozen=frozen,
-            rates=rates or {},
+        recipe = Recipe(
+            network="",
+            records="",
+            devices=devices,
+            precision=precision,
+            loss=loss,
+            compile=compile,
+            transfer=TransferRecipe(rates=rates or {}),
             accumulation=accumulation,
             average_decay=average_decay,
+            optimizer=OptimizerRecipe(**optimizer),
         )
+        blueprint = Blueprint(network, size, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, frozen)
         return create_engine(engine, blueprint, values or initial_values(network, blueprint.input_shape, "msra", 1))
 
     return make

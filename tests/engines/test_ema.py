@@ -131,11 +131,12 @@ def test_averages_of_another_network_are_refused(
 
 
 def test_an_average_of_what_stays_stays_to_the_last_bit() -> None:
-    """Of lists of numbers, with the written way to approach."""
+    """Lists of numbers that cannot be written to, with the written way to approach."""
 
-    def approach(means: list[Any], arrays: list[Any], share: float) -> None:
-        for mean, array in zip(means, arrays, strict=True):
-            mean += share * (array - mean)
+    def approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+        for mean in means:
+            mean.flags.writeable = False
+        return [mean + share * (array - mean) for mean, array in zip(means, arrays, strict=True)]
 
     arrays = {"w": [np.array([0.1, 1 / 3, 1e-20])]}
     averages = Averages(0.999, arrays, np.copy, approach)

@@ -28,11 +28,10 @@ def outcomes(images: int = 40, classes: int = 9) -> Outcomes:
 @pytest.mark.parametrize("crops", [1, 2])
 def test_losses_and_hits_are_the_engine_s(kind: Any, crops: int) -> None:
     logits, labels = batch(images=40)
-    labels = labels[: 40 // crops]
-    scores, truth = pytorch_losses.mean_over_crops(torch.from_numpy(logits), crops), torch.from_numpy(labels)
+    labels, logs = labels[: 40 // crops], log_probabilities(logits, crops)
+    scores, truth = torch.from_numpy(logits if crops == 1 else logs), torch.from_numpy(labels)
     losses = pytorch_losses.losses_of(scores, truth, LossRecipe(kind=kind), training=False)
-    marks = pytorch_losses.marks_of(losses, scores, truth).numpy()
-    logs = log_probabilities(logits, crops)
+    marks = pytorch_losses.metrics_of(losses, scores, truth).numpy()
     found = outcomes_of(labels, labels, logits if crops == 1 else logs, logs, kind)
     np.testing.assert_allclose(found.losses, losses.numpy(), rtol=1e-12)
     assert [found.rank1_right.sum(), found.rank5_right.sum()] == marks[1:].tolist()

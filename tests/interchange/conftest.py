@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
@@ -132,7 +132,7 @@ def values_of(network: Sequential, input_shape: tuple[int, int, int]) -> dict[st
 def sample_of(name: str) -> Sample:
     network = every_layer() if name == "every_layer" else narrowed(catalog.entry(name).build(CLASSES))
     size = SIZES.get(name, 19)
-    blueprint = Blueprint(network, size, MEAN, STD, OptimizerRecipe(), "cpu", "float32")
+    blueprint = Blueprint(network, size, MEAN, STD, Recipe(network="", records="", devices="cpu", precision="float32"))
     values = values_of(network, blueprint.input_shape)
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     logits = {engine: create_engine(engine, blueprint, values).logits(images) for engine in ("gluon", "pytorch")}

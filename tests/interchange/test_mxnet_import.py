@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -40,7 +40,8 @@ ZOO |= {"resnet50_v1": "resnet50_v1", "alexnet": "alexnet_one_tower", "vgg11_bn"
 
 def our_logits(engine: str, imported: Imported, images: Any, mean: Any = MEAN, std: Any = STD) -> Any:
     network = without_taps(catalog.entry(imported.network).build(imported.classes))
-    blueprint = Blueprint(network, imported.input_size, mean, std, OptimizerRecipe(), "cpu", "float32")
+    recipe = Recipe(network="", records="", devices="cpu", precision="float32")
+    blueprint = Blueprint(network, imported.input_size, mean, std, recipe)
     return create_engine(engine, blueprint, imported.values).logits(images)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of, not_installed, unknown
 from imagenet_pipeline.errors import BadRecipe
@@ -30,7 +30,7 @@ def test_a_zoos_network_needs_a_class_too() -> None:
 
 @pytest.mark.parametrize(("library", "wrong", "right"), [("timm", "gluon", "pytorch"), ("gluoncv", "pytorch", "gluon")])
 def test_the_engine_it_needs_is_named(library: str, wrong: str, right: str) -> None:
-    blueprint = Blueprint(ZooNetwork(library, "x", 2), 8, (0.0,), (1.0,), OptimizerRecipe())
+    blueprint = Blueprint(ZooNetwork(library, "x", 2), 8, (0.0,), (1.0,), Recipe(network="", records=""))
     with pytest.raises(BadRecipe, match=f"{library}:x runs on the {right} engine alone; take engine={right}"):
         create_engine(wrong, blueprint, None)
 

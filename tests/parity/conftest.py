@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
@@ -55,7 +55,8 @@ def engine_of() -> Callable[..., Engine]:
 
     def make(name: str, network: Sequential, size: int, values: Values, precision: str = "float64") -> Engine:
         plain = OptimizerRecipe(momentum=0, weight_decay=0)
-        return create_engine(name, Blueprint(network, size, MEAN, STD, plain, "cpu", precision), values)
+        recipe = Recipe(network="", records="", devices="cpu", precision=precision, optimizer=plain)
+        return create_engine(name, Blueprint(network, size, MEAN, STD, recipe), values)
 
     return make
 

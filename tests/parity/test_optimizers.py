@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import LossRecipe, OptimizerRecipe
+from imagenet_pipeline.config import LossRecipe, OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, Pool, stack
@@ -49,9 +49,10 @@ def train(
     engine_name: str, precision: str, optimizer: dict[str, Any], loss: LossRecipe, soft: bool = False
 ) -> tuple[Array, Engine]:
     """The mean loss of every step, before it, and the engine afterwards."""
-    blueprint = Blueprint(
-        NETWORK, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), OptimizerRecipe(**optimizer), "cpu", precision, loss
+    recipe = Recipe(
+        network="", records="", devices="cpu", precision=precision, loss=loss, optimizer=OptimizerRecipe(**optimizer)
     )
+    blueprint = Blueprint(NETWORK, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe)
     engine = create_engine(engine_name, blueprint, initial_values(NETWORK, blueprint.input_shape, "msra", 1))
     random = np.random.default_rng(2)
     images = random.integers(0, 256, (4 * BATCH, SIZE, SIZE, 3), dtype=np.uint8)

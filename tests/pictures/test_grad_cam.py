@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.drawing import tile
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -53,7 +53,8 @@ def test_before_a_mean_and_a_dense_layer_it_is_cam_over_the_number_of_positions(
     """Class activation mapping (Zhou et al. 2016): the maps weighted by the class's weights of the dense layer."""
     network = catalog.entry(name).build(5)
     values = initial_values(network, (3, size, size), "he", 1)
-    blueprint = Blueprint(network, size, (120.0,) * 3, (60.0,) * 3, OptimizerRecipe(), "cpu", "float64")
+    recipe = Recipe(network="", records="", devices="cpu", precision="float64")
+    blueprint = Blueprint(network, size, (120.0,) * 3, (60.0,) * 3, recipe)
     built = create_engine(engine, blueprint, values)
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     classes = np.array([1, 4])

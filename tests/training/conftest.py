@@ -126,12 +126,12 @@ class PlainEngine:
             return
         self._speed = 0.9 * (0.0 if self._speed is None else self._speed) + total / (len(labels) * self.ranks)
         self._weight = self._weight - learning_rate * self._speed
-        if self._blueprint.average_decay:
+        if self._blueprint.recipe.average_decay:
             self._steps += 1
-            decay = min(self._blueprint.average_decay, self._steps / (self._steps + 9))
+            decay = min(self._blueprint.recipe.average_decay, self._steps / (self._steps + 9))
             self._average = decay * self._average + (1 - decay) * self._weight
 
-    def score_batch(self, images: Any, labels: Any, crops: int = 1) -> None:
+    def score_batch(self, images: Any, labels: Any) -> None:
         self._remember(self._shares(self._features(images)), labels)
 
     def totals(self) -> Totals:
@@ -148,7 +148,7 @@ class PlainEngine:
 
     def averages(self) -> Any:
         self._group.sum(np.zeros(1))
-        return {"regression": (self._average if self._blueprint.average_decay else self._weight).copy()}
+        return {"regression": (self._average if self._blueprint.recipe.average_decay else self._weight).copy()}
 
     def set_values(self, values: Any) -> None:
         self._weight = values["regression"].copy()
@@ -156,7 +156,7 @@ class PlainEngine:
     def optimizer_state(self) -> Any:
         self._group.sum(np.zeros(1))
         state = {} if self._speed is None else {"speed": self._speed.copy()}
-        if self._blueprint.average_decay:
+        if self._blueprint.recipe.average_decay:
             state |= {"average/regression": self._average.copy(), "average_steps": np.array([self._steps])}
         return state
 

@@ -236,10 +236,13 @@ def test_trained_values_that_are_not_finite_are_refused(recipe: Path, tmp_path: 
 def test_an_engine_is_built_where_the_frozen_layers_change(recipe: Path, tmp_path: Path, engine: Any) -> None:
     go(recipe, tmp_path, **EVERYTHING)
     assert [blueprint.frozen for blueprint in engine.built] == [("stage1", "stage2"), ("stage2",), ()]
-    assert {(one.input_size, one.average_decay, one.accumulation) for one in engine.built} == {(28, 0.9, 1)}
+    recipes = [blueprint.recipe for blueprint in engine.built]
+    assert {(one.input.size, one.average_decay, one.accumulation) for one in recipes} == {(28, 0.9, 1)}
     engine.built.clear()
     go(recipe, tmp_path, "2", accumulation=2, transfer__rates={"stem": 0.1}, **EVERYTHING)
-    assert [(one.frozen, one.accumulation, one.rates) for one in engine.built] == [((), 2, {"stem": 0.1})]
+    (blueprint,) = engine.built
+    assert (blueprint.frozen, blueprint.recipe.accumulation) == ((), 2)
+    assert blueprint.recipe.transfer.rates == {"stem": 0.1}
 
 
 @pytest.mark.parametrize("parts", [True, False])

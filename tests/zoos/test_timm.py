@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 from imagenet_pipeline.engines.pytorch.runtime import torch
@@ -73,7 +73,7 @@ def test_a_run_taken_up_again_ends_in_equal_bytes(make_recipe: MakeRecipe, tmp_p
 
 def test_the_first_step_keeps_statistics_too() -> None:
     """The network is asked for scores while it is built; that must not leave it scoring."""
-    blueprint = Blueprint(SMALL, 32, *FEED, OptimizerRecipe(), "cpu", "float32")
+    blueprint = Blueprint(SMALL, 32, *FEED, Recipe(network="", records="", devices="cpu", precision="float32"))
     engine = create_engine("pytorch", blueprint, None)
     assert not engine.values()["bn1.running_mean"].any()
     engine.train_batch(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), np.arange(4), 0.01, seed=0)

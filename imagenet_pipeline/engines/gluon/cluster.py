@@ -1,12 +1,9 @@
-"""What this process is in an MXNet cluster: the standard DMLC variables, read and checked.
+"""An MXNet cluster: its DMLC variables, read and checked, and the roll call that notices a process that is gone.
 
 A scheduler knows everyone, servers add the gradients up, workers train. MXNet itself reads the same variables, and
 waits for ever where they are wrong (ps-lite, `src/postoffice.cc`); so they are checked here, before it sees them.
 
-What a connection of the roll call carries: one JSON object a line, and how a process ends on one.
-
-Who is there in an MXNet cluster, and who is gone: one TCP connection from each process to the scheduler's.
-
+The roll call is one TCP connection from each process to the scheduler's, which carries one JSON object a line.
 ps-lite, under MXNet's distributed KVStore, waits for ever for a worker that died: only its scheduler hears heartbeats,
 and `MXKVStoreGetNumDeadNode` on a worker goes on saying 0. The kernel closes the connections of a process the moment
 it dies, however it does, and keep-alive finds a machine that lost its power or network. So each process holds one
@@ -31,12 +28,12 @@ from imagenet_pipeline.errors import BadRecipe, WorkerLost
 ROLES = ("scheduler", "server", "worker")
 HOST, PORT, SERVERS, WORKERS = "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_SERVER", "DMLC_NUM_WORKER"
 PATIENCE = "IMAGENET_PIPELINE_JOIN_SECONDS"
-"""How long to wait for the others at the start, seconds; 300 where it is not set."""
+"""Seconds to wait for the others at the start; 300 where it is not set."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A process's place in it. The scheduler is reached at `host`:`port`, its roll call at the port after that."""
+    """A process's role in an MXNet cluster. The scheduler is at `host`:`port`, its roll call at the port after that."""
 
     role: str
     host: str
@@ -47,12 +44,12 @@ class Cluster:
 
     @property
     def roll_port(self) -> int:
-        """Where `roll_call` listens."""
+        """Port the roll call listens at."""
         return self.port + 1
 
 
 def read_cluster(variables: Mapping[str, str] | None = None) -> Cluster | None:
-    """What the DMLC variables say; None where none is set. Raises BadRecipe for a missing or impossible one."""
+    """Read the DMLC variables; None where none is set. Raises BadRecipe for a missing or impossible one."""
     found = os.environ if variables is None else variables
     needed = ("DMLC_ROLE", HOST, PORT, SERVERS, WORKERS)
     if not any(name in found for name in needed):
@@ -88,16 +85,16 @@ def _whole(variables: Mapping[str, str], name: str, least: int, most: int) -> in
 
 
 SECONDS_TO_FINISH = 20.0
-"""After all workers are done: how long MXNet may take to close what nobody needs any more."""
+"""Time MXNet may take, after all workers are done, to close what nobody needs any more."""
 SILENCE_SECONDS = 15
-"""How long a machine may not answer before its connection counts as broken."""
+"""Silence of a machine after which its connection counts as broken."""
 _LONGEST_MESSAGE = 8192
 
 Message = dict[str, Any]
 
 
 def introduction(cluster: Cluster) -> Message:
-    """What a process says first: everything the scheduler compares."""
+    """First message of a process: everything the scheduler compares."""
     return {
         "role": cluster.role,
         "servers": cluster.servers,
@@ -125,7 +122,7 @@ def send(connection: socket.socket, message: Message) -> None:
 
 
 def messages(connection: socket.socket) -> Iterator[Message]:
-    """What the other side says, until it is gone or makes no sense."""
+    """Messages of the other side, until it is gone or makes no sense."""
     waiting = b""
     while True:
         line, end, rest = waiting.partition(b"\n")

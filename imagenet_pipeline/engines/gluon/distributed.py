@@ -90,7 +90,7 @@ class Workers:
 
     def _close(self, clean: bool) -> None:
         if not clean:
-            # Freeing it would wait for workers that are told at this moment to end.
+            # Freeing it would wait for workers that are asked at this moment to end.
             self._store.handle = None
         self._store = None
 
@@ -103,7 +103,7 @@ class Reducer:
         self._parameters = parameters
 
     def allreduce_grads(self) -> None:
-        """As `mxnet.gluon.Trainer` has it."""
+        """Add the gradients up; the name is that of `mxnet.gluon.Trainer`'s method."""
         self._workers.add_up([one.list_grad() for one in self._parameters if one.grad_req != "null"])
 
 
@@ -124,7 +124,7 @@ def _flat(arrays: Collection[Array]) -> npt.NDArray[np.float64]:
 
 
 def _parts(flat: npt.NDArray[np.float64], arrays: Collection[Array]) -> list[npt.NDArray[np.float64]]:
-    """What `_flat` joined, in the shapes of the arrays."""
+    """Split what `_flat` joined into the shapes of the arrays."""
     ends = np.cumsum([array.size for array in arrays])
     return [part.reshape(array.shape) for part, array in zip(np.split(flat, ends[:-1]), arrays, strict=True)]
 

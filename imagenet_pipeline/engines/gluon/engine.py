@@ -1,7 +1,4 @@
-"""The MXNet/Gluon engine: one hybridized network over a ctx list.
-
-The network as the Gluon engine holds it: from pixels to logits, with its parameters by name.
-"""
+"""The MXNet/Gluon engine: one hybridized network, from pixels to logits, over a ctx list."""
 
 from __future__ import annotations
 
@@ -11,22 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits
-from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, parts_of, require_there
+from imagenet_pipeline.engines.devices import CPU_CONTEXTS, micro_batches, parse_devices, require_there
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
-from imagenet_pipeline.engines.gluon.losses import losses_of, marks_of, mean_over_crops
+from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
-from imagenet_pipeline.engines.gluon.optimizer import Rule
+from imagenet_pipeline.engines.gluon.optimizer import Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, mx
-from imagenet_pipeline.engines.optimizers import treatments
+from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
 from imagenet_pipeline.networks.shapes import describe, parameters
 
 STEPS_IN_FLIGHT = 2
-"""How far Python may run ahead of the devices: bounds the memory of queued batches."""
+"""Steps Python may run ahead of the devices: bounds the memory of queued batches."""
 
 
 class GluonEngine:
@@ -39,29 +37,32 @@ class GluonEngine:
         self.threads = compute_threads()
         self._workers = all_workers()
         self.rank, self.ranks = (self._workers.rank, self._workers.ranks) if self._workers else (0, 1)
-        self._contexts = parse_contexts(blueprint.devices)
+        recipe = blueprint.recipe
+        self._contexts = parse_contexts(recipe.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
-        _refuse_compilation(blueprint)
-        self.precision = self._dtype = choose_precision(blueprint.precision)
+        _refuse_compilation(recipe)
+        self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
-        self._trained = {name: one for name, one in built.parameters.items() if one.grad_req != "null"}
-        shapes = {name: tuple(one.shape) for name, one in built.parameters.items()}
-        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
+        self._trained = {
+            name: parameter for name, parameter in built.parameters.items() if parameter.grad_req != "null"
+        }
+        shapes = {name: tuple(parameter.shape) for name, parameter in built.parameters.items()}
+        groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
         self._network = Normalised(built.block, blueprint, self._dtype)
         self._training = (
             self._network if built.training is built.block else Normalised(built.training, blueprint, self._dtype)
         )
-        self._accumulation = blueprint.accumulation
-        first = zoo.draw(built, blueprint.seed) if values is None else values
-        freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
-        self._moving = [one for one in self._trained.values() if one.grad_req != "null"]
+        self._accumulation = recipe.accumulation
+        first = zoo.draw(built, recipe.seed) if values is None else values
+        freeze(built, {name for name, group in groups.items() if group.frozen})
+        self._moving = [parameter for parameter in self._trained.values() if parameter.grad_req != "null"]
         self._prepare(first)
-        self._loss = blueprint.loss
-        self._rule = Rule(blueprint.optimizer, self._trained, self._contexts, treated)
+        self._loss = recipe.loss
+        self._optimizer = Optimizer(recipe.optimizer, self._trained, self._contexts, groups)
         self._reducer = self._make_reducer()
-        self._averages = Averages(blueprint.average_decay, self._copies(), mx.nd.NDArray.copy, _approach)
-        self._marks: list[list[Any]] = []
+        self._averages = Averages(recipe.average_decay, self._copies(), mx.nd.NDArray.copy, _approach)
+        self._metrics: list[list[Any]] = []
         self._images = 0
 
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
@@ -70,31 +71,30 @@ class GluonEngine:
                 place = self.rank * len(self._contexts) + index
                 mx.random.seed((seed + place * 0x9E3779B1) % 2**31, ctx=context)
         self._averages.begin()
-        parts = parts_of(images, labels, self._accumulation, len(self._contexts))
-        for parameter in self._moving if len(parts) > 1 else ():
+        batches = micro_batches(images, labels, self._accumulation, len(self._contexts))
+        for parameter in self._moving if len(batches) > 1 else ():
             parameter.zero_grad()
-        marks = [mark for part in parts for mark in self._backward(*part)]
+        metrics = [share for batch in batches for share in self._backward(*batch)]
         if self._reducer is not None:
             self._reducer.allreduce_grads()
-        self._rule.update(learning_rate, len(images) * self.ranks)
+        self._optimizer.update(learning_rate, len(images) * self.ranks)
         if self._averages.means:
             self._await_gradients()
             self._averages.update()
-        self._remember(marks, len(images))
+        self._add(metrics, len(images))
 
-    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
-        marks = []
-        for share, truth in self._shares(images, labels, crops):
-            logits = mean_over_crops(self._network(share), crops)
-            losses = losses_of(logits, truth, self._loss, training=False)
-            marks.append(marks_of(losses, logits, truth))
-        self._remember(marks, len(labels))
+    def score_batch(self, images: Images, labels: Labels) -> None:
+        metrics = []
+        for share, targets in self._shares(images, labels):
+            logits = self._network(share)
+            metrics.append(metrics_of(losses_of(logits, targets, self._loss, training=False), logits, targets))
+        self._add(metrics, len(labels))
 
     def totals(self) -> Totals:
         counts = np.array(
-            [np.sum([mark.asnumpy() for mark in step], axis=0, dtype=np.float64) for step in self._marks]
+            [np.sum([share.asnumpy() for share in step], axis=0, dtype=np.float64) for step in self._metrics]
         ).reshape(-1, 3)
-        images, self._images, self._marks = self._images, 0, []
+        images, self._images, self._metrics = self._images, 0, []
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
     def logits(self, images: Images) -> Array:
@@ -126,10 +126,10 @@ class GluonEngine:
             parameter.set_data(mx.nd.array(values[name], dtype=self._dtype))
 
     def optimizer_state(self) -> dict[str, Array]:
-        return self._rule.state() | self._averages.state(self._on_host(self._averages.means))
+        return self._optimizer.state() | self._averages.state(self._on_host(self._averages.means))
 
     def set_optimizer_state(self, state: Values) -> None:
-        self._rule.set_state(rule_state(state))
+        self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, _fill)
 
     def _prepare(self, values: Values) -> None:
@@ -155,45 +155,45 @@ class GluonEngine:
         return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
 
     def _backward(self, images: Images, labels: Targets) -> list[Any]:
-        """Add a part's share of the gradient of the summed loss; the part's marks, one a device."""
+        """Add a micro-batch's share of the gradient of the summed loss; its metrics, one array a device."""
         shares = list(self._shares(images, labels))
         losses, objectives = [], []
         with mx.autograd.record():
-            for share, truth in shares:
+            for share, targets in shares:
                 logits, *heads = _listed(self._training(share))
-                losses.append((losses_of(logits, truth, self._loss, training=True), logits, truth))
-                objectives.append(losses[-1][0] + self._auxiliary(heads, truth))
+                losses.append((losses_of(logits, targets, self._loss, training=True), logits, targets))
+                objectives.append(losses[-1][0] + self._auxiliary(heads, targets))
         mx.autograd.backward(objectives)
-        return [marks_of(*share) for share in losses]
+        return [metrics_of(*share) for share in losses]
 
     def _await_gradients(self) -> None:
-        """MXNet writes running statistics in the backward pass, unknown to its own engine: who reads them must wait."""
+        """Wait for the backward pass, in which MXNet writes running statistics, unknown to its own engine."""
         for parameter in self._moving:
             for gradient in parameter.list_grad():
                 gradient.wait_to_read()
 
-    def _auxiliary(self, heads: list[Any], truth: Any) -> Any:
+    def _auxiliary(self, heads: list[Any], targets: Any) -> Any:
         return sum(
-            weight * losses_of(head, truth, self._loss, training=True)
+            weight * losses_of(head, targets, self._loss, training=True)
             for weight, head in zip(self._tap_weights, heads, strict=True)
         )
 
-    def _shares(self, images: Images, labels: Targets, crops: int = 1) -> Iterator[tuple[Any, Any]]:
+    def _shares(self, images: Images, labels: Targets) -> Iterator[tuple[Any, Any]]:
         kind = "int32" if labels.ndim == 1 else self._dtype
         for context, rows in zip(
             self._contexts, np.array_split(np.arange(len(labels)), len(self._contexts)), strict=True
         ):
             if len(rows):
                 first, last = int(rows[0]), int(rows[-1]) + 1
-                share = mx.nd.array(images[first * crops : last * crops], ctx=context, dtype="uint8")
+                share = mx.nd.array(images[first:last], ctx=context, dtype="uint8")
                 yield share, mx.nd.array(labels[first:last], ctx=context, dtype=kind)
 
-    def _remember(self, marks: list[Any], images: int) -> None:
-        self._marks.append(marks)
+    def _add(self, metrics: list[Any], images: int) -> None:
+        self._metrics.append(metrics)
         self._images += images
-        if len(self._marks) > STEPS_IN_FLIGHT:
-            for mark in self._marks[-1 - STEPS_IN_FLIGHT]:
-                mark.wait_to_read()
+        if len(self._metrics) > STEPS_IN_FLIGHT:
+            for share in self._metrics[-1 - STEPS_IN_FLIGHT]:
+                share.wait_to_read()
 
     def _copies(self) -> dict[str, list[Any]]:
         # Weights are equal on every device; running statistics differ.
@@ -209,7 +209,7 @@ class GluonEngine:
 
 
 def choose_precision(precision: str) -> str:
-    """What to compute in; "auto" is float32. Raises BadRecipe for the half precisions."""
+    """The precision to compute in; "auto" is float32. Raises BadRecipe for the half precisions."""
     if precision in ("bfloat16", "float16"):
         raise BadRecipe(
             "the gluon engine computes in float32 or float64",
@@ -219,16 +219,17 @@ def choose_precision(precision: str) -> str:
     return "float32" if precision == "auto" else precision
 
 
-def _refuse_compilation(blueprint: Blueprint) -> None:
-    if blueprint.compile:
+def _refuse_compilation(recipe: Recipe) -> None:
+    if recipe.compile:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"
         )
 
 
-def _approach(means: list[Any], arrays: list[Any], share: float) -> None:
+def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
     for mean, array in zip(means, arrays, strict=True):
         mean += share * (array - mean)
+    return means
 
 
 def _fill(array: Any, values: Array) -> None:
@@ -274,7 +275,7 @@ class Normalised(mx.gluon.HybridBlock):  # type: ignore[misc]
 
 
 def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
-    """The network, every parameter with its shape, and whether training it draws random numbers."""
+    """The network, every parameter with its shape; true beside it if training draws random numbers."""
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
         return zoo.build(network, input_shape), True
@@ -286,7 +287,7 @@ def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
 
 
 def freeze(network: GluonNetwork, names: set[str]) -> None:
-    """Before the first step: let these parameters take no gradient, and layers keep these running statistics."""
+    """Let these parameters take no gradient, and layers keep these running statistics; before the first step."""
     for name in names:
         network.parameters[name].grad_req = "null"
     statistics = {id(network.parameters[name]) for name in names if name.endswith("running_mean")}

@@ -1,4 +1,4 @@
-"""Losses and hits as MXNet arrays, left on the device; `pytorch_scores` states the same for PyTorch."""
+"""Losses and hits as MXNet arrays, left on the device; `engines/pytorch/losses.py` states the same for PyTorch."""
 
 from __future__ import annotations
 
@@ -41,17 +41,7 @@ def _zero_or_nan(logits: Any) -> Any:
     return (logits * 0).sum(axis=1)
 
 
-def mean_over_crops(logits: Any, crops: int) -> Any:
-    """Logs of the probabilities averaged over each image's crops: [n * crops, classes] to [n, classes]."""
-    if crops == 1:
-        return logits
-    logs = _log_softmax(logits).reshape((-1, crops, logits.shape[1]))
-    # Relative to the most certain crop: a probability too small for the precision must not become log 0.
-    most = logs.max(axis=1, keepdims=True)
-    return mx.nd.broadcast_sub(logs, most).exp().mean(axis=1).log() + most.squeeze(axis=1)
-
-
-def marks_of(losses: Any, logits: Any, labels: Any) -> Any:
+def metrics_of(losses: Any, logits: Any, labels: Any) -> Any:
     """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, as a stable sort has them.
 
     Shares [n, classes] count their largest.

@@ -1,4 +1,4 @@
-"""A process's place in an MXNet cluster: taken before it starts, left when it ends (`roll_call` says why)."""
+"""A process's membership of an MXNet cluster: joined before MXNet starts, left when it ends (`cluster.py` says why)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from imagenet_pipeline.errors import BadRecipe, WorkerLost
 log = logging.getLogger("imagenet_pipeline")
 
 SECONDS_FOR_OWN_ERROR = 1.5
-"""How long this process has to end by itself once another is gone."""
+"""Time this process has to end by itself once another is gone."""
 
 
 @contextmanager
 def taking_part() -> Iterator[None]:
-    """Around what a worker does with an engine: joins the cluster of the DMLC variables, and leaves it at the end.
+    """Join the cluster of the DMLC variables for the work with an engine, and leave it at the end.
 
     A scheduler or server serves here and never gets further: SystemExit with code 0 when the workers are done.
     Without DMLC variables this is nothing. Raises BadRecipe for wrong variables, WorkerLost where the others are not
@@ -55,7 +55,7 @@ def taking_part() -> Iterator[None]:
 
 
 def join() -> Membership | None:
-    """This worker's place in the cluster, taken on the first call; None without DMLC variables."""
+    """This worker's membership of the cluster, joined on the first call; None without DMLC variables."""
     global _joined
     if _joined is None:
         cluster = read_cluster()

@@ -1,4 +1,7 @@
-"""A network's description as Gluon blocks, one small rule a layer; gradients of class scores by a layer's output."""
+"""Turn a network description into Gluon blocks, one small rule a layer.
+
+Gradients of a class's logit by the output of one layer; `engines/pytorch/network.py` states both for PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ class _Builder:
 
     def block(self, layer: layers.Layer, path: str, parts: dict[str, Any]) -> Any:
         """The block of a layer, noted by its path, out of those of its parts."""
+        # A residual body and the Residual share a path; the Residual is registered last and stays.
         block = self.layers[path] = self._block(layer, path, parts)
         return block
 
@@ -202,7 +206,7 @@ class _Joined(mx.gluon.HybridBlock):  # type: ignore[misc]
 def gradients_of(
     network: Any, layers: Mapping[str, Any], path: str, images: Images, classes: Labels, context: Any
 ) -> tuple[Array, Array]:
-    """The output of the layer `path` of a network that is not hybridized, and the gradient by it of the scores.
+    """Output of the layer `path` of a network that is not hybridized, and the gradient by it of the logits.
 
     Raises BadRecipe for a layer there is not, or that is not run.
     """

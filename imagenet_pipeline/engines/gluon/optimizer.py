@@ -10,19 +10,20 @@ import numpy as np
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.gluon.runtime import mx
-from imagenet_pipeline.engines.optimizers import RULES, Pace, Treatment, clip_factor, limit_norm, with_l1
+from imagenet_pipeline.engines.optimizer_state import OptimizerState, ParameterGroup
+from imagenet_pipeline.optimizers import clip_factor, limited_norm, with_l1
 
-Moving = tuple[str, Any, Any, tuple[Any, ...]]
+Moving = tuple[str, Any, Any, list[Any]]
 """A parameter's name, its weight, gradient and slots on one context."""
 
 
-class Rule:
-    """An optimizer at work on Gluon parameters, each with a copy on every context.
+class Optimizer:
+    """An optimizer of Gluon parameters, each with a copy on every context.
 
     MXNet's fused sgd is the written rule in terms of the last displacement u = -r v:
     u' = m (r' / r) u - r' G. The rate r of the last step is kept beside u, so nothing is lost when the rate changes
     or a run restarts. It is one rate, so where layers have their own, or stay, the written rule steps.
-    Without `treated` every parameter has its ordinary treatment (`treatment.treatments`).
+    Without `groups` every parameter is in the recipe's own group (`optimizer_state.parameter_groups`).
     """
 
     _ARRAYS_A_CALL = 45  # the fused kernel takes at most 60
@@ -32,24 +33,25 @@ class Rule:
         recipe: OptimizerRecipe,
         parameters: dict[str, Any],
         contexts: list[Any],
-        treated: Mapping[str, Treatment] | None = None,
+        groups: Mapping[str, ParameterGroup] | None = None,
     ) -> None:
         self._recipe = recipe
         self._parameters = parameters
-        self._pace = Pace(recipe, {name: tuple(one.shape) for name, one in parameters.items()}, treated)
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        self._state = OptimizerState(recipe, shapes, groups)
         self._last_rate = 1.0
         is_float32 = all(np.dtype(parameter.dtype) == np.float32 for parameter in parameters.values())
-        at_one_rate = all(one.rate == 1 and not one.frozen for one in self._pace.treatments.values())
+        at_one_rate = all(group.rate == 1 and not group.frozen for group in self._state.groups.values())
         self._fused = recipe.name == "sgd" and is_float32 and at_one_rate and not (recipe.nesterov or recipe.l1)
-        self._slot_names = ("displacement",) if self._fused else RULES[recipe.name].slots
+        self._slot_names = ("displacement",) if self._fused else self._state.rule.slots
         self._slots = {
-            name: [tuple(mx.nd.zeros_like(parameter.data(one)) for _ in self._slot_names) for one in contexts]
+            name: [[mx.nd.zeros_like(parameter.data(context)) for _ in self._slot_names] for context in contexts]
             for name, parameter in parameters.items()
         }
 
     def update(self, rate: float, batch_size: int) -> None:
         """Apply the gradients, summed over `batch_size` images, at this learning rate."""
-        self._pace.count()
+        self._state.count()
         moving = list(self._moving())
         if self._recipe.clip_norm:
             self._clip(moving, 1.0 / batch_size)
@@ -61,12 +63,12 @@ class Rule:
             self._update_written(moving, rate, 1.0 / batch_size)
         if self._recipe.max_norm:
             for _, weight, _, _ in moving:
-                limit_norm(weight, self._recipe.max_norm)
+                weight[:] = limited_norm(weight, self._recipe.max_norm)
 
     def state(self) -> dict[str, Array]:
-        """What the rule remembers, by name (`Pace.state`; the fused sgd: `displacement/PARAMETER` and the
+        """The optimizer state by name (`OptimizerState.arrays`; the fused sgd's: `displacement/PARAMETER` and the
         `learning_rate` [1] they were made with); empty before the first update."""
-        if not self._pace.steps:
+        if not self._state.steps:
             return {}
         arrays = {
             f"{slot}/{name}": copies[0][index].asnumpy()
@@ -75,13 +77,13 @@ class Rule:
         }
         if self._fused:
             return {**arrays, "learning_rate": np.array([self._last_rate], np.float64)}
-        return self._pace.state(arrays)
+        return self._state.arrays(arrays)
 
     def set_state(self, state: Values) -> None:
         """Go on from a state. Raises BadRecipe or BadInput where it is another optimizer's or network's."""
         if not state:
             return
-        arrays = self._pace.read(state)
+        arrays = self._state.read(state)
         if self._fused:
             self._last_rate, arrays = _displacements(state, arrays)
         for index, slot in enumerate(self._slot_names):
@@ -90,7 +92,7 @@ class Rule:
                     slots[index][:] = mx.nd.array(arrays[f"{slot}/{name}"], dtype=slots[index].dtype)
 
     def _moving(self) -> Iterator[Moving]:
-        for name in self._pace.moving:
+        for name in self._state.moving:
             parameter = self._parameters[name]
             for copies in zip(parameter.list_data(), parameter.list_grad(), self._slots[name], strict=True):
                 yield name, *copies
@@ -107,10 +109,12 @@ class Rule:
                 gradient *= factor.reshape((1,) * gradient.ndim)
 
     def _update_written(self, moving: list[Moving], rate: float, rescale: float) -> None:
-        update = RULES[self._recipe.name].update
         for name, weight, gradient, slots in moving:
-            step = self._pace.step(name, rate)
-            update(weight, with_l1(weight, gradient * rescale, step.recipe.l1), slots, step)
+            step = self._state.step(name, rate)
+            gradient *= rescale
+            gradient = with_l1(weight, gradient, step.recipe.l1)
+            moved, slots[:] = self._state.rule.update(weight, gradient, tuple(slots), step)
+            moved.copyto(weight)
 
     def _groups(self, moving: list[Moving]) -> Iterator[list[Moving]]:
         """Arrays of one device and length, which the fused kernel walks side by side.
@@ -130,7 +134,7 @@ class Rule:
             out=[weight for _, weight, _, _ in group],
             num_weights=len(group),
             lrs=[rate] * len(group),
-            wds=[self._pace.step(name, rate).recipe.weight_decay for name, *_ in group],
+            wds=[self._state.step(name, rate).recipe.weight_decay for name, *_ in group],
             momentum=self._recipe.momentum * rate / self._last_rate if self._last_rate else self._recipe.momentum,
             rescale_grad=rescale,
         )

@@ -1,4 +1,4 @@
-"""The one place that imports MXNet, with what it needs before and after."""
+"""MXNet itself, imported here alone, with what it needs before and after."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def import_mxnet() -> Any:
 
 
 def compute_threads() -> int:
-    """How many threads MXNet computes with, as OpenMP reads it: of a list, one number a level, the first."""
+    """Threads MXNet computes with, as OpenMP reads the variable: of a list, one number a level, the first."""
     word = os.environ["OMP_NUM_THREADS"].partition(",")[0].strip()
     return int(word) if word.isdecimal() else available_processors()
 

@@ -21,7 +21,7 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.shapes import Shape
 
 _NEEDS = ("gluoncv", "portalocker", "tqdm")
-"""Modules that importing the zoo needs; of GluonCV's other requirements the networks need none."""
+"""Packages that importing the zoo needs; of GluonCV's other requirements the networks need none."""
 _FAMILIES = {
     "alexnet", "cifarresnet", "cifarresnext", "cifarwideresnet", "densenet", "dla", "googlenet", "hrnet", "inception",
     "mobilenet", "mobilenetv3", "nasnet", "residual_attentionnet", "resnest", "resnet", "resnetv1b", "resnext", "senet",
@@ -29,7 +29,7 @@ _FAMILIES = {
 }  # fmt: skip
 """The modules of classifiers; the others hold detectors, segmenters, trackers and video networks."""
 _OPTIONS = {"googlenet": {"pretrained_base": False}, "nasnet": {"use_aux": False}}
-"""Arguments of a family's functions, so that they download nothing and have one output."""
+"""Arguments of a family by which it downloads nothing and has one output."""
 
 
 def names() -> list[str]:

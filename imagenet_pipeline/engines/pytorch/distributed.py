@@ -26,7 +26,7 @@ from imagenet_pipeline.processes import place
 
 distributed = torch.distributed
 PATIENCE = timedelta(minutes=10)
-"""How long a rank waits for the others: longer than any of them takes to validate, save or read."""
+"""Time a rank waits for the others: longer than any of them takes to validate, save or read."""
 _STATISTICS = ("running_mean", "running_var")
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -67,17 +67,17 @@ class Group:
         """The network, whose gradients `backward` now leaves averaged over the ranks. Collective."""
         if self.ranks == 1 or not any(one.requires_grad for one in network.parameters()):
             return network
-        # Compiled, it would tell the user of marks for a profiler that it leaves out.
+        # Compiled, it would warn the user of profiler annotations that it leaves out.
         logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             # Newer releases would have the first word said in two, which older ones do not know.
             warnings.simplefilter("ignore", FutureWarning)
             return torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, init_sync=False)
 
-    def held_back(self, parallel: Any) -> AbstractContextManager[Any]:
-        """While it is open `backward` adds up this rank's own gradients; the next one outside averages the sums."""
-        held: AbstractContextManager[Any] = parallel.no_sync() if hasattr(parallel, "no_sync") else nullcontext()
-        return held
+    def no_sync(self, parallel: Any) -> AbstractContextManager[Any]:
+        """Let `backward` add up this rank's own gradients; the next one outside this context averages the sums."""
+        alone: AbstractContextManager[Any] = parallel.no_sync() if hasattr(parallel, "no_sync") else nullcontext()
+        return alone
 
     @naming_lost_ranks
     def sum(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

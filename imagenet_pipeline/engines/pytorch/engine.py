@@ -1,8 +1,5 @@
-"""The PyTorch engine: one channels-last network on one device, or one of several that train together.
-
-The network as the PyTorch engine holds it: from pixels to logits, with its tensors by name.
-
-The factor that keeps the small gradients of float16 training from vanishing.
+"""The PyTorch engine: one channels-last network, from pixels to logits, on one device, which may be one of several
+that train together; and the loss scale of float16 training.
 """
 
 from __future__ import annotations
@@ -26,14 +23,14 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
 )
-from imagenet_pipeline.engines.devices import parts_of
+from imagenet_pipeline.engines.devices import micro_batches
 from imagenet_pipeline.engines.ema import Averages, rule_state
-from imagenet_pipeline.engines.optimizers import treatments
+from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
-from imagenet_pipeline.engines.pytorch.losses import losses_of, marks_of, mean_over_crops
+from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, watched_layer
-from imagenet_pipeline.engines.pytorch.optimizer import Rule
+from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
     choose_precision,
     compiled,
@@ -48,7 +45,7 @@ from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
 from imagenet_pipeline.processes import place
 
 STEPS_IN_FLIGHT = 2
-"""How far Python may run ahead of a GPU: bounds the memory of queued batches."""
+"""Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
 
 
 class PyTorchEngine:
@@ -61,14 +58,15 @@ class PyTorchEngine:
     name = "pytorch"
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
-        self._device = parse_device(blueprint.devices, place())
+        recipe = blueprint.recipe
+        self._device = parse_device(recipe.devices, place())
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
         self.versions = versions_of(self._device)
         self.threads: int = torch.get_num_threads()
-        self.precision = choose_precision(blueprint.precision, self._device)
-        self._loss = blueprint.loss
+        self.precision = choose_precision(recipe.precision, self._device)
+        self._loss = recipe.loss
         built = build_network(blueprint, self._dtype, self._device)
         self._tensors, self._tap_weights, self._draws = built.tensors, built.tap_weights, built.draws
         self._layers = built.layers
@@ -76,18 +74,18 @@ class PyTorchEngine:
         if values is not None:
             self.set_values(values)
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        treated = treatments(shapes, blueprint.optimizer, blueprint.frozen, blueprint.rates)
-        self._fixed_norms = freeze(built, {name for name, treatment in treated.items() if treatment.frozen})
+        groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
+        self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
-        self._compile = blueprint.compile
+        self._compile = recipe.compile
         if self._compile:
             require_compiler()
-        self._rule = Rule(blueprint.optimizer, self._trained, treated)
-        self._accumulation = blueprint.accumulation
+        self._optimizer = Optimizer(recipe.optimizer, self._trained, groups)
+        self._accumulation = recipe.accumulation
         self._loss_scale = LossScale() if self.precision == "float16" else None
         live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
-        self._averages = Averages(blueprint.average_decay, live, torch.clone, torch._foreach_lerp_)
-        self._marks: list[Any] = []
+        self._averages = Averages(recipe.average_decay, live, torch.clone, _approach)
+        self._metrics: list[Any] = []
         self._events: list[Any] = []
         self._images = 0
 
@@ -99,39 +97,39 @@ class PyTorchEngine:
         self._averages.begin()
         for tensor in self._trained.values():
             tensor.grad = None
-        parts = parts_of(images, labels, self._accumulation, devices=1)
-        marks = []
-        for number, part in enumerate(parts, 1):
-            with self._exchanging(number == len(parts)):
-                marks.append(self._backward(*part, len(parts)))
+        batches = micro_batches(images, labels, self._accumulation, devices=1)
+        metrics = []
+        for number, batch in enumerate(batches, 1):
+            with self._exchanging(number == len(batches)):
+                metrics.append(self._backward(*batch, len(batches)))
         if self._may_step():
-            self._rule.update(learning_rate)
+            self._optimizer.update(learning_rate)
             self._averages.update()
-        self._remember(sum(marks), len(labels))
+        self._add(sum(metrics), len(labels))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def score_batch(self, images: Images, labels: Labels, crops: int = 1) -> None:
-        truth = self._put(labels)
-        logits = mean_over_crops(self._evaluated(images), crops)
-        losses = losses_of(logits, truth, self._loss, training=False)
-        self._remember(marks_of(losses, logits, truth), len(labels))
+    def score_batch(self, images: Images, labels: Labels) -> None:
+        targets = self._put(labels)
+        logits = self._evaluated(images)
+        losses = losses_of(logits, targets, self._loss, training=False)
+        self._add(metrics_of(losses, logits, targets), len(labels))
 
     def totals(self) -> Totals:
-        counts = torch.stack(self._marks).double().cpu().numpy() if self._marks else np.zeros((0, 3))
-        images, self._images, self._marks = self._images, 0, []
+        counts = torch.stack(self._metrics).double().cpu().numpy() if self._metrics else np.zeros((0, 3))
+        images, self._images, self._metrics = self._images, 0, []
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def logits(self, images: Images) -> Array:
-        scores: Array = self._evaluated(images).cpu().numpy()
-        return scores
+        logits: Array = self._evaluated(images).cpu().numpy()
+        return logits
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         self._train_mode(False)
         with watched_layer(self._layers, layer) as outputs:
             with self._autocast():
-                scores = self._scores(self._network(self._put(images))[0])
-            return gradients_of(scores, self._put(classes), outputs, layer)
+                logits = self._logits(self._network(self._put(images))[0])
+            return gradients_of(logits, self._put(classes), outputs, layer)
 
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return self._group.sum(numbers)
@@ -150,10 +148,10 @@ class PyTorchEngine:
 
     def optimizer_state(self) -> dict[str, Array]:
         scale = {} if self._loss_scale is None else self._loss_scale.state()
-        return self._rule.state() | self._averages.state(self._means()) | scale
+        return self._optimizer.state() | self._averages.state(self._means()) | scale
 
     def set_optimizer_state(self, state: Values) -> None:
-        self._rule.set_state(rule_state(state))
+        self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, lambda mean, values: mean.copy_(torch.tensor(values)))
         if self._loss_scale is not None:
             self._loss_scale.set_state(state)
@@ -189,20 +187,20 @@ class PyTorchEngine:
             for norm in self._fixed_norms:
                 norm.training = False
 
-    def _scores(self, output: Any) -> Any:
+    def _logits(self, output: Any) -> Any:
         return output.to(self._dtype)
 
     def _evaluated(self, images: Images) -> Any:
         self._train_mode(False)
         with self._autocast():
-            return self._scores(self._network(self._put(images))[0])
+            return self._logits(self._network(self._put(images))[0])
 
     def _backward(self, images: Images, labels: Targets, parts: int) -> Any:
-        """Add a part's share of the gradient of the mean loss; the part's marks."""
+        """Add a micro-batch's share, of `parts`, of the gradient of the mean loss; its metrics [3]."""
         targets = self._put(labels)
         with self._autocast():
             outputs = self._training_network(self._put(images))
-        logits, *heads = [self._scores(output) for output in outputs]
+        logits, *heads = [self._logits(output) for output in outputs]
         losses = losses_of(logits, targets, self._loss, training=True)
         total = losses.mean()
         for weight, head in zip(self._tap_weights, heads, strict=True):
@@ -210,11 +208,11 @@ class PyTorchEngine:
         if self._loss_scale is not None:
             total = self._loss_scale.scaled(total)
         (total / parts if parts > 1 else total).backward()
-        return marks_of(losses, logits, targets)
+        return metrics_of(losses, logits, targets)
 
     def _exchanging(self, last: bool) -> Any:
-        """Around each part of a batch: processes that train together exchange gradients with the last one alone."""
-        return nullcontext() if last else self._group.held_back(self._parallel)
+        """Context of a micro-batch: processes that train together exchange gradients with the last one alone."""
+        return nullcontext() if last else self._group.no_sync(self._parallel)
 
     def _may_step(self) -> bool:
         if self._loss_scale is None:
@@ -225,13 +223,18 @@ class PyTorchEngine:
         means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
         return self._group.with_mean_statistics(means)
 
-    def _remember(self, marks: Any, images: int) -> None:
-        self._marks.append(marks)
+    def _add(self, metrics: Any, images: int) -> None:
+        self._metrics.append(metrics)
         self._images += images
         if self._device.type == "cuda":
             self._events.append(torch.cuda.current_stream(self._device).record_event())
             if len(self._events) > STEPS_IN_FLIGHT:
                 self._events.pop(0).synchronize()
+
+
+def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+    torch._foreach_lerp_(means, arrays, share)
+    return means
 
 
 def _on_host(tensor: Any) -> Array:
@@ -249,7 +252,7 @@ class PyTorchNetwork:
     tensors: dict[str, Any]
     tap_weights: list[float]
     draws: bool
-    """Whether training it draws random numbers."""
+    """True where training draws random numbers."""
     layers: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -257,7 +260,7 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
     """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
-        module = zoo.build(network, input_shape, blueprint.seed)
+        module = zoo.build(network, input_shape, blueprint.recipe.seed)
         module.to(device, dtype, memory_format=torch.channels_last)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
     tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
@@ -268,7 +271,7 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
 
 
 def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
-    """Let these tensors take no gradient; the modules that must not train, since their statistics stay."""
+    """Let these tensors take no gradient; returns the modules that must not train, since their statistics stay."""
     for name in names:
         network.tensors[name].requires_grad_(False)
     statistics = {id(network.tensors[name]) for name in names if name.endswith("running_mean")}
@@ -301,7 +304,7 @@ class Normalised(torch.nn.Module):  # type: ignore[misc]
 START = 2.0**16
 """The first factor; too large a one costs a few skipped steps, too small a one accuracy."""
 STEPS_TO_GROW = 2000
-"""After so many good steps in a row the factor doubles."""
+"""Good steps in a row after which the factor doubles."""
 
 
 class LossScale:
@@ -316,11 +319,11 @@ class LossScale:
         self._good_steps = 0
 
     def scaled(self, loss: Any) -> Any:
-        """What to take the gradient of."""
+        """The loss to take the gradient of."""
         return loss * self._scale
 
     def unscale(self, gradients: list[Any]) -> bool:
-        """Divide the gradients by the factor, in place. Whether to take the step."""
+        """Divide the gradients by the factor, in place; true where the step shall be taken."""
         torch._foreach_mul_(gradients, 1 / self._scale)
         finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))))
         self._good_steps = self._good_steps + 1 if finite else 0

@@ -1,7 +1,7 @@
 """One process a device on this machine, started and watched through the elastic launcher's own process layer.
 
 Nothing is restarted: what a run needs to go on is in its checkpoints. Several machines start through `torchrun`,
-which sets the same environment (`launcher.place`).
+which sets the same environment (`processes.place`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imagenet_pipeline.engines.pytorch.runtime import listed_devices, torch
 from imagenet_pipeline.errors import PipelineError, WorkerLost
 
 SECONDS_TO_LEAVE = 5.0
-"""How long the other ranks have once one has failed; those that wait for it on a GPU would not leave by themselves."""
+"""Time the other ranks have once one has failed; those that wait for it on a GPU would not leave by themselves."""
 _SECONDS_BETWEEN_LOOKS = 0.05
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -125,7 +125,7 @@ def _exit_code(pid: int) -> int | None:
 
 
 def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words: Sequence[str]) -> PipelineError:
-    """What to tell of the rank that failed, rather than of one that only lost it."""
+    """The error of the rank that failed, rather than of one that only lost it."""
     rank = min(failed, key=lambda rank: failed[rank] == WorkerLost.exit_code)
     code, pid = failed[rank], context.pids()[rank]
     line = _own_line(Path(context.error_files[rank]))
@@ -141,7 +141,7 @@ def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words:
 
 
 def _own_line(file: Path) -> str | None:
-    """What the rank left for us (`launcher.tell_launcher`)."""
+    """Message the rank left for us (`processes.tell_launcher`)."""
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["message"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Losses and hits as PyTorch tensors, left on the device; `gluon_scores` states the same for MXNet."""
+"""Losses and hits as PyTorch tensors, left on the device; `engines/gluon/losses.py` states the same for MXNet."""
 
 from __future__ import annotations
 
@@ -23,15 +23,7 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     return -((1 - share) * own + share * logs.mean(1)) if share else -own
 
 
-def mean_over_crops(logits: Any, crops: int) -> Any:
-    """Logs of the probabilities averaged over each image's crops: [n * crops, classes] to [n, classes]."""
-    if crops == 1:
-        return logits
-    logs = _log_softmax(logits).reshape(-1, crops, logits.shape[1])
-    return torch.logsumexp(logs, 1) - torch.log(logs.new_tensor(crops))
-
-
-def marks_of(losses: Any, logits: Any, labels: Any) -> Any:
+def metrics_of(losses: Any, logits: Any, labels: Any) -> Any:
     """[sum of losses, rank-1 hits, rank-5 hits]; ties go to the lower class, soft labels count their largest."""
     column = (labels if labels.ndim == 1 else labels.argmax(1)).unsqueeze(1)
     own = logits.gather(1, column)

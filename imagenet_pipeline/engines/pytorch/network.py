@@ -1,4 +1,7 @@
-"""A network's description as PyTorch modules, one small rule a layer; gradients of class scores by a layer's output."""
+"""Turn a network description into PyTorch modules, one small rule a layer.
+
+Gradients of a class's logit by the output of one layer; `engines/gluon/network.py` states both for MXNet.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ class _Builder:
 
     def module(self, layer: layers.Layer, path: str, parts: dict[str, Any]) -> Any:
         """The module of a layer, noted by its path, out of those of its parts."""
+        # A residual body and the Residual share a path; the Residual is registered last and stays.
         module = self.layers[path] = self._module(layer, path, parts)
         return module
 
@@ -189,7 +193,7 @@ def _response_normalised(x: Any, layer: layers.LocalResponseNorm) -> Any:
 
 @contextmanager
 def watched_layer(layers: Mapping[str, Any], path: str) -> Iterator[list[Any]]:
-    """While this lasts what the layer gives is noted, as a beginning that gradients go back to and no further.
+    """List the layer's outputs while this lasts, each a leaf that gradients go back to and no further.
 
     Raises BadRecipe for a layer there is not.
     """
@@ -206,16 +210,16 @@ def watched_layer(layers: Mapping[str, Any], path: str) -> Iterator[list[Any]]:
         handle.remove()
 
 
-def gradients_of(scores: Any, classes: Any, outputs: list[Any], path: str) -> tuple[Array, Array]:
-    """The layer's noted output, and the gradient by it of each image's score [n, classes] for its class.
+def gradients_of(logits: Any, classes: Any, outputs: list[Any], path: str) -> tuple[Array, Array]:
+    """The layer's listed output, and the gradient by it of each image's logit [n, classes] for its class.
 
     Raises BadRecipe where the layer was not run.
     """
     if not outputs:
         raise not_scored(path)
-    chosen = scores.gather(1, classes.unsqueeze(1)).sum()
+    chosen = logits.gather(1, classes.unsqueeze(1)).sum()
     (gradients,) = torch.autograd.grad(chosen, outputs[0])
-    return _on_host(outputs[0], scores.dtype), _on_host(gradients, scores.dtype)
+    return _on_host(outputs[0], logits.dtype), _on_host(gradients, logits.dtype)
 
 
 def _on_host(tensor: Any, dtype: Any) -> Array:

@@ -7,8 +7,9 @@ from typing import Any
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
-from imagenet_pipeline.engines.optimizers import RULES, Pace, Treatment, clip_factor, limit_norm, with_l1
+from imagenet_pipeline.engines.optimizer_state import OptimizerState, ParameterGroup
 from imagenet_pipeline.engines.pytorch.runtime import torch
+from imagenet_pipeline.optimizers import clip_factor, limited_norm, with_l1
 
 _FUSED_SLOTS = {
     "sgd": ("momentum_buffer",),
@@ -19,20 +20,21 @@ _FUSED_SLOTS = {
 """Optimizers whose fused kernel is the written rule, with PyTorch's words for our slots."""
 
 
-class Rule:
-    """An optimizer at work on named tensors, all of one type and on one device.
+class Optimizer:
+    """An optimizer of named tensors, all of one type and on one device.
 
-    Without `treated` every parameter has its ordinary treatment (`treatment.treatments`).
+    Without `groups` every parameter is in the recipe's own group (`optimizer_state.parameter_groups`).
     """
 
     def __init__(
-        self, recipe: OptimizerRecipe, parameters: dict[str, Any], treated: Mapping[str, Treatment] | None = None
+        self, recipe: OptimizerRecipe, parameters: dict[str, Any], groups: Mapping[str, ParameterGroup] | None = None
     ) -> None:
         self._recipe = recipe
         self._parameters = parameters
-        self._pace = Pace(recipe, {name: tuple(weight.shape) for name, weight in parameters.items()}, treated)
+        shapes = {name: tuple(weight.shape) for name, weight in parameters.items()}
+        self._state = OptimizerState(recipe, shapes, groups)
         self._slots = {
-            name: tuple(torch.zeros_like(weight, requires_grad=False) for _ in RULES[recipe.name].slots)
+            name: tuple(torch.zeros_like(weight, requires_grad=False) for _ in self._state.rule.slots)
             for name, weight in parameters.items()
         }
         self._fused: Any = self._fused_optimizer()
@@ -40,32 +42,30 @@ class Rule:
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self, rate: float) -> None:
         """Apply the gradients, means over the batch, at this learning rate. A parameter without one stays."""
-        self._pace.count()
-        named = ((name, self._parameters[name]) for name in self._pace.moving)
+        self._state.count()
+        named = ((name, self._parameters[name]) for name in self._state.moving)
         moving = {name: weight for name, weight in named if weight.grad is not None}
         if self._recipe.clip_norm:
             _clip([weight.grad for weight in moving.values()], self._recipe.clip_norm)
         if self._recipe.l1:
             for name, weight in moving.items():
-                weight.grad = with_l1(weight, weight.grad, self._pace.step(name, rate).recipe.l1)
+                weight.grad = with_l1(weight, weight.grad, self._state.step(name, rate).recipe.l1)
         if self._fused is not None:
             self._update_fused(moving, rate)
         else:
-            update = RULES[self._recipe.name].update
-            for name, weight in moving.items():
-                update(weight, weight.grad, self._slots[name], self._pace.step(name, rate))
+            self._update_written(moving, rate)
         if self._recipe.max_norm:
             for weight in moving.values():
-                limit_norm(weight, self._recipe.max_norm)
+                weight.copy_(limited_norm(weight, self._recipe.max_norm))
 
     def state(self) -> dict[str, Array]:
-        """What the rule remembers, by name (`Pace.state`); empty before the first update."""
-        if not self._pace.steps:
+        """The optimizer state by name (`OptimizerState.arrays`); empty before the first update."""
+        if not self._state.steps:
             return {}
-        return self._pace.state(
+        return self._state.arrays(
             {
                 f"{slot}/{name}": slots[index].detach().cpu().contiguous().numpy().copy()
-                for index, slot in enumerate(RULES[self._recipe.name].slots)
+                for index, slot in enumerate(self._state.rule.slots)
                 for name, slots in self._slots.items()
             }
         )
@@ -75,12 +75,18 @@ class Rule:
         """Go on from a state. Raises BadRecipe or BadInput where it is another optimizer's or network's."""
         if not state:
             return
-        arrays = self._pace.read(state)
-        for index, slot in enumerate(RULES[self._recipe.name].slots):
+        arrays = self._state.read(state)
+        for index, slot in enumerate(self._state.rule.slots):
             for name, slots in self._slots.items():
                 slots[index].copy_(torch.from_numpy(arrays[f"{slot}/{name}"].copy()))
         for name, weight in self._parameters.items() if self._fused is not None else ():
-            self._fused.state[weight]["step"].fill_(self._pace.taken(name))
+            self._fused.state[weight]["step"].fill_(self._state.taken(name))
+
+    def _update_written(self, moving: dict[str, Any], rate: float) -> None:
+        for name, weight in moving.items():
+            step = self._state.step(name, rate)
+            moved, self._slots[name] = self._state.rule.update(weight, weight.grad, self._slots[name], step)
+            weight.copy_(moved)
 
     def _update_fused(self, moving: dict[str, Any], rate: float) -> None:
         for weight in moving.values():
@@ -114,7 +120,7 @@ class Rule:
         """Parameters of one factor of the rate and one decay; the kernels leave alone what has no gradient."""
         alike: dict[tuple[float, float], list[Any]] = {}
         for name, weight in self._parameters.items():
-            step = self._pace.step(name, 1.0)
+            step = self._state.step(name, 1.0)
             alike.setdefault((step.rate, step.recipe.weight_decay), []).append(weight)
         return [
             {"params": weights, "factor": factor, "weight_decay": decay} for (factor, decay), weights in alike.items()

@@ -1,7 +1,4 @@
-"""The one place that imports PyTorch, with what it needs before and after.
-
-Where the PyTorch engine computes, in what precision, and with what compiler.
-"""
+"""PyTorch itself, imported here alone, and the device, precision and compiler the engine computes with."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ def parse_device(devices: str, here: Place = ALONE) -> Any:
 
 
 def listed_devices(devices: str) -> tuple[str, list[str]]:
-    """ "cpu" or "gpu", and the numbers of all devices in the word. Raises BadRecipe for one that is not there."""
+    """Read the recipe's `devices`: "cpu" or "gpu", and all numbers. Raises BadRecipe for a device that is not there."""
     gpus = torch.cuda.device_count()
     kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3")
     if kind == "gpu":
@@ -81,7 +78,7 @@ def _gpus_found() -> str:
 
 
 def choose_precision(precision: str, device: Any) -> str:
-    """What to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
+    """The precision to compute in; "auto" is bfloat16 where the device multiplies it fast, or else float32.
 
     Raises BadRecipe for one the device lacks.
     """
@@ -107,12 +104,12 @@ def choose_precision(precision: str, device: Any) -> str:
 
 
 def device_name(device: Any) -> str:
-    """As runs and reports show it."""
+    """A device's name as runs and reports show it."""
     return "cpu" if device.type == "cpu" else f"gpu:{device.index} ({torch.cuda.get_device_name(device)})"
 
 
 def versions_of(device: Any) -> dict[str, str]:
-    """Of what computes on a device."""
+    """Library versions, CUDA included on a GPU."""
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     return versions if device.type == "cpu" else {**versions, "cuda": torch.version.cuda}
 

@@ -17,7 +17,7 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.shapes import Shape
 
 OPERATOR_SET = 17
-"""ONNX's (2022), with the layer normalisation of today's networks."""
+"""ONNX operator set (2022): has the layer normalisation of today's networks."""
 
 
 def names() -> list[str]:
@@ -63,10 +63,10 @@ def drawn(network: ZooNetwork, input_shape: Shape, seed: int) -> dict[str, Any]:
 
 
 def options(network: ZooNetwork, input_shape: Shape) -> dict[str, Any]:
-    """The arguments of `timm.create_model` about classes and input, beside the name."""
-    told = {"num_classes": network.classes, "in_chans": input_shape[0]}
+    """Arguments of `timm.create_model` beside the name: classes and input."""
+    arguments = {"num_classes": network.classes, "in_chans": input_shape[0]}
     fixed = _timm().get_pretrained_cfg(network.name).fixed_input_size
-    return {**told, "img_size": input_shape[1:]} if fixed else told
+    return {**arguments, "img_size": input_shape[1:]} if fixed else arguments
 
 
 class Listed(torch.nn.Module):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint
 from imagenet_pipeline.engines.gluon.membership import taking_part
 from imagenet_pipeline.networks.initial import initial_values
@@ -51,7 +51,9 @@ def engine_of(network: Sequential, devices: str, precision: str) -> Any:
     from imagenet_pipeline.engines.gluon.engine import GluonEngine
 
     mean, std = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
-    blueprint = Blueprint(network, SIDE, mean, std, OptimizerRecipe(clip_norm=2.0), devices, precision)
+    optimizer = OptimizerRecipe(clip_norm=2.0)
+    recipe = Recipe(network="", records="", devices=devices, precision=precision, optimizer=optimizer)
+    blueprint = Blueprint(network, SIDE, mean, std, recipe)
     return GluonEngine(blueprint, initial_values(network, blueprint.input_shape, "msra", 1))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import OptimizerRecipe
+from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint
 from imagenet_pipeline.engines.gluon.engine import GluonEngine
 from imagenet_pipeline.engines.gluon.engine import mx as mxnet
@@ -80,7 +80,7 @@ def normalised(batch: Array, dtype: str) -> Any:
 def test_resnets_equal_those_of_the_model_zoo(depth: int) -> None:
     network = catalog.build(f"resnet{depth}", 10)
     values = random_values(network, (3, 64, 64))
-    engine = GluonEngine(Blueprint(network, 64, MEAN, STD, OptimizerRecipe(), "cpu"), values)
+    engine = GluonEngine(Blueprint(network, 64, MEAN, STD, Recipe(network="", records="", devices="cpu")), values)
     batch = np.random.default_rng(3).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     zoo = zoo_network(f"resnet{depth}_v1", values, "float32", 64)
     close(engine.logits(batch), zoo(normalised(batch, "float32")).asnumpy())
@@ -93,8 +93,9 @@ def test_training_steps_equal_those_of_the_model_zoo_and_mxnets_own_optimizer() 
     """
     rate, momentum, decay = 2.0**-7, 0.875, 2.0**-10
     network = catalog.build("resnet18", 10)
-    values, recipe = random_values(network, (3, 64, 64)), OptimizerRecipe(momentum=momentum, weight_decay=decay)
-    engine = GluonEngine(Blueprint(network, 64, MEAN, STD, recipe, "cpu", "float64"), values)
+    values, optimizer = random_values(network, (3, 64, 64)), OptimizerRecipe(momentum=momentum, weight_decay=decay)
+    recipe = Recipe(network="", records="", devices="cpu", precision="float64", optimizer=optimizer)
+    engine = GluonEngine(Blueprint(network, 64, MEAN, STD, recipe), values)
     zoo = zoo_network("resnet18_v1", values, "float64", 64)
     options = {"learning_rate": rate, "momentum": momentum, "wd": decay}
     trainer = mx.gluon.Trainer(zoo.collect_params(), "sgd", options, kvstore=None)

@@ -63,10 +63,9 @@ DROPPING = stack(flatten=Flatten(), drop=Dropout(0.5), classifier=Dense(CLASSES)
 
 
 def engine_of(network: Sequential, seed: int = 1, optimizer: Arrays | None = None, **named: Any) -> Engine:
-    recipe = OptimizerRecipe(**(optimizer or {"momentum": 0.9, "weight_decay": 0.01}))
-    blueprint = Blueprint(
-        network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, precision="float64", **named
-    )
+    rule = OptimizerRecipe(**(optimizer or {"momentum": 0.9, "weight_decay": 0.01}))
+    recipe = Recipe(network="", records="", precision="float64", optimizer=rule, **named)
+    blueprint = Blueprint(network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe)
     return create_engine("pytorch", blueprint, initial_values(network, blueprint.input_shape, "msra", seed))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -138,18 +137,6 @@ def test_a_logit_that_is_not_finite_makes_its_images_loss_no_number(
         assert np.isnan(losses).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_crops_are_averaged_as_probabilities(engine: str) -> None:
-    module: ModuleType = ENGINES[engine]
-    logits = example(3, images=12)[0]
-    logits[5] = [0, 900, 0, 0, 0, 0, 0]
-    found = taken(module.mean_over_crops(put(engine, logits), 3))
-    np.testing.assert_allclose(np.exp(found), softmax(logits).reshape(4, 3, -1).mean(1), rtol=1e-12)
-    hopeless = np.array([[0.0, -800], [0, -800]])
-    np.testing.assert_allclose(taken(module.mean_over_crops(put(engine, hopeless), 2)), [[0, -800]])
-    assert (taken(module.mean_over_crops(put(engine, logits), 1)) == logits).all()
-
-
 @settings(max_examples=10)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 12))
 @pytest.mark.parametrize("engine", ENGINES)
@@ -160,14 +147,14 @@ def test_hits_are_counted_with_ties_to_the_lower_class(engine: str, seed: int, i
     shares = random.dirichlet(np.ones(classes), images).astype(np.float32)
     losses = random.normal(size=images).astype(np.float32)
     for targets, truth in ((labels, labels), (shares, shares.argmax(1))):
-        marks = taken(ENGINES[engine].marks_of(*(put(engine, one) for one in (losses, logits, targets))))
-        assert marks[0] == pytest.approx(losses.sum(), rel=1e-5, abs=1e-5)
-        assert (marks[1], marks[2]) == rank_hits(top_classes(logits), truth)
+        metrics = taken(ENGINES[engine].metrics_of(*(put(engine, one) for one in (losses, logits, targets))))
+        assert metrics[0] == pytest.approx(losses.sum(), rel=1e-5, abs=1e-5)
+        assert (metrics[1], metrics[2]) == rank_hits(top_classes(logits), truth)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_first_of_equal_largest_shares_is_the_class(engine: str) -> None:
     shares = np.array([[0.1, 0.4, 0.1, 0.4]], np.float32)
     logits = np.array([[0, 1, 0, 0]], np.float32)
-    marks = ENGINES[engine].marks_of(*(put(engine, one) for one in (np.ones(1, np.float32), logits, shares)))
-    assert taken(marks).tolist() == [1, 1, 1]
+    metrics = ENGINES[engine].metrics_of(*(put(engine, one) for one in (np.ones(1, np.float32), logits, shares)))
+    assert taken(metrics).tolist() == [1, 1, 1]

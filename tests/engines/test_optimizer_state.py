@@ -1,4 +1,4 @@
-"""Steps of parameters that are treated differently, on both engines: against torch.optim's parameter groups."""
+"""Steps of parameters that are groups differently, on both engines: against torch.optim's parameter groups."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
 from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
-from imagenet_pipeline.engines.optimizers import RULES, Treatment
+from imagenet_pipeline.engines.optimizer_state import ParameterGroup
 from imagenet_pipeline.engines.pytorch import optimizer as pytorch_optimizer
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.optimizers import OPTIMIZERS as RULES
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-Treated = dict[str, Treatment]
+Groups = dict[str, ParameterGroup]
 mx: Any = mxnet
 torch: Any = pytorch
 
 SHAPES = {"stem.weight": (4, 3, 2, 2), "middle.weight": (3, 5), "head.weight": (2, 3), "head.bias": (3,)}
 MIXED = {
-    "stem.weight": Treatment(rate=0.1),
-    "middle.weight": Treatment(),
-    "head.weight": Treatment(rate=4.0),
-    "head.bias": Treatment(rate=4.0, decays=False),
+    "stem.weight": ParameterGroup(rate=0.1),
+    "middle.weight": ParameterGroup(),
+    "head.weight": ParameterGroup(rate=4.0),
+    "head.bias": ParameterGroup(rate=4.0, decays=False),
 }
-FREE = {name: Treatment() for name in SHAPES}
-STEM_FROZEN = {**FREE, "stem.weight": Treatment(frozen=True)}
+FREE = {name: ParameterGroup() for name in SHAPES}
+STEM_FROZEN = {**FREE, "stem.weight": ParameterGroup(frozen=True)}
 RATES = [0.02] * 6 + [0.002] * 6
 # Measured: the worst of all is 3e-15, relative to the largest of the array.
 FLOAT64_NOISE = 1e-12
-OPTIMIZERS: list[dict[str, Any]] = [{"name": name} for name in RULES] + [{"nesterov": True}, {"momentum": 0.0}]
+OPTIMIZERS: list[dict[str, Any]] = [{"name": name} for name in RULES.names()] + [{"nesterov": True}, {"momentum": 0.0}]
 KINDS = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -69,16 +70,16 @@ def slopes(values: Arrays, step: int) -> Arrays:
 class OnGluon:
     """Gradients are sums over a batch of 8 there; frozen parameters have none."""
 
-    def __init__(self, recipe: OptimizerRecipe, values: Arrays, treated: Treated, dtype: str = "float64") -> None:
+    def __init__(self, recipe: OptimizerRecipe, values: Arrays, groups: Groups, dtype: str = "float64") -> None:
         self.contexts = [mx.cpu(0), mx.cpu(1)]
         self.parameters = {}
         for name, value in values.items():
-            kind = "null" if treated[name].frozen else "write"
+            kind = "null" if groups[name].frozen else "write"
             parameter = mx.gluon.Parameter(name, shape=value.shape, dtype=dtype, grad_req=kind)
             parameter.initialize(ctx=self.contexts)
             parameter.set_data(mx.nd.array(value, dtype=dtype))
             self.parameters[name] = parameter
-        self.rule = gluon_optimizer.Rule(recipe, self.parameters, self.contexts, treated)
+        self.rule = gluon_optimizer.Optimizer(recipe, self.parameters, self.contexts, groups)
 
     def step(self, rate: float, gradients: Arrays) -> None:
         for name, parameter in self.parameters.items():
@@ -93,13 +94,13 @@ class OnGluon:
 
 
 class OnPyTorch:
-    def __init__(self, recipe: OptimizerRecipe, values: Arrays, treated: Treated, dtype: str = "float64") -> None:
+    def __init__(self, recipe: OptimizerRecipe, values: Arrays, groups: Groups, dtype: str = "float64") -> None:
         kind = getattr(torch, dtype)
         self.weights = {
-            name: torch.tensor(value, dtype=kind).requires_grad_(not treated[name].frozen)
+            name: torch.tensor(value, dtype=kind).requires_grad_(not groups[name].frozen)
             for name, value in values.items()
         }
-        self.rule = pytorch_optimizer.Rule(recipe, self.weights, treated)
+        self.rule = pytorch_optimizer.Optimizer(recipe, self.weights, groups)
 
     def step(self, rate: float, gradients: Arrays) -> None:
         for name, weight in self.weights.items():
@@ -115,11 +116,11 @@ class Oracle:
 
     rule = None
 
-    def __init__(self, recipe: OptimizerRecipe, values: Arrays, treated: Treated) -> None:
-        self.recipe, self.treated = recipe, treated
+    def __init__(self, recipe: OptimizerRecipe, values: Arrays, groups: Groups) -> None:
+        self.recipe, self.groups = recipe, groups
         self.weights = {name: torch.tensor(value).requires_grad_() for name, value in values.items()}
         groups = [
-            {"params": [one], "weight_decay": recipe.weight_decay * treated[name].decays}
+            {"params": [one], "weight_decay": recipe.weight_decay * groups[name].decays}
             for name, one in self.weights.items()
         ]
         if recipe.name == "sgd":
@@ -132,15 +133,15 @@ class Oracle:
                 options["betas"] = (recipe.beta1, recipe.beta2)
             self.optimizer = KINDS[recipe.name](groups, **options)
 
-    def step(self, rate: float, gradients: Arrays, treated: Treated | None = None) -> None:
-        treated = treated or self.treated
+    def step(self, rate: float, gradients: Arrays, groups: Groups | None = None) -> None:
+        groups = groups or self.groups
         for name, weight in self.weights.items():
-            weight.grad = None if treated[name].frozen else torch.tensor(gradients[name])
+            weight.grad = None if groups[name].frozen else torch.tensor(gradients[name])
         if self.recipe.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.clip_norm)
         for group, (name, weight) in zip(self.optimizer.param_groups, self.weights.items(), strict=True):
-            group["lr"] = rate * treated[name].rate
-            if weight.grad is not None and treated[name].decays:
+            group["lr"] = rate * groups[name].rate
+            if weight.grad is not None and groups[name].decays:
                 weight.grad = weight.grad + self.recipe.l1 * weight.detach().sign()
         self.optimizer.step()
 
@@ -193,8 +194,8 @@ def test_rates_of_the_rules_pytorch_lacks(name: Any, engine: str) -> None:
 def test_an_unfrozen_parameter_begins_as_if_it_were_new(optimizer: dict[str, Any], engine: str) -> None:
     """As in torch.optim, where a parameter without a gradient takes no step; across an engine made anew."""
     recipe = OptimizerRecipe(**optimizer, weight_decay=0.1)
-    oracle = walk(Oracle(recipe, start(), FREE), RATES[:5], treated=STEM_FROZEN)
-    wanted = walk(oracle, RATES[5:], first=5, treated=FREE).values()
+    oracle = walk(Oracle(recipe, start(), FREE), RATES[:5], groups=STEM_FROZEN)
+    wanted = walk(oracle, RATES[5:], first=5, groups=FREE).values()
     frozen = walk(ENGINES[engine](recipe, start(), STEM_FROZEN), RATES[:5])
     assert (frozen.values()["stem.weight"] == start()["stem.weight"]).all()
     free = ENGINES[engine](recipe, frozen.values(), FREE)
@@ -209,15 +210,15 @@ def test_a_state_with_frozen_and_slow_layers_goes_on_on_the_other_engine(
     optimizer: dict[str, Any], first: str, second: str, dtype: str
 ) -> None:
     recipe = OptimizerRecipe(**optimizer, clip_norm=1.0, decay_all=False)
-    head_frozen = {**FREE, "head.weight": Treatment(frozen=True)}
-    phases = [STEM_FROZEN, FREE, head_frozen, MIXED, {**MIXED, "stem.weight": Treatment(frozen=True)}, FREE]
+    head_frozen = {**FREE, "head.weight": ParameterGroup(frozen=True)}
+    phases = [STEM_FROZEN, FREE, head_frozen, MIXED, {**MIXED, "stem.weight": ParameterGroup(frozen=True)}, FREE]
     rates = [0.02, 0.005, 0.01, 0.03]
     names = [(first,) * 6, (first, second) * 3, (second, first) * 3]
     results = []
     for engines in names:
         values, state = start(), {}
-        for place, (engine, treated) in enumerate(zip(engines, phases, strict=True)):
-            stepper = ENGINES[engine](recipe, values, treated, dtype)
+        for place, (engine, groups) in enumerate(zip(engines, phases, strict=True)):
+            stepper = ENGINES[engine](recipe, values, groups, dtype)
             stepper.rule.set_state(state)
             walk(stepper, rates, first=4 * place)
             values, state = stepper.values(), stepper.rule.state()
@@ -301,9 +302,9 @@ def test_clipping_does_not_hide_a_gradient_that_is_no_number(engine: str, value:
 def test_fused_and_written_sgd_agree(options: dict[str, Any]) -> None:
     """On Gluon in float32 plain momentum is MXNet's kernel; a rate of its own somewhere, and it is the written rule."""
     recipe = OptimizerRecipe(weight_decay=0.1, **options)
-    treated = {name: Treatment(decays=len(SHAPES[name]) > 1 or recipe.decay_all) for name in SHAPES}
-    almost = {**treated, "head.bias": Treatment(1 + 1e-12, treated["head.bias"].decays)}
-    fused, written = (walk(OnGluon(recipe, start(), one, "float32"), RATES) for one in (treated, almost))
+    groups = {name: ParameterGroup(decays=len(SHAPES[name]) > 1 or recipe.decay_all) for name in SHAPES}
+    almost = {**groups, "head.bias": ParameterGroup(1 + 1e-12, groups["head.bias"].decays)}
+    fused, written = (walk(OnGluon(recipe, start(), one, "float32"), RATES) for one in (groups, almost))
     assert "learning_rate" in fused.rule.state()
     assert "learning_rate" not in written.rule.state()
     assert difference(fused.values(), written.values()) < 2e-6

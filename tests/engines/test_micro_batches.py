@@ -11,7 +11,7 @@ import pytest
 
 from imagenet_pipeline.config import LossRecipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.engines.devices import parts_of
+from imagenet_pipeline.engines.devices import micro_batches
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,
@@ -63,7 +63,7 @@ def walk(engine: Engine, make_batch: MakeBatch, steps: int, soft: bool = False, 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_the_parts_of_a_batch_make_the_step_of_the_whole(
+def test_the_micro_batches_a_batch_make_the_step_of_the_whole(
     make: MakeEngine, make_batch: MakeBatch, difference: Difference, parts: int, precision: str
 ) -> None:
     """Taps included, where nothing is normalised over a batch."""
@@ -133,19 +133,21 @@ def test_parts_do_not_drop_alike(make_engine: MakeEngine, make_batch: MakeBatch)
 @pytest.mark.parametrize(("count", "accumulation", "devices"), [(7, 2, 1), (6, 4, 1), (10, 3, 2), (6, 2, 2), (1, 2, 1)])
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(count: int, accumulation: int, devices: int) -> None:
     images, labels = np.zeros((count, 2, 2, 3), np.uint8), np.zeros(count, np.int64)
-    message = rf"accumulation: {count} images of a step do not divide by {accumulation * devices}, {accumulation} parts"
+    message = (
+        rf"the batch does not divide by accumulation.*; expected a multiple of {accumulation * devices}; found {count}"
+    )
     with pytest.raises(BadRecipe, match=message):
-        parts_of(images, labels, accumulation, devices)
+        micro_batches(images, labels, accumulation, devices)
 
 
 def test_the_engines_refuse_it_too(make: MakeEngine, make_batch: MakeBatch) -> None:
-    with pytest.raises(BadRecipe, match="12 images of a step do not divide by"):
+    with pytest.raises(BadRecipe, match=r"the batch does not divide by accumulation.*; found 12"):
         make(TAPPED, accumulation=5).train_batch(*make_batch(12, 0, 8), 0.1, seed=0)
 
 
 def test_parts_are_consecutive_and_equal() -> None:
     images, labels = np.arange(12).reshape(12, 1, 1, 1), np.arange(12)
-    parts = parts_of(images.astype(np.uint8), labels, 3, 2)
+    parts = micro_batches(images.astype(np.uint8), labels, 3, 2)
     assert [part.tolist() for _, part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert all((one.ravel() == part).all() for one, part in parts)
 

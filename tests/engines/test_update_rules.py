@@ -12,9 +12,10 @@ import torch as pytorch
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
 from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
-from imagenet_pipeline.engines.optimizers import RULES, Step, limit_norm, with_l1
 from imagenet_pipeline.engines.pytorch import optimizer as pytorch_optimizer
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.optimizers import OPTIMIZERS as RULES
+from imagenet_pipeline.optimizers import Step, limited_norm, with_l1
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -61,7 +62,7 @@ class OnGluon:
             parameter.initialize(ctx=[mx.cpu(index) for index in range(contexts)])
             parameter.set_data(mx.nd.array(value, dtype=dtype))
             self.parameters[name] = parameter
-        self.rule = gluon_optimizer.Rule(recipe, self.parameters, [mx.cpu(index) for index in range(contexts)])
+        self.rule = gluon_optimizer.Optimizer(recipe, self.parameters, [mx.cpu(index) for index in range(contexts)])
 
     def step(self, rate: float, gradients: Arrays) -> None:
         for name, parameter in self.parameters.items():
@@ -77,7 +78,7 @@ class OnPyTorch:
     def __init__(self, recipe: OptimizerRecipe, values: Arrays, dtype: str = "float64") -> None:
         kind = getattr(torch, dtype)
         self.weights = {name: torch.tensor(value, dtype=kind).requires_grad_() for name, value in values.items()}
-        self.rule = pytorch_optimizer.Rule(recipe, self.weights)
+        self.rule = pytorch_optimizer.Optimizer(recipe, self.weights)
 
     def step(self, rate: float, gradients: Arrays) -> None:
         for name, weight in self.weights.items():
@@ -178,7 +179,7 @@ def difference(found: Arrays, wanted: Arrays) -> float:
     return max(float(np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max()) for name in wanted)
 
 
-OPTIMIZERS: list[dict[str, Any]] = [{"name": name} for name in RULES]
+OPTIMIZERS: list[dict[str, Any]] = [{"name": name} for name in RULES.names()]
 VARIANTS: list[dict[str, Any]] = [
     *OPTIMIZERS,
     {"name": "sgd", "nesterov": True},
@@ -321,13 +322,30 @@ def test_a_gradient_that_is_no_number_stays_visible(optimizer: dict[str, Any], e
     assert np.isnan(stepper.values()["dense.weight"][1, 2])
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RULES.names())
 def test_a_rule_reads_nothing_off_the_device(name: str) -> None:
     """Tensors of the device "meta" have no numbers: asking one for its number is an error."""
-    rule, step = RULES[name], Step(0.1, 3, OptimizerRecipe(name=name))  # type: ignore[arg-type]
+    rule, step = RULES.get(name), Step(0.1, 3, OptimizerRecipe(name=name))
     weight, gradient, *slots = (torch.ones(3, 4, device="meta") for _ in range(2 + len(rule.slots)))
     rule.update(weight, with_l1(weight, gradient, 0.1), tuple(slots), step)
-    limit_norm(weight, 1.0)
+    limited_norm(weight, 1.0)
+
+
+@pytest.mark.parametrize("optimizer", VARIANTS, ids=words)
+def test_a_rule_changes_no_array_it_is_given(optimizer: dict[str, Any]) -> None:
+    """Weight, gradient and slots that cannot be written to, step by step against the engines' own."""
+    recipe = OptimizerRecipe(**optimizer, weight_decay=0.1, l1=0.05, max_norm=0.9)
+    rule, values = RULES.get(recipe.name), start()
+    slots: dict[str, Any] = {name: (0 * value,) * len(rule.slots) for name, value in values.items()}
+    for count, rate in enumerate(SIX, 1):
+        for name, gradient in slopes(values, count - 1).items():
+            for array in (values[name], gradient, *slots[name]):
+                array.flags.writeable = False
+            step = Step(rate, count, recipe)
+            moved, slots[name] = rule.update(values[name], with_l1(values[name], gradient, 0.05), slots[name], step)
+            values[name] = limited_norm(moved, 0.9)
+    wanted = walk(OnGluon(recipe, start()), SIX).values()
+    assert difference(values, wanted) < FLOAT64_NOISE
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -349,7 +367,7 @@ def test_the_order_of_weights_and_gradients_in_memory_does_not_matter(optimizer:
     for name, weight in stepper.weights.items():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-            stepper.rule = pytorch_optimizer.Rule(OptimizerRecipe(**optimizer), stepper.weights)
+            stepper.rule = pytorch_optimizer.Optimizer(OptimizerRecipe(**optimizer), stepper.weights)
             assert not weight.is_contiguous(), name
     plain = walk(OnPyTorch(OptimizerRecipe(**optimizer), start()), SIX)
     walk(stepper, SIX)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.engines.optimizers import Treatment, treatments
+from imagenet_pipeline.engines.optimizer_state import ParameterGroup, parameter_groups
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,
@@ -59,27 +59,27 @@ PLAIN: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "precision": "flo
 
 
 def test_a_beginning_is_whole_words() -> None:
-    found = treatments(SHAPES, RECIPE, frozen=["stem", "stage1"], rates={"stage1": 0.1})
+    found = parameter_groups(SHAPES, RECIPE, frozen=["stem", "stage1"], rates={"stage1": 0.1})
     assert [name for name, one in found.items() if one.frozen] == [*SHAPES][:5]
     assert [name for name, one in found.items() if one.rate != 1] == [*SHAPES][3:5]
-    assert found["stage10.conv.weight"] == found["classifier.bias"] == Treatment(1.0, True, False)
+    assert found["stage10.conv.weight"] == found["classifier.bias"] == ParameterGroup(1.0, True, False)
 
 
 def test_the_longest_rate_that_fits_counts() -> None:
     rates = {"stage1.unit1": 0.5, "stage1": 0.1, "stage1.unit1.conv": 2.0, "classifier": 3.0}
-    found = treatments(SHAPES, RECIPE, rates=rates)
+    found = parameter_groups(SHAPES, RECIPE, rates=rates)
     assert [one.rate for one in found.values()] == [1, 1, 1, 2, 0.1, 1, 3, 3]
 
 
 def test_without_decay_all_arrays_of_one_dimension_do_not_decay() -> None:
-    found = treatments(SHAPES, OptimizerRecipe(decay_all=False))
+    found = parameter_groups(SHAPES, OptimizerRecipe(decay_all=False))
     assert [name for name, one in found.items() if not one.decays] == [n for n in SHAPES if len(SHAPES[n]) == 1]
-    assert all(one.decays for one in treatments(SHAPES, RECIPE).values())
+    assert all(one.decays for one in parameter_groups(SHAPES, RECIPE).values())
 
 
 def test_a_parameter_outside_every_layer_goes_by_its_own_name() -> None:
     shapes = {"cls_token": (1, 1, 8), "head.weight": (7, 8)}
-    assert treatments(shapes, RECIPE, frozen=["cls_token"])["cls_token"].frozen
+    assert parameter_groups(shapes, RECIPE, frozen=["cls_token"])["cls_token"].frozen
 
 
 words = st.lists(st.sampled_from(["a", "b", "ab", "1"]), min_size=1, max_size=3).map(".".join)
@@ -89,7 +89,7 @@ words = st.lists(st.sampled_from(["a", "b", "ab", "1"]), min_size=1, max_size=3)
 def test_beginnings_are_those_of_lists_of_words(layers: set[str], data: st.DataObject) -> None:
     beginnings = sorted({".".join(one.split(".")[:count]) for one in layers for count in (1, 2, 3)})
     rates = data.draw(st.dictionaries(st.sampled_from(beginnings), st.sampled_from([0.1, 0.5, 2.0])))
-    found = treatments({f"{layer}.weight": (2, 2) for layer in layers}, RECIPE, rates=rates)
+    found = parameter_groups({f"{layer}.weight": (2, 2) for layer in layers}, RECIPE, rates=rates)
     for layer in layers:
         fitting = [one for one in rates if layer.split(".")[: len(one.split("."))] == one.split(".")]
         assert found[f"{layer}.weight"].rate == (rates[max(fitting, key=lambda one: one.count("."))] if fitting else 1)
@@ -108,7 +108,7 @@ def test_beginnings_are_those_of_lists_of_words(layers: set[str], data: st.DataO
 )
 def test_names_that_fit_nothing_are_refused_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRecipe, match=message) as caught:
-        treatments(SHAPES, RECIPE, **options)
+        parameter_groups(SHAPES, RECIPE, **options)
     assert "\n" not in str(caught.value)
 
 
