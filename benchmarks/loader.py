@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_pipeline.loading.loader import available_processors
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.image import prepare
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack

@@ -29,9 +29,9 @@ import numpy as np
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
-from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.training.benchmark import processor_name
 
 CLASSES = 1000

@@ -32,8 +32,8 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
 from imagenet_pipeline.evaluation.scoring import log_probabilities, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
-from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, calm, upright_rgb
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree

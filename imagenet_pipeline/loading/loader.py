@@ -8,7 +8,6 @@ One record made usable: image decoded, label checked, or an error that says wher
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -26,7 +25,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, Pi
 from imagenet_pipeline.loading.augment import Augmentation, TrainingImages, evaluation_transform, require_fit
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import available_processors, place
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
 from imagenet_pipeline.records.recordio import ImageRecord
 
@@ -293,11 +292,6 @@ class _ThisThread(Executor):
         future: Future[Any] = Future()
         future.set_result(call(*arguments, **named))
         return future
-
-
-def available_processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _CLASS_LIMIT = 2**24  # beyond it float32 labels are no longer exact

@@ -21,7 +21,7 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost, first_few
-from imagenet_pipeline.processes import local_pool
+from imagenet_pipeline.processes import available_processors, local_pool
 from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan, require_apart
@@ -294,7 +294,7 @@ def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:
 
 @contextlib.contextmanager
 def _executor(options: BuildOptions, executor: Executor | None, pending: int) -> Iterator[tuple[Executor | None, int]]:
-    parallel = options.workers or len(os.sched_getaffinity(0))
+    parallel = options.workers or available_processors()
     if executor is not None or not pending:
         yield executor, parallel
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.image import calm, decode_rgb, refuse_damaged
 from imagenet_pipeline.records.lists import read_list
@@ -183,7 +184,7 @@ def _check_records(
     rows: dict[int, Row] = {}
     with (
         RecordSet(path.name, [path], checked, checked and use_index, indices) as records,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0)), "verifying") as pool,
+        ThreadPoolExecutor(available_processors(), "verifying") as pool,
     ):
         for start in range(0, len(records), RECORDS_TOGETHER):
             tell(report.records + start, report.records + len(records))

@@ -20,7 +20,8 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.loading.augment import Augmentation
-from imagenet_pipeline.loading.loader import Batch, Loader, Records, available_processors
+from imagenet_pipeline.loading.loader import Batch, Loader, Records
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import lone_engine, open_fed, records_of, train_on

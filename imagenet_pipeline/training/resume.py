@@ -6,7 +6,6 @@ Where a run's numbers come from: recipe, data, versions and hardware of each sta
 from __future__ import annotations
 
 import logging
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,8 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.loading.loader import available_processors
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.processes import available_processors, memory_bytes
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.benchmark import processor_name
 from imagenet_pipeline.training.checkpoint import (
@@ -312,6 +311,6 @@ def hardware() -> dict[str, Any]:
     return {
         "processor": processor_name(),
         "processors": available_processors(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory_bytes": memory_bytes(),
         "system": platform.platform(),
     }

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from imagenet_pipeline.processes import available_processors
+
 # Libraries mxnet-cu112's wheel expects to find on the system; the nvidia-*-cu11 packages carry them.
 _CUDA_LIBRARIES = (
     "libcudart.so.11.0",
@@ -29,7 +31,7 @@ _CUDA_LIBRARIES = (
 def import_mxnet() -> Any:
     """Import MXNet 1.9.1 on a NumPy that no longer has `np.bool` (apache/mxnet#21165, fixed in no release)."""
     # MXNet takes half of the processors for hyper-threads and leaves them idle; measured: twice the speed on 2.
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_processors()))
     if "bool" not in np.__dict__:
         np.bool = np.bool_  # type: ignore[attr-defined]
     if _is_installed("mxnet-cu112"):
@@ -44,7 +46,7 @@ def import_mxnet() -> Any:
 def compute_threads() -> int:
     """How many threads MXNet computes with, as OpenMP reads it: of a list, one number a level, the first."""
     word = os.environ["OMP_NUM_THREADS"].partition(",")[0].strip()
-    return int(word) if word.isdecimal() else len(os.sched_getaffinity(0))
+    return int(word) if word.isdecimal() else available_processors()
 
 
 def _is_installed(package: str) -> bool:

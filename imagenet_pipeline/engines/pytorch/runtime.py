@@ -13,7 +13,7 @@ import numpy as np
 
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.processes import ALONE, Place, place
+from imagenet_pipeline.processes import ALONE, Place, available_processors, place
 
 
 def import_torch() -> Any:
@@ -25,7 +25,7 @@ def import_torch() -> Any:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here.local_ranks))
+        torch.set_num_threads(max(1, available_processors() // here.local_ranks))
     torch.backends.cudnn.benchmark = True
     # float32 means float32: cuDNN would round the factors of convolutions to 10 bits.
     torch.backends.cudnn.allow_tf32 = False
