@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagenet_pipeline.cli.output import WHICH, Json, say, say_json, say_table
-from imagenet_pipeline.config import load_run_recipe, parse_overrides
+from imagenet_pipeline.config import parse_overrides
 from imagenet_pipeline.errors import BadRecipe, PipelineError
 
 if TYPE_CHECKING:
@@ -71,9 +71,10 @@ def evaluate(
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.gluon.membership import taking_part
     from imagenet_pipeline.evaluation.compare import examine
-    from imagenet_pipeline.evaluation.evaluate import default_split
+    from imagenet_pipeline.evaluation.evaluate import default_split, scoring_recipe
     from imagenet_pipeline.evaluation.report import require_page
     from imagenet_pipeline.evaluation.results import findings_of
+    from imagenet_pipeline.training.restart import with_engine
 
     require_crops(crops)
     runs, changes = _runs_and_changes(words)
@@ -82,7 +83,7 @@ def evaluate(
     page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
     require_page(page, own=report is None)
     with taking_part():
-        planned = load_run_recipe(runs[0], changes)
+        planned = with_engine(scoring_recipe(runs[0], changes, "evaluate"))
         if launch_ranks(planned.engine, planned.devices, context.obj):
             return
         found = examine(runs, checkpoints, split, crops, records, changes, real_labels)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_run_recipe
-from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Outcomes, Source, Whole, require_finite, score_split
@@ -152,10 +152,18 @@ def evaluate(
 
 
 def open_checkpoint(run: Path, which: str, overrides: dict[str, object]) -> tuple[Recipe, Checkpoint]:
-    """A run's recipe, `overrides` laid over it, and one of its checkpoints."""
-    require_harmless(overrides, "evaluate")
-    recipe = load_run_recipe(run, overrides)
+    """Read a run's recipe, `overrides` laid over it, and one of its checkpoints."""
+    recipe = scoring_recipe(run, overrides, "evaluate")
     return recipe, load_checkpoint(find_checkpoint(run, which))
+
+
+def scoring_recipe(run: Path, overrides: dict[str, object], verb: str) -> Recipe:
+    """Read a run's recipe to score with; its engine, unless given, is "auto" where it is not installed."""
+    require_harmless(overrides, verb)
+    recipe = load_run_recipe(run, overrides)
+    if "engine" in overrides or recipe.engine == "auto" or is_installed(recipe.engine):
+        return recipe
+    return recipe.model_copy(update={"engine": "auto"})
 
 
 def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Subject:

@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_run_recipe
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.evaluation.evaluate import require_harmless
+from imagenet_pipeline.evaluation.evaluate import scoring_recipe
 from imagenet_pipeline.evaluation.scoring import require_finite
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.networks import catalog
@@ -43,6 +43,7 @@ from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.engine_setup import scoring_engine
 from imagenet_pipeline.training.metrics import watched
 
 BYTES_A_RECORD = 2 * 8
@@ -83,8 +84,7 @@ def extract(
     Raises BadRecipe for a layer the network lacks or a split the records lack, OutOfRoom before a byte is
     written where the disk has no room for all.
     """
-    require_harmless(overrides or {}, "features")
-    recipe = load_run_recipe(run, overrides)
+    recipe = scoring_recipe(run, overrides or {}, "features")
     checkpoint = load_checkpoint(find_checkpoint(Path(run), which))
     data = read_data_set(records) if records else records_of(recipe)
     images = _images_of(data, splits)
@@ -312,7 +312,7 @@ def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) 
     blueprint = Blueprint(
         cut, state.input_size, state.mean, state.std, recipe.optimizer, recipe.devices, recipe.precision
     )
-    engine = create_engine(recipe.engine, blueprint, values)
+    engine = create_engine(scoring_engine(recipe, state), blueprint, values)
     if engine.ranks > 1:
         raise BadRecipe(f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
     return engine, output_shape(cut, input_shape(state))

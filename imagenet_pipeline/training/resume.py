@@ -50,6 +50,7 @@ from imagenet_pipeline.training.restart import (
     rate_in_force,
     require_unchanged,
     say_other_threads,
+    with_engine,
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
@@ -72,7 +73,7 @@ def open_run(
     """
     recipe_path, folder = _places(recipe_path, folder)
     if resume is None:
-        return _new_run(folder, load_recipe(recipe_path, overrides), overrides)
+        return _new_run(folder, with_engine(load_recipe(recipe_path, overrides)), overrides)
     journal = Journal(folder)
     if not journal.exists():
         raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
@@ -83,7 +84,7 @@ def open_run(
         words = " ".join(f"{key}={value}" for key, value in shown.items())
         log.info("still in force from earlier command lines (a key given again changes it): %s", words)
     overrides = {**carried, **overrides}
-    recipe = load_recipe(recipe_path, overrides)
+    recipe = with_engine(load_recipe(recipe_path, overrides), journal.events())
     if resume == "latest" and not has_checkpoint(folder):
         log.info("nothing was saved before this run was stopped: it begins again")
         return _new_run(folder, recipe, overrides)
@@ -96,9 +97,8 @@ def planned_recipe(
     """The recipe that `open_run` would train, for what has to be known before a run is opened."""
     recipe_path, folder = _places(recipe_path, folder)
     journal = Journal(folder)
-    if resume is not None and journal.exists():
-        overrides = {**carried_overrides(journal.events()), **overrides}
-    return load_recipe(recipe_path, overrides)
+    events = journal.events() if resume is not None and journal.exists() else []
+    return with_engine(load_recipe(recipe_path, {**carried_overrides(events), **overrides}), events)
 
 
 def _places(recipe: Path, folder: Path | None) -> tuple[Path, Path]:

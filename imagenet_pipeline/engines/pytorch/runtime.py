@@ -59,13 +59,18 @@ def parse_device(devices: str, here: Place = ALONE) -> Any:
     if kind == "cpu":
         return torch.device("cpu")
     number = words[here.local_rank] if ":" in devices else str(here.local_rank)
-    require_there(devices, [number], torch.cuda.device_count(), _gpus_found())
+    require_there(devices, [number], gpu_count(), _gpus_found())
     return torch.device("cuda", int(number))
+
+
+def gpu_count() -> int:
+    """Number of GPUs that PyTorch can use."""
+    return int(torch.cuda.device_count())
 
 
 def listed_devices(devices: str) -> tuple[str, list[str]]:
     """ "cpu" or "gpu", and the numbers of all devices in the word. Raises BadRecipe for one that is not there."""
-    gpus = torch.cuda.device_count()
+    gpus = gpu_count()
     kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3")
     if kind == "gpu":
         require_there(devices, words, gpus, _gpus_found())
@@ -77,7 +82,7 @@ def listed_devices(devices: str) -> tuple[str, list[str]]:
 
 
 def _gpus_found() -> str:
-    return f"{torch.cuda.device_count()} GPUs that PyTorch can use"
+    return f"{gpu_count()} GPUs that PyTorch can use"
 
 
 def choose_precision(precision: str, device: Any) -> str:
