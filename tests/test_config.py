@@ -91,7 +91,7 @@ def constants_read(source: str) -> dict[str, set[str]]:
 
 
 def test_an_optimizer_takes_the_keys_its_rule_reads_and_no_other() -> None:
-    read = constants_read((PACKAGE / "engines" / "rules.py").read_text())
+    read = constants_read((PACKAGE / "engines" / "optimizers.py").read_text())
     fields = OptimizerRecipe.model_fields
     assert set(get_args(fields["name"].annotation)) == config.KEYS_OF_OPTIMIZERS.keys()
     for name, keys in config.KEYS_OF_OPTIMIZERS.items():
@@ -359,7 +359,7 @@ def test_every_key_says_what_it_means() -> None:
     assert [key.name for key in keys if not (key.meaning and key.meaning.endswith((".", ")")))] == []
     assert [(key.name, key.required) for key in keys if key.required] == [("network", True), ("records", True)]
     (engine,) = recipe_keys("MXNet/gluon")
-    assert (engine.name, engine.default, engine.choices) == ("engine", "gluon", ("gluon", "pytorch"))
+    assert (engine.name, engine.default, engine.choices) == ("engine", "auto", ("auto", "gluon", "pytorch"))
     assert [key.name for key in recipe_keys("warmup")] == ["schedule.warmup_epochs"]
     assert recipe_keys("no such word") == []
 
