@@ -1,4 +1,4 @@
-"""Fixtures for every test: the shared real data, where it is."""
+"""Fixtures that several folders share: the shared real data, where it is; small records, and runs of drawn weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,119 @@ def two_faces(portraits: tuple[Any, Any]) -> Callable[[int], Any]:
         return pixels
 
     return frame
+
+
+class Inline(Executor):
+    """Runs each task at once, in this process."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def inline() -> Executor:
+    return Inline()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30 smooth colour JPEGs of several sizes, 0.jpg .. 29.jpg."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(7)
+    for i in range(30):
+        height, width = (int(side) for side in generator.integers(20, 90, 2))
+        noise = generator.integers(0, 256, (5, 5, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{i}.jpg"), cv2.resize(noise, (width, height)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_plan(photos: Path) -> Any:
+    """18 train, 6 val and 6 test images of three classes."""
+    import numpy as np
+
+    from imagenet_pipeline.records.classes import ClassTable
+    from imagenet_pipeline.records.plan import Images, Plan
+
+    classes = ClassTable("folder", ("cat", "dog", "emu"), ("Cat", "Dog", "Emu"))
+    rows = np.arange(30)
+    cuts = {"train": rows[:18], "val": rows[18:24], "test": rows[24:]}
+    splits = {name: Images([f"{i}.jpg" for i in cut], cut % 3) for name, cut in cuts.items()}
+    return Plan(photos, splits, classes, {"builder": "test"})
+
+
+@pytest.fixture(scope="session")
+def data_set(small_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_plan` built with short edge 32 into two train shards; not to be changed."""
+    from imagenet_pipeline.records.build import BuildOptions, build
+
+    out = tmp_path_factory.mktemp("data") / "set"
+    build(small_plan, out, BuildOptions(resize=32, shards=2, workers=1), executor=Inline())
+    return out
+
+
+@pytest.fixture(scope="session")
+def photo_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise of six brightnesses: 30 train, 6 val, 12 test images."""
+    import cv2
+    import numpy as np
+
+    from imagenet_pipeline.records.build import BuildOptions, build
+    from record_builders import folder
+
+    classes, photos, side = 6, 8, 40
+    root, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("records")
+    random = np.random.default_rng(0)
+    for label in range(classes):
+        (root / f"class{label}").mkdir()
+        for number in range(photos):
+            pixels = random.integers(0, 100, (side, side, 3), dtype=np.uint8) + 30 * label
+            cv2.imwrite(str(root / f"class{label}" / f"{number}.png"), pixels.astype(np.uint8))
+    build(folder.plan(root, 0.125, 0.25), out, BuildOptions(resize=0, workers=1))
+    return out
+
+
+@pytest.fixture(scope="session")
+def make_run(photo_records: Path) -> Callable[..., Path]:
+    """`make_run(folder, network="lenet", size=28, engine="pytorch", seed=1, classes=None, crop_fraction=0.875)`."""
+    from imagenet_pipeline.config import InputRecipe, LoaderRecipe, Recipe, recipe_text
+    from imagenet_pipeline.networks import catalog
+    from imagenet_pipeline.networks.initial import initial_values
+    from imagenet_pipeline.records.manifest import read_data_set
+    from imagenet_pipeline.training.checkpoint import State, save_checkpoint
+
+    def make(
+        place: Path,
+        network: str = "lenet",
+        size: int = 28,
+        engine: Any = "pytorch",
+        seed: int = 1,
+        classes: tuple[str, ...] | None = None,
+        crop_fraction: float = 0.875,
+    ) -> Path:
+        data = read_data_set(photo_records)
+        ids = classes or data.classes.ids
+        recipe = Recipe(
+            network=network, records=str(photo_records), engine=engine, batch_size=5, devices="cpu",
+            precision="float64", input=InputRecipe(size=size, crop_fraction=crop_fraction),
+            loader=LoaderRecipe(threads=0),
+        )  # fmt: skip
+        place.mkdir(parents=True)
+        (place / "recipe.toml").write_text(recipe_text(recipe))
+        values = initial_values(catalog.entry(network).build(len(ids)), (3, size, size), "he", seed)
+        state = State(
+            1, 6, network, size, ids, ids, data.classes.order, data.mean, data.std, data.digest, engine, {},
+            {"validation_rank1": 10.0}, {}, crop_fraction,
+        )  # fmt: skip
+        save_checkpoint(place, state, values, {})
+        return place
+
+    return make
