@@ -271,7 +271,7 @@ def remove(part: Path) -> None:
 
 
 def is_pointer(content: bytes) -> bool:
-    """Say if a file that begins so only stands for one that Git LFS has not fetched."""
+    """Recognise the beginning of a file that only stands for one that Git LFS has not fetched."""
     return content.startswith(b"version https://git-lfs.github.com/spec/v1")
 
 
@@ -317,7 +317,7 @@ def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> 
 
 
 def contained(root: Path, name: str) -> Path:
-    """The path of `name` (relative, or absolute) inside `root`.
+    """Path of `name` (relative, or absolute) inside `root`.
 
     Raises BadInput where it would lead outside, by `..` or by a symbolic link.
     """
@@ -380,7 +380,7 @@ def remove_left_parts(targets: Iterable[Path | None]) -> None:
 
 
 def _runs(number: str) -> bool:
-    """Say if there is another process of this number; Windows, where asking would end it, is not asked."""
+    """Look for another process of this number; Windows, where looking would end it, is taken at its word."""
     if sys.platform == "win32":
         return True
     try:

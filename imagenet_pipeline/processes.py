@@ -138,7 +138,7 @@ SECONDS_TO_LEAVE = 1.0
 
 
 class Interruption:
-    """While the block runs, `asked` tells whether somebody wants the program to end.
+    """Signals heard while the block runs: `asked` tells whether somebody wants the program to end.
 
     They are told at once: the line that `tell` makes of how they asked ("Ctrl-C", "SIGTERM"); none where it is empty.
     A thread hears the signals, since Python calls a handler only once a step of the engine, long as it may be, is over.

@@ -1,4 +1,4 @@
-"""What a restart may change of a recipe, and what the run was told before."""
+"""Restarts: the keys of a recipe that they may change, and those that the run was told before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place that imports MXNet, with what it needs before and after."""
+"""Import of MXNet, here and nowhere else, with what it needs before and after."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The one place that imports PyTorch, with what it needs before and after.
-
-Where the PyTorch engine computes, in what precision, and with what compiler.
-"""
+"""Import of PyTorch, here and nowhere else, with what it needs before and after; its devices, precision and compiler."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ torch: Any = import_torch()
 
 
 def parse_device(devices: str, here: Place = ALONE) -> Any:
-    """The torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
+    """Find the torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
 
     "auto" is a GPU a process, or else the CPU. Raises BadRecipe for a device that is not there, or where there are
     not as many processes as listed devices.
@@ -86,7 +83,7 @@ def _gpus_found() -> str:
 
 
 def choose_precision(precision: str, device: Any) -> str:
-    """What to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
+    """Choose what to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
 
     Raises BadRecipe for one the device lacks.
     """
@@ -112,12 +109,12 @@ def choose_precision(precision: str, device: Any) -> str:
 
 
 def device_name(device: Any) -> str:
-    """As runs and reports show it."""
+    """Name a device as runs and reports show it."""
     return "cpu" if device.type == "cpu" else f"gpu:{device.index} ({torch.cuda.get_device_name(device)})"
 
 
 def versions_of(device: Any) -> dict[str, str]:
-    """Of what computes on a device."""
+    """Versions of what computes on a device."""
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     return versions if device.type == "cpu" else {**versions, "cuda": torch.version.cuda}
 
