@@ -1,4 +1,4 @@
-"""Import of PyTorch, here and nowhere else, with what it needs before and after; its devices, precision and compiler."""
+"""Import of PyTorch, here and nowhere else, with what it needs before and after; devices, precision, compiler."""
 
 from __future__ import annotations
 
