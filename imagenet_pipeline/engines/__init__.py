@@ -16,6 +16,7 @@ Scoring uses the same without smoothing. Several crops are scored by the logs of
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -198,8 +199,8 @@ def choose_engine(devices: str, network: str = "") -> str:
         return zoo_network(network, classes=1).engine
     installed = [engine for engine in FRAMEWORKS if is_installed(engine)]
     if not installed:
-        packages = " or ".join(f"pip install 'imagenet-pipeline[{engine}]'" for engine in FRAMEWORKS)
-        raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=packages)
+        packages = " or ".join(f"'imagenet-pipeline[{engine}]'" for engine in FRAMEWORKS)
+        raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=f"pip install {packages}")
     if "gluon" not in installed or ("pytorch" in installed and place().launched):
         return installed[-1]
     if "pytorch" in installed and devices.startswith("gpu") and not _gpus("gluon") and _gpus("pytorch"):
@@ -296,7 +297,9 @@ def not_importable(engine: str, error: ImportError | OSError) -> BadRecipe:
     """The error for an engine whose framework is missing, or is there and broken."""
     package = f"'imagenet-pipeline[{engine}]'"
     if isinstance(error, ModuleNotFoundError):
-        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=f"pip install {package}")
+        too_new = engine == "gluon" and sys.version_info >= (3, 13)  # the extra leaves MXNet out there
+        python = "take Python 3.11 or 3.12, which MXNet needs, and " if too_new else ""
+        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=f"{python}pip install {package}")
     # A shared library that is missing or does not fit says so in an OSError or a bare ImportError.
     what = f"the {engine} engine is installed but cannot be imported ({ascii(str(error))[1:-1][:200]})"
     return BadRecipe(what, advice=f"mend it: pip install --force-reinstall {package}")

@@ -58,7 +58,7 @@ def test_without_an_engine_both_extras_are_named(monkeypatch: pytest.MonkeyPatch
         choose_engine("auto")
     assert str(caught.value) == (
         "no engine is installed; expected MXNet or PyTorch; "
-        "pip install 'imagenet-pipeline[gluon]' or pip install 'imagenet-pipeline[pytorch]'"
+        "pip install 'imagenet-pipeline[gluon]' or 'imagenet-pipeline[pytorch]'"
     )
 
 
