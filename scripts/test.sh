@@ -12,9 +12,9 @@ if [ "${1:-}" = --long ]; then
     shift
 fi
 
-# The engines of an environment have to be in it, so that none of their tests is skipped unseen.
+# What an environment is for has to be in it, so that none of its tests is skipped unseen.
 tests_free() (
-    export ENVIRONMENT=free IMAGENET_PIPELINE_TEST_ENGINES=pytorch
+    export ENVIRONMENT=free IMAGENET_PIPELINE_TESTS_NEED=pytorch
     . scripts/environment.sh test
     python -m pytest "$@"
 )
@@ -34,7 +34,7 @@ esac
 
 . scripts/environment.sh "test,pytorch${EXTRAS:+,$EXTRAS}"
 bash scripts/install_zoo.sh gluoncv
-export IMAGENET_PIPELINE_TEST_ENGINES="gluon pytorch"
+export IMAGENET_PIPELINE_TESTS_NEED="gluon pytorch faces"
 ruff format --check .
 ruff check .
 mypy

@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from imagenet_pipeline.engines import FRAMEWORKS, choose_engine, is_installed
+from imagenet_pipeline.engines import choose_engine, is_installed
 
 # The machines are shared and slow now and then; a slow example is no failure.
 hypothesis.settings.register_profile("shared", deadline=None)
@@ -23,28 +23,34 @@ hypothesis.settings.load_profile("shared")
 # Python before 3.11.4 unpacks without a filter; the archives are our own.
 SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 REPOSITORY = Path(__file__).resolve().parent.parent
-REQUIRED = "IMAGENET_PIPELINE_TEST_ENGINES"
-"""Variable of the environment: the engines that shall be there, so that none of their tests is skipped unseen."""
+THERE: dict[str, Callable[[], bool]] = {
+    "gluon": lambda: is_installed("gluon"),
+    "pytorch": lambda: is_installed("pytorch"),
+    "faces": lambda: hasattr(importlib.import_module("cv2"), "CascadeClassifier"),
+}
+"""What a test may need, by the name of its marker, and whether it is in this environment."""
+REQUIRED = "IMAGENET_PIPELINE_TESTS_NEED"
+"""Variable of the environment: those of them that shall be there, so that none of their tests is skipped unseen."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to run without an engine that shall be there."""
-    missing = [engine for engine in os.environ.get(REQUIRED, "").split() if not is_installed(engine)]
+    """Refuse to run without what shall be there."""
+    missing = [name for name in os.environ.get(REQUIRED, "").split() if not THERE[name]()]
     if missing:
         raise pytest.UsageError(f"{REQUIRED}: {', '.join(missing)} is not installed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip a test of an engine that is not installed: one marked with its name, or that has it among its parameters.
+    """Skip a test of what is not there: one marked with its name, or that has it among its parameters.
 
     A module that imports MXNet at its head begins with `pytest.importorskip("mxnet")`.
     """
-    for engine, package in FRAMEWORKS.items():
-        if not is_installed(engine):
-            reason = pytest.mark.skip(reason=f"{package} is not installed")
+    for name, is_there in THERE.items():
+        if not is_there():
+            skip = pytest.mark.skip(reason=f"needs {name}, which is not in this environment")
             for item in items:
-                if item.get_closest_marker(engine) or engine in re.findall(r"\w+", item.name.partition("[")[2]):
-                    item.add_marker(reason)
+                if item.get_closest_marker(name) or name in re.findall(r"\w+", item.name.partition("[")[2]):
+                    item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
