@@ -116,9 +116,6 @@ class FaceDetector:
         if not hasattr(cv2, "CascadeClassifier"):
             what = "this OpenCV has no cascades any more, which find faces"
             advice = "pip install 'opencv-python-headless<5'"
-                "this OpenCV has no cascades any more, which find faces",
-                "pip install 'opencv-python-headless<5'",
-            )
             raise BadRecipe(what, expected="OpenCV 4.11 or a later 4", found=cv2.__version__, advice=advice)
         path = str(Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml")
         self._cascade = cv2.CascadeClassifier(path)
