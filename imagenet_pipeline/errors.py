@@ -1,4 +1,4 @@
-"""The few kinds of failure a user can meet, each with its exit code.
+"""Kinds of failure a user can meet, each with its exit code.
 
 A message is one line: what is wrong, where, what was expected, what was found, what to do.
 """
@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable
 
 
 def printable(text: str) -> str:
-    """The text with what would move a terminal's cursor, or hide in it, written out: `\\x1b`."""
+    """Write out what would move a terminal's cursor, or hide in it: `\\x1b`."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def first_few(names: Collection[str]) -> str:
-    """ "a, b, c, ... (8 in all)": names as a phrase that stays short."""
+    """Shorten names to a phrase: "a, b, c, ... (8 in all)"."""
     shown = [name[:80] for name in itertools.islice(names, 3)]
     return f"{', '.join(shown)}{', ...' if len(names) > len(shown) else ''} ({len(names)} in all)"
 

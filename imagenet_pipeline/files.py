@@ -3,22 +3,25 @@
 Protocol: write beside the target under a part name, fsync, rename over the target, fsync the folder.
 A failed sync is never retried: the kernel may have dropped the pages already
 (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+Parts that killed processes left are told from those that others are writing, and removed.
 
-What killed processes left half-written, told from what others are writing.
+Calls that only some systems have (`pread`, O_NONBLOCK, fsync of a folder, locks) are made here and nowhere else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import stat
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +31,11 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, Pi
 POINTER, POINTER_ADVICE = "a Git LFS pointer, not the file itself", "fetch the file with `git lfs pull`"
 PART_MARK = ".part-"
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.EINVAL, errno.ENOTSUP}
+"""Answers of file systems, and of Windows to users without the right, that have no symbolic links."""
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Flags of os.open. O_NONBLOCK changes nothing for a file, but a pipe without it blocks until somebody writes."""
+_seeking = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -97,7 +105,7 @@ def part_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file of the user's to read, and its size in bytes (see `open_regular`).
+    """Open a file of the user's to read, and say its size in bytes (see `open_regular`).
 
     Raises BadInput for anything that cannot be read.
     """
@@ -110,8 +118,7 @@ def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a file to read; OSError for a pipe, a device or a folder, before it is waited for."""
-    # O_NONBLOCK changes nothing for a regular file; a pipe without it blocks until somebody writes.
-    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | READING))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
         raise OSError("not a regular file")
@@ -119,9 +126,18 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a file; OSError as `open_regular`."""
+    """Read the content of a file; OSError as `open_regular`."""
     with open_regular(path) as stream:
         return stream.read()
+
+
+def read_at(descriptor: int, size_bytes: int, offset: int) -> bytes:
+    """Read up to `size_bytes` from `offset` on; threads may share the descriptor."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size_bytes, offset)
+    with _seeking:  # Windows has one position a descriptor
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size_bytes)
 
 
 @contextlib.contextmanager
@@ -145,7 +161,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def json_bytes(value: object) -> bytes:
-    """`value` as readable JSON with sorted keys, so that equal values give equal bytes."""
+    """Readable JSON of `value` with sorted keys, so that equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -167,7 +183,7 @@ def append_line(path: Path, line: str, durable: bool = True) -> None:
     """
     content = line.encode() + b"\n"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
             _cut_torn_line(descriptor)
             if os.write(descriptor, content) < len(content):
@@ -196,10 +212,18 @@ def adopt(part: Path, target: Path) -> None:
 
 
 def point(link: Path, target_name: str) -> None:
-    """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in one step."""
+    """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in one step.
+
+    It is for people alone: where there are no symbolic links, there is none.
+    """
     part = _part_of(Path(link))
     with explaining(link):
-        part.symlink_to(target_name)
+        try:
+            part.symlink_to(target_name)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return
+            raise
         rename(part, link)
 
 
@@ -211,20 +235,20 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(part)
 
 
-def claim(path: Path, where: Path, work: str) -> BinaryIO:
-    """Hold the lock file `path` until it is closed; the kernel lets go of it however the process ends.
+def claim(path: Path, where: Path, work: str) -> AbstractContextManager[Any]:
+    """Hold the lock file `path` until the block ends; the kernel lets go of it however the process ends.
 
-    Raises BadInput, saying that another process is at this `work` in `where`, if it is held already.
+    The file itself stays, and means nothing unless it is held. Raises BadInput, saying that another process is at
+    this `work` in `where`, if it is held already.
     """
+    import filelock  # not before it is needed: it takes as long to import as all the rest of a command's start
+
     with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "wb")  # noqa: SIM115 - the caller closes it
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise BadInput(f"another process is {work} here", where=where) from error
-    return lock
+        try:
+            return filelock.FileLock(path, mode=0o644, thread_local=False).acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise BadInput(f"another process is {work} here", where=where) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -247,7 +271,7 @@ def remove(part: Path) -> None:
 
 
 def is_pointer(content: bytes) -> bool:
-    """Whether a file that begins so only stands for one that Git LFS has not fetched."""
+    """Recognise the beginning of a file that only stands for one that Git LFS has not fetched."""
     return content.startswith(b"version https://git-lfs.github.com/spec/v1")
 
 
@@ -300,7 +324,7 @@ def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> 
 
 
 def contained(root: Path, name: str) -> Path:
-    """The path of `name` (relative, or absolute) inside `root`.
+    """Path of `name` (relative, or absolute) inside `root`.
 
     Raises BadInput where it would lead outside, by `..` or by a symbolic link.
     """
@@ -320,12 +344,18 @@ def _part_of(path: Path) -> Path:
 
 def _cut_torn_line(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
+    if size and read_at(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, read_at(descriptor, size, 0).rfind(b"\n") + 1)
 
 
 def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a file's content, or the names in a folder, durable."""
+    flags = os.O_RDONLY
+    if not hasattr(os, "O_DIRECTORY"):  # Windows syncs what may be written, and a folder by itself
+        if os.path.isdir(path):
+            return
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -357,7 +387,9 @@ def remove_left_parts(targets: Iterable[Path | None]) -> None:
 
 
 def _runs(number: str) -> bool:
-    """Whether there is another process of this number."""
+    """Look for another process of this number; Windows, where looking would end it, is taken at its word."""
+    if sys.platform == "win32":
+        return True
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:

@@ -1,9 +1,12 @@
-"""Processes: the rank a launcher gives, worker pools, and signals that ask a program to end.
+"""Processes: this machine's processors and memory, ranks under a launcher, local workers, and signals to stop.
 
-A launcher (torchrun, or `train` itself on several devices) speaks the words of torch's elastic launcher: RANK,
-WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which of how many processes this is, on all machines and on this one; a
-process leaves its error in TORCHELASTIC_ERROR_FILE. Workers never outlive the process that started them. SIGINT and
-SIGTERM ask politely: finish the step, save, leave; a second one leaves at once.
+A launcher (torchrun, or `train` itself on several devices) and its processes talk in the words of torch's elastic
+launcher: RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE number a process among all machines' and among this
+one's; a process leaves its error in TORCHELASTIC_ERROR_FILE.
+
+Local worker processes never outlive the process that started them.
+
+SIGINT and SIGTERM ask politely: finish the step, save, leave. A second one leaves at once.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -33,9 +37,27 @@ _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def available_processors() -> int:
+    """Number of processors this process may run on; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of this machine, in bytes; None where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _end_with_parent(number: signal.Signals) -> None:
+    """Be sent this signal when the parent dies; on Linux, other systems cannot."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 @dataclass(frozen=True)
 class Place:
-    """Which of the processes this is: `rank` of all `ranks`, and `local_rank` of the `local_ranks` on this machine."""
+    """A process's place: `rank` of all `ranks`, and `local_rank` of the `local_ranks` on this machine."""
 
     rank: int = 0
     ranks: int = 1
@@ -48,7 +70,7 @@ ALONE = Place()
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where a launcher put this process; the one and only where none did. Raises BadRecipe for words that are odd."""
+    """Place that a launcher gave this process; the one and only where none did. Raises BadRecipe for odd words."""
     if not all(environment.get(word) for word in _WORDS):
         return ALONE
     numbers = [environment[word] for word in _WORDS[:4]]
@@ -73,18 +95,7 @@ def tell_launcher(line: str) -> bool:
 def end_with_launcher() -> None:
     """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux)."""
     if place().launched:
-        _signal_at_death_of_parent(signal.SIGTERM)
-
-
-def _signal_at_death_of_parent(number: signal.Signals) -> None:
-    """Get a signal when the process that started this one ends; nothing but on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-
-
-def available_processors() -> int:
-    """Count the processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _end_with_parent(signal.SIGTERM)
 
 
 class _Worker(SpawnProcess):
@@ -107,7 +118,7 @@ class _Workers(SpawnContext):
 
 @contextlib.contextmanager
 def local_pool(workers: int) -> Iterator[Executor]:
-    """A pool of fresh (spawned) processes, which inherit no locks; on an error they are ended at once."""
+    """Pool of fresh (spawned) processes, which inherit no locks; on an error they are ended at once."""
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers,
@@ -130,7 +141,8 @@ def _settle(parent: int) -> None:
     # libjpeg and others write warnings that name no file; our own errors go home as exceptions.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    _signal_at_death_of_parent(signal.SIGKILL)
+    if sys.platform == "linux":  # Windows has no SIGKILL
+        _end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could ask
         os._exit(1)
 
@@ -145,7 +157,7 @@ SECONDS_TO_LEAVE = 1.0
 
 
 class Interruption:
-    """While the block runs, `asked` tells whether somebody wants the program to end.
+    """Signals heard while the block runs: `asked` tells whether somebody wants the program to end.
 
     They are told at once: the line that `tell` makes of how they asked ("Ctrl-C", "SIGTERM"); none where it is empty.
     A thread hears the signals, since Python calls a handler only once a step of the engine, long as it may be, is over.
@@ -163,9 +175,9 @@ class Interruption:
         self._hears = threading.current_thread() is threading.main_thread()
         if not self._hears:
             return self
-        heard, self._sent = os.pipe()
-        os.set_blocking(self._sent, False)
-        self._sent_before = signal.set_wakeup_fd(self._sent, warn_on_full_buffer=False)
+        heard, self._sent = socket.socketpair()  # Windows has no pipe that does not block
+        self._sent.setblocking(False)
+        self._sent_before = signal.set_wakeup_fd(self._sent.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         self._thread = threading.Thread(target=self._listen, args=(heard,), name="interruption", daemon=True)
         self._thread.start()
@@ -179,25 +191,25 @@ class Interruption:
         self._restore()
         signal.set_wakeup_fd(self._sent_before)
         self._left.set()
-        os.close(self._sent)
+        self._sent.close()
         self._thread.join()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if self._insists:
             self._restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _listen(self, heard: int) -> None:
+    def _listen(self, heard: socket.socket) -> None:
         """Read the numbers of signals as they arrive, a byte each, until the block is left."""
         echo_seconds = SECONDS_OF_LAUNCHERS_ECHO if place().launched else SECONDS_OF_ECHO
         first = None
-        with os.fdopen(heard, "rb", buffering=0) as numbers:
-            while number := numbers.read(1):
+        with heard:
+            while number := heard.recv(1):
                 if number[0] not in SIGNALS:
                     continue
                 if first is None:

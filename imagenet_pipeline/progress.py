@@ -20,7 +20,7 @@ NARROWEST_BAR = 10
 
 
 def fitted(columns: int, label: str, done: int, total: int, unit: str, left: str, state: Sequence[str]) -> list[str]:
-    """What of a line of progress fits `columns`, the place of the bar left out: what stands before it and after it.
+    """Fit a line of progress into `columns`, the place of the bar left out: the text before the bar, and that after it.
 
     Fields fall away until it does: the last of `state` first, then the time `left`, then the words around the numbers.
     """
@@ -60,7 +60,7 @@ class Bar:
             self._bar.finish(dirty=error is not None or self._done < self._total)
 
     def show(self, done: int, total: int, state: Sequence[str] = ()) -> None:
-        """Bring it up to date; `state` is what else is worth reading, the most important first."""
+        """Bring the bar up to date; `state` is what else is worth reading, the most important first."""
         self._done, self._total = min(done, total), total
         if not self._shown:
             return
@@ -86,7 +86,7 @@ class Bar:
 
 
 class _Line:
-    """The whole line as one widget, so that no field can push another out of it."""
+    """Widget of the whole line, so that no field can push another out of it."""
 
     def __init__(self, label: str, unit: str) -> None:
         self.label, self.unit = label, unit

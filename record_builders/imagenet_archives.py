@@ -6,7 +6,6 @@ tar is stored in one piece, so that an image is an offset and a length in the ou
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -73,7 +72,7 @@ def _members(descriptor: int, span: Span, where: Path) -> Iterator[tuple[str, Sp
     at, end = span[0], span[0] + span[1]
     seen = set()
     while True:
-        header = os.pread(descriptor, max(0, min(BLOCK_BYTES, end - at)), at)
+        header = files.read_at(descriptor, max(0, min(BLOCK_BYTES, end - at)), at)
         if len(header) < BLOCK_BYTES:
             raise BadInput("archive is cut: it ends without an end mark", where=where, found=f"{span[1]:,} bytes")
         if not any(header):

@@ -1,33 +1,39 @@
 # Sourced by the other scripts: goes to the repository's root and puts .venv, made where it is missing, on the PATH.
 # Installs again when setup.cfg or the constraints change; what else is in it stays.   use: . scripts/environment.sh [EXTRAS]
-# ZOO=timm takes .venv-timm instead (scripts/install_zoo.sh says why).
+# Other environments than .venv, which has Gluon: ZOO=timm takes .venv-timm (scripts/install_zoo.sh says why); for the
+# tests, ENVIRONMENT=free takes .venv-free (PyTorch without MXNet and its pins), ENVIRONMENT=313 .venv-313 (no engine).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ "${ZOO:-}" = timm ]; then
-    venv=.venv-timm constraints=tests/constraints-timm.txt extras="timm${1:+,$1}"
-else
-    venv=.venv constraints=tests/constraints.txt extras="${1:-}"
-fi
+PYTHON_313="python3.13 $(echo "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13.*/bin/python3.13)"
+limit=13
+case "${ZOO:-${ENVIRONMENT:-}}" in
+    timm) venv=.venv-timm constraints=tests/constraints-timm.txt base=gluon,timm ;;
+    free) venv=.venv-free constraints=tests/constraints-free.txt base=pytorch ;;
+    313) venv=.venv-313 constraints=tests/constraints-free.txt base="" limit=14 PYTHON=$PYTHON_313 ;;
+    "") venv=.venv constraints=tests/constraints.txt base=gluon ;;
+    *) echo "error: no environment is called '$ENVIRONMENT'; it is free, 313 or none" >&2; exit 2 ;;
+esac
+extras="$base${base:+${1:+,}}${1:-}"
 
 find_python() {
     local python
     for python in ${PYTHON:-python3.11 python3.12 python3}; do
-        if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then
+        if "$python" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, $limit))" 2>/dev/null; then
             echo "$python"
             return
         fi
     done
-    echo "error: Python 3.11 or 3.12 is needed (PYTHON=... names one); found $(python3 --version 2>&1)" >&2
+    echo "error: Python 3.11 to 3.$((limit - 1)) is needed (PYTHON=... names one); found $(python3 --version 2>&1)" >&2
     return 1
 }
 
 make_environment() {
-    local target=".${1:+[$1]}" stamp
+    local target=".${extras:+[$extras]}" stamp
     stamp="$(cat setup.cfg "$constraints" | sha256sum)"
     if [ ! -x "$venv/bin/python" ]; then
         "$(find_python)" -m venv "$venv"
-    elif grep -qsxF "$target $stamp" "$venv/made-for" || { [ -z "${1:-}" ] && grep -qsF "$stamp" "$venv/made-for"; }; then
+    elif grep -qsxF "$target $stamp" "$venv/made-for" || { [ "$extras" = "$base" ] && grep -qsF "$stamp" "$venv/made-for"; }; then
         return
     fi
     echo "installing $target into $venv (first time only) ..." >&2
@@ -36,5 +42,5 @@ make_environment() {
     echo "$target $stamp" >> "$venv/made-for"
 }
 
-make_environment "$extras"
+make_environment
 PATH="$PWD/$venv/bin:$PATH"

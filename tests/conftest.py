@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -12,6 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from imagenet_pipeline.engines import choose_engine, is_installed
+
 # The machines are shared and slow now and then; a slow example is no failure.
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
@@ -19,6 +23,60 @@ hypothesis.settings.load_profile("shared")
 # Python before 3.11.4 unpacks without a filter; the archives are our own.
 SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 REPOSITORY = Path(__file__).resolve().parent.parent
+THERE: dict[str, Callable[[], bool]] = {
+    "gluon": lambda: is_installed("gluon"),
+    "pytorch": lambda: is_installed("pytorch"),
+    "faces": lambda: hasattr(importlib.import_module("cv2"), "CascadeClassifier"),
+}
+"""What a test may need, by the name of its marker, and whether it is in this environment."""
+REQUIRED = "IMAGENET_PIPELINE_TESTS_NEED"
+"""Variable of the environment: those of them that shall be there, so that none of their tests is skipped unseen."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to run without what shall be there."""
+    missing = [name for name in os.environ.get(REQUIRED, "").split() if not THERE[name]()]
+    if missing:
+        raise pytest.UsageError(f"{REQUIRED}: {', '.join(missing)} is not installed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip a test of what is not there: one marked with its name, or that has it among its parameters.
+
+    A module that imports MXNet at its head begins with `pytest.importorskip("mxnet")`.
+    """
+    for name, is_there in THERE.items():
+        if not is_there():
+            skip = pytest.mark.skip(reason=f"needs {name}, which is not in this environment")
+            for item in items:
+                if item.get_closest_marker(name) or name in re.findall(r"\w+", item.name.partition("[")[2]):
+                    item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def mx() -> Any:
+    """MXNet itself, to compare with."""
+    pytest.importorskip("mxnet")
+    from imagenet_pipeline.engines.gluon.runtime import mx
+
+    return mx
+
+
+@pytest.fixture(scope="session")
+def class_of() -> Callable[[str], Any]:
+    """`class_of("gluon")`: an engine's class, a method of which a test may replace."""
+
+    def find(engine: str) -> Any:
+        module = importlib.import_module(f"imagenet_pipeline.engines.{engine}.engine")
+        return module.GluonEngine if engine == "gluon" else module.PyTorchEngine
+
+    return find
+
+
+@pytest.fixture
+def engine_class(class_of: Callable[[str], Any]) -> Any:
+    """The class of the engine that a recipe's "auto" is here."""
+    return class_of(choose_engine("cpu"))
 
 
 @pytest.fixture(scope="session")

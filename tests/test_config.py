@@ -361,7 +361,7 @@ def test_every_key_says_what_it_means() -> None:
     assert [key.name for key in keys if not (key.meaning and key.meaning.endswith((".", ")")))] == []
     assert [(key.name, key.required) for key in keys if key.required] == [("network", True), ("records", True)]
     (engine,) = recipe_keys("MXNet/gluon")
-    assert (engine.name, engine.default, engine.choices) == ("engine", "gluon", ("gluon", "pytorch"))
+    assert (engine.name, engine.default, engine.choices) == ("engine", "auto", ("auto", "gluon", "pytorch"))
     assert [key.name for key in recipe_keys("warmup")] == ["schedule.warmup_epochs"]
     assert recipe_keys("no such word") == []
 

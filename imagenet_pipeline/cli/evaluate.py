@@ -64,13 +64,13 @@ def evaluate(
       imagenet-pipeline evaluate output/runs/first output/runs/second devices=cpu
       imagenet-pipeline evaluate output/runs/resnet50 --split val --real-labels real.json
     """
-    from imagenet_pipeline.config import load_run_recipe
     from imagenet_pipeline.engines import launch_ranks
     from imagenet_pipeline.engines.gluon.membership import taking_part
     from imagenet_pipeline.evaluation.compare import examine
-    from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
+    from imagenet_pipeline.evaluation.evaluate import crops_of, default_split, scoring_recipe
     from imagenet_pipeline.evaluation.report import require_page
     from imagenet_pipeline.evaluation.results import findings_of
+    from imagenet_pipeline.training.restart import with_engine
 
     views = crops_of(crops)
     runs, changes = _runs_and_changes(words)
@@ -79,7 +79,7 @@ def evaluate(
     page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
     require_page(page, own=report is None)
     with taking_part():
-        planned = load_run_recipe(runs[0], changes)
+        planned = with_engine(scoring_recipe(runs[0], changes, "evaluate"))
         if launch_ranks(planned.engine, planned.devices, context.obj):
             return
         found = examine(runs, checkpoints, split, views, records, changes, real_labels)

@@ -400,8 +400,8 @@ class Recipe(Section):
     """A name that `networks` lists, or gluoncv:NAME, or timm:NAME."""
     records: str
     """Folder of the data set, as `build` made it."""
-    engine: Literal["gluon", "pytorch"] = "gluon"
-    """MXNet/Gluon or PyTorch."""
+    engine: Literal["auto", "gluon", "pytorch"] = "auto"
+    """MXNet/Gluon or PyTorch; "auto" is Gluon where it is installed and has the devices, and for good in a run."""
     epochs: Annotated[int, Field(ge=1)] = 90
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1)] = 256

@@ -15,6 +15,8 @@ Scoring uses the same without smoothing.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -26,10 +28,13 @@ from imagenet_pipeline.config import Recipe, TransferRecipe
 from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
 from imagenet_pipeline.processes import place
 
+FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
+"""Engines, and the packages that they need."""
 Array = npt.NDArray[np.floating[Any]]
 Values = Mapping[str, Array]
 Images = npt.NDArray[np.uint8]
@@ -173,13 +178,48 @@ class Engine(Protocol):
         """Go on from an optimizer state."""
 
 
+def is_installed(engine: str) -> bool:
+    """Look for an engine's framework, without importing it."""
+    return importlib.util.find_spec(FRAMEWORKS[engine]) is not None
+
+
+def choose_engine(devices: str, network: str = "") -> str:
+    """Choose the engine that "auto" stands for, at this moment on this machine.
+
+    A zoo's network brings its own, and torchrun starts PyTorch. Else Gluon where it is installed, unless GPUs are asked
+    for and PyTorch alone sees some; frameworks are imported only then. Raises BadRecipe where there is neither.
+    """
+    if is_zoo_name(network):
+        return ZOOS[network.partition(":")[0]]
+    installed = [engine for engine in FRAMEWORKS if is_installed(engine)]
+    if not installed:
+        packages = " or ".join(f"'imagenet-pipeline[{engine}]'" for engine in FRAMEWORKS)
+        raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=f"pip install {packages}")
+    if "gluon" not in installed or ("pytorch" in installed and place().launched):
+        return installed[-1]
+    if "pytorch" in installed and devices.startswith("gpu") and not _gpus("gluon") and _gpus("pytorch"):
+        return "pytorch"
+    return "gluon"
+
+
+def _gpus(engine: str) -> int:
+    """Count the GPUs that an engine's framework sees; one that cannot be imported sees none."""
+    try:
+        runtime = importlib.import_module(f"imagenet_pipeline.engines.{engine}.runtime")
+    except (ImportError, OSError):
+        return 0
+    return int(runtime.gpu_count())
+
+
 def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Engine:
-    """Build the named engine; a zoo's network without `values` draws its own, every other one needs them.
+    """Build the named engine, "auto" chosen; a zoo's network without `values` draws its own, every other needs them.
 
     Raises BadRecipe where the engine's framework is not installed or cannot be imported, a device is not there, or a
     zoo's network needs the other engine or cannot be built.
     """
     network = blueprint.network
+    if name == "auto":
+        name = network.engine or choose_engine(blueprint.recipe.devices)
     if network.engine not in (None, name):
         raise BadRecipe(
             f"{network} runs on the {network.engine} engine alone",
@@ -249,9 +289,11 @@ def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
 
 def not_importable(engine: str, error: ImportError | OSError) -> BadRecipe:
     """The error for an engine whose framework is missing, or is there and broken."""
-    package = f"'.[{engine}]' in the repository"
+    package = f"'imagenet-pipeline[{engine}]'"
     if isinstance(error, ModuleNotFoundError):
-        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=f"pip install {package}")
+        too_new = engine == "gluon" and sys.version_info >= (3, 13)  # the extra leaves MXNet out there
+        python = "take Python 3.11 or 3.12, which MXNet needs, and " if too_new else ""
+        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=f"{python}pip install {package}")
     # A shared library that is missing or does not fit says so in an OSError or a bare ImportError.
     what = f"the {engine} engine is installed but cannot be imported ({ascii(str(error))[1:-1][:200]})"
     return BadRecipe(what, advice=f"mend it: pip install --force-reinstall {package}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_run_recipe
-from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Outcomes, Source, Whole, require_finite, score_split
@@ -155,13 +155,21 @@ def evaluate(
 def open_checkpoint(
     run: Path, which: str, overrides: dict[str, object], verb: str = "evaluate"
 ) -> tuple[Recipe, Checkpoint]:
-    """Read a run's recipe, `overrides` laid over it, and one of its checkpoints.
+    """Read a run's recipe, `overrides` laid over it, and one of its checkpoints, to score with.
 
     Raises BadRecipe, naming the verb, for an override that cannot change what comes of the checkpoint now.
     """
-    _require_harmless(overrides, verb)
-    recipe = load_run_recipe(run, overrides)
+    recipe = scoring_recipe(run, overrides, verb)
     return recipe, load_checkpoint(find_checkpoint(run, which))
+
+
+def scoring_recipe(run: Path, overrides: dict[str, object], verb: str) -> Recipe:
+    """Read a run's recipe to score with; its engine, unless given, is "auto" where it is not installed."""
+    require_harmless(overrides, verb)
+    recipe = load_run_recipe(run, overrides)
+    if "engine" in overrides or recipe.engine == "auto" or is_installed(recipe.engine):
+        return recipe
+    return recipe.model_copy(update={"engine": "auto"})
 
 
 def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Subject:
@@ -187,7 +195,7 @@ def default_split(run: Path, records: Path | None, overrides: dict[str, object])
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
 
-def _require_harmless(overrides: dict[str, object], verb: str) -> None:
+def require_harmless(overrides: dict[str, object], verb: str) -> None:
     """Raise BadRecipe for a recipe key that says how the run was trained and cannot change what comes of it now."""
     for key in overrides:
         if key not in HOW_KEYS:

@@ -40,6 +40,7 @@ from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.data import loader_of, records_of
+from imagenet_pipeline.training.engine_setup import scoring_engine
 from imagenet_pipeline.training.metrics import watched
 
 BYTES_A_RECORD = 2 * 8
@@ -298,7 +299,7 @@ def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) 
     cut = until(own_network(state.network, len(state.classes)), layer, state.network)
     values = {name: checkpoint.weights[name] for name in parameters(cut, input_shape(state))}
     blueprint = Blueprint(cut, state.input_size, state.mean, state.std, recipe)
-    engine = create_engine(recipe.engine, blueprint.for_scoring(), values)
+    engine = create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), values)
     if engine.ranks > 1:
         raise BadRecipe(f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
     return engine, output_shape(cut, input_shape(state))

@@ -103,14 +103,18 @@ _AGREEING_WINDOWS = 5
 
 
 class FaceDetector:
-    """Finds frontal faces at least `smallest` pixels wide; 0 is a 32nd of the root of the area, but 30 pixels or more.
+    """Detector of frontal faces at least `smallest` pixels wide; 0 is a 32nd of the root of the area, or 30 if larger.
 
     That default makes the search as long for a large picture, of any shape, as for one of 1280 x 720. One thread at a
-    time may use it.
+    time may use it. Raises BadRecipe with OpenCV 5, whose package has no cascade.
     """
 
     def __init__(self, smallest: int = 0) -> None:
         self._smallest = smallest
+        if not hasattr(cv2, "CascadeClassifier"):
+            what = "this OpenCV has no cascades any more, which find faces"
+            advice = "pip install 'opencv-python-headless<5'"
+            raise BadRecipe(what, expected="OpenCV 4.11 or a later 4", found=cv2.__version__, advice=advice)
         path = str(Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml")
         self._cascade = cv2.CascadeClassifier(path)
         if self._cascade.empty():

@@ -20,7 +20,7 @@ import numpy as np
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.records.image import AREA_LIMIT_PIXELS
+from imagenet_pipeline.records.image import AREA_LIMIT_PIXELS, silence_opencv
 
 USUAL_RATE = 25.0
 """Frames a second where the source does not say, or says nonsense."""
@@ -86,7 +86,7 @@ def open_video(path: Path) -> Footage:
     with files.regular_file(path) as (_, size_bytes):
         if not size_bytes:
             raise BadInput("empty file", where=path)
-    cv2.setLogLevel(0)  # as with FFmpeg
+    silence_opencv()  # as with FFmpeg
     # By its full path, so that no name is taken for an address or a pattern.
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
@@ -100,7 +100,7 @@ def open_video(path: Path) -> Footage:
 
 def open_camera(number: int) -> Footage:
     """Open a camera by its number, 0 the first. Raises BadInput where there is none, or another program has it."""
-    cv2.setLogLevel(0)
+    silence_opencv()
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         there = sorted(str(path) for path in Path("/dev").glob("video*"))

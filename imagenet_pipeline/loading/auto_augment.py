@@ -188,7 +188,7 @@ def _sharpen(image: Pixels, factor: float) -> None:
 
 def _histograms(image: Pixels) -> list[NDArray[np.int64]]:
     return [
-        cv2.calcHist([image], [channel], None, [256], [0, 256])[:, 0].astype(np.int64)
+        cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
         for channel in range(image.shape[2])
     ]
 

@@ -72,7 +72,13 @@ class Prepared:
 def calm() -> None:
     """Keep OpenCV to one thread and off stderr in a worker process: workers are parallel already."""
     cv2.setNumThreads(1)
-    cv2.setLogLevel(2)
+    silence_opencv(but_errors=True)
+
+
+def silence_opencv(but_errors: bool = False) -> None:
+    """Keep OpenCV's own lines off stderr, all of them or all but errors."""
+    logging = getattr(cv2.utils, "logging", cv2)  # the call moved in OpenCV 5
+    logging.setLogLevel(2 if but_errors else 0)
 
 
 def library_versions() -> dict[str, str]:

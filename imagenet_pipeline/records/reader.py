@@ -54,7 +54,7 @@ class RecordSet:
         self._starts = np.cumsum([0, *(len(keys) for keys in self._keys)])
         self._descriptors: list[int] = []
         try:
-            self._descriptors.extend(os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths)
+            self._descriptors.extend(os.open(path, files.READING) for path in paths)
         except OSError as error:
             self.close()
             raise Damaged(f"cannot be read ({error.strerror})", where=error.filename) from error
@@ -107,7 +107,7 @@ class RecordSet:
         labels = np.zeros(len(self), np.float32)
         for position in range(len(self)):
             file, row = self._locate(position)
-            head = os.pread(self._descriptors[file], 36, int(self._edges[file][row]))
+            head = files.read_at(self._descriptors[file], 36, int(self._edges[file][row]))
             flag, label = struct.unpack_from("<If", head.ljust(36, b"\0"), 8)
             labels[position] = struct.unpack_from("<f", head, 32)[0] if flag and len(head) == 36 else label
         return labels
@@ -118,7 +118,7 @@ class RecordSet:
         Of a record that is split because it holds the magic number, the whole image. Raises as `read`.
         """
         file, row = self._locate(position)
-        framed = os.pread(self._descriptors[file], limit_bytes, int(self._edges[file][row]))
+        framed = files.read_at(self._descriptors[file], limit_bytes, int(self._edges[file][row]))
         head = recordio.whole_frame_head(framed)
         if head is None:
             image = self.read(position).image
@@ -139,7 +139,7 @@ class RecordSet:
 
     def _read(self, file: int, row: int, start: int, end: int) -> ImageRecord:
         try:
-            framed = os.pread(self._descriptors[file], end - start, start)
+            framed = files.read_at(self._descriptors[file], end - start, start)
         except OSError as error:
             raise Damaged(f"cannot be read ({error.strerror})") from error
         data, length = recordio.read_frame(framed)

@@ -189,7 +189,7 @@ def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> 
         raise image.Rejected(f"file of {size_bytes:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
     try:
         with files.regular_file(root / path.partition("/")[0]) as (stream, _):
-            content = os.pread(stream.fileno(), size_bytes, offset)
+            content = files.read_at(stream.fileno(), size_bytes, offset)
     except BadInput as error:
         raise image.Rejected(f"its archive {error.what}") from error
     if len(content) < size_bytes:

@@ -13,7 +13,16 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Array, Blueprint, Engine, Values, create_engine
+from imagenet_pipeline.engines import (
+    FRAMEWORKS,
+    Array,
+    Blueprint,
+    Engine,
+    Values,
+    choose_engine,
+    create_engine,
+    is_installed,
+)
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
@@ -54,10 +63,23 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Val
 
 
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
-    """An engine to score with, which holds a checkpoint's weights."""
+    """Build an engine to score with, which holds a checkpoint's weights."""
     network = network_of(state.network, len(state.classes))
     blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe)
-    return create_engine(recipe.engine, blueprint.for_scoring(), weights)
+    return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
+
+
+def scoring_engine(recipe: Recipe, state: State) -> str:
+    """Name the engine to score with: of "auto" the one that trained last, or where it is not installed, the other."""
+    if recipe.engine != "auto":
+        return recipe.engine
+    if state.engine not in FRAMEWORKS:  # of an imported network, which none has trained
+        return choose_engine(recipe.devices, state.network)
+    if is_installed(state.engine):
+        return state.engine
+    engine = choose_engine(recipe.devices, state.network)
+    log.info("trained on %s, which is not installed here: %s takes its place", state.engine, engine)
+    return engine
 
 
 def frozen_layers(recipe: Recipe, epoch: int) -> tuple[str, ...]:

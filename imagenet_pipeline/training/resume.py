@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from imagenet_pipeline.config.shipped import find_recipe, shipped_name
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.processes import available_processors
+from imagenet_pipeline.processes import available_processors, memory_bytes
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
     Checkpoint,
@@ -49,6 +48,7 @@ from imagenet_pipeline.training.restart import (
     rate_in_force,
     require_unchanged,
     say_other_threads,
+    with_engine,
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
@@ -110,9 +110,10 @@ def run_settings(
         raise BadRecipe("a recipe that is no file names no run", where="run", expected="a folder for the run")
     folder = Path(folder)
     journal = Journal(folder)
-    earlier = carried_overrides(journal.events()) if resume is not None and journal.exists() else {}
-    carried = {key: value for key, value in earlier.items() if key not in given}
-    return RunSettings(load_recipe(recipe, {**carried, **given}), folder, resume, given, carried)
+    events = journal.events() if resume is not None and journal.exists() else []
+    carried = {key: value for key, value in carried_overrides(events).items() if key not in given}
+    settled = with_engine(load_recipe(recipe, {**carried, **given}), events)
+    return RunSettings(settled, folder, resume, given, carried)
 
 
 def open_settled(settings: RunSettings) -> Run:
@@ -347,7 +348,7 @@ def hardware() -> dict[str, Any]:
     return {
         "processor": processor_name(),
         "processors": available_processors(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory_bytes": memory_bytes(),
         "system": platform.platform(),
     }
 

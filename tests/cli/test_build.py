@@ -18,7 +18,7 @@ def write_photos(root: Path, count: int) -> Path:
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
         for number in range(count):
-            cv2.imwrite(str(root / name / f"{number}.png"), np.full((30, 30, 3), 20 * number, np.uint8))
+            cv2.imwrite(str(root / name / f"{number}.png"), np.full((30, 30, 3), 20 * number % 256, np.uint8))
     return root
 
 

@@ -16,6 +16,8 @@ import pytest
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.faces.video import whole_video
 
+pytestmark = pytest.mark.faces
+
 
 @dataclass
 class Answer:

@@ -55,6 +55,7 @@ def test_filters(call: Call, run: Path, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
 
 
+@pytest.mark.gluon
 def test_activations(call: Call, run: Path, tmp_path: Path) -> None:
     words = ["activations", run, run / "a.png", "--out", tmp_path / "a.png"]
     code, out, _ = call("picture", *words, "--layer", "conv1", "--channels", 3)

@@ -31,7 +31,7 @@ def plain_network() -> Sequential:
 
 @pytest.fixture(scope="session")
 def make_engine() -> Callable[..., Engine]:
-    """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, engine="gluon",
+    """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, engine="auto",
     loss=LossRecipe(), compile=False, frozen=(), rates={}, accumulation=1, average_decay=0.0, **optimizer)`.
     """
 
@@ -41,7 +41,7 @@ def make_engine() -> Callable[..., Engine]:
         devices: str = "cpu",
         precision: str = "float32",
         values: dict[str, Any] | None = None,
-        engine: str = "gluon",
+        engine: str = "auto",
         loss: LossRecipe = PLAIN,
         compile: bool = False,
         frozen: tuple[str, ...] = (),

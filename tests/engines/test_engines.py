@@ -83,7 +83,7 @@ def test_a_framework_that_is_not_installed_is_one_line_of_advice(
     for module in [name for name in sys.modules if name.startswith(f"imagenet_pipeline.engines.{engine}")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, framework, None)
-    with pytest.raises(BadRecipe, match=rf"not installed .*; pip install '\.\[{engine}\]' in the repo"):
+    with pytest.raises(BadRecipe, match=rf"not installed .*; pip install 'imagenet-pipeline\[{engine}\]'$"):
         create_engine(engine, BLUEPRINT, {})
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines.gluon import network as gluon_network
-from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines import is_installed
 from imagenet_pipeline.engines.pytorch import network as pytorch_network
 from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
 from imagenet_pipeline.networks.layers import (
@@ -33,8 +32,10 @@ from imagenet_pipeline.networks.shapes import describe
 
 Array = np.ndarray[Any, Any]
 Run = Callable[..., tuple[Array, dict[str, Array]]]
-mx: Any = mxnet
 torch: Any = pytorch
+if is_installed("gluon"):
+    from imagenet_pipeline.engines.gluon import network as gluon_network
+    from imagenet_pipeline.engines.gluon.runtime import mx
 
 
 def run_gluon(

@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines.gluon import losses as gluon_losses
-from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines import is_installed
 from imagenet_pipeline.engines.pytorch import losses as pytorch_losses
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 
 Array = np.ndarray[Any, Any]
-mx: Any = mxnet
 torch: Any = pytorch
+gluon_losses: Any = None
+if is_installed("gluon"):
+    from imagenet_pipeline.engines.gluon import losses as gluon_losses
+    from imagenet_pipeline.engines.gluon.runtime import mx
 
 ENGINES = {"gluon": gluon_losses, "pytorch": pytorch_losses}
 LOSSES = {

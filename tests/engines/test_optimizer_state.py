@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
-from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines import is_installed
 from imagenet_pipeline.engines.optimizer_state import ParameterGroup
 from imagenet_pipeline.engines.pytorch import optimizer as pytorch_optimizer
 from imagenet_pipeline.errors import BadInput
@@ -22,8 +21,10 @@ from imagenet_pipeline.optimizers import OPTIMIZERS as RULES
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 Groups = dict[str, ParameterGroup]
-mx: Any = mxnet
 torch: Any = pytorch
+if is_installed("gluon"):
+    from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
+    from imagenet_pipeline.engines.gluon.runtime import mx
 
 SHAPES = {"stem.weight": (4, 3, 2, 2), "middle.weight": (3, 5), "head.weight": (2, 3), "head.bias": (3,)}
 MIXED = {

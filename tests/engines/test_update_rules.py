@@ -10,8 +10,7 @@ import pytest
 import torch as pytorch
 
 from imagenet_pipeline.config import OptimizerRecipe
-from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
-from imagenet_pipeline.engines.gluon.runtime import mx as mxnet
+from imagenet_pipeline.engines import is_installed
 from imagenet_pipeline.engines.pytorch import optimizer as pytorch_optimizer
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.optimizers import OPTIMIZERS as RULES
@@ -19,8 +18,10 @@ from imagenet_pipeline.optimizers import Step, limited_norm, with_l1
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-mx: Any = mxnet
 torch: Any = pytorch
+if is_installed("gluon"):
+    from imagenet_pipeline.engines.gluon import optimizer as gluon_optimizer
+    from imagenet_pipeline.engines.gluon.runtime import mx
 
 SHAPES = {"conv.weight": (4, 3, 2, 2), "dense.weight": (3, 5), "dense.bias": (3,), "norm.weight": (4,)}
 RATES = [0.02] * 25 + [0.002] * 25
@@ -224,6 +225,7 @@ def test_a_drop_of_the_rate_acts_at_once(optimizer: dict[str, Any], engine: str)
     assert moves[2] < moves[1] / 300
 
 
+@pytest.mark.gluon
 def test_without_momentum_both_engines_remember_the_same_gradient() -> None:
     """A restart with momentum goes on from it."""
     recipe = OptimizerRecipe(momentum=0.0)
@@ -268,6 +270,7 @@ def test_going_on_on_the_same_engine_gives_equal_bytes(optimizer: dict[str, Any]
         assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
 
 
+@pytest.mark.gluon
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=words)
 def test_both_engines_name_what_they_remember_alike(optimizer: dict[str, Any]) -> None:
     recipe = OptimizerRecipe(**optimizer)

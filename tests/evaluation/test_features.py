@@ -68,6 +68,7 @@ def test_an_early_layer_is_what_numpy_makes_of_the_pixels(run: Path, tmp_path: P
     assert set(found) == {"val_features", "val_labels", "val_records", "classes", "about"}
 
 
+@pytest.mark.gluon
 @pytest.mark.parametrize(("network", "layer"), [("resnet18", "stage2.unit1.conv1"), ("squeezenet1_1", "fire3")])
 def test_both_engines_give_the_same_features_of_an_image_shaped_layer(
     network: str, layer: str, make_run: Callable[..., Path], tmp_path: Path

@@ -170,7 +170,7 @@ def test_markdown_shows_a_name_as_it_is(name: str) -> None:
 def test_several_are_shown_side_by_side(
     make_run: Callable[..., Path], run: Path, tmp_path: Path, findings: Findings
 ) -> None:
-    other = make_run(tmp_path / "other", seed=4, engine="gluon")
+    other = make_run(tmp_path / "other", seed=4, engine="auto")
     several = findings_of(examine([run, other]))
     page, markdown, told = written(several, tmp_path)
     assert "2 runs together on 12 test images" in page.words

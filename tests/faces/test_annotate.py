@@ -22,6 +22,8 @@ from imagenet_pipeline.faces.emotions import EmotionReader, open_emotion_reader
 from imagenet_pipeline.faces.video import Footage, Frame, Window, open_video, whole_video
 from imagenet_pipeline.records.image import upright_rgb
 
+pytestmark = pytest.mark.faces
+
 UNSEEN = Window(wanted=False)
 WITH_FACES, FRAMES = 6, 9
 

@@ -11,6 +11,8 @@ import skimage.data
 
 from imagenet_pipeline.faces.emotions import FaceDetector
 
+pytestmark = pytest.mark.faces
+
 NOSES = ((224, 118), (253, 240))
 """Of the two portraits, x and y, looked up by hand."""
 

@@ -49,6 +49,7 @@ def test_a_run_of_emotions_is_known_by_its_classes(ids: tuple[str, ...], emotion
     assert shows_emotions(ClassTable("folder", ids, tuple(reversed(ids)))) is emotions
 
 
+@pytest.mark.faces
 def test_every_face_gets_the_probabilities_of_its_own_square(
     emotion_run: Path, two_faces: Callable[[int], Any]
 ) -> None:
@@ -65,6 +66,7 @@ def test_every_face_gets_the_probabilities_of_its_own_square(
         assert sum(said.values()) == pytest.approx(1)
 
 
+@pytest.mark.faces
 def test_no_face_is_no_question_to_the_network(emotion_run: Path) -> None:
     assert open_emotion_reader(emotion_run).look(np.zeros((100, 100, 3), np.uint8)) == []
 
@@ -72,3 +74,9 @@ def test_no_face_is_no_question_to_the_network(emotion_run: Path) -> None:
 def test_a_run_of_something_else_is_refused(drawn_run: Callable[..., Path]) -> None:
     with pytest.raises(BadRecipe, match=r"not of emotions.*cat, dog"):
         open_emotion_reader(drawn_run("cat", "dog"))
+
+
+def test_an_opencv_without_cascades_is_one_line(emotion_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "CascadeClassifier", raising=False)
+    with pytest.raises(BadRecipe, match=r"^this OpenCV has no cascades .*; pip install 'opencv-python-headless<5'$"):
+        open_emotion_reader(emotion_run)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Blueprint, create_engine
+from imagenet_pipeline.engines import FRAMEWORKS, Blueprint, create_engine, is_installed
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
@@ -135,7 +135,8 @@ def sample_of(name: str) -> Sample:
     blueprint = Blueprint(network, size, MEAN, STD, Recipe(network="", records="", devices="cpu", precision="float32"))
     values = values_of(network, blueprint.input_shape)
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    logits = {engine: create_engine(engine, blueprint, values).logits(images) for engine in ("gluon", "pytorch")}
+    engines = filter(is_installed, FRAMEWORKS)
+    logits = {engine: create_engine(engine, blueprint, values).logits(images) for engine in engines}
     return Sample(name, network, size, values, images, logits)
 
 

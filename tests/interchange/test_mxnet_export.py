@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("mxnet")
+
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange.export import export_mxnet

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("mxnet")
+
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.engines.gluon.runtime import mx

@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis.extra.numpy as numpy_strategies
 import numpy as np
@@ -15,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange import params
 from imagenet_pipeline.interchange.params import read_list, read_params, write_list, write_params
@@ -56,7 +56,7 @@ def test_what_is_written_is_read(written: dict[str, np.ndarray]) -> None:
     assert_equal(parse(content_of(written)), written)
 
 
-def test_mxnet_reads_what_we_write_and_we_read_what_it_writes(tmp_path: Path) -> None:
+def test_mxnet_reads_what_we_write_and_we_read_what_it_writes(tmp_path: Path, mx: Any) -> None:
     random = np.random.default_rng(0)
     written = {f"arg:{kind}": (random.random((2, 3, 1, 4)) * 100).astype(kind) for kind in STOCK_TYPES}
     write_params(tmp_path / "ours.params", written)
@@ -67,7 +67,7 @@ def test_mxnet_reads_what_we_write_and_we_read_what_it_writes(tmp_path: Path) ->
     assert (tmp_path / "ours.params").read_bytes() == (tmp_path / "stock.params").read_bytes()
 
 
-def test_a_list_without_names(tmp_path: Path) -> None:
+def test_a_list_without_names(tmp_path: Path, mx: Any) -> None:
     mx.nd.save(str(tmp_path / "list"), [mx.nd.arange(3), mx.nd.ones((2, 2))])
     assert_equal(
         read_params(tmp_path / "list"),

@@ -13,6 +13,8 @@ import pytest
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential
 
+pytestmark = pytest.mark.gluon
+
 LIMIT = 1e-9
 CLASSES = np.array([0, 3])
 

@@ -35,6 +35,8 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import describe
 
+pytestmark = pytest.mark.gluon
+
 CLASSES, IMAGES = 5, 4
 RATE = 2.0**20  # so large that a step leaves nothing of the old value but its rounding
 LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"

@@ -12,6 +12,8 @@ from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, Pool, stack
 
+pytestmark = pytest.mark.gluon
+
 Array = np.ndarray[Any, Any]
 
 CLASSES, SIZE, BATCH, STEPS, DROP = 7, 8, 8, 50, 25

@@ -75,6 +75,7 @@ def test_activations_are_those_of_the_layer_for_the_photo(run: Path, photo: Path
     assert [holds(sheet, signed_colours(one), 3) for one in values[:10]] == [True] * 9 + [False]
 
 
+@pytest.mark.gluon
 def test_a_vector_is_bars_and_both_engines_draw_the_same(run: Path, photo: Path, tmp_path: Path) -> None:
     for engine in ("gluon", "pytorch"):
         out = tmp_path / f"{engine}.png"

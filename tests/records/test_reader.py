@@ -7,11 +7,11 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from imagenet_pipeline.engines.gluon.engine import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.lists import read_list
@@ -44,7 +44,7 @@ def test_threads_share_a_record_set(data_set: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_stock_readers_agree(data_set: Path, split: str) -> None:
+def test_stock_readers_agree(data_set: Path, split: str, mx: Any) -> None:
     with RecordSet.open(data_set, split) as records:
         for shard in records.files:
             with RecordSet.open(shard) as one:
@@ -56,7 +56,7 @@ def test_stock_readers_agree(data_set: Path, split: str) -> None:
                     assert (header.id, (header.label,), image) == (ours.number, ours.labels, ours.image)
 
 
-def test_image_record_iter_gives_equal_labels_and_pixels(data_set: Path) -> None:
+def test_image_record_iter_gives_equal_labels_and_pixels(data_set: Path, mx: Any) -> None:
     with RecordSet.open(data_set / "val.rec") as records:
         found = [records.read(position) for position in range(len(records))]
         pixels = [decode_rgb(record.image) for record in found]

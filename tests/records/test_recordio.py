@@ -6,13 +6,13 @@ import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_pipeline.engines.gluon.engine import mx
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records.recordio import (
     LABEL_LIMIT,
@@ -85,7 +85,7 @@ def test_arbitrary_bytes_raise_nothing_else(data: bytes) -> None:
             parse()
 
 
-def test_stock_mxnet_reads_ours_and_we_read_stock(tmp_path: Path) -> None:
+def test_stock_mxnet_reads_ours_and_we_read_stock(tmp_path: Path, mx: Any) -> None:
     payloads = awkward_payloads()
     stock = mx.recordio.MXRecordIO(str(tmp_path / "stock.rec"), "w")
     for payload in payloads:
@@ -98,7 +98,7 @@ def test_stock_mxnet_reads_ours_and_we_read_stock(tmp_path: Path) -> None:
     assert [reader.read() for _ in payloads] == payloads
 
 
-def test_ten_thousand_payloads_with_the_magic_inside(tmp_path: Path) -> None:
+def test_ten_thousand_payloads_with_the_magic_inside(tmp_path: Path, mx: Any) -> None:
     generator = np.random.default_rng(3)
     payloads = []
     for _ in range(10_000):
@@ -117,14 +117,14 @@ def test_a_packed_record_unpacks_and_is_checked(labels: tuple[float, ...]) -> No
 
 @pytest.mark.filterwarnings("ignore:tostring")
 @pytest.mark.parametrize("labels", [4.0, [1.0, 2.0, 3.5]])
-def test_a_stock_record_is_read_unchecked(labels: float | list[float]) -> None:
+def test_a_stock_record_is_read_unchecked(labels: float | list[float], mx: Any) -> None:
     header = mx.recordio.IRHeader(0, labels, 7, 0)
     record = unpack(mx.recordio.pack(header, b"image"))
     assert (record.labels, record.number, record.image) == (tuple(np.atleast_1d(labels)), 7, b"image")
     assert not record.checked
 
 
-def test_stock_mxnet_unpacks_ours() -> None:
+def test_stock_mxnet_unpacks_ours(mx: Any) -> None:
     header, image = mx.recordio.unpack(pack((5.0,), 9, b"image"))
     assert (header.label, header.id, image) == (5.0, 9, b"image")
     header, image = mx.recordio.unpack(pack((5.0, 6.0), 9, b"image"))

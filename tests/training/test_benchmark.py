@@ -12,7 +12,6 @@ import pytest
 
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import load_recipe
-from imagenet_pipeline.engines.gluon.engine import GluonEngine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.loader import read_sample
 from imagenet_pipeline.training.benchmark import SETTLING_STEPS, measure_steps
@@ -23,10 +22,10 @@ def unseen(done: int, total: int) -> None:
 
 
 def test_rounds_take_turns_and_each_fed_one_uses_up_what_was_prepared(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, engine_class: Any
 ) -> None:
     seen: list[bytes] = []
-    monkeypatch.setattr(GluonEngine, "train_batch", lambda engine, images, *_: seen.append(np.array(images).tobytes()))
+    monkeypatch.setattr(engine_class, "train_batch", lambda engine, images, *_: seen.append(np.array(images).tobytes()))
     plan = load_recipe(recipe, {"batch_size": 20, "loader.prefetch": 3})
     measure_steps(plan, steps=4, rounds=2, synthetic=True, show=unseen)
     still, fed = 4 + SETTLING_STEPS, 4 + SETTLING_STEPS + 3
@@ -37,8 +36,8 @@ def test_rounds_take_turns_and_each_fed_one_uses_up_what_was_prepared(
     assert set(seen[still + fed : 2 * still + fed]) == set(seen[:still])
 
 
-def test_a_slow_loader_shows(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GluonEngine, "train_batch", lambda *_: time.sleep(0.01))
+def test_a_slow_loader_shows(recipe: Path, monkeypatch: pytest.MonkeyPatch, engine_class: Any) -> None:
+    monkeypatch.setattr(engine_class, "train_batch", lambda *_: time.sleep(0.01))
     monkeypatch.setattr("imagenet_pipeline.loading.loader.read_sample", _slowly)
     speed = measure_steps(load_recipe(recipe, {"batch_size": 20}), steps=5, rounds=2, synthetic=True, show=unseen)
     assert speed.synthetic_seconds is not None

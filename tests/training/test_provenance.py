@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 
+import pytest
+
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.records.manifest import read_data_set
@@ -15,6 +17,7 @@ from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import hardware, open_run
 
 
+@pytest.mark.gluon
 def test_every_start_names_recipe_data_versions_and_hardware(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(open_run(recipe, {"epochs": 1, "optimizer.reference_batch_size": 240}, folder))

@@ -21,7 +21,6 @@ import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import load_recipe
-from imagenet_pipeline.engines.gluon.engine import GluonEngine
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.records.manifest import Manifest
@@ -75,11 +74,11 @@ def run(whole_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+def at_step(monkeypatch: pytest.MonkeyPatch, engine_class: Any) -> Callable[[int, Callable[[], None]], None]:
     """`at_step(n, action)`: act once, after n more steps of training."""
 
     def arrange(number: int, action: Callable[[], None]) -> None:
-        step, left = GluonEngine.train_batch, [number]
+        step, left = engine_class.train_batch, [number]
 
         def counted(*words: Any, **named: Any) -> None:
             step(*words, **named)
@@ -87,7 +86,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
             if left[0] == 0:
                 action()
 
-        monkeypatch.setattr(GluonEngine, "train_batch", counted)
+        monkeypatch.setattr(engine_class, "train_batch", counted)
 
     return arrange
 
@@ -126,16 +125,16 @@ def test_a_run_can_be_made_longer(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_given_with_resume_is_used_from_the_next_step(
-    whole_run: Path, run: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: Path, run: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch, engine_class: Any
 ) -> None:
     rates: list[float] = []
-    step = GluonEngine.train_batch
+    step = engine_class.train_batch
 
     def noted(engine: Any, images: Any, labels: Any, rate: float, seed: int) -> None:
         rates.append(rate)
         step(engine, images, labels, rate, seed)
 
-    monkeypatch.setattr(GluonEngine, "train_batch", noted)
+    monkeypatch.setattr(engine_class, "train_batch", noted)
     go(recipe, run, "2", optimizer__learning_rate=0.002)
     assert rates[0] == pytest.approx(0.002)
     assert rates == sorted(rates, reverse=True)

@@ -13,8 +13,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from imagenet_pipeline.config import load_recipe
-from imagenet_pipeline.engines.gluon.engine import GluonEngine
-from imagenet_pipeline.engines.pytorch.engine import PyTorchEngine
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.training.checkpoint import load_checkpoint
 from imagenet_pipeline.training.loop import train
@@ -68,10 +66,10 @@ def test_a_run_goes_on_on_the_other_engine(recipe: Path, tmp_path: Path, rule: s
 
 @pytest.mark.parametrize(("first", "second"), HALVES)
 def test_a_run_stopped_inside_an_epoch_goes_on_on_the_other_engine(
-    recipe: Path, tmp_path: Path, first: str, second: str, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path, first: str, second: str, monkeypatch: pytest.MonkeyPatch, class_of: Any
 ) -> None:
     go(recipe, tmp_path / "whole", engine=first, precision="float64")
-    kind: Any = GluonEngine if first == "gluon" else PyTorchEngine
+    kind = class_of(first)
     step, left = kind.train_batch, [13]
 
     def counted(*words: Any, **named: Any) -> None:
@@ -86,6 +84,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on_on_the_other_engine(
     assert worst_difference(tmp_path / "whole", tmp_path / "changed") < ROUNDING
 
 
+@pytest.mark.gluon
 def test_the_engine_of_an_earlier_restart_stays_in_force(recipe: Path, tmp_path: Path) -> None:
     go(recipe, tmp_path, epochs=2)
     go(recipe, tmp_path, "latest", engine="pytorch", epochs=3)
@@ -117,7 +116,7 @@ def test_a_run_that_was_compiled_is_scored_without_a_compiler(
 
 @pytest.mark.parametrize(("engine", "devices"), [("gluon", "cpu:0,1"), ("pytorch", "cpu")])
 def test_a_part_with_averages_frozen_layers_and_parts_of_a_batch_goes_on_in_equal_bytes(
-    recipe: Path, tmp_path: Path, engine: str, devices: str, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path, engine: str, devices: str, monkeypatch: pytest.MonkeyPatch, class_of: Any
 ) -> None:
     """On several devices, each with running statistics of its own, too; and with dropout."""
     keys = {
@@ -134,7 +133,7 @@ def test_a_part_with_averages_frozen_layers_and_parts_of_a_batch_goes_on_in_equa
         "checkpoint.every_steps": 4,
     }
     go(recipe, tmp_path / "whole", **keys)
-    kind: Any = GluonEngine if engine == "gluon" else PyTorchEngine
+    kind = class_of(engine)
     step, left = kind.train_batch, [0]
 
     def dying(*words: Any) -> None:

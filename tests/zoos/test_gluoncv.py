@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("mxnet")
+
 from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.engines.zoos import ZooNetwork

@@ -17,7 +17,7 @@ from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
 from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
 from imagenet_pipeline.engines.gluon.optimizer import Optimizer
-from imagenet_pipeline.engines.gluon.runtime import compute_threads, mx
+from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
@@ -250,7 +250,7 @@ def parse_contexts(devices: str) -> list[Any]:
 
     "auto" is the first GPU, or else the CPU.
     """
-    gpus = mx.context.num_gpus()
+    gpus = gpu_count()
     kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1 or gpu:0,1")
     if kind == "gpu":
         require_there(devices, words, gpus, f"{gpus} GPUs that MXNet can use")

@@ -1,4 +1,4 @@
-"""MXNet itself, imported here alone, with what it needs before and after."""
+"""Import of MXNet, here and nowhere else, with what it needs before and after."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ def import_mxnet() -> Any:
     return mxnet
 
 
+def gpu_count() -> int:
+    """Number of GPUs that MXNet can use."""
+    return int(mx.context.num_gpus())
+
+
 def compute_threads() -> int:
-    """Threads MXNet computes with, as OpenMP reads the variable: of a list, one number a level, the first."""
+    """Number of threads MXNet computes with, as OpenMP reads it: of a list, one number a level, the first."""
     word = os.environ["OMP_NUM_THREADS"].partition(",")[0].strip()
     return int(word) if word.isdecimal() else available_processors()
 

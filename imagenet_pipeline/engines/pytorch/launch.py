@@ -26,7 +26,7 @@ from imagenet_pipeline.errors import PipelineError, WorkerLost
 SECONDS_TO_LEAVE = 5.0
 """Time the other ranks have once one has failed; those that wait for it on a GPU would not leave by themselves."""
 _SECONDS_BETWEEN_LOOKS = 0.05
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PASSED_ON = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
 
 
 def launch(devices: str, words: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ torch: Any = import_torch()
 
 
 def parse_device(devices: str, here: Place = ALONE) -> Any:
-    """The torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
+    """Find the torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
 
     "auto" is a GPU a process, or else the CPU. Raises BadRecipe for a device that is not there, or where there are
     not as many processes as listed devices.
@@ -56,13 +56,18 @@ def parse_device(devices: str, here: Place = ALONE) -> Any:
     if kind == "cpu":
         return torch.device("cpu")
     number = words[here.local_rank] if ":" in devices else str(here.local_rank)
-    require_there(devices, [number], torch.cuda.device_count(), _gpus_found())
+    require_there(devices, [number], gpu_count(), _gpus_found())
     return torch.device("cuda", int(number))
+
+
+def gpu_count() -> int:
+    """Number of GPUs that PyTorch can use."""
+    return int(torch.cuda.device_count())
 
 
 def listed_devices(devices: str) -> tuple[str, list[str]]:
     """Read the recipe's `devices`: "cpu" or "gpu", and all numbers. Raises BadRecipe for a device that is not there."""
-    gpus = torch.cuda.device_count()
+    gpus = gpu_count()
     kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3")
     if kind == "gpu":
         require_there(devices, words, gpus, _gpus_found())
@@ -74,11 +79,11 @@ def listed_devices(devices: str) -> tuple[str, list[str]]:
 
 
 def _gpus_found() -> str:
-    return f"{torch.cuda.device_count()} GPUs that PyTorch can use"
+    return f"{gpu_count()} GPUs that PyTorch can use"
 
 
 def choose_precision(precision: str, device: Any) -> str:
-    """The precision to compute in; "auto" is bfloat16 where the device multiplies it fast, or else float32.
+    """Choose what to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
 
     Raises BadRecipe for one the device lacks.
     """
@@ -104,7 +109,7 @@ def choose_precision(precision: str, device: Any) -> str:
 
 
 def device_name(device: Any) -> str:
-    """A device's name as runs and reports show it."""
+    """Name a device as runs and reports show it."""
     return "cpu" if device.type == "cpu" else f"gpu:{device.index} ({torch.cuda.get_device_name(device)})"
 
 

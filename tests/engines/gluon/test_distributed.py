@@ -27,6 +27,8 @@ from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
 
+pytestmark = pytest.mark.gluon
+
 HARNESS = Path(__file__).with_name("cluster_harness.py")
 LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
 CLUSTERS = [(2, 1), (1, 1), (3, 2)] if LONG else [(2, 1)]

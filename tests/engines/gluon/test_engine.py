@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("mxnet")
+
 from imagenet_pipeline.engines.gluon.engine import GluonEngine, parse_contexts
 from imagenet_pipeline.engines.gluon.engine import mx as mxnet
 from imagenet_pipeline.errors import BadRecipe

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.networks.layers import Conv, Dense, Flatten, Pool, stack
 
 
+@pytest.mark.gluon
 def test_maxima_are_remembered_in_float32(
     make_engine: Callable[..., Engine], make_batch: Callable[..., tuple[Any, Any]]
 ) -> None:

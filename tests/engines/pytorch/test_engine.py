@@ -89,6 +89,7 @@ def step(engine: Engine, batch: tuple[Any, Any]) -> dict[str, Array]:
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "precision": "float64"}
 
 
+@pytest.mark.gluon
 @pytest.mark.parametrize("loss", [LossRecipe(), LossRecipe(label_smoothing=0.1), LossRecipe(kind="hinge")], ids=str)
 def test_both_engines_agree_on_logits_losses_gradients_and_statistics(
     make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, loss: LossRecipe
@@ -108,6 +109,7 @@ def test_both_engines_agree_on_logits_losses_gradients_and_statistics(
     assert pytorch.totals().step_losses == pytest.approx(gluon.totals().step_losses, rel=1e-6)
 
 
+@pytest.mark.gluon
 def test_both_engines_agree_on_response_normalisation(
     make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference
 ) -> None:
