@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip a test of what is not there: one marked with its name, or that has it among its parameters.
 
-    A module that imports MXNet at its head begins with `pytest.importorskip("mxnet")`.
+    A module that imports MXNet at its head begins with `pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")`.
     """
     for name, is_there in THERE.items():
         if not is_there():
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def mx() -> Any:
     """MXNet itself, to compare with."""
-    pytest.importorskip("mxnet")
+    pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
     from imagenet_pipeline.engines.gluon.runtime import mx
 
     return mx

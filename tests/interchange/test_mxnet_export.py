@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet")
+pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet")
+pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine

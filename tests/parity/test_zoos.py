@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet")
+pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.engines.gluon import zoo as gluon_zoo
 from imagenet_pipeline.engines.gluon.runtime import mx

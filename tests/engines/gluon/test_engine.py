@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet")
+pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.engines.gluon.engine import GluonEngine, parse_contexts
 from imagenet_pipeline.engines.gluon.engine import mx as mxnet

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("mxnet")
+pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint
