@@ -247,8 +247,7 @@ def run_training(
     another process's to say how it went.
     """
     from imagenet_pipeline.config import Recipe
-    from imagenet_pipeline.engines import launch_ranks
-    from imagenet_pipeline.engines.gluon.membership import taking_part
+    from imagenet_pipeline.engines import launch_ranks, taking_part
     from imagenet_pipeline.training.loop import train as train_run
     from imagenet_pipeline.training.resume import open_settled, run_settings
 

@@ -43,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip a test of what is not there: one marked with its name, or that has it among its parameters.
 
-    A module that imports MXNet at its head begins with `pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")`.
+    A module that imports MXNet at its head begins with
+    `pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")`.
     """
     for name, is_there in THERE.items():
         if not is_there():

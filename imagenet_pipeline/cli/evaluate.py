@@ -64,8 +64,7 @@ def evaluate(
       imagenet-pipeline evaluate output/runs/first output/runs/second devices=cpu
       imagenet-pipeline evaluate output/runs/resnet50 --split val --real-labels real.json
     """
-    from imagenet_pipeline.engines import launch_ranks
-    from imagenet_pipeline.engines.gluon.membership import taking_part
+    from imagenet_pipeline.engines import launch_ranks, taking_part
     from imagenet_pipeline.evaluation.compare import examine
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split, scoring_recipe
     from imagenet_pipeline.evaluation.report import require_page

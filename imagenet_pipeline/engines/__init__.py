@@ -16,8 +16,10 @@ Scoring uses the same without smoothing.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe, TransferRecipe
-from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
@@ -241,13 +242,29 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
     raise BadRecipe("there is no such engine", where=f"engine = {name!r}", expected="'gluon' or 'pytorch'")
 
 
+def in_cluster() -> bool:
+    """True where a variable of MXNet's clusters is set, DMLC_ROLE or another."""
+    return any(name.startswith("DMLC_") for name in os.environ)
+
+
+def taking_part() -> AbstractContextManager[None]:
+    """Join the cluster of the DMLC variables for the work with an engine (`engines/gluon/membership.py`), if any."""
+    if not in_cluster():
+        return nullcontext()
+    from imagenet_pipeline.engines.gluon import membership
+
+    return membership.taking_part()
+
+
 def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
     """Run the command line `words` in a process for each of the `devices`, where the engine needs one for each.
 
     False where this process is to do it itself: one device, an engine that takes several, or one of those processes.
     Raises what ended them: a rank's own error, or WorkerLost; BadRecipe for PyTorch in a cluster of MXNet's.
     """
-    if engine != "gluon":
+    if engine != "gluon" and in_cluster():
+        from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
+
         require_no_cluster(engine)
     if engine != "pytorch" or "," not in devices or place().launched:
         return False

@@ -12,15 +12,14 @@ from typing import Any
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
+from imagenet_pipeline.networks.catalog import ZOOS, LayeredNetwork, is_zoo_name
 from imagenet_pipeline.networks.initial import Values
-from imagenet_pipeline.networks.network import LayeredNetwork
 from imagenet_pipeline.networks.shapes import Shape
 
 
 @dataclass(frozen=True)
 class ZooNetwork:
-    """The network `name` of `library`, with `classes` outputs. See `networks.network.Network`."""
+    """The network `name` of `library`, with `classes` outputs. See `networks.catalog.Network`."""
 
     library: str
     name: str

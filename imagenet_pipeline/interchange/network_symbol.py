@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.symbol import VARIABLE, Node, Output, Symbol
 from imagenet_pipeline.networks import layers
-from imagenet_pipeline.networks.layers import Layer, Sequential, pair, without_taps
+from imagenet_pipeline.networks.layers import Layer, Sequential, follow, joined, pair, without_taps
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
-from imagenet_pipeline.networks.walk import follow, joined
 
 MEAN, DEVIATION = "normalisation_mean", "normalisation_std"
 _SUFFIXES = {

@@ -29,10 +29,10 @@ from imagenet_pipeline.networks.layers import (
     Pool,
     Residual,
     Sequential,
+    follow,
     pair,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
-from imagenet_pipeline.networks.walk import follow
 
 OPERATOR_SET, FORMAT_VERSION = 13, 7
 LARGEST_BYTES = 2**31 - 2**24

@@ -20,6 +20,7 @@ from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Frozen, Normalisation, freeze
 from imagenet_pipeline.networks.layers import (
+    SHORTCUT,
     Activation,
     BatchNorm,
     Concat,
@@ -33,10 +34,10 @@ from imagenet_pipeline.networks.layers import (
     Pool,
     Residual,
     Sequential,
+    fold,
     pair,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
-from imagenet_pipeline.networks.walk import SHORTCUT, fold
 
 TAKEN = {*sys.stdlib_module_names, "torch", "safetensors", "numpy", "timm"}
 

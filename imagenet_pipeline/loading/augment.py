@@ -107,7 +107,7 @@ def training_transform(
     """
     height, width = image.shape[:2]
     box = training_box(augmentation, draw, height, width, out.shape[0])
-    origin = moved(changes, out.shape[0])
+    origin = moved(changes, out.shape[0]) if changes else None
     if origin is None:
         resample(image, box, draw.flip, draw.distortion, augmentation.fill, out)
     else:

@@ -1,10 +1,11 @@
-"""Networks by name: those shipped, and those that other packages add."""
+"""Networks by name, those shipped and those that other packages add; and what training and engines ask of one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.alexnet import alexnet, alexnet_book, alexnet_one_tower
@@ -12,11 +13,11 @@ from imagenet_pipeline.networks.densenet import densenet121, densenet161, densen
 from imagenet_pipeline.networks.emotion_vggnet import emotion_vggnet
 from imagenet_pipeline.networks.googlenet import googlenet, googlenet_bn, googlenet_book
 from imagenet_pipeline.networks.inception import inception_v3
+from imagenet_pipeline.networks.initial import Values, initial_values
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.lenet import lenet
 from imagenet_pipeline.networks.minigooglenet import minigooglenet
 from imagenet_pipeline.networks.minivggnet import minivggnet
-from imagenet_pipeline.networks.network import LayeredNetwork
 from imagenet_pipeline.networks.resnet import (
     resnet18,
     resnet34,
@@ -37,6 +38,7 @@ from imagenet_pipeline.networks.resnet_v2 import (
     resnet152_v2,
 )
 from imagenet_pipeline.networks.shallownet import shallownet
+from imagenet_pipeline.networks.shapes import Shape, parameters
 from imagenet_pipeline.networks.squeezenet import squeezenet1_0, squeezenet1_1, squeezenet_book
 from imagenet_pipeline.networks.vgg import (
     vgg11,
@@ -57,6 +59,41 @@ ZOOS = {"gluoncv": "gluon", "timm": "pytorch"}
 """Libraries with networks of their own, and the engine that runs them."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
+
+
+class Network(Protocol):
+    """A network with its number of classes settled. Inputs are [channels, height, width]."""
+
+    @property
+    def engine(self) -> str | None:
+        """The one engine that runs it; None: each of them."""
+
+    def shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """The shape of every parameter and running statistic, by name, in order of computation.
+
+        Raises BadRecipe where the network cannot take the input or its library is missing.
+        """
+
+    def initial_values(
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool
+    ) -> dict[str, Values] | None:
+        """The values training begins with, float32 by name; None where its engine draws them as it builds it.
+
+        Raises BadRecipe as `shapes` does, and for a `kind` or `zero_last_scale` it does not have.
+        """
+
+
+@dataclass(frozen=True)
+class LayeredNetwork(Sequential):
+    """A network described in our layers."""
+
+    def shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return {name: parameter.shape for name, parameter in parameters(self, input_shape).items()}
+
+    def initial_values(
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool
+    ) -> dict[str, Values] | None:
+        return initial_values(self, input_shape, kind, seed, zero_last_scale)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Activation, BatchNorm, Layer, Residual, Sequential
+from imagenet_pipeline.networks.layers import Activation, BatchNorm, Layer, Residual, Sequential, joined, walk
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
-from imagenet_pipeline.networks.walk import joined, walk
 
 Values = NDArray[np.float32]
 Draw = Callable[[np.random.Generator, Shape], Values]

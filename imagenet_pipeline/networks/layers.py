@@ -3,12 +3,17 @@
 Images are [channels, height, width] and vectors [features]; a batch axis in front belongs to the engine.
 Weights are stored as (out, in / groups, kernel height, kernel width) for `Conv` and (out, in) for `Dense`.
 A network is a `Sequential`; `stack` writes one as a table whose keywords are the layers' names.
+
+A layer's path is its name behind those of the layers around it: "stage2.unit1.conv". The items of a residual body
+stand directly in the Residual, its other branch under the name "shortcut"; those of a head directly in the Tap. All
+that read the tree of layers go through it by `walk`, `fold` or `follow`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 Size = int | tuple[int, int]  # one number for both axes, or (height, width)
 
@@ -165,3 +170,60 @@ def stack(**items: Layer) -> Sequential:
 def without_taps(network: Sequential) -> Sequential:
     """The network as it scores, its auxiliary classifiers left out."""
     return Sequential(tuple((name, item) for name, item in network.items if not isinstance(item, Tap)))
+
+
+Value = TypeVar("Value")
+
+SHORTCUT = "shortcut"
+
+
+def joined(path: str, name: str) -> str:
+    """The path of the layer `name` inside the layer at `path`; "" is the network's."""
+    return f"{path}.{name}" if path else name
+
+
+def parts(layer: Layer) -> tuple[tuple[str, Layer], ...]:
+    """The layers directly inside a layer, by name: the shortcut first, the others in order of computation."""
+    match layer:
+        case Sequential(items) | Tap(Sequential(items)) | Concat(items) | Residual(Sequential(items), None):
+            return items
+        case Residual(Sequential(items), Sequential() as shortcut):
+            # First, since Gluon adds up the squares of gradients in the order its blocks are made in.
+            return ((SHORTCUT, shortcut), *items)
+    return ()
+
+
+def walk(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every layer inside `layer`, groups of layers included, with its path; a group before its parts."""
+    for name, part in parts(layer):
+        inner = joined(path, name)
+        yield inner, part
+        yield from walk(part, inner)
+
+
+def fold(layer: Layer, path: str, rule: Callable[[Layer, str, dict[str, Value]], Value]) -> Value:
+    """The value of a layer: `rule(layer, path, values of its parts by name)`, from the inside out."""
+    return rule(layer, path, {name: fold(part, joined(path, name), rule) for name, part in parts(layer)})
+
+
+def follow(layer: Layer, path: str, value: Value, rule: Callable[[Layer, str, list[Value]], Value]) -> Value:
+    """Follow a value through a layer in order of computation, and give what leaves it.
+
+    `rule(layer, path, inputs)` gives what leaves a single layer (one input), a Residual (those of its body and its
+    shortcut) or a Concat (those of its branches). The head of a Tap is followed too; what enters the Tap goes on.
+    """
+    match layer:
+        case Sequential():
+            for name, item in layer.items:
+                value = follow(item, joined(path, name), value, rule)
+            return value
+        case Residual(body, shortcut):
+            end = follow(body, path, value, rule)
+            around = follow(shortcut, joined(path, SHORTCUT), value, rule) if shortcut else value
+            return rule(layer, path, [end, around])
+        case Concat():
+            return rule(layer, path, [follow(item, joined(path, name), value, rule) for name, item in layer.branches])
+        case Tap():
+            follow(layer.head, path, value, rule)
+            return value
+    return rule(layer, path, [value])

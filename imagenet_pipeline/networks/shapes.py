@@ -22,9 +22,10 @@ from imagenet_pipeline.networks.layers import (
     Residual,
     Sequential,
     Tap,
+    follow,
     pair,
+    walk,
 )
-from imagenet_pipeline.networks.walk import follow, walk
 
 Shape = tuple[int, ...]  # [channels, height, width] or [features]
 Role = Literal["weight", "bias", "scale", "shift", "mean", "variance", "slope"]

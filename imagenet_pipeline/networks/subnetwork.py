@@ -8,9 +8,18 @@ from collections.abc import Iterable
 from itertools import takewhile
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Concat, Layer, Residual, Sequential, Tap, without_taps
+from imagenet_pipeline.networks.layers import (
+    SHORTCUT,
+    Concat,
+    Layer,
+    Residual,
+    Sequential,
+    Tap,
+    parts,
+    walk,
+    without_taps,
+)
 from imagenet_pipeline.networks.shapes import Shape, output_shapes
-from imagenet_pipeline.networks.walk import SHORTCUT, parts, walk
 
 
 def until(network: Sequential, path: str, name: str = "NAME") -> Sequential:

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from imagenet_pipeline.networks.layers import (
+    SHORTCUT,
     Activation,
     BatchNorm,
     Concat,
@@ -18,9 +19,9 @@ from imagenet_pipeline.networks.layers import (
     Residual,
     Sequential,
     Tap,
+    fold,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shapes
-from imagenet_pipeline.networks.walk import SHORTCUT, fold
 
 FOLLOWERS = (BatchNorm, Activation, Dropout, Flatten, LocalResponseNorm)
 """Layers that share the box of the one before them."""

@@ -145,6 +145,8 @@ def _name(state: State) -> str:
 
 def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:
     """Tell whether a checkpoint is there already, byte for byte: its journal line was all that was missing."""
+    if not os.path.lexists(target):
+        return False
     try:
         sums = _check_sums(target)
     except Damaged:

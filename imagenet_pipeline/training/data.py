@@ -14,7 +14,7 @@ from imagenet_pipeline.config import InputRecipe, Recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
-from imagenet_pipeline.networks.network import Network
+from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet

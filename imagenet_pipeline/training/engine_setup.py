@@ -26,8 +26,8 @@ from imagenet_pipeline.engines import (
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.networks.catalog import LayeredNetwork
 from imagenet_pipeline.networks.initial import initial_values
-from imagenet_pipeline.networks.network import LayeredNetwork
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits
+from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, in_cluster
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, micro_batches, parse_devices, require_there
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
@@ -35,7 +35,7 @@ class GluonEngine:
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         self.versions = {"mxnet": mx.__version__, "numpy": np.__version__}
         self.threads = compute_threads()
-        self._workers = all_workers()
+        self._workers = all_workers() if in_cluster() else None
         self.rank, self.ranks = (self._workers.rank, self._workers.ranks) if self._workers else (0, 1)
         recipe = blueprint.recipe
         self._contexts = parse_contexts(recipe.devices)

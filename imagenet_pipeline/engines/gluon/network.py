@@ -13,7 +13,7 @@ from typing import Any
 from imagenet_pipeline.engines import Array, Images, Labels, find_layer, not_scored
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.networks import layers
-from imagenet_pipeline.networks.walk import SHORTCUT, fold
+from imagenet_pipeline.networks.layers import SHORTCUT, fold
 
 nn = mx.gluon.nn
 

@@ -12,7 +12,7 @@ from typing import Any
 from imagenet_pipeline.engines import Array, find_layer, not_scored
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.networks import layers
-from imagenet_pipeline.networks.walk import SHORTCUT, fold, joined
+from imagenet_pipeline.networks.layers import SHORTCUT, fold, joined
 
 nn = torch.nn
 functional = torch.nn.functional

@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import Concat, Conv, Dense, Flatten, Layer, Residual, Tap, stack
+from imagenet_pipeline.networks.layers import (
+    Concat,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    Residual,
+    Tap,
+    fold,
+    follow,
+    stack,
+    walk,
+)
 from imagenet_pipeline.networks.shapes import describe, output_shapes
-from imagenet_pipeline.networks.walk import fold, follow, walk
 
 CONV = Conv(2, 1)
 NETWORK = stack(
