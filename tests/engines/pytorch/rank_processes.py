@@ -62,10 +62,12 @@ NORMALISED = stack(
 DROPPING = stack(flatten=Flatten(), drop=Dropout(0.5), classifier=Dense(CLASSES))
 
 
-def engine_of(network: Sequential, seed: int = 1, optimizer: Arrays | None = None, **named: Any) -> Engine:
+def engine_of(
+    network: Sequential, seed: int = 1, optimizer: Arrays | None = None, frozen: tuple[str, ...] = (), **named: Any
+) -> Engine:
     rule = OptimizerRecipe(**(optimizer or {"momentum": 0.9, "weight_decay": 0.01}))
     recipe = Recipe(network="", records="", precision="float64", optimizer=rule, **named)
-    blueprint = Blueprint(network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe)
+    blueprint = Blueprint(network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, frozen)
     return create_engine("pytorch", blueprint, initial_values(network, blueprint.input_shape, "msra", seed))
 
 
