@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,23 @@ def on_wandb(run: Path) -> Points:
     records = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     points: Points = {}
     for path in sorted((run / "wandb").glob("offline-run-*/*.wandb")):
-        for content in leveldb_records(path.read_bytes()):
-            record = records.Record.FromString(content)
+        for record in ended_run(path, records.Record):
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             for key, value in items.items():
                 if "step" in items and key != "step" and not key.startswith("_"):
                     points.setdefault(key, []).append((int(items["step"]), value))
     return points
+
+
+def ended_run(path: Path, kind: Any) -> list[Any]:
+    """The records of a run up to its end, which W&B's own process writes a moment after the run was closed."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [kind.FromString(content) for content in leveldb_records(path.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{path} has no end"
+        time.sleep(0.05)
 
 
 def leveldb_records(content: bytes) -> Iterator[bytes]:
@@ -265,6 +276,7 @@ def test_an_unknown_logger_is_named_with_those_there_are(recipe: Path, tmp_path:
 def test_without_its_package_a_logger_says_what_to_install(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr(LOGGERS, "_items", {})
     monkeypatch.delitem(sys.modules, f"{loggers.__name__}.{name}", raising=False)
     for module in [module for module in sys.modules if module.split(".")[0] == name] + [name]:
         monkeypatch.setitem(sys.modules, module, None)
