@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imagenet_pipeline.config import Recipe as Recipe
     from imagenet_pipeline.config import load_recipe as load_recipe
     from imagenet_pipeline.networks.catalog import register_network as register_network
+    from imagenet_pipeline.optimizers import register_optimizer as register_optimizer
     from imagenet_pipeline.records.reader import RecordSet as RecordSet
     from imagenet_pipeline.training.loggers import register_logger as register_logger
 

@@ -69,7 +69,7 @@ def evaluate(
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split, scoring_recipe
     from imagenet_pipeline.evaluation.report import require_page
     from imagenet_pipeline.evaluation.results import findings_of
-    from imagenet_pipeline.training.restart import with_engine
+    from imagenet_pipeline.training.engine_setup import with_engine
 
     views = crops_of(crops)
     runs, changes = _runs_and_changes(words)

@@ -2,6 +2,7 @@
 
 from imagenet_pipeline.config.reading import (
     Key,
+    find_recipe,
     load_recipe,
     load_run_recipe,
     option_names,
@@ -49,6 +50,7 @@ __all__ = [
     "ScheduleRecipe",
     "StoppingRecipe",
     "TransferRecipe",
+    "find_recipe",
     "load_recipe",
     "load_run_recipe",
     "looks_like_0_to_1",

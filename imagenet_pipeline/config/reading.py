@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config.recipe import NameOf, Recipe
-from imagenet_pipeline.config.shipped import find_recipe
+from imagenet_pipeline.config.shipped import shipped_instead_of
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
 _LARGEST_BITS = 63
@@ -41,6 +41,16 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
         _put(values, key, value)
         _renew(values)
     return _validated(values, where, overrides or {}, epochs)
+
+
+def find_recipe(text: str | Path) -> Path:
+    """Find a recipe: a file or a run folder, else the shipped recipe of that name (a plain folder hides none).
+
+    Raises BadRecipe, with the nearest names, where there is neither.
+    """
+    path = Path(text)
+    is_recipe = path.is_file() or (path / "recipe.toml").exists()
+    return path if is_recipe else shipped_instead_of(path)
 
 
 def _file_values(path: Path) -> dict[str, Any]:

@@ -47,16 +47,13 @@ def shipped_path(name: str) -> Path:
     return shipped_paths()[name]
 
 
-def find_recipe(text: str | Path) -> Path:
-    """The recipe that is meant: a file or a run folder, else the shipped recipe of that name.
+def shipped_instead_of(path: Path) -> Path:
+    """Find the shipped recipe named by a path that is no recipe file; a folder that is none either stays as it is.
 
-    A folder that is no run does not hide a shipped recipe ("photos"). Raises BadRecipe, with the nearest names of
-    shipped recipes and of recipe files beside it, where there is neither.
+    Raises BadRecipe, with the nearest names of shipped recipes and of recipe files beside it, where there is nothing.
     """
-    path = Path(text)
-    is_other_folder = path.is_dir() and not (path / "recipe.toml").exists()
     name = path.as_posix()
-    if name in shipped_paths() and (is_other_folder or not path.exists()):
+    if name in shipped_paths():
         return shipped_paths()[name]
     if path.exists():
         return path

@@ -69,6 +69,14 @@ def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
 
 
+def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
+    """Settle "auto": the engine that trained `before`, or where there is no such, what `choose_engine` says."""
+    if recipe.engine != "auto":
+        return recipe
+    engine = before if before in FRAMEWORKS else choose_engine(recipe.devices, recipe.network)
+    return recipe.model_copy(update={"engine": engine})
+
+
 def scoring_engine(recipe: Recipe, state: State) -> str:
     """Name the engine to score with: of "auto" the one that trained last, or where it is not installed, the other."""
     if recipe.engine != "auto":

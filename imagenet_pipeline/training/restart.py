@@ -10,7 +10,7 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
-from imagenet_pipeline.engines import FRAMEWORKS, Engine, choose_engine
+from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event
 from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
@@ -50,14 +50,10 @@ def begun_with(events: list[Event], folder: Path) -> Recipe:
     return load_recipe(path) if told is None else read_recipe(told, str(path))
 
 
-def with_engine(recipe: Recipe, events: Sequence[Event] = ()) -> Recipe:
-    """Settle the engine of a run: "auto" is that of its last start, or for a new run what `choose_engine` says."""
-    if recipe.engine != "auto":
-        return recipe
-    engine = _last([*events], "engine")
-    if engine not in FRAMEWORKS:
-        engine = choose_engine(recipe.devices, recipe.network)
-    return recipe.model_copy(update={"engine": engine})
+def engine_of_last_start(events: list[Event]) -> str | None:
+    """Name the engine a run was last started with; None where the journal does not say."""
+    engine: str | None = _last(events, "engine")
+    return engine
 
 
 def _starts(events: list[Event]) -> list[Event]:

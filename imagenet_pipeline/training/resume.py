@@ -12,8 +12,8 @@ from typing import Any
 
 import imagenet_pipeline
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe, options, recipe_text
-from imagenet_pipeline.config.shipped import find_recipe, shipped_name
+from imagenet_pipeline.config import Recipe, find_recipe, load_recipe, options, recipe_text
+from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
@@ -37,7 +37,7 @@ from imagenet_pipeline.training.data import (
     steps_per_epoch,
 )
 from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
-from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine
+from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine, with_engine
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
@@ -45,10 +45,10 @@ from imagenet_pipeline.training.restart import (
     begun_with,
     carried_overrides,
     changes_of,
+    engine_of_last_start,
     rate_in_force,
     require_unchanged,
     say_other_threads,
-    with_engine,
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
@@ -110,9 +110,13 @@ def run_settings(
         raise BadRecipe("a recipe that is no file names no run", where="run", expected="a folder for the run")
     folder = Path(folder)
     journal = Journal(folder)
-    events = journal.events() if resume is not None and journal.exists() else []
-    carried = {key: value for key, value in carried_overrides(events).items() if key not in given}
-    settled = with_engine(load_recipe(recipe, {**carried, **given}), events)
+    carried: dict[str, Any] = {}
+    engine = None
+    if resume is not None and journal.exists():
+        events = journal.events()
+        engine = engine_of_last_start(events)
+        carried = {key: value for key, value in carried_overrides(events).items() if key not in given}
+    settled = with_engine(load_recipe(recipe, {**carried, **given}), engine)
     return RunSettings(settled, folder, resume, given, carried)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_pipeline.config import load_recipe
-from imagenet_pipeline.config.shipped import find_recipe, read_shipped, shipped_paths
+from imagenet_pipeline.config import find_recipe, load_recipe
+from imagenet_pipeline.config.shipped import read_shipped, shipped_paths
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.resume import run_name
 

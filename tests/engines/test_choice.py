@@ -15,8 +15,8 @@ from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.engines import FRAMEWORKS, choose_engine, is_installed
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.training.engine_setup import scoring_engine
-from imagenet_pipeline.training.restart import with_engine
+from imagenet_pipeline.training.engine_setup import scoring_engine, with_engine
+from imagenet_pipeline.training.restart import engine_of_last_start
 
 BOTH = ("gluon", "pytorch")
 
@@ -74,10 +74,12 @@ def test_no_framework_is_imported_to_choose() -> None:
 def test_a_run_keeps_the_engine_it_began_with() -> None:
     recipe = Recipe(network="lenet", records="", devices="cpu")
     begun = {"event": "start", "engine": "pytorch"}
-    assert with_engine(recipe, [begun, {"event": "epoch", "epoch": 1}]).engine == "pytorch"
+    assert engine_of_last_start([begun, {"event": "epoch", "epoch": 1}]) == "pytorch"
+    assert engine_of_last_start([{"event": "import"}]) is None
+    assert with_engine(recipe, "pytorch").engine == "pytorch"
     given = recipe.model_copy(update={"engine": "gluon"})
-    assert with_engine(given, [begun]).engine == "gluon"
-    assert with_engine(recipe, [{"event": "import"}]).engine == choose_engine("cpu")
+    assert with_engine(given, "pytorch").engine == "gluon"
+    assert with_engine(recipe).engine == with_engine(recipe, "another").engine == choose_engine("cpu")
 
 
 def test_a_run_of_an_engine_that_is_not_here_is_scored_on_the_other(
