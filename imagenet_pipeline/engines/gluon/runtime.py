@@ -69,4 +69,4 @@ def _preload_cuda() -> None:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
-mx = import_mxnet()
+mx: Any = import_mxnet()
