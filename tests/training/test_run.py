@@ -386,6 +386,7 @@ def test_a_rate_given_inside_the_warmup_is_the_rate_it_rises_to(recipe: Path, tm
     assert rates[1] == pytest.approx(0.01)
 
 
+@pytest.mark.gluon
 def test_validation_is_of_the_weights_that_are_saved_on_several_devices(recipe: Path, tmp_path: Path) -> None:
     run = open_run(
         recipe, {"network": "resnet18", "input.size": 32, "devices": "cpu:0,1", "epochs": 1}, tmp_path / "run"
