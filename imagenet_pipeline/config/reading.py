@@ -1,4 +1,4 @@
-"""Recipes read from TOML and the command line, their first fault in one line, and all keys listed for people."""
+"""Reads recipes from TOML and the command line, reports their first fault in one line, and lists all keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from imagenet_pipeline.config.shipped import shipped_instead_of
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
 _LARGEST_BITS = 63
-"""Size of a whole number, its sign apart; Python would not even print one of some thousand digits."""
+"""Size of a whole number, its sign apart; Python does not even print a number of some thousand digits."""
 
 
 def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -29,7 +29,7 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
 
     Where there is no such file, the text is the name of a shipped recipe ("demo", "imagenet/resnet50").
 
-    Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest one), a wrong type.
+    Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest key), a wrong type.
     """
     if isinstance(source, Recipe):
         values, where = source.model_dump(mode="json"), "recipe"
@@ -76,7 +76,7 @@ def load_run_recipe(run: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def read_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """A recipe of plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
+    """Read a recipe from plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
     values = copy.deepcopy(values)
     _renew(values)
     return _validated(values, where, {})
@@ -98,7 +98,7 @@ def override_words(overrides: Mapping[str, Any]) -> list[str]:
     words = []
     for key, value in overrides.items():
         if isinstance(value, Mapping):
-            words += override_words({f"{key}.{inner}": one for inner, one in value.items()})
+            words += override_words({f"{key}.{inner}": content for inner, content in value.items()})
         else:
             words.append(tomli_w.dumps({"value": value}).strip().replace("value = ", f"{key}=", 1))
     return words
@@ -130,7 +130,9 @@ def _literal(text: str) -> Any:
         return text
     except (ValueError, RecursionError) as error:
         # A number of too many digits, or brackets in too many brackets.
-        raise BadRecipe(f"not a value ({error})", where=f"{text[:40]}... ({len(text):,} characters)") from error
+        raise BadRecipe(
+            f"the value cannot be read ({error})", where=f"{text[:40]}... ({len(text):,} characters)"
+        ) from error
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -170,7 +172,7 @@ def _with_tuples(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(inner, f"{where}, {key[:80]}") for key, inner in value.items()}
     if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
-        raise BadRecipe("a whole number that is too large", where=where, expected="at most 64 bits, as TOML has them")
+        raise BadRecipe("the whole number is too large", where=where, expected="at most 64 bits, as TOML has them")
     return tuple(_with_tuples(inner, where) for inner in value) if isinstance(value, list) else value
 
 
@@ -214,7 +216,7 @@ _NO_KEYS = {
 
 
 def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRecipe:
-    """Say the first fault pydantic found in a recipe in one line. `known` are all recipe keys, dotted."""
+    """Report pydantic's first fault in a recipe in one line. `known` are all recipe keys, dotted."""
     first = _clearest(error)
     # Union types add their own words to the location; the recipe key is the longest known beginning.
     words = [str(word) for word in first["loc"]]
@@ -241,7 +243,7 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     found = None if first["type"] == "value_error" else repr(first["input"])[:80]
     named, _, rest = message.partition(": ")
     if f"{key}.{named}".lstrip(".") in known:
-        # What a section, or the whole recipe, says of one of its keys.
+        # A message of a section, or of the whole recipe, begins with the key it is about.
         key, message = f"{key}.{named}".lstrip("."), rest
     return BadRecipe(f"recipe key {key!r}: {message[:1].lower()}{message[1:]}", where=where, found=found)
 
@@ -272,7 +274,7 @@ def _nearest(key: str, known: list[str], value: str) -> str:
 
 
 def _clearest(error: ValidationError) -> Any:
-    # Where a number or a word will do, a wrong word is best told the right one.
+    # Where a number or a word will do, a wrong word is best answered with the right word.
     errors = error.errors()
     words = [fault for fault in errors if fault["type"] == "literal_error" and fault["loc"][:2] == errors[0]["loc"][:2]]
     return words[0] if words and isinstance(words[0]["input"], str) else errors[0]

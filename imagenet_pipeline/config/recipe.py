@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -31,6 +31,12 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def _require_default(self, keys: Iterable[str], reason: str) -> None:
+        """Raise ValueError at the first of these keys that has another value than its default: it has no effect."""
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: has no effect {reason}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class InputRecipe(Section):
     start_size: Annotated[int, Field(ge=0, le=4096)] = 0
     """Side in the first epochs, pixels; 0 is `size`. `training/data.py` says how it grows."""
     grow_epochs: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
-    """From which epoch on `start_size` grows, and from which it is `size`."""
+    """Epochs at which `start_size` begins to grow, and has become `size`."""
 
     @property
     def scored_size(self) -> int:
@@ -71,7 +77,7 @@ class InputRecipe(Section):
     @model_validator(mode="after")
     def _check_growth(self) -> InputRecipe:
         if self.start_size > self.size:
-            raise ValueError(f"start_size: exceeds size, {self.size}")
+            raise ValueError(f"start_size: must not exceed size, {self.size}; found {self.start_size}")
         if self.grow_epochs[0] > self.grow_epochs[1]:
             raise ValueError(
                 f"grow_epochs: the first, {self.grow_epochs[0]}, exceeds the second, {self.grow_epochs[1]}"
@@ -123,13 +129,13 @@ class Augmentation(Section):
     policy: Policy = "none"
     """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/auto_augment.py`."""
     policy_changes: Annotated[int, Field(ge=1, le=4)] = 2
-    """How many changes rand_augment makes to an image."""
+    """Changes that rand_augment makes to an image."""
     policy_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """How strong rand_augment's are, of 30."""
+    """Strength of rand_augment's changes, of 30."""
     erasing: Fraction = 0.0
     """Probability of a random rectangle of noise (Zhong et al. 2020)."""
     mixup: NotNegative = 0.0
-    """Alpha of mixup (Zhang et al. 2018); 0 is off. With cutmix too, each image gets one of the two by chance."""
+    """Alpha of mixup (Zhang et al. 2018); 0 is off. With cutmix too, chance takes either for each image."""
     cutmix: NotNegative = 0.0
     """Alpha of CutMix (Yun et al. 2019); 0 is off."""
 
@@ -150,14 +156,14 @@ class Augmentation(Section):
             if low > high:
                 raise ValueError(f"{name}: the first number, {low}, exceeds the second, {high}")
         if self.area[1] == 0:
-            raise ValueError("area: the largest area is 0")
+            raise ValueError("area: the largest share must be above 0")
         return self
 
     @model_validator(mode="after")
     def _check_policy(self) -> Augmentation:
-        for key in ("policy_changes", "policy_magnitude"):
-            if self.policy != "rand_augment" and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f'{key}: has no effect on policy "{self.policy}", only on "rand_augment"')
+        if self.policy != "rand_augment":
+            reason = f'on policy "{self.policy}", only on "rand_augment"'
+            self._require_default(("policy_changes", "policy_magnitude"), reason)
         return self
 
 
@@ -171,8 +177,8 @@ class LossRecipe(Section):
 
     @model_validator(mode="after")
     def _check_smoothing(self) -> LossRecipe:
-        if self.kind == "hinge" and self.label_smoothing:
-            raise ValueError("label_smoothing: has no effect on hinge, which looks at one class an image")
+        if self.kind == "hinge":
+            self._require_default(["label_smoothing"], "on hinge, which looks at one class an image")
         return self
 
 
@@ -187,11 +193,11 @@ class OptimizerRecipe(Section):
     name: Annotated[str, NameOf(OPTIMIZERS)] = "sgd"
     """The rule; each reads its own of the keys below."""
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
-    """The highest of the schedule; with --resume, the rate of the very next step."""
+    """Highest rate of the schedule; with --resume, the rate of the very next step."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of sgd and lars."""
+    """Share of the last step kept in the next (sgd, lars)."""
     nesterov: bool = False
-    """Whether sgd looks ahead along its momentum."""
+    """Let sgd look ahead along its momentum."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean gradient (adam, adamw, nadam, lamb)."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -199,7 +205,7 @@ class OptimizerRecipe(Section):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean squares (rmsprop, adadelta)."""
     epsilon: Positive = 1e-8
-    """What is added to a denominator (all but sgd)."""
+    """Added to a denominator, so that it is never 0 (all but sgd)."""
     trust: Positive = 0.001
     """Trust coefficient of lars."""
     weight_decay: NotNegative = 1e-4
@@ -207,24 +213,19 @@ class OptimizerRecipe(Section):
     l1: NotNegative = 0.0
     """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
     decay_all: bool = True
-    """Whether weight_decay and l1 act on biases and normalisation too, and not on Conv and Dense weights alone."""
+    """Let weight_decay and l1 act on biases and normalisation too, not on Conv and Dense weights alone."""
     clip_norm: NotNegative = 0.0
     """Longest gradient, all parameters together, before a step; 0 is no limit (Pascanu et al. 2013)."""
     reference_batch_size: Annotated[int, Field(ge=0)] = 0
-    """Batch that `learning_rate` is meant for: another one scales it (Goyal et al. 2017); 0 takes it as it is."""
+    """Batch that `learning_rate` is meant for: another batch scales it (Goyal et al. 2017); 0 takes it as it is."""
     max_norm: NotNegative = 0.0
     """Largest norm of the weights of one output (a row of a Conv or Dense weight) after a step; 0 is no limit."""
 
     @model_validator(mode="after")
     def _check_effect(self) -> OptimizerRecipe:
         read = OPTIMIZERS.get(self.name).keys
-        for key, field in type(self).model_fields.items():
-            if key not in (*read, *KEYS_OF_ALL_OPTIMIZERS) and getattr(self, key) != field.default:
-                raise ValueError(f"{key}: has no effect on {self.name}, which reads {', '.join(read)}")
-        return self
-
-    @model_validator(mode="after")
-    def _check_nesterov(self) -> OptimizerRecipe:
+        unread = [key for key in type(self).model_fields if key not in (*read, *KEYS_OF_ALL_OPTIMIZERS)]
+        self._require_default(unread, f"on {self.name}, which reads {', '.join(read)}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs momentum above 0")
         return self
@@ -245,7 +246,7 @@ class ScheduleRecipe(Section):
     """The course of the learning rate; `training/schedule.py` defines each kind."""
 
     kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
-    """Its form after the warm-up; each reads its own of the keys below."""
+    """Form after the warm-up; each reads its own of the keys below."""
     drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs after which the rate falls (kind "steps")."""
     factor: Positive = 0.1
@@ -270,16 +271,14 @@ class ScheduleRecipe(Section):
         if self.kind == "plateau" and self.factor >= 1:
             raise ValueError(f'factor: of kind "plateau" must be below 1, found {self.factor:g}')
         if self.kind == "one_cycle" and not self.warmup_epochs:
-            raise ValueError('warmup_epochs: kind "one_cycle" rises for longer than 0 epochs')
+            raise ValueError('warmup_epochs: must be above 0 with kind "one_cycle"')
         return self
 
     @model_validator(mode="after")
     def _check_effect(self) -> ScheduleRecipe:
-        read = KEYS_OF_SCHEDULES[self.kind]
-        for key, field in type(self).model_fields.items():
-            if key not in ("kind", "warmup_epochs", *read) and getattr(self, key) != field.default:
-                reads = ", ".join((*read, "warmup_epochs"))
-                raise ValueError(f'{key}: has no effect on kind "{self.kind}", which reads {reads}')
+        read = (*KEYS_OF_SCHEDULES[self.kind], "warmup_epochs")
+        unread = [key for key in type(self).model_fields if key not in ("kind", *read)]
+        self._require_default(unread, f'on kind "{self.kind}", which reads {", ".join(read)}')
         return self
 
 
@@ -293,9 +292,9 @@ class InitialRecipe(Section):
     new_head: bool = False
     """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`."""
     mean: tuple[float, ...] = ()
-    """Mean that the network's input has subtracted, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
+    """Mean subtracted from the network's input, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
     std: tuple[Positive, ...] = ()
-    """Standard deviation that it is divided by, [R, G, B] in 0..255; goes with `mean`."""
+    """Standard deviation that the input is divided by, [R, G, B] in 0..255; goes with `mean`."""
     zero_last_scale: bool = False
     """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
 
@@ -326,7 +325,7 @@ class InitialRecipe(Section):
 
 
 class TransferRecipe(Section):
-    """Fine-tuning: layers of a network that starts from `initial.weights` held still for a while, or trained slower.
+    """Fine-tuning: layers of a network that starts from `initial.weights` frozen for a while, or trained slower.
 
     Keys are layers as `networks NAME` shows them, or their beginnings: `stage1` means all of that stage.
     """
@@ -350,17 +349,17 @@ class CheckpointRecipe(Section):
     every_steps: Annotated[int, Field(ge=0)] = 0
     """Also save inside an epoch, every so many steps of the run; 0 is off."""
     every_minutes: NotNegative = 15.0
-    """Also save inside an epoch, this long after the last checkpoint; 0 is off."""
+    """Also save inside an epoch, so many minutes after the last checkpoint; 0 is off."""
 
 
 class LogRecipe(Section):
     loggers: tuple[str, ...] = ()
-    """Who is told of the run beside history.csv and the journal: "tensorboard" (RUN/tensorboard), "wandb", "mlflow"."""
+    """Loggers beside history.csv and the journal: "tensorboard" (RUN/tensorboard), "wandb", "mlflow"."""
 
 
 class LoaderRecipe(Section):
     threads: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
-    """Decoding threads; 0 decodes in the training thread; "auto" is one a processor."""
+    """Decoding threads; 0 decodes in the training thread; "auto" is a thread for each processor."""
     prefetch: Annotated[int, Field(ge=1, le=64)] = 4
     """Batches prepared ahead."""
 
@@ -368,7 +367,7 @@ class LoaderRecipe(Section):
 def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
     """Move the drops of a run of `meant_for` epochs to one of `epochs`: in proportion, rising, each with an effect.
 
-    Where that is not known, or itself too short for them, the last stretch is taken to be as long as the one before.
+    Where `meant_for` is not known, or too short for them, the last stretch is taken to be as long as the last but one.
     """
     if meant_for <= drops[-1]:
         meant_for = 2 * drops[-1] - (drops[-2] if len(drops) > 1 else 0)
@@ -413,9 +412,9 @@ class Recipe(Section):
     precision: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
     """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy."""
     compile: bool = False
-    """Whether the pytorch engine compiles its step (torch.compile); Gluon always compiles its own way."""
+    """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
     accumulation: Annotated[int, Field(ge=1)] = 1
-    """Parts a batch is computed in, one after the other, their gradients added: less memory, the same step."""
+    """Micro-batches that a batch is computed in, their gradients added: less memory, the same step."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()

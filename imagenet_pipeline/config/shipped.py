@@ -43,7 +43,7 @@ def shipped_path(name: str) -> Path:
     """The file of a shipped recipe. Raises BadRecipe with the nearest names."""
     if name not in shipped_paths():
         advice = did_you_mean(name, shipped_paths(), "`recipes` lists them")
-        raise BadRecipe("no shipped recipe is called so", where=name, advice=advice)
+        raise BadRecipe("no such shipped recipe", where=name, advice=advice)
     return shipped_paths()[name]
 
 
@@ -64,7 +64,7 @@ def shipped_instead_of(path: Path) -> Path:
 
 
 def read_shipped(name: str) -> ShippedRecipe:
-    """What the list of recipes says of one. Raises BadRecipe for a name that is not shipped."""
+    """Describe a shipped recipe: its name, network, records and summary. Raises BadRecipe for any other name."""
     text = shipped_text(name)
     values = tomllib.loads(text)
     comment = " ".join(line.lstrip("# ") for line in text[: text.index("\nnetwork")].splitlines())
@@ -86,6 +86,6 @@ def copy_shipped(name: str, out: Path | None = None) -> Path:
     text = shipped_text(name)
     out = out or Path(f"{name.replace('/', '-')}.toml")
     if out.exists() or out.is_symlink():
-        raise BadRecipe("there is a file already, and it stays", where=out, advice="give another --out, or remove it")
+        raise BadRecipe("the file exists already and is kept", where=out, advice="give another --out, or remove it")
     files.write_whole(out, text)
     return out

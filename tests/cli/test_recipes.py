@@ -56,7 +56,7 @@ def test_a_copy_is_the_file_and_takes_nothing_away(call: Call, elsewhere: Path) 
     copied.write_text("mine")
     code, _, told = call("recipes", "--copy", "imagenet/resnet50")
     assert (code, copied.read_text()) == (2, "mine")
-    assert "there is a file already, and it stays" in told
+    assert "the file exists already and is kept" in told
     other = json.loads(call("recipes", "demo", "--out", "new/mine.toml", "--json")[1])
     assert other == {"name": "demo", "written": "new/mine.toml"}
     assert load_recipe("new/mine.toml") == load_recipe("demo")
@@ -110,4 +110,4 @@ def test_copying_without_a_name_and_an_unknown_name_are_told(call: Call) -> None
     assert "expected the name of a recipe" in call("recipes", "--copy")[2]
     code, _, told = call("recipes", "imagenet/resnet")
     assert code == 2
-    assert "no shipped recipe is called so; did you mean imagenet/resnet" in told
+    assert "no such shipped recipe; did you mean imagenet/resnet" in told
