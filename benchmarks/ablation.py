@@ -3,7 +3,7 @@
     python benchmarks/ablation.py OUT records=output/imagenette [key=value ...] [--seeds 1 2 3] [--jobs 2] [--json]
 
 Rank-1 on the validation photos after the last epoch, no checkpoint chosen. Every row has the same seeds, so the same
-photos in the same order. Runs are ordinary run folders below OUT, a job on one core each; what is finished is not run
+photos in the same order. Runs are ordinary run folders below OUT, a job on a core each; what is finished is not run
 again, and what was stopped goes on.
 """
 
@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
 
 
 def rank1(arguments: argparse.Namespace, seed: int, row: str) -> float:
-    """Train one row with one seed, or take it up again; its last validation rank-1 in percent."""
+    """Train a row with a seed, or take it up again; its last validation rank-1 in percent."""
     folder = arguments.out / f"{list(ROWS).index(row):02}-{seed}"
     restart = ["--resume", "latest"] if (folder / "checkpoints" / "latest").exists() else []
     keys = [*arguments.overrides, *ROWS[row], f"seed={seed}", "checkpoint.keep=1", "loader.threads=1"]

@@ -1,4 +1,4 @@
-"""One recipe on Gluon, on PyTorch, and changing from one to the other half-way: final rank-1 over several seeds.
+"""A recipe on Gluon, on PyTorch, and changing from either to the other half-way: final rank-1 over several seeds.
 
     python benchmarks/engine_change.py RECIPE OUT [key=value ...] [--epochs 4] [--seeds 1 2 3] [--json]
 
@@ -39,7 +39,7 @@ def parse() -> argparse.Namespace:
 
 
 def of_seed(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Final validation rank-1 in percent of the four runs of one seed."""
+    """Final validation rank-1 in percent of the four runs of a seed."""
     row: dict[str, Any] = {"seed": seed}
     for engine in ("gluon", "pytorch"):
         row[engine] = rank1(arguments, seed, engine, f"{engine}-{seed}", [])

@@ -1,9 +1,9 @@
-"""The size of the house: what a newcomer reads to follow one training run, and which files should not be there.
+"""The size of the house: what a newcomer reads to follow a training run, and which files should not be there.
 
     python benchmarks/house.py                     (prints; --check exits 1 where a limit is broken)
     python benchmarks/house.py --engine pytorch --no-run
 
-Files and functions that `train` passes through, files it imports, crumbs (small files that one file alone imports),
+Files and functions that `train` passes through, files it imports, crumbs (small files with a single importer),
 circles of imports, files that are too long, lines by folder, and the processor time of a start. Half a minute.
 """
 
@@ -86,7 +86,7 @@ def _named(node: ast.AST, package: str, known: Mapping[str, Path]) -> Iterator[s
 
 
 def circles(graph: Graph) -> list[list[str]]:
-    """Groups of modules that import one another, directly or by way of others."""
+    """Groups of modules that import each other, directly or by way of others."""
     reached = {name: _reached(graph, name) for name in graph}
     found = {frozenset(other for other in names if name in reached[other]) for name, names in reached.items()}
     return sorted(sorted(group) for group in found if group)
@@ -104,7 +104,7 @@ def _reached(graph: Graph, start: str) -> set[str]:
 
 
 def crumbs(known: Mapping[str, Path], root: Path) -> list[tuple[str, int, str]]:
-    """Files under `SMALL` lines that one module alone imports, without a reason: path, lines, importer."""
+    """Files under `SMALL` lines with a single importer, without a reason: path, lines, importer."""
     importers = defaultdict(set)
     for name, imported in imports(known, whole=True).items():
         for other in imported:
@@ -146,7 +146,7 @@ def _folder_of(file: str) -> str | None:
 
 @dataclass(frozen=True)
 class Followed:
-    """What one training went through: functions (file, name, line), the files of those, and the files imported."""
+    """The trace of a training run: functions (file, name, line), the files of those, and the files imported."""
 
     functions: set[tuple[str, str, int]]
     passed: set[str]
@@ -154,7 +154,7 @@ class Followed:
 
 
 def follow_training(engine: str) -> Followed:
-    """Train digits for one epoch in this process."""
+    """Train digits for an epoch in this process."""
     from imagenet_pipeline.cli import main
 
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
     python benchmarks/loader.py [--photos TAR] [--threads 1 2] [--records 3000] [--json]
 
 Records: the photos at 256 pixels short edge, JPEG quality 95, listed several times over. Work: random-resized crop
-to 224 and flip. Each loader runs in a process of its own, one warm epoch first, then the best of several.
+to 224 and flip. Each loader runs in a process of its own, a warm epoch first, then the best of several.
 Ours delivers uint8 (it normalises on the device); ImageRecordIter's default is float32, ImageRecordUInt8Iter is
 shown beside it. MXNet takes at most half of the processors for decoding, however many threads are asked for.
 """
@@ -76,7 +76,7 @@ def write_records(photos: Path, count: int, path: Path) -> Path:
 
 
 def alone(run: Callable[[Path, int, int], float], path: Path, threads: int, epochs: int) -> float:
-    """Images a second by one loader, in a fresh process, so that none meets the threads another left behind."""
+    """Images a second by a loader, in a fresh process, so that none meets the threads another left behind."""
     fresh = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
         return round(pool.submit(run, path, threads, epochs).result(), 1)

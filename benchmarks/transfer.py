@@ -54,8 +54,10 @@ def pretrain(arguments: argparse.Namespace) -> Path:
     classes = sorted(folder.name for folder in (photos / "train").iterdir())
     labels = {name: label for label, name in enumerate(classes)}
     lines = (photos / "val" / "val_annotations.txt").read_text().splitlines()
-    truth = dict(line.split("\t")[:2] for line in lines)
-    validation = [(labels[truth[photo.name]], photo) for photo in sorted((photos / "val" / "images").iterdir())]
+    class_of_photo = dict(line.split("\t")[:2] for line in lines)
+    validation = [
+        (labels[class_of_photo[photo.name]], photo) for photo in sorted((photos / "val" / "images").iterdir())
+    ]
     training = [
         (labels[name], photo) for name in classes for photo in sorted((photos / "train" / name).rglob("*.JPEG"))
     ]
@@ -65,7 +67,7 @@ def pretrain(arguments: argparse.Namespace) -> Path:
 
 
 def of_seed(seed: int, pretrained: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Validation rank-1 in percent of the three ways on one draw of photos."""
+    """Validation rank-1 in percent of the three ways on a draw of photos."""
     records = few_photos(seed, arguments)
     scratch = train("scratch", arguments.out / f"scratch-{seed}", records, arguments, seed)
     tuned = train(
@@ -137,7 +139,7 @@ def call(*words: object) -> str:
 
 
 def last_rank1(run: Path) -> float:
-    """Validation rank-1 after the last epoch: the best one would have been chosen by these very photos."""
+    """Validation rank-1 after the last epoch: the best epoch's would have been chosen by these very photos."""
     state = json.loads((run / "checkpoints" / "latest" / "state.json").read_text())
     return float(state["metrics"]["validation_rank1"])
 

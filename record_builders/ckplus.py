@@ -33,10 +33,10 @@ def plan(root: Path, val_fraction: float = 0.1, test_fraction: float = 0.1, seed
     """
     if val_fraction + test_fraction >= 1:
         raise BadInput(
-            "fractions leave nothing to train on", expected="a sum below 1", found=val_fraction + test_fraction
+            "the fractions leave nothing to train on", expected="a sum below 1", found=val_fraction + test_fraction
         )
     if folder.find_layout(root, follow=False).divided:
-        raise BadInput("splits are there already", where=root, advice="use `build folder`, which keeps them")
+        raise BadInput("the folder has splits already", where=root, advice="use `build folder`, which keeps them")
     whole = folder.plan(root, val_fraction=0.0, test_fraction=0.0, seed=seed, follow=False)
     rest, splits = whole.splits["train"], {}
     subjects = np.array([_subject(path, root) for path in rest.paths])
@@ -68,7 +68,7 @@ def _cut(images: Images, subjects: NDArray[np.str_], fraction: float, seed: int)
         tried = cut_out.copy()
         tried[fold] = True
         gone = images.labels[fold][~np.isin(images.labels[fold], images.labels[~tried])]
-        # The faces of a class may be of so few subjects that one fold has them all.
+        # The faces of a class may be of so few subjects that a single fold has them all.
         if len(gone):
             emptied = _class_of(images, int(gone[0]))
             continue

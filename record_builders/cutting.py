@@ -15,7 +15,7 @@ from imagenet_pipeline.records.plan import Images
 Indices = NDArray[np.int64]
 ONE_EACH: Literal["one a class"] = "one a class"
 Share = float | Literal["one a class"]
-"""The share of a split: a fraction 0..1 of the images, or one image of each class."""
+"""The share of a split: a fraction 0..1 of the images, or an image of each class."""
 
 
 def take(images: Images, indices: Indices) -> Images:
@@ -53,12 +53,12 @@ def cut(images: Images, count: int, seed: int, no_cut: str = "0") -> tuple[Image
 
 
 def cut_one_each(images: Images, no_cut: str) -> tuple[Images, Images]:
-    """Cut the first image of each class out, of shuffled images one at random: (the rest, the cut)."""
+    """Cut the first image of each class out, a random image where they are shuffled: (the rest, the cut)."""
     labels, first, sizes = np.unique(images.labels, return_index=True, return_counts=True)
     smallest = int(np.argmin(sizes))
     if sizes[smallest] < 2:
         raise BadInput(
-            f"cannot cut one image a class out: label {labels[smallest]} has none to spare "
+            f"cannot cut an image of each class out: label {labels[smallest]} has none to spare "
             f"({images.paths[first[smallest]]})",
             expected="an image of each class for every split",
             advice=f"add images of that class, or say {no_cut}",
@@ -97,7 +97,7 @@ def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[s
     """Cut a share of the images out for each named split; the rest, shuffled, is `train`."""
     fractions = {split: 0.0 if share == ONE_EACH else share for split, share in shares.items()}
     if not all(0 <= fraction < 1 for fraction in fractions.values()) or sum(fractions.values()) >= 1:
-        raise BadInput("fractions leave nothing to train on", expected="0 <= sum < 1", found=dict(fractions))
+        raise BadInput("the fractions leave nothing to train on", expected="0 <= sum < 1", found=dict(fractions))
     counts = {split: round(len(images) * fraction) for split, fraction in fractions.items()}
     no_cut = " ".join(f"--{split}-fraction 0" for split in shares if counts[split] or shares[split] == ONE_EACH)
     splits = {}

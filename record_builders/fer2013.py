@@ -74,7 +74,7 @@ def plan(
     """Write the faces as PNGs into `out`/faces unless they are there, and plan them in the order of the CSV.
 
     With 6 classes disgust, rare, counts as anger. `votes` is FER+'s file: 8 classes, the label of a row is what most
-    of its votes are for, and rows without such a majority, or with one for no emotion or no face, are left out.
+    of its votes are for; rows without such a majority, or with a majority for no emotion or no face, are left out.
     Raises BadInput naming the row that is malformed, or where votes and faces are not of the same file.
     """
     faces = read_faces(csv_file)
@@ -100,7 +100,7 @@ def read_faces(csv_file: Path) -> Faces:
         emotions.append(_whole(row["emotion"], len(EMOTIONS) - 1, "emotion", where))
         usages.append(_usage(row["Usage"], where))
     if not pixels:
-        raise BadInput("no faces here", where=csv_file, expected="a row a face")
+        raise BadInput("the file has no faces", where=csv_file, expected="a row a face")
     return Faces(pixels, np.array(emotions, np.int64), usages)
 
 
@@ -121,7 +121,7 @@ def read_votes(votes: Path, faces: Faces) -> NDArray[np.int64]:
     """The votes of each face for the emotions of FER+, unknown and no face, [n, 10].
 
     A column csv_row says which row of FER2013 votes are about, and may leave some out; without it, as in FER+'s own
-    file, they are about the next one. Raises BadInput where votes and faces are not of the same file.
+    file, they are about the next row. Raises BadInput where votes and faces are not of the same file.
     """
     columns = (*VOTED, *NO_EMOTION)
     counts = np.zeros((len(faces.usages), len(columns)), np.int64)
@@ -137,7 +137,9 @@ def read_votes(votes: Path, faces: Faces) -> NDArray[np.int64]:
         counts[face] = [_whole(row[column], 1000, column, where) for column in columns]
     if not (numbered or voted.all()):
         found = f"{int(voted.sum())} of {len(voted)}"
-        raise BadInput("faces without votes", where=votes, expected="votes for every row", found=found, advice=_WHOLE)
+        raise BadInput(
+            "some faces have no votes", where=votes, expected="votes for every row", found=found, advice=_WHOLE
+        )
     if not voted.all():
         log.info("%s: %d of %d faces have no votes", votes, int((~voted).sum()), len(voted))
     return counts
@@ -169,7 +171,7 @@ def _write_faces(faces: Faces, csv_file: Path, folder: Path) -> None:
     source = {"csv_sha256": files.sha256_of(csv_file)}
     if folder.exists():
         if not (folder / _SOURCE).exists() or files.read_json(folder / _SOURCE) != source:
-            raise BadInput("faces of another file are here", where=folder, advice="choose another --out")
+            raise BadInput("the folder holds faces of another file", where=folder, advice="choose another --out")
         return
     with files.whole_folder(folder) as part, Bar("faces", "images") as bar:
         for usage in set(faces.usages):
@@ -199,10 +201,12 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
             for row in reader:
                 line = 1 + reader.line_num
                 if None in row or None in row.values():
-                    raise BadInput("malformed row", where=f"{path}, line {line}", expected=f"{len(names)} fields")
+                    raise BadInput(
+                        "the row is malformed", where=f"{path}, line {line}", expected=f"{len(names)} fields"
+                    )
                 yield f"{path}, line {line}", {name: value.strip() for name, value in row.items()}
     except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise BadInput(f"damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
+        raise BadInput(f"the file is damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
 
 
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> list[str]:
@@ -224,7 +228,7 @@ def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> list[st
 def _usage(text: str, where: str) -> str:
     usage = _USAGES.get(text.casefold())
     if usage is None:
-        raise BadInput("unknown Usage", where=where, expected=", ".join(SPLITS), found=repr(text[:40]))
+        raise BadInput("the Usage is unknown", where=where, expected=", ".join(SPLITS), found=repr(text[:40]))
     return usage
 
 
@@ -243,5 +247,5 @@ def _whole(text: str, largest: int, column: str, where: str) -> int:
     """A whole number 0..largest; "3.0", as pandas writes it after a gap, is 3."""
     match = _WHOLE_NUMBER.fullmatch(text)
     if match is None or int(match[1]) > largest:
-        raise BadInput(f"unusable {column}", where=where, expected=f"0 to {largest}", found=repr(text[:40]))
+        raise BadInput(f"the {column} is out of range", where=where, expected=f"0 to {largest}", found=repr(text[:40]))
     return int(match[1])

@@ -49,12 +49,12 @@ def plan(
 ) -> Plan:
     """Plan a folder: class = sub-folder, images anywhere below it.
 
-    With ROOT/train, the splits are ROOT/{train,val,test}, by their usual names, and an absent one is cut out of train
+    With ROOT/train, the splits are ROOT/{train,val,test}, by their usual names, and an absent split is cut out of train
     if a fraction is given. Without it ROOT holds the classes, and val and test are cut out (stratified; by default a
-    tenth each, or one image a class where that is more).
+    tenth each, or an image of each class where that is more).
     `classes` names them (see `names_of`); they stay in the order of their folders. Symbolic links are followed,
     without `follow` those alone that stay in `root`. Folders in `root` called as `leave_out` says are not looked at.
-    Raises BadInput where a class is empty, has no name in `classes`, or one of val or test is not in train; where
+    Raises BadInput where a class is empty, has no name in `classes`, or is in val or test but not in train; where
     classes look like splits; where there is a single class; where an image is in two classes or splits.
     """
     layout = find_layout(root, follow, leave_out)
@@ -62,14 +62,14 @@ def plan(
     fractions = {"val": val_fraction, "test": test_fraction}
     for split, top in layout.tops.items():
         if fractions.get(split):
-            raise BadInput(f"there is a {split} folder: none is cut out of train", where=top)
+            raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
     wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
     splits = _images(layout)
     usual = 0.0 if layout.divided else _usual_share(splits["train"], ids)
     shares = {split: usual if fraction is None else fraction for split, fraction in wanted.items()}
     few = [split for split, share in shares.items() if share == ONE_EACH]
     if few:
-        log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
+        log.info("%s: fewer than ten images a class: an image of each class is cut out for %s", root, " and ".join(few))
     return Plan(
         root=root,
         splits={**splits, **cut_shares(splits["train"], shares, seed)},
@@ -89,7 +89,7 @@ def find_layout(root: Path, follow: bool = True, leave_out: Sequence[str] = ()) 
     names = _names(tree, root)
     absent = sorted(set(leave_out) - set(names))
     if absent:
-        raise BadInput("no such folder to leave out", where=root / absent[0])
+        raise BadInput("the folder to leave out does not exist", where=root / absent[0])
     for name in leave_out:
         tree.leave_out("folders, as asked for", root / name)
     names = [name for name in names if name not in leave_out]
@@ -133,11 +133,17 @@ def _several(tree: ImageTree, folder: Path, names: list[str]) -> list[str]:
     if not deeper:
         advice = f"put the images of every other class into a folder beside {names[0]!r}"
         raise BadInput(
-            "a single class", where=folder, found=names[0], expected="two or more class folders", advice=advice
+            "the folder has a single class",
+            where=folder,
+            found=names[0],
+            expected="two or more class folders",
+            advice=advice,
         )
     advice = f"say --root {inner}" if folder == tree.root else f"move what is in {inner} to {folder}"
     found = f"{names[0]}, and in {inner}: {first_few(deeper)}"
-    raise BadInput("a single class", where=folder, expected="two or more class folders", found=found, advice=advice)
+    raise BadInput(
+        "the folder has a single class", where=folder, expected="two or more class folders", found=found, advice=advice
+    )
 
 
 def _no_folders(tree: ImageTree, folder: Path) -> BadInput:
@@ -145,7 +151,7 @@ def _no_folders(tree: ImageTree, folder: Path) -> BadInput:
     if folder != tree.root:
         advice += f"; --leave-out {folder.name!r} does without it"
     return BadInput(
-        "no class folders here",
+        "the folder has no class folders",
         where=folder,
         expected="a sub-folder of images for each class",
         found=tree.left_out_below(folder),
@@ -163,7 +169,7 @@ def _images(layout: Layout) -> dict[str, Images]:
             raise _no_folders(tree, top)
         for name in sorted(names):
             if name not in layout.ids:
-                raise BadInput("class is not in train", where=top / name)
+                raise BadInput("the class is not in train", where=top / name)
             found[split, name] = _of_class(tree, top / name)
             if split == "train" and not found[split, name]:
                 raise _empty_class(tree, top / name)
@@ -179,7 +185,10 @@ def _of_class(tree: ImageTree, folder: Path) -> list[str]:
     inner = sorted({image.split("/", depth + 1)[depth] for image in images if image.count("/") > depth})
     if len({split for name in inner if (split := split_called(name))}) > 1:
         raise BadInput(
-            "splits below a class", where=folder, expected=f"{USUAL_NAMES} above the classes", found=first_few(inner)
+            "the class folder holds splits",
+            where=folder,
+            expected=f"{USUAL_NAMES} above the classes",
+            found=first_few(inner),
         )
     return images
 
@@ -196,7 +205,9 @@ def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[str]]) -
         known, known_key = first.setdefault(tree.real_path(path), (path, key))
         if known_key != key:
             what = f"the same image is in two {'classes' if known_key[0] == key[0] else 'splits'}"
-            raise BadInput(what, where=tree.root, found=f"{known} and {path}, links to one file", advice="keep one")
+            raise BadInput(
+                what, where=tree.root, found=f"{known} and {path}, links to the same file", advice="keep either"
+            )
         if known is not path:
             tree.leave_out(REPEATED_LINKS, path)
             repeated.add(path.relative_to(tree.root).as_posix())

@@ -44,7 +44,7 @@ def plan(
     50,000. Raises BadInput naming file and line, or what was looked for.
     """
     if test_images is not None and test_per_class is not None:
-        raise BadRecipe("--test-images and --test-per-class are two ways to say one thing", advice="give one of them")
+        raise BadRecipe("--test-images and --test-per-class exclude each other", advice="give either")
     root = layout.image_root(root)
     devkit = layout.find_devkit(root, class_order)
     if devkit is None:
@@ -52,7 +52,7 @@ def plan(
     found = layout.find_train(root)
     classes, by = _classes(root, devkit, found)
     dropped = blacklisted_numbers(devkit) if devkit and drop_blacklisted else set()
-    found_val = layout.find_validation(root, layout.find_truth(root, devkit), dropped)
+    found_val = layout.find_validation(root, layout.find_ground_truth(root, devkit), dropped)
     everything, val = _images(root, found, classes, by), _images(root, found_val, classes, by)
     _require_every_class(everything, classes, root / found.by)
     kit = {"classes": by, "train": found.by, "val": found_val.by}
@@ -95,11 +95,11 @@ def _require_no_need(root: Path, class_order: str, drop_blacklisted: bool) -> No
     for option, asked in wanted.items():
         if asked:
             expected = " or ".join(layout.DEVKITS)
-            raise BadInput(f"{option} needs a development kit, and none is here", where=root, expected=expected)
+            raise BadInput(f"{option} needs a development kit, and there is none", where=root, expected=expected)
 
 
 def _classes(root: Path, devkit: Devkit | None, train: layout.Found) -> tuple[ClassTable, str]:
-    """The class table, and what told the names: the kit's classes, or else those of the training images."""
+    """The class table, and the origin of its names: the kit's classes, or else those of the training images."""
     if devkit is not None:
         return devkit.classes, f"{os.path.relpath(devkit.folder, root)}/{devkit.source}"
     ids = tuple(sorted(set(train.wnids)))
@@ -123,7 +123,7 @@ def _images(root: Path, found: layout.Found, classes: ClassTable, by: str) -> Im
     if len(labels) and labels.min() < 0:
         row = int(np.argmin(labels))
         where = f"{root / found.by}:{row + 1}" if found.by.endswith("train_cls.txt") else root / found.paths[row]
-        raise BadInput(f"class not in {by}", where=where, found=found.wnids[row])
+        raise BadInput(f"the class is not in {by}", where=where, found=found.wnids[row])
     return Images(found.paths, labels, found.spans)
 
 

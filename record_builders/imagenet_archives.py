@@ -1,7 +1,8 @@
 """ILSVRC's official archives as they are: where in them each image lies, from their headers alone.
 
-`ILSVRC2012_img_train.tar` is a tar of 1,000 tars, one a class, `ILSVRC2012_img_val.tar` one of images. A member of a
-tar is stored in one piece, so that an image is an offset and a length in the outermost file; nothing is unpacked.
+`ILSVRC2012_img_train.tar` is a tar of 1,000 tars, one for each class, `ILSVRC2012_img_val.tar` a tar of images. A
+member of a tar is stored in a single piece, so that an image is an offset and a length in the outermost file; nothing
+is unpacked.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ def train_members(archive: Path) -> Iterator[tuple[str, str, Span]]:
         descriptor = stream.fileno()
         classes = sorted(_members(descriptor, (0, size_bytes), archive))
         if not classes:
-            raise BadInput("archive is empty", where=archive)
+            raise BadInput("the archive is empty", where=archive)
         scanned = 0
         for name, span in classes:
             match = _CLASS_ARCHIVE.fullmatch(name)
             if match is None:
-                raise BadInput("not the archive of a class", where=archive, expected="n01440764.tar", found=name[:80])
+                raise BadInput(
+                    "the member is not the archive of a class", where=archive, expected="n01440764.tar", found=name[:80]
+                )
             images = sorted(_members(descriptor, span, archive / name))
             _require_images(images, archive / name, re.compile(rf"{match[1]}_\d{{1,9}}\.JPEG"))
             wnid = match[1]
@@ -61,10 +64,12 @@ def val_members(archive: Path) -> list[tuple[str, Span]]:
 
 def _require_images(images: list[tuple[str, Span]], where: Path, pattern: re.Pattern[str]) -> None:
     if not images:
-        raise BadInput("archive is empty", where=where)
+        raise BadInput("the archive is empty", where=where)
     for name, _ in images:
         if not pattern.fullmatch(name):
-            raise BadInput("not an image's name", where=where, expected=pattern.pattern, found=repr(name[:80]))
+            raise BadInput(
+                "the member is not named as an image", where=where, expected=pattern.pattern, found=repr(name[:80])
+            )
 
 
 def _members(descriptor: int, span: Span, where: Path) -> Iterator[tuple[str, Span]]:
@@ -74,18 +79,18 @@ def _members(descriptor: int, span: Span, where: Path) -> Iterator[tuple[str, Sp
     while True:
         header = files.read_at(descriptor, max(0, min(BLOCK_BYTES, end - at)), at)
         if len(header) < BLOCK_BYTES:
-            raise BadInput("archive is cut: it ends without an end mark", where=where, found=f"{span[1]:,} bytes")
+            raise BadInput("the archive is cut: it ends without an end mark", where=where, found=f"{span[1]:,} bytes")
         if not any(header):
             return
         member = _member(header, where, at - span[0])
         at += BLOCK_BYTES
         if not 0 <= member.size <= end - at:
             found = f"{end - at:,} bytes of {member.name[:80]}"
-            raise BadInput("archive is cut", where=where, expected=f"{member.size:,} bytes", found=found)
+            raise BadInput("the archive is cut", where=where, expected=f"{member.size:,} bytes", found=found)
         if member.type in _FILES:
             name = member.name.removeprefix("./")
             if name in seen:
-                raise BadInput("stands twice in the archive", where=where, found=repr(name[:80]))
+                raise BadInput("the archive holds a member twice", where=where, found=repr(name[:80]))
             seen.add(name)
             yield name, (at, member.size)
         at += -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
@@ -99,7 +104,7 @@ def _member(header: bytes, where: Path, offset: int) -> tarfile.TarInfo:
         raise BadInput(reason, where=f"{where}, byte {offset:,}") from error
     if member.type not in (*_FILES, tarfile.DIRTYPE):
         raise BadInput(
-            f"archive holds what is no plain file (type {member.type.decode('latin-1')!r})",
+            f"the archive holds a member that is no plain file (type {member.type.decode('latin-1')!r})",
             where=where,
             expected="the official archive",
             found=repr(member.name[:80]),

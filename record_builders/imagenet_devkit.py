@@ -61,7 +61,7 @@ class Devkit:
 def parse_devkit(folder: Path, class_order: ClassOrder = "wnid") -> Devkit:
     """Read the classes of a kit: its data folder, or its .tar.gz. Raises BadInput where ids are not 1..N, once each."""
     if class_order not in ("wnid", "devkit"):
-        raise BadInput("unknown class order", expected="wnid or devkit", found=class_order)
+        raise BadInput("the class order is unknown", expected="wnid or devkit", found=class_order)
     folder = Path(folder)
     packed = None if folder.is_dir() else _unpacked(folder)
     source = _first_there(folder, packed, (CLASSES, *METAS))
@@ -73,11 +73,11 @@ def parse_devkit(folder: Path, class_order: ClassOrder = "wnid") -> Devkit:
     wnids: dict[int, str] = {}
     for where, number, wnid, name in rows:
         if number in wnids or wnid in names:
-            raise BadInput("class given twice", where=where, found=f"{wnid} {number} {name}")
+            raise BadInput("the class is given twice", where=where, found=f"{wnid} {number} {name}")
         wnids[number], names[wnid] = wnid, name
     if sorted(wnids) != list(range(1, len(wnids) + 1)):
         found = max(wnids, default="no class")
-        raise BadInput("class ids are not 1..N", where=folder / source, expected=f"1..{len(wnids)}", found=found)
+        raise BadInput("the class ids are not 1..N", where=folder / source, expected=f"1..{len(wnids)}", found=found)
     kit_order = [wnids[number] for number in range(1, len(wnids) + 1)]
     ids = sorted(kit_order) if class_order == "wnid" else kit_order
     label_of = {wnid: label for label, wnid in enumerate(ids)}
@@ -103,10 +103,10 @@ def validation_labels(devkit: Devkit) -> NDArray[np.int64]:
     name = ground_truth_file(devkit)
     ids = []
     content = _content(devkit.folder, devkit.packed, name)
-    for where, match in matched_lines(devkit.folder / name, content, _NUMBER_LINE, "one class id"):
+    for where, match in matched_lines(devkit.folder / name, content, _NUMBER_LINE, "a class id"):
         if not 1 <= int(match[0]) <= len(devkit.classes):
             valid = f"1..{len(devkit.classes)}"
-            raise BadInput("label out of range", where=where, expected=valid, found=match[0])
+            raise BadInput("the label is out of range", where=where, expected=valid, found=match[0])
         ids.append(int(match[0]))
     return np.take(devkit.label_of_id, np.array(ids, np.int64) - 1)
 
@@ -130,18 +130,18 @@ def read_file(path: Path) -> bytes:
 def matched_lines(
     path: Path, content: bytes, pattern: re.Pattern[str], form: str
 ) -> Iterator[tuple[str, re.Match[str]]]:
-    """Each line of a text, matched whole; (file:line, match). Raises BadInput at one that does not."""
+    """Each line of a text, matched whole; (file:line, match). Raises BadInput at the first that does not match."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise BadInput("cannot be read (not UTF-8 text)", where=path) from error
     del content  # 44 MB of ImageNet's training list
     if not lines:
-        raise BadInput("file is empty", where=path, expected=f"lines of the form {form}")
+        raise BadInput("the file is empty", where=path, expected=f"lines of the form {form}")
     for number, line in enumerate(lines, 1):
         match = pattern.fullmatch(line.strip())
         if match is None:
-            raise BadInput("malformed line", where=f"{path}:{number}", expected=form, found=repr(line[:80]))
+            raise BadInput("the line is malformed", where=f"{path}:{number}", expected=form, found=repr(line[:80]))
         yield f"{path}:{number}", match
 
 
@@ -189,14 +189,18 @@ def _classes_of_meta(path: Path, content: bytes) -> Iterator[tuple[str, int, str
     name_column = "words" if "words" in columns else "name"
     if not {number_column, "WNID", name_column} <= {*columns}:
         found = ", ".join(columns)[:80]
-        raise BadInput("no table of classes", where=path, expected="synsets with an ID, WNID, words", found=found)
+        raise BadInput(
+            "the file has no table of classes", where=path, expected="synsets with an ID, WNID, words", found=found
+        )
     for row, synset in enumerate(rows, 1):
         number, wnid, name = (synset[column] for column in (number_column, "WNID", name_column))
         if synset.get("num_children"):
             continue
         where = f"{path}, row {row}"
         if not (isinstance(number, float) and isinstance(wnid, str) and isinstance(name, str)):
-            raise BadInput("malformed synset", where=where, expected="a number, and two texts")
+            raise BadInput("the synset is malformed", where=where, expected="a number, and two texts")
         if not (number.is_integer() and 0 < number < 10**6 and _WNID.fullmatch(wnid) and name.isprintable()):
-            raise BadInput("malformed synset", where=where, expected="ID, WNID, words", found=f"{number}, {wnid[:20]}")
+            raise BadInput(
+                "the synset is malformed", where=where, expected="ID, WNID, words", found=f"{number}, {wnid[:20]}"
+            )
         yield where, int(number), wnid, name

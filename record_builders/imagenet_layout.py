@@ -58,7 +58,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Found:
-    """Images, with the wnid of each, in columns; `by` is what told them, relative to the root.
+    """Images, with the wnid of each, in columns; `by` is their origin, relative to the root.
 
     `folders` must be there before the images are read; `spans` as in Images.
     """
@@ -71,7 +71,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The wnid of each validation image: that of ILSVRC2012_val_{i+1:08d} is `wnids[i]`, by the file `by`."""
 
     by: str
@@ -94,18 +94,18 @@ def beside(root: Path, names: Collection[str]) -> Path | None:
 
 
 def find_devkit(root: Path, class_order: ClassOrder) -> Devkit | None:
-    """The development kit, unpacked or packed, if there is one."""
+    """The development kit, unpacked or packed, if there is any."""
     kit = beside(root, DEVKITS)
     return None if kit is None else parse_devkit(kit, class_order)
 
 
-def find_truth(root: Path, devkit: Devkit | None) -> Truth | None:
+def find_ground_truth(root: Path, devkit: Devkit | None) -> GroundTruth | None:
     """The labels of the validation images: the kit's or else Kaggle's, if there are any."""
     if devkit is not None:
         labels = validation_labels(devkit).tolist()
-        return Truth(ground_truth_file(devkit), [devkit.classes.ids[label] for label in labels])
+        return GroundTruth(ground_truth_file(devkit), [devkit.classes.ids[label] for label in labels])
     path = beside(root, (SOLUTION,))
-    return None if path is None else Truth(SOLUTION, _solution(path))
+    return None if path is None else GroundTruth(SOLUTION, _solution(path))
 
 
 def find_train(root: Path) -> Found:
@@ -120,28 +120,28 @@ def find_train(root: Path) -> Found:
     if archive.is_file():
         return _archived_train(archive)
     looked_for = f"{LISTS}/train_cls.txt, train/n01440764 (also in {DATA} and {KAGGLE}/{DATA}) or {TRAIN_ARCHIVE}"
-    raise _nothing("no training images of ImageNet here", root, looked_for)
+    raise _nothing("the folder has no training images of ImageNet", root, looked_for)
 
 
-def find_validation(root: Path, truth: Truth | None, dropped: Collection[int]) -> Found:
+def find_validation(root: Path, ground_truth: GroundTruth | None, dropped: Collection[int]) -> Found:
     """The validation images but those of some numbers, in file-name order. Raises BadInput where there are none."""
     folder = f"{_data_folder(root)}val"
     listed, archive = root / LISTS / "val.txt", root / VAL_ARCHIVE
     if _class_folders(root / folder):
-        return _sorted_validation(root, folder, truth, dropped)
+        return _sorted_validation(root, folder, ground_truth, dropped)
     if listed.is_file():
         names, by = {number: f"{folder}/{name}.JPEG" for number, name in _listed_names(listed).items()}, listed
     elif (root / folder).is_dir():
         names, by = _numbered(root / folder, folder), root / folder
     elif archive.is_file():
-        return _archived_validation(archive, truth, dropped)
+        return _archived_validation(archive, ground_truth, dropped)
     else:
         looked_for = f"{LISTS}/val.txt, val (also in {DATA}) or {VAL_ARCHIVE}"
-        raise _nothing("no validation images of ImageNet here", root, looked_for)
-    labels = _labels(truth, names, by)
+        raise _nothing("the folder has no validation images of ImageNet", root, looked_for)
+    labels = _labels(ground_truth, names, by)
     kept = sorted(names.keys() - dropped, key=names.__getitem__)
-    told = f"{by.relative_to(root).as_posix()} and {truth.by if truth else ''}"
-    return Found(told, [names[number] for number in kept], [labels[number - 1] for number in kept], (folder,))
+    origin = f"{by.relative_to(root).as_posix()} and {ground_truth.by if ground_truth else ''}"
+    return Found(origin, [names[number] for number in kept], [labels[number - 1] for number in kept], (folder,))
 
 
 def say_unused(root: Path) -> None:
@@ -160,7 +160,7 @@ def _listed_train(listed: Path, folder: str) -> Found:
     seen: set[str] = set()
     for where, match in matched_lines(listed, read_file(listed), _TRAIN_LINE, "WNID/WNID_N NUMBER"):
         if match[1] in seen:
-            raise BadInput("image given twice", where=where, found=match[1])
+            raise BadInput("the image is given twice", where=where, found=match[1])
         seen.add(match[1])
         paths.append(f"{folder}/{match[1]}.JPEG")
         wnids.append(sys.intern(match[2]))
@@ -176,34 +176,38 @@ def _archived_train(archive: Path) -> Found:
     return Found(TRAIN_ARCHIVE, paths, wnids, spans=np.array(spans, np.int64).reshape(-1, 2))
 
 
-def _archived_validation(archive: Path, truth: Truth | None, dropped: Collection[int]) -> Found:
+def _archived_validation(archive: Path, ground_truth: GroundTruth | None, dropped: Collection[int]) -> Found:
     members = val_members(archive)
     names = _by_number([name for name, _ in members], archive)
     spans = dict(members)
-    labels = _labels(truth, names, archive)
+    labels = _labels(ground_truth, names, archive)
     kept = sorted(names.keys() - dropped, key=names.__getitem__)
     return Found(
-        f"{VAL_ARCHIVE} and {truth.by if truth else ''}",
+        f"{VAL_ARCHIVE} and {ground_truth.by if ground_truth else ''}",
         [f"{VAL_ARCHIVE}/{names[number]}" for number in kept],
         [labels[number - 1] for number in kept],
         spans=np.array([spans[names[number]] for number in kept], np.int64).reshape(-1, 2),
     )
 
 
-def _sorted_validation(root: Path, folder: str, truth: Truth | None, dropped: Collection[int]) -> Found:
-    """The validation images in class folders, in the order of their own names, as if they lay in one folder."""
+def _sorted_validation(root: Path, folder: str, ground_truth: GroundTruth | None, dropped: Collection[int]) -> Found:
+    """The validation images in class folders, in the order of their own names, as if they lay in a single folder."""
     rows = sorted((Path(path).name, wnid, path) for wnid, path in _images_in_classes(root, folder))
     numbers = [match and int(match[1]) for match in (_VAL_IMAGE.fullmatch(name) for name, _, _ in rows)]
     if dropped and None in numbers:
         name = rows[numbers.index(None)][2]
-        raise BadInput("the blacklist knows images by number", where=root, expected="ILSVRC2012_val_N", found=name)
+        raise BadInput(
+            "the blacklist needs image names with a number", where=root, expected="ILSVRC2012_val_N", found=name
+        )
     by = f"{folder}/WNID"
-    if truth is not None and None not in numbers:
-        by = f"{by} and {truth.by}"
-        labels = _labels(truth, _by_number([name for name, _, _ in rows], root / folder), root / folder)
+    if ground_truth is not None and None not in numbers:
+        by = f"{by} and {ground_truth.by}"
+        labels = _labels(ground_truth, _by_number([name for name, _, _ in rows], root / folder), root / folder)
         for number, (_, wnid, path) in zip(numbers, rows, strict=True):
             if number and labels[number - 1] != wnid:
-                raise BadInput(f"class is another in {truth.by}", where=root / path, expected=labels[number - 1])
+                raise BadInput(
+                    f"the class differs from that in {ground_truth.by}", where=root / path, expected=labels[number - 1]
+                )
     kept = [(wnid, path) for number, (_, wnid, path) in zip(numbers, rows, strict=True) if number not in dropped]
     return Found(by, [path for _, path in kept], [wnid for wnid, _ in kept], (folder,))
 
@@ -214,15 +218,15 @@ def _listed_names(path: Path) -> dict[int, str]:
     for where, match in matched_lines(path, read_file(path), _VAL_LINE, "ILSVRC2012_val_N NUMBER"):
         number = int(match[3])
         if number != int(match[2]):
-            raise BadInput("image number differs from the name's", where=where, found=match[0])
+            raise BadInput("the image's number differs from its name's", where=where, found=match[0])
         if number in names:
-            raise BadInput("image given twice", where=where, found=match[0])
+            raise BadInput("the image is given twice", where=where, found=match[0])
         names[number] = match[1]
     return names
 
 
 def _numbered(path: Path, folder: str) -> dict[int, str]:
-    """Paths of the validation images that lie in one folder, by number."""
+    """Paths of the validation images that lie in a folder, by number."""
     names = [entry.name for entry in _entries(path)]
     images = [name for name in names if _VAL_IMAGE.fullmatch(name)]
     if len(images) < len(names):
@@ -236,26 +240,28 @@ def _by_number(names: Collection[str], where: Path) -> dict[int, str]:
     for name in names:
         match = _VAL_IMAGE.fullmatch(name)
         if match is None or int(match[1]) in numbered:
-            raise BadInput("a validation image of that number is there already", where=where, found=name)
+            raise BadInput("two validation images have the same number", where=where, found=name)
         numbered[int(match[1])] = name
     if not numbered:
-        raise BadInput("no validation images here", where=where, expected="ILSVRC2012_val_00000001.JPEG and so on")
+        raise BadInput(
+            "the folder has no validation images", where=where, expected="ILSVRC2012_val_00000001.JPEG and so on"
+        )
     return numbered
 
 
-def _labels(truth: Truth | None, names: Mapping[int, str], where: Path) -> list[str]:
+def _labels(ground_truth: GroundTruth | None, names: Mapping[int, str], where: Path) -> list[str]:
     """The wnids in number order. Raises BadInput unless they are of just these images."""
-    if truth is None:
+    if ground_truth is None:
         looked_for = f"{', '.join(DEVKITS)} or {SOLUTION}, or class folders in val"
-        raise BadInput("nothing tells the classes of the validation images", where=where, expected=looked_for)
-    if names.keys() != set(range(1, len(truth.wnids) + 1)):
+        raise BadInput("the classes of the validation images are unknown", where=where, expected=looked_for)
+    if names.keys() != set(range(1, len(ground_truth.wnids) + 1)):
         raise BadInput(
-            f"{truth.by} does not belong to these images",
+            f"{ground_truth.by} does not belong to these images",
             where=where,
-            expected=f"images 1..{len(truth.wnids)}, once each",
+            expected=f"images 1..{len(ground_truth.wnids)}, once each",
             found=f"{len(names)} of {min(names)}..{max(names)}",
         )
-    return truth.wnids
+    return ground_truth.wnids
 
 
 def _solution(path: Path) -> list[str]:
@@ -264,7 +270,7 @@ def _solution(path: Path) -> list[str]:
         if match[1] is None:
             continue
         if int(match[1]) in wnids:
-            raise BadInput("image given twice", where=where, found=match[0][:80])
+            raise BadInput("the image is given twice", where=where, found=match[0][:80])
         wnids[int(match[1])] = match[2]
     if wnids.keys() != set(range(1, len(wnids) + 1)):
         found = f"{len(wnids)} of {min(wnids)}..{max(wnids)}"
@@ -287,13 +293,13 @@ def _images_in_classes(root: Path, folder: str) -> Iterator[tuple[str, str]]:
     others = sorted({entry.name for entry in _entries(root / folder)}.difference(wnids))
     unsorted = [name for name in others if name.lower().endswith(IMAGE_ENDINGS)]
     if unsorted:
-        raise BadInput("images beside class folders: half sorted?", where=root / folder, found=first_few(unsorted))
+        raise BadInput("images lie beside class folders: half sorted?", where=root / folder, found=first_few(unsorted))
     for wnid in wnids:
         entries = _entries(root / folder / wnid)
         images = [entry.name for entry in entries if entry.name.lower().endswith(IMAGE_ENDINGS)]
         others += [f"{wnid}/{name}" for name in sorted({entry.name for entry in entries}.difference(images))]
         if not images:
-            raise BadInput("class folder holds no images", where=root / folder / wnid)
+            raise BadInput("the class folder holds no images", where=root / folder / wnid)
         yield from ((wnid, f"{folder}/{wnid}/{name}") for name in images)
     if others:
         log.info("%s: left out, no images or no class folders: %s", root / folder, first_few(others))

@@ -19,7 +19,7 @@ from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
 
 from .cutting import cut_shares
 
-BEGIN_AT_ONE = "labels begin at 1? subtract one from each"
+BEGIN_AT_ONE = "labels begin at 1? subtract 1 from each"
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -38,7 +38,7 @@ def plan(
 
     Paths are relative to `root`, or absolute inside it. `classes` names them (see `read_classes`), also such as have no
     image in the list; without it classes are called "0", "1", ... up to the largest label, and each has an image there.
-    Raises BadInput naming the line that is malformed, leads outside `root`, has not one whole label, or another one
+    Raises BadInput naming the line that is malformed, leads outside `root`, has no single whole label, or another label
     than an earlier line for the same image.
     """
     root = Path(root)
@@ -74,7 +74,7 @@ class _List:
 def _images(path: Path, root: Path) -> _List:
     rows = read_list(path)
     if not rows:
-        raise BadInput("list is empty", where=path)
+        raise BadInput("the list is empty", where=path)
     require_no_backslashes((row.path for row in rows), root, path)
     labels = np.array([_label(row, path) for row in rows], np.int64)
     images = Images([_inside(row, root, path) for row in rows], labels)
@@ -85,7 +85,7 @@ def _label(row: Row, path: Path) -> int:
     label = row.labels[0]
     if len(row.labels) != 1 or not 0 <= label < LARGEST_EXACT_LABEL or label != int(label):
         raise BadInput(
-            "one whole-number label wanted (a list for detection?)",
+            "the line needs a single whole-number label (a list for detection?)",
             where=f"{path}, index {row.index}",
             found=" ".join(map(str, row.labels[:8])),
         )
@@ -97,12 +97,12 @@ def _inside(row: Row, root: Path, path: Path) -> str:
     base = os.path.abspath(root)
     full = os.path.normpath(os.path.join(base, row.path))
     if not full.startswith(os.path.join(base, "")):
-        raise BadInput("path leads outside the root folder", where=f"{path}, index {row.index}", found=row.path)
+        raise BadInput("the path leads outside the root folder", where=f"{path}, index {row.index}", found=row.path)
     return os.path.relpath(full, base)
 
 
 def _require_one_label(lists: Iterable[_List]) -> None:
-    """Raise BadInput where an image has two labels; lines of one list that repeat an image are counted on the log."""
+    """Raise BadInput where an image has two labels; lines of a list that repeat an image are counted on the log."""
     seen: dict[str, tuple[_List, int]] = {}
     for current in lists:
         repeats = []
@@ -110,7 +110,7 @@ def _require_one_label(lists: Iterable[_List]) -> None:
             first, at = seen.setdefault(path, (current, row))
             if first.images.labels[at] != label:
                 raise BadInput(
-                    "the same image with two labels",
+                    "the image has two labels",
                     where=current.where(row),
                     found=f"{path} as {label}, and as {first.images.labels[at]} in {first.where(at)}",
                     advice="keep the right line",
@@ -122,7 +122,7 @@ def _require_one_label(lists: Iterable[_List]) -> None:
 
 
 def _numbered(train: _List) -> ClassTable:
-    """Classes called by their labels. Raises BadInput, before anything of that size is made, where one has no image."""
+    """Name the classes by their labels. Raises BadInput, before making anything that large, for an empty class."""
     labels = np.unique(train.images.labels)
     if labels[-1] != len(labels) - 1:
         lacking = int(np.argmax(labels != np.arange(len(labels))))
@@ -157,7 +157,7 @@ def _require_in_table(lists: Iterable[_List], classes: int) -> None:
         if labels[-1] >= classes:
             begin_at_one = labels[0] == 1 and labels[-1] == classes
             raise BadInput(
-                "label out of range",
+                "the label is out of range",
                 where=current.where(int(np.argmax(current.images.labels))),
                 expected=f"0..{classes - 1}, as there are {classes:,} classes",
                 found=f"{labels[-1]:,}",

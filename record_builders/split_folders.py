@@ -32,7 +32,7 @@ def split_called(name: str) -> str | None:
 def split_folders(folder: Path, names: Sequence[str], with_images: Sequence[str]) -> dict[str, str]:
     """The folder of each split among the folders `names` in `folder`; none where all of them are classes.
 
-    `with_images` are those of them that hold images and mean no split. Raises BadInput where two mean one split,
+    `with_images` are those of them that hold images and mean no split. Raises BadInput where two mean the same split,
     where others are beside the splits, where there is no train, and where classes look like splits.
     """
     found: dict[str, str] = {}
@@ -40,7 +40,7 @@ def split_folders(folder: Path, names: Sequence[str], with_images: Sequence[str]
         split = split_called(name)
         if split in found:
             both = f"{found[split]} and {name}"
-            raise BadInput(f"two folders are the split {split}", where=folder, found=both, advice="keep one of them")
+            raise BadInput(f"two folders name the split {split}", where=folder, found=both, advice="keep either")
         if split:
             found[split] = name
     found = {split: found[split] for split in _WORDS if split in found}
@@ -51,7 +51,7 @@ def split_folders(folder: Path, names: Sequence[str], with_images: Sequence[str]
     elif "train" not in found:
         held_out = next(iter(found.values()))
         raise BadInput(
-            "no folder train beside the other splits",
+            "the folder train is missing beside the other splits",
             where=folder,
             found=", ".join(found.values()),
             advice=f"to evaluate alone: --root {folder / held_out} --val-fraction 0 --test-fraction 0",
@@ -64,7 +64,7 @@ def require_no_likeness(folder: Path, names: Sequence[str]) -> None:
     alike = {split: name for name in names if (split := _likeness(name))}
     if len(alike) > 1:
         raise BadInput(
-            "look like splits, not like classes",
+            "the folders look like splits, not like classes",
             where=folder,
             expected=f"splits called {USUAL_NAMES}",
             found=first_few(list(alike.values())),
@@ -86,5 +86,9 @@ def _others_beside(folder: Path, found: dict[str, str], others: Sequence[str]) -
     advice += f"; if {splits} are classes, put all classes into a folder train" if len(others) > 1 else ""
     expected = f"nothing with images beside the splits ({splits})"
     return BadInput(
-        "other folders beside those of splits", where=folder, expected=expected, found=first_few(others), advice=advice
+        "the folder has other folders beside its splits",
+        where=folder,
+        expected=expected,
+        found=first_few(others),
+        advice=advice,
     )

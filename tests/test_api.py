@@ -233,7 +233,7 @@ def test_predictions_are_a_sequence_that_shows_itself(world: Path, tmp_path: Pat
         (lambda run: ip.predict(run, run, crops=3), "not a number of crops"),
         (lambda run: ip.evaluate(run, epochs=3), "recipe key 'epochs' does not apply"),
         (lambda run: ip.evaluate(run / "none"), "there is no run here"),
-        (lambda run: ip.evaluate(run, report="page.txt"), "a report is a page"),
+        (lambda run: ip.evaluate(run, report="page.txt"), "the report is written as HTML"),
     ],
 )
 def test_what_cannot_be_answered_is_an_exception(world: Path, call: Callable[[Path], Any], line: str) -> None:
@@ -328,7 +328,7 @@ def test_a_builder_is_found_by_its_entry_point(
         ("folder", {"root": "x", "resiez": 1}, "did you mean resize"),
         ("folder", {}, "build folder: the option 'root' is missing"),
         ("imagenet", {"root": "x", "class_order": "mine"}, "no such class_order; expected wnid or devkit; found mine"),
-        ("folder", {"root": "x", "resize": -1}, "resize out of range"),
+        ("folder", {"root": "x", "resize": -1}, "resize is out of range"),
     ],
 )
 def test_what_cannot_be_built_is_an_exception(tmp_path: Path, builder: str, options: dict[str, Any], line: str) -> None:

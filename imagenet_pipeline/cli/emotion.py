@@ -64,14 +64,14 @@ def emotion(
       imagenet-pipeline emotion output/runs/fer2013 film.mp4 --out annotated.mp4 --every 3
       imagenet-pipeline emotion output/runs/fer2013 camera --out me.mp4 --limit-frames 200
     """
-    from imagenet_pipeline.faces.annotate import annotate, parse_source, places
+    from imagenet_pipeline.faces.annotate import annotate, output_paths, parse_source
     from imagenet_pipeline.faces.emotions import open_emotion_reader
     from imagenet_pipeline.faces.video import Window
 
     subject = parse_source(source)
     if subject.kind in ("picture", "folder"):
         _require_unused({"--every": every > 1, "--limit-frames": limit_frames > 0}, subject)
-    out, json_lines = places(subject, out, json_lines)
+    out, json_lines = output_paths(subject, out, json_lines)
     reader = open_emotion_reader(run, checkpoint, overrides_of(changes), min_face)
     with contextlib.closing(Window(not no_window and subject.kind != "folder")) as window:
         tally = annotate(reader, subject, out, json_lines, window, every, limit_frames)

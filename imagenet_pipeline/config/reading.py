@@ -76,7 +76,7 @@ def load_run_recipe(run: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def read_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """Read a recipe from plain values, as `model_dump` gives them. Raises BadRecipe as `load_recipe` does, naming `where`."""
+    """Read a recipe from plain values (`model_dump`'s). Raises BadRecipe as `load_recipe` does, naming `where`."""
     values = copy.deepcopy(values)
     _renew(values)
     return _validated(values, where, {})

@@ -1,4 +1,4 @@
-"""Evaluation of one checkpoint, or of several side by side and as an ensemble: metrics and per-record outcomes."""
+"""Evaluation of checkpoints, side by side and as an ensemble: metrics and per-record outcomes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import (
+    Candidate,
     Crops,
     Evaluation,
     Scores,
-    Subject,
+    candidate_of,
     is_unnamed,
     open_checkpoint,
-    score_subjects,
-    subject_of,
+    score_candidates,
 )
 from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
 from imagenet_pipeline.evaluation.scoring import Outcomes
@@ -30,9 +30,9 @@ from imagenet_pipeline.training.data import records_of
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The figures of all members together, ranks in percent, the loss cross-entropy in nats; and each one's own.
+    """Figures of an ensemble, ranks in percent, the loss cross-entropy in nats, and those of each member.
 
-    Together they are scored by the mean of their probabilities, record by record.
+    An ensemble is scored by the mean of its members' probabilities, record by record.
     """
 
     split: str
@@ -68,12 +68,12 @@ class Examination:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """The evaluation of each member, or of the only one."""
+        """The evaluation of each member; of a single checkpoint, its own alone."""
         return self.result.members if isinstance(self.result, Ensemble) else [self.result]
 
     @property
     def loss_kind(self) -> str:
-        """The kind of loss that all of them have."""
+        """The kind of loss that all evaluations have."""
         return self.evaluations[0].loss_kind
 
 
@@ -86,49 +86,49 @@ def examine(
     overrides: dict[str, object] | None = None,
     real: Path | None = None,
 ) -> Examination:
-    """Score every one of `checkpoints` of every run on one pass over a split of the first one's records, or `records`.
+    """Score all `checkpoints` of all runs in a single pass over a split of the first run's records, or of `records`.
 
     Networks, engines and input sizes may differ; of several, every member's loss is the cross-entropy of its
     probabilities. `real` is the file of ReaL labels, for ImageNet's validation images.
     Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
     """
     opened, repeats = _opened(runs, checkpoints, overrides or {})
-    subjects = _subjects(opened, split, records)
-    first = next((one for one in subjects if not is_unnamed(one.checkpoint.state)), subjects[0])
+    candidates = _candidates(opened, split, records)
+    first = next((candidate for candidate in candidates if not is_unnamed(candidate.checkpoint.state)), candidates[0])
     table, data = first.numbering.table, first.data
-    truth = real_labels(real, table, data, split) if real else None
-    scores = score_subjects(subjects, split, crops)
-    whole, own = scores.outcomes[0], scores.outcomes[-len(subjects) :]
-    if truth is not None:
-        truth.require_agreement(whole.numbers, whole.labels)
-    result = scores.evaluations[0] if len(subjects) == 1 else _ensemble(scores)
-    numbered = dict.fromkeys(one.numbering.note for one in subjects if one.numbering.note)
-    notes = [*repeats, *numbered, *_notes_on_crops(subjects, crops)]
-    return Examination(result, whole, own, table, data, notes, truth)
+    reassessed = real_labels(real, table, data, split) if real else None
+    scores = score_candidates(candidates, split, crops)
+    whole, own = scores.outcomes[0], scores.outcomes[-len(candidates) :]
+    if reassessed is not None:
+        reassessed.require_agreement(whole.numbers, whole.labels)
+    result = scores.evaluations[0] if len(candidates) == 1 else _ensemble(scores)
+    numbered = dict.fromkeys(candidate.numbering.note for candidate in candidates if candidate.numbering.note)
+    notes = [*repeats, *numbered, *_notes_on_crops(candidates, crops)]
+    return Examination(result, whole, own, table, data, notes, reassessed)
 
 
-def _subjects(
+def _candidates(
     opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
-) -> list[Subject]:
+) -> list[Candidate]:
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
     folder = records or records_of(opened[0][1][0]).folder
-    subjects = [subject_of(run, one, split, folder) for run, one in opened]
-    for subject in subjects[1:]:
-        if not np.array_equal(subject.numbering.relabel, subjects[0].numbering.relabel):
+    candidates = [candidate_of(run, checkpoint, split, folder) for run, checkpoint in opened]
+    for candidate in candidates[1:]:
+        if not np.array_equal(candidate.numbering.relabel, candidates[0].numbering.relabel):
             raise BadInput(
-                f"the classes of {subjects[0].run} and {subject.run} are numbered differently",
+                f"the classes of {candidates[0].run} and {candidate.run} are numbered differently",
                 where=folder,
-                advice="score them one by one",
+                advice="score each run alone",
             )
-    return subjects
+    return candidates
 
 
-def _notes_on_crops(subjects: Sequence[Subject], crops: Crops) -> list[str]:
-    """Reasons why several crops are of no use, or worse than one."""
+def _notes_on_crops(candidates: Sequence[Candidate], crops: Crops) -> list[str]:
+    """Reasons why several crops are of no use, or worse than the centre crop."""
     notes = []
-    if crops > 1 and any(one.recipe.augmentation.flip == 0 for one in subjects):
+    if crops > 1 and any(candidate.recipe.augmentation.flip == 0 for candidate in candidates):
         notes.append("Trained without mirror images (augmentation.flip = 0), which several crops add")
-    if crops == 10 and any(one.checkpoint.state.crop_fraction == 1 for one in subjects):
+    if crops == 10 and any(candidate.checkpoint.state.crop_fraction == 1 for candidate in candidates):
         notes.append("At a crop_fraction of 1 the five crops of a square image are one")
     return notes
 

@@ -19,7 +19,7 @@ from imagenet_pipeline.config import Recipe, load_run_recipe
 from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
-from imagenet_pipeline.evaluation.scoring import Member, Outcomes, Source, Whole, require_finite, score_split
+from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, Whole, require_finite, score_split
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
@@ -33,7 +33,7 @@ HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "l
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A figure and everything it depends on. `rank1` and `rank5` are percent; every one of `processes` has it.
+    """Metrics of a checkpoint on a split, equal in all `processes`, and everything they depend on; ranks are percent.
 
     `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropy is in nats.
     """
@@ -67,8 +67,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run's checkpoint to score, on records whose classes are among its own."""
+class Candidate:
+    """A checkpoint of a run to be scored, and records whose classes are among its own."""
 
     run: Path
     recipe: Recipe
@@ -119,7 +119,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Setting:
-    """Split, crops and kind of loss of an evaluation, and the seconds it took for all subjects."""
+    """Split, crops and kind of loss of an evaluation, and the seconds it took for all candidates."""
 
     split: str
     crops: Crops
@@ -129,7 +129,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures and outcomes of each subject; of several subjects, `outcomes[0]` is the ensemble's."""
+    """Figures and outcomes of each candidate; of several candidates, `outcomes[0]` is the ensemble's."""
 
     evaluations: list[Evaluation]
     outcomes: list[Outcomes]
@@ -148,14 +148,14 @@ def evaluate(
     `records` names another data set, of the run's classes or some of them. With several crops their probabilities
     are averaged. Raises BadInput where the class tables differ, BadRecipe where there are no records or no such split.
     """
-    subject = subject_of(Path(run), open_checkpoint(Path(run), which, overrides or {}), split, records)
-    return score_subjects([subject], split, crops).evaluations[0]
+    candidate = candidate_of(Path(run), open_checkpoint(Path(run), which, overrides or {}), split, records)
+    return score_candidates([candidate], split, crops).evaluations[0]
 
 
 def open_checkpoint(
     run: Path, which: str, overrides: dict[str, object], verb: str = "evaluate"
 ) -> tuple[Recipe, Checkpoint]:
-    """Read a run's recipe, `overrides` laid over it, and one of its checkpoints, to score with.
+    """Read a run's recipe, `overrides` laid over it, and its checkpoint `which`, to score with.
 
     Raises BadRecipe, naming the verb, for an override that cannot change what comes of the checkpoint now.
     """
@@ -172,18 +172,18 @@ def scoring_recipe(run: Path, overrides: dict[str, object], verb: str) -> Recipe
     return recipe.model_copy(update={"engine": "auto"})
 
 
-def subject_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Subject:
+def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Candidate:
     """A checkpoint, and the data set in `records`, or the run's own, which must have the split and its classes."""
     recipe, checkpoint = opened
     data = read_data_set(records) if records else records_of(recipe)
     numbering = numbering_of(checkpoint.state, data)
     if not data.counts.get(split):
         raise no_split(data.folder, split, [name for name, count in data.counts.items() if count])
-    return Subject(run, recipe, checkpoint, data, numbering)
+    return Candidate(run, recipe, checkpoint, data, numbering)
 
 
 def crops_of(number: int) -> Crops:
-    """A number of crops that evaluation has. Raises BadRecipe for another one."""
+    """Check that evaluation has this number of crops. Raises BadRecipe for any other."""
     if number in (1, 2, 10):
         return cast(Crops, number)
     raise BadRecipe("not a number of crops", where="--crops", expected="1, 2 or 10", found=number)
@@ -202,38 +202,39 @@ def require_harmless(overrides: dict[str, object], verb: str) -> None:
             raise BadRecipe(f"recipe key {key!r} does not apply", where=verb, expected=", ".join(HOW_KEYS))
 
 
-def score_subjects(subjects: Sequence[Subject], split: str, crops: Crops) -> Scores:
-    """Score them all on one pass over the records of the first, a batch at a time of its recipe's size.
+def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops) -> Scores:
+    """Score all candidates in a single pass over the records of the first, in batches of its recipe's size.
 
-    The loss is of the run's own kind; of several, whose mean probabilities are scored too, cross-entropy. Collective.
+    The loss is of the run's own kind; several candidates, whose mean probabilities are scored too, have cross-entropy.
+    Collective.
     """
-    first, engines = subjects[0], [subject.engine() for subject in subjects]
-    loss_kind = first.recipe.loss.kind if len(subjects) == 1 else "cross_entropy"
-    _require_one_group(subjects, engines, split, crops)
-    members = [_member(subject, engine, loss_kind) for subject, engine in zip(subjects, engines, strict=True)]
+    first, engines = candidates[0], [candidate.engine() for candidate in candidates]
+    loss_kind = first.recipe.loss.kind if len(candidates) == 1 else "cross_entropy"
+    _require_same_ranks(candidates, engines, split, crops)
+    members = [_member(candidate, engine, loss_kind) for candidate, engine in zip(candidates, engines, strict=True)]
     started = time.monotonic()
-    source = Source(first.data, split, first.numbering.relabel, first.recipe)
+    source = RelabelledSplit(first.data, split, first.numbering.relabel, first.recipe)
     outcomes = score_split(source, crops, members, len(first.numbering.table))
     setting = Setting(split, crops, loss_kind, time.monotonic() - started)
-    scored = zip(subjects, engines, outcomes[-len(subjects) :], strict=True)
-    return Scores([subject.evaluation(engine, own, setting) for subject, engine, own in scored], outcomes)
+    scored = zip(candidates, engines, outcomes[-len(candidates) :], strict=True)
+    return Scores([candidate.evaluation(engine, own, setting) for candidate, engine, own in scored], outcomes)
 
 
-def _member(subject: Subject, engine: Engine, loss_kind: str) -> Member:
-    state = subject.checkpoint.state
+def _member(candidate: Candidate, engine: Engine, loss_kind: str) -> Member:
+    state = candidate.checkpoint.state
     return Member(engine, (state.input_size, state.crop_fraction), loss_kind)
 
 
-def _require_one_group(subjects: Sequence[Subject], engines: Sequence[Engine], split: str, crops: int) -> None:
+def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engine], split: str, crops: int) -> None:
     ranks = {(engine.rank, engine.ranks) for engine in engines}
     if len(ranks) > 1:
-        advice = "score runs of both engines in one process, or give engine=pytorch"
-        raise BadRecipe("the engines of these runs share their processes differently", advice=advice)
-    facts = {"split": split, "crops": str(crops), "records": subjects[0].data.digest}
-    for number, subject in enumerate(subjects, 1):
-        state, batch_size = subject.checkpoint.state, subjects[0].recipe.batch_size
-        name = f"checkpoint {number}" if len(subjects) > 1 else "checkpoint"
-        facts[name] = subject.checkpoint.weights_digest
+        advice = "score runs of both engines in a single process, or give engine=pytorch"
+        raise BadRecipe("the engines of these runs must have the same rank and number of processes", advice=advice)
+    facts = {"split": split, "crops": str(crops), "records": candidates[0].data.digest}
+    for number, candidate in enumerate(candidates, 1):
+        state, batch_size = candidate.checkpoint.state, candidates[0].recipe.batch_size
+        name = f"checkpoint {number}" if len(candidates) > 1 else "checkpoint"
+        facts[name] = candidate.checkpoint.weights_digest
         facts[f"recipe of {name}"] = repr([state.input_size, state.crop_fraction, batch_size])
     require_agreement(engines[0], facts)
 

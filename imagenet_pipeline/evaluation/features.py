@@ -1,4 +1,4 @@
-"""Feature extraction: the activations of one layer for every record, in a file of features.
+"""Feature extraction: the activations of a layer for every record, in a file of features.
 
 A checkpoint's network runs up to that layer, on its engine. The file is a NumPy archive, written row by row and read
 member by member:
@@ -88,7 +88,7 @@ def extract(
     state, width = checkpoint.state, math.prod(shape)
     if out.is_dir():
         raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
-    files.require_ending(out, ".npz", "features are an archive of NumPy's")
+    files.require_ending(out, ".npz", "features are written as a NumPy archive")
     files.check_free_space(out, sum(images.values()) * (4 * width + BYTES_A_RECORD) + 2**20)
     extraction = Extraction(
         str(run), checkpoint.folder.name, state.network, layer, shape, width, images, state.input_size,
@@ -97,13 +97,13 @@ def extract(
     started = time.monotonic()
     with new_archive(out) as archive:
         for split, count in images.items():
-            _write_split(archive, split, (count, width), engine, _Source(recipe, checkpoint, data))
+            _write_split(archive, split, (count, width), engine, _Origin(recipe, checkpoint, data))
         write_array(archive, "classes", np.array(data.classes.ids))
         write_array(archive, "about", np.array(json.dumps(asdict(extraction))))
     return extraction, sum(images.values()) / (time.monotonic() - started)
 
 
-class _Source(NamedTuple):
+class _Origin(NamedTuple):
     recipe: Recipe
     checkpoint: Checkpoint
     data: DataSet
@@ -117,7 +117,7 @@ def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
     return {split: there[split] for split in there if split in splits or not splits}
 
 
-def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], engine: Engine, source: _Source) -> None:
+def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], engine: Engine, source: _Origin) -> None:
     recipe, checkpoint, data = source
     labels, numbers = np.empty(shape[0], np.int64), np.empty(shape[0], np.int64)
     with RecordSet.open(data.folder, split) as records, open_rows(
@@ -152,7 +152,7 @@ _SPOILT = (
 
 @dataclass(frozen=True)
 class FeatureSplit:
-    """The features [n, k] float32 of one split, with label and record number [n] of each row."""
+    """The features [n, k] float32 of a split, with label and record number [n] of each row."""
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
@@ -168,7 +168,7 @@ def new_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def open_rows(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> Iterator[Write]:
-    """Yield a function that writes the next rows of a float32 array of this shape; one array at a time."""
+    """Yield a function that writes the next rows of a float32 array of this shape; a single array at a time."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with archive.open(_entry(name), "w", force_zip64=True) as member:
         _format.write_array_header_1_0(member, header)
@@ -176,7 +176,7 @@ def open_rows(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> It
 
 
 def write_array(archive: zipfile.ZipFile, name: str, array: Array) -> None:
-    """Write one whole array: numbers or text."""
+    """Write a whole array: numbers or text."""
     with archive.open(_entry(name), "w", force_zip64=True) as member:
         _format.write_array(member, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False)
 
@@ -205,7 +205,7 @@ class FeatureFile:
         return cls(path, shapes, classes, about)
 
     def load(self, split: str) -> FeatureSplit:
-        """One split, all of it in memory. Raises BadInput where it is damaged or no label of the table."""
+        """Load a split, all of it in memory. Raises BadInput where it is damaged or no label of the table."""
         with _archive(self.path) as archive:
             features = _array(archive, f"{split}_{FEATURES}", "f", self.path)
             labels, records = (_array(archive, f"{split}_{word}", "i", self.path) for word in (LABELS, RECORDS))
@@ -246,7 +246,7 @@ def _shape(archive: zipfile.ZipFile, split: str, path: Path) -> tuple[int, int]:
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """Shape, type and whether columns come first. Not NumPy's own reader: that one mends what Python 2 wrote."""
+    """Shape, type and whether columns come first. NumPy's own reader would mend what Python 2 wrote."""
     if member.read(8) != b"\x93NUMPY\x01\0":
         raise ValueError("an array of another format")
     length = int.from_bytes(member.read(2), "little")
@@ -279,7 +279,7 @@ def _none(path: Path, found: str) -> BadInput:
 
 
 def own_network(name: str, classes: int) -> Sequential:
-    """A network of this package's. Raises BadRecipe for one of another zoo."""
+    """Build a network of this package. Raises BadRecipe for a network of another zoo."""
     if catalog.is_zoo_name(name):
         raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {name}")
     return catalog.build(name, classes)
@@ -291,7 +291,7 @@ def input_shape(state: State) -> tuple[int, int, int]:
 
 
 def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) -> tuple[Engine, Shape]:
-    """Create an engine whose "logits" are the layer's output; also returns the shape of that for one image.
+    """Create an engine whose "logits" are the layer's output; also returns the output's shape for an image.
 
     Raises BadRecipe for a layer there is not, and where several processes were started.
     """
@@ -301,5 +301,7 @@ def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) 
     blueprint = Blueprint(cut, state.input_size, state.mean, state.std, recipe)
     engine = create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), values)
     if engine.ranks > 1:
-        raise BadRecipe(f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
+        raise BadRecipe(
+            f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start a single process"
+        )
     return engine, output_shape(cut, input_shape(state))

@@ -55,7 +55,9 @@ def predictions_html(predictions: Sequence[Prediction]) -> str:
 
 
 def _figure(prediction: Prediction) -> str:
-    lines = [f"{100 * one.probability:.1f} %&nbsp; {text(one.name)}" for one in prediction.top[:_CLASSES_SHOWN]]
+    lines = [
+        f"{100 * choice.probability:.1f} %&nbsp; {text(choice.name)}" for choice in prediction.top[:_CLASSES_SHOWN]
+    ]
     said = "<br>".join(lines) or f"not read: {text(prediction.reason)}"
     return (
         f'<figure style="margin:0;width:{_SIDE_PIXELS}px;overflow-wrap:anywhere">{_thumbnail(prediction.path)}'

@@ -41,12 +41,12 @@ from imagenet_pipeline.training.engine_setup import build_engine
 log = logging.getLogger("imagenet_pipeline")
 
 BATCHES_AHEAD = 2
-"""Batches of views that are made ready beside the one in use."""
+"""Batches of views that are made ready beside the batch in use."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One class for a picture, and how probable it is."""
+    """A class for a picture, and its probability."""
 
     class_id: str
     name: str
@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of a picture, best first; of one that could not be read, the reason."""
+    """The most probable classes of a picture, best first, or the reason why it could not be read."""
 
     path: Path
     top: tuple[Choice, ...]
@@ -63,11 +63,11 @@ class Prediction:
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: Crops = 1) -> Iterator[Prediction]:
-    """The predictions for pictures, in their order, as they are made; of fewer than `top` classes, all.
+    """Yield the predictions for pictures in their order, each of the `top` classes, or of all where there are fewer.
 
-    Threads read, decode and cut the pictures of the next batches meanwhile; of each no more is kept than what the
-    network looks at. Pictures are turned as their EXIF tag says. One that cannot be read does not end it; one
-    that is damaged and can be read is named on the log.
+    Threads read, decode and crop the pictures of the next batches meanwhile; only the crops are kept. Pictures are
+    turned as their EXIF tag says. A picture that cannot be read does not end the pass; a damaged picture that can
+    be read is named on the log.
     Raises BadInput where the network's output is not finite.
     """
     calm()
@@ -85,18 +85,18 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: 
         while started:
             batch, views = started.popleft()
             started.extend((following, start(following)) for following in islice(upcoming, 1))
-            yield from _predictions(classifier, batch, [one.result() for one in views], top)
+            yield from _predictions(classifier, batch, [future.result() for future in views], top)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def read_picture(path: Path, damaged: Callable[[str], None] | None = None) -> Pixels:
-    """A picture file as RGB [H, W, 3], upright; `damaged` is as for `decode_rgb`. Raises Rejected with the reason."""
+    """Read a picture file as RGB [H, W, 3], upright; `damaged` as in `decode_rgb`. Raises Rejected with the reason."""
     return upright_rgb(read_image_file(Path(), str(path), follow_links=True), damaged)
 
 
 def read_naming_damage(path: Path) -> Pixels:
-    """A picture file as `read_picture` gives it; one that is damaged and can be read is named on the log."""
+    """Read a picture file as `read_picture` does; a damaged picture that can be read is named on the log."""
     damage: list[str] = []
     pixels = read_picture(path, damage.append)
     for what in damage:
@@ -105,7 +105,7 @@ def read_naming_damage(path: Path) -> Pixels:
 
 
 def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, top: int) -> tuple[Choice, ...]:
-    """The `top` most probable classes out of probabilities [classes]; of equal ones the first class comes first."""
+    """The `top` most probable classes out of probabilities [classes]; equally probable classes in their order."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return tuple(Choice(classes.ids[label], classes.names[label], float(probabilities[label])) for label in order)
 
@@ -121,11 +121,11 @@ def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
 def _predictions(
     classifier: Classifier, paths: Sequence[Path], views: Sequence[Pixels | str], top: int
 ) -> Iterator[Prediction]:
-    readable = [one for one in views if not isinstance(one, str)]
+    readable = [crops for crops in views if not isinstance(crops, str)]
     rows = iter(classifier.probabilities_of(np.stack(readable)) if readable else ())
-    for path, one in zip(paths, views, strict=True):
-        if isinstance(one, str):
-            yield Prediction(path, (), one)
+    for path, crops in zip(paths, views, strict=True):
+        if isinstance(crops, str):
+            yield Prediction(path, (), crops)
         else:
             yield Prediction(path, best_choices(next(rows), classifier.classes, top))
 
@@ -162,14 +162,14 @@ class Classifier:
         return max(1, self.recipe.batch_size // crops)
 
     def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
-        """The crops of one RGB image [H, W, 3] that the network sees, [crops, S, S, 3]. Several threads may call it."""
+        """Cut the crops that the network sees, [crops, S, S, 3], from an image [H, W, 3]. Threads may share it."""
         side = self.checkpoint.state.input_size
         out = np.empty((crops, side, side, 3), np.uint8)
         evaluation_transform(image, self.checkpoint.state.crop_fraction, out)
         return out
 
     def probabilities_of(self, views: Pixels) -> Probabilities:
-        """Probabilities [n, classes] of the images of one batch, given their crops `views` [n, crops, S, S, 3].
+        """Probabilities [n, classes] of the images of a batch, given their crops `views` [n, crops, S, S, 3].
 
         Raises BadInput where the network's output is not finite.
         """
@@ -186,7 +186,9 @@ def open_classifier(run: Path, which: str = "best", overrides: dict[str, object]
     recipe, checkpoint = open_checkpoint(run, which, overrides or {})
     engine = build_engine(recipe.model_copy(update={"compile": False}), checkpoint.state, checkpoint.weights)
     if engine.ranks > 1:
-        raise BadRecipe("this runs in one process", found=f"{engine.ranks} processes", advice="start one alone")
+        raise BadRecipe(
+            "predictions run in one process", found=f"{engine.ranks} processes", advice="start a single process"
+        )
     return Classifier(run, recipe, checkpoint, engine, checkpoint.state.class_table)
 
 
@@ -232,7 +234,7 @@ def _lines(path: Path) -> Iterator[str]:
     with files.regular_file(path) as (stream, _):
         for number, line in enumerate(iter(lambda: stream.readline(LINE_LIMIT_BYTES + 1), b""), 1):
             if len(line) > LINE_LIMIT_BYTES or b"\0" in line:
-                raise BadInput("not a path", where=f"{path}:{number}", found=repr(line[:80]))
+                raise BadInput("the line is not a path", where=f"{path}:{number}", found=repr(line[:80]))
             # A file's name may hold any bytes, and spaces at its ends.
             name = line.removeprefix(BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
             if name.strip():
@@ -240,7 +242,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 class PredictionTable:
-    """Use `prediction_table`."""
+    """Writes predictions as rows of a CSV; made by `prediction_table`."""
 
     def __init__(self, stream: io.TextIOWrapper, top: int) -> None:
         self._writer = csv.writer(stream, lineterminator="\n")
@@ -251,14 +253,16 @@ class PredictionTable:
 
     def add(self, prediction: Prediction) -> None:
         """Write a picture's row."""
-        choices = [cell for one in prediction.top for cell in (one.class_id, one.name, f"{one.probability:.6f}")]
+        choices = [
+            cell for choice in prediction.top for cell in (choice.class_id, choice.name, f"{choice.probability:.6f}")
+        ]
         choices += [""] * (self._columns - len(choices))
         self._writer.writerow([prediction.path, prediction.reason, *choices])
 
 
 def require_csv(path: Path) -> None:
     """Raise BadRecipe for a table that is no CSV by its name."""
-    files.require_ending(path, ".csv", "a table is CSV")
+    files.require_ending(path, ".csv", "the table is written as CSV")
 
 
 @contextlib.contextmanager

@@ -37,9 +37,9 @@ _JPEG_ENDINGS = (".jpg", ".jpeg")
 
 
 class Drawings:
-    """Draws predictions as they come: into a folder, on a sheet, or both; memory is that of one picture and the sheet.
+    """Draws predictions as they come: into a folder, on a sheet, or both; memory is that of a picture and the sheet.
 
-    Annotated pictures keep the folders they were in, from the one that holds all pictures down, so that no two share
+    Annotated pictures keep their folders, from the folder that holds all pictures down, so that no two share
     a name; what is no JPEG gets ".jpg" added.
     """
 
@@ -51,13 +51,13 @@ class Drawings:
         self._pictures = len(paths)
         self.annotated = 0
         if folder is not None:
-            self._require_place(folder, paths)
+            self._require_folder(folder, paths)
             self._top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
             self._names = {self._name(path) for path in paths}
             files.require_separate((folder / self._free_name(path) for path in paths), paths)
 
     def add(self, prediction: Prediction) -> None:
-        """Draw a prediction; one for a picture that could not be read is passed over."""
+        """Draw a prediction, unless its picture could not be read."""
         on_sheet = self._sheet is not None and len(self._tiles) < SHEET_LIMIT
         if not prediction.top or not (self._folder or on_sheet):
             return
@@ -75,7 +75,7 @@ class Drawings:
             self.annotated += 1
 
     def finish(self, whose: str) -> str:
-        """Write the sheet, if there is one to write, with `whose` predictions they are; what there is to say of it."""
+        """Write the sheet, titled by the count and `whose` predictions they are; return the count in words."""
         if self._sheet is None or not self._tiles:
             return ""
         columns = min(len(self._tiles), 10 if len(self._tiles) > 50 else 6)
@@ -85,13 +85,13 @@ class Drawings:
         write_png(contact_sheet(self._tiles, columns, f"{said}\n{printable(whose)}"), self._sheet)
         return said
 
-    def _require_place(self, folder: Path, paths: Sequence[Path]) -> None:
+    def _require_folder(self, folder: Path, paths: Sequence[Path]) -> None:
         if folder.exists() and not folder.is_dir():
             raise BadRecipe("annotated pictures go into a folder", where=folder, found="a file")
-        place = os.path.join(os.path.realpath(folder), "")
-        inside = next((path for path in paths if os.path.realpath(path).startswith(place)), None)
+        prefix = os.path.join(os.path.realpath(folder), "")
+        inside = next((path for path in paths if os.path.realpath(path).startswith(prefix)), None)
         if inside is not None:
-            raise BadRecipe("annotated pictures would go where the pictures are", where=folder, found=str(inside))
+            raise BadRecipe("annotated pictures would be written among the originals", where=folder, found=str(inside))
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path, self._top)
@@ -101,9 +101,9 @@ class Drawings:
 
 
 def free_name(name: str, endings: tuple[str, ...], taken: Collection[str]) -> str:
-    """The name of a picture's copy: its own if it has one of these endings, else with the first one added.
+    """The name of a picture's copy: its own where it has one of these endings, else with the first ending added.
 
-    That is added again where another picture has the name, so that no two of `taken` share one.
+    The ending is added again while another picture, in `taken`, has the name.
     """
     if name.lower().endswith(endings):
         return name
@@ -136,7 +136,7 @@ def annotated(pixels: Pixels, top: Sequence[Choice]) -> Image.Image:
 
 
 def _draw_row(draw: ImageDraw.ImageDraw, choice: Choice, top: int, row: int, letters: int, across: int) -> None:
-    """Percent, bar and name on one line, from the left."""
+    """Draw percent, bar and name on a line, from the left."""
     percent, font = lettering(f"{100 * choice.probability:.1f} %", letters)
     edge, middle = letters // 2, top + row // 2
     numbers = edge + round(font.getlength("100.0 %"))

@@ -1,8 +1,8 @@
 """A linear classifier on features: how much a layer knows of the classes.
 
 Features are standardised by mean and deviation of the records a classifier is fitted on. The strength of its
-regularisation, C, is the one of the best mean rank-1 in a stratified cross-validation on train; then it is fitted
-on all of train, and val and test are scored once.
+regularisation, C, is that of the best mean rank-1 in a stratified cross-validation on train; then the classifier is
+fitted on all of train, and val and test are scored once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.svm import LinearSVC
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.features import FeatureFile, FeatureSplit, new_archive, write_array
+from imagenet_pipeline.evaluation.scoring import Whole
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 
@@ -33,7 +34,6 @@ log = logging.getLogger("imagenet_pipeline")
 
 Kind = Literal["logistic", "svm"]
 Rows = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
 GRID = tuple(10.0**power for power in range(-6, 2))
 FOLDS = 5
 MOST_ITERATIONS = {"logistic": 1000, "svm": 200}
@@ -47,7 +47,7 @@ _PIECE_ROWS = 1024
 
 @dataclass(frozen=True)
 class Tried:
-    """One C: rank-1 in percent on the fold left out, mean and standard deviation over the folds.
+    """A value of C: rank-1 in percent on the fold left out, mean and standard deviation over the folds.
 
     Where not every fit `converged` within MOST_ITERATIONS they are approximate.
     """
@@ -60,7 +60,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Scored:
-    """Exact counts of one split; ranks are percent."""
+    """Exact counts of a split; ranks are percent."""
 
     images: int
     rank1: float
@@ -71,7 +71,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted probe and what came of it. `about` says what the features are."""
+    """A fitted probe and its metrics. `about` says what the features are."""
 
     file: str
     kind: Kind
@@ -95,24 +95,24 @@ def probe(path: Path, kind: Kind = "logistic", seed: int = 42, out: Path | None 
     """
     file = FeatureFile.read(path)
     if "train" not in file.shapes:
-        raise BadInput("no training features", where=path, found=f"features of {', '.join(file.shapes)}")
+        raise BadInput("the file has no training features", where=path, found=f"features of {', '.join(file.shapes)}")
     if out is not None:
-        _require_place(out, file)
+        _require_writable(out, file)
     _require_memory(file, kind)
     train = file.load("train")
     folds = _folds(train, path)
     with _gathered_warnings():
         tried = _search(train, folds, kind, seed)
-        best = max(tried, key=lambda one: (one.rank1, -one.c)).c
+        best = max(tried, key=lambda trial: (trial.rank1, -trial.c)).c
         centre, scale = _standard(train.features)
         model = _model(kind, seed).set_params(C=best)
         converged = _fit(model, _standardised(train.features, centre, scale), train.labels)
-    unfinished = [f"{one.c:g}" for one in tried if not (one.converged and (converged or one.c != best))]
+    unfinished = [f"{trial.c:g}" for trial in tried if not (trial.converged and (converged or trial.c != best))]
     if unfinished:
         what = "no convergence in %d iterations with C = %s: what is said of them is approximate"
         log.info(what, MOST_ITERATIONS[kind], ", ".join(unfinished))
     if best in (GRID[0], GRID[-1]):
-        log.info("the best C, %g, is at the end of those tried: a better one may lie beyond", best)
+        log.info("the best C, %g, is at the end of those tried: a better value may lie beyond", best)
     splits = {split: _scored(model, file.load(split), centre, scale) for split in file.shapes if split != "train"}
     if out is not None:
         _write_weights(out, model, centre, scale, file.classes)
@@ -122,7 +122,7 @@ def probe(path: Path, kind: Kind = "logistic", seed: int = 42, out: Path | None 
 
 @contextmanager
 def _gathered_warnings() -> Iterator[None]:
-    """One log line for all that scikit-learn warns of while fitting."""
+    """Gather all that scikit-learn warns of while fitting in a single log line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -133,11 +133,11 @@ def _gathered_warnings() -> Iterator[None]:
         log.info("scikit-learn warned while fitting: %s; the first: %s", counts, first)
 
 
-def _require_place(out: Path, file: FeatureFile) -> None:
+def _require_writable(out: Path, file: FeatureFile) -> None:
     files.require_separate((out,), (file.path,))
     if out.is_dir():
         raise BadRecipe("a folder, not a file to write", where=f"--out {out}")
-    files.require_ending(out, ".npz", "weights are an archive of NumPy's")
+    files.require_ending(out, ".npz", "weights are written as a NumPy archive")
     with files.explaining(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     width = file.shapes["train"][1]
@@ -178,7 +178,7 @@ def _folds(train: FeatureSplit, path: Path) -> int:
 
 
 def _search(train: FeatureSplit, folds: int, kind: Kind, seed: int) -> list[Tried]:
-    """Every C from the smallest on, until the mean has fallen below its best twice in a row: it falls further then,
+    """Try every C from the smallest on, until the mean has fallen below its best twice in a row: it falls further then,
     and the largest take longest to fit.
     """
     cuts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(train.labels, train.labels))
@@ -193,13 +193,13 @@ def _search(train: FeatureSplit, folds: int, kind: Kind, seed: int) -> list[Trie
                 converged &= finished
                 bar.show(len(tried) * folds + len(rank1), len(GRID) * folds)
             tried.append(Tried(c, float(np.mean(rank1)), float(np.std(rank1)), converged))
-            best = max(one.rank1 for one in tried)
-            if all(one.rank1 < best for one in tried[-2:]):
+            best = max(trial.rank1 for trial in tried)
+            if all(trial.rank1 < best for trial in tried[-2:]):
                 break
     return tried
 
 
-def _left_out_rank1(model: Any, train: FeatureSplit, fitted: Places, left_out: Places) -> tuple[float, bool]:
+def _left_out_rank1(model: Any, train: FeatureSplit, fitted: Whole, left_out: Whole) -> tuple[float, bool]:
     """Rank-1 in percent on the records left out, and whether the fit on the others converged."""
     centre, scale = _standard(train.features, fitted)
     rows = _standardised(train.features[fitted], centre, scale)
@@ -208,8 +208,8 @@ def _left_out_rank1(model: Any, train: FeatureSplit, fitted: Places, left_out: P
     return _scored(model, part, centre, scale).rank1, converged
 
 
-def _fit(model: Any, rows: Rows, labels: Places) -> bool:
-    """Fit; whether it ended before the last iteration, of which scikit-learn's own words name no option of ours."""
+def _fit(model: Any, rows: Rows, labels: Whole) -> bool:
+    """Fit, and tell whether it converged; scikit-learn's own warning names no option of ours."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*number of iterations", ConvergenceWarning)
         model.fit(rows, labels)
@@ -223,20 +223,20 @@ def _model(kind: Kind, seed: int) -> Any:
     return LogisticRegression(max_iter=MOST_ITERATIONS["logistic"], warm_start=True)
 
 
-def _standard(features: Rows, chosen: Places | None = None) -> tuple[Rows, Rows]:
+def _standard(features: Rows, chosen: Whole | None = None) -> tuple[Rows, Rows]:
     """Mean and standard deviation of each column, over the chosen rows, summed in float64 a piece at a time."""
     chosen = np.arange(len(features)) if chosen is None else chosen
     pieces = [chosen[start : start + _PIECE_ROWS] for start in range(0, len(chosen), _PIECE_ROWS)]
     centre = sum(features[piece].sum(0, dtype=np.float64) for piece in pieces) / len(chosen)
     squares = sum(np.square(features[piece] - centre).sum(0) for piece in pieces)
     deviation = np.sqrt(squares / len(chosen))
-    # A column of one value says nothing; by float32 noise it must not become one that does.
+    # A constant column says nothing; float32 noise must not make it seem to.
     constant = deviation <= 1e-6 * np.abs(centre)
     return centre.astype(np.float32), np.where(constant, 1, deviation).astype(np.float32)
 
 
 def _standardised(features: Rows, centre: Rows, scale: Rows) -> Rows:
-    """The features themselves, changed in place: a second copy would double the memory."""
+    """Standardise the features in place and return them: a second copy would double the memory."""
     features -= centre
     features /= scale
     return features

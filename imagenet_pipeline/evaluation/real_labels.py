@@ -1,8 +1,8 @@
 """ReaL: the reassessed labels of ImageNet's validation images (Beyer et al. 2020, "Are we done with ImageNet?").
 
-`real.json` of github.com/google-research/reassessed-imagenet is a list of 50,000 lists, one a validation image in the
-order of their names: every class that the image shows, by its place among the sorted WordNet ids. A prediction is
-right when it is in its image's list; an image whose list is empty does not count.
+`real.json` of github.com/google-research/reassessed-imagenet is a list of 50,000 lists, one for each validation
+image in the order of their names: every class that the image shows, by its rank among the sorted WordNet ids. A
+prediction is right when it is in its image's list; an image whose list is empty does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LEAST_AGREEMENT = 0.5
 
 @dataclass(frozen=True)
 class RealLabels:
-    """ReaL labels of one split: `valid` classes by the number a record carries, in the network's own labels."""
+    """ReaL labels of a split: `valid` classes by the number a record carries, in the network's own labels."""
 
     path: Path
     valid: dict[int, frozenset[int]]
@@ -46,7 +46,7 @@ class RealLabels:
         own = self.rate(numbers, labels)
         if own.percent < 100 * _LEAST_AGREEMENT:
             raise BadInput(
-                "these ReaL labels are not those of these images",
+                "the ReaL labels belong to other images",
                 where=self.path,
                 expected="most images to show the class they are labelled with",
                 found=f"{own.percent:.1f} % of {own.images:,}",
@@ -60,25 +60,32 @@ def real_rate(predicted: Whole, valid: Sequence[Collection[int]]) -> Rate:
         raise BadInput("predictions and ReaL labels differ in length", expected=len(valid), found=len(predicted))
     counted = [guess in shown for guess, shown in zip(predicted.tolist(), valid, strict=True) if shown]
     if not counted:
-        raise BadInput("no image has a ReaL label", expected="at least one that counts", found=f"{len(valid)} without")
+        raise BadInput("no image has a ReaL label", expected="an image that counts", found=f"{len(valid)} without")
     return rate(sum(counted), len(counted))
 
 
 def read_real_labels(path: Path) -> list[list[int]]:
-    """`real.json`: image number n's classes at n - 1. Raises BadInput for anything else."""
+    """Read `real.json`: image number n's classes are at n - 1. Raises BadInput for anything else."""
     with files.regular_file(path) as (stream, _):
         content = stream.read()
     try:
         lists = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BadInput("not JSON", where=path, expected="the real.json of reassessed-imagenet") from error
+        raise BadInput("not a JSON file", where=path, expected="the real.json of reassessed-imagenet") from error
     if not isinstance(lists, list) or len(lists) != IMAGES:
         found = f"{len(lists):,}" if isinstance(lists, list) else type(lists).__name__
-        raise BadInput("not the ReaL labels", where=path, expected=f"a list of {IMAGES:,} lists", found=found)
+        raise BadInput("not a file of ReaL labels", where=path, expected=f"a list of {IMAGES:,} lists", found=found)
     for number, shown in enumerate(lists, 1):
-        if not isinstance(shown, list) or not all(type(one) is int and 0 <= one < IMAGENET_CLASSES for one in shown):
+        if not isinstance(shown, list) or not all(
+            type(label) is int and 0 <= label < IMAGENET_CLASSES for label in shown
+        ):
             expected = f"a list of class numbers 0 to {IMAGENET_CLASSES - 1}"
-            raise BadInput(f"not ReaL labels of image {number}", where=path, expected=expected, found=repr(shown)[:80])
+            raise BadInput(
+                f"the ReaL labels of image {number} are malformed",
+                where=path,
+                expected=expected,
+                found=repr(shown)[:80],
+            )
     return lists
 
 

@@ -1,4 +1,4 @@
-"""A report in three forms, of the same figures: one self-contained page, Markdown, and JSON.
+"""A report of the same figures in three formats: a self-contained HTML page, Markdown, and JSON.
 
 The page has pictures as HTML that needs nothing else (reliability diagram, confusions, mistakes, curves) and a style
 for the screen and for paper.
@@ -46,15 +46,15 @@ _WIDE = 7
 
 
 def require_page(out: Path, own: bool = False) -> None:
-    """Raise BadRecipe for a page of another ending, and where a file is there that is no earlier report.
+    """Raise BadRecipe for a page of another ending, and where it would replace a file that is no earlier report.
 
-    What has the name of a run's `own` report is one.
+    A file with the name of a run's `own` report counts as a report.
     """
-    files.require_ending(out, ".html", "a report is a page", "Markdown and JSON are written beside it")
+    files.require_ending(out, ".html", "the report is written as HTML", "Markdown and JSON are written beside it")
     there = [path for path in (out, out.with_suffix(".md"), out.with_suffix(".json")) if path.exists()]
     if there and not (own or _is_report(out)):
         advice = "a report is NAME.html, .md and .json: name another --report"
-        raise BadRecipe("is there already, and is of no earlier report", where=there[0], advice=advice)
+        raise BadRecipe("the file exists already and is not an earlier report", where=there[0], advice=advice)
 
 
 def _is_report(page: Path) -> bool:
@@ -123,7 +123,7 @@ def _calibration(findings: Findings) -> str:
 
 
 def _beside(first: str, second: str) -> str:
-    """Two sections, one beside the other where there is room."""
+    """Put two sections side by side where there is room."""
     return f'<div class="beside">{first}{second}</div>'
 
 
@@ -132,9 +132,9 @@ def _text_block(value: str) -> str:
     return "\n".join(map(text, value.splitlines()))
 
 
-def _headline(one: Headline) -> str:
-    interval = f"<span>95 %: {text(one.interval)}</span>" if one.interval else ""
-    return f"<div><i>{text(one.name)}</i><b>{text(one.value)}</b>{interval}<span>{text(one.basis)}</span></div>"
+def _headline(line: Headline) -> str:
+    interval = f"<span>95 %: {text(line.interval)}</span>" if line.interval else ""
+    return f"<div><i>{text(line.name)}</i><b>{text(line.value)}</b>{interval}<span>{text(line.basis)}</span></div>"
 
 
 def _section(heading: str, content: str) -> str:
@@ -153,7 +153,7 @@ def _table(table: Table) -> str:
 
 def _row(cells: Sequence[str], words: int, tag: str) -> str:
     written = [f"<{tag}>{text(cell)}</{tag}>" for cell in cells[:words]]
-    # An interval stays on one line.
+    # An interval is never broken across lines.
     numbers = [
         text(cell).replace(" to ", "&nbsp;to&nbsp;").replace(_DASH, f"&NoBreak;{_DASH}&NoBreak;")
         for cell in cells[words:]
@@ -175,18 +175,18 @@ def text(value: str) -> str:
 
 
 def reliability(calibration: Calibration) -> str:
-    """Right guesses by confidence, with 95 % whiskers; the dashed line is where they agree. Below, images a bin."""
+    """Share of right predictions by confidence, with 95 % whiskers; dashed where they agree. Below, images a bin."""
     bottom, foot = _TOP + _PLOT, _TOP + _PLOT + 14 + _COUNTS
     parts = [*_grid(bottom, foot)]
-    most = max(one.right.images for one in calibration.bins)
-    for one in calibration.bins:
-        left, width = _x(one.low), _x(one.high) - _x(one.low)
-        share, (low, high) = one.right.percent / 100, (_y(edge / 100) for edge in one.right.interval)
-        told = f"{one.low:.2f} to {one.high:.2f}: {one.right.hits:,} of {one.right.images:,} right"
-        told += f", mean confidence {one.confidence:.3f}"
-        middle, height = _x(one.confidence), _COUNTS * one.right.images / most
+    most = max(part.right.images for part in calibration.bins)
+    for part in calibration.bins:
+        left, width, right = _x(part.low), _x(part.high) - _x(part.low), part.right
+        share, (low, high) = right.percent / 100, (_y(edge / 100) for edge in right.interval)
+        tip = f"{part.low:.2f} to {part.high:.2f}: {right.hits:,} of {right.images:,} right"
+        tip += f", mean confidence {part.confidence:.3f}"
+        middle, height = _x(part.confidence), _COUNTS * right.images / most
         parts.append(
-            f"<g><title>{told}</title>"
+            f"<g><title>{tip}</title>"
             f'<rect class="bar" x="{left + 1:.1f}" y="{_y(share):.1f}" width="{width - 2:.1f}"'
             f' height="{bottom - _y(share):.1f}"/>'
             f'<path class="whisker" d="M{middle:.1f} {low:.1f}V{high:.1f}"/>'
@@ -230,10 +230,10 @@ def confusion_square(findings: Findings) -> str:
     numbered = len(labels) <= NUMBERED_CELLS
     head = "".join(f"<th><span>{name}</span></th>" for name in names)
     rows = []
-    for place, name in enumerate(names):
+    for row, name in enumerate(names):
         cells = "".join(
-            _cell(count, share, place == other, numbered, f"{name} taken for {names[other]}: {count}")
-            for other, (count, share) in enumerate(zip(square[place].tolist(), shares[place].tolist(), strict=True))
+            _cell(count, share, row == other, numbered, f"{name} taken for {names[other]}: {count}")
+            for other, (count, share) in enumerate(zip(square[row].tolist(), shares[row].tolist(), strict=True))
         )
         rows.append(f"<tr><th>{name}</th>{cells}</tr>")
     kind = "square" if numbered else "square fine"
@@ -241,21 +241,24 @@ def confusion_square(findings: Findings) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def _cell(count: int, share: float, right: bool, numbered: bool, told: str) -> str:
+def _cell(count: int, share: float, right: bool, numbered: bool, tip: str) -> str:
     if not count:
         return "<td></td>"
     # The root lets single mistakes be seen beside hundreds of hits.
     strength = 0.08 + 0.92 * share**0.5
     colour = ",".join(map(str, ImageColor.getrgb(COLOURS[0] if right else COLOURS[1])))
     ink = ' class="dark"' if strength > 0.6 else ""
-    return f'<td{ink} style="background:rgba({colour},{strength:.2f})" title="{told}">{count if numbered else ""}</td>'
+    return f'<td{ink} style="background:rgba({colour},{strength:.2f})" title="{tip}">{count if numbered else ""}</td>'
 
 
 def mistakes(findings: Findings) -> str:
     """The records behind the surest mistakes, as thumbnails with what they are and what they were taken for."""
     examination = findings.examination
     with RecordSet.open(examination.data.folder, examination.result.split) as records:
-        shown = [_mistake(findings, one, decode_rgb(records.read(one.position).image)) for one in findings.mistakes]
+        shown = [
+            _mistake(findings, mistake, decode_rgb(records.read(mistake.position).image))
+            for mistake in findings.mistakes
+        ]
     return f'<div class="mistakes">{"".join(shown)}</div>'
 
 
@@ -273,7 +276,7 @@ def _mistake(findings: Findings, mistake: Mistake, pixels: Pixels) -> str:
 
 
 def curves(run: Path) -> str:
-    """The loss and rank-1 by epoch of a run that was trained here; nothing of another."""
+    """The loss and rank-1 by epoch of a run that was trained here; empty for an imported run."""
     if not (run / "curves.png").is_file() or not Journal(run).exists():
         return ""
     pictures = zip(("loss", "rank-1"), separate_curves(run), strict=True)

@@ -1,4 +1,4 @@
-"""Words and tables of a report, as plain text: the page and the Markdown report show the same ones."""
+"""Words and tables of a report as plain text, shown by the page and by the Markdown report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Headline:
-    """One of the figures at the top: what it is, how much, its interval, and out of what."""
+    """A figure at the top: its name, value, interval, and basis."""
 
     name: str
     value: str
@@ -43,7 +43,7 @@ class Headline:
 
 
 def who(result: Evaluation | Ensemble) -> str:
-    """A run's network and checkpoint, or how many there are together."""
+    """Name a run's network and checkpoint, or the number of checkpoints together."""
     if isinstance(result, Evaluation):
         return f"{result.network}, {result.checkpoint}"
     runs = len({member.run for member in result.members})
@@ -61,7 +61,7 @@ def title(examination: Examination) -> str:
 
 
 def sources(examination: Examination) -> str:
-    """The checkpoint, or what is made of several, and the crops."""
+    """Name the checkpoint, or the mean of several, and the crops."""
     first, *others = examination.evaluations
     named = "mean of their probabilities" if others else f"{first.checkpoint} of {first.run}"
     return f"{named} \N{MIDDLE DOT} {seen(examination.result.crops)}"
@@ -111,18 +111,18 @@ def class_table(findings: Findings) -> Table:
     """Class by class, or the weakest of many."""
     classes, note = findings.classes, "Percent; rank-1 is recall."
     if len(classes) > MANY_CLASSES:
-        there = [one for one in classes if one.images]
-        classes = sorted(there, key=lambda one: (one.rank1, one.rank5))[:SHOWN_CLASSES]
+        there = [figures for figures in classes if figures.images]
+        classes = sorted(there, key=lambda figures: (figures.rank1, figures.rank5))[:SHOWN_CLASSES]
         note = f"The {len(classes)} weakest of {len(there):,}, in percent; rank-1 is recall. The JSON has them all."
     columns = {"rank-1": "rank1", "rank-5": "rank5", "precision": "precision", "F1": "f1"}
     if not findings.says_rank5:
         del columns["rank-5"]
     rows = [
         [
-            findings.class_name(one.label), f"{one.images:,}",
-            *(f"{getattr(one, name):.1f}" for name in columns.values()),
+            findings.class_name(figures.label), f"{figures.images:,}",
+            *(f"{getattr(figures, name):.1f}" for name in columns.values()),
         ]
-        for one in classes
+        for figures in classes
     ]  # fmt: skip
     return Table("Classes", ["class", "images", *columns], rows, 1, note)
 
@@ -130,7 +130,7 @@ def class_table(findings: Findings) -> Table:
 def confused_table(findings: Findings) -> Table:
     """The pairs of classes that are mixed up most."""
     pairs = findings.confusion.most_confused(SHOWN_PAIRS)
-    of_class = {one.label: one.images for one in findings.classes}
+    of_class = {figures.label: figures.images for figures in findings.classes}
     columns = pairs.true.tolist(), pairs.predicted.tolist(), pairs.images.tolist()
     rows = [
         [
@@ -148,10 +148,10 @@ def calibration_table(findings: Findings) -> Table:
     """The bins of the reliability diagram."""
     rows = [
         [
-            f"{100 * one.low:.0f}\N{EN DASH}{100 * one.high:.0f}", f"{one.right.images:,}",
-            f"{100 * one.confidence:.1f}", f"{one.right.percent:.1f}", _span(one.right.interval),
+            f"{100 * part.low:.0f}\N{EN DASH}{100 * part.high:.0f}", f"{part.right.images:,}",
+            f"{100 * part.confidence:.1f}", f"{part.right.percent:.1f}", _span(part.right.interval),
         ]
-        for one in findings.figures.calibration.bins
+        for part in findings.figures.calibration.bins
     ]  # fmt: skip
     header = ["confidence %", "images", "mean confidence %", "right %", "95 % interval"]
     return Table("Calibration", header, rows, 0, calibration_note(findings))
@@ -163,21 +163,21 @@ def calibration_note(findings: Findings) -> str:
 
 
 def mistake_table(findings: Findings) -> Table:
-    """The surest wrong guesses."""
+    """The surest wrong predictions."""
     rows = [
         [
-            str(one.number),
-            findings.class_name(one.label),
-            findings.class_name(one.predicted),
-            certainty(one.probability),
+            str(mistake.number),
+            findings.class_name(mistake.label),
+            findings.class_name(mistake.predicted),
+            certainty(mistake.probability),
         ]
-        for one in findings.mistakes
+        for mistake in findings.mistakes
     ]
     return Table("Surest mistakes", ["record", "class", "predicted", "probability"], rows, 3)
 
 
 def dependence_table(examination: Examination, member: Evaluation) -> Table:
-    """Everything that the figures of one member depend on: weights, data, recipe, versions."""
+    """Everything that a member's figures depend on: weights, data, recipe, versions."""
     versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
     crop = f"{member.input_size} px, {100 * member.crop_fraction:g} % of the shorter edge, {seen(member.crops)}"
     rows = [
@@ -205,7 +205,7 @@ def certainty(probability: float) -> str:
 
 
 def difference_cells(gap: Difference | None) -> list[str]:
-    """The difference of rank-1 to the first, and how likely it is by chance; of the first nothing."""
+    """The difference of rank-1 to the first member and its p-value; empty for the first itself."""
     if gap is None:
         return ["", ""]
     low, high = gap.rank1_interval
@@ -218,7 +218,7 @@ def _called(member: Evaluation, members: Sequence[Evaluation]) -> str:
 
 
 def _short(member: Evaluation, members: Sequence[Evaluation]) -> str:
-    """The run folder's own name, where no other run is called so."""
+    """The run folder's own name, unless another run has it too."""
     name = Path(member.run).name
     alike = {other.run for other in members if Path(other.run).name == name}
     return name if len(alike) == 1 and name else member.run
@@ -249,18 +249,18 @@ _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 def as_markdown(findings: Findings) -> str:
     """The whole report; what names hold is shown, never obeyed."""
     examination = findings.examination
-    figures = [[one.name, one.value, one.interval, one.basis] for one in headlines(findings)]
+    figures = [[line.name, line.value, line.interval, line.basis] for line in headlines(findings)]
     tables = [Table("", ["figure", "", "95 % interval", "of"], figures, 1)]
     if len(findings.own) > 1:
         tables.append(comparison_table(findings))
     tables += [calibration_table(findings), confused_table(findings), class_table(findings), mistake_table(findings)]
     tables += [dependence_table(examination, member) for member in examination.evaluations]
     head = [f"# {plain(title(examination))}", plain(sources(examination)), *map(plain, examination.notes)]
-    return "\n\n".join([*head, *(_table(one) for one in tables if one.rows)]) + "\n"
+    return "\n\n".join([*head, *(_table(table) for table in tables if table.rows)]) + "\n"
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, also in a table."""
+    """Escape text so that Markdown shows it as it is, on a single line, also in a table."""
     escaped = _MARKS.sub(r"\\\1", printable(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

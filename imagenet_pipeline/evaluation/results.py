@@ -35,7 +35,7 @@ WORST, PAIRS = 24, 20
 
 @dataclass(frozen=True)
 class Figures:
-    """Metrics of one set of outcomes; `real` is rank-1 by ReaL labels."""
+    """Metrics of a set of outcomes; `real` is rank-1 by ReaL labels."""
 
     rank1: Rate
     rank5: Rate
@@ -46,7 +46,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong first guess: where the record lies, its class, and how sure the network was of another."""
+    """A wrong first prediction: the record's position, its class, and the class predicted with its probability."""
 
     position: int
     number: int
@@ -59,7 +59,7 @@ class Mistake:
 class Findings:
     """Everything a report shows; `own` are each member's figures.
 
-    `differences` are those to the first member, of every other one and, at the end, of all together.
+    `differences` to the first member are of every other member and, at the end, of all together.
     """
 
     examination: Examination
@@ -98,15 +98,15 @@ class Findings:
 def findings_of(examination: Examination) -> Findings:
     """Figures of all together, of each, by class, and the mistakes."""
     outcomes, real = examination.outcomes, examination.real
-    own = [figures_of(one, real) for one in examination.own]
+    own = [figures_of(member, real) for member in examination.own]
     first = examination.own[0]
     return Findings(
         examination,
         figures=own[0] if len(own) == 1 else figures_of(outcomes, real),
         own=own,
         differences=[
-            difference(one.rank1_right, one.losses, first.rank1_right, first.losses)
-            for one in ([] if len(own) == 1 else [*examination.own[1:], outcomes])
+            difference(member.rank1_right, member.losses, first.rank1_right, first.losses)
+            for member in ([] if len(own) == 1 else [*examination.own[1:], outcomes])
         ],
         classes=per_class(outcomes),
         confusion=confusion(outcomes),
@@ -115,7 +115,7 @@ def findings_of(examination: Examination) -> Findings:
 
 
 def figures_of(outcomes: Outcomes, real: RealLabels | None = None) -> Figures:
-    """The figures of one set of outcomes."""
+    """Compute the figures of a set of outcomes."""
     right, images = outcomes.rank1_right, len(outcomes)
     return Figures(
         rate(int(right.sum()), images),
@@ -127,7 +127,7 @@ def figures_of(outcomes: Outcomes, real: RealLabels | None = None) -> Figures:
 
 
 def worst_mistakes(outcomes: Outcomes, most: int) -> list[Mistake]:
-    """The wrong first guesses that were surest, surest first."""
+    """The wrong first predictions of highest probability, surest first."""
     wrong = np.flatnonzero(~outcomes.rank1_right)
     chosen = wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")][:most]
     columns = outcomes.numbers, outcomes.labels, outcomes.top[:, 0], outcomes.confidence
@@ -179,41 +179,45 @@ class EvaluationReport(_ByClass, _Intervals, Evaluation):
 
 @dataclass(frozen=True)
 class EnsembleReport(_ByClass, _Difference, _Intervals, Ensemble):
-    """The same of several checkpoints together; each of `members` is a dictionary with its own intervals."""
+    """An ensemble and all that was found beside its figures; `members` are dictionaries with their own intervals."""
 
 
 def report_of(findings: Findings, page: Path | None) -> EvaluationReport | EnsembleReport:
-    """Everything found as one dataclass of plain values; `page` is where the report was written."""
+    """Everything found as a dataclass of plain values; `page` is where the report was written."""
     kind = EvaluationReport if isinstance(findings.examination.result, Evaluation) else EnsembleReport
     return kind(**as_json(findings), report=page)
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
-    """One object of plain values: the result's own keys, and what was found beside them.
+    """Everything found as an object of plain values: the result's own keys first.
 
     Ranks and class figures are percent, probabilities and the calibration error 0..1.
     """
     examination = findings.examination
     chance = {"rank1_chance": chance_percent(examination.result.classes)}
-    told = dataclasses.asdict(examination.result) | _figures(findings.figures) | chance
-    members = told.get("members", [])
+    content = dataclasses.asdict(examination.result) | _figures(findings.figures) | chance
+    members = content.get("members", [])
     for member, figures in zip(members, findings.own, strict=False):
         member |= _figures(figures)
-    for one, difference_to_first in zip([*members[1:], told], findings.differences, strict=False):
-        one["difference_to_first"] = dataclasses.asdict(difference_to_first)
-    return told | {
+    for member, difference_to_first in zip([*members[1:], content], findings.differences, strict=False):
+        member["difference_to_first"] = dataclasses.asdict(difference_to_first)
+    return content | {
         "notes": examination.notes,
-        "calibration": [dataclasses.asdict(one) for one in findings.figures.calibration.bins],
+        "calibration": [dataclasses.asdict(part) for part in findings.figures.calibration.bins],
         "per_class": [
-            {"class": findings.class_id(one.label), "name": findings.class_name(one.label), **dataclasses.asdict(one)}
-            for one in findings.classes
+            {
+                "class": findings.class_id(figures.label),
+                "name": findings.class_name(figures.label),
+                **dataclasses.asdict(figures),
+            }
+            for figures in findings.classes
         ],
         "confusion": {name: column.tolist() for name, column in vars(findings.confusion).items()},
         "most_confused": _pairs(findings),
         "worst_mistakes": [
-            dataclasses.asdict(one)
-            | {"class": findings.class_id(one.label), "predicted_class": findings.class_id(one.predicted)}
-            for one in findings.mistakes
+            dataclasses.asdict(mistake)
+            | {"class": findings.class_id(mistake.label), "predicted_class": findings.class_id(mistake.predicted)}
+            for mistake in findings.mistakes
         ],
     }
 
@@ -239,7 +243,7 @@ def _pairs(findings: Findings) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Metrics of one class, in percent; `rank1` is its recall. Without an image, or where never named, shares are 0."""
+    """Metrics of a class, in percent; `rank1` is its recall. Shares are 0 without an image, or without a prediction."""
 
     label: int
     images: int
@@ -252,7 +256,7 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many images of class `true` were taken for `predicted`: every pair that occurs, by true and predicted class.
+    """Counts of images of class `true` taken for `predicted`: every pair that occurs, by true and predicted class.
 
     Pairs, not a square: of 1,000 classes nearly all pairs never occur.
     """

@@ -1,4 +1,4 @@
-"""One pass over a split, for one network or several on the same records: per-record outcomes.
+"""A single pass over a split for all networks to be scored on its records: per-record outcomes.
 
 An outcome is a record's class, the first five predictions, the probability of the first, and the loss. Probabilities
 are float64, averaged over the crops of an image.
@@ -34,7 +34,7 @@ View = tuple[int, float]
 
 @dataclass(frozen=True)
 class Member:
-    """A network that is scored."""
+    """A network to be scored."""
 
     engine: Engine
     view: View
@@ -42,8 +42,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A split of a data set, and `relabel`: the network's class of each of its; `recipe` says how it is read."""
+class RelabelledSplit:
+    """A split of a data set, its labels mapped to the network's by `relabel`; `recipe` says how it is read."""
 
     data: DataSet
     split: str
@@ -51,8 +51,8 @@ class Source:
     recipe: Recipe
 
 
-def score_split(source: Source, crops: Crops, members: Sequence[Member], classes: int) -> list[Outcomes]:
-    """Score each member; before their outcomes, of several members, come those of the mean of their probabilities.
+def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member], classes: int) -> list[Outcomes]:
+    """Score each member; with several, the first outcomes are those of the mean of their probabilities.
 
     Every record is scored once over all ranks, whatever the batch size. Memory does not grow with the number of
     classes. Collective.
@@ -66,7 +66,7 @@ def score_split(source: Source, crops: Crops, members: Sequence[Member], classes
             logits = _finite(member.engine.logits(batches[member.view].images))
             with np.errstate(invalid="ignore"):
                 logs.append(log_probabilities(logits, crops))
-            # Of one crop by the scores themselves: what rounds to the same probability is not a tie.
+            # A single crop ranks by the scores themselves: what rounds to the same probability is not a tie.
             ranked = logits if crops == 1 else logs[-1]
             own.append((at, outcomes_of(numbers, labels, ranked, logs[-1], member.loss_kind)))
         if len(members) > 1:
@@ -81,7 +81,9 @@ def _finite(logits: Array) -> Array:
     return logits if np.isfinite(logits).all() else np.full_like(logits, np.nan)
 
 
-def _shown(source: Source, engine: Engine, crops: Crops, views: Collection[View]) -> Iterator[dict[View, Batch]]:
+def _shown(
+    source: RelabelledSplit, engine: Engine, crops: Crops, views: Collection[View]
+) -> Iterator[dict[View, Batch]]:
     """Yield the same records batch by batch as every view has them, with a progress bar."""
     recipe = source.recipe
     with ExitStack() as stack, Bar(source.split, "batches", engine.rank == 0) as bar:
@@ -121,19 +123,19 @@ class Outcomes:
 
     @property
     def rank1_right(self) -> Truths:
-        """[n], True where the first guess is the class."""
+        """[n], True where the first prediction is the class (top-1)."""
         right: Truths = self.top[:, 0] == self.labels
         return right
 
     @property
     def rank5_right(self) -> Truths:
-        """[n], True where the class is among the first five."""
+        """[n], True where the class is among the first five predictions (top-5)."""
         right: Truths = (self.top == self.labels[:, None]).any(axis=1)
         return right
 
 
 def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
-    """Outcomes of one batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
+    """Outcomes of a batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
     top = top_classes(ranked, GUESSES)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
@@ -157,7 +159,7 @@ def gathered(engine: Engine, records: int, classes: int, parts: Sequence[tuple[i
         own = [part.numbers, part.labels, part.confidence, part.losses, *part.top.T]
         table[first : first + len(part)] = np.stack(own, axis=1)
     if engine.ranks > 1:
-        # Each row is one rank's and 0 elsewhere, so that the sums are those very numbers.
+        # Each row belongs to a single rank and is 0 on the others, so that the sums are those very numbers.
         table = engine.sum_over_ranks(table.ravel()).reshape(table.shape)
     numbers, labels = table[:, :2].astype(np.int64).T
     # Copies, or the whole table would live on in them.
@@ -179,6 +181,6 @@ def log_probabilities(logits: Array, crops: int = 1) -> Logs:
 
 
 def require_finite(output: npt.NDArray[np.floating[Any]], checkpoint: Path) -> None:
-    """Raise BadInput, naming the checkpoint, where what a network gave, or was scored by, is not finite."""
+    """Raise BadInput, naming the checkpoint, where a network's outputs or losses are not finite."""
     if not np.isfinite(output).all():
         raise BadInput("the network's output is not finite", where=checkpoint, advice="take another checkpoint")

@@ -24,7 +24,7 @@ Truths = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rate:
-    """So many hits among so many images, and `interval`, both in percent."""
+    """Hits among images: their share and its `interval`, both in percent."""
 
     hits: int
     images: int
@@ -34,7 +34,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its interval, which one image alone does not have."""
+    """A mean and its interval, which a single image does not have."""
 
     value: float
     interval: Interval | None
@@ -42,10 +42,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """Rank-1 of one that scored the same images as another, less that of the other, in percentage points.
+    """Rank-1 of a network less that of another on the same images, in percentage points.
 
-    `gained` images it alone has right, `lost` the other alone; `p` is the chance of a split as uneven as that, or
-    more, were neither better (McNemar's exact test). `loss` is the difference of the mean losses.
+    `gained` images the network alone has right, `lost` the other alone; `p` is the chance of a split at least as
+    uneven, were neither better (McNemar's exact test). `loss` is the difference of the mean losses.
     """
 
     rank1: float
@@ -78,7 +78,7 @@ def mean(values: Reals) -> Mean:
 
 
 def difference(right: Truths, loss: Reals, other_right: Truths, other_loss: Reals) -> Difference:
-    """One against another on the same images, [n] each: pairs, so that what is hard for both does not count.
+    """Compare two networks on the same images, [n] each: pairs, so that what is hard for both does not count.
 
     The interval of rank-1 is Agresti and Min's (2005): half an image more in each cell of the fourfold table.
     """
@@ -126,5 +126,5 @@ def calibration(confidence: Reals, right: Truths, bins: int = BINS) -> Calibrati
         inside = chosen == number
         hits = rate(int(right[inside].sum()), int(inside.sum()))
         found.append(Bin(float(edges[number]), float(edges[number + 1]), float(confidence[inside].mean()), hits))
-    gaps = [one.right.images * abs(one.right.hits / one.right.images - one.confidence) for one in found]
+    gaps = [part.right.images * abs(part.right.hits / part.right.images - part.confidence) for part in found]
     return Calibration(sum(gaps) / len(confidence), tuple(found))

@@ -2,5 +2,5 @@
 
 import os
 
-# What FFmpeg would say on stderr of a damaged video is said in one line. It asks once, at its first use.
+# FFmpeg's own complaints about a damaged video stay off stderr: our message says it. It asks once, at its first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

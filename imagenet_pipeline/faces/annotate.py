@@ -42,7 +42,7 @@ log = logging.getLogger("imagenet_pipeline")
 class Tally:
     """Counts of a finished annotation: `faces` are boxes drawn, `looked_at` pictures or frames that the network saw.
 
-    `trouble` says why it ended before its time, `interrupted` that somebody wanted it to.
+    `trouble` says why it ended early; `interrupted` is true where somebody stopped it.
     """
 
     pictures: int = 0
@@ -56,7 +56,7 @@ class Tally:
 
     @property
     def pictures_per_second(self) -> float:
-        """Pictures or frames a second, from the first one read to the last one written."""
+        """Pictures or frames a second, from the first read to the last written."""
         return self.pictures / self.seconds if self.seconds else 0.0
 
     def add(self, faces: Sequence[Face], looked: bool) -> None:
@@ -78,7 +78,7 @@ def annotate(
 ) -> Tally:
     """Draw the faces of a source, write `out` and the JSON `lines`, and show it; None is not written.
 
-    Raises BadInput for a source that cannot be read at all, BadRecipe where nothing would come of it.
+    Raises BadInput for a source that cannot be read at all, BadRecipe where it would be neither written nor shown.
     """
     match source.kind:
         case "picture":
@@ -87,7 +87,11 @@ def annotate(
             return annotate_folder(reader, source.path, out, lines)
     with open_camera(source.camera) if source.kind == "camera" else open_video(source.path) as footage:
         if not (out or lines or window.open):
-            raise BadRecipe("nothing would come of it", where=footage.name, advice="name --out or --json-lines")
+            raise BadRecipe(
+                "the camera's pictures would be neither written nor shown",
+                where=footage.name,
+                advice="name --out or --json-lines",
+            )
         return annotate_footage(reader, footage, out, lines, window, every, limit)
 
 
@@ -99,17 +103,17 @@ def annotate_picture(reader: EmotionReader, path: Path, out: Path | None, lines:
         try:
             drawn = _draw_picture(reader, path, path.name, out, detections, tally)
         except Rejected as reason:
-            raise BadInput(f"cannot be used ({reason})", where=path) from reason
+            raise BadInput(f"the picture cannot be used ({reason})", where=path) from reason
     tally.seconds = time.monotonic() - started
     window.show(drawn, 0)
     return tally
 
 
 def annotate_folder(reader: EmotionReader, folder: Path, out: Path | None, lines: Path | None) -> Tally:
-    """Write every picture below `folder` to the same place below `out`; one that cannot be read is counted.
+    """Write every picture below `folder` to the same path below `out`; unreadable pictures are counted.
 
-    What is neither PNG nor JPEG gets ".png" added. Raises BadInput where there are no pictures, BadRecipe where the
-    lines would be written over one.
+    A picture that is neither PNG nor JPEG gets ".png" added. Raises BadInput where there are no pictures, BadRecipe
+    where the lines would be written over a picture.
     """
     tally, started = Tally(), time.monotonic()
     paths = find_pictures([folder], Path())
@@ -143,7 +147,7 @@ def annotate_footage(
 ) -> Tally:
     """Write a video or what a camera sees, at its own size and rate, to `out`; it looks at every so many frames.
 
-    The frames between keep the boxes of the one before. Ends after `limit` frames (0: never), when the window is
+    The frames between keep the boxes of the frame before. Ends after `limit` frames (0: never), when the window is
     closed with q, and on Ctrl-C; what was annotated until then, or until the video breaks off, is kept.
     """
     tally, started = Tally(), time.monotonic()
@@ -278,11 +282,11 @@ def parse_source(word: str) -> Source:
     return Source("picture" if _is_picture(path) else "video", path)
 
 
-def places(source: Source, out: Path | None, lines: Path | None) -> tuple[Path | None, Path | None]:
-    """Paths of the annotated copy and of the JSON lines: by default NAME-emotion in this folder, the lines beside it.
+def output_paths(source: Source, out: Path | None, lines: Path | None) -> tuple[Path | None, Path | None]:
+    """Choose the paths of the annotated copy (by default NAME-emotion in this folder) and, beside it, the JSON lines.
 
-    Of a camera only what is asked for is kept. Raises BadRecipe for a name that says another kind of file, and where
-    the source would be written over, or both into one file.
+    A camera's pictures are kept only where `out` is given. Raises BadRecipe for a name that says another kind of file,
+    and where the source, or either of both files, would be written over.
     """
     ending = _ending(source)
     if out is None and source.kind != "camera":
@@ -299,9 +303,11 @@ def places(source: Source, out: Path | None, lines: Path | None) -> tuple[Path |
 def _check(source: Source, out: Path) -> None:
     endings = {"picture": tuple(PICTURE_ENDINGS), "folder": ()}.get(source.kind, VIDEO_ENDINGS)
     if endings and out.suffix.lower() not in endings:
-        raise BadRecipe(f"a {source.kind} is not written under this name", where=out, expected=" ".join(endings))
+        raise BadRecipe(f"the name does not suit a {source.kind}", where=out, expected=" ".join(endings))
     if source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
-        raise BadRecipe("would be written over or into the source", where=out, advice="name another --out")
+        raise BadRecipe(
+            "the annotated copy would be written over or into its source", where=out, advice="name another --out"
+        )
 
 
 def _ending(source: Source) -> str:

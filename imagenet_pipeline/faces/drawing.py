@@ -73,7 +73,7 @@ def _label_box(face: Face, letters: int, width: int, height: int, taken: Sequenc
     left = max(0, min(face.box.left, width - across))
     below = min(face.box.top + face.box.height, height - tall)
     above = Box(left, max(0, face.box.top - tall), across, tall)
-    free = [place for place in (above, Box(left, below, across, tall)) if not _meets(place, taken)]
+    free = [box for box in (above, Box(left, below, across, tall)) if not _meets(box, taken)]
     return free[0] if free else above
 
 
@@ -83,23 +83,23 @@ def _panel_box(face: Face, letters: int, width: int, height: int, taken: Sequenc
     top = max(0, min(face.box.top, height - tall))
     gap = letters // 2
     for left in (face.box.left + face.box.width + gap, face.box.left - across - gap):
-        place = Box(left, top, across, tall)
-        if 0 <= left <= width - across and tall <= height and not _meets(place, taken):
-            return place
+        box = Box(left, top, across, tall)
+        if 0 <= left <= width - across and tall <= height and not _meets(box, taken):
+            return box
     return None
 
 
-def _panel(draw: ImageDraw.ImageDraw, place: Box, choices: Sequence[Choice], letters: int) -> None:
-    tall = place.height // len(choices)
+def _panel(draw: ImageDraw.ImageDraw, box: Box, choices: Sequence[Choice], letters: int) -> None:
+    tall = box.height // len(choices)
     for number, choice in enumerate(choices):
-        _row(draw, Box(place.left, place.top + number * tall, place.width, tall), choice, letters)
+        _row(draw, Box(box.left, box.top + number * tall, box.width, tall), choice, letters)
 
 
-def _row(draw: ImageDraw.ImageDraw, place: Box, choice: Choice, letters: int) -> None:
+def _row(draw: ImageDraw.ImageDraw, box: Box, choice: Choice, letters: int) -> None:
     """A name on the left and percent on the right, over a bar that fills its probability's share of the row."""
-    left, top, right, bottom = place.left, place.top, place.left + place.width, place.top + place.height
+    left, top, right, bottom = box.left, box.top, box.left + box.width, box.top + box.height
     draw.rectangle((left, top, right - 1, bottom - 1), fill=_BACKGROUND)
-    filled = round(place.width * choice.probability)
+    filled = round(box.width * choice.probability)
     if filled:
         draw.rectangle((left, top, left + filled - 1, bottom - 1), fill=_BAR_COLOUR)
     middle, edge = (top + bottom) // 2, letters // 2
@@ -119,11 +119,11 @@ def _written(choice: Choice, letters: int) -> tuple[str, FreeTypeFont]:
     return lettering(choice.name, letters)
 
 
-def _meets(place: Box, taken: Sequence[Box]) -> bool:
+def _meets(box: Box, taken: Sequence[Box]) -> bool:
     return any(
-        place.left < other.left + other.width
-        and other.left < place.left + place.width
-        and place.top < other.top + other.height
-        and other.top < place.top + place.height
+        box.left < other.left + other.width
+        and other.left < box.left + box.width
+        and box.top < other.top + other.height
+        and other.top < box.top + box.height
         for other in taken
     )

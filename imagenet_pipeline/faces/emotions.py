@@ -73,13 +73,15 @@ def open_emotion_reader(
     classifier = open_classifier(run, which, overrides)
     if not shows_emotions(classifier.classes):
         found = first_few(classifier.classes.ids)
-        raise BadRecipe("this run is not of emotions", where=run, expected="classes as happy, sad, fear", found=found)
+        raise BadRecipe(
+            "the run's classes are not emotions", where=run, expected="classes as happy, sad, fear", found=found
+        )
     return EmotionReader(classifier, FaceDetector(smallest))
 
 
 def shows_emotions(classes: ClassTable) -> bool:
     """True where all classes are emotions by their ids."""
-    return {one.lower() for one in classes.ids} <= EMOTIONS
+    return {class_id.lower() for class_id in classes.ids} <= EMOTIONS
 
 
 def grey_face(image: Pixels, box: Box) -> Pixels:
@@ -105,8 +107,8 @@ _AGREEING_WINDOWS = 5
 class FaceDetector:
     """Detector of frontal faces at least `smallest` pixels wide; 0 is a 32nd of the root of the area, or 30 if larger.
 
-    That default makes the search as long for a large picture, of any shape, as for one of 1280 x 720. One thread at a
-    time may use it. Raises BadRecipe with OpenCV 5, whose package has no cascade.
+    That default makes the search as long for a large picture, of any shape, as for 1280 x 720 pixels. Only a single
+    thread at a time may use it. Raises BadRecipe with OpenCV 5, whose package has no cascade.
     """
 
     def __init__(self, smallest: int = 0) -> None:

@@ -1,6 +1,7 @@
 """Video in and out: frames of a file or a camera (FFmpeg and V4L2 inside OpenCV's wheel), files, a window.
 
-A written video appears whole under its name, or not at all. A window needs a screen and an OpenCV that can open one.
+A written video appears whole under its name, or not at all. A window needs a screen and an OpenCV that can open
+windows.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Footage:
         self._capture.release()
 
     def frames(self) -> Iterator[Frame]:
-        """The frames to the end, or as far as they can be read. Raises BadInput if there is not even one."""
+        """The frames to the end, or as far as they can be read. Raises BadInput if there is none."""
         started = time.monotonic()
         while True:
             got, pixels = self._capture.read()
@@ -70,7 +71,9 @@ class Footage:
             yield Frame(self._read, seconds, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
             self._read += 1
         if not self._read:
-            raise BadInput("gives no picture" if self.live else "not a frame of it can be read", where=self.name)
+            raise BadInput(
+                "the camera gives no picture" if self.live else "no frame of the video can be read", where=self.name
+            )
 
     def missing(self) -> str:
         """The fault in where the video ended, once its last frame is read; empty where there is none."""
@@ -82,7 +85,7 @@ class Footage:
 
 
 def open_video(path: Path) -> Footage:
-    """Open a video file. Raises BadInput for what cannot be read as one, or has frames beyond the limit of pictures."""
+    """Open a video file. Raises BadInput where it is no readable video, or has frames beyond the limit of pictures."""
     with files.regular_file(path) as (_, size_bytes):
         if not size_bytes:
             raise BadInput("empty file", where=path)
@@ -91,10 +94,15 @@ def open_video(path: Path) -> Footage:
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
     if not capture.isOpened() or not width * height:
-        raise BadInput("neither a picture nor a video that can be read", where=path, found="damaged, or something else")
+        raise BadInput("the file is neither a readable picture nor a readable video", where=path)
     if width * height > AREA_LIMIT_PIXELS:
         found = f"{width:.0f} x {height:.0f}"
-        raise BadInput("too large", where=path, expected=f"frames of at most {AREA_LIMIT_PIXELS:,} pixels", found=found)
+        raise BadInput(
+            "the video is too large",
+            where=path,
+            expected=f"frames of at most {AREA_LIMIT_PIXELS:,} pixels",
+            found=found,
+        )
     return Footage(capture, str(path), live=False)
 
 
@@ -105,12 +113,12 @@ def open_camera(number: int) -> Footage:
     if not capture.isOpened():
         there = sorted(str(path) for path in Path("/dev").glob("video*"))
         found = ", ".join(there) or "no camera on this machine"
-        raise BadInput("no such camera, or another program has it", where=f"camera {number}", found=found)
+        raise BadInput("the camera does not exist, or another program uses it", where=f"camera {number}", found=found)
     return Footage(capture, f"camera {number}", live=True)
 
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".avi")
-_CODEC = "mp4v"  # MPEG-4 part 2: of those in OpenCV's wheel the one that is quick and fits all four
+_CODEC = "mp4v"  # MPEG-4 part 2: the codec in OpenCV's wheel that is quick and fits all four endings
 
 
 class VideoFile:
@@ -132,7 +140,7 @@ class VideoFile:
             self._writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._rate, (width, height))
             if not self._writer.isOpened():
                 found = f"{width} x {height} pixels, {self._rate:g} frames a second"
-                raise BadInput("no video can be begun", where=self._path.name, found=found)
+                raise BadInput("the video cannot be written", where=self._path.name, found=found)
         self._writer.write(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
@@ -154,12 +162,12 @@ class VideoFile:
 
 @contextlib.contextmanager
 def whole_video(path: Path, rate: float) -> Iterator[VideoFile]:
-    """Open a video to write; it takes its place when the block ends well and a frame was added.
+    """Open a video to write; it appears under its name when the block ends well and a frame was added.
 
-    Raises BadRecipe for a name without one of VIDEO_ENDINGS, OutOfRoom where the disk is full.
+    Raises BadRecipe for a name without any of VIDEO_ENDINGS, OutOfRoom where the disk is full.
     """
     if path.suffix.lower() not in VIDEO_ENDINGS:
-        raise BadRecipe("no video is written under this name", where=path, expected=" ".join(VIDEO_ENDINGS))
+        raise BadRecipe("the name does not suit a video", where=path, expected=" ".join(VIDEO_ENDINGS))
     with files.part_folder(path) as part:
         video = VideoFile(part / path.name, rate)
         try:
@@ -176,7 +184,7 @@ def _writable(rate: float) -> float:
 
     MPEG-4 has 16 bits for that fraction's numerator (ISO/IEC 14496-2, vop_time_increment_resolution).
     """
-    decimals = next((places for places in (3, 2) if rate * 10**places < 2**16 - 1), 1)
+    decimals = next((digits for digits in (3, 2) if rate * 10**digits < 2**16 - 1), 1)
     return round(rate, decimals)
 
 

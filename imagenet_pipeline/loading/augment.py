@@ -1,7 +1,7 @@
 """The transforms of training and evaluation, from a decoded image to its row of a batch.
 
-In training: one geometric transform, then colours, then erasing, then pairs mixed, all of them drawn from the image's
-position in the epoch. In evaluation: one crop or several.
+In training: a geometric transform, then colours, then erasing, then pairs mixed, all of them drawn from the image's
+position in the epoch. In evaluation: the centre crop, or several.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from imagenet_pipeline.loading.transforms import (
 )
 
 COLUMNS = 40
-"""Uniform numbers for each image, used or not: switching one change on leaves the others' draws alone."""
+"""Uniform numbers for each image, used or not: switching a change on leaves the others' draws alone."""
 
 _AREAS, _ASPECTS = slice(0, 10), slice(10, 20)
 _LEFT, _TOP, _FLIP, _ROTATION, _SHEAR, _ZOOM, _SHIFT_X, _SHIFT_Y = range(20, 28)
@@ -44,7 +44,7 @@ Range = tuple[float, float]
 
 
 class Draw(NamedTuple):
-    """One image's random choices, before its own size is known."""
+    """Random choices for an image's geometry and colours, before its own size is known."""
 
     areas: list[float]
     """Ten tries of the crop's share of the image."""
@@ -100,7 +100,7 @@ def training_transform(
     changes: Sequence[Change] = (),
     erasure: Erasure | None = None,
 ) -> None:
-    """Write the changed image [H, W, 3] to all of `out` [S, S, 3], one row of a batch.
+    """Write the changed image [H, W, 3] to all of `out` [S, S, 3], a row of a batch.
 
     Geometry first (crop, flip, distortion, then what of `changes` is geometric), then the other `changes`, then
     brightness, contrast, saturation and lighting, then erasing.
@@ -210,8 +210,8 @@ SECOND_COLUMNS = 64
 """Uniform numbers for each image from the second stream, used or not; 44 to 63 are free."""
 
 
-class Plan(NamedTuple):
-    """All random choices for one training image."""
+class ImageDraws(NamedTuple):
+    """All random choices for a training image."""
 
     draw: Draw
     changes: Sequence[Change] = ()
@@ -238,19 +238,19 @@ class TrainingImages:
     ) -> None:
         self._augmentation = augmentation
         self._images, self._labels, self._targets = images, labels, targets
-        self._plans = training_plans(augmentation, seed, epoch, positions, images.shape[1])
+        self._draws = training_draws(augmentation, seed, epoch, positions, images.shape[1])
 
     def write(self, image: Pixels, row: int) -> None:
         """Change an image [H, W, 3] and write it to a row of the batch."""
-        plan = self._plans[row]
-        training_transform(image, self._augmentation, plan.draw, self._images[row], plan.changes, plan.erasure)
+        draws = self._draws[row]
+        training_transform(image, self._augmentation, draws.draw, self._images[row], draws.changes, draws.erasure)
 
     def finish(self, rows: range) -> None:
         """Mix the pairs in these rows, which are written."""
         if self._targets is None:
             return
         for first, second in zip(rows[::2], rows[1::2], strict=True):
-            mixed = self._plans[first].mix, self._plans[second].mix
+            mixed = self._draws[first].mix, self._draws[second].mix
             if mixed[0] and mixed[1]:
                 mix_pair(self._images[first], self._images[second], mixed[0], mixed[1])
                 labels = int(self._labels[first]), int(self._labels[second])
@@ -262,17 +262,17 @@ def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes
     """Raise BadRecipe for a batch the ranks cannot share evenly, and mixing of an unknown number of classes."""
     require_even_batch(batch_size, ranks, mixes=augmentation.mixes)
     if augmentation.mixes and classes is None:
-        raise BadRecipe("mixing needs the number of classes", where="loader", expected="classes", found=None)
+        raise BadRecipe("the loader needs the number of classes to mix images", expected="classes", found=None)
 
 
-def training_plans(augmentation: Augmentation, seed: int, epoch: int, positions: range, size: int) -> list[Plan]:
+def training_draws(augmentation: Augmentation, seed: int, epoch: int, positions: range, size: int) -> list[ImageDraws]:
     """Draw the choices for consecutive positions of an epoch; the images are `size` x `size` in the end."""
     draws = draw_choices(augmentation, uniforms(seed, epoch, positions, COLUMNS))
     if augmentation.policy == "none" and not augmentation.erasing and not augmentation.mixes:
-        return [Plan(draw) for draw in draws]
+        return [ImageDraws(draw) for draw in draws]
     numbers = uniforms(seed, epoch, positions, SECOND_COLUMNS, SECOND_UNIFORMS)
     return [
-        Plan(*choices)
+        ImageDraws(*choices)
         for choices in zip(
             draws,
             policy_changes(

@@ -150,7 +150,7 @@ _SMOOTHED = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
 
 
 def change_colours(image: Pixels, change: Change) -> None:
-    """Apply one change to an RGB image [H, W, 3] in place; identity and geometric changes do nothing here."""
+    """Apply a change to an RGB image [H, W, 3] in place; identity and geometric changes do nothing here."""
     name, strength = change
     factor = 1 + strength
     if name == "brightness":

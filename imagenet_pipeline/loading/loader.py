@@ -30,7 +30,7 @@ from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
 from imagenet_pipeline.records.recordio import ImageRecord
 
 # Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over; even, so
-# that the two images of a pair that is mixed are in one thread's hands.
+# that both images of a pair to be mixed are in the same thread's hands.
 _PIECE = 8
 
 DEFAULT_AUGMENTATION = Augmentation()
@@ -39,7 +39,7 @@ DEFAULT_AUGMENTATION = Augmentation()
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and labels for one step; the arrays are used again once the next batch is asked for."""
+    """Images and labels for a step; the arrays are used again once the next batch is asked for."""
 
     images: Pixels
     """[n, size, size, 3] RGB, C-contiguous; [n * crops, ...] in evaluation, a record's crops together."""
@@ -55,13 +55,13 @@ class Batch:
     """[n, classes], the share of each class where images are mixed; None where `labels` say it all."""
 
     @property
-    def truth(self) -> NDArray[np.int64] | NDArray[np.float32]:
-        """Targets of a training step: the images' classes [n], or the shares of mixed ones [n, classes]."""
+    def training_targets(self) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Targets of a training step: classes [n], or of mixed images the shares of classes [n, classes]."""
         return self.labels if self.targets is None else self.targets
 
 
 class _Images(Protocol):
-    """Turns decoded images into the rows of one batch."""
+    """Turns decoded images into the rows of a batch."""
 
     def write(self, image: Pixels, row: int) -> None:
         """Write an image [H, W, 3] to a row of the batch."""
@@ -71,16 +71,16 @@ class _Images(Protocol):
 
 
 _Prepare = Callable[[range, "_Slot"], _Images]
-"""Makes the above for the positions of one batch and the room it has."""
+"""Makes the above for the positions of a batch and its slot."""
 
 
 class Loader:
     """Batches of `size` x `size` images out of `records`.
 
     batch_size: images a batch, over all ranks together.
-    threads: decoding threads, 0 to decode in the calling thread; "auto" is one a processor, shared among the processes
-        of one launcher.
-    prefetch: batches prepared ahead; with the one in use they bound the memory.
+    threads: decoding threads, 0 to decode in the calling thread; "auto" is a thread for each processor, shared among
+        the processes of a launcher.
+    prefetch: batches prepared ahead; with the batch in use they bound the memory.
     classes: labels must be below this; None takes any whole number from 0.
     share: this process's part of each batch; the ranks' shares together are the batch.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
@@ -107,18 +107,18 @@ class Loader:
         self.share = share
         if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
-                "a loader cannot have these settings",
+                "the loader's settings are out of range",
                 expected="size and batch_size from 1, threads and prefetch from 0",
                 found=f"{size}, {batch_size}, {self.threads}, {prefetch}",
             )
         cv2.setNumThreads(0)
 
     def steps(self) -> int:
-        """Count the batches of an epoch of training. Raises BadInput when there is not even one."""
+        """Count the batches of an epoch of training. Raises BadInput when there is none."""
         count = len(self.records)
         if count < self.batch_size:
             raise BadInput(
-                "fewer records than one batch",
+                "the records do not fill a batch",
                 where=self.records.name,
                 expected=f"at least {self.batch_size}",
                 found=count,
@@ -129,7 +129,7 @@ class Loader:
     def training(
         self, seed: int, epoch: int, augmentation: Augmentation = DEFAULT_AUGMENTATION, start_step: int = 0
     ) -> Batches:
-        """Start one epoch in random order, full batches only; `start_step` leaves out that many from its start.
+        """Start an epoch in random order, full batches only; `start_step` leaves out that many from its start.
 
         Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a
         batch that the ranks cannot share evenly, and mixing where the number of classes is not known.
@@ -137,7 +137,7 @@ class Loader:
         require_fit(augmentation, self.batch_size, self.share.ranks, self.classes)
         steps = self.steps()
         if not 0 <= start_step <= steps:
-            raise BadRecipe("no such step in an epoch", expected=f"0 to {steps}", found=start_step)
+            raise BadRecipe("the epoch has no such step", expected=f"0 to {steps}", found=start_step)
         cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
         order = epoch_order(len(self.records), seed, epoch)
 
@@ -149,12 +149,12 @@ class Loader:
     def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
         """Start a pass over every record, once over all ranks, in the order of the file.
 
-        The last batch may be shorter. A share may be shorter by one image than another rank's; where it is empty,
+        The last batch may be shorter. A share may be shorter by an image than another rank's; where it is empty,
         there is no batch. Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
         """
         if not 0 < crop_fraction <= 1 or crops not in (1, 2, 10):
             raise BadRecipe(
-                "no such evaluation",
+                "the evaluation's settings are out of range",
                 expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
                 found=f"{crop_fraction}, {crops}",
             )
@@ -172,7 +172,7 @@ class Loader:
 
 
 class Batches:
-    """The batches of one pass, in order; a context manager, at whose end no thread is left.
+    """The batches of a pass, in order; a context manager, at whose end no thread is left.
 
     An error met by a thread is raised where its batch would have come, and ends the pass. Without `with`,
     threads end after the last batch, after an error, or at `close`.
@@ -260,7 +260,7 @@ class Batches:
 
 
 class _Slot:
-    """Room for one batch, filled again and again."""
+    """Preallocated arrays of a batch, filled again and again."""
 
     def __init__(self, records: int, crops: int, size: int, target_classes: int | None) -> None:
         self.images = np.empty((records * crops, size, size, 3), np.uint8)
@@ -278,7 +278,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _EvaluationImages:
-    """Rows of `views` [n, crops, size, size, 3], each of one image's crops."""
+    """Rows of `views` [n, crops, size, size, 3], each with the crops of an image."""
 
     views: Pixels
     crop_fraction: float
@@ -324,7 +324,7 @@ class Sample(NamedTuple):
 
 
 def read_sample(records: Records, position: int, classes: int | None) -> Sample:
-    """Read, check and decode one record.
+    """Read, check and decode a record.
 
     Raises BadInput for a label that is no whole number from 0 to `classes` - 1, for a number beyond 63 bits, and
     for an image that cannot be decoded (Damaged where its checksum holds) or, without a checksum, has lost part of
@@ -341,7 +341,7 @@ def read_sample(records: Records, position: int, classes: int | None) -> Sample:
 
 def _decoded(record: ImageRecord) -> Pixels:
     try:
-        # With one, the build has looked, and stored damaged images because it was told to.
+        # Under a checksum, damaged images were stored by a build that was asked to keep them.
         return decode_rgb(record.image, None if record.checked else refuse_damaged)
     except PipelineError as error:
         # An image whose checksum holds was readable when it was built: the records are at fault.
@@ -350,7 +350,7 @@ def _decoded(record: ImageRecord) -> Pixels:
 
 def _number(record: ImageRecord) -> int:
     if record.number >= 2**63:
-        raise BadInput("record number too large", expected="less than 2**63", found=record.number)
+        raise BadInput("the record number is too large", expected="less than 2**63", found=record.number)
     return record.number
 
 
@@ -358,7 +358,7 @@ def _label(record: ImageRecord, classes: int | None) -> int:
     first = record.labels[0] if record.labels else None
     if first is None or not first.is_integer() or not 0 <= first < (classes or _CLASS_LIMIT):
         raise BadInput(
-            "unusable label",
+            "the label is not a class",
             expected="a whole number from 0" + ("" if classes is None else f" to {classes - 1}"),
             found="none" if first is None else f"{first:g}",
         )

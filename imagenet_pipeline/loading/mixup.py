@@ -6,7 +6,7 @@ CutMix (Yun et al. 2019, "CutMix: Regularization strategy to train strong classi
 border is lost, and lambda is then what is left of x.
 
 lambda comes from Beta(alpha, alpha). The partner of position p is p XOR 1. The papers mix a batch with a shuffled
-copy of itself by one lambda; here every image has a lambda and a box of its own, of the same distribution.
+copy of itself by a single lambda; here every image has a lambda and a box of its own, of the same distribution.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KIND, _LAMBDA, _CENTRE_X, _CENTRE_Y = range(MIXING_COLUMNS)
 
 
 class Mix(NamedTuple):
-    """The mixture for one image: `own` is its share, the rest its partner's."""
+    """The mixture for an image: `own` is its share, the rest its partner's."""
 
     own: float
     box: Box | None
@@ -34,9 +34,9 @@ class Mix(NamedTuple):
 
 
 def mixtures(mixup: float, cutmix: float, uniforms: NDArray[np.float64], size: int) -> list[Mix] | list[None]:
-    """Turn uniform numbers [n, MIXING_COLUMNS] into what becomes of n images [size, size, 3]; None with both off.
+    """Turn uniform numbers [n, MIXING_COLUMNS] into mixtures for n images [size, size, 3]; None with both off.
 
-    mixup, cutmix: each one's alpha, 0 for off; with both on, each image gets either with probability 1/2.
+    mixup, cutmix: the alpha of each, 0 for off; with both on, an image gets either with probability 1/2.
     """
     if not mixup and not cutmix:
         return [None] * len(uniforms)

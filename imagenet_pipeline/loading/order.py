@@ -42,7 +42,7 @@ WHOLE = Share(0, 1)
 
 
 def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[np.int64]:
-    """The records of one epoch in the order of their use: int64 [count], a permutation of 0..count-1.
+    """The records of an epoch in the order of their use: int64 [count], a permutation of 0..count-1.
 
     Raises BadRecipe for a negative seed or epoch.
     """

@@ -1,8 +1,8 @@
-"""One geometric transform per image and one of its colours.
+"""A geometric transform per image and a transform of its colours.
 
 Crop, flip, turn and shift are composed, then the image is resampled once; brightness, contrast, saturation and lighting
-make one 3 x 4 matrix. Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x runs
-right, y down.
+make a single 3 x 4 matrix. Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x
+runs right, y down.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Distortion:
 def resample(image: Pixels, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
     """Write what `box` shows of `image` [H, W, 3], distorted, then mirrored if `flip`, to `out` [S, S, 3].
 
-    An upright box inside the image is sliced and resized (see `resize_into`); anything else is one bilinear
+    An upright box inside the image is sliced and resized (see `resize_into`); anything else is a single bilinear
     affine warp, where the outside of the image has the grey `fill`.
     """
     if distortion.upright:
@@ -68,7 +68,7 @@ def resample_moved(
 ) -> None:
     """As `resample`, but each point of `out` [S, S, 3] then shows what lay at `moved` [3, 3] of that point.
 
-    Still one warp. Since it is the finished crop that is moved, the grey `fill` is what lies outside the box.
+    Still a single warp. Since it is the finished crop that is moved, the grey `fill` is what lies outside the box.
     """
     height, width = image.shape[:2]
     left, right = max(0, box.left), min(width, box.left + box.width)
@@ -101,7 +101,7 @@ def resize_into(image: Pixels, box: Box, flip: bool, out: Pixels) -> None:
 def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
     """Fill `out` [S, S, 3] by bilinear interpolation of `image` where `matrix` [2, 3] sends each point of it.
 
-    Bilinear interpolation skips pixels where two or more of them fall on one output pixel; there the image is
+    Bilinear interpolation skips pixels where two or more of them fall on the same output pixel; there the image is
     averaged over whole blocks first, which leaves a factor below two.
     """
     factor = int(math.sqrt(abs(np.linalg.det(matrix[:, :2]))) + 1e-6)

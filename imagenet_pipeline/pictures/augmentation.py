@@ -1,4 +1,4 @@
-"""A picture of a recipe's augmentation: one photo as training would see it many times, through the loader itself."""
+"""A picture of a recipe's augmentation: a photo as training would see it many times, through the loader itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     """Draw `out` (PNG): a training record as it is stored, then as the loader would give it to the network.
 
     The draws are those of the first epoch's first positions, at the recipe's input size. Where images are mixed, the
-    share of each class is told. Raises BadInput where there is no such record.
+    share of each class is given. Raises BadInput where there is no such record.
     """
     require_png(out)
     data, size = records_of(recipe), recipe.input.size
@@ -37,8 +37,8 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     name = data.classes.names[stored.label]
     mixes = recipe.augmentation.mixes
     tiles = [tile(stored.image, side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
-    tiles += [tile(one.image, side, _caption(one, data.classes) if mixes else [f"draw {n}"])
-              for n, one in enumerate(shown, 1)]  # fmt: skip
+    tiles += [tile(draw.image, side, _caption(draw, data.classes) if mixes else [f"draw {n}"])
+              for n, draw in enumerate(shown, 1)]  # fmt: skip
     title = f"train record {record}: {name}, {width} x {height} pixels, as the network gets it at {size} x {size}"
     columns = max(1, min(len(tiles), round((1.2 * len(tiles)) ** 0.5)))
     write_png(contact_sheet(tiles, columns, f"{title}\n{_settings(recipe)}"), out)
@@ -66,7 +66,7 @@ class Shown(NamedTuple):
 def draws_of(
     records: Records, record: int, augmentation: Augmentation, size: int, draws: int, seed: int, classes: int
 ) -> list[Shown]:
-    """Draws of one record, as the first epoch of this seed would make them at each of its first positions.
+    """Draws of a record, as the first epoch of this seed would make them at each of its first positions.
 
     Where images are mixed, each draw's partner is another record, those that follow in the file.
     Raises BadInput where there is no such record, or none to mix it with.
@@ -74,21 +74,23 @@ def draws_of(
     if not 0 <= record < len(records):
         raise BadInput("no such record", where=records.name, expected=f"0..{len(records) - 1}", found=record)
     if augmentation.mixes and len(records) < 2:
-        raise BadInput("there is no second record to mix with", where=records.name)
+        raise BadInput("the records have no second record to mix with", where=records.name)
     every = 2 if augmentation.mixes else 1
-    one_photo = _OnePhoto(records, record, draws * every, every, seed)
-    loader = Loader(one_photo, size, draws * every, threads=0, classes=classes)
+    repeated = _RepeatedRecord(records, record, draws * every, every, seed)
+    loader = Loader(repeated, size, draws * every, threads=0, classes=classes)
     with loader.training(seed, 0, augmentation) as batches:
         batch = next(batches)
         images, labels, targets = batch.images[::every].copy(), batch.labels[::every], batch.targets
     if targets is None:
         return [Shown(image, ((int(label), 1.0),)) for image, label in zip(images, labels, strict=True)]
-    shares = [tuple((int(one), float(row[one])) for one in np.argsort(-row)[:2] if row[one]) for row in targets[::2]]
+    shares = [
+        tuple((int(label), float(row[label])) for label in np.argsort(-row)[:2] if row[label]) for row in targets[::2]
+    ]
     return [Shown(image, share) for image, share in zip(images, shares, strict=True)]
 
 
-class _OnePhoto:
-    """An epoch of `count` records that has one record at every position, or at every second between its partners."""
+class _RepeatedRecord:
+    """An epoch of `count` records: the chosen record at every position, or at every second, between its partners."""
 
     def __init__(self, records: Records, record: int, count: int, every: int, seed: int) -> None:
         self._records = records

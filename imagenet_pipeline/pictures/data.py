@@ -37,16 +37,16 @@ _NAME_LETTERS = 34
 Counts = NDArray[np.int64]
 FIRST_FORTY = range(40)
 MONTAGE_LIMIT = 400
-"""Records on one sheet."""
+"""Records on a sheet."""
 _MONTAGE_COLUMNS = 8
 _MONTAGE_SIDE = 160
 """Side of a tile's image, pixels."""
 
 
 def montage(path: Path, out: Path, records: range = FIRST_FORTY, split: str | None = None) -> list[int]:
-    """Draw records (by position) with number and class name on one sheet, eight to a row; return the positions drawn.
+    """Draw records (by position) with number and class name on a sheet, eight to a row; return the positions drawn.
 
-    `path` is a data set folder (its first split unless one is named) or a `.rec` file. Raises BadInput where there
+    `path` is a data set folder (its first split unless `split` is given) or a `.rec` file. Raises BadInput where there
     is nothing to draw, or more than 400, BadRecipe for a name that is no PNG's.
     """
     require_png(out)
@@ -55,7 +55,9 @@ def montage(path: Path, out: Path, records: range = FIRST_FORTY, split: str | No
         positions = list(within(records, found))
         if not 1 <= len(positions) <= MONTAGE_LIMIT:
             expected = f"1..{MONTAGE_LIMIT}"
-            raise BadInput("number of records to draw", where=path, expected=expected, found=len(positions))
+            raise BadInput(
+                "the number of records to draw is out of range", where=path, expected=expected, found=len(positions)
+            )
         tiles = [_tile(found, position, data.classes if data else None) for position in positions]
     write_png(contact_sheet(tiles, min(_MONTAGE_COLUMNS, len(tiles)), ""), out)
     return positions
@@ -109,7 +111,7 @@ def draw_classes(folder: Path, out: Path) -> dict[str, Counts]:
 
 
 def _draw_bars(axes: Axes, data: DataSet, counts: dict[str, Counts]) -> None:
-    """Splits end to end, one row a class, the numbers behind."""
+    """Draw the splits end to end, a row a class, the numbers behind."""
     rows, left = np.arange(len(data.classes)), np.zeros(len(data.classes), np.int64)
     for split, each in counts.items():
         axes.barh(rows, each, left=left, height=0.7, color=SPLIT_COLOURS[split], label=split)
@@ -142,9 +144,9 @@ def _draw_curves(axes: Axes, data: DataSet, counts: dict[str, Counts]) -> None:
     axes.grid(alpha=0.25)
     for side, heading, some in (("left", "most", order[:_NAMED]), ("right", "fewest", order[: -_NAMED - 1 : -1])):
         lines = [f"{first[label]:,}  {_name(data, label)}" for label in some]
-        place = 0.02 if side == "left" else 0.98
+        x = 0.02 if side == "left" else 0.98
         axes.text(
-            place, 0.98, "\n".join([heading, *lines]), transform=axes.transAxes, ha=side, va="top", fontsize=8.5,
+            x, 0.98, "\n".join([heading, *lines]), transform=axes.transAxes, ha=side, va="top", fontsize=8.5,
             color="#444444", parse_math=False,
         )  # fmt: skip
 
@@ -160,14 +162,14 @@ _SHOW_EVERY = 256
 _RING_POINTS = 2.5
 """Extra width of a ring over the mark it is drawn around, in points."""
 _LINE_POINTS = 1.4
-"""Width of the last line, and how much wider each is than the one drawn over it."""
+"""Width of the last line, and the extra width of each line over the line drawn on top of it."""
 
 Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of one split's images: widths, heights and bytes, int64 [n] each, and the count of unreadable headers."""
+    """Sizes of a split's images: widths, heights and bytes, int64 [n] each, and the count of unreadable headers."""
 
     widths: Numbers
     heights: Numbers
@@ -176,7 +178,7 @@ class Sizes:
 
 
 def read_sizes(folder: Path, show: Callable[[int, int], None]) -> dict[str, Sizes]:
-    """The sizes of all images of a data set by split; `show` is told (done, of all).
+    """The sizes of all images of a data set by split; `show` is called with (done, of all).
 
     Memory is 24 bytes an image. Raises BadInput where there is no data set, Damaged naming a record.
     """
@@ -196,7 +198,7 @@ def read_sizes(folder: Path, show: Callable[[int, int], None]) -> dict[str, Size
 
 
 def _size(records: RecordSet, position: int) -> tuple[int, int, int]:
-    """Width, height (0 where the header cannot be read) and bytes of one image."""
+    """Width, height (0 where the header cannot be read) and bytes of an image."""
     head, size_bytes = records.image_head(position, HEAD_BYTES)
     try:
         header = _header(head) or read_header(records.read(position).image)
@@ -218,7 +220,7 @@ def draw_sizes(folder: Path, sizes: dict[str, Sizes], out: Path) -> None:
     require_png(out)
     shown = {split: each for split, each in sizes.items() if len(each.widths)}
     if not shown:
-        raise BadInput("there is no image whose header can be read", where=folder)
+        raise BadInput("the data set has no image whose header can be read", where=folder)
     figure = Figure(figsize=(13.2, 8.4), layout="constrained")
     (plane, weights), (short, long) = figure.subplots(2, 2)
     _draw_plane(plane, shown)
@@ -232,7 +234,7 @@ def draw_sizes(folder: Path, sizes: dict[str, Sizes], out: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     key = [Line2D([], [], color=SPLIT_COLOURS[split], marker="o", label=split) for split in shown]
     figure.legend(handles=key, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(_told(sizes), x=0.01, ha="left", fontsize=11)
+    figure.suptitle(_title(sizes), x=0.01, ha="left", fontsize=11)
     files.write_whole(out, png(figure))
 
 
@@ -256,7 +258,7 @@ def _draw_spread(axes: Axes, by_split: dict[str, NDArray[np.float64]], quantity:
     """The share of a split's images in each of 40 bins, drawn so that all splits are seen where they coincide."""
     everything = np.concatenate([*by_split.values()])
     low, high = float(everything.min()), float(everything.max())
-    # Of one size alone there is no range to divide.
+    # A single size leaves no range to divide.
     bins = np.linspace(low, high, 41) if high - low >= 1 else np.linspace(low - 20.5, low + 20.5, 42)
     for number, (split, values) in enumerate(by_split.items()):
         counts, _ = np.histogram(values, bins)
@@ -270,7 +272,7 @@ def _draw_spread(axes: Axes, by_split: dict[str, NDArray[np.float64]], quantity:
     axes.set_xlabel(quantity)
 
 
-def _told(sizes: dict[str, Sizes]) -> str:
+def _title(sizes: dict[str, Sizes]) -> str:
     said = "stored images: " + ", ".join(
         f"{len(each.widths) + each.unreadable:,} {split}" for split, each in sizes.items()
     )

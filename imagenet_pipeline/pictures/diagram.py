@@ -24,12 +24,12 @@ from imagenet_pipeline.networks.layers import (
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shapes
 
 FOLLOWERS = (BatchNorm, Activation, Dropout, Flatten, LocalResponseNorm)
-"""Layers that share the box of the one before them."""
+"""Layers that share the box of the layer before them."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One box: a layer and what follows it at once, or the place where branches meet.
+class LayerBox:
+    """A box: a layer and its followers, or the junction where branches meet.
 
     A box that stands for several, `times`, has the output shape and the trained numbers of the first and of the last.
     """
@@ -44,29 +44,29 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerGroup:
     """Boxes that belong together, in lanes side by side; an empty lane hands on what came in.
 
-    `join` is where the lanes meet; a group of one lane has none. A `side` group leads nowhere: an auxiliary
-    classifier. A group may stand for several of one form, `times`, from `path` to `last_path`.
+    `join` is where the lanes meet; a group of a single lane has none. A `side` group leads nowhere: an auxiliary
+    classifier. A group may stand for several of the same form, `times`, from `path` to `last_path`.
     """
 
     path: str
     lanes: tuple[tuple[Part, ...], ...]
-    join: Step | None = None
+    join: LayerBox | None = None
     side: bool = False
     times: int = 1
     last_path: str = ""
 
 
-Part = Step | Group
+Part = LayerBox | LayerGroup
 Parts = tuple[Part, ...]
 
 
 def diagram(network: Sequential, input_shape: Shape, full: bool = False) -> Parts:
     """The parts of a network's diagram for an input of [channels, height, width], in order of computation.
 
-    Neighbours of one description that give images of one size, whatever the channels that reach them, are one part
+    Neighbours of the same description and output size, whatever the channels that reach them, are a single part
     with a multiplicity, and normalisation, activation and the like share the box of the layer before them; not so
     with `full`.
     Raises BadRecipe as `describe` does.
@@ -77,9 +77,10 @@ def diagram(network: Sequential, input_shape: Shape, full: bool = False) -> Part
 
 
 def is_folded(parts: Parts) -> bool:
-    """True where any of the parts, or one inside them, stands for several."""
+    """True where any part, at any depth, stands for several."""
     return any(
-        part.times > 1 or (isinstance(part, Group) and any(is_folded(lane) for lane in part.lanes)) for part in parts
+        part.times > 1 or (isinstance(part, LayerGroup) and any(is_folded(lane) for lane in part.lanes))
+        for part in parts
     )
 
 
@@ -95,20 +96,20 @@ class _Drawer:
             case Sequential(items):
                 return _framed(path, self.sequence(items, inner))
             case Tap(Sequential(items)):
-                return Group(path, (self.sequence(items, inner),), side=True)
+                return LayerGroup(path, (self.sequence(items, inner),), side=True)
             case Residual(Sequential(items), shortcut):
                 lanes = self.sequence(items, inner), _lane(inner[SHORTCUT]) if shortcut else ()
-                return Group(path, lanes, self._step(path, "add"))
+                return LayerGroup(path, lanes, self._box(path, "add"))
             case Concat():
-                return Group(path, tuple(map(_lane, inner.values())), self._step(path, "concat"))
-        return self._step(path, "layer", self.reports[path])
+                return LayerGroup(path, tuple(map(_lane, inner.values())), self._box(path, "concat"))
+        return self._box(path, "layer", self.reports[path])
 
-    def _step(self, path: str, kind: Literal["layer", "add", "concat"], report: LayerReport | None = None) -> Step:
+    def _box(self, path: str, kind: Literal["layer", "add", "concat"], report: LayerReport | None = None) -> LayerBox:
         layers, count = ((report.layer,), report.parameter_count) if report else ((), 0)
-        return Step(path, kind, layers, (self.shapes[path],) * 2, (count,) * 2)
+        return LayerBox(path, kind, layers, (self.shapes[path],) * 2, (count,) * 2)
 
     def sequence(self, items: Iterable[tuple[str, Layer]], drawn: Mapping[str, Part]) -> Parts:
-        """The parts of a sequence: followers in the box of the one before them, neighbours of one form as one part."""
+        """The parts of a sequence: followers in the box of the layer before, equal neighbours as a single part."""
         if self.full:
             return tuple(drawn[name] for name, _ in items)
         chunks: list[tuple[list[Layer], Part]] = []
@@ -123,34 +124,34 @@ class _Drawer:
 
 
 def _framed(path: str, parts: Parts) -> Part:
-    """The parts of a sequence as one part; a sequence that is one box all told lends it its name."""
-    if len(parts) == 1 and isinstance(parts[0], Step) and parts[0].times == 1:
+    """The parts of a sequence as a single part; a sequence of a single box lends it its name."""
+    if len(parts) == 1 and isinstance(parts[0], LayerBox) and parts[0].times == 1:
         return replace(parts[0], path=path)
-    return Group(path, (parts,))
+    return LayerGroup(path, (parts,))
 
 
 def _lane(part: Part) -> Parts:
     """A branch's parts: those of a sequence without the frame around them."""
-    return part.lanes[0] if isinstance(part, Group) and part.join is None else (part,)
+    return part.lanes[0] if isinstance(part, LayerGroup) and part.join is None else (part,)
 
 
 def _end(part: Part) -> Shape:
     """The shape that leaves a part; () where it holds nothing."""
-    last = part.join if isinstance(part, Group) and part.join else part
-    if isinstance(last, Step):
+    last = part.join if isinstance(part, LayerGroup) and part.join else part
+    if isinstance(last, LayerBox):
         return last.shapes[1]
     return _end(last.lanes[0][-1]) if last.lanes[0] else ()
 
 
 def _followed(part: Part, follower: Part) -> Part:
     """A part whose last box, its own or that where its lanes meet, takes up the box of the layer after it."""
-    step = part if isinstance(part, Step) else part.join
-    if step is None or not isinstance(follower, Step):
+    box = part if isinstance(part, LayerBox) else part.join
+    if box is None or not isinstance(follower, LayerBox):
         raise TypeError(f"{follower} shares no box with {part}")
-    count = step.parameters[0] + follower.parameters[0]
-    layers = step.layers + follower.layers
-    step = replace(step, layers=layers, shapes=follower.shapes, parameters=(count, count))
-    return step if isinstance(part, Step) else replace(part, join=step)
+    count = box.parameters[0] + follower.parameters[0]
+    layers = box.layers + follower.layers
+    box = replace(box, layers=layers, shapes=follower.shapes, parameters=(count, count))
+    return box if isinstance(part, LayerBox) else replace(part, join=box)
 
 
 def _folded(parts: list[Part]) -> Part:
@@ -161,20 +162,20 @@ def _folded(parts: list[Part]) -> Part:
 
 
 def _spanning(first: Part, last: Part) -> Part:
-    """One part for both, which are of one form: the shapes and numbers of the first and of the last."""
-    if isinstance(first, Step) and isinstance(last, Step):
-        return _spanning_step(first, last)
-    if isinstance(first, Group) and isinstance(last, Group):
+    """Merge two parts of the same form: the shapes and numbers of the first and of the last."""
+    if isinstance(first, LayerBox) and isinstance(last, LayerBox):
+        return _spanning_box(first, last)
+    if isinstance(first, LayerGroup) and isinstance(last, LayerGroup):
         lanes = tuple(
             tuple(_spanning(*pair) for pair in zip(*pair_of_lanes, strict=True))
             for pair_of_lanes in zip(first.lanes, last.lanes, strict=True)
         )
-        join = _spanning_step(first.join, last.join) if first.join and last.join else None
+        join = _spanning_box(first.join, last.join) if first.join and last.join else None
         return replace(first, lanes=lanes, join=join)
     raise TypeError(f"{first} and {last} are of two forms")
 
 
-def _spanning_step(first: Step, last: Step) -> Step:
+def _spanning_box(first: LayerBox, last: LayerBox) -> LayerBox:
     return replace(
         first,
         shapes=(first.shapes[0], last.shapes[1]),

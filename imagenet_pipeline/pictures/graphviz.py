@@ -28,7 +28,7 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 from imagenet_pipeline.networks.summary import CHANNELS
-from imagenet_pipeline.pictures.diagram import Group, Part, Parts, Step, diagram, is_folded
+from imagenet_pipeline.pictures.diagram import LayerBox, LayerGroup, Part, Parts, diagram, is_folded
 
 FORMATS = ("dot", "svg", "png", "pdf")
 DOTS_PER_INCH = 120
@@ -56,7 +56,7 @@ def draw_network(
     Raises BadRecipe for an unknown or a zoo's network and for another ending, and, but for .dot, where Graphviz is
     not installed.
     """
-    files.require_ending(out, [f".{kind}" for kind in FORMATS], "unknown kind of picture")
+    files.require_ending(out, [f".{kind}" for kind in FORMATS], "the picture's format is unknown")
     kind = out.suffix.lower().removeprefix(".")
     network, title, side, count = _network_of(name)
     count = classes or count
@@ -118,7 +118,7 @@ ACTIVATIONS = {"relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky R
 
 def dot_text(parts: Parts, input_shape: Shape, title: str, remarks: Sequence[str]) -> str:
     """A diagram's parts as a DOT file, with a title and lines below it; the texts may hold any characters."""
-    writer = _Writer()
+    writer = _DotWriter()
     entrance = writer.box([["<B>image</B>", "   " + _shapes((input_shape, input_shape))]], OTHER_COLOUR, MAIN)
     writer.chain(parts, entrance, "", depth=0, line=MAIN)
     lines = [f'<FONT COLOR="{PALE_INK}" POINT-SIZE="11">{_text(remark)}</FONT>' for remark in remarks]
@@ -135,10 +135,10 @@ def dot_text(parts: Parts, input_shape: Shape, title: str, remarks: Sequence[str
     return "\n".join(["digraph network {", *lines, "}", ""])
 
 
-class _Writer:
+class _DotWriter:
     """Notes boxes, groups and arrows in order; every name of a box is its own invention.
 
-    Boxes of one `line` stand straight below each other.
+    Boxes of the same `line` stand straight below each other.
     """
 
     def __init__(self) -> None:
@@ -147,26 +147,26 @@ class _Writer:
         self._boxes = self._groups = 0
 
     def chain(self, parts: Parts, entrance: str, within: str, depth: int, line: str) -> str:
-        """Draw parts one after the other, and say which box the last arrow leaves."""
+        """Draw parts in sequence, and return the box that the last arrow leaves."""
         for part in parts:
-            if isinstance(part, Step):
-                entrance = self.step(part, [entrance], within, line, entrance if line else None)
+            if isinstance(part, LayerBox):
+                entrance = self.layer_box(part, [entrance], within, line, entrance if line else None)
             elif part.side:
                 self.group(part, entrance, depth, "")
             else:
                 entrance = self.group(part, entrance, depth, line)
         return entrance
 
-    def step(self, step: Step, entrances: list[str], within: str, line: str, straight: str | None) -> str:
+    def layer_box(self, layer_box: LayerBox, entrances: list[str], within: str, line: str, straight: str | None) -> str:
         """Draw a box and the arrows to it, that from the box `straight` straight."""
-        box = self.box(_rows(step, within), _colour(step), line)
+        box = self.box(_rows(layer_box, within), _colour(layer_box), line)
         # Arrows stand outside the groups: inside, they would draw their other end in.
         weights = {straight: " [weight=6]"}
         self.arrows += [f"{entrance} -> {box}{weights.get(entrance, '')}" for entrance in entrances]
         return box
 
-    def group(self, group: Group, entrance: str, depth: int, line: str) -> str:
-        """Draw a frame and what is in it, and say which box the arrow to the next part leaves."""
+    def group(self, group: LayerGroup, entrance: str, depth: int, line: str) -> str:
+        """Draw a frame and its content, and return the box that the arrow to the next part leaves."""
         self._groups += 1
         style = "filled,rounded,dashed" if group.side else "filled,rounded"
         self.lines += [
@@ -177,27 +177,27 @@ class _Writer:
         main, straight = _main_lane(group), None
         ends, firsts = [], []
         for lane in group.lanes:
-            if lane and isinstance(lane[0], Step):
+            if lane and isinstance(lane[0], LayerBox):
                 firsts.append(f"box{self._boxes + 1}")
             ends.append(self.chain(lane, entrance, group.path, depth + 1, line if lane is main else ""))
             straight = ends[-1] if lane is main and line else straight
-        end = ends[0] if group.join is None else self.step(group.join, ends, group.path, line, straight)
+        end = ends[0] if group.join is None else self.layer_box(group.join, ends, group.path, line, straight)
         self.lines += [*_side_by_side(firsts), "}"]
         return end
 
     def box(self, rows: list[list[str]], colour: str, line: str) -> str:
-        """Draw a box of rows of two cells, and say its name."""
+        """Draw a box of rows of two cells, and return its name."""
         self._boxes += 1
         cells = "".join(
             f'<TR><TD ALIGN="LEFT">{left or " "}</TD><TD ALIGN="RIGHT">{right or " "}</TD></TR>' for left, right in rows
         )
         table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{cells}</TABLE>'
-        place = f', group="{line}"' if line else ""
-        self.lines.append(f'box{self._boxes} [label=<{table}>, fillcolor="{colour}"{place}]')
+        alignment = f', group="{line}"' if line else ""
+        self.lines.append(f'box{self._boxes} [label=<{table}>, fillcolor="{colour}"{alignment}]')
         return f"box{self._boxes}"
 
 
-def _main_lane(group: Group) -> Parts | None:
+def _main_lane(group: LayerGroup) -> Parts | None:
     """The lane that keeps to the line of what stands before and after; None of several that are alike."""
     if group.join is None or group.join.kind == "add":
         return group.lanes[0]
@@ -206,17 +206,17 @@ def _main_lane(group: Group) -> Parts | None:
 
 
 def _side_by_side(boxes: list[str]) -> list[str]:
-    """Boxes on one level, in this order from left to right."""
+    """Put boxes side by side, in this order from left to right."""
     return [f"{{ rank=same; {' -> '.join(boxes)} [style=invis] }}"] if len(boxes) > 1 else []
 
 
-def _rows(step: Step, within: str) -> list[list[str]]:
-    words = [_text(_phrase(layer)) for layer in step.layers]
-    first = f"<B>{words.pop(0)}</B>" if step.kind == "layer" else f"<B>{step.kind}</B>"
-    name = f"{_pale(_names(step, within))}  " if step.kind == "layer" else ""
-    rows = [[name + first, f"   {_shapes(step.shapes)}"]]
-    if words or step.parameters[1]:
-        rows.append([_pale(" &#183; ".join(words)), _pale(_numbers(step.parameters))])
+def _rows(box: LayerBox, within: str) -> list[list[str]]:
+    words = [_text(_phrase(layer)) for layer in box.layers]
+    first = f"<B>{words.pop(0)}</B>" if box.kind == "layer" else f"<B>{box.kind}</B>"
+    name = f"{_pale(_names(box, within))}  " if box.kind == "layer" else ""
+    rows = [[name + first, f"   {_shapes(box.shapes)}"]]
+    if words or box.parameters[1]:
+        rows.append([_pale(" &#183; ".join(words)), _pale(_numbers(box.parameters))])
     return rows
 
 
@@ -226,7 +226,7 @@ def _names(part: Part, within: str) -> str:
     return first if part.times == 1 else f"{first} to {last} <B>&#215; {part.times}</B>"
 
 
-def _heading(group: Group) -> str:
+def _heading(group: LayerGroup) -> str:
     names = _names(group, group.path.rpartition(".")[0])
     return f"{names} (in training only)" if group.side else names
 
@@ -252,8 +252,8 @@ def _text(text: str) -> str:
     return escape(printable(text))
 
 
-def _colour(step: Step) -> str:
-    return COLOURS.get(type(step.layers[0]), OTHER_COLOUR) if step.kind == "layer" else JOIN_COLOUR
+def _colour(box: LayerBox) -> str:
+    return COLOURS.get(type(box.layers[0]), OTHER_COLOUR) if box.kind == "layer" else JOIN_COLOUR
 
 
 def _phrase(layer: Layer) -> str:

@@ -67,7 +67,8 @@ class LayerPicture:
 
 
 def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "best") -> LayerPicture:
-    """Draw the filters of a convolution, the first unless one is named, from a checkpoint's weights. No engine.
+    """Draw the filters of a convolution, the first unless `layer` names another, from a checkpoint's weights. No
+    engine.
 
     Filters of three inputs are drawn in colour, the first 256; of others each row is a filter and each column an
     input, the first 16 of both.
@@ -81,7 +82,7 @@ def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "b
     title = f"{caption_of(run, checkpoint)}: {path}, {filters} filters of {inputs}x{height}x{width}\n"
     if inputs == 3:
         shown = weights[:FILTERS_LIMIT]
-        tiles = [_labelled(signed_levels(one.transpose(1, 2, 0)), FILTER_SIDE, n) for n, one in enumerate(shown)]
+        tiles = [_labelled(signed_levels(planes.transpose(1, 2, 0)), FILTER_SIDE, n) for n, planes in enumerate(shown)]
         sheet = contact_sheet(tiles, _columns(len(tiles)), f"{title}red, green, blue; grey is 0; each on its own scale")
     else:
         shown = weights[:TABLE_LIMIT]
@@ -124,13 +125,13 @@ def draw_activations(
 
 
 def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
-    """The crop of a photo that a network sees, [S, S, 3]. Raises BadInput for one that cannot be read."""
+    """Cut the crop of a photo that a network sees, [S, S, 3]. Raises BadInput where the photo cannot be read."""
     state = checkpoint.state
     views = np.empty((1, state.input_size, state.input_size, 3), np.uint8)
     try:
         evaluation_transform(read_naming_damage(image), state.crop_fraction, views)
     except Rejected as reason:
-        raise BadInput(f"cannot be used ({reason})", where=image, expected="a photo") from reason
+        raise BadInput(f"the photo cannot be used ({reason})", where=image, expected="a photo") from reason
     view: Pixels = views[0]
     return view
 
@@ -150,17 +151,19 @@ def _convolution(checkpoint: Checkpoint, layer: str | None) -> str:
 
 
 def _channels(values: Numbers) -> Image.Image:
-    tiles = [_labelled(signed_colours(one), CHANNEL_SIDE, number) for number, one in enumerate(values)]
+    tiles = [_labelled(signed_colours(channel), CHANNEL_SIDE, number) for number, channel in enumerate(values)]
     return contact_sheet(tiles, _columns(len(tiles)), "")
 
 
 def _bars(values: Numbers) -> Image.Image:
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(values))
+    features = np.arange(len(values))
     for sign, colour in ((1, COLOURS[0]), (-1, "#b2372f")):
         chosen = sign * values > 0
-        axes.vlines(places[chosen], 0, values[chosen], colors=colour, linewidth=min(10.0, max(0.6, 400 / len(values))))
+        axes.vlines(
+            features[chosen], 0, values[chosen], colors=colour, linewidth=min(10.0, max(0.6, 400 / len(values)))
+        )
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.set_xlim(-0.5 - len(values) / 100, len(values) - 0.5 + len(values) / 100)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -175,8 +178,8 @@ def _table(filters: Numbers) -> Image.Image:
     rows = []
     for planes in filters:
         colours = signed_colours(np.concatenate(list(planes), axis=1))
-        cells = [framed(one, KERNEL_SIDE) for one in np.split(colours, len(planes), axis=1)]
-        rows.append(np.concatenate([np.pad(one, ((0, 5), (0, 5), (0, 0)), constant_values=255) for one in cells], 1))
+        cells = [framed(plane, KERNEL_SIDE) for plane in np.split(colours, len(planes), axis=1)]
+        rows.append(np.concatenate([np.pad(cell, ((0, 5), (0, 5), (0, 0)), constant_values=255) for cell in cells], 1))
     return Image.fromarray(np.concatenate(rows))
 
 
@@ -187,7 +190,7 @@ def _labelled(pixels: Pixels, side: int, number: int) -> Image.Image:
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two pictures; the right one has white around it, as much as a sheet has."""
+    """Put two pictures side by side; the right has the white of a sheet around it."""
     made = Image.new("RGB", (left.width + right.width, max(left.height + 14, right.height)), BACKGROUND)
     made.paste(left, (0, 14))
     made.paste(right, (left.width, 0))
@@ -265,14 +268,16 @@ def draw_grad_cam(
 ) -> GradCam:
     """Draw each photo and, beside it, the heat map of its most probable class, or of the class of that name or id.
 
-    The layer is the last whose output is an image of several pixels, or one that is named. Computed in float32
+    The layer is the last whose output is an image of several pixels, unless `layer` names another. Computed in float32
     unless `overrides` say otherwise: a rectifier that rounding switches changes a gradient much.
     Raises BadRecipe for a layer that is no image and for a zoo's network, BadInput for photos that cannot be read.
     """
     require_png(out)
     files.require_separate([out], images)
     if not 1 <= len(images) <= IMAGES_LIMIT:
-        raise BadRecipe("number of photos to draw", expected=f"1..{IMAGES_LIMIT}", found=len(images))
+        raise BadRecipe(
+            "the number of photos to draw is out of range", expected=f"1..{IMAGES_LIMIT}", found=len(images)
+        )
     classifier = open_classifier(run, which, {"precision": "float32", **(overrides or {})})
     path, shape = _layer_of(classifier, layer)
     label = None if class_name is None else label_of(class_name, classifier.classes)
@@ -298,7 +303,7 @@ def label_of(name: str, classes: ClassTable) -> int:
     """The label of a class by its id or its name. Raises BadRecipe with the nearest, or where several have the name."""
     if name in classes.ids:
         return classes.ids.index(name)
-    found = [label for label, one in enumerate(classes.names) if one == name]
+    found = [label for label, known in enumerate(classes.names) if known == name]
     if len(found) == 1:
         return found[0]
     if found:
@@ -324,7 +329,7 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
 
 
 def _look(classifier: Classifier, view: Pixels, path: str, label: int | None, image: Path) -> tuple[Seen, HeatMap]:
-    """The heat map of one view, and its class."""
+    """The heat map of a view, and its class."""
     probabilities = classifier.probabilities_of(view[None, None])[0]
     label = int(probabilities.argmax()) if label is None else label
     heat = heat_maps(*classifier.engine.layer_gradients(view[None], path, np.array([label])))[0]
@@ -385,7 +390,7 @@ def heat_colours(shares: Numbers) -> Pixels:
 
 
 def framed(pixels: Pixels, side: int) -> Pixels:
-    """A small picture enlarged by the largest whole factor within `side` pixels, and an edge of one pixel around."""
+    """A small picture enlarged by the largest whole factor within `side` pixels, and an edge of a pixel around."""
     times = max(1, side // max(pixels.shape[:2]))
     large = np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)
     if max(large.shape[:2]) > side:
@@ -403,8 +408,8 @@ def enlarged(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _coloured(places: Numbers, name: str) -> Pixels:
-    colours: Pixels = matplotlib.colormaps[name](places, bytes=True)[..., :3]
+def _coloured(shares: Numbers, name: str) -> Pixels:
+    colours: Pixels = matplotlib.colormaps[name](shares, bytes=True)[..., :3]
     return colours
 
 

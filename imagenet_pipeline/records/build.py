@@ -39,8 +39,8 @@ class BuildOptions:
     """The form in which images are stored, and the number of processes that do it.
 
     resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
-    keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default one per 8192
-    images; other splits in proportion). workers: processes, default one a core. max_rejects: more unusable
+    keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default a file per
+    8192 images; other splits in proportion). workers: processes, default a process per core. max_rejects: more unusable
     images stop the build. keep_damaged: store images part of whose picture is lost, too.
     """
 
@@ -58,7 +58,7 @@ class BuildOptions:
         for name, (lowest, highest) in (limits | optional).items():
             value = getattr(self, name)
             if not (lowest <= value <= highest if value is not None else name in optional):
-                raise BadInput(f"{name} out of range", expected=f"{lowest}..{highest}", found=value)
+                raise BadInput(f"{name} is out of range", expected=f"{lowest}..{highest}", found=value)
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def build(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> BuildSummary:
-    """Make the data set of `plan` in the folder `out`, or finish one that was begun there.
+    """Make the data set of `plan` in the folder `out`, or finish a build that was begun there.
 
     `progress(done, total)` is called with image counts about twice a second. `executor` may be any
     concurrent.futures executor whose workers see the same files; by default local processes.
@@ -220,7 +220,7 @@ def _claim(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> st
 
 
 def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | None:
-    """The manifest of a finished data set of this plan; None where there is none, or not a whole one."""
+    """The manifest of a finished data set of this plan; None where there is none, or an unfinished build."""
     if not (out / MANIFEST).exists():
         return None
     try:
@@ -230,9 +230,9 @@ def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | 
         return None
     if (manifest.plan, manifest.options) != (plan.digest, options.stored):
         raise BadInput(
-            "another data set is here already (other images, labels or options)",
+            "the folder holds another data set already (other images, labels or options)",
             where=out,
-            advice="choose another folder, or remove this one",
+            advice="choose another folder, or remove this folder",
         )
     return manifest
 
@@ -245,7 +245,7 @@ def _claimed(out: Path, key: str) -> Iterator[Path]:
         begun = building / "build.json"
         if begun.exists() and files.read_json(begun) != key:
             raise BadInput(
-                "an unfinished build of another plan, another root, other options or library versions is here",
+                "the folder holds an unfinished build of another plan, another root, other options or library versions",
                 where=out,
                 advice=f"run that build again to finish it, or remove {building}",
             )

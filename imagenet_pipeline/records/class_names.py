@@ -44,10 +44,10 @@ class _Rows:
 
 
 def read_classes(path: Path) -> ClassTable:
-    """The class table of a file: class i is what has the number i, or else is the i-th.
+    """Read the class table of a file: class i has the number i, or else is the i-th.
 
-    Ids are the file's, or else its names; where two classes have one name, the numbers. Raises BadInput where it has
-    none of the forms, and where it calls a class what cannot be printed.
+    Ids are the file's, or else its names; where two classes share a name, the numbers. Raises BadInput for a file of
+    another form, and for a class name that cannot be printed.
     """
     rows = _by_label(_readings(path)[0], path)
     ids = rows.ids or rows.names
@@ -59,7 +59,7 @@ def read_classes(path: Path) -> ClassTable:
 
 
 def names_of(ids: Sequence[str], path: Path) -> tuple[str, ...]:
-    """Look up what a file calls the classes `ids` (folders): it may have more classes, and in any order.
+    """Look up in a file the names of the classes `ids` (folders); it may have more classes, and in any order.
 
     A file without those ids that has as many names, and no other ids, gives them in the order of `ids`, which is said
     on the log. Raises BadInput where a class has no name.
@@ -72,7 +72,7 @@ def names_of(ids: Sequence[str], path: Path) -> tuple[str, ...]:
             return tuple(table[key] for key in wanted)
     if len(rows.names) == len(ids) and rows.ids is None and not any(key in table for table in tables for key in wanted):
         names = _by_label(rows, path).names
-        pairs = first_few([f"{one} is {name}" for one, name in zip(ids, names, strict=True)])
+        pairs = first_few([f"{class_id} is {name}" for class_id, name in zip(ids, names, strict=True)])
         log.info("%s", printable(f"{path}: names no folder, so its names go to the sorted folders in turn: {pairs}"))
         return names
     best = max(tables, key=lambda table: sum(key in table for key in wanted))
@@ -83,7 +83,7 @@ def names_of(ids: Sequence[str], path: Path) -> tuple[str, ...]:
 
 
 def read_user_json(path: Path) -> Any:
-    """A JSON file of the user's; a byte order mark is no part of it. Raises BadInput for any other, or a key twice."""
+    """Read a user's JSON file, without its byte order mark. Raises BadInput for other content, or a key given twice."""
     return _parsed(_text(path), path)
 
 
@@ -98,27 +98,34 @@ def _readings(path: Path) -> list[_Rows]:
     """List what a file may mean, the likeliest first."""
     path = Path(path)
     if path.suffix.lower() == ".csv":
-        raise BadInput("class names are not read from a CSV", where=path, expected=FORMS)
+        raise BadInput("class names cannot be read from a CSV", where=path, expected=FORMS)
     text = _text(path)
     is_json = path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "["))
     readings = [_rows_of_json(_parsed(text, path), path)] if is_json else _readings_of_text(text, path)
     rows = readings[0]
     if not 0 < len(rows.names) <= CLASSES_LIMIT:
         found = f"{len(rows.names):,} classes"
-        raise BadInput("not a file of class names", where=path, expected=f"1..{CLASSES_LIMIT:,} classes", found=found)
+        raise BadInput(
+            "the file's number of classes is out of range",
+            where=path,
+            expected=f"1..{CLASSES_LIMIT:,} classes",
+            found=found,
+        )
     for column in (rows.ids, rows.labels):
         if column and len(set(column)) < len(column):
-            raise BadInput("a class id stands twice", where=path, found=repr(_repeated(column)))
+            raise BadInput("a class id is given twice", where=path, found=repr(_repeated(column)))
     for word in (rows.order or "", *(rows.ids or ()), *rows.names):
         if not word.isprintable():
-            raise BadInput("a class is called what cannot be printed", where=path, found=ascii(word[:80]))
+            raise BadInput("a class name cannot be printed", where=path, found=ascii(word[:80]))
     return readings
 
 
 def _text(path: Path) -> str:
     with files.regular_file(path) as (stream, size):
         if size > FILE_LIMIT_BYTES:
-            raise BadInput("too large", where=path, expected=f"up to {FILE_LIMIT_BYTES:,} bytes", found=f"{size:,}")
+            raise BadInput(
+                "the file is too large", where=path, expected=f"up to {FILE_LIMIT_BYTES:,} bytes", found=f"{size:,}"
+            )
         content = stream.read()
     try:
         return content.decode("utf-8-sig")
@@ -138,10 +145,12 @@ def _readings_of_text(text: str, path: Path) -> list[_Rows]:
     with_tab = [line for line in lines if "\t" in line]
     if with_tab and len(with_tab) < len(lines):
         without = next(line for line in lines if "\t" not in line)
-        raise BadInput("a tab in some lines alone", where=path, expected="id TAB name", found=repr(without[:80]))
+        raise BadInput(
+            "a line has no tab, though others have", where=path, expected="id TAB name", found=repr(without[:80])
+        )
     halves = [line.partition("\t" if with_tab else " ") for line in lines]
     ids = tuple(first.strip() for first, _, _ in halves)
-    pairs = _numbered(ids, tuple(rest.strip() or one for one, (_, _, rest) in zip(ids, halves, strict=True)))
+    pairs = _numbered(ids, tuple(rest.strip() or first for first, (_, _, rest) in zip(ids, halves, strict=True)))
     if with_tab:
         return [pairs]
     if _are_ids(halves):
@@ -174,7 +183,7 @@ def _rows_of_json(content: Any, path: Path) -> _Rows:
             if all(map(_NUMBER.fullmatch, content)):
                 ids, names = zip(*content.values(), strict=True)
                 return _Rows(names, ids, tuple(map(int, content)))
-    raise BadInput("names no classes", where=path, expected=FORMS, found=json.dumps(content)[:80])
+    raise BadInput("the file names no classes", where=path, expected=FORMS, found=json.dumps(content)[:80])
 
 
 def _rows_of_table(content: Mapping[str, Any], path: Path) -> _Rows:
@@ -198,10 +207,10 @@ def _by_label(rows: _Rows, path: Path) -> _Rows:
     if labels is None:
         return rows
     if sorted(labels) != list(range(len(labels))):
-        advice = "subtract one from each" if sorted(labels) == list(range(1, len(labels) + 1)) else None
+        advice = "subtract 1 from each" if sorted(labels) == list(range(1, len(labels) + 1)) else None
         found = f"{min(labels):,}..{max(labels):,}"[:80]
         expected = f"0..{len(labels) - 1}, once each"
-        raise BadInput("classes are not numbered from 0", where=path, expected=expected, found=found, advice=advice)
+        raise BadInput("the classes are not numbered from 0", where=path, expected=expected, found=found, advice=advice)
     order = sorted(range(len(labels)), key=labels.__getitem__)
     ids = tuple(rows.ids[row] for row in order) if rows.ids else None
     return _Rows(tuple(rows.names[row] for row in order), ids, order=rows.order)
@@ -212,7 +221,7 @@ def _all(values: Any, kind: type) -> bool:
 
 
 def _folded(name: str) -> str:
-    # macOS writes an umlaut in a file's name as two characters, most editors as one.
+    # macOS writes an umlaut in a file's name as two characters, most editors as a single character.
     return unicodedata.normalize("NFC", name).strip()
 
 
@@ -223,5 +232,5 @@ def _repeated(ids: Sequence[object]) -> object:
 def _distinct(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise BadInput("a key stands twice", where=path, found=repr(_repeated([key for key, _ in pairs])))
+        raise BadInput("a key is given twice", where=path, found=repr(_repeated([key for key, _ in pairs])))
     return content

@@ -25,7 +25,7 @@ class ClassTable:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names) or len(set(self.ids)) != len(self.ids):
-            raise BadInput("a class table needs distinct ids and one name for each", found=self.order)
+            raise BadInput("a class table needs distinct ids, and a name for each", found=self.order)
 
     def __len__(self) -> int:
         return len(self.ids)

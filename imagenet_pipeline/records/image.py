@@ -70,7 +70,7 @@ class Prepared:
 
 
 def calm() -> None:
-    """Keep OpenCV to one thread and off stderr in a worker process: workers are parallel already."""
+    """Keep OpenCV to a single thread and off stderr in a worker process: workers are parallel already."""
     cv2.setNumThreads(1)
     silence_opencv(but_errors=True)
 
@@ -159,7 +159,7 @@ def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDA
         raise BadInput(f"image cannot be decoded ({excess})")
     if head and head.components in (1, 3) and _is_small(head.width, head.height):
         try:
-            # The quick way; on 6,300 photos it gave OpenCV's pixels, every one.
+            # The quick way; on all of 6,300 photos it gave OpenCV's pixels.
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
         except ValueError:
             # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.

@@ -15,9 +15,9 @@ from imagenet_pipeline.errors import BadInput, first_few, printable
 
 _COMMON_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 READ_ENDINGS = (*_COMMON_ENDINGS, ".ppm", ".pgm", ".pnm")
-"""Those of formats that can be read."""
+"""Endings of the formats that can be read."""
 IMAGE_ENDINGS = (*READ_ENDINGS, ".gif", ".heic", ".avif", ".jp2", ".svg")
-"""Ends of names that are taken for images; whoever reads one looks into each and rejects what cannot be used."""
+"""Endings of names that are taken for images; each file is looked into when it is read, and rejected if unusable."""
 
 OTHER_FILES = "other files"
 BROKEN_LINKS = "links to nothing"
@@ -31,7 +31,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass
 class Contents:
-    """The content of one folder, sorted: sub-folders and images, links among them."""
+    """The content of a folder, sorted: sub-folders and images, links among them."""
 
     folders: list[Path] = field(default_factory=list)
     images: list[Path] = field(default_factory=list)

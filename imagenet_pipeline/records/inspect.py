@@ -53,7 +53,7 @@ class Inspection:
 
 
 def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) -> Inspection:
-    """Describe a data set folder (its first split unless one is named) or a `.rec` file, and some records.
+    """Describe a data set folder (its first split unless `split` is given) or a `.rec` file, and some records.
 
     Positions past the end are left out. Raises BadInput where all are, or Damaged naming the record.
     """

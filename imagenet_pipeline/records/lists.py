@@ -43,7 +43,7 @@ def require_no_backslashes(names: Iterable[str], root: Path, where: Path) -> Non
     name = next((name for name in names if "\\" in name), None)
     if name is not None and not os.path.lexists(os.path.join(root, name)):
         raise BadInput(
-            "a path with backslashes", where=where, found=name, expected="a/b.jpg", advice=r"write / for every \ there"
+            "the path has backslashes", where=where, found=name, expected="a/b.jpg", advice=r"write / for every \ there"
         )
 
 
@@ -57,12 +57,14 @@ def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths:
 def _row(line: bytes, path: Path, number: int) -> Row:
     where = f"{path}:{number}"
     if len(line) > LINE_LIMIT_BYTES:
-        raise BadInput("line too long", where=where, expected=f"<= {LINE_LIMIT_BYTES} bytes", found=len(line))
+        raise BadInput("the line is too long", where=where, expected=f"<= {LINE_LIMIT_BYTES} bytes", found=len(line))
     try:
         first, *labels, name = line.decode().rstrip("\r").split("\t")
         row = Row(int(first), tuple(map(float, labels)), name.strip(), number)
     except ValueError:
         row = Row(-1, (), "")
     if row.index < 0 or not row.labels or not row.path or "\0" in row.path:
-        raise BadInput("malformed line", where=where, expected="index TAB label(s) TAB path", found=repr(line[:80]))
+        raise BadInput(
+            "the line is malformed", where=where, expected="index TAB label(s) TAB path", found=repr(line[:80])
+        )
     return row

@@ -50,12 +50,16 @@ class Shard(_Frozen):
         if found != self.bytes:
             files.require_fetched(path)
             raise Damaged(
-                "record file missing or cut", where=path, expected=f"{self.bytes} bytes", found=found, advice=REBUILD
+                "the record file is missing or cut",
+                where=path,
+                expected=f"{self.bytes} bytes",
+                found=found,
+                advice=REBUILD,
             )
 
 
 class Split(_Frozen):
-    """The shards of one split in order; `actions` counts what was done to its images."""
+    """The shards of a split in order; `actions` counts what was done to its images."""
 
     records: Count
     rejected: Count
@@ -99,13 +103,13 @@ class Manifest(_Frozen):
             raise _no_manifest(Path(folder))
         body = files.read_json(path)
         if not isinstance(body, dict) or body.pop("digest", None) != _digest(body):
-            raise Damaged("manifest has changed since it was written", where=path, advice=REBUILD)
+            raise Damaged("the manifest has changed since it was written", where=path, advice=REBUILD)
         try:
             manifest = cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise Damaged(f"manifest not understood: {key}: {first['msg']}", where=path) from error
+            raise Damaged(f"the manifest is not understood: {key}: {first['msg']}", where=path) from error
         splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}
         return manifest.model_copy(update={"splits": splits})
 
@@ -137,7 +141,7 @@ def read_data_set(folder: Path) -> DataSet:
     for name in ("classes.json", "mean.json"):
         path = folder / name
         if not path.is_file() or files.sha256_of(path) != manifest.files.get(name):
-            raise Damaged("file is missing or has changed since it was written", where=path, advice=REBUILD)
+            raise Damaged("the file is missing or has changed since it was written", where=path, advice=REBUILD)
     statistics = files.read_json(folder / "mean.json")
     mean, std = (tuple(float(statistics[key][c]) for c in "RGB") for key in ("mean", "std"))
     return DataSet(

@@ -24,7 +24,7 @@ LARGEST_EXACT_LABEL = 2**24
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one split, in the order in which they are stored; columns, to be lean at 1.28 M rows.
+    """The images of a split, in the order in which they are stored; columns, to be lean at 1.28 M rows.
 
     `spans`, of images in archives that are not unpacked: offset and bytes of each, int64 [images, 2], in the file that
     its path begins with ("ILSVRC2012_img_val.tar/ILSVRC2012_val_00000001.JPEG").
@@ -122,7 +122,7 @@ def _check(name: str, images: Images, classes: int) -> None:
         raise BadInput(f"{name}: {len(images.paths)} paths but {len(images.labels)} labels")
     lowest, highest = int(images.labels.min()), int(images.labels.max())
     if lowest < 0 or highest >= min(classes, LARGEST_EXACT_LABEL):
-        raise BadInput(f"{name}: label out of range", expected=f"0..{classes - 1}", found=f"{lowest}..{highest}")
+        raise BadInput(f"{name}: a label is out of range", expected=f"0..{classes - 1}", found=f"{lowest}..{highest}")
     joined = "\n".join(images.paths)
     if joined.count("\n") != len(images) - 1 or "\t" in joined:
         raise BadInput(f"{name}: a path holds a tab or a line break, which a list cannot hold")

@@ -1,4 +1,4 @@
-"""Random access to the records of one split, safe to share between threads.
+"""Random access to the records of a split, safe to share between threads.
 
 Records are fetched with `pread`: unlike a memory map it lets other threads run while the disk works, and a
 file cut short by someone else is an error instead of a SIGBUS.
@@ -30,7 +30,7 @@ _ANY_INDEX_LINE = re.compile(rb"([^\t]*)\t(\d{1,18})\s*")
 
 
 class RecordSet:
-    """The records of one or many `.rec` files, by position 0..len-1 in file order."""
+    """The records of `.rec` files, by position 0..len-1 in file order."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class RecordSet:
 
     @classmethod
     def open(cls, path: Path, split: str | None = None) -> RecordSet:
-        """Open one split of a data set folder, or a `.rec` file (ours or another's, with or without `.idx`).
+        """Open a split of a data set folder, or a `.rec` file (ours or another's, with or without `.idx`).
 
         Raises BadInput where there is no such thing, BadRecipe for a split there is not, Damaged where files
         are missing or cut (BadInput where the file is another's).
@@ -81,14 +81,20 @@ class RecordSet:
         records = cls(f"{path}:{split}", paths, checked=True, numbered=True)
         if len(records) != (count := splits[split].records):
             records.close()
-            raise Damaged("index has another count", where=path, expected=count, found=len(records), advice=REBUILD)
+            raise Damaged(
+                "the index has another number of records",
+                where=path,
+                expected=count,
+                found=len(records),
+                advice=REBUILD,
+            )
         return records
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, position: int) -> ImageRecord:
-        """Fetch and check one record. Raises Damaged (BadInput if another's) naming file, record and offset."""
+        """Fetch and check a record. Raises Damaged (BadInput if another's) naming file, record and offset."""
         file, row = self._locate(position)
         start, end = (int(edge) for edge in self._edges[file][row : row + 2])
         try:
@@ -113,7 +119,7 @@ class RecordSet:
         return labels
 
     def image_head(self, position: int, limit_bytes: int) -> tuple[bytes, int]:
-        """The first bytes of a record's image, and how many it has, by one short read (no checksum is read).
+        """Read the first bytes of a record's image, and their number in all, by a short read (no checksum is read).
 
         Of a record that is split because it holds the magic number, the whole image. Raises as `read`.
         """
@@ -144,12 +150,16 @@ class RecordSet:
             raise Damaged(f"cannot be read ({error.strerror})") from error
         data, length = recordio.read_frame(framed)
         if length != end - start:
-            raise Damaged("record and index disagree", expected=f"{end - start} bytes", found=f"{length}")
+            raise Damaged(
+                "the record and the index differ in length", expected=f"{end - start} bytes", found=f"{length}"
+            )
         record = recordio.unpack(data)
         if self._checked and not record.checked:
-            raise Damaged("checksum missing")
+            raise Damaged("the record has no checksum")
         if self._numbered and record.number != self._keys[file][row]:
-            raise Damaged("another record", expected=int(self._keys[file][row]), found=record.number)
+            raise Damaged(
+                "the record has another number than the index", expected=int(self._keys[file][row]), found=record.number
+            )
         return record
 
     def _locate(self, position: int) -> tuple[int, int]:
@@ -175,7 +185,7 @@ def is_ours(path: Path) -> bool:
 
 
 def file_index(path: Path, ours: bool) -> Index:
-    """The index of a record file, from the `.idx` beside it if there is one, else from the frames.
+    """The index of a record file, from the `.idx` beside it if there is any, else from the frames.
 
     Raises Damaged (BadInput unless the file is `ours`) where the `.idx` cannot belong to the file, or the
     frames are not whole.
@@ -200,7 +210,7 @@ def file_index(path: Path, ours: bool) -> Index:
 
 
 def written_keys(path: Path) -> list[int] | None:
-    """The keys in the `.idx` beside a record file, in the order of its records; None where one is no whole number."""
+    """The keys in the `.idx` beside a record file, in the order of its records; None unless all are whole numbers."""
     lines = path.with_suffix(".idx").read_bytes().splitlines()
     found = [match for line in lines if (match := _OUR_INDEX_LINE.fullmatch(line))]
     pairs = sorted((int(match[2]), int(match[1])) for match in found)

@@ -1,7 +1,7 @@
 """MXNet's RecordIO container and image record, byte for byte, in plain Python.
 
 Container: dmlc-core `include/dmlc/recordio.h`. Image record: MXNet `src/io/image_recordio.h`.
-Ours differ from stock in one field only: `id2`, which stock writes as 0 and never reads, holds a format
+Ours differ from stock in a single field: `id2`, which stock writes as 0 and never reads, holds a format
 tag (upper 32 bits) and the CRC32C of the whole record with `id2` taken as 0 (lower 32 bits).
 """
 
@@ -41,12 +41,12 @@ class ImageRecord:
 
 
 def frame(data: bytes) -> bytes:
-    """Wrap one record in its container: magic, length, payload, zero pad to a multiple of 4 bytes.
+    """Wrap a record in its container: magic, length, payload, zero pad to a multiple of 4 bytes.
 
     Raises BadInput for a record of 2**29 bytes or more, which the format cannot hold.
     """
     if len(data) >= RECORD_LIMIT_BYTES:
-        raise BadInput("record too long", expected=f"< {RECORD_LIMIT_BYTES:,} bytes", found=f"{len(data):,}")
+        raise BadInput("the record is too long", expected=f"< {RECORD_LIMIT_BYTES:,} bytes", found=f"{len(data):,}")
     pad = bytes(-len(data) % 4)
     cuts = _aligned_magics(data)
     if not cuts:
@@ -87,7 +87,7 @@ def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
 def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
     """Find where in a frame, of which these are the first bytes, its image begins and ends.
 
-    None where that cannot be told from them: of a split record, and of one that is no image record.
+    None where these bytes cannot tell: for a split record, and for a record that is no image.
     """
     if len(buffer) < _CHUNK.size + _HEADER.size:
         return None
@@ -130,7 +130,7 @@ def pack(labels: Sequence[float], number: int, image: bytes) -> bytes:
     Number is the index in the list, 0..2**64-1. Raises BadInput for no labels or too many.
     """
     if not 1 <= len(labels) <= LABEL_LIMIT:
-        raise BadInput("number of labels", expected=f"1..{LABEL_LIMIT}", found=len(labels))
+        raise BadInput("the number of labels is out of range", expected=f"1..{LABEL_LIMIT}", found=len(labels))
     if len(labels) == 1:
         head, body = struct.pack("<IfQ", 0, labels[0], number), image
     else:
@@ -141,7 +141,7 @@ def pack(labels: Sequence[float], number: int, image: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> ImageRecord:
-    """Read an image record, ours or a foreign one.
+    """Read an image record, ours or foreign.
 
     Raises Damaged when it is too short for its header or labels, or when its checksum is wrong.
     """

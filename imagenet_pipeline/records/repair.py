@@ -78,7 +78,7 @@ def put_back(out: Path, remade: Path, manifest: Manifest, damaged: set[str], tas
     for name in sorted(damaged - {MARKERS}):
         if not _same(remade / name, digests[name]):
             raise BadInput(
-                "made again from the photos it has other bytes than when the data set was built",
+                "the shard made again from the photos has other bytes than when the data set was built",
                 where=out / name,
                 expected="the same photos and libraries",
                 found=_difference(out, manifest, tasks),

@@ -1,4 +1,4 @@
-"""The unit of building: one worker makes one record file with its index, reads it back, and commits it."""
+"""The unit of building: a worker makes a record file with its index, reads it back, and commits it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROGRESS_LINE_BYTES = 2
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Everything a worker anywhere needs to make one shard; numbers run from `first_number`."""
+    """Everything a worker anywhere needs to make a shard; numbers run from `first_number`."""
 
     key: str
     name: str
@@ -68,7 +68,7 @@ class ColourSums:
     squares: list[int] = field(default_factory=lambda: [0, 0, 0])
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        """Count one uint8 image [height, width, 3]."""
+        """Count a uint8 image [height, width, 3]."""
         values = np.arange(256, dtype=np.int64)
         self.pixels += pixels.shape[0] * pixels.shape[1]
         for channel in range(3):
@@ -78,7 +78,7 @@ class ColourSums:
 
 
 def make_shard(task: ShardTask) -> int:
-    """Make one shard and its commit marker; returns how many images were rejected.
+    """Make a shard and its commit marker; returns how many images were rejected.
 
     The record file gets its final name only after every record has been read back and checked.
     """
@@ -166,7 +166,7 @@ def noted_images(task: ShardTask) -> int:
 
 
 def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
-    """Read one image file of at most the size limit. Raises image.Rejected with the reason."""
+    """Read an image file of at most the size limit. Raises image.Rejected with the reason."""
     try:
         full = root / path if follow_links else files.contained(root, path)
         status = os.stat(full)
@@ -176,7 +176,7 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
             raise image.Rejected(f"file of {status.st_size:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
         return full.read_bytes()
     except BadInput as error:
-        raise image.Rejected("leads outside the root folder") from error
+        raise image.Rejected("path leads outside the root folder") from error
     except FileNotFoundError as error:
         raise image.Rejected("file is missing") from error
     except OSError as error:
@@ -184,7 +184,7 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
 
 
 def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> bytes:
-    """Read one image out of the archive that its path begins with. Raises image.Rejected with the reason."""
+    """Read an image out of the archive that its path begins with. Raises image.Rejected with the reason."""
     if size_bytes > image.FILE_LIMIT_BYTES:
         raise image.Rejected(f"file of {size_bytes:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
     try:
@@ -239,7 +239,7 @@ def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> N
             record = recordio.unpack(data)
             label = float(task.labels[number - task.first_number])
             if (record.number, record.labels, record.checked) != (number, (label,), True):
-                raise Damaged("what was written does not read back", where=f"{part}, offset {offset}")
+                raise Damaged("the record does not read back as it was written", where=f"{part}, offset {offset}")
 
 
 def _histogram(pixels: NDArray[np.uint8], channel: int) -> NDArray[np.int64]:

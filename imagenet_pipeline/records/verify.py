@@ -86,7 +86,7 @@ def _silent(done: int, total: int) -> None:
 
 
 def verify(path: Path, progress: Progress | None = None, decode: bool = True) -> VerifyReport:
-    """Check a data set folder or one `.rec` file, ours or another's. Raises BadInput if there is neither.
+    """Check a data set folder or a `.rec` file, ours or another's. Raises BadInput if there is neither.
 
     `decode`: decode the images of records without a checksum, too. `progress(done, total)` is called with record
     counts now and then.
@@ -128,7 +128,7 @@ def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest, tell
 
 
 def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progress) -> Rows:
-    """Check one shard against the manifest and read all its records; returns what they say of themselves."""
+    """Check a shard against the manifest and read all its records; returns their content."""
     path = folder / shard.file
     if not path.is_file():
         report.add(path, "record file is missing")
@@ -164,7 +164,7 @@ def _require_records(report: VerifyReport, path: Path) -> None:
         raise BadInput(
             "not a record file",
             where=path,
-            expected=f"one that starts with bytes {MAGIC_BYTES.hex()}",
+            expected=f"a file that starts with bytes {MAGIC_BYTES.hex()}",
             found=head.hex(),
         )
     report.add(path, "holds no record" + (" that can be read" if head else ""))

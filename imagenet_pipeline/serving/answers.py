@@ -32,7 +32,7 @@ _OF_MANY = 3  # emotions for each of several faces
 
 @dataclass(frozen=True)
 class Answers:
-    """A run that looks at one photo at a time; `reader` for a run of emotions, else None. `top` classes are named."""
+    """A run that looks at a photo at a time; `reader` for a run of emotions, else None. `top` classes are named."""
 
     classifier: Classifier
     reader: EmotionReader | None
@@ -41,7 +41,7 @@ class Answers:
     def answer(self, data: bytes) -> dict[str, Any]:
         """Answer a photo's bytes: `picture` (a data address), `subjects` of `title` and `choices`, and a `message`.
 
-        Raises Rejected, one line for the user, where it is no photo that can be used.
+        Raises Rejected, a line for the user, where the photo cannot be used.
         """
         damage: list[str] = []
         try:
@@ -71,7 +71,7 @@ class Answers:
 
 
 def open_answers(run: Path, which: str = "best", overrides: dict[str, object] | None = None, top: int = 5) -> Answers:
-    """Open a run's checkpoint; one whose classes are emotions looks at the faces of a photo, any other at all of it."""
+    """Open a run's checkpoint; a run of emotions looks at the faces of a photo, any other run at the whole photo."""
     classifier = open_classifier(run, which, overrides)
     reader = EmotionReader(classifier, FaceDetector()) if shows_emotions(classifier.classes) else None
     return Answers(classifier, reader, top)

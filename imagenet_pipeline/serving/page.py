@@ -1,4 +1,4 @@
-"""The page and the one question it asks, over Starlette and uvicorn.
+"""The page and the question it asks, over Starlette and uvicorn.
 
 Not Gradio: 6.31 refuses the Pillow (13) that reads every image header here, brings 340 MB in 50 packages, and keeps
 uploads on the disk. This page of three files asks nothing of any other machine, which its Content-Security-Policy makes
@@ -58,7 +58,7 @@ def page_app(answers: Answers, names: Sequence[str] = LOOPBACK_NAMES) -> Starlet
     """
     page = _page(answers)
     uploads = Uploads()
-    thread = ThreadPoolExecutor(1, "look")  # an engine looks at one picture at a time, always from the same thread
+    thread = ThreadPoolExecutor(1, "look")  # an engine looks at a single picture at a time, always from the same thread
 
     async def show(_: Request) -> Response:
         return HTMLResponse(page, headers=_SECURITY)

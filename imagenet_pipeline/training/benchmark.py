@@ -99,7 +99,7 @@ class _Stepping:
     def _step(self, batches: Iterator[Batch]) -> float:
         waited = 0.0
         for batch in batches:
-            self.engine.train_batch(batch.images, batch.truth, self.rate, 0)
+            self.engine.train_batch(batch.images, batch.training_targets, self.rate, 0)
             waited += batch.wait_seconds
         self.engine.totals()  # waits for the device
         return waited

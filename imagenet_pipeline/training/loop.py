@@ -89,7 +89,7 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     ):
         for batch in batches:
             passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
-            engine.train_batch(batch.images, batch.truth, passed.rate, step_seed(recipe.seed, passed.step))
+            engine.train_batch(batch.images, batch.training_targets, passed.rate, step_seed(recipe.seed, passed.step))
             passed.count(batch, engine.ranks)
             now = time.monotonic()
             passed.seconds = now - started

@@ -64,7 +64,7 @@ def find_rate(
     ended = f"the highest rate, {highest:g}"
     with RecordSet.open(data.folder, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
         for step, rate, batch in zip(count(), rates, batches, strict=False):
-            engine.train_batch(batch.images, batch.truth, float(rate), step_seed(recipe.seed, step))
+            engine.train_batch(batch.images, batch.training_targets, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss
             if not math.isfinite(loss):
                 ended = f"the loss was no longer finite at {rate:.3g}"

@@ -122,7 +122,7 @@ def test_links_and_folders_are_left_out_when_asked_for(call: Call, tmp_path: Pat
     assert answer["classes"] == 2
     code, _, err = call(*words, tmp_path / "fewer", "--leave-out", "owl", "--leave-out", "cat")
     assert (code, err.count("\n")) == (3, 1)
-    assert "a single class; expected two or more class folders; found dog" in err
+    assert "the folder has a single class; expected two or more class folders; found dog" in err
 
 
 def test_a_linked_image_elsewhere_is_stored(call: Call, tmp_path: Path) -> None:

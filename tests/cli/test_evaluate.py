@@ -103,7 +103,7 @@ def test_crops_of_no_use_are_told(call: Call, run: Path) -> None:
     [
         (["--checkpoint", "1,7"], 2, "no checkpoint of epoch 7"),
         (["--checkpoint", "1,,2"], 2, "no checkpoint called ''"),
-        (["--report", "page.md"], 2, "page.md: a report is a page; expected a name that ends in .html"),
+        (["--report", "page.md"], 2, "page.md: the report is written as HTML; expected a name that ends in .html"),
         (["--real-labels", "nowhere.json"], 3, "the network's classes are not ImageNet's; expected 1,000 WordNet ids"),
         (["--split", "all"], 2, "no split 'all'; expected one of train, val, test"),
         (["--crops", "3"], 2, "--crops: not a number of crops; expected 1, 2 or 10; found 3"),

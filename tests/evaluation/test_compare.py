@@ -179,5 +179,5 @@ def test_real_labels_are_those_of_the_images_that_the_records_name(
     rate = found.real.rate(found.outcomes.numbers, found.outcomes.top[:, 0])
     assert rate.images == sum(map(bool, lists)) < 40
     assert rate.hits == sum(first[number] in shown for number, shown in enumerate(lists, 1))
-    with pytest.raises(BadInput, match="not JSON"):
+    with pytest.raises(BadInput, match="not a JSON file"):
         examine([run], split="train", records=tmp_path / "records", real=run / "recipe.toml")

@@ -53,7 +53,7 @@ def test_names_may_begin_and_end_with_spaces_and_the_list_with_a_byte_order_mark
         (b"", "x.txt", "the list is empty"),
         (b"\n \n", "x.txt", "the list is empty"),
         (b"", "x.lst", "the list is empty"),
-        (b"a.jpg\n", "x.lst", "x.lst:1: malformed line"),
+        (b"a.jpg\n", "x.lst", "x.lst:1: the line is malformed"),
         (b"a\0b", "x.txt", "x.txt:1: not a path"),
         (b"fine\n" + b"x" * 5000, "x.txt", "x.txt:2: not a path"),
     ],
@@ -90,5 +90,5 @@ def test_links_in_folders_are_followed_and_what_is_no_picture_is_named(
 
 def test_a_list_with_the_paths_of_windows_is_told(photos: Path) -> None:
     (photos / "some.txt").write_text("b\\2.JPG\n")
-    with pytest.raises(BadInput, match=r"some\.txt: a path with backslashes; .*write / for every"):
+    with pytest.raises(BadInput, match=r"some\.txt: the path has backslashes; .*write / for every"):
         find_pictures([photos / "some.txt"], photos)

@@ -84,9 +84,7 @@ def test_images_under_other_numbers_are_found_out(meta: Path, tmp_path: Path) ->
     kit = parse_devkit(meta / "devkit" / "data")
     numbers = list(range(1, 2001))
     found = real_labels(meta / "real.json", kit.classes, data_set(tmp_path, numbers[::-1]), "val")
-    with pytest.raises(
-        BadInput, match=r"these ReaL labels are not those of these images; expected most .* found 0\.\d %"
-    ):
+    with pytest.raises(BadInput, match=r"the ReaL labels belong to other images; expected most .* found 0\.\d %"):
         found.require_agreement(np.arange(3, 2003), validation_labels(kit)[:2000])
 
 
@@ -103,13 +101,16 @@ def test_an_image_without_labels_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "not JSON; expected the real.json of reassessed-imagenet"),
-        ("[" * 100_000, "not JSON"),
-        ("{}", "not the ReaL labels; expected a list of 50,000 lists; found dict"),
-        (json.dumps([[1]] * 10), "not the ReaL labels; expected a list of 50,000 lists; found 10"),
-        (json.dumps([[1]] * (IMAGES - 1) + [[1000]]), r"not ReaL labels of image 50000; .* 0 to 999; found \[1000\]"),
-        (json.dumps([[True]] * IMAGES), "not ReaL labels of image 1;"),
-        (json.dumps(["x"] * IMAGES), "not ReaL labels of image 1;"),
+        ("{", "not a JSON file; expected the real.json of reassessed-imagenet"),
+        ("[" * 100_000, "not a JSON file"),
+        ("{}", "not a file of ReaL labels; expected a list of 50,000 lists; found dict"),
+        (json.dumps([[1]] * 10), "not a file of ReaL labels; expected a list of 50,000 lists; found 10"),
+        (
+            json.dumps([[1]] * (IMAGES - 1) + [[1000]]),
+            r"the ReaL labels of image 50000 are malformed; .* 0 to 999; found \[1000\]",
+        ),
+        (json.dumps([[True]] * IMAGES), "the ReaL labels of image 1 are malformed;"),
+        (json.dumps(["x"] * IMAGES), "the ReaL labels of image 1 are malformed;"),
     ],
 )
 def test_another_file_is_one_line(tmp_path: Path, content: str, says: str) -> None:

@@ -254,7 +254,7 @@ def test_a_report_is_written_over_an_earlier_one_and_over_nothing_else(findings:
     require_page(page)
     for name in ("other.json", "other.md", "other.html"):
         (tmp_path / name).write_text("precious")
-        with pytest.raises(BadRecipe, match=f"{name}: is there already, and is of no earlier report"):
+        with pytest.raises(BadRecipe, match=f"{name}: the file exists already and is not an earlier report"):
             require_page(tmp_path / "other.html")
         (tmp_path / name).unlink()
 
@@ -262,7 +262,7 @@ def test_a_report_is_written_over_an_earlier_one_and_over_nothing_else(findings:
 def test_a_page_of_another_ending_and_a_damaged_record_are_one_line(
     findings: Findings, tmp_path: Path, photo_records: Path
 ) -> None:
-    with pytest.raises(BadRecipe, match=r"a report is a page; expected a name that ends in \.html"):
+    with pytest.raises(BadRecipe, match=r"the report is written as HTML; expected a name that ends in \.html"):
         require_page(tmp_path / "report.json")
     broken = tmp_path / "broken"
     shutil.copytree(photo_records, broken)

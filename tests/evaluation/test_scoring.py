@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.evaluation.evaluate import Crops, evaluate, open_checkpoint, score_subjects, subject_of
-from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
+from imagenet_pipeline.evaluation.evaluate import Crops, candidate_of, evaluate, open_checkpoint, score_candidates
+from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, score_split
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.loader import Loader, read_sample
 from imagenet_pipeline.records.reader import RecordSet
@@ -32,13 +32,16 @@ def test_counts_are_those_of_training_s_validation_for_every_batch_size(
     run = make_run(tmp_path / "run", engine=name)
     recipe, checkpoint = open_checkpoint(run, "best", {})
     engine = build_engine(recipe, checkpoint.state, checkpoint.weights)
-    subject = subject_of(run, (recipe, checkpoint), "train", None)
+    candidate = candidate_of(run, (recipe, checkpoint), "train", None)
     found = []
     for size in BATCH_SIZES:
-        with RecordSet.open(subject.data.folder, "train") as records, Loader(records, 28, size).evaluation() as batches:
+        with (
+            RecordSet.open(candidate.data.folder, "train") as records,
+            Loader(records, 28, size).evaluation() as batches,
+        ):
             totals = score(engine, batches)
-        resized = replace(subject, recipe=recipe.model_copy(update={"batch_size": size}))
-        scores = score_subjects([resized], "train", 1)
+        resized = replace(candidate, recipe=recipe.model_copy(update={"batch_size": size}))
+        scores = score_candidates([resized], "train", 1)
         (figure,), (outcomes,) = scores.evaluations, scores.outcomes
         counts = figure.images, figure.rank1_hits, figure.rank5_hits
         assert counts == (totals.images, totals.rank1_hits, totals.rank5_hits)
@@ -78,8 +81,8 @@ def test_ten_crops_are_the_mean_over_the_crops_computed_one_by_one(
     make_run: Callable[..., Path], tmp_path: Path, crops: Crops, engine: str
 ) -> None:
     run = make_run(tmp_path / "run", engine=engine)
-    subject = subject_of(run, open_checkpoint(run, "best", {}), "test", None)
-    (outcomes,) = score_subjects([subject], "test", crops).outcomes
+    candidate = candidate_of(run, open_checkpoint(run, "best", {}), "test", None)
+    (outcomes,) = score_candidates([candidate], "test", crops).outcomes
     mean, labels = one_by_one(run, crops)
     assert outcomes.labels.tolist() == labels.tolist()
     np.testing.assert_allclose(outcomes.confidence, mean.max(axis=1), rtol=1e-9)
@@ -90,11 +93,11 @@ def test_ten_crops_are_the_mean_over_the_crops_computed_one_by_one(
 def test_scores_of_one_crop_that_round_to_the_same_probability_are_no_tie(
     make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = subject_of(tmp_path / "run", open_checkpoint(make_run(tmp_path / "run"), "best", {}), "test", None)
-    engine, classes = subject.engine(), len(subject.numbering.table)
+    candidate = candidate_of(tmp_path / "run", open_checkpoint(make_run(tmp_path / "run"), "best", {}), "test", None)
+    engine, classes = candidate.engine(), len(candidate.numbering.table)
     rising = np.arange(classes, dtype=np.float32) * np.float32(1e-30)
     monkeypatch.setattr(engine, "logits", lambda images: np.tile(rising, (len(images), 1)))
-    source = Source(subject.data, "test", subject.numbering.relabel, subject.recipe)
+    source = RelabelledSplit(candidate.data, "test", candidate.numbering.relabel, candidate.recipe)
     (outcomes,) = score_split(source, 1, [Member(engine, (28, 0.875), "cross_entropy")], classes)
     assert outcomes.top[:, 0].tolist() == [classes - 1] * len(outcomes)
 
@@ -124,8 +127,8 @@ def test_an_output_that_is_not_finite_is_no_figure(make_run: Callable[..., Path]
 @pytest.mark.parametrize("crops", [1, 10])
 def test_the_pass_keeps_72_bytes_of_a_record(crops: Crops, make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    subject = subject_of(run, open_checkpoint(run, "best", {}), "train", None)
-    (outcomes,) = score_subjects([subject], "train", crops).outcomes
+    candidate = candidate_of(run, open_checkpoint(run, "best", {}), "train", None)
+    (outcomes,) = score_candidates([candidate], "train", crops).outcomes
     # A view keeps all that it is a view of.
     kept = {
         id(whole): whole

@@ -291,7 +291,9 @@ def test_a_camera_of_which_nothing_would_come_is_refused_once_it_is_there(
 ) -> None:
     camera = Camera(two_faces(0))
     monkeypatch.setattr(annotating, "open_camera", lambda number: Footage(camera, f"camera {number}", live=True))
-    with pytest.raises(BadRecipe, match="camera 2: nothing would come of it; name --out"):
+    with pytest.raises(
+        BadRecipe, match="camera 2: the camera's pictures would be neither written nor shown; name --out"
+    ):
         annotate(reader, Source("camera", Path("camera"), 2), None, None, UNSEEN)
     assert (camera.count, camera.released) == (0, True)
 

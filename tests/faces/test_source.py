@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.faces.annotate import Source, parse_source, places
+from imagenet_pipeline.faces.annotate import Source, output_paths, parse_source
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_what_is_not_there(here: Path, word: str) -> None:
     ],
 )
 def test_places(here: Path, word: str, out: str | None, lines: str | None, expected: tuple[str | None, ...]) -> None:
-    found = places(parse_source(word), out and Path(out), lines and Path(lines))  # type: ignore[arg-type]
+    found = output_paths(parse_source(word), out and Path(out), lines and Path(lines))  # type: ignore[arg-type]
     assert found == tuple(name and Path(name) for name in expected)
 
 
@@ -100,7 +100,7 @@ def test_places_that_are_refused(here: Path, word: str, out: str, lines: str | N
     Path("link.png").symlink_to("a.png")
     Path("inside").symlink_to("photos")
     with pytest.raises(BadRecipe, match=says):
-        places(parse_source(word), Path(out), lines and Path(lines))  # type: ignore[arg-type]
+        output_paths(parse_source(word), Path(out), lines and Path(lines))  # type: ignore[arg-type]
 
 
 def test_a_camera_has_a_name_for_files() -> None:

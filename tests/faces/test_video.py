@@ -104,7 +104,7 @@ def test_a_camera_that_gives_empty_frames_has_ended(dead: Any) -> None:
     footage = Footage(FakeCapture([FRAME, FRAME, dead, FRAME]), "camera 0", live=True)
     assert len(list(footage.frames())) == 2
     assert "no more pictures" in footage.missing()
-    with pytest.raises(BadInput, match="camera 0: gives no picture"):
+    with pytest.raises(BadInput, match="camera 0: the camera gives no picture"):
         list(Footage(FakeCapture([dead]), "camera 0", live=True).frames())
 
 
@@ -126,7 +126,7 @@ def test_half_an_mp4_whose_index_came_last_is_one_line(
 ) -> None:
     whole = write_video(tmp_path / "whole.mp4", [two_faces(n) for n in range(8)], "mp4v").read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadInput, match="neither a picture nor a video"):
+    with pytest.raises(BadInput, match="neither a readable picture nor a readable video"):
         open_video(tmp_path / "half.mp4")
     assert capfd.readouterr().err == ""
 

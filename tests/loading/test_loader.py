@@ -148,7 +148,7 @@ def test_no_records_evaluate_to_no_batches() -> None:
 
 
 def test_too_few_records_to_train_are_refused(memory: Memory) -> None:
-    with pytest.raises(BadInput, match="fewer records than one batch; expected at least 38; found 37"):
+    with pytest.raises(BadInput, match="the records do not fill a batch; expected at least 38; found 37"):
         Loader(memory, 8, COUNT + 1).training(0, 0, Augmentation())
 
 
@@ -166,7 +166,7 @@ def test_a_step_the_epoch_lacks_is_refused(memory: Memory, start_step: int) -> N
 
 @pytest.mark.parametrize(("crop_fraction", "crops"), [(0, 1), (1.01, 1), (0.9, 5)])
 def test_an_impossible_evaluation_is_refused(memory: Memory, crop_fraction: float, crops: Any) -> None:
-    with pytest.raises(BadRecipe, match="no such evaluation"):
+    with pytest.raises(BadRecipe, match="the evaluation's settings are out of range"):
         Loader(memory, 8, 8).evaluation(crop_fraction, crops)
 
 
@@ -203,7 +203,7 @@ def test_an_image_that_does_not_decode_names_file_and_record(
 @pytest.mark.parametrize("labels", [(10.0,), (-1.0,), (0.5,), (), (float("nan"),), (float("inf"),)])
 def test_an_unusable_label_names_file_and_record(memory: Memory, labels: tuple[float, ...]) -> None:
     memory.change(9, labels=labels)
-    with pytest.raises(BadInput, match=r"memory\.rec, record 9, offset 9000: unusable label.*0 to 9; found"):
+    with pytest.raises(BadInput, match=r"memory\.rec, record 9, offset 9000: the label is not a class.*0 to 9; found"):
         content(Loader(memory, 8, 4, 2, classes=10).evaluation())
 
 

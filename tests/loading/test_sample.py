@@ -36,7 +36,8 @@ def test_a_label_of_another_table_names_the_record(tmp_path: Path) -> None:
     with one_record(tmp_path, [4.0], 77, PNG) as records, pytest.raises(BadInput) as caught:
         read_sample(records, 0, 4)
     assert str(caught.value) == (
-        f"{tmp_path}/one.rec, record 0, offset 0: unusable label; expected a whole number from 0 to 3; found 4"
+        f"{tmp_path}/one.rec, record 0, offset 0: the label is not a class; "
+        "expected a whole number from 0 to 3; found 4"
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.augment import COLUMNS, SECOND_COLUMNS, draw_choices, training_box, training_plans
+from imagenet_pipeline.loading.augment import COLUMNS, SECOND_COLUMNS, draw_choices, training_box, training_draws
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, mixtures
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, WHOLE, Share, uniforms
@@ -200,15 +200,15 @@ def test_mixing_needs_the_number_of_classes() -> None:
 
 
 def test_choices_are_the_same_on_every_machine_and_in_every_release() -> None:
-    plans = training_plans(FEATURES["all"], 7, 3, range(500), 224)
+    draws = training_draws(FEATURES["all"], 7, 3, range(500), 224)
     choices = [
         (
-            [(change.name, round(change.strength, 9)) for change in plan.changes],
-            plan.erasure and erased_box(plan.erasure, 224, 224),
-            plan.erasure and plan.erasure.noise,
-            plan.mix and plan.mix.box,
+            [(change.name, round(change.strength, 9)) for change in draw.changes],
+            draw.erasure and erased_box(draw.erasure, 224, 224),
+            draw.erasure and draw.erasure.noise,
+            draw.mix and draw.mix.box,
         )
-        for plan in plans
+        for draw in draws
     ]
     assert hashlib.sha256(repr(choices).encode()).hexdigest().startswith(GOLDEN_CHOICES)
 

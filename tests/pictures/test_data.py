@@ -52,7 +52,7 @@ def test_a_montage_shows_eight_records_a_row(data_set: Path, tmp_path: Path) -> 
     with pytest.raises(BadInput, match=r"records 20:30 are outside 0\.\.17"):
         montage(data_set, tmp_path / "m.png", range(20, 30))
     (tmp_path / "a.rec").touch()
-    with pytest.raises(BadInput, match="number of records to draw"):
+    with pytest.raises(BadInput, match="the number of records to draw is out of range"):
         montage(tmp_path / "a.rec", tmp_path / "m.png", range(10))
 
 

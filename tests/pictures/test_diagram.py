@@ -22,13 +22,13 @@ from imagenet_pipeline.networks.layers import (
     stack,
 )
 from imagenet_pipeline.networks.shapes import describe, output_shape, parameter_count
-from imagenet_pipeline.pictures.diagram import Group, Part, Parts, Step, diagram
+from imagenet_pipeline.pictures.diagram import LayerBox, LayerGroup, Part, Parts, diagram
 
 
-def steps(parts: Parts, times: int = 1) -> Iterator[tuple[Step, int]]:
+def steps(parts: Parts, times: int = 1) -> Iterator[tuple[LayerBox, int]]:
     """Every box, and for how many it stands with the groups it is in."""
     for part in parts:
-        if isinstance(part, Step):
+        if isinstance(part, LayerBox):
             yield part, times * part.times
             continue
         for lane in part.lanes:
@@ -74,16 +74,16 @@ def test_in_full_each_layer_has_its_own_box_with_its_own_parameters(name: str) -
 def test_the_last_box_gives_the_network_s_output(name: str) -> None:
     parts, network, shape = drawn(name)
     last = parts[-1]
-    assert isinstance(last, Step)
+    assert isinstance(last, LayerBox)
     assert last.shapes[1] == output_shape(network, shape) == (1000,)
 
 
 def test_a_residual_unit_has_its_body_its_shortcut_and_the_sum() -> None:
     stage = part_called(drawn("resnet50")[0], "stage2")
-    assert isinstance(stage, Group)
+    assert isinstance(stage, LayerGroup)
     first, others = stage.lanes[0]
-    assert isinstance(first, Group)
-    assert isinstance(others, Group)
+    assert isinstance(first, LayerGroup)
+    assert isinstance(others, LayerGroup)
     body, shortcut = first.lanes
     assert [one.path for one in body] == [f"stage2.unit1.conv{number}" for number in (1, 2, 3)]
     assert [one.path for one in shortcut] == ["stage2.unit1.shortcut"]
@@ -96,23 +96,23 @@ def test_a_residual_unit_has_its_body_its_shortcut_and_the_sum() -> None:
 def test_an_inception_module_has_four_branches_and_auxiliary_heads_stand_aside() -> None:
     parts = drawn("googlenet")[0]
     module = part_called(parts, "inception4a")
-    assert isinstance(module, Group)
+    assert isinstance(module, LayerGroup)
     assert module.join is not None
     assert [len(lane) for lane in module.lanes] == [1, 2, 2, 2]
     assert [lane[0].path.split(".")[1] for lane in module.lanes] == ["branch1", "branch3", "branch5", "branch_pool"]
     assert (module.join.kind, module.join.shapes[0]) == ("concat", (512, 14, 14))
-    assert [part.path for part in parts if isinstance(part, Group) and part.side] == ["auxiliary4a", "auxiliary4d"]
+    assert [part.path for part in parts if isinstance(part, LayerGroup) and part.side] == ["auxiliary4a", "auxiliary4d"]
 
 
 def test_what_repeats_with_growing_channels_spans_from_the_first_to_the_last() -> None:
     block = part_called(drawn("densenet121")[0], "block1")
-    assert isinstance(block, Group)
+    assert isinstance(block, LayerGroup)
     (units,) = block.lanes[0]
-    assert isinstance(units, Group)
+    assert isinstance(units, LayerGroup)
     assert units.join is not None
     assert (units.times, units.join.shapes) == (6, ((96, 56, 56), (256, 56, 56)))
     first = units.lanes[1][0]
-    assert isinstance(first, Step)
+    assert isinstance(first, LayerBox)
     assert first.parameters == (2 * 64, 2 * 224)
 
 
@@ -130,7 +130,7 @@ def test_followers_share_a_box_and_lend_it_their_shape() -> None:
     parts = diagram(network, (3, 5, 5))
     assert [part.path for part in parts] == ["norm", "conv", "join", "dense"]
     join = parts[2]
-    assert isinstance(join, Group)
+    assert isinstance(join, LayerGroup)
     assert join.join is not None
     assert (join.join.layers, join.join.shapes[0]) == ((Flatten(),), (36,))
 
@@ -139,11 +139,11 @@ def test_branches_of_any_kind_are_lanes() -> None:
     inner = Concat((("left", Conv(2, 1)), ("right", Residual(stack(conv=Conv(3, 1))))))
     network = stack(outer=Concat((("plain", stack()), ("inner", inner))), pool=GlobalAveragePool(), flatten=Flatten())
     outer = diagram(network, (3, 4, 4))[0]
-    assert isinstance(outer, Group)
+    assert isinstance(outer, LayerGroup)
     assert outer.join is not None
     assert (outer.lanes[0], outer.join.shapes[0]) == ((), (8, 4, 4))
     nested = outer.lanes[1][0]
-    assert isinstance(nested, Group)
+    assert isinstance(nested, LayerGroup)
     assert [lane[0].path for lane in nested.lanes] == ["outer.inner.left", "outer.inner.right"]
 
 

@@ -173,7 +173,7 @@ def test_what_cannot_be_looked_at_is_one_line_and_leaves_no_file(
         draw_grad_cam(run, photos, out, "pool3")
     with pytest.raises(BadRecipe, match="no class is called 'cat'"):
         draw_grad_cam(run, photos, out, class_name="cat")
-    with pytest.raises(BadRecipe, match=r"number of photos to draw; expected 1\.\.100; found 101"):
+    with pytest.raises(BadRecipe, match=r"the number of photos to draw is out of range; expected 1\.\.100; found 101"):
         draw_grad_cam(run, photos[:1] * 101, out)
     with pytest.raises(BadInput, match="cannot be used"):
         draw_grad_cam(run, [*photos, tmp_path / "none.png"], out)

@@ -89,7 +89,9 @@ def test_what_is_not_known_is_one_line(tmp_path: Path, name: str, line: str) -> 
 
 
 def test_wrong_endings_sizes_and_folders_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"x\.gif: unknown kind of picture; expected a name that ends in \.dot, \.svg"):
+    with pytest.raises(
+        BadRecipe, match=r"x\.gif: the picture's format is unknown; expected a name that ends in \.dot, \.svg"
+    ):
         draw_network("lenet", tmp_path / "x.gif")
     with pytest.raises(BadRecipe, match="too small"):
         draw_network("lenet", tmp_path / "x.dot", input_size=8)

@@ -9,7 +9,7 @@ import pytest
 
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.loading.augment import Plan, training_plans, training_transform
+from imagenet_pipeline.loading.augment import ImageDraws, training_draws, training_transform
 from imagenet_pipeline.loading.mixup import mix_pair
 from imagenet_pipeline.pictures.augmentation import draws_of
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg
@@ -37,7 +37,7 @@ class Memory:
         return Path("memory.rec"), position, 0
 
 
-def transformed(records: Memory, record: int, augmentation: Augmentation, plan: Plan) -> np.ndarray:
+def transformed(records: Memory, record: int, augmentation: Augmentation, plan: ImageDraws) -> np.ndarray:
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     image = decode_rgb(records.read(record).image)
     training_transform(image, augmentation, plan.draw, out, plan.changes, plan.erasure)
@@ -55,7 +55,7 @@ def transformed(records: Memory, record: int, augmentation: Augmentation, plan: 
 def test_draws_are_those_of_the_first_positions(augmentation: Augmentation) -> None:
     records = Memory(3)
     shown = draws_of(records, 1, augmentation, SIZE, 11, SEED, classes=3)
-    plans = training_plans(augmentation, SEED, 0, range(11), SIZE)
+    plans = training_draws(augmentation, SEED, 0, range(11), SIZE)
     assert [one.shares for one in shown] == [((1, 1.0),)] * 11
     for one, plan in zip(shown, plans, strict=True):
         np.testing.assert_array_equal(one.image, transformed(records, 1, augmentation, plan))
@@ -66,7 +66,7 @@ def test_draws_are_those_of_the_first_positions(augmentation: Augmentation) -> N
 def test_mixtures_are_with_the_records_that_follow(augmentation: Augmentation) -> None:
     records, draws = Memory(4), 7
     shown = draws_of(records, 2, augmentation, SIZE, draws, SEED, classes=4)
-    plans = training_plans(augmentation, SEED, 0, range(2 * draws), SIZE)
+    plans = training_draws(augmentation, SEED, 0, range(2 * draws), SIZE)
     for number, one in enumerate(shown):
         partner = [3, 0, 1][number % 3]
         own, other = plans[2 * number], plans[2 * number + 1]

@@ -50,7 +50,7 @@ def test_shares_are_those_asked_for(val: float, test: float, faces: Path) -> Non
 
 
 def test_fractions_that_leave_nothing_are_refused(faces: Path) -> None:
-    with pytest.raises(BadInput, match="fractions leave nothing to train on; expected a sum below 1; found 1"):
+    with pytest.raises(BadInput, match="the fractions leave nothing to train on; expected a sum below 1; found 1"):
         ckplus.plan(faces, 0.5, 0.5)
 
 
@@ -118,5 +118,5 @@ def test_a_fraction_finer_than_the_folds_is_told_the_least(faces: Path) -> None:
 def test_folders_that_are_divided_already_are_refused(faces: Path) -> None:
     (faces.parent / "divided").mkdir()
     faces.rename(faces.parent / "divided" / "train")
-    with pytest.raises(BadInput, match="splits are there already"):
+    with pytest.raises(BadInput, match="the folder has splits already"):
         ckplus.plan(faces.parent / "divided")

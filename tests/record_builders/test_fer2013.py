@@ -107,7 +107,7 @@ def test_faces_written_once_are_used_again_and_those_of_another_file_refused(fac
     assert fer2013.plan(faces_csv, out).digest == first.digest
     assert (out / "faces" / "Training" / "00000.png").stat().st_mtime_ns == stamp
     faces_csv.write_text(csv_text(ROWS[:-1]))
-    with pytest.raises(BadInput, match="faces of another file are here"):
+    with pytest.raises(BadInput, match="the folder holds faces of another file"):
         fer2013.plan(faces_csv, out)
 
 
@@ -116,14 +116,14 @@ def test_faces_written_once_are_used_again_and_those_of_another_file_refused(fac
     [
         ("", "no column emotion"),
         ("a,b\n1,2\n", "no column emotion"),
-        (HEADER + "\n", "no faces here"),
+        (HEADER + "\n", "the file has no faces"),
         (HEADER + "\n7,1 2,Training\n", "line 2: not the pixels of a face"),
         (HEADER + "\n0," + "256 " * 2304 + ",Training\n", "not the pixels of a face"),
         (HEADER + "\n0," + "-1 " * 2304 + ",Training\n", "not the pixels of a face"),
-        (HEADER + "\n7," + "1 " * 2304 + ",Training\n", "unusable emotion; expected 0 to 6; found '7'"),
-        (HEADER + "\n0," + "1 " * 2304 + ",Private\n", "unknown Usage"),
-        (HEADER + "\n0," + "1 " * 2304 + "\n", "malformed row"),
-        (HEADER + "\n0," + "1 " * 2304 + ",Training,more\n", "malformed row"),
+        (HEADER + "\n7," + "1 " * 2304 + ",Training\n", "the emotion is out of range; expected 0 to 6; found '7'"),
+        (HEADER + "\n0," + "1 " * 2304 + ",Private\n", "the Usage is unknown"),
+        (HEADER + "\n0," + "1 " * 2304 + "\n", "the row is malformed"),
+        (HEADER + "\n0," + "1 " * 2304 + ",Training,more\n", "the row is malformed"),
         (HEADER + "\n0," + "1 " * 200_000 + ",Training\n", "damaged, or no CSV"),
         ("\x00\x01", "no column emotion"),
     ],
@@ -192,7 +192,7 @@ def test_a_csv_of_other_columns_gets_advice(columns: str, message: str, tmp_path
 def test_an_emotion_is_a_whole_number(emotion: str, tmp_path: Path) -> None:
     path = tmp_path / "fer2013.csv"
     path.write_text(f"{HEADER}\n{emotion},{'1 ' * 2304},Training\n")
-    with pytest.raises(BadInput, match="line 2: unusable emotion; expected 0 to 6"):
+    with pytest.raises(BadInput, match="line 2: the emotion is out of range; expected 0 to 6"):
         fer2013.read_faces(path)
 
 
@@ -255,7 +255,7 @@ def test_ferplus_leaves_faces_without_a_majority_out(row_column: bool, faces_csv
 def test_a_face_without_votes_is_refused_where_rows_are_not_numbered(faces_csv: Path, tmp_path: Path) -> None:
     usages = [usage for _, usage in ROWS]
     fewer = votes_csv(tmp_path / "fewer.csv", [{"fear": 10}] * 4, usages[:4], False)
-    with pytest.raises(BadInput, match="faces without votes; expected votes for every row; found 4 of 6"):
+    with pytest.raises(BadInput, match="some faces have no votes; expected votes for every row; found 4 of 6"):
         fer2013.plan(faces_csv, tmp_path / "out", votes=fewer)
     numbered = votes_csv(tmp_path / "numbered.csv", [{"fear": 10}] * 4, usages[:4], True)
     assert fer2013.plan(faces_csv, tmp_path / "out", votes=numbered).counts == {"train": 3, "val": 1}

@@ -80,7 +80,7 @@ def test_given_splits_are_used(tmp_path: Path) -> None:
     assert plan.counts == {"train": 20, "val": 5}
     assert set(plan.splits["val"].labels.tolist()) == {1}
     assert folder.plan(tmp_path, test_fraction=0.2).counts == {"train": 16, "val": 5, "test": 4}
-    with pytest.raises(BadInput, match="there is a val folder"):
+    with pytest.raises(BadInput, match="the val folder exists: no val split is cut out of train"):
         folder.plan(tmp_path, val_fraction=0.2)
 
 
@@ -107,7 +107,7 @@ def test_what_makes_no_data_set_is_said(tmp_path: Path) -> None:
             folder.plan(tmp_path / "x", *fractions)
     fill(tmp_path / "y" / "train", "ab", 3)
     fill(tmp_path / "y" / "val", "c", 3)
-    with pytest.raises(BadInput, match="val/c: class is not in train"):
+    with pytest.raises(BadInput, match="val/c: the class is not in train"):
         folder.plan(tmp_path / "y")
 
 
@@ -181,21 +181,42 @@ def test_other_names_are_classes(name: str) -> None:
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (["train/a", "train/b", "val/a", "valid/a"], "two folders are the split val; found val and valid"),
+        (["train/a", "train/b", "val/a", "valid/a"], "two folders name the split val; found val and valid"),
         (
             ["Train/a", "Train/b", "cat", "dog"],
             r"beside the splits \(Train\); found cat, dog .2 in all.; move them away",
         ),
         (["cat", "dog", "test"], r"found cat, dog \(2 in all\); put the class folders into a folder train"),
         (["val/a", "val/b", "test/a"], "no folder train .*found val, test; to evaluate alone: --root .*/val "),
-        (["seg_train/a", "seg_test/a", "seg_pred"], "look like splits, not like classes; .*found seg_test, seg_train"),
-        (["cat/train", "cat/test", "dog/train"], "cat: splits below a class; .*found test, train"),
-        (["archive/cat", "archive/dog"], "a single class; .*archive: cat, dog .2 in all.; say --root .*/archive$"),
-        (["x/y/train/cat", "x/y/val/cat"], "a single class; .*found x, and in .*x/y: train, val .*; say --root .*x/y$"),
-        (["train/z/a", "train/z/b", "val/a"], "train: a single class; .*move what is in .*train/z to .*/train$"),
-        (["cat"], "a single class; .*found cat; put the images of every other class into a folder beside 'cat'"),
-        (["train/a", "train/b", "test"], "test: no class folders here; .*0.jpg.*; --leave-out 'test' does without it"),
-        (["."], "no class folders here; .*found images in no class folder: 0.jpg, 1.jpg, 2.jpg .*`build list`"),
+        (
+            ["seg_train/a", "seg_test/a", "seg_pred"],
+            "the folders look like splits, not like classes; .*found seg_test, seg_train",
+        ),
+        (["cat/train", "cat/test", "dog/train"], "cat: the class folder holds splits; .*found test, train"),
+        (
+            ["archive/cat", "archive/dog"],
+            "the folder has a single class; .*archive: cat, dog .2 in all.; say --root .*/archive$",
+        ),
+        (
+            ["x/y/train/cat", "x/y/val/cat"],
+            "the folder has a single class; .*found x, and in .*x/y: train, val .*; say --root .*x/y$",
+        ),
+        (
+            ["train/z/a", "train/z/b", "val/a"],
+            "train: the folder has a single class; .*move what is in .*train/z to .*/train$",
+        ),
+        (
+            ["cat"],
+            "a single class; .*found cat; put the images of every other class into a folder beside 'cat'",
+        ),
+        (
+            ["train/a", "train/b", "test"],
+            "test: the folder has no class folders; .*0.jpg.*; --leave-out 'test' does without it",
+        ),
+        (
+            ["."],
+            "the folder has no class folders; .*found images in no class folder: 0.jpg, 1.jpg, 2.jpg .*`build list`",
+        ),
     ],
 )
 def test_what_may_not_be_classes_is_no_data_set(tmp_path: Path, folders: list[str], says: str) -> None:
@@ -219,7 +240,7 @@ def test_folders_are_left_out_when_asked_for_or_empty_of_images(
     assert "folders, as asked for: test, unsorted (2 in all)" in caplog.text
     assert "folders without images: papers (1 in all)" in caplog.text
     assert "images in no class folder: stray.jpg (1 in all)" in caplog.text
-    with pytest.raises(BadInput, match="unsortd: no such folder to leave out"):
+    with pytest.raises(BadInput, match="unsortd: the folder to leave out does not exist"):
         folder.plan(tmp_path, leave_out=("unsortd",))
 
 

@@ -98,7 +98,7 @@ def val_lines(*rows: tuple[int, int]) -> str:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (val_lines((1, 1), (2, 2), (2, 2), (4, 4), (5, 5), (6, 6)), r"val\.txt:3: image given twice"),
+        (val_lines((1, 1), (2, 2), (2, 2), (4, 4), (5, 5), (6, 6)), r"val\.txt:3: the image is given twice"),
         (val_lines((1, 1), (2, 3), (3, 2), (4, 4), (5, 5), (6, 6)), r"val\.txt:2: .*number .*name"),
         (val_lines((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (7, 7)), r"val\.txt: .*1\.\.6.*1\.\.7"),
         (val_lines((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)), r"val\.txt: .*1\.\.6.*0\.\.5"),
@@ -113,7 +113,7 @@ def test_validation_images_must_be_numbered_once_each(tree: Path, content: str, 
 def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
     path = tree / imagenet_layout.LISTS / "train_cls.txt"
     path.write_text(path.read_text() + "n00000002/n00000002_1 13\n")
-    with pytest.raises(BadInput, match=r"train_cls\.txt:13: image given twice; found n00000002/n00000002_1"):
+    with pytest.raises(BadInput, match=r"train_cls\.txt:13: the image is given twice; found n00000002/n00000002_1"):
         imagenet.plan(tree, test_images=0)
 
 
@@ -122,15 +122,15 @@ def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
     [
         ("devkit/data/map_clsloc.txt", "", "empty"),
         ("devkit/data/map_clsloc.txt", "n00000001 1\n", r"map_clsloc\.txt:1: malformed"),
-        ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000001 2 b\n", ":2: class given twice"),
+        ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000001 2 b\n", ":2: the class is given twice"),
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000002 3 b\n", "not 1..N"),
         (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n2\n3\n3\n2\n", "does not belong"),
         (
             f"devkit/data/{imagenet_devkit.GROUND_TRUTH}",
             "1\n2\n3\n4\n2\n1\n",
-            ":4: label out of range; expected 1..3; found 4",
+            ":4: the label is out of range; expected 1..3; found 4",
         ),
-        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n0\n", ":2: label out of range"),
+        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n0\n", ":2: the label is out of range"),
         (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\nx\n", ":2: malformed"),
         ("ImageSets/CLS-LOC/train_cls.txt", "n00000001/n00000001_1 1\n../../etc/passwd 2\n", ":2: malformed"),
         ("ImageSets/CLS-LOC/train_cls.txt", "n00000009/n00000009_1 1\n", "class not in"),

@@ -86,12 +86,12 @@ IMAGE = "ILSVRC2012_val_00000001.JPEG"
         (member(IMAGE, tarfile.FIFOTYPE), "no plain file"),
         (member(IMAGE, tarfile.GNUTYPE_SPARSE), "no plain file"),
         (member("a" * 300), "no plain file .type 'L'"),
-        (member("/" + IMAGE), "not an image's name"),
-        (member("../" + IMAGE), "not an image's name"),
-        (member("x/" + IMAGE), "not an image's name"),
-        (member(IMAGE, size=-1), "archive is cut; expected -1 bytes"),
+        (member("/" + IMAGE), "the member is not named as an image"),
+        (member("../" + IMAGE), "the member is not named as an image"),
+        (member("x/" + IMAGE), "the member is not named as an image"),
+        (member(IMAGE, size=-1), "the archive is cut; expected -1 bytes"),
         (member(IMAGE, size=2**40), "archive is cut; expected 1,099,511,627,776 bytes"),
-        (member(IMAGE) * 2, "stands twice in the archive"),
+        (member(IMAGE) * 2, "the archive holds a member twice"),
         (b"", "archive is empty"),
         (b"\x1f\x8b" + bytes(510), "not a tar archive, or damaged"),
     ],
@@ -110,9 +110,13 @@ def test_a_hostile_archive_is_one_line(content: bytes, message: str, tmp_path: P
         (
             "n00000001.zip",
             "n00000001_1.JPEG",
-            "not the archive of a class; expected n01440764.tar; found n00000001.zip",
+            "the member is not the archive of a class; expected n01440764.tar; found n00000001.zip",
         ),
-        ("n00000001.tar", "n00000002_1.JPEG", r"n00000001.tar: not an image's name; .*found 'n00000002_1.JPEG'"),
+        (
+            "n00000001.tar",
+            "n00000002_1.JPEG",
+            r"n00000001.tar: the member is not named as an image; .*found 'n00000002_1.JPEG'",
+        ),
     ],
 )
 def test_a_class_archive_holds_its_own_images(

@@ -62,12 +62,12 @@ def test_a_packed_kit_may_not_be_a_bomb(tar_of: Bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(1, "n00000001", "a", 0), (1, "n00000002", "b", 0)], "class given twice"),
+        ([(1, "n00000001", "a", 0), (1, "n00000002", "b", 0)], "the class is given twice"),
         ([(1, "n00000001", "a", 0), (3, "n00000002", "b", 0)], "not 1..N"),
-        ([(1, "n01", "a", 0)], "row 1: malformed synset"),
-        ([("one", "n00000001", "a", 0)], "row 1: malformed synset"),
-        ([(1, "n00000001", 7, 0)], "row 1: malformed synset"),
-        ([(1, "n00000001", "a\x1b[2J", 0)], "row 1: malformed synset"),
+        ([(1, "n01", "a", 0)], "row 1: the synset is malformed"),
+        ([("one", "n00000001", "a", 0)], "row 1: the synset is malformed"),
+        ([(1, "n00000001", 7, 0)], "row 1: the synset is malformed"),
+        ([(1, "n00000001", "a\x1b[2J", 0)], "row 1: the synset is malformed"),
     ],
 )
 def test_a_bad_table_is_named(rows: list[tuple[object, ...]], message: str, meta_mat: Bytes, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_the_official_test_images_are_said_to_be_unused(kaggle: Path, caplog: py
 @pytest.mark.parametrize("wanted", [{"drop_blacklisted": True}, {"class_order": "devkit"}])
 def test_what_needs_a_development_kit_says_so(wanted: dict[str, bool], kaggle: Path, class_folders: Path) -> None:
     for root in (kaggle, class_folders):
-        with pytest.raises(BadInput, match="needs a development kit, and none is here; expected devkit/data or"):
+        with pytest.raises(BadInput, match="needs a development kit, and there is none; expected devkit/data or"):
             imagenet.plan(root, **wanted)  # type: ignore[arg-type]
 
 
@@ -106,7 +106,9 @@ def test_sorted_images_with_a_development_kit(full_tree: Path, class_folders: Pa
         assert plan.classes == expected.classes
     wrong = class_folders / "val" / "n00000001" / "ILSVRC2012_val_00000001.JPEG"
     (class_folders / "val" / "n00000003" / wrong.name).rename(wrong)
-    with pytest.raises(BadInput, match=r"val_00000001.JPEG: class is another in ILSVRC2015.*expected n00000003"):
+    with pytest.raises(
+        BadInput, match=r"val_00000001.JPEG: the class differs from that in ILSVRC2015.*expected n00000003"
+    ):
         imagenet.plan(class_folders, test_images=0)
 
 
@@ -131,7 +133,7 @@ def test_names_without_numbers_are_sorted_by_name(class_folders: Path, full_tree
     assert [Path(path).name for path in val.paths] == [f"photo{n}.jpg" for n in range(4, 10)]
     shutil.copytree(full_tree / "devkit", class_folders / "devkit")
     assert imagenet.plan(class_folders, test_images=0).splits["val"].paths == val.paths
-    with pytest.raises(BadInput, match="the blacklist knows images by number"):
+    with pytest.raises(BadInput, match="the blacklist needs image names with a number"):
         imagenet.plan(class_folders, drop_blacklisted=True)
 
 
@@ -141,10 +143,12 @@ def test_half_sorted_and_empty_folders_are_refused(class_folders: Path, caplog: 
         imagenet.plan(class_folders, test_images=0)
     assert "val: left out, no images or no class folders: n00000001/thumbs.db (1 in all)" in caplog.text
     (class_folders / "val" / "ILSVRC2012_val_00000007.JPEG").touch()
-    with pytest.raises(BadInput, match=r"images beside class folders: half sorted\?; found ILSVRC2012_val_00000007"):
+    with pytest.raises(
+        BadInput, match=r"images lie beside class folders: half sorted\?; found ILSVRC2012_val_00000007"
+    ):
         imagenet.plan(class_folders, test_images=0)
     (class_folders / "train" / "n00000007").mkdir()
-    with pytest.raises(BadInput, match="n00000007: class folder holds no images"):
+    with pytest.raises(BadInput, match="n00000007: the class folder holds no images"):
         imagenet.plan(class_folders, test_images=0)
 
 
@@ -161,7 +165,9 @@ def test_what_was_looked_for_is_named(class_folders: Path, tmp_path: Path) -> No
         imagenet.plan(class_folders)
     (class_folders / "val").mkdir()
     (class_folders / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
-    with pytest.raises(BadInput, match=r"nothing tells the classes .*devkit/data.*LOC_val_solution.csv"):
+    with pytest.raises(
+        BadInput, match=r"the classes of the validation images are unknown.*devkit/data.*LOC_val_solution.csv"
+    ):
         imagenet.plan(class_folders)
 
 
@@ -169,10 +175,10 @@ def test_what_was_looked_for_is_named(class_folders: Path, tmp_path: Path) -> No
     ("lines", "message"),
     [
         ("ImageId,PredictionString\n", r"images are missing|does not belong"),
-        ("ILSVRC2012_val_00000001,n00000001\nILSVRC2012_val_00000001,n00000001\n", "csv:2: image given twice"),
+        ("ILSVRC2012_val_00000001,n00000001\nILSVRC2012_val_00000001,n00000001\n", "csv:2: the image is given twice"),
         ("ILSVRC2012_val_00000002,n00000001\n", r"images are missing; expected images 1..1; found 1 of 2..2"),
         ("ILSVRC2012_val_00000001,n00000001\n", r"LOC_val_solution.csv does not belong .*1..1.* found 6 of 1..6"),
-        ("ILSVRC2012_val_00000001;n00000001\n", "csv:1: malformed line"),
+        ("ILSVRC2012_val_00000001;n00000001\n", "csv:1: the line is malformed"),
         ("", "file is empty"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_class_that_has_a_name_need_have_no_image(tmp_path: Path, caplog: pyte
     assert plan.classes.names == ("ground", "cat", "great white", "dog")
     assert "classes without a training image: 0 = ground, 2 = great white (2 in all)" in caplog.text
     (tmp_path / "names.txt").write_text("cat\ndog\nemu\n")
-    says = "a.lst:2: label out of range; expected 0..2, as there are 3 classes; found 3; labels begin at 1"
+    says = "a.lst:2: the label is out of range; expected 0..2, as there are 3 classes; found 3; labels begin at 1"
     with pytest.raises(BadInput, match=says):
         listing.plan(path, tmp_path, classes=tmp_path / "names.txt")
 
@@ -120,13 +120,15 @@ def test_a_class_that_has_a_name_need_have_no_image(tmp_path: Path, caplog: pyte
 def test_a_held_out_label_that_is_not_trained_on_is_an_error(tmp_path: Path) -> None:
     train = write_list(tmp_path / "a.lst", (0, "a.jpg"), (1, "b.jpg"))
     val = write_list(tmp_path / "v.lst", (0, "c.jpg"), (2, "d.jpg"))
-    with pytest.raises(BadInput, match=r"v.lst:2: label out of range; expected 0..1, as there are 2 classes; found 2"):
+    with pytest.raises(
+        BadInput, match=r"v.lst:2: the label is out of range; expected 0..1, as there are 2 classes; found 2"
+    ):
         listing.plan(train, tmp_path, val_list=val)
 
 
 def test_an_image_with_two_labels_is_an_error_naming_both_lines(tmp_path: Path) -> None:
     train = write_list(tmp_path / "a.lst", (0, "a.jpg"), (1, "b.jpg"), (1, "./a.jpg"))
-    with pytest.raises(BadInput, match=r"a.lst:3: the same image with two labels; found a.jpg as 1, and as 0 in .*:1"):
+    with pytest.raises(BadInput, match=r"a.lst:3: the image has two labels; found a.jpg as 1, and as 0 in .*:1"):
         listing.plan(train, tmp_path)
     train = write_list(tmp_path / "a.lst", (0, "a.jpg"), (1, "b.jpg"))
     val = write_list(tmp_path / "v.lst", (0, "b.jpg"))
@@ -143,7 +145,7 @@ def test_a_repeated_line_is_kept_and_said(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_paths_of_windows_are_told(tmp_path: Path) -> None:
     train = write_list(tmp_path / "a.lst", (0, r"photos\cat\1.jpg"), (1, "b.jpg"))
-    with pytest.raises(BadInput, match=r"a.lst: a path with backslashes; .*found photos.cat.1.jpg; write / for every"):
+    with pytest.raises(BadInput, match=r"a.lst: the path has backslashes; .*found photos.cat.1.jpg; write / for every"):
         listing.plan(train, tmp_path)
     (tmp_path / r"photos\cat\1.jpg").touch()
     assert len(listing.plan(train, tmp_path).splits["train"]) == 2

@@ -77,7 +77,7 @@ def test_a_second_run_is_done_at_once_and_another_build_is_refused(
     out = Path(shutil.copytree(data_set, tmp_path / "set"))
     before = contents(out)
     assert build(small_plan, out, replace(OPTIONS, workers=7)).already_built
-    with pytest.raises(BadInput, match="another data set is here"):
+    with pytest.raises(BadInput, match="the folder holds another data set"):
         build(small_plan, out, replace(OPTIONS, quality=90))
     assert contents(out) == before
 
@@ -207,7 +207,7 @@ def test_damaged_photos_are_rejects_or_kept_and_counted(
     summary = build(plan, tmp_path / "all", keeping, executor=inline)
     assert (summary.actions["damaged"], summary.rejected) == (2, {"train": 0, "val": 0, "test": 0})
     assert verify(tmp_path / "all").whole
-    with pytest.raises(BadInput, match="another data set is here"):
+    with pytest.raises(BadInput, match="the folder holds another data set"):
         build(plan, tmp_path / "all", OPTIONS, executor=inline)
     build(small_plan, tmp_path / "whole", keeping, executor=inline)
     records = [name for name in contents(data_set) if name.endswith((".rec", ".idx"))]

@@ -149,21 +149,21 @@ def test_unsorted_wnids_are_in_the_order_of_the_list(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "not a file of class names; expected 1.."),
-        ({}, "not a file of class names"),
-        ("n01440764 a\nn01440764 b\n", "a class id stands twice; found 'n01440764'"),
-        ("a\tb\nc\n", "a tab in some lines alone; expected id TAB name; found 'c'"),
+        ("", "the file's number of classes is out of range; expected 1.."),
+        ({}, "the file's number of classes is out of range"),
+        ("n01440764 a\nn01440764 b\n", "a class id is given twice; found 'n01440764'"),
+        ("a\tb\nc\n", "a line has no tab, though others have; expected id TAB name; found 'c'"),
         ("cat\x1b[2J\n", "what cannot be printed"),
         ("{'0': 'cat'}", "not a JSON file"),
-        ([1], "names no classes; expected a class a line"),
-        ([["n01", "cat"]], "names no classes"),
-        ({"cat": True}, "names no classes"),
-        ({"cat": 1.0}, "names no classes"),
-        ({"n01": ["n01", "cat"]}, "names no classes"),
-        ({"0": ["n01"]}, "names no classes"),
+        ([1], "the file names no classes; expected a class a line"),
+        ([["n01", "cat"]], "the file names no classes"),
+        ({"cat": True}, "the file names no classes"),
+        ({"cat": 1.0}, "the file names no classes"),
+        ({"n01": ["n01", "cat"]}, "the file names no classes"),
+        ({"0": ["n01"]}, "the file names no classes"),
         ({"1": "cat", "2": "dog"}, "not numbered from 0; expected 0..1, once each; found 1..2; subtract one from each"),
         ({"cat": 0, "dog": 9_999_999}, "not numbered from 0; expected 0..1, once each; found 0..9,999,999"),
-        ({"cat": 0, "dog": 0}, "a class id stands twice"),
+        ({"cat": 0, "dog": 0}, "a class id is given twice"),
         ({"order": "x", "ids": ["a", "a"], "names": ["b", "c"]}, "distinct ids"),
         ({"order": "x", "ids": "ab", "names": ["b", "c"]}, "not a class table"),
         ({"classes": 3}, "not numbered from 0"),
@@ -179,7 +179,7 @@ def test_what_names_no_classes_is_the_users_own_fault(write: Write, content: Any
 
 def test_a_key_given_twice_loses_no_class(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"0": "cat", "0": "dog"}')
-    with pytest.raises(BadInput, match="a key stands twice; found '0'"):
+    with pytest.raises(BadInput, match="a key is given twice; found '0'"):
         read_classes(tmp_path / "x.json")
 
 

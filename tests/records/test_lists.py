@@ -36,7 +36,7 @@ def test_lists_of_others(unpacked: Callable[[str], Path]) -> None:
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.lst").write_text(f"0\t1\tp\n{line}\n")
-    with pytest.raises(BadInput, match=r"a\.lst:2: malformed line"):
+    with pytest.raises(BadInput, match=r"a\.lst:2: the line is malformed"):
         read_list(tmp_path / "a.lst")
 
 
@@ -47,7 +47,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not a regular file"):
         read_list(tmp_path / "pipe.lst")
     (tmp_path / "a.lst").write_bytes(b"0\t1\t" + b"p" * LINE_LIMIT_BYTES)
-    with pytest.raises(BadInput, match="line too long"):
+    with pytest.raises(BadInput, match="the line is too long"):
         read_list(tmp_path / "a.lst")
 
 

@@ -137,7 +137,7 @@ def test_swapped_records_are_noticed(data_set: Path, tmp_path: Path) -> None:
     lines = (folder / "val.idx").read_text().splitlines()
     swapped = [lines[1].split()[0] + "\t0", "0\t" + lines[1].split()[1], *lines[2:]]
     (folder / "val.idx").write_text("\n".join(swapped))
-    with RecordSet.open(folder, "val") as records, pytest.raises(Damaged, match="another record"):
+    with RecordSet.open(folder, "val") as records, pytest.raises(Damaged, match="the record has another number"):
         records.read(0)
 
 

@@ -24,7 +24,7 @@ from torch import (
 from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
-from imagenet_pipeline.evaluation.scoring import Member, Source, score_split
+from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, score_split
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.networks.initial import initial_values
@@ -141,7 +141,7 @@ def scoring() -> Arrays:
     engine = engine_of(TAPPED)
     relabel = np.arange(10) % CLASSES
     recipe = Recipe(network="lenet", records="unused", batch_size=64)
-    source = Source(read_data_set(Path(os.environ["RANK_RECORDS"])), "val", relabel, recipe)
+    source = RelabelledSplit(read_data_set(Path(os.environ["RANK_RECORDS"])), "val", relabel, recipe)
     (outcomes,) = score_split(source, 1, [Member(engine, (SIZE, 0.875), "cross_entropy")], CLASSES)
     with RecordSet.open(Path(os.environ["RANK_RECORDS"]), "val") as records:
         loader = Loader(records, SIZE, 64, threads=0, share=Share(engine.rank, engine.ranks))
