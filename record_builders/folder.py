@@ -69,7 +69,7 @@ def plan(
     shares = {split: usual if fraction is None else fraction for split, fraction in wanted.items()}
     few = [split for split, share in shares.items() if share == ONE_EACH]
     if few:
-        log.info("%s: fewer than ten images a class: an image of each class is cut out for %s", root, " and ".join(few))
+        log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
     return Plan(
         root=root,
         splits={**splits, **cut_shares(splits["train"], shares, seed)},
@@ -205,9 +205,7 @@ def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[str]]) -
         known, known_key = first.setdefault(tree.real_path(path), (path, key))
         if known_key != key:
             what = f"the same image is in two {'classes' if known_key[0] == key[0] else 'splits'}"
-            raise BadInput(
-                what, where=tree.root, found=f"{known} and {path}, links to the same file", advice="keep either"
-            )
+            raise BadInput(what, where=tree.root, found=f"{known} and {path}, links to one file", advice="keep either")
         if known is not path:
             tree.leave_out(REPEATED_LINKS, path)
             repeated.add(path.relative_to(tree.root).as_posix())

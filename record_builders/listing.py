@@ -19,7 +19,7 @@ from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
 
 from .cutting import cut_shares
 
-BEGIN_AT_ONE = "labels begin at 1? subtract 1 from each"
+BEGIN_AT_ONE = "labels begin at 1? subtract one from each"
 
 log = logging.getLogger("imagenet_pipeline")
 

@@ -100,7 +100,7 @@ def _shown(
 
 
 Whole = npt.NDArray[np.int64]
-GUESSES = 5
+PREDICTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Outcomes:
 
 def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
     """Outcomes of a batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
-    top = top_classes(ranked, GUESSES)
+    top = top_classes(ranked, PREDICTIONS)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
     return Outcomes(numbers.copy(), labels.copy(), top, confidence, losses_of(logs, labels, loss_kind))
@@ -154,7 +154,7 @@ def losses_of(logs: Logs, labels: Whole, kind: str) -> Reals:
 
 def gathered(engine: Engine, records: int, classes: int, parts: Sequence[tuple[int, Outcomes]]) -> Outcomes:
     """Gather the outcomes of all records from all ranks; each part begins at a position of its own. Collective."""
-    table = np.zeros((records, 4 + min(GUESSES, classes)))
+    table = np.zeros((records, 4 + min(PREDICTIONS, classes)))
     for first, part in parts:
         own = [part.numbers, part.labels, part.confidence, part.losses, *part.top.T]
         table[first : first + len(part)] = np.stack(own, axis=1)

@@ -207,7 +207,7 @@ def _by_label(rows: _Rows, path: Path) -> _Rows:
     if labels is None:
         return rows
     if sorted(labels) != list(range(len(labels))):
-        advice = "subtract 1 from each" if sorted(labels) == list(range(1, len(labels) + 1)) else None
+        advice = "subtract one from each" if sorted(labels) == list(range(1, len(labels) + 1)) else None
         found = f"{min(labels):,}..{max(labels):,}"[:80]
         expected = f"0..{len(labels) - 1}, once each"
         raise BadInput("the classes are not numbered from 0", where=path, expected=expected, found=found, advice=advice)

@@ -54,8 +54,8 @@ def test_names_may_begin_and_end_with_spaces_and_the_list_with_a_byte_order_mark
         (b"\n \n", "x.txt", "the list is empty"),
         (b"", "x.lst", "the list is empty"),
         (b"a.jpg\n", "x.lst", "x.lst:1: the line is malformed"),
-        (b"a\0b", "x.txt", "x.txt:1: not a path"),
-        (b"fine\n" + b"x" * 5000, "x.txt", "x.txt:2: not a path"),
+        (b"a\0b", "x.txt", "x.txt:1: the line is not a path"),
+        (b"fine\n" + b"x" * 5000, "x.txt", "x.txt:2: the line is not a path"),
     ],
 )
 def test_what_is_no_list_is_refused(tmp_path: Path, content: bytes, name: str, says: str) -> None:

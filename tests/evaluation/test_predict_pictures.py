@@ -45,12 +45,12 @@ def test_pictures_of_one_name_in_several_folders_are_all_drawn(tmp_path: Path) -
 def test_nothing_is_drawn_among_the_pictures(tmp_path: Path) -> None:
     path = save(tmp_path / "in" / "a" / "x.png")
     for folder in (tmp_path / "in", tmp_path / "in" / "a"):
-        with pytest.raises(BadRecipe, match="where the pictures are"):
+        with pytest.raises(BadRecipe, match="among the originals"):
             Drawings([path], folder, None)
     Drawings([path], tmp_path / "in" / "aa", None)
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for pictures, folder in (([path], tmp_path / "link"), ([tmp_path / "link" / "a" / "x.png"], tmp_path / "in")):
-        with pytest.raises(BadRecipe, match="where the pictures are"):
+        with pytest.raises(BadRecipe, match="among the originals"):
             Drawings(pictures, folder, None)
 
 

@@ -187,7 +187,10 @@ def test_other_names_are_classes(name: str) -> None:
             r"beside the splits \(Train\); found cat, dog .2 in all.; move them away",
         ),
         (["cat", "dog", "test"], r"found cat, dog \(2 in all\); put the class folders into a folder train"),
-        (["val/a", "val/b", "test/a"], "no folder train .*found val, test; to evaluate alone: --root .*/val "),
+        (
+            ["val/a", "val/b", "test/a"],
+            "the folder train is missing .*found val, test; to evaluate alone: --root .*/val ",
+        ),
         (
             ["seg_train/a", "seg_test/a", "seg_pred"],
             "the folders look like splits, not like classes; .*found seg_test, seg_train",

@@ -121,7 +121,7 @@ def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
     ("file", "content", "reason"),
     [
         ("devkit/data/map_clsloc.txt", "", "empty"),
-        ("devkit/data/map_clsloc.txt", "n00000001 1\n", r"map_clsloc\.txt:1: malformed"),
+        ("devkit/data/map_clsloc.txt", "n00000001 1\n", r"map_clsloc\.txt:1: the line is malformed"),
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000001 2 b\n", ":2: the class is given twice"),
         ("devkit/data/map_clsloc.txt", "n00000001 1 a\nn00000002 3 b\n", "not 1..N"),
         (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n2\n3\n3\n2\n", "does not belong"),
@@ -131,10 +131,14 @@ def test_a_training_image_given_twice_is_refused(tree: Path) -> None:
             ":4: the label is out of range; expected 1..3; found 4",
         ),
         (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\n0\n", ":2: the label is out of range"),
-        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\nx\n", ":2: malformed"),
-        ("ImageSets/CLS-LOC/train_cls.txt", "n00000001/n00000001_1 1\n../../etc/passwd 2\n", ":2: malformed"),
-        ("ImageSets/CLS-LOC/train_cls.txt", "n00000009/n00000009_1 1\n", "class not in"),
-        ("ImageSets/CLS-LOC/val.txt", "ILSVRC2012_val_1 1\n", ":1: malformed"),
+        (f"devkit/data/{imagenet_devkit.GROUND_TRUTH}", "1\nx\n", ":2: the line is malformed"),
+        (
+            "ImageSets/CLS-LOC/train_cls.txt",
+            "n00000001/n00000001_1 1\n../../etc/passwd 2\n",
+            ":2: the line is malformed",
+        ),
+        ("ImageSets/CLS-LOC/train_cls.txt", "n00000009/n00000009_1 1\n", "class is not in"),
+        ("ImageSets/CLS-LOC/val.txt", "ILSVRC2012_val_1 1\n", ":1: the line is malformed"),
     ],
 )
 def test_bad_metadata_is_named(tree: Path, file: str, content: str, reason: str) -> None:

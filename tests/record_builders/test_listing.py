@@ -61,14 +61,14 @@ def test_absolute_paths_inside_the_root_are_taken(tmp_path: Path) -> None:
 def test_paths_outside_the_root_are_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "a.lst").write_text(f"3\t0\t{path}\n")
-    with pytest.raises(BadInput, match="index 3: path leads outside"):
+    with pytest.raises(BadInput, match="index 3: the path leads outside"):
         listing.plan(tmp_path / "a.lst", tmp_path / "root")
 
 
 @pytest.mark.parametrize("labels", ["1.5", "-1", "nan", "inf", "1\t2", "99999999"])
 def test_other_than_one_whole_label_is_refused(tmp_path: Path, labels: str) -> None:
     (tmp_path / "a.lst").write_text(f"3\t{labels}\tx.jpg\n")
-    with pytest.raises(BadInput, match="one whole-number label"):
+    with pytest.raises(BadInput, match="a single whole-number label"):
         listing.plan(tmp_path / "a.lst", tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_an_image_with_two_labels_is_an_error_naming_both_lines(tmp_path: Path) 
         listing.plan(train, tmp_path)
     train = write_list(tmp_path / "a.lst", (0, "a.jpg"), (1, "b.jpg"))
     val = write_list(tmp_path / "v.lst", (0, "b.jpg"))
-    with pytest.raises(BadInput, match=r"v.lst:1: the same image .* b.jpg as 0, and as 1 in .*a.lst:2"):
+    with pytest.raises(BadInput, match=r"v.lst:1: the image has two labels; found b.jpg as 0, and as 1 in .*a.lst:2"):
         listing.plan(train, tmp_path, val_list=val)
 
 

@@ -153,7 +153,7 @@ def test_unsorted_wnids_are_in_the_order_of_the_list(write: Write) -> None:
         ({}, "the file's number of classes is out of range"),
         ("n01440764 a\nn01440764 b\n", "a class id is given twice; found 'n01440764'"),
         ("a\tb\nc\n", "a line has no tab, though others have; expected id TAB name; found 'c'"),
-        ("cat\x1b[2J\n", "what cannot be printed"),
+        ("cat\x1b[2J\n", "a class name cannot be printed"),
         ("{'0': 'cat'}", "not a JSON file"),
         ([1], "the file names no classes; expected a class a line"),
         ([["n01", "cat"]], "the file names no classes"),

@@ -30,16 +30,16 @@ function bars(choices) {
 }
 
 function fill(card, name, answer) {
-  const told = make("div");
-  told.append(make("h2", "", name));
+  const answered = make("div");
+  answered.append(make("h2", "", name));
   if (answer.error) {
-    told.append(make("p", "refused", answer.error));
+    answered.append(make("p", "refused", answer.error));
   } else {
     const picture = make("img");
     picture.src = answer.picture;
     picture.alt = name;
     card.prepend(picture);
-    if (answer.message) told.append(make("p", "", answer.message));
+    if (answer.message) answered.append(make("p", "", answer.message));
     const subjects = make("div", "subjects");
     for (const { title, choices } of answer.subjects) {
       const subject = make("section");
@@ -47,10 +47,10 @@ function fill(card, name, answer) {
       subject.append(bars(choices));
       subjects.append(subject);
     }
-    told.append(subjects);
+    answered.append(subjects);
   }
   card.className = answer.error ? "card bare" : answer.subjects.length > 1 ? "card wide" : "card";
-  card.lastChild.replaceWith(told);
+  card.lastChild.replaceWith(answered);
 }
 
 async function ask(photo) {
