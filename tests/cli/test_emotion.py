@@ -100,8 +100,8 @@ def test_a_folder_with_a_broken_picture_does_the_others_and_says_so(call: Call, 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["camera:97", "--out", "x.mp4"], 3, "camera 97: no such camera"),
-        (["camera:97"], 3, "camera 97: no such camera"),
+        (["camera:97", "--out", "x.mp4"], 3, "camera 97: the camera does not exist"),
+        (["camera:97"], 3, "camera 97: the camera does not exist"),
         (["nowhere.mp4"], 3, "nowhere.mp4: no such"),
         (["{in}/empty.mp4"], 3, "empty file"),
         (["{in}/text.mp4"], 3, "neither a readable picture nor a readable video"),
@@ -137,7 +137,7 @@ def test_a_mistake_is_one_line_and_an_exit_code_and_leaves_nothing(
 def test_a_run_of_another_task_is_refused(call: Call, drawn_run: Callable[..., Path], place: Path) -> None:
     answer = call("emotion", drawn_run("cat", "dog"), place / "face.png")
     assert (answer.code, answer.out) == (2, "")
-    assert "not of emotions" in answer.err
+    assert "classes are not emotions" in answer.err
     assert answer.err.count("\n") == 1
 
 

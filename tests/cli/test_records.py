@@ -45,7 +45,7 @@ def test_what_is_no_record_file_is_one_line(call: Call, tmp_path: Path) -> None:
     (tmp_path / "a.rec").write_bytes(b"hello world")
     code, out, err = call("verify", tmp_path / "a.rec")
     assert (code, out, err.count("\n")) == (3, "", 1)
-    assert "not a record file; expected one that starts with bytes 0a23d7ce; found 68656c6c" in err
+    assert "not a record file; expected a file that starts with bytes 0a23d7ce; found 68656c6c" in err
     (tmp_path / "a.rec").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     code, out, err = call("verify", tmp_path / "a.rec")
     assert (code, out, err.count("\n")) == (3, "", 1)

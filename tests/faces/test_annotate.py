@@ -192,7 +192,7 @@ def test_a_picture(reader: EmotionReader, two_faces: Callable[[int], Any], tmp_p
 def test_a_picture_that_cannot_be_read_leaves_nothing(reader: EmotionReader, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     source = Source("picture", tmp_path / "bad.jpg")
-    with pytest.raises(BadInput, match=r"bad\.jpg: cannot be used \(not an image"):
+    with pytest.raises(BadInput, match=r"bad\.jpg: the picture cannot be used \(not an image"):
         annotate(reader, source, tmp_path / "out.png", tmp_path / "out.jsonl", UNSEEN)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jpg"]
 
@@ -258,7 +258,7 @@ def test_a_picture_that_cannot_be_encoded_is_named_itself(
     assert (tally.pictures, tally.unreadable) == (2, [str(tmp_path / "in" / "b.jpg")])
     assert [line["source"] for line in lines_of(lines)] == ["a.jpg", "c.jpg"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "c.jpg"]
-    with pytest.raises(BadInput, match=r"b\.jpg: cannot be used \(.*70000 x 1 pixels.*as JPEG"):
+    with pytest.raises(BadInput, match=r"b\.jpg: the picture cannot be used \(.*70000 x 1 pixels.*as JPEG"):
         annotate(reader, Source("picture", tmp_path / "in" / "b.jpg"), tmp_path / "x.jpg", None, UNSEEN)
 
 
@@ -281,7 +281,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(
 
 
 def test_a_camera_that_does_not_exist_leaves_nothing(reader: EmotionReader, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="camera 97: no such camera"):
+    with pytest.raises(BadInput, match="camera 97: the camera does not exist"):
         annotate(reader, Source("camera", Path("camera"), 97), tmp_path / "o.mp4", tmp_path / "o.jsonl", UNSEEN)
     assert list(tmp_path.iterdir()) == []
 

@@ -72,7 +72,7 @@ def test_no_face_is_no_question_to_the_network(emotion_run: Path) -> None:
 
 
 def test_a_run_of_something_else_is_refused(drawn_run: Callable[..., Path]) -> None:
-    with pytest.raises(BadRecipe, match=r"not of emotions.*cat, dog"):
+    with pytest.raises(BadRecipe, match=r"classes are not emotions.*cat, dog"):
         open_emotion_reader(drawn_run("cat", "dog"))
 
 

@@ -138,6 +138,6 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_camera_that_does_not_exist_is_one_line_and_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BadInput, match="camera 97: no such camera"):
+    with pytest.raises(BadInput, match="camera 97: the camera does not exist"):
         open_camera(97)
     assert capfd.readouterr().err == ""

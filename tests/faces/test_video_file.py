@@ -50,7 +50,7 @@ def test_any_rate_can_be_written(tmp_path_factory: pytest.TempPathFactory, rate:
 
 
 def test_a_video_that_cannot_be_begun_is_told_with_its_rate(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"can be begun; found 64 x 48 pixels, 70000 frames a second"):  # noqa: SIM117
+    with pytest.raises(BadInput, match=r"cannot be written; found 64 x 48 pixels, 70000 frames a second"):  # noqa: SIM117
         with whole_video(tmp_path / "film.mp4", 70_000) as video:
             video.add(FRAME)
 

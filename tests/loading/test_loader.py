@@ -177,7 +177,7 @@ def test_batches_that_no_memory_can_hold_are_refused(memory: Memory) -> None:
 
 def test_a_number_beyond_63_bits_is_refused(memory: Memory) -> None:
     memory.change(4, number=2**63)
-    with pytest.raises(BadInput, match=r"memory\.rec, record 4, .*number too large"):
+    with pytest.raises(BadInput, match=r"memory\.rec, record 4, .*number is too large"):
         content(Loader(memory, 8, 4, 2).evaluation())
 
 

@@ -112,11 +112,11 @@ def test_what_cannot_be_drawn_is_one_line_and_leaves_no_file(
         draw_filters(run, tmp_path / "x.jpg")
     with pytest.raises(BadRecipe, match="'epochs' does not apply"):
         draw_activations(run, photo, "conv1", out, overrides={"epochs": 1})
-    with pytest.raises(BadInput, match=r"none\.png: cannot be used"):
+    with pytest.raises(BadInput, match=r"none\.png: the photo cannot be used"):
         draw_activations(run, tmp_path / "none.png", "conv1", out)
     with pytest.raises(BadRecipe, match="would be written over what is read"):
         draw_activations(run, photo, "conv1", photo)
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(BadInput, match=r"text\.png: cannot be used \(not an image that can be read\)"):
+    with pytest.raises(BadInput, match=r"text\.png: the photo cannot be used \(not an image that can be read\)"):
         draw_activations(run, tmp_path / "text.png", "conv1", out)
     assert {path.name for path in tmp_path.iterdir()} == {"text.png"}
