@@ -122,8 +122,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         words = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else (value,)
         if value not in words:
             raise BadRecipe(f"no such {name}", where=where, expected=" or ".join(map(str, words)), found=value)
-    for name, one in parameters.items():
-        if one.default is one.empty and name not in options:
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     return function(**given, **({"out": Path(out)} if "out" in inspect.signature(function).parameters else {}))
@@ -133,7 +133,7 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     """The parameters of a builder that are its options: all that have a name, but `out`."""
     parameters = inspect.signature(builder).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: one for name, one in parameters.items() if one.kind in named and name != "out"}
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -334,7 +334,7 @@ class Predictions(Sequence["Prediction"]):
     @property
     def unreadable(self) -> list[Prediction]:
         """The pictures that could not be read."""
-        return [one for one in self.predictions if one.reason]
+        return [prediction for prediction in self.predictions if prediction.reason]
 
     @overload
     def __getitem__(self, place: int) -> Prediction: ...

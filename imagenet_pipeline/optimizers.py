@@ -266,7 +266,7 @@ def _nadam_momentum(beta1: float, count: int) -> float:
 
 def _nadam_product(beta1: float, count: int) -> float:
     # The first 64 factors are below 0.57, so later ones change 1 - product by less than its last bit.
-    return math.prod(_nadam_momentum(beta1, one) for one in range(1, min(count, 64) + 1))
+    return math.prod(_nadam_momentum(beta1, step) for step in range(1, min(count, 64) + 1))
 
 
 def _length(array: Any) -> Any:

@@ -316,15 +316,15 @@ def _offered(name: str) -> Any:
     function = BUILDERS.get(name, where="build")
     hints = hints_of(function)
     # What is called as one of the shared options is that one.
-    parameters = [one for one in options_of(function).values() if one.name not in _COMMON]
-    options = [_option(name, one, hints.get(one.name, str)) for one in parameters]
+    parameters = [parameter for parameter in options_of(function).values() if parameter.name not in _COMMON]
+    options = [_option(name, parameter, hints.get(parameter.name, str)) for parameter in parameters]
 
     def command(*, out: Path, common: Common, **given: Any) -> None:
         _make(name, out, given, common)
 
     place = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
     common = inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Common)
-    own = [one for one in options if one is not None]
+    own = [option for option in options if option is not None]
     command.__signature__ = inspect.Signature([*own, place, common])  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, help=inspect.getdoc(function))(taking_common()(command))
@@ -334,7 +334,7 @@ def _offered(name: str) -> Any:
 def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Parameter | None:
     """A builder's parameter as an option; none for a type that a command line cannot give."""
     inner = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if not all(one in (*_TAKEN, types.NoneType) for one in inner):
+    if not all(alternative in (*_TAKEN, types.NoneType) for alternative in inner):
         if parameter.default is parameter.empty:
             what = f"the parameter {parameter.name!r} cannot be given on the command line"
             raise BadRecipe(what, where=f"build {builder}", found=str(kind), advice="call imagenet_pipeline.build")

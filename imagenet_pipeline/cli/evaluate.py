@@ -161,19 +161,24 @@ def _say_members(findings: Findings) -> None:
     examination = findings.examination
     members = examination.evaluations
     traits = {
-        "run": [one.run for one in members],
-        "network": [one.network for one in members],
-        "engine": [one.engine for one in members],
-        "input": [f"{one.input_size} px" for one in members],
+        "run": [member.run for member in members],
+        "network": [member.network for member in members],
+        "engine": [member.engine for member in members],
+        "input": [f"{member.input_size} px" for member in members],
     }
     shared = [f"{name} {values[0]}" for name, values in traits.items() if len({*values}) == 1]
     told = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
     if shared:
         say(f"of all: {', '.join(shared)}")
-    names, rank5 = [*(one.checkpoint for one in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
+    names, rank5 = [*(member.checkpoint for member in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
     figures = [
-        (f"{one.rank1:.2f}", *([f"{one.rank5:.2f}"] if rank5 else []), f"{one.loss:.4f}", *difference_cells(gap))
-        for one, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
+        (
+            f"{result.rank1:.2f}",
+            *([f"{result.rank5:.2f}"] if rank5 else []),
+            f"{result.loss:.4f}",
+            *difference_cells(gap),
+        )
+        for result, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
     ]
     rows = [(*row[:-1], *row[-1]) for row in zip(names, *told.values(), figures, strict=True)]
     say_table(["checkpoint", *told, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
@@ -248,7 +253,7 @@ def probe(
         return
     say_table(
         ["C", "rank-1 %", "deviation"],
-        [(f"{one.c:g}", f"{one.rank1:.2f}", f"{one.deviation:.2f}") for one in result.tried],
+        [(f"{fit.c:g}", f"{fit.rank1:.2f}", f"{fit.deviation:.2f}") for fit in result.tried],
     )
     say(f"{kind}, C = {result.c:g}: {result.images:,} training images, {result.features:,} features")
     for split, scored in result.splits.items():

@@ -244,7 +244,7 @@ def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[
     if min(numbers[1]) < SMALLEST_DEVIATION:
         raise BadRecipe("--std", expected=f"three numbers, {SMALLEST_DEVIATION:g} or above", found=std)
     if looks_like_0_to_1(*numbers):
-        of_bytes = [_words(tuple(255 * number for number in one)) for one in numbers]
+        of_bytes = [_words(tuple(255 * number for number in triple)) for triple in numbers]
         raise BadRecipe(
             "look like the scale 0..1",
             where="--mean, --std",

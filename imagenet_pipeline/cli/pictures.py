@@ -135,7 +135,7 @@ def grad_cam(
     if as_json:
         say_json(made)
         return
-    rows = [(one.image, one.class_name, f"{100 * one.probability:.2f}") for one in made.images]
+    rows = [(image.image, image.class_name, f"{100 * image.probability:.2f}") for image in made.images]
     say_table(["photo", "class", "probability, %"], rows)
     say(f"{made.network}, {made.checkpoint}: at {made.layer}, {'x'.join(map(str, made.shape))}")
     say(f"picture: {out}")

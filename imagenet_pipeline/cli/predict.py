@@ -126,7 +126,7 @@ class _TextAnswer:
             return
         if self._table:
             return
-        lines = [f"{100 * one.probability:6.2f} %  {_called(one.class_id, one.name)}" for one in prediction.top]
+        lines = [f"{100 * guess.probability:6.2f} %  {_called(guess.class_id, guess.name)}" for guess in prediction.top]
         if len(lines) == 1:
             say(f"{lines[0]}  {prediction.path}")
             return
@@ -160,7 +160,9 @@ class _JsonAnswer:
         if prediction.reason:
             self._unreadable.append({"file": str(prediction.path), "reason": prediction.reason})
             return
-        top = [{"class": one.class_id, "name": one.name, "probability": one.probability} for one in prediction.top]
+        top = [
+            {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.top
+        ]
         print(self._between + json.dumps({"file": str(prediction.path), "top": top}), end="")
         self._between = ", "
 

@@ -231,8 +231,8 @@ def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
         if as_json:
             say_json({"networks": known})
             return
-        for one in known:
-            say(one)
+        for known_name in known:
+            say(known_name)
         return
     table = zoo_network(name, classes).table((3, input_size, input_size))
     if as_json:

@@ -185,7 +185,7 @@ def normalisation_beside(file: Path) -> tuple[Normalisation, Path] | None:
 
 
 def _three(numbers: object, card: Path) -> tuple[float, ...]:
-    if isinstance(numbers, list) and len(numbers) == 3 and all(type(one) in (int, float) for one in numbers):
+    if isinstance(numbers, list) and len(numbers) == 3 and all(type(number) in (int, float) for number in numbers):
         return tuple(map(float, numbers))
     raise BadInput("not the card of an export", where=card, expected="mean and std, three numbers", found=numbers)
 

@@ -189,9 +189,9 @@ def scaled_by_norm(
     before: InputScale, attributes: Attributes, others: Sequence[AnyArray | None], where: str
 ) -> InputScale:
     """The scale after a batch normalisation with these gamma, beta, mean and variance. Raises BadInput."""
-    if len(others) != 4 or any(one is None for one in others):
+    if len(others) != 4 or any(array is None for array in others):
         raise BadInput("a batch normalisation of the input without its four parameters", where=where)
-    gamma, beta, mean, variance = (_per_channel(one, len(before.mean), where) for one in others)
+    gamma, beta, mean, variance = (_per_channel(array, len(before.mean), where) for array in others)
     if attributes.flag("fix_gamma", True):
         gamma = np.ones_like(gamma)
     with np.errstate(all="ignore"):
@@ -290,7 +290,7 @@ def _difference(ours: Graph, theirs: Graph, pair: Pair) -> str:
                 if other.settings.get(key) != value
             ]
             return f"{step.kind}: {'; '.join(words) or 'another function'}"
-        unequal = [one for one in _paired_inputs(ours, theirs, pair) if _keys_differ(ours, theirs, one)]
+        unequal = [inputs for inputs in _paired_inputs(ours, theirs, pair) if _keys_differ(ours, theirs, inputs)]
         if not unequal:
             # Step 0, the image, has no inputs: its shape is what differs.
             return f"images of {_plain(step.shape)} in ours, {_plain(other.shape)} in it"

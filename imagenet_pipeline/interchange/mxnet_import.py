@@ -179,7 +179,7 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
             if network is not None:
                 require_input_size(name, built, size, catalog.entry(name).input_size)
             continue
-        ours = Counter(one.shape for one in declared.values() if one.role == "weight")
+        ours = Counter(parameter.shape for parameter in declared.values() if parameter.role == "weight")
         distance = sum(((ours - weights) + (weights - ours)).values())
         candidates.append(_Candidate(name, built, (CHANNELS, size, size), declared, distance))
     return sorted(candidates, key=lambda candidate: candidate.distance)

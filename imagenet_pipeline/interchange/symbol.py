@@ -115,7 +115,7 @@ class _Reader:
         listed = self.field(value, "inputs", list, where)
         if len(listed) > MOST_INPUTS:
             raise self._bad(f"{where} has too many inputs", expected=f"at most {MOST_INPUTS}", found=len(listed))
-        inputs = tuple(self.output(one, where) for one in listed)
+        inputs = tuple(self.output(item, where) for item in listed)
         if op == VARIABLE and inputs:
             raise self._bad(f"{where} is a variable with inputs")
         if op == "BatchNorm" and len(inputs) < 5:
@@ -125,7 +125,7 @@ class _Reader:
 
     def output(self, value: Any, where: str) -> Output:
         """An input or a head, checked to point at a node already read."""
-        numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(one) is int for one in value)
+        numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(number) is int for number in value)
         if not numbers or not (0 <= value[0] < len(self._places) and 0 <= value[1] < MOST_INPUTS):
             advice = "[node, output] of an earlier node"
             raise self._bad(f"{where} points nowhere", expected=advice, found=repr(value)[:80])
@@ -148,8 +148,8 @@ class _Reader:
         merged: dict[str, str] = {}
         for key in ("attr", "attrs", "param"):
             found = value.get(key, {})
-            whole = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
-            if not whole or any(len(one) > LONGEST_WORD for pair in found.items() for one in pair):
+            whole = isinstance(found, dict) and all(isinstance(word, str) for word in found.values())
+            if not whole or any(len(word) > LONGEST_WORD for pair in found.items() for word in pair):
                 raise self._bad(f"{where} has attributes that are no short texts", found=repr(found)[:80])
             merged |= found
         return merged

@@ -315,14 +315,14 @@ def _require_own_name(folder: Path, name: str) -> None:
 
 def _instead_of(folder: Path) -> str:
     """The advice where a checkpoint cannot be read: the best of its neighbours that can."""
-    others = _scores(one for one in _checkpoints(folder.resolve().parent.parent) if one.name != folder.name)
-    scored = [(-score, _position(one)[0], one) for one, score in others.items() if isinstance(score, float)]
+    others = _scores(other for other in _checkpoints(folder.resolve().parent.parent) if other.name != folder.name)
+    scored = [(-score, _position(other)[0], other) for other, score in others.items() if isinstance(score, float)]
     # Without validation the latest is the best.
-    unscored = [one for one, score in others.items() if score is None]
-    for one in (*(one for _, _, one in sorted(scored)), *reversed(unscored)):
+    unscored = [other for other, score in others.items() if score is None]
+    for neighbour in (*(other for _, _, other in sorted(scored)), *reversed(unscored)):
         with suppress(Damaged):
-            _load(one)
-            return f"take another checkpoint: the best that is whole is that of epoch {_position(one)[0]}"
+            _load(neighbour)
+            return f"take another checkpoint: the best that is whole is that of epoch {_position(neighbour)[0]}"
     return "take another checkpoint"
 
 

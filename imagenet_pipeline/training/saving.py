@@ -36,7 +36,7 @@ class Outcome:
 def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> Outcome:
     """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
     row = _row(run, epoch, passed, validated)
-    said_before = any(_complaint(run, one) for one in run.rows)
+    said_before = any(_complaint(run, earlier) for earlier in run.rows)
     settle(run.engine)
     _save(run, run.state(epoch, passed.step, row, {}))
     run.rows.append({"event": "epoch", **row})

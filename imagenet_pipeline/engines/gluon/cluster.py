@@ -198,7 +198,7 @@ class RollCall:
         """Returns when all servers and workers are there. Raises WorkerLost when they do not come in time."""
         if not self._complete.wait(self._cluster.patience_seconds):
             with self._lock:
-                there = {role: sum(one.role == role for one in self._members) for role in ("worker", "server")}
+                there = {role: sum(member.role == role for member in self._members) for role in ("worker", "server")}
                 error = WorkerLost(
                     f"not all came within {self._cluster.patience_seconds:.0f} s",
                     where=f"scheduler at {self._cluster.host}:{self._cluster.port}",
@@ -249,7 +249,7 @@ class RollCall:
         if role not in ("server", "worker"):
             return str(BadRecipe("there is a scheduler already", where=HOST, found=role))
         most = self._cluster.workers if role == "worker" else self._cluster.servers
-        if sum(one.role == role for one in self._members) >= most:
+        if sum(member.role == role for member in self._members) >= most:
             return str(
                 BadRecipe(f"all {most} {role}s are there already", where=WORKERS if role == "worker" else SERVERS)
             )
@@ -261,7 +261,7 @@ class RollCall:
                 member.rank = message["rank"]
             if message.get("done"):
                 member.done = True
-                if all(one.done for one in self._members if one.role == "worker"):
+                if all(member.done for member in self._members if member.role == "worker"):
                     self._finished = True
                     self._tell_all({"finish": True})
                     end_after_a_while()

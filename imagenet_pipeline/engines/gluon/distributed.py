@@ -81,12 +81,12 @@ class Workers:
     def _keys_of(self, kinds: list[tuple[tuple[int, ...], str]]) -> list[int]:
         """One key for each, made on first use. A later engine of the same process gets those of an earlier one."""
         wanted = [(place, shape, kind) for place, (shape, kind) in enumerate(kinds)]
-        new = [one for one in wanted if one not in self._keys]
+        new = [array for array in wanted if array not in self._keys]
         if new:
-            for one in new:
-                self._keys[one] = len(self._keys)
-            self._store.init([self._keys[one] for one in new], [mx.nd.zeros(shape) for _, shape, _ in new])
-        return [self._keys[one] for one in wanted]
+            for array in new:
+                self._keys[array] = len(self._keys)
+            self._store.init([self._keys[array] for array in new], [mx.nd.zeros(shape) for _, shape, _ in new])
+        return [self._keys[array] for array in wanted]
 
     def _close(self, clean: bool) -> None:
         if not clean:
@@ -104,7 +104,7 @@ class Reducer:
 
     def allreduce_grads(self) -> None:
         """Add the gradients up; the name is that of `mxnet.gluon.Trainer`'s method."""
-        self._workers.add_up([one.list_grad() for one in self._parameters if one.grad_req != "null"])
+        self._workers.add_up([parameter.list_grad() for parameter in self._parameters if parameter.grad_req != "null"])
 
 
 _workers: Workers | None = None

@@ -198,14 +198,14 @@ class GluonEngine:
     def _copies(self) -> dict[str, list[Any]]:
         # Weights are equal on every device; running statistics differ.
         named = self._parameters.items()
-        return {name: one.list_data()[: 1 if name in self._trained else None] for name, one in named}
+        return {name: parameter.list_data()[: 1 if name in self._trained else None] for name, parameter in named}
 
     def _on_host(self, copies: Copies) -> dict[str, Array]:
         """The arrays in NumPy; where devices have different ones their mean, which is what one device sees."""
-        values = {name: _mean([one.asnumpy() for one in ones]) for name, ones in copies.items()}
+        values = {name: _mean([array.asnumpy() for array in arrays]) for name, arrays in copies.items()}
         if self._workers is None:
             return values
-        return values | self._workers.mean({name: one for name, one in values.items() if name not in self._trained})
+        return values | self._workers.mean({name: value for name, value in values.items() if name not in self._trained})
 
 
 def choose_precision(precision: str) -> str:

@@ -72,9 +72,9 @@ def _serve(cluster: Cluster) -> NoReturn:
         RollCall(cluster).wait_for_all()
     else:
         Membership(cluster)
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
         # Sent to all at once they are the workers' to answer, who save, and end this process by leaving.
-        signal.signal(one, signal.SIG_IGN)
+        signal.signal(signal_number, signal.SIG_IGN)
     # In these roles the import itself serves, and ends the process.
     import imagenet_pipeline.engines.gluon.runtime  # noqa: F401
 

@@ -58,8 +58,8 @@ def build(network: ZooNetwork, input_shape: Shape) -> GluonNetwork:
 def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], int]:
     """Every parameter's shape by name, and how many numbers are trained. Raises BadRecipe as `build` does."""
     parameters = build(network, input_shape).parameters
-    trained = sum(math.prod(one.shape) for one in parameters.values() if one.grad_req != "null")
-    return {name: tuple(one.shape) for name, one in parameters.items()}, trained
+    trained = sum(math.prod(parameter.shape) for parameter in parameters.values() if parameter.grad_req != "null")
+    return {name: tuple(parameter.shape) for name, parameter in parameters.items()}, trained
 
 
 def draw(built: GluonNetwork, seed: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def symbol(
         pixels = mx.sym.broadcast_div(mx.sym.broadcast_sub(pixels, mean), deviation)
     scores = built.block(pixels)
     statistics = set(scores.list_auxiliary_states())
-    names_of = {ours: one.name for ours, one in built.parameters.items()}
+    names_of = {ours: parameter.name for ours, parameter in built.parameters.items()}
     text: str = scores.tojson()
     return text, {ours: f"{'aux' if name in statistics else 'arg'}:{name}" for ours, name in names_of.items()}
 

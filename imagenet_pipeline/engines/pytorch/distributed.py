@@ -65,7 +65,7 @@ class Group:
 
     def parallel(self, network: Any) -> Any:
         """The network, whose gradients `backward` now leaves averaged over the ranks. Collective."""
-        if self.ranks == 1 or not any(one.requires_grad for one in network.parameters()):
+        if self.ranks == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
         # Compiled, it would warn the user of profiler annotations that it leaves out.
         logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)

@@ -135,7 +135,7 @@ class PyTorchEngine:
         return self._group.sum(numbers)
 
     def values(self) -> dict[str, Array]:
-        return self._group.with_mean_statistics({name: _on_host(one) for name, one in self._tensors.items()})
+        return self._group.with_mean_statistics({name: _on_host(tensor) for name, tensor in self._tensors.items()})
 
     def averages(self) -> dict[str, Array]:
         return self._means() or self.values()
@@ -217,7 +217,7 @@ class PyTorchEngine:
     def _may_step(self) -> bool:
         if self._loss_scale is None:
             return True
-        return self._loss_scale.unscale([one.grad for one in self._trained.values() if one.grad is not None])
+        return self._loss_scale.unscale([tensor.grad for tensor in self._trained.values() if tensor.grad is not None])
 
     def _means(self) -> dict[str, Array]:
         means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
@@ -263,7 +263,7 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
         module = zoo.build(network, input_shape, blueprint.recipe.seed)
         module.to(device, dtype, memory_format=torch.channels_last)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
-    tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
+    tensors = {name: _zeros(parameter, dtype, device) for name, parameter in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
     draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
     module = build(network, tensors)
@@ -275,7 +275,7 @@ def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
     for name in names:
         network.tensors[name].requires_grad_(False)
     statistics = {id(network.tensors[name]) for name in names if name.endswith("running_mean")}
-    return [one for one in network.module.modules() if id(getattr(one, "running_mean", None)) in statistics]
+    return [layer for layer in network.module.modules() if id(getattr(layer, "running_mean", None)) in statistics]
 
 
 def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:

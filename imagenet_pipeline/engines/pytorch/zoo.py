@@ -52,7 +52,7 @@ def build(network: ZooNetwork, input_shape: Shape, seed: int) -> Any:
 def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], int]:
     """Every parameter's shape by name, and how many numbers are trained. Raises BadRecipe as `build` does."""
     module = build(network, input_shape, seed=0)
-    trained = sum(one.numel() for one in module.parameters() if one.requires_grad)
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}, trained
 
 
