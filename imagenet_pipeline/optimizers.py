@@ -33,7 +33,7 @@ _NOT_FOR_SLOTS = {"average", "missed", "steps"}
 
 @dataclass(frozen=True)
 class Step:
-    """The numbers of one step: learning rate, count of steps with this one, and the recipe's section `optimizer`."""
+    """The numbers of a step: learning rate, count of steps with this step, and the recipe's section `optimizer`."""
 
     rate: float
     count: int

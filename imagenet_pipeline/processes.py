@@ -6,7 +6,7 @@ one's; a process leaves its error in TORCHELASTIC_ERROR_FILE.
 
 Local worker processes never outlive the process that started them.
 
-SIGINT and SIGTERM ask politely: finish the step, save, leave. A second one leaves at once.
+SIGINT and SIGTERM ask politely: finish the step, save, leave. A second signal leaves at once.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _settle(parent: int) -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_OF_ECHO = 0.2
-"""A signal this soon after another is the same one, sent to a process and to its group."""
+"""A signal this soon after another is the same signal, sent to a process and to its group."""
 SECONDS_OF_LAUNCHERS_ECHO = 1.0
 """And passed on by a launcher besides, which may be busy."""
 SECONDS_TO_LEAVE = 1.0
@@ -161,7 +161,7 @@ class Interruption:
 
     They are told at once: the line that `tell` makes of how they asked ("Ctrl-C", "SIGTERM"); none where it is empty.
     A thread hears the signals, since Python calls a handler only once a step of the engine, long as it may be, is over.
-    A block in another thread than the main one, to which Python gives no signals, is never asked.
+    A block in another thread than the main thread, to which Python gives no signals, is never asked.
     """
 
     def __init__(self, tell: Callable[[str], str]) -> None:

@@ -102,7 +102,7 @@ class _Line:
 
 
 def _columns() -> int:
-    """Columns of the terminal, one fewer than it has: what fills the last one wraps on some."""
+    """Columns of the terminal, less 1: text in the last column wraps on some."""
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:

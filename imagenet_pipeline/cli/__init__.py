@@ -1,4 +1,4 @@
-"""Words in, one call, answer out. Results go to stdout, progress and log lines to stderr."""
+"""Words in, a call, answer out. Results go to stdout, progress and log lines to stderr."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
 
 
 def _join_ranks() -> bool:
-    """As one of several processes: end with their launcher, and speak for rank 0 alone; whether it is one."""
+    """As one of several processes: end with their launcher, and speak for rank 0 alone; True if there are several."""
     end_with_launcher()
     if place().rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

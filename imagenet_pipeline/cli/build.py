@@ -20,7 +20,7 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError, first_few
 
 
 class _Builders(TyperGroup):
-    """The commands below, and one for each builder that was registered or is offered by another package."""
+    """The commands below, and a command for each builder that was registered or is offered by another package."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(dict.fromkeys([*super().list_commands(ctx), *filter(_is_there, BUILDERS.names())]))
@@ -31,7 +31,7 @@ class _Builders(TyperGroup):
 
 
 def _is_there(name: str) -> bool:
-    """Tell whether a builder can be imported; one that cannot says why when it is called."""
+    """Tell whether a builder can be imported; a builder that cannot says why when it is called."""
     with contextlib.suppress(PipelineError):
         return name in SHIPPED_BUILDERS or bool(BUILDERS.get(name))
     return False
@@ -315,7 +315,7 @@ def _offered(name: str) -> Any:
     """The command of another package's builder: its parameters are the options, its docstring the help."""
     function = BUILDERS.get(name, where="build")
     hints = hints_of(function)
-    # What is called as one of the shared options is that one.
+    # A parameter named as a shared option is that option.
     parameters = [parameter for parameter in options_of(function).values() if parameter.name not in _COMMON]
     options = [_option(name, parameter, hints.get(parameter.name, str)) for parameter in parameters]
 

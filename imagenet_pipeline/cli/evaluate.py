@@ -1,4 +1,4 @@
-"""The verbs that measure a trained network: evaluate (one checkpoint or several), features, probe."""
+"""The verbs that measure a trained network: evaluate (a checkpoint or several), features, probe."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def features(
     records: Annotated[Path | None, typer.Option(help="Another data set, of any classes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the activations of one layer for every record.
+    """Write the activations of a layer for every record.
 
     The network runs up to the layer, on the centre crop of each image. Memory is that of a batch; the file takes 4
     bytes a number. For a split, say train, it holds train_features [n, k] float32 (of an image [channels, height,

@@ -152,7 +152,7 @@ def augmentation(
     record: Annotated[int, typer.Option(min=0, help="Which training record.")] = 0,
     draws: Annotated[int, typer.Option(min=1, max=200, help="How often it is changed.")] = 24,
 ) -> None:
-    """Draw one training photo as it is stored, and as training would see it many times over.
+    """Draw a training photo as it is stored, and as training would see it many times over.
 
     It goes through the loader itself. Where images are mixed, the captions tell the share of each class.
 

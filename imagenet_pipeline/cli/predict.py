@@ -112,7 +112,7 @@ def _pictures_and_changes(
 
 
 class _TextAnswer:
-    """A block of lines a picture, one with --top 1; of what goes to a table only what could not be read."""
+    """A block of lines a picture, a line with --top 1; beside a table only the pictures that could not be read."""
 
     def __init__(self, table: Path | None) -> None:
         self._table = table

@@ -28,8 +28,8 @@ def verify(
 ) -> None:
     """Check every record, index, count and digest.
 
-    A record of ours is whole if its checksum is right; the images of records without one are decoded. The exit code
-    is 1 if anything is wrong.
+    A record of ours is whole if its checksum is right; the images of records without a checksum are decoded. The
+    exit code is 1 if anything is wrong.
 
     \b
     Examples:

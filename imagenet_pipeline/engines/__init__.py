@@ -4,7 +4,7 @@ An engine builds a network out of its description, keeps its parameters on the d
 predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
 just issued: losses and hits stay on the device until `totals` is called.
 
-`imagenet_pipeline/optimizers.py` writes the update rules, one for every engine. The losses of an image with logits s,
+`imagenet_pipeline/optimizers.py` writes the update rules, shared by the engines. The losses of an image with logits s,
 target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
 
     cross_entropy   - sum over j of ((1 - e) t_j + e / C) log softmax(s)_j         (Szegedy et al. 2016, section 7)
@@ -74,7 +74,7 @@ class Blueprint:
 class Totals:
     """Exact counts over the batches since the last reading.
 
-    `step_losses` is the loss summed over each batch's images, float64, one row a batch.
+    `step_losses` is the loss summed over each batch's images, float64, a row a batch.
     """
 
     images: int
@@ -204,7 +204,7 @@ def choose_engine(devices: str, network: str = "") -> str:
 
 
 def _gpus(engine: str) -> int:
-    """Count the GPUs that an engine's framework sees; one that cannot be imported sees none."""
+    """Count the GPUs that an engine's framework sees; a framework that cannot be imported sees none."""
     try:
         runtime = importlib.import_module(f"imagenet_pipeline.engines.{engine}.runtime")
     except (ImportError, OSError):
@@ -257,9 +257,9 @@ def taking_part() -> AbstractContextManager[None]:
 
 
 def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
-    """Run the command line `words` in a process for each of the `devices`, where the engine needs one for each.
+    """Run the command line `words` in a process for each of the `devices`, where the engine needs that.
 
-    False where this process is to do it itself: one device, an engine that takes several, or one of those processes.
+    False where this process is to do it itself: for one device, for an engine that takes several, or as a rank.
     Raises what ended them: a rank's own error, or WorkerLost; BadRecipe for PyTorch in a cluster of MXNet's.
     """
     if engine != "gluon" and in_cluster():

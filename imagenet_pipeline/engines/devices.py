@@ -37,7 +37,7 @@ def require_there(devices: str, words: list[str], count: int, found: str) -> Non
 
 
 def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> list[tuple[Images, Targets]]:
-    """Consecutive pieces of a batch, all of one length, which the devices can share equally.
+    """Consecutive pieces of a batch, equally long, which the devices can share equally.
 
     Raises BadRecipe where the images do not divide, or are fewer than the devices.
     """

@@ -39,7 +39,7 @@ class OptimizerState:
         self._recipes = {name: recipe if group.decays else undecayed for name, group in self.groups.items()}
 
     def count(self) -> None:
-        """Count one more step of all that move."""
+        """Count another step of all parameters that move."""
         self.steps += 1
         for name, group in self.groups.items():
             self._missed[name] += group.frozen
@@ -127,7 +127,7 @@ def parameter_groups(
     """The parameter group of every parameter and running statistic of a network, given their shapes by name.
 
     `frozen` and `rates` name layers by the beginnings of their paths, whole words of them: "stage1" is stage1.unit1
-    and not stage10. Of several rates that fit the longest name counts. Without `decay_all` arrays of one dimension
+    and not stage10. Of several rates that fit the longest name counts. Without `decay_all` vectors
     do not decay. Raises BadRecipe for a name no layer begins with, and where every layer is frozen.
     """
     frozen, rates = tuple(frozen), dict(rates or {})

@@ -88,7 +88,7 @@ def zoo_network(name: str, classes: int) -> ZooNetwork:
 
 
 def zoo_names(library: str) -> list[str]:
-    """The classifiers of "gluoncv" or "timm". Raises BadRecipe for another library, or one that is not installed."""
+    """The classifiers of "gluoncv" or "timm". Raises BadRecipe for another library, or a missing library."""
     if library not in ZOOS:
         raise BadRecipe("no such zoo", where=f"network '{library}:'", expected=" or ".join(ZOOS))
     return [f"{library}:{name}" for name in _wing(library).names()]

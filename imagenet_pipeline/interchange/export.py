@@ -72,7 +72,7 @@ class Exported:
 
 
 def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Exported:
-    """Write `out` with the endings of `form`, and the card `out`.FORM.json: all of them or, where one fails, none.
+    """Write `out` with the endings of `form`, and the card `out`.FORM.json: all of them or, where a file fails, none.
 
     The exported network normalises its input itself, or with `raw` takes it normalised. Raises BadInput where
     another's file stands in the way or float32 cannot normalise so, BadRecipe where `out` is a folder, and as the
@@ -214,8 +214,8 @@ def export_mxnet(
 
     The input is called `data`, [n, channels, height, width]: RGB, 0..255, with a `normalisation`, which the graph
     then does itself; else already normalised. The output is the logits. All values are float32.
-    Files of these names are replaced, each in one step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom when
-    the disk is full.
+    Files of these names are replaced, each in a single step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom
+    when the disk is full.
     """
     frozen = freeze(network, values, input_shape)
     symbol = symbol_of(frozen.network, input_shape, normalisation)

@@ -59,7 +59,7 @@ class Folding:
     """Layers to take as part of their neighbours.
 
     `norm`: a batch normalisation of the image as the image's scale; `bias`: the bias in front of a batch normalisation
-    as part of that one's mean.
+    as part of the mean of that normalisation.
     """
 
     norm: bool = False
@@ -75,7 +75,7 @@ class Flow:
 
 
 class Steps:
-    """Steps being put together, for images of one shape."""
+    """Steps being put together, for images of the same shape."""
 
     def __init__(self, image: Shape) -> None:
         self.image = image
@@ -124,7 +124,7 @@ class Steps:
         return self.append(step.kind, settings, inputs, flow.shape, step.name, step.variables[:1])
 
     def settled(self, flow: Flow, name: str) -> Flow:
-        """A flattened map as a step of its own, unless flattening left its numbers one a channel."""
+        """A flattened map as a step of its own, unless flattening left a number a channel."""
         before = self.all[flow.step].shape
         if len(flow.shape) == len(before) or math.prod(before[1:]) == 1:
             return flow
@@ -154,7 +154,7 @@ LARGEST_NUMBER = 1e30
 
 @dataclass(frozen=True)
 class InputScale:
-    """(x - mean) / std, one number a channel."""
+    """(x - mean) / std, a number a channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -1,8 +1,8 @@
 """MXNet's operators as steps of a `Graph`.
 
 What does nothing when a trained network scores is left out (dropout, copies, the softmax at the end, a flatten in
-front of a dense layer); what can be written in several ways is written in one (a global pooling and one of the
-whole map, Module's names of operators and Gluon's). Defaults of attributes are those of apache/mxnet 1.9.1.
+front of a dense layer); what has several spellings gets a single spelling (a global pooling and a pooling of the whole
+map, Module's names of operators and Gluon's). Defaults of attributes are those of apache/mxnet 1.9.1.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _pooling(place: Place) -> Flow:
     settings = {
         "pooling": kind, "pad": pad,
         "size": "the whole map" if size == flow.shape[1:] and pad == (0, 0) else size,
-        # Where all windows are full ones, or there is but one, the rest makes no difference.
+        # Where all windows are full, or there is but one, the rest makes no difference.
         "ceil": ceil and counts != _counts(place, flow.shape, size, stride, pad),
         "stride": tuple(1 if count == 1 else step for count, step in zip(counts, stride, strict=True)),
         "count_pad": kind == "avg" and pad != (0, 0) and attributes.flag("count_include_pad", True),
@@ -307,7 +307,7 @@ def _joined(place: Place) -> Flow:
 
 
 def _rounded(value: float) -> float:
-    """The number to float32's precision: "1e-05" and 9.99999974e-06 are one."""
+    """The number to float32's precision: "1e-05" and 9.99999974e-06 are the same."""
     return float(f"{value:.6g}")
 
 

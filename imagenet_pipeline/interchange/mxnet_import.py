@@ -1,4 +1,4 @@
-"""An MXNet checkpoint as the values of one of our networks.
+"""An MXNet checkpoint as the values of a network of ours.
 
 Nothing depends on names: our network is written as MXNet's graph too, and the two graphs are walked together from
 the scores back to the image. So files of Module, FeedForward and Gluon's `export` are all read alike.
@@ -79,9 +79,9 @@ def import_mxnet(
 ) -> Imported:
     """Read a symbol and its values as `network`, or as whichever network of the catalogue it is.
 
-    `input_size` is the side of the image in pixels, by default that of the network. Raises BadInput, one line,
-    for damaged files, and where the graph is no network of ours: then it says where the nearest one differs.
-    Raises BadRecipe for an unknown `network`, or one that `input_size` is too small for.
+    `input_size` is the side of the image in pixels, by default that of the network. Raises BadInput for damaged
+    files, and where the graph is no network of ours: then it says where the nearest network differs.
+    Raises BadRecipe for an unknown `network`, or where `input_size` is too small for it.
     """
     symbol = read_symbol(symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
@@ -124,7 +124,7 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
 
 
 def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
-    """Raise BadRecipe or BadInput where the graph is a network of ours at that one's own size, but not at this."""
+    """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
     found, _ = _found(foreign, _candidates(foreign, network, None))
     for candidate, _, _ in found[:1]:
         name, own = candidate.name, candidate.image[1]
@@ -272,7 +272,7 @@ def _checked(
 ) -> npt.NDArray[np.float32]:
     where = f"{path}: {their_name[:80]!r}"
     if parameter.role == "slope" and array.shape == (1,):
-        array = np.repeat(array, parameter.shape[0])  # one slope for all channels
+        array = np.repeat(array, parameter.shape[0])  # the same slope for all channels
     if array.shape != parameter.shape:
         advice = f"in {candidate.name} at {candidate.image[1]} pixels (--input gives another size)"
         expected = f"shape {parameter.shape} as {parameter.name} has"

@@ -6,7 +6,7 @@ The layout, from apache/mxnet's src/ndarray/ndarray.cc and include/mxnet/tuple.h
     name    u64 length, bytes
     array   u32 word    shape   i32 device kind   i32 device number   i32 type   the numbers, last axis fastest
 
-The word tells the form. V2 and V3 (NumPy shapes: no axes is one number) have an i32 storage kind after it, and
+The word tells the form. V2 and V3 (NumPy shapes: no axes is a single number) have an i32 storage kind after it, and
 V1 and later write a shape as i32 axes, i64 each; before V1 the word itself is the number of axes, u32 each.
 """
 
@@ -49,7 +49,7 @@ def read_params(path: Path) -> dict[str, AnyArray]:
 
     Arrays keep their type, but bfloat16 becomes float32, of the same value. Nothing is allocated that the rest
     of the file could not fill. Raises BadInput for a file that is no such list, is damaged or cut short, names an
-    array twice or by what cannot be printed, or holds a sparse or an empty one.
+    array twice or by what cannot be printed, or holds a sparse or an empty array.
     """
     with files.regular_file(path) as (stream, size):
         return read_list(stream, size, path)
@@ -66,7 +66,7 @@ def read_list(stream: BinaryIO, size: int, where: object) -> dict[str, AnyArray]
     if reader.left:
         raise BadInput("bytes follow the end of the list", where=where, found=f"{reader.left:,} of them")
     if len(names) != len(arrays):
-        raise BadInput("not one name for each array", where=where, expected=len(arrays), found=len(names))
+        raise BadInput("the file does not name each array", where=where, expected=len(arrays), found=len(names))
     by_name = dict(zip(names, arrays, strict=True))
     if len(by_name) < len(names):
         raise BadInput("a name stands twice", where=where, found=repr(_first_repeated(names)))

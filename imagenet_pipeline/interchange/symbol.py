@@ -52,7 +52,7 @@ class Symbol:
 
 
 def read_symbol(path: Path) -> Symbol:
-    """Read a symbol file. Raises BadInput, one line, for whatever is not a graph of bounded size."""
+    """Read a symbol file. Raises BadInput for whatever is not a graph of bounded size."""
     with files.regular_file(path) as (stream, _):
         content = stream.read(MOST_BYTES + 1)
     return symbol_of_json(content, path)
@@ -100,7 +100,7 @@ def symbol_text(symbol: Symbol) -> str:
 
 
 class _Reader:
-    """Checks one node after the other; `nodes` are those found good."""
+    """Checks the nodes in order; `nodes` are those found good."""
 
     def __init__(self, where: object) -> None:
         self._where = where
@@ -204,7 +204,7 @@ class Attributes:
         return float(text)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """Whole numbers in brackets, or one without; () where there is no such attribute."""
+        """Whole numbers in brackets, or a number without; () where there is no such attribute."""
         text = self._text(name)
         if text in _ABSENT:
             return ()

@@ -76,7 +76,7 @@ USUAL: dict[str, object] = {
 }  # fmt: skip
 """torch's values of keywords that are not given."""
 SHORT_CALL = 88
-"""Longest call, in characters, that stays on one line."""
+"""Longest call, in characters, that stays on a line."""
 
 TEMPLATE = '''\
 """{name}: images, float32 [n, {input}], {reads}, to logits [n, {output}].
@@ -115,12 +115,12 @@ def load(path=Path(__file__).with_suffix(".safetensors")):
 
 STACK = '''\
 def stack(**items):
-    """The named items one after the other."""
+    """The named items in sequence."""
     return nn.Sequential(OrderedDict(items))'''
 
 RESIDUAL = '''\
 class Residual(nn.Sequential):
-    """The items one after the other, plus what goes around them: `shortcut`, or the input as it is."""
+    """The items in sequence, plus what goes around them: `shortcut`, or the input as it is."""
 
     def __init__(self, **items):
         super().__init__(OrderedDict(items))
@@ -293,7 +293,7 @@ def _call(name: str, words: list[str]) -> str:
 
 
 def _broken(name: str, words: list[str]) -> str:
-    """A call with one word a line."""
+    """A call with an argument a line."""
     return f"{name}(\n{indent(''.join(f'{word},{chr(10)}' for word in words), ' ' * 4)})"
 
 

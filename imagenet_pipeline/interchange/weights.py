@@ -34,7 +34,7 @@ OTHER_KINDS = {
 def read_weights(path: Path) -> dict[str, Array]:
     """Every array of a safetensors or MXNet .params file by its name there; the content tells which it is.
 
-    float16 and bfloat16 become float32, float64 stays. Raises BadInput, one line, for a file that is neither, is
+    float16 and bfloat16 become float32, float64 stays. Raises BadInput for a file that is neither, is
     damaged or cut short, or holds whole numbers, infinities, NaN or a name no parameter can have. Nothing is
     allocated that the file could not fill.
     """
@@ -89,7 +89,7 @@ def starting_values(
     values = {**{name: drawn[name] for name in auxiliary}, **found, **{name: drawn[name] for name in head}}
     require_fit(path, declared, values, reports[-1].output_shape[0])
     for parameter in parameters:
-        # Nothing trains it and not every engine reads it: another value would make two networks of one file.
+        # Nothing trains it and not every engine reads it: another value would make two networks of a single file.
         if parameter.role == "scale" and not parameter.trainable and (values[parameter.name] != 1).any():
             what = f"{parameter.name} scales a normalisation that has no scale"
             raise BadInput(what, where=path, expected="1 throughout")
@@ -158,7 +158,7 @@ def _array(name: str, kind: str, shape: list[int], content: bytearray, path: Pat
     try:
         numbers = np.frombuffer(content, TYPES[kind]).reshape(shape)
     except (ValueError, OverflowError):
-        # safetensors multiplies the axes in any order, so one of no length hides what NumPy cannot count.
+        # safetensors multiplies the axes in any order, so an axis of length 0 hides what NumPy cannot count.
         raise _bad(name, "has no possible shape", path, found=str(shape)[:200]) from None
     # A bfloat16 is the upper half of the float32 of the same value.
     return (numbers.astype("<u4") << 16).view("<f4") if kind == "BF16" else numbers

@@ -57,7 +57,7 @@ def normalised(channels: int, kernel: int, stride: int = 1, bias: bool = False) 
 
 
 def inception(unit: Unit, widths: tuple[int, ...], largest: int) -> Concat:
-    """Four branches side by side: 1x1, 3x3, `largest` (5x5 in the paper), and a pooled one."""
+    """Four branches side by side: 1x1, 3x3, `largest` (5x5 in the paper), and pooling."""
     width1, reduce3, width3, reduce5, width5, project = widths
     return Concat((
         ("branch1", unit(width1, 1)),

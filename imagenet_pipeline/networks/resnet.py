@@ -97,7 +97,7 @@ BOTTLENECK_V1 = Form(bottleneck_v1, 4)
 
 
 def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Sequential:
-    """Units of one width; only the first may change the shape."""
+    """Units of the same width; only the first may change the shape."""
     items: dict[str, Layer] = {}
     for number in range(1, units + 1):
         shortcut = form.shortcut(form.expansion * width, stride) if project and number == 1 else None

@@ -71,7 +71,7 @@ def unit(form: Form, width: int, stride: int, project: bool) -> Layer:
 
 
 def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Sequential:
-    """Units of one width; only the first may change the shape."""
+    """Units of the same width; only the first may change the shape."""
     first = unit(form, width, stride, project)
     rest = {f"unit{number}": unit(form, width, 1, project=False) for number in range(2, units + 1)}
     return stack(unit1=first, **rest)

@@ -242,7 +242,7 @@ def _new_branch(run: Path) -> Path:
 
 
 def prune(run: Path, keep: int | Literal["all"]) -> None:
-    """Keep the last `keep` epochs (or all) and the best one, and point `latest` and `best` at theirs.
+    """Keep the last `keep` epochs (or all) and the best, and point `latest` and `best` at theirs.
 
     A folder whose score cannot be read is kept too: it may be the best.
     """
@@ -307,7 +307,7 @@ def _score(folder: Path) -> float | Damaged | None:
 
 
 def _require_own_name(folder: Path, name: str) -> None:
-    """Raise Damaged for a checkpoint in a folder named as another one; elsewhere it may be called anything."""
+    """Raise Damaged for a checkpoint in a folder named as another checkpoint; elsewhere it may be called anything."""
     called = folder.resolve().name
     if _NAME.fullmatch(called) and called != name:
         raise Damaged("is named after another checkpoint than it holds", where=folder, expected=called, found=name)
@@ -335,7 +335,7 @@ def _reason(error: Exception) -> str:
 
 
 def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-    # Not np.ascontiguousarray, which gives an array without axes one.
+    # Not np.ascontiguousarray, which gives a scalar array an axis.
     return {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 

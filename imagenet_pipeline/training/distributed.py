@@ -1,6 +1,6 @@
 """Processes that train together: what they must agree on, what they add up, and how they leave together.
 
-All of it goes through `Engine.sum_over_ranks`, and costs nothing where there is one process.
+All of it goes through `Engine.sum_over_ranks`, and costs nothing where there is a single process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def agreed(engine: Engine, *flags: bool) -> tuple[bool, ...]:
 
 
 def reduced(engine: Engine, totals: Totals) -> Totals:
-    """The totals of all ranks, which made equally many batches: theirs are added up one by one. Collective."""
+    """The totals of all ranks, which made equally many batches: these are added up batch by batch. Collective."""
     if engine.ranks == 1:
         return totals
     numbers: npt.NDArray[np.float64] = np.array([totals.images, totals.rank1_hits, totals.rank5_hits], np.float64)

@@ -44,11 +44,11 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
 def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
     """Create a fresh engine as a run would, for benchmarks and the LR finder.
 
-    Raises BadRecipe in one of several processes that train together.
+    Raises BadRecipe in any of several processes that train together.
     """
     engine, _ = new_engine(recipe, data)
     if engine.ranks > 1:
-        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
+        raise BadRecipe("this command measures a single process", found=f"{engine.ranks} processes that train together")
     return engine
 
 
@@ -78,7 +78,7 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
 
 
 def scoring_engine(recipe: Recipe, state: State) -> str:
-    """Name the engine to score with: of "auto" the one that trained last, or where it is not installed, the other."""
+    """Name the engine to score with: for "auto" the engine that trained last, or where that is missing, the other."""
     if recipe.engine != "auto":
         return recipe.engine
     if state.engine not in FRAMEWORKS:  # of an imported network, which none has trained

@@ -51,7 +51,7 @@ def make_run(
     origin: Mapping[str, Any],
     crop_fraction: float | None = None,
 ) -> None:
-    """Make the run folder `folder`, whole or not at all, with the one checkpoint of epoch 0.
+    """Make the run folder `folder`, whole or not at all, with a checkpoint of epoch 0 alone.
 
     Its recipe fine-tunes: a small rate falling to 0 over ten epochs. Auxiliary classifiers start from drawn values.
     `origin` goes into the journal. Evaluation looks at `crop_fraction` of the shorter edge, None at the default.

@@ -1,4 +1,4 @@
-"""The run's journal: one JSON line an event, append only. History and curves come from it.
+"""The run's journal: a JSON line an event, append only. History and curves come from it.
 
 Each line has its own checksum, and that of the line before it, so that none can be lost between two others; those
 that older versions of this program wrote have their own alone.
@@ -32,11 +32,11 @@ COLUMNS = (
     "wait_percent",
     "seconds",
 )
-ADVICE = "put back a copy of the journal, or start a new run from this one's weights with initial.weights"
+ADVICE = "put back a copy of the journal, or start a new run from this run's weights with initial.weights"
 
 
 class Journal:
-    """Events of one run, in the order they happened."""
+    """Events of a run, in the order they happened."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "journal.jsonl"
@@ -122,7 +122,7 @@ def restarts(events: list[Event]) -> list[float]:
 
 
 def write_history(run: Path, events: list[Event]) -> Path:
-    """Write `history.csv`: the current branch, one row an epoch."""
+    """Write `history.csv`: the current branch, a row an epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -28,7 +28,7 @@ _INITIAL = (
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0
-"""Largest ratio of a schedule's highest rate to the run's own, or to one asked for: two drops to a tenth, no more."""
+"""Largest ratio of a schedule's highest rate to the run's own, or to a rate asked for: two drops to a tenth."""
 
 
 def carried_overrides(events: list[Event]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def rate_in_force(
     """Find the rate that a restart goes on with, and the schedule's highest that it takes.
 
     `at` is the recipe's rate at the step of the restart; it counts where this command line has `given` it. Else the
-    last one asked for up to there does, and one asked for at a later step is left behind with its branch.
+    last rate asked for up to there does, and a rate asked for at a later step is left behind with its branch.
     Raises BadRecipe as `with_rate_asked` does.
     """
     asked, left_behind = (at, None) if given else _asked_before(events, at.step)
@@ -120,7 +120,7 @@ def rate_in_force(
 
 
 def _asked_before(events: list[Event], step: int) -> tuple[AskedRate | None, AskedRate | None]:
-    """The rate asked for last up to a step, and the last one asked for at a later step.
+    """The rate asked for last up to a step, and the last rate asked for at a later step.
 
     None of either in journals of older versions, which know the schedule's highest alone.
     """

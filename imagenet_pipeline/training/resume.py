@@ -69,7 +69,7 @@ class RunSettings:
     given: dict[str, Any]
     """Overrides of this start, dotted key -> value."""
     carried: dict[str, Any]
-    """Overrides of earlier starts that this one does not give again."""
+    """Overrides of earlier starts that this start does not give again."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def open_run(
     folder: str | Path | None = None,
     resume: str | None = None,
 ) -> Run:
-    """Start a run, or take one up at checkpoint `resume` ("latest", "best" or an epoch).
+    """Start a run, or resume it at checkpoint `resume` ("latest", "best" or an epoch).
 
     Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
     the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
@@ -144,7 +144,7 @@ def _recipe_file_and_folder(recipe: Path, folder: str | Path | None) -> tuple[Pa
 
 
 def _default_folder(recipe_path: Path) -> Path:
-    # A run's own recipe means that run, not one that happens to be called "recipe".
+    # A run's own recipe means that run, not a run that happens to be called "recipe".
     if recipe_path.name == "recipe.toml" and (recipe_path.parent / "checkpoints").is_dir():
         return recipe_path.parent
     return Path("output/runs") / run_name(recipe_path)
@@ -279,7 +279,7 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
 
 
 def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
-    """The current branch of the history up to a checkpoint, which may know of one epoch more than the journal.
+    """The current branch of the history up to a checkpoint, which may know of an epoch more than the journal.
 
     Raises Damaged where the row of an epoch is missing.
     """

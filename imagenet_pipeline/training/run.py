@@ -54,7 +54,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes, draws and speaks."""
+        """True in rank 0, the only process that writes, draws and speaks."""
         return self.engine.rank == 0
 
     @property
@@ -107,13 +107,13 @@ class Run:
         return self.saves_at(step) or (wanted.every_minutes > 0 and now - self.saved_at >= 60 * wanted.every_minutes)
 
     def thaw(self, epoch: int) -> None:
-        """Build the engine anew where other layers are frozen in this epoch than in the one before it. Collective."""
+        """Build the engine anew where other layers are frozen in this epoch than in the epoch before it. Collective."""
         before, frozen = max(epoch - 1, self.epoch), frozen_layers(self.recipe, epoch)
         if frozen == frozen_layers(self.recipe, before):
             return
         state = self.state(epoch, epoch * self.steps_per_epoch, {}, {})
         values, remembered = self.engine.values(), self.engine.optimizer_state()
-        # Its memory goes before the next one needs as much; its parts know each other, so counting alone keeps them.
+        # Its memory goes before the next engine needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
         gc.collect()
         self.engine = resumed_engine(self.recipe, state, values, remembered)
@@ -135,9 +135,9 @@ FAR_ABOVE = 10
 
 @dataclass
 class Pass:
-    """The steps of one epoch so far, those done before a restart too; `rate` is the last one's learning rate.
+    """The steps of an epoch so far, those done before a restart too; `rate` is the last step's learning rate.
 
-    `totals.step_losses` is one number, added up step by step: the same whether or not there was a restart.
+    `totals.step_losses` is a single number, added up step by step: the same whether or not there was a restart.
     """
 
     step: int
@@ -231,7 +231,7 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     if row.get("step", 0) - steps_per_epoch / 2 < min(enough, LEARNED_AT_LAST_BY_STEPS):
         return ""
     guessing = guessing_loss(recipe, classes)
-    lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for one)"
+    lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for a rate)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
     if row.get("train_loss", 0.0) > guessing:
         small = ", or take the recipe `photos` for a small set from scratch"

@@ -3,12 +3,12 @@
 A scheduler knows everyone, servers add the gradients up, workers train. MXNet itself reads the same variables, and
 waits for ever where they are wrong (ps-lite, `src/postoffice.cc`); so they are checked here, before it sees them.
 
-The roll call is one TCP connection from each process to the scheduler's, which carries one JSON object a line.
+The roll call is one TCP connection from each process to the scheduler's, which carries a JSON object a line.
 ps-lite, under MXNet's distributed KVStore, waits for ever for a worker that died: only its scheduler hears heartbeats,
 and `MXKVStoreGetNumDeadNode` on a worker goes on saying 0. The kernel closes the connections of a process the moment
-it dies, however it does, and keep-alive finds a machine that lost its power or network. So each process holds one
-here. The scheduler lets everybody begin when all are there; when one goes before the end it tells the others, and
-each writes one line and ends with WorkerLost's exit code, because a call that MXNet blocks in never returns.
+it dies, however it does, and keep-alive finds a machine that lost its power or network. The scheduler lets everybody
+begin when all are connected; when a process goes before the end it tells the others, and each writes one line and
+ends with WorkerLost's exit code, because a call that MXNet blocks in never returns.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cluster:
 
 
 def read_cluster(variables: Mapping[str, str] | None = None) -> Cluster | None:
-    """Read the DMLC variables; None where none is set. Raises BadRecipe for a missing or impossible one."""
+    """Read the DMLC variables; None where none is set. Raises BadRecipe for a missing or impossible value."""
     found = os.environ if variables is None else variables
     needed = ("DMLC_ROLE", HOST, PORT, SERVERS, WORKERS)
     if not any(name in found for name in needed):
@@ -261,7 +261,7 @@ class RollCall:
                 member.rank = message["rank"]
             if message.get("done"):
                 member.done = True
-                if all(member.done for member in self._members if member.role == "worker"):
+                if all(worker.done for worker in self._members if worker.role == "worker"):
                     self._finished = True
                     self._tell_all({"finish": True})
                     end_after_a_while()

@@ -79,7 +79,7 @@ class Workers:
                 copy[:] = mx.nd.array(part, ctx=copy.context, dtype="float64")
 
     def _keys_of(self, kinds: list[tuple[tuple[int, ...], str]]) -> list[int]:
-        """One key for each, made on first use. A later engine of the same process gets those of an earlier one."""
+        """A key for each array, made on first use. A process's later engine gets the keys of the earlier."""
         wanted = [(place, shape, kind) for place, (shape, kind) in enumerate(kinds)]
         new = [array for array in wanted if array not in self._keys]
         if new:
@@ -111,7 +111,7 @@ _workers: Workers | None = None
 
 
 def all_workers() -> Workers | None:
-    """The workers of the cluster this process is one of, the same on each call; None without DMLC variables."""
+    """The workers of this process's cluster, the same object on each call; None without DMLC variables."""
     global _workers
     if _workers is None:
         membership = join()
@@ -135,7 +135,7 @@ def _start_store(membership: Membership) -> Any:
     line = WorkerLost(
         f"MXNet's own connections are not there after {cluster.patience_seconds:.0f} s",
         where=f"worker at {cluster.host}:{cluster.port}",
-        advice="every port above 1023 must be open between the machines; DMLC_NODE_HOST is the address of this one",
+        advice="every port above 1023 must be open between the machines; DMLC_NODE_HOST is the address of this machine",
     )
     timer = threading.Timer(cluster.patience_seconds, end_process, args=(str(line),))
     timer.daemon = True

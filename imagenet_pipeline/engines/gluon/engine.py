@@ -1,4 +1,4 @@
-"""The MXNet/Gluon engine: one hybridized network, from pixels to logits, over a ctx list."""
+"""The MXNet/Gluon engine: a hybridized network, from pixels to logits, over a ctx list."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class GluonEngine:
         return np.concatenate(parts)
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
-        # A hybridized network is one operator, of whose layers nothing is seen.
+        # A hybridized network is a single operator, which hides its layers.
         self._network.hybridize(active=False)
         try:
             return gradients_of(self._network, self._layers, layer, images, classes, self._contexts[0])
@@ -155,7 +155,7 @@ class GluonEngine:
         return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
 
     def _backward(self, images: Images, labels: Targets) -> list[Any]:
-        """Add a micro-batch's share of the gradient of the summed loss; its metrics, one array a device."""
+        """Add a micro-batch's share of the gradient of the summed loss; its metrics, an array a device."""
         shares = list(self._shares(images, labels))
         losses, objectives = [], []
         with mx.autograd.record():
@@ -201,7 +201,7 @@ class GluonEngine:
         return {name: parameter.list_data()[: 1 if name in self._trained else None] for name, parameter in named}
 
     def _on_host(self, copies: Copies) -> dict[str, Array]:
-        """The arrays in NumPy; where devices have different ones their mean, which is what one device sees."""
+        """The arrays in NumPy; where devices have different values their mean, as a single device has."""
         values = {name: _mean([array.asnumpy() for array in arrays]) for name, arrays in copies.items()}
         if self._workers is None:
             return values

@@ -135,7 +135,7 @@ class Membership:
             time.sleep(0.2)
 
     def _wait_for_start(self) -> None:
-        # Longer than the scheduler, whose word on who is missing is the better one.
+        # Longer than the scheduler, which knows better who is missing.
         self._connection.settimeout(max(self._until - time.monotonic(), 0) + self.cluster.patience_seconds + 5)
         message = next(self._messages, None) or {}
         if "refused" in message:
@@ -164,7 +164,7 @@ class Membership:
             self._end(str(WorkerLost(f"{what} ({self.cluster.host}:{self.cluster.port})", advice=advice)))
 
     def _end(self, line: str) -> None:
-        # What ended the other may be ending this one too, and then its own words say more.
+        # What ended the other process may be ending this process too, whose own error then says more.
         time.sleep(SECONDS_FOR_OWN_ERROR)
         if not self._left:
             end_process(line)

@@ -29,7 +29,7 @@ _FAMILIES = {
 }  # fmt: skip
 """The modules of classifiers; the others hold detectors, segmenters, trackers and video networks."""
 _OPTIONS = {"googlenet": {"pretrained_base": False}, "nasnet": {"use_aux": False}}
-"""Arguments of a family by which it downloads nothing and has one output."""
+"""Arguments of a family by which it downloads nothing and has a single output."""
 
 
 def names() -> list[str]:
@@ -81,7 +81,7 @@ def symbol(
 ) -> tuple[str, dict[str, str]]:
     """The network as the text of MXNet's -symbol.json, input `data`, and what each parameter is called in .params.
 
-    With `constants`, the names of two arguments [1, channels, 1, 1], the graph first subtracts the one from its
+    With `constants`, the names of two arguments [1, channels, 1, 1], the graph first subtracts the first from its
     input and divides by the other. Raises BadRecipe as `build` does.
     """
     built = build(network, input_shape)
@@ -97,7 +97,7 @@ def symbol(
 
 
 def _infer_shapes(network: ZooNetwork, block: Any, input_shape: Shape) -> dict[str, Shape]:
-    """The shape of every parameter, by MXNet's own name, from one pass over the graph with two images."""
+    """The shape of every parameter, by MXNet's own name, from a pass over the graph with two images."""
     try:
         scores = block(mx.sym.var("data"))
         # Not infer_shape: on failure that prints to stdout.

@@ -1,4 +1,4 @@
-"""The processes that train together, one a device.
+"""The processes that train together, each with a device of its own.
 
 Gradients are averaged by DistributedDataParallel, over NCCL between GPUs and gloo between CPUs. Counts go through
 gloo alone: they never wait for a GPU, and gloo notices at once when a process is gone.
@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """The same function, but WorkerLost where it talks with the other ranks and one is gone."""
+    """The same function, but WorkerLost where it talks with the other ranks and any of them is gone."""
 
     @functools.wraps(call)
     def guarded(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
@@ -51,7 +51,7 @@ def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Resu
 
 
 class Group:
-    """The ranks of a run, seen from one of them; also of a run with one rank, where nothing is sent."""
+    """The ranks of a run, seen from one of them; also of a run with a single rank, where nothing is sent."""
 
     def __init__(self, control: Any | None) -> None:
         here = place()
@@ -75,7 +75,7 @@ class Group:
             return torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, init_sync=False)
 
     def no_sync(self, parallel: Any) -> AbstractContextManager[Any]:
-        """Let `backward` add up this rank's own gradients; the next one outside this context averages the sums."""
+        """Let `backward` add up this rank's own gradients; the next outside this context averages the sums."""
         alone: AbstractContextManager[Any] = parallel.no_sync() if hasattr(parallel, "no_sync") else nullcontext()
         return alone
 
@@ -104,7 +104,7 @@ class Group:
             digest = zlib.crc32(np.ascontiguousarray(values[name]).tobytes(), zlib.crc32(name.encode(), digest))
         halves = np.array([digest & 0xFFFF, digest >> 16], np.float64)
         sums, squares = np.split(self.sum(np.concatenate([halves, halves**2])), 2)
-        # Equal numbers, and no others, have no variance; so every rank finds out, not only the odd one.
+        # Equal numbers, and no others, have no variance; so every rank finds out, not only the odd rank.
         if not np.array_equal(self.ranks * squares, sums**2):
             raise BadRecipe(
                 "the ranks start from different weights",

@@ -1,4 +1,4 @@
-"""The PyTorch engine: one channels-last network, from pixels to logits, on one device, which may be one of several
+"""The PyTorch engine: a channels-last network, from pixels to logits, on one device, which may be one of several
 that train together; and the loss scale of float16 training.
 """
 
@@ -211,7 +211,7 @@ class PyTorchEngine:
         return metrics_of(losses, logits, targets)
 
     def _exchanging(self, last: bool) -> Any:
-        """Context of a micro-batch: processes that train together exchange gradients with the last one alone."""
+        """Context of a micro-batch: ranks exchange gradients with the last micro-batch alone."""
         return nullcontext() if last else self._group.no_sync(self._parallel)
 
     def _may_step(self) -> bool:
@@ -257,7 +257,7 @@ class PyTorchNetwork:
 
 
 def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwork:
-    """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
+    """The network on its device: a zoo's with its own initial values, our own with zeros."""
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
         module = zoo.build(network, input_shape, blueprint.recipe.seed)
@@ -302,7 +302,7 @@ class Normalised(torch.nn.Module):  # type: ignore[misc]
 
 
 START = 2.0**16
-"""The first factor; too large a one costs a few skipped steps, too small a one accuracy."""
+"""The first factor; a factor too large costs a few skipped steps, too small costs accuracy."""
 STEPS_TO_GROW = 2000
 """Good steps in a row after which the factor doubles."""
 
@@ -338,6 +338,6 @@ class LossScale:
         return {"loss_scale": np.array([self._scale, self._good_steps], np.float64)}
 
     def set_state(self, state: Values) -> None:
-        """Go on from an optimizer state that has one."""
+        """Go on from an optimizer state that has a loss scale."""
         if "loss_scale" in state:
             self._scale, self._good_steps = float(state["loss_scale"][0]), int(state["loss_scale"][1])

@@ -17,7 +17,7 @@ def import_torch() -> Any:
     """Import PyTorch, to use its share of the processors this process and its neighbours may use."""
     here = place()
     if here.launched:
-        # What the network layer has to say of a rank that is gone, we say in one line.
+        # The network layer's many lines on a lost rank are replaced by our single line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
@@ -41,7 +41,7 @@ def parse_device(devices: str, here: Place = ALONE) -> Any:
     kind, words = listed_devices(devices)
     if not here.launched and len(words) > 1:
         raise BadRecipe(
-            "the pytorch engine takes one device a process, and one process is here",
+            "the pytorch engine needs a process for each device, and only one process runs",
             where=f"devices = {devices!r}",
             advice=f"take devices={kind}:{words[0]}, or engine=gluon",
         )
@@ -85,7 +85,7 @@ def _gpus_found() -> str:
 def choose_precision(precision: str, device: Any) -> str:
     """Choose what to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
 
-    Raises BadRecipe for one the device lacks.
+    Raises BadRecipe for a precision the device lacks.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -129,7 +129,7 @@ def require_compiler() -> None:
 
 def compiled(network: Any) -> Any:
     """The network compiled at its first step, which raises BadRecipe where the compiler does not work."""
-    # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken one.
+    # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken run.
     inner = torch.compile(network, dynamic=False)
 
     def step(images: Any) -> Any:

@@ -70,7 +70,7 @@ def options(network: ZooNetwork, input_shape: Shape) -> dict[str, Any]:
 
 
 class Listed(torch.nn.Module):  # type: ignore[misc]
-    """A module whose one output comes as a list, as those of our own networks do."""
+    """A module whose single output comes as a list, as the outputs of our own networks do."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def _timm() -> Any:
     except (ImportError, RuntimeError) as error:
         raise BadRecipe(
             f"timm cannot be imported ({error})",
-            expected="torch and torchvision of one release and build",
+            expected="torch and torchvision of the same release and build",
             advice="bash scripts/install_zoo.sh timm makes an environment that works",
         ) from error
     return timm
