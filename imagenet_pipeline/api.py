@@ -63,7 +63,7 @@ SHIPPED_BUILDERS = {
     "ckplus": "ckplus",
 }
 STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images, where not by default: faces of 48 pixels keep every pixel."""
+"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -337,13 +337,13 @@ class Predictions(Sequence["Prediction"]):
         return [prediction for prediction in self.predictions if prediction.reason]
 
     @overload
-    def __getitem__(self, place: int) -> Prediction: ...
+    def __getitem__(self, index: int) -> Prediction: ...
 
     @overload
-    def __getitem__(self, place: slice) -> tuple[Prediction, ...]: ...
+    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
 
-    def __getitem__(self, place: int | slice) -> Prediction | tuple[Prediction, ...]:
-        return self.predictions[place]
+    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[index]
 
     def __len__(self) -> int:
         return len(self.predictions)

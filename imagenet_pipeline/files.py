@@ -88,9 +88,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def part_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` for files that shall be renamed to their places together; it goes with the block.
+    """Yield a folder beside `path` for files to be renamed to their final paths together; it goes with the block.
 
-    Raises OutOfRoom naming `path`, the place meant.
+    Raises OutOfRoom naming `path`.
     """
     part = _part_of(Path(path))
     try:
@@ -205,7 +205,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def adopt(part: Path, target: Path) -> None:
-    """Rename a file that a library wrote by itself, in a part folder, to its place; its content is durable first."""
+    """Rename a file that a library wrote in a part folder to its final path; its content is durable first."""
     with explaining(target):
         _sync_file(part)
     rename(part, target)
@@ -317,10 +317,10 @@ def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> 
     taken = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         if path is not None:
-            place = os.path.realpath(path)
-            if place in taken:
+            resolved = os.path.realpath(path)
+            if resolved in taken:
                 raise BadRecipe("would be written over what is read, or written twice", where=path)
-            taken.add(place)
+            taken.add(resolved)
 
 
 def contained(root: Path, name: str) -> Path:

@@ -322,10 +322,10 @@ def _offered(name: str) -> Any:
     def command(*, out: Path, common: Common, **given: Any) -> None:
         _make(name, out, given, common)
 
-    place = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
+    out_option = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
     common = inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Common)
     own = [option for option in options if option is not None]
-    command.__signature__ = inspect.Signature([*own, place, common])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*own, out_option, common])  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, help=inspect.getdoc(function))(taking_common()(command))
     return typer.main.get_command(app)

@@ -167,7 +167,7 @@ def _say_members(findings: Findings) -> None:
         "input": [f"{member.input_size} px" for member in members],
     }
     shared = [f"{name} {values[0]}" for name, values in traits.items() if len({*values}) == 1]
-    told = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
+    differing = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
     if shared:
         say(f"of all: {', '.join(shared)}")
     names, rank5 = [*(member.checkpoint for member in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
@@ -180,8 +180,8 @@ def _say_members(findings: Findings) -> None:
         )
         for result, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
     ]
-    rows = [(*row[:-1], *row[-1]) for row in zip(names, *told.values(), figures, strict=True)]
-    say_table(["checkpoint", *told, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
+    rows = [(*row[:-1], *row[-1]) for row in zip(names, *differing.values(), figures, strict=True)]
+    say_table(["checkpoint", *differing, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
     say("to the first: points of rank-1, with 95 % interval; p: McNemar's test on the same images")
 
 

@@ -11,7 +11,7 @@ from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.interchange.export import Exported, Subject
+    from imagenet_pipeline.interchange.export import Exported, TrainedNetwork
 from typing import TYPE_CHECKING
 
 from imagenet_pipeline.errors import BadInput
@@ -60,14 +60,14 @@ def export(
     if form not in get_args(Format):
         advice = "did you mean pytorch?" if form == "torch" else None
         raise BadRecipe("--format", expected="mxnet, onnx or pytorch", found=form, advice=advice)
-    subject = _subject(run, checkpoint, input_size)
-    exported = export_network(subject, form, _target(out), raw)  # type: ignore[arg-type]
+    trained = _trained_network(run, checkpoint, input_size)
+    exported = export_network(trained, form, _target(out), raw)  # type: ignore[arg-type]
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))
         say_json({**exported.content, "files": digests, "card": exported.card, "replaced": replaced})
         return
-    _say(subject, exported)
+    _say(trained, exported)
 
 
 def _target(out: str) -> Path:
@@ -77,8 +77,8 @@ def _target(out: str) -> Path:
     return Path(out)
 
 
-def _subject(run: Path, which: str, input_size: int | None) -> Subject:
-    from imagenet_pipeline.interchange.export import Subject, require_input_size
+def _trained_network(run: Path, which: str, input_size: int | None) -> TrainedNetwork:
+    from imagenet_pipeline.interchange.export import TrainedNetwork, require_input_size
     from imagenet_pipeline.networks import catalog
     from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
@@ -87,7 +87,7 @@ def _subject(run: Path, which: str, input_size: int | None) -> Subject:
     if input_size is not None and not catalog.is_zoo_name(state.network):
         network = catalog.build(state.network, len(state.classes))
         require_input_size(state.network, network, input_size, state.input_size)
-    return Subject(
+    return TrainedNetwork(
         state.network,
         input_size or state.input_size,
         state.class_table,
@@ -100,14 +100,14 @@ def _subject(run: Path, which: str, input_size: int | None) -> Subject:
     )
 
 
-def _say(subject: Subject, exported: Exported) -> None:
+def _say(trained: TrainedNetwork, exported: Exported) -> None:
     for path, digest in exported.files.items():
         say(f"{path}  {path.stat().st_size:,} bytes  sha256 {digest}")
     if exported.replaced:
         say("replaced the export of {} ({})".format(*exported.replaced))
-    entry, table = exported.content["input"], subject.classes
+    entry, table = exported.content["input"], trained.classes
     shape = ", ".join(map(str, entry["shape"]))
-    say(f"{subject.network} of {subject.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
+    say(f"{trained.network} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
 

@@ -135,9 +135,9 @@ def _labels(labels: Sequence[float]) -> str:
 
 
 def _problem_line(problem: Any) -> str:
-    place = "" if problem.record is None else f", record {problem.record}"
-    place += "" if problem.offset is None else f", offset {problem.offset:,}"
-    return f"{problem.file}{place}: {problem.what}"
+    position = "" if problem.record is None else f", record {problem.record}"
+    position += "" if problem.offset is None else f", offset {problem.offset:,}"
+    return f"{problem.file}{position}: {problem.what}"
 
 
 def _three(values: Any) -> str:

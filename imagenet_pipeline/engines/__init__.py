@@ -32,7 +32,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 
 FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
 """Engines, and the packages that they need."""
@@ -196,7 +196,7 @@ def choose_engine(devices: str, network: str = "") -> str:
     if not installed:
         packages = " or ".join(f"'imagenet-pipeline[{engine}]'" for engine in FRAMEWORKS)
         raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=f"pip install {packages}")
-    if "gluon" not in installed or ("pytorch" in installed and place().launched):
+    if "gluon" not in installed or ("pytorch" in installed and this_process().launched):
         return installed[-1]
     if "pytorch" in installed and devices.startswith("gpu") and not _gpus("gluon") and _gpus("pytorch"):
         return "pytorch"
@@ -266,7 +266,7 @@ def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
         from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 
         require_no_cluster(engine)
-    if engine != "pytorch" or "," not in devices or place().launched:
+    if engine != "pytorch" or "," not in devices or this_process().launched:
         return False
     try:
         from imagenet_pipeline.engines.pytorch.launch import launch

@@ -27,7 +27,7 @@ LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Step:
+class GraphStep:
     """One layer; step 0 is the image. `key` is a digest of it and of all before it, names left out."""
 
     kind: str
@@ -47,7 +47,7 @@ class Graph:
     MXNet takes as 1, whatever its file says (fix_gamma); `folded` the bias that each mean has to swallow.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[GraphStep, ...]
     root: int
     scale: InputScale
     fixed: frozenset[str]
@@ -82,7 +82,7 @@ class Steps:
         self.scale: InputScale | None = None
         self.fixed: set[str] = set()
         self.folded: dict[str, str] = {}
-        self.all: list[Step] = []
+        self.all: list[GraphStep] = []
         self.append("image", {}, (), image, "data")
 
     def append(
@@ -103,7 +103,7 @@ class Steps:
         content = repr((kind, sorted(settings.items()), [shape for shape in (shape,) if kind == "image"], keys))
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
         indices = tuple(flow.step for flow in inputs)
-        self.all.append(Step(kind, settings, indices, variables, shape, name, key))
+        self.all.append(GraphStep(kind, settings, indices, variables, shape, name, key))
         return Flow(len(self.all) - 1, shape)
 
     def image_flow(self, scale: InputScale) -> Flow:
@@ -301,7 +301,7 @@ def _keys_differ(ours: Graph, theirs: Graph, pair: Pair) -> bool:
     return ours.steps[pair[0]].key != theirs.steps[pair[1]].key
 
 
-def _phrase(step: Step) -> str:
+def _phrase(step: GraphStep) -> str:
     article = "an" if step.kind[0] in "aeiou" else "a"
     inputs = f" of {len(step.inputs)}" if len(step.inputs) > 1 else ""
     return f"{article} {step.kind}{inputs}" if step.inputs else "the image"

@@ -28,7 +28,7 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
     """
     plain = without_taps(network)
     describe(plain, input_shape)
-    writer = _Writer()
+    writer = _SymbolWriter()
     start = writer.variable("data")
     if normalisation is not None:
         start = writer.normalised(start, len(normalisation[0]))
@@ -57,7 +57,7 @@ def _node_name(path: str) -> str:
     return path.replace(".", "_")
 
 
-class _Writer:
+class _SymbolWriter:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
 

@@ -104,13 +104,13 @@ class _Reader:
 
     def __init__(self, where: object) -> None:
         self._where = where
-        # A node of an old file can bring variables of its own: their places shift the later ones.
-        self._places: list[int] = []
+        # A node of an old file can bring variables of its own: they shift the positions of later nodes.
+        self._positions: list[int] = []
         self.nodes: list[Node] = []
 
     def read(self, value: Any) -> None:
         """Append a node, and before it the variables that files older than MXNet 0.9 leave out."""
-        where = f"node {len(self._places)}"
+        where = f"node {len(self._positions)}"
         op, name = (self._word(self.field(value, key, str, where), where) for key in ("op", "name"))
         listed = self.field(value, "inputs", list, where)
         if len(listed) > MOST_INPUTS:
@@ -120,16 +120,16 @@ class _Reader:
             raise self._bad(f"{where} is a variable with inputs")
         if op == "BatchNorm" and len(inputs) < 5:
             inputs += self._missing(name, len(inputs))
-        self._places.append(len(self.nodes))
+        self._positions.append(len(self.nodes))
         self.nodes.append(Node(op, name, inputs, self._attributes(value, where)))
 
     def output(self, value: Any, where: str) -> Output:
         """An input or a head, checked to point at a node already read."""
         numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(number) is int for number in value)
-        if not numbers or not (0 <= value[0] < len(self._places) and 0 <= value[1] < MOST_INPUTS):
+        if not numbers or not (0 <= value[0] < len(self._positions) and 0 <= value[1] < MOST_INPUTS):
             advice = "[node, output] of an earlier node"
             raise self._bad(f"{where} points nowhere", expected=advice, found=repr(value)[:80])
-        return self._places[value[0]], value[1]
+        return self._positions[value[0]], value[1]
 
     def field(self, value: Any, key: str, kind: type, where: str) -> Any:
         """`value[key]`, which must be a `kind`."""

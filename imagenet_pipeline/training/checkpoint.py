@@ -98,14 +98,14 @@ class Checkpoint:
         return _trained(self.optimizer) or self.weights
 
     @property
-    def remembered(self) -> Arrays:
+    def optimizer_state(self) -> Arrays:
         """The optimizer's state alone."""
         return {name: array for name, array in self.optimizer.items() if not name.startswith(TRAINED)}
 
 
-def with_trained(remembered: Arrays, values: Arrays) -> Arrays:
+def with_trained(optimizer_state: Arrays, values: Arrays) -> Arrays:
     """An optimizer's state, and beside it the values that training goes on with where the weights are averages."""
-    return {**remembered, **{f"{TRAINED}{name}": value for name, value in values.items()}}
+    return {**optimizer_state, **{f"{TRAINED}{name}": value for name, value in values.items()}}
 
 
 def _trained(optimizer: Arrays) -> Arrays:

@@ -99,10 +99,10 @@ def _trainings(paths: Sequence[Path]) -> list[_Training]:
     found = {number: (path, _events(path)) for number, path in enumerate(paths) if number not in logs}
     if logs:
         found |= _joined(paths, logs)
-    names = [place.name for place, _ in found.values()]
+    names = [path.name for path, _ in found.values()]
     return [
-        _Training(place.name if names.count(place.name) == 1 else f"{place.parent.name}/{place.name}", events)
-        for _, (place, events) in sorted(found.items())
+        _Training(path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}", events)
+        for _, (path, events) in sorted(found.items())
     ]
 
 
@@ -141,7 +141,7 @@ def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower 
     if empty_corner and kinds:
         # Of several lines of a kind the first stands in the key.
         lines = dict(zip(kinds, handles, strict=True))
-        # Left to find the best place itself, matplotlib takes long, and warns where it took over a second.
+        # Left to find the best position itself, matplotlib takes long, and warns where it took over a second.
         shown = [lines[kind] for kind in _STYLES if kind in lines]
         axes.legend(handles=shown, frameon=False, fontsize=9, loc=empty_corner)
 

@@ -93,6 +93,6 @@ def settle(engine: Engine) -> None:
     Each has running statistics of its own, and what is saved is their mean: so a run goes on as its restart would.
     """
     if len(engine.device_names) > 1 or engine.ranks > 1:
-        values, remembered = engine.values(), engine.optimizer_state()
+        values, optimizer_state = engine.values(), engine.optimizer_state()
         engine.set_values(values)
-        engine.set_optimizer_state(remembered)
+        engine.set_optimizer_state(optimizer_state)

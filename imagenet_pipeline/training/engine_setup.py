@@ -52,13 +52,13 @@ def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
     return engine
 
 
-def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:
+def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = network_of(state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
     blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
     engine = create_engine(recipe.engine, blueprint, values)
-    engine.set_optimizer_state(remembered)
+    engine.set_optimizer_state(optimizer_state)
     return engine
 
 
@@ -100,14 +100,14 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Beginning:
-    """Initial values of a new run, the normalisation of its input, and the journal's words on both (`told`).
+    """Initial values of a new run, the normalisation of its input, and the journal's entry on both.
 
     `values` is None where a zoo's network shall draw its own.
     """
 
     values: Values | None
     normalisation: Normalisation
-    told: dict[str, Any]
+    journal_entry: dict[str, Any]
 
 
 def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: DataSet) -> Beginning:
@@ -121,7 +121,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     if not initial.weights:
         source = _given(recipe) or ((data.mean, data.std), str(data.folder / "mean.json"))
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
-        return Beginning(values, source[0], _told(*source))
+        return Beginning(values, source[0], _journal_entry(*source))
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import read_weights, starting_values, without_normalisation
 
@@ -142,10 +142,10 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     if layers:
         log.info("values of %s, but for the new layers: %s", file, first_few(layers))
     weights = {"file": str(file), "sha256": files.sha256_of(file), "new_layers": layers}
-    return Beginning(values, normalisation, {"initial_weights": weights, **_told(normalisation, origin)})
+    return Beginning(values, normalisation, {"initial_weights": weights, **_journal_entry(normalisation, origin)})
 
 
-def _told(normalisation: Normalisation, origin: str) -> dict[str, Any]:
+def _journal_entry(normalisation: Normalisation, origin: str) -> dict[str, Any]:
     return {"normalisation": {"mean": list(normalisation[0]), "std": list(normalisation[1]), "from": origin}}
 
 

@@ -32,7 +32,7 @@ from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, NUMBERED
 from imagenet_pipeline.training.journal import Journal, write_history
-from imagenet_pipeline.training.resume import recipe_told
+from imagenet_pipeline.training.resume import recipe_entry
 
 BATCH_SIZE = 64
 NOTE = """\
@@ -83,7 +83,7 @@ def make_run(
         files.write_whole(part / "recipe.toml", NOTE + recipe_text(recipe))
         save_checkpoint(part, state, _with_auxiliary(imported, recipe), {})
         journal = Journal(part)
-        journal.write("import", network=imported.network, **recipe_told(part, recipe), **origin)
+        journal.write("import", network=imported.network, **recipe_entry(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
 

@@ -108,17 +108,17 @@ def branches(events: list[Event]) -> list[list[Event]]:
 
 
 def restarts(events: list[Event]) -> list[float]:
-    """List where the current branch was resumed, in epochs and parts of them, each place once."""
+    """List where the current branch was resumed, in epochs and parts of them, each position once."""
     # Every epoch has as many steps; nothing in a run can change that.
     steps = [row["step"] / row["epoch"] for row in branches(events)[-1] if row.get("step")]
-    places: list[float] = []
+    positions: list[float] = []
     for event in events:
         if event["event"] == "start":
-            places = []
+            positions = []
         elif event["event"] == "resume":
-            place = event["step"] / steps[-1] if steps and "step" in event else event["epoch"]
-            places = [*(earlier for earlier in places if earlier < place), place]
-    return places
+            position = event["step"] / steps[-1] if steps and "step" in event else event["epoch"]
+            positions = [*(earlier for earlier in positions if earlier < position), position]
+    return positions
 
 
 def write_history(run: Path, events: list[Event]) -> Path:

@@ -30,14 +30,14 @@ def train(run: Run) -> Outcome:
     longer finite, naming the step; the checkpoints before it stand.
     """
     outcome = Outcome(run.epoch, run.step, finished=True)
-    with run.held as opened:
+    with run.resources as resources:
         if run.is_done(run.epoch):
             return note_end(run, outcome)
-        records = opened.enter_context(RecordSet.open(run.data.folder, "train"))
+        records = resources.enter_context(RecordSet.open(run.data.folder, "train"))
         validation = None
         if run.data.counts.get("val"):
-            validation = opened.enter_context(RecordSet.open(run.data.folder, "val"))
-        interruption = opened.enter_context(Interruption(lambda how: _answer(run, how)))
+            validation = resources.enter_context(RecordSet.open(run.data.folder, "val"))
+        interruption = resources.enter_context(Interruption(lambda how: _answer(run, how)))
 
         while not run.is_done(outcome.epoch):
             epoch = outcome.epoch

@@ -116,7 +116,7 @@ def straight_lines(losses: Losses, reach: int) -> tuple[Losses, Losses]:
 def steepest(heights: Losses, slopes: Losses, reach: int) -> int | None:
     """The step before the lowest height where the loss falls fastest; None if it never does.
 
-    Only lines that have losses on both sides count: another's slope is that of a place further in.
+    Only lines that have losses on both sides count: another's slope is that of a point further in.
     """
     slopes = slopes[reach : min(int(heights.argmin()), len(slopes) - reach)]
     if not len(slopes) or slopes.min() >= 0:

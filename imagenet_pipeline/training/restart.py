@@ -42,12 +42,12 @@ def begun_with(events: list[Event], folder: Path) -> Recipe:
 
     Journals of older versions leave it to the file. Says where the two are not the same.
     """
-    told = _last(events, "recipe")
+    recorded = _last(events, "recipe")
     path = folder / "recipe.toml"
     digest = _last(events, "recipe_digest")
     if digest is not None and path.exists() and files.sha256_of(path) != digest:
         log.warning("%s: is not as the last start wrote it; what differs in what is trained now is said below", path)
-    return load_recipe(path) if told is None else read_recipe(told, str(path))
+    return load_recipe(path) if recorded is None else read_recipe(recorded, str(path))
 
 
 def engine_of_last_start(events: list[Event]) -> str | None:
@@ -126,10 +126,10 @@ def _asked_before(events: list[Event], step: int) -> tuple[AskedRate | None, Ask
     """
     later = None
     for start in reversed(_starts(events)):
-        told = start.get("asked_rate")
-        if told is None:
+        recorded = start.get("asked_rate")
+        if recorded is None:
             break
-        asked = AskedRate(**told)
+        asked = AskedRate(**recorded)
         if asked.step <= step:
             return asked, later
         later = later or asked

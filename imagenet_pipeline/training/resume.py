@@ -165,16 +165,16 @@ def _new_run(settings: RunSettings) -> Run:
     data = records_of(recipe)
     steps = _possible_steps(recipe, data)
     engine, beginning = new_engine(recipe, data)
-    told = beginning.told
+    entry = beginning.journal_entry
     run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
-    _require_agreement(run, told.get("initial_weights", {}).get("sha256", ""))
+    _require_agreement(run, entry.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
         if run.leads:
             _require_no_run(folder)
             files.write_whole(folder / "recipe.toml", recipe_text(recipe))
             frozen = _tell(run)
-            origin = {**provenance(recipe, data, engine), **recipe_told(folder, recipe)}
-            run.journal.write("start", overrides=settings.overrides, **told, **frozen, **origin)
+            origin = {**provenance(recipe, data, engine), **recipe_entry(folder, recipe)}
+            run.journal.write("start", overrides=settings.overrides, **entry, **frozen, **origin)
     return run
 
 
@@ -199,11 +199,11 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     rows = _rows_until(events, state, folder)
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
     rate = rate_in_force(recipe, settings.overrides, rate_given, at, begun, events, steps, rows)
-    told = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
+    entry = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
     if rate.asked is not None:
-        told["asked_rate"] = asdict(rate.asked)
+        entry["asked_rate"] = asdict(rate.asked)
     recipe = rate.recipe
-    engine = resumed_engine(recipe, state, start.trained, start.remembered)
+    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state)
     run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):
@@ -211,11 +211,11 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
             if find_checkpoint(folder, resume) != start.folder:
                 raise BadInput("another process was training here just now", where=folder, advice="try again")
             say_other_threads(events, engine)
-            _write_resumed(run, told)
+            _write_resumed(run, entry)
     return run
 
 
-def _write_resumed(run: Run, told: dict[str, Any]) -> None:
+def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
     frozen = _tell(run)
     written = [row["epoch"] for row in branches(run.journal.events())[-1]]
     if run.rows and run.rows[-1]["epoch"] not in written:
@@ -229,8 +229,8 @@ def _write_resumed(run: Run, told: dict[str, Any]) -> None:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
         position = {"epoch": run.epoch, "step": run.step}
-        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_told(run.folder, run.recipe)}
-        run.journal.write("resume", **position, **told, **frozen, **origin)
+        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_entry(run.folder, run.recipe)}
+        run.journal.write("resume", **position, **entry, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
 
@@ -238,17 +238,17 @@ def _write_resumed(run: Run, told: dict[str, Any]) -> None:
 @contextmanager
 def _claimed(run: Run) -> Iterator[None]:
     """Claim the folder for this run by a lock of rank 0; the other ranks wait for what the block writes."""
-    with ExitStack() as held, together(run.engine):
+    with ExitStack() as resources, together(run.engine):
         if run.leads:
-            held.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
+            resources.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
             for folder in (run.folder, run.folder / "checkpoints"):
                 files.remove_parts(folder)
         yield
         if run.leads and not run.is_done(run.epoch):
             start = Start(run.folder, dict(options(run.recipe)), run.step, run.rows)
             run.loggers = Loggers.open(run.recipe.log.loggers, start)
-            held.callback(run.loggers.close)
-        run.held = held.pop_all()
+            resources.callback(run.loggers.close)
+        run.resources = resources.pop_all()
 
 
 def _require_agreement(run: Run, weights_digest: str = "") -> None:
@@ -342,7 +342,7 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
     }
 
 
-def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
+def recipe_entry(run: Path, recipe: Recipe) -> dict[str, Any]:
     """Fields of an event on the recipe, defaults included, once it is written into the run folder."""
     return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
 

@@ -46,7 +46,7 @@ class Run:
     """The history so far: the current branch, up to the last finished epoch."""
     normalisation: Normalisation
     """Mean and std of the network's input, unchanged since the run's beginning."""
-    held: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
     """Open while the run is: its lock, so that no other process trains in the same folder, and its loggers."""
     loggers: Loggers = field(default_factory=Loggers)
     saved_at: float = field(default_factory=time.monotonic)
@@ -112,11 +112,11 @@ class Run:
         if frozen == frozen_layers(self.recipe, before):
             return
         state = self.state(epoch, epoch * self.steps_per_epoch, {}, {})
-        values, remembered = self.engine.values(), self.engine.optimizer_state()
+        values, optimizer_state = self.engine.values(), self.engine.optimizer_state()
         # Its memory goes before the next engine needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
         gc.collect()
-        self.engine = resumed_engine(self.recipe, state, values, remembered)
+        self.engine = resumed_engine(self.recipe, state, values, optimizer_state)
         thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
         with together(self.engine):
             if self.leads:

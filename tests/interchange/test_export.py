@@ -17,7 +17,7 @@ import pytest
 from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, OutOfRoom
-from imagenet_pipeline.interchange.export import Subject, export
+from imagenet_pipeline.interchange.export import TrainedNetwork, export
 from imagenet_pipeline.interchange.weights import read_weights
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
@@ -285,7 +285,7 @@ def test_a_mistake_is_one_line(
 
 def test_a_normalisation_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
     table = ClassTable("list", ("a", "b"), ("a", "b"))
-    subject = Subject("lenet", 28, table, MEAN, (60.0, 1e-45, 62.0), 1.0, {}, "d", "RUN")
+    trained = TrainedNetwork("lenet", 28, table, MEAN, (60.0, 1e-45, 62.0), 1.0, {}, "d", "RUN")
     with pytest.raises(BadInput, match="RUN: no network can compute with its mean and std"):
-        export(subject, "onnx", tmp_path / "net")
+        export(trained, "onnx", tmp_path / "net")
     assert list(tmp_path.iterdir()) == []

@@ -366,7 +366,7 @@ def test_a_finished_run_taken_up_again_has_nothing_to_do(run: Path, recipe: Path
     assert history(run) == history(whole_run)
     # The cosine ends at 0: as the rate of a step that is not there, 0.01 would have meant a peak of billions.
     again = open_run(recipe, {"epochs": 8}, run, "latest")
-    with again.held:
+    with again.resources:
         assert again.recipe.optimizer.learning_rate == 0.05
 
 
@@ -459,7 +459,7 @@ def test_recipes_of_one_name_have_runs_of_their_own(path: str, name: str) -> Non
 def test_a_runs_own_recipe_means_that_run(run: Path, whole_run: Path) -> None:
     with pytest.raises(BadRecipe, match=r"a run is here already.*--resume latest"):
         open_run(run / "recipe.toml", {})
-    with open_run(run / "recipe.toml", {}, resume="latest").held:
+    with open_run(run / "recipe.toml", {}, resume="latest").resources:
         assert weights(run) == weights(whole_run)
 
 

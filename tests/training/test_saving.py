@@ -209,8 +209,8 @@ def test_what_is_scored_and_kept_are_the_averages(recipe: Path, tmp_path: Path, 
     assert (kept.trained["regression"] == plain.weights["regression"]).all()
     assert (plain.trained["regression"] == plain.weights["regression"]).all()
     assert (kept.weights["regression"] != plain.weights["regression"]).any()
-    assert (kept.weights["regression"] == kept.remembered["average/regression"]).all()
-    assert set(kept.remembered) == {"speed", "average/regression", "average_steps"}
+    assert (kept.weights["regression"] == kept.optimizer_state["average/regression"]).all()
+    assert set(kept.optimizer_state) == {"speed", "average/regression", "average_steps"}
     assert rows(tmp_path / "plain")[-1]["validation_loss"] != averaged.metrics["validation_loss"]
 
 

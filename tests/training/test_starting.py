@@ -58,7 +58,7 @@ def save_run(folder: Path, values: dict[str, Any], ranks: tuple[float, ...], net
 def start(recipe: Recipe, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
     begun = begin(recipe, data_of(classes))
     assert begun.values is not None
-    return dict(begun.values), begun.told
+    return dict(begun.values), begun.journal_entry
 
 
 def begin(recipe: Recipe, data: DataSet) -> Beginning:
@@ -186,7 +186,7 @@ def test_mean_and_std_travel_with_the_weights_unless_they_are_given(
         begun = begin(recipe_of("lenet", 28, weights=str(path), **given), OTHERS)
     wanted = (GIVEN["mean"], GIVEN["std"]) if given else FED
     assert begun.normalisation == wanted
-    told = begun.told["normalisation"]
+    told = begun.journal_entry["normalisation"]
     assert [told["mean"], told["std"]] == [list(numbers) for numbers in wanted]
     said = "mean 10,20,30 std 1,1,1, from initial.mean and" if given else "mean 1,2,3 std 4,5,6, from "
     assert said in caplog.text

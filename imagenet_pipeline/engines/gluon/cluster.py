@@ -168,13 +168,13 @@ def end_at_once(code: int) -> NoReturn:
 @dataclass
 class _Member:
     role: str
-    place: str
+    address: str
     connection: socket.socket
     rank: int | None = None
     done: bool = False
 
     def __str__(self) -> str:
-        return f"{self.role}{'' if self.rank is None else f' {self.rank}'} ({self.place})"
+        return f"{self.role}{'' if self.rank is None else f' {self.rank}'} ({self.address})"
 
     def tell(self, message: Message) -> None:
         send(self.connection, message)

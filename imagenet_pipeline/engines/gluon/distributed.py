@@ -47,8 +47,8 @@ class Workers:
             self._add_up_exactly(gradients)
             return
         keys = self._keys_of([(copies[0].shape, "gradient") for copies in gradients])
-        for place, (key, copies) in enumerate(zip(keys, gradients, strict=True)):
-            self._store.pushpull(key, copies, out=copies, priority=-place)
+        for position, (key, copies) in enumerate(zip(keys, gradients, strict=True)):
+            self._store.pushpull(key, copies, out=copies, priority=-position)
 
     def total(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Their sums over the workers, as float64 adds. Collective; waits for the slowest worker, for no device."""
@@ -80,7 +80,7 @@ class Workers:
 
     def _keys_of(self, kinds: list[tuple[tuple[int, ...], str]]) -> list[int]:
         """A key for each array, made on first use. A process's later engine gets the keys of the earlier."""
-        wanted = [(place, shape, kind) for place, (shape, kind) in enumerate(kinds)]
+        wanted = [(position, shape, kind) for position, (shape, kind) in enumerate(kinds)]
         new = [array for array in wanted if array not in self._keys]
         if new:
             for array in new:

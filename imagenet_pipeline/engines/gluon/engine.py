@@ -68,8 +68,8 @@ class GluonEngine:
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         if self._draws:
             for index, context in enumerate(self._contexts):
-                place = self.rank * len(self._contexts) + index
-                mx.random.seed((seed + place * 0x9E3779B1) % 2**31, ctx=context)
+                device_index = self.rank * len(self._contexts) + index
+                mx.random.seed((seed + device_index * 0x9E3779B1) % 2**31, ctx=context)
         self._averages.begin()
         batches = micro_batches(images, labels, self._accumulation, len(self._contexts))
         for parameter in self._moving if len(batches) > 1 else ():

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 
 distributed = torch.distributed
 PATIENCE = timedelta(minutes=10)
@@ -43,7 +43,7 @@ def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Resu
             if not _is_of_network(error):
                 raise
             raise WorkerLost(
-                f"rank {place().rank} has lost another rank, which has ended or cannot be reached",
+                f"rank {this_process().rank} has lost another rank, which has ended or cannot be reached",
                 advice="see why, and go on with --resume latest",
             ) from error
 
@@ -54,7 +54,7 @@ class Group:
     """The ranks of a run, seen from one of them; also of a run with a single rank, where nothing is sent."""
 
     def __init__(self, control: Any | None) -> None:
-        here = place()
+        here = this_process()
         self.rank, self.ranks = here.rank, here.ranks
         self._control = control
 
@@ -120,7 +120,7 @@ def joined_group(device: Any) -> Group:
 
     Raises WorkerLost where another rank does not come.
     """
-    if place().ranks == 1:
+    if this_process().ranks == 1:
         return Group(None)
     if device.type == "cuda":
         torch.cuda.set_device(device)

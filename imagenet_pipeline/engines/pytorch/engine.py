@@ -42,7 +42,7 @@ from imagenet_pipeline.engines.pytorch.runtime import (
 )
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 
 STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
@@ -59,7 +59,7 @@ class PyTorchEngine:
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         recipe = blueprint.recipe
-        self._device = parse_device(recipe.devices, place())
+        self._device = parse_device(recipe.devices, this_process())
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)

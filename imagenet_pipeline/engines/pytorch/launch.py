@@ -1,7 +1,7 @@
 """One process a device on this machine, started and watched through the elastic launcher's own process layer.
 
 Nothing is restarted: what a run needs to go on is in its checkpoints. Several machines start through `torchrun`,
-which sets the same environment (`processes.place`).
+which sets the same environment (`processes.this_process`).
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ import numpy as np
 
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.processes import ALONE, Place, available_processors, place
+from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process
 
 
 def import_torch() -> Any:
     """Import PyTorch, to use its share of the processors this process and its neighbours may use."""
-    here = place()
+    here = this_process()
     if here.launched:
         # The network layer's many lines on a lost rank are replaced by our single line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -32,8 +32,8 @@ def import_torch() -> Any:
 torch: Any = import_torch()
 
 
-def parse_device(devices: str, here: Place = ALONE) -> Any:
-    """Find the torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
+def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
+    """Find the torch.device of a process for a `devices` word: of several the one at its local rank.
 
     "auto" is a GPU a process, or else the CPU. Raises BadRecipe for a device that is not there, or where there are
     not as many processes as listed devices.

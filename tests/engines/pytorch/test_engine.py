@@ -35,7 +35,7 @@ from imagenet_pipeline.networks.layers import (
     stack,
     without_taps,
 )
-from imagenet_pipeline.processes import Place
+from imagenet_pipeline.processes import RankedProcess
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., Engine]
@@ -254,7 +254,7 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    ranks = [Place(rank, 4, rank % 2, 2, launched=True) for rank in range(4)]  # two on each of two machines
+    ranks = [RankedProcess(rank, 4, rank % 2, 2, launched=True) for rank in range(4)]  # two on each of two machines
     for devices, numbers in {"auto": [0, 1], "gpu": [0, 1], "gpu:3,1": [3, 1]}.items():
         assert [parse_device(devices, rank).index for rank in ranks] == numbers * 2
     assert (
