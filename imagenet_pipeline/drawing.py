@@ -99,7 +99,7 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int, title: str) -> Ima
 
 def require_png(out: Path) -> None:
     """Raise BadRecipe for a picture that is no PNG by its name."""
-    files.require_ending(out, ".png", "drawn as PNG")
+    files.require_ending(out, ".png", "the picture is written as PNG")
 
 
 def png(figure: Figure) -> bytes:

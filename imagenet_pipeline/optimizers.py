@@ -181,7 +181,7 @@ def register_optimizer(name: str, rule: UpdateRule) -> None:
     """Let recipes say `optimizer.name = name`. Raises BadRecipe for a name that is shipped, or that of a slot taken."""
     taken = _NOT_FOR_SLOTS.intersection(rule.slots)
     if taken:
-        raise BadRecipe(f"no slot can be called {min(taken)!r}", where=f"optimizer {name!r}")
+        raise BadRecipe(f"a slot cannot be named {min(taken)!r}", where=f"optimizer {name!r}")
     OPTIMIZERS.register(name, rule)
 
 

@@ -38,7 +38,9 @@ def test_without_all_of_the_words_there_is_one_process(missing: str) -> None:
 
 
 def test_words_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(BadRecipe, match=r"RANK, WORLD_SIZE, .*: are no numbers; found -1 4 1 2"):
+    with pytest.raises(
+        BadRecipe, match=r"RANK, WORLD_SIZE, .*: the launcher's variables must be numbers; found -1 4 1 2"
+    ):
         this_process(TOLD | {"RANK": "-1"})
 
 

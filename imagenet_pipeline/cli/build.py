@@ -153,7 +153,7 @@ def imagenet(
       imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
     """
     if class_order not in ("wnid", "devkit"):
-        raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
+        raise BadRecipe("unknown class order", where="--class-order", expected="wnid or devkit", found=class_order)
     options = {
         "root": root,
         "class_order": class_order,
@@ -283,7 +283,7 @@ def fer2013(
     """
     if classes not in (6, 7) or (ferplus and classes != 7):
         expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
-        raise BadRecipe("--classes", expected=expected, found=classes)
+        raise BadRecipe("unknown number of classes", where="--classes", expected=expected, found=classes)
     options = {"csv_file": csv, "classes": classes, "swapped": swapped, "votes": ferplus}
     _make("fer2013", out, options, common)
 

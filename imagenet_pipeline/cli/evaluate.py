@@ -108,7 +108,7 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
     """Runs come first; what has an equals sign, and is no folder, is a recipe key."""
     runs = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
     if not runs:
-        raise BadRecipe("no run to evaluate", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
+        raise BadRecipe("no run is named", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
     return runs, overrides_of([word for word in words if Path(word) not in runs])
 
 
@@ -246,7 +246,7 @@ def probe(
     from imagenet_pipeline.training.metrics import chance_percent, says_rank5
 
     if kind not in ("logistic", "svm"):
-        raise BadRecipe("--kind", expected="logistic or svm", found=kind)
+        raise BadRecipe("unknown classifier", where="--kind", expected="logistic or svm", found=kind)
     result: Any = fit_probe(file, kind, seed, out)  # type: ignore[arg-type]
     if as_json:
         say_json(result)

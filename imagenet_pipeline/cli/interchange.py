@@ -59,7 +59,9 @@ def export(
 
     if form not in get_args(Format):
         advice = "did you mean pytorch?" if form == "torch" else None
-        raise BadRecipe("--format", expected="mxnet, onnx or pytorch", found=form, advice=advice)
+        raise BadRecipe(
+            "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
+        )
     trained = _trained_network(run, checkpoint, input_size)
     exported = export_network(trained, form, _target(out), raw)  # type: ignore[arg-type]
     if as_json:
@@ -73,7 +75,7 @@ def export(
 def _target(out: str) -> Path:
     # A path forgets that it ended in a slash.
     if out.endswith("/"):
-        raise BadRecipe("a folder, not a name to write under", where=f"--out {out}", expected=f"{out}NAME")
+        raise BadRecipe("an export cannot be named like a folder", where=f"--out {out}", expected=f"{out}NAME")
     return Path(out)
 
 
@@ -215,7 +217,7 @@ def _require_in_order(symbol: Path, params: Path) -> None:
     first, second = _start("--symbol", symbol), _start("--params", params)
     if first == LIST_MAGIC.to_bytes(8, "little") and second.lstrip().startswith(b"{"):
         raise BadInput(
-            "an MXNet .params file",
+            "the file holds MXNet parameters, not a symbol",
             where=f"--symbol {symbol}",
             expected="MXNet's -symbol.json",
             advice="--symbol and --params the other way round?",
@@ -242,7 +244,12 @@ def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[
         return None
     numbers = _numbers("--mean", mean), _numbers("--std", std)
     if min(numbers[1]) < SMALLEST_DEVIATION:
-        raise BadRecipe("--std", expected=f"three numbers, {SMALLEST_DEVIATION:g} or above", found=std)
+        raise BadRecipe(
+            "a deviation is too small",
+            where="--std",
+            expected=f"three numbers, {SMALLEST_DEVIATION:g} or above",
+            found=std,
+        )
     if looks_like_0_to_1(*numbers):
         of_bytes = [_words(tuple(255 * number for number in triple)) for triple in numbers]
         raise BadRecipe(
@@ -263,7 +270,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or not all(abs(number) <= LARGEST_NUMBER for number in numbers):
-        raise BadRecipe(option, expected="three numbers, R,G,B, 0..255", found=text)
+        raise BadRecipe("the value cannot be read", where=option, expected="three numbers, R,G,B, 0..255", found=text)
     return numbers
 
 

@@ -130,7 +130,7 @@ def grad_cam(
     images = [Path(word) for word in words if word not in changes]
     if not images:
         expected = "picture grad-cam RUN IMAGE... [key=value...]"
-        raise BadRecipe("no photo to look at", where=" ".join(words), expected=expected)
+        raise BadRecipe("no photo is named", where=" ".join(words), expected=expected)
     made = draw_grad_cam(run, images, out, layer, class_name, checkpoint, overrides_of(changes))
     if as_json:
         say_json(made)

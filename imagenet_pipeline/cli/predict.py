@@ -103,9 +103,7 @@ def _pictures_and_changes(
     changes = [word for word in words if "=" in word and not Path(word).exists()]
     sources = [Path(word) for word in words if word not in changes]
     if not sources:
-        raise BadRecipe(
-            "no picture to look at", where=" ".join(words), expected="predict RUN PICTURE... [key=value...]"
-        )
+        raise BadRecipe("no picture is named", where=" ".join(words), expected="predict RUN PICTURE... [key=value...]")
     paths = find_pictures(sources, root)
     require_separate(outputs, (*sources, *paths))
     return paths, overrides_of(changes)

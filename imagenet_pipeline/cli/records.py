@@ -156,5 +156,5 @@ def _range(words: str) -> range:
     except ValueError:
         start, stop = 0, -1
     if not 0 <= start < stop:
-        raise BadRecipe("--records", expected="FIRST:LAST as in 0:8", found=words)
+        raise BadRecipe("the range cannot be read", where="--records", expected="FIRST:LAST as in 0:8", found=words)
     return range(start, stop)

@@ -139,7 +139,9 @@ def recipes(
 
     if name is None:
         if copy or out:
-            raise BadRecipe("--copy", expected="the name of a recipe", advice="`recipes` lists them")
+            raise BadRecipe(
+                "no recipe is named", where="--copy", expected="the name of a recipe", advice="`recipes` lists them"
+            )
         _show_recipes(as_json)
     elif copy or out:
         written = shipped.copy_shipped(name, out)

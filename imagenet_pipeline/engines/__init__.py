@@ -287,7 +287,7 @@ def find_layer(layers: Mapping[str, Any], path: str) -> Any:
 
 def not_scored(path: str) -> BadRecipe:
     """The error for a layer that scoring does not run through."""
-    what = "scoring does not run through it"
+    what = "scoring does not use this layer"
     return BadRecipe(what, where=f"layer {path}", advice="auxiliary classifiers work in training only")
 
 

@@ -72,7 +72,7 @@ class OptimizerState:
         other = next((key.removeprefix("steps/") for key in state if key.startswith("steps/")), "sgd")
         if other != self._name:
             raise BadRecipe(
-                "the state to go on from is another optimizer's", where=f"optimizer.name = {self._name!r}",
+                "the checkpoint's optimizer state is of another optimizer", where=f"optimizer.name = {self._name!r}",
                 found=repr(other), advice=f"go on with optimizer.name={other}, or start a new run",
             )  # fmt: skip
         check_fits(self._expected(state), state, "arrays of the optimizer state")

@@ -143,7 +143,7 @@ def _without_ending(out: Path, form: Format) -> Path:
 
 
 def _no_name(where: str) -> BadRecipe:
-    return BadRecipe("not a name to write under", where=where, expected="FOLDER/NAME, as in exported/resnet18")
+    return BadRecipe("not a usable name for an export", where=where, expected="FOLDER/NAME, as in exported/resnet18")
 
 
 def _require_replaceable(card: Path, names: list[str]) -> None:
@@ -200,7 +200,11 @@ def _of_another_run(content: dict[str, Any], trained: TrainedNetwork) -> tuple[s
 
 
 def _in_the_way(path: Path) -> BadInput:
-    return BadInput("is there, and no finished export wrote it", where=path, advice="remove it or choose another --out")
+    return BadInput(
+        "the file exists already, and no finished export wrote it",
+        where=path,
+        advice="remove it or choose another --out",
+    )
 
 
 def export_mxnet(
@@ -237,7 +241,7 @@ def require_input_size(name: str, network: Sequential, size: int, own: int) -> N
             return
     except BadRecipe as error:
         if _shapes(network, 2 * own) == _shapes(network, own):
-            what = f"too small for {name}"
+            what = f"the input is too small for {name}"
             raise BadRecipe(what, where=f"--input {size}", expected=error.expected, found=f"{size}x{size}") from None
     what = f"the dense layers of {name} fix its input"
     raise BadRecipe(what, where=f"--input {size}", expected=own, advice="leave --input out")

@@ -96,7 +96,7 @@ class Steps:
     ) -> Flow:
         """Add a step. Raises BadInput where its result is larger than any memory."""
         if math.prod(shape) > LARGEST:
-            raise BadInput("gives more numbers than any memory holds", where=repr(name), found=shape)
+            raise BadInput("its output is larger than any memory", where=repr(name), found=shape)
         keys = [self.all[flow.step].key for flow in inputs]
         if kind == "sum":
             keys.sort()
@@ -190,7 +190,7 @@ def scaled_by_norm(
 ) -> InputScale:
     """The scale after a batch normalisation with these gamma, beta, mean and variance. Raises BadInput."""
     if len(others) != 4 or any(array is None for array in others):
-        raise BadInput("a batch normalisation of the input without its four parameters", where=where)
+        raise BadInput("a batch normalisation of the input lacks some of its four parameters", where=where)
     gamma, beta, mean, variance = (_per_channel(array, len(before.mean), where) for array in others)
     if attributes.flag("fix_gamma", True):
         gamma = np.ones_like(gamma)
@@ -208,7 +208,7 @@ def is_usable(mean: Sequence[float], std: Sequence[float]) -> bool:
 def require_usable(mean: tuple[float, ...], std: tuple[float, ...], where: object) -> Normalisation:
     """Mean and std as they are. Raises BadInput where float32 cannot compute with them."""
     if not is_usable(mean, std):
-        raise BadInput("no network can compute with its mean and std", where=where, found=f"mean {mean}, std {std}")
+        raise BadInput("its mean and std are unusable in float32", where=where, found=f"mean {mean}, std {std}")
     return mean, std
 
 
@@ -216,10 +216,10 @@ def _per_channel(value: AnyArray | float | None, channels: int, where: str) -> A
     numbers = np.asarray(value)
     if numbers.dtype.kind not in "fiu" or numbers.size not in (1, channels) or numbers.ndim > 4:
         expected = f"1 or {channels} numbers"
-        raise BadInput("scales its input by what is no number a channel", where=where, expected=expected,
+        raise BadInput("the input's scale is not one number per channel", where=where, expected=expected,
                        found=numbers.shape)  # fmt: skip
     if numbers.size > 1 and numbers.shape[-3:] not in ((channels, 1, 1), (channels,)):
-        raise BadInput("scales its input along another axis than the channels", where=where, found=numbers.shape)
+        raise BadInput("the input's scale lies along another axis than the channels", where=where, found=numbers.shape)
     return np.broadcast_to(numbers.astype(np.float64).ravel(), (channels,))
 
 
@@ -227,7 +227,7 @@ def _usable(mean: AnyArray, std: AnyArray, where: str) -> InputScale:
     scale = InputScale(tuple(map(float, mean)), tuple(map(float, std)))
     if not is_usable(scale.mean, scale.std):
         raise BadInput(
-            "scales its input by no usable numbers", where=where, found=f"mean {scale.mean}, std {scale.std}"
+            "the input's scale is unusable in float32", where=where, found=f"mean {scale.mean}, std {scale.std}"
         )
     return scale
 

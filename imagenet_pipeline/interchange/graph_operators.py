@@ -106,14 +106,14 @@ class Operator:
         """The first input, channels, height, width."""
         flow = self.settled()
         if len(flow.shape) != 3:
-            raise self.bad("needs an image", found=f"a vector of {flow.shape[0]}")
+            raise self.bad("the operator needs an image", found=f"a vector of {flow.shape[0]}")
         return flow
 
     def variables(self, *roles: Role) -> tuple[tuple[Role, str], ...]:
         """The parameters behind the first input."""
         names = [self.reader.variable(index) for index, _ in self.node.inputs[1:]]
         if len(names) != len(roles) or not all(names):
-            raise self.bad("does not read the parameters it should", expected=", ".join(roles) or "none")
+            raise self.bad("the operator does not read the parameters of its kind", expected=", ".join(roles) or "none")
         return tuple(zip(roles, names, strict=True))
 
     def step(
@@ -143,7 +143,7 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
     Raises BadInput for what our layers cannot say, and where the image does not fit.
     """
     if len(symbol.heads) != 1:
-        raise BadInput("not one output but several", found=len(symbol.heads), advice="take the scores alone")
+        raise BadInput("the graph has several outputs", found=len(symbol.heads), advice="take the scores alone")
     root = symbol.heads[0]
     while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
         root = symbol.nodes[root[0]].inputs[0]
@@ -153,7 +153,7 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
         reader.read(index)
     end = reader.flow(root)
     if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
-        raise BadInput("its output is no vector of scores", found="x".join(map(str, end.shape)))
+        raise BadInput("its output is not a vector of scores", found="x".join(map(str, end.shape)))
     return reader.steps.graph(end)
 
 
@@ -178,7 +178,7 @@ def _convolution(operator: Operator) -> Flow:
     if min(channels, groups) < 1 or channels % groups or flow.shape[0] % groups:
         raise operator.bad(f"{groups} groups do not divide {flow.shape[0]} channels in and {channels} out")
     if attributes.pair("dilate", (1, 1), 1) != (1, 1) or attributes.word("layout", "NCHW") != "NCHW":
-        raise operator.bad("is dilated, or not NCHW", expected="dilate (1, 1), layout NCHW")
+        raise operator.bad("the convolution is dilated, or not NCHW", expected="dilate (1, 1), layout NCHW")
     kernel, stride = attributes.pair("kernel", None, 1), attributes.pair("stride", (1, 1), 1)
     pad, bias = attributes.pair("pad", (0, 0), 0), not attributes.flag("no_bias", False)
     settings = {
@@ -192,7 +192,7 @@ def _dense(operator: Operator) -> Flow:
     attributes, flow = operator.attributes, operator.flow()
     units, bias = attributes.integer("num_hidden"), not attributes.flag("no_bias", False)
     if units < 1 or (len(flow.shape) == 3 and not attributes.flag("flatten", True)):
-        raise operator.bad("is no dense layer on a vector")
+        raise operator.bad("the dense layer does not read a vector")
     settings = {"units": units, "bias": bias}
     return operator.step("dense", settings, (flow,), (units,), operator.variables("weight", *_bias(bias)))
 
@@ -204,7 +204,7 @@ def _bias(bias: bool) -> tuple[Role, ...]:
 def _norm(operator: Operator) -> Flow:
     flow = operator.settled()
     if operator.attributes.integer("axis", 1) != 1:
-        raise operator.bad("normalises along another axis than the channels")
+        raise operator.bad("the normalisation is along another axis than the channels")
     variables = operator.variables("scale", "shift", "mean", "variance")
     if operator.attributes.flag("fix_gamma", True):
         operator.reader.steps.fixed.add(variables[0][1])
@@ -280,7 +280,7 @@ def _flattened(operator: Operator) -> Flow:
     if operator.node.op in ("Reshape", "reshape"):
         asked = operator.attributes.integers("shape")
         if len(asked) != 2 or asked not in ((0, -1), (-1, features), (0, features)):
-            raise operator.bad("our layers reshape in one way only", expected="(0, -1)", found=asked[:8])
+            raise operator.bad("our layers have no reshape but a flattening", expected="(0, -1)", found=asked[:8])
     operator.variables()
     return Flow(flow.step, (features,))
 
@@ -288,13 +288,13 @@ def _flattened(operator: Operator) -> Flow:
 def _sum(operator: Operator) -> Flow:
     flows = tuple(operator.settled(which) for which in range(len(operator.node.inputs)))
     if len(flows) < 2 or any(flow.shape != flows[0].shape for flow in flows):
-        raise operator.bad("adds what is not of one shape", found=[flow.shape for flow in flows[:3]])
+        raise operator.bad("the sum is of arrays of different shapes", found=[flow.shape for flow in flows[:3]])
     return operator.step("sum", {}, flows, flows[0].shape)
 
 
 def _joined(operator: Operator) -> Flow:
     if operator.attributes.integer("dim", 1) != 1:
-        raise operator.bad("joins along another axis than the channels")
+        raise operator.bad("the concatenation is along another axis than the channels")
     steps = operator.reader.steps.all
     flows: list[Flow] = []
     for which in range(len(operator.node.inputs)):
@@ -303,7 +303,7 @@ def _joined(operator: Operator) -> Flow:
         inner = step.inputs if step.kind == "concatenation" else (flow.step,)
         flows += [Flow(index, (*steps[index].shape[:1], *flow.shape[1:])) for index in inner]
     if len(flows) > MOST_JOINED or any(flow.shape[1:] != flows[0].shape[1:] for flow in flows):
-        raise operator.bad("joins too much, or maps of unequal size")
+        raise operator.bad("the concatenation has too many inputs, or maps of unequal size")
     shape = (sum(flow.shape[0] for flow in flows), *flows[0].shape[1:])
     return flows[0] if len(flows) == 1 else operator.step("concatenation", {}, tuple(flows), shape)
 

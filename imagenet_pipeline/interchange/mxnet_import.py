@@ -138,16 +138,18 @@ def _unlike(foreign: _Foreign, network: str | None, difference: str) -> BadInput
     if network is not None:
         return BadInput(f"not {network}", where=where, found=difference or None)
     if difference:
-        return BadInput("no network of ours; the nearest differs", where=where, found=difference, advice=advice)
+        return BadInput(
+            "the graph is no network of ours; the nearest differs", where=where, found=difference, advice=advice
+        )
     strange = next((node for node in foreign.symbol.nodes if not is_known(node.op)), None)
     found = None if strange is None else f"operator {strange.op[:80]!r} in {strange.name[:80]!r}, which none has"
-    return BadInput("no network of ours", where=where, found=found, advice=advice)
+    return BadInput("the graph is no network of ours", where=where, found=found, advice=advice)
 
 
 def _bare(params: Mapping[str, AnyArray], where: Path) -> dict[str, AnyArray]:
     bare = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in params.items()}
     if len(bare) < len(params):
-        raise BadInput("a name stands as arg: and as aux:", where=where)
+        raise BadInput("two arrays have the same name, as arg: and as aux:", where=where)
     return bare
 
 
@@ -191,12 +193,12 @@ def _classes(foreign: _Foreign) -> int:
     index = foreign.symbol.heads[0][0]
     while nodes[index].op not in _WEIGHTED:
         if not nodes[index].inputs:
-            raise BadInput("has no layer with weights", where=foreign.symbol_path)
+            raise BadInput("the graph has no layer with weights", where=foreign.symbol_path)
         index = nodes[index].inputs[0][0]
     where = f"{foreign.symbol_path}: {nodes[index].name[:80]!r}"
     classes = Attributes(nodes[index].attributes, where).integer(_WEIGHTED[nodes[index].op])
     if classes < 1:
-        raise BadInput("has no classes", where=where)
+        raise BadInput("the classifier has no classes", where=where)
     return classes
 
 
@@ -276,9 +278,9 @@ def _checked(
     if array.shape != parameter.shape:
         advice = f"in {candidate.name} at {candidate.image[1]} pixels (--input gives another size)"
         expected = f"shape {parameter.shape} as {parameter.name} has"
-        raise BadInput("does not fit", where=where, expected=expected, found=array.shape, advice=advice)
+        raise BadInput("the array does not fit", where=where, expected=expected, found=array.shape, advice=advice)
     if array.dtype.kind != "f":
-        raise BadInput("no floating-point numbers", where=where, found=array.dtype)
+        raise BadInput("the array holds no floating-point numbers", where=where, found=array.dtype)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(values).all():

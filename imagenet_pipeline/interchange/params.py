@@ -69,7 +69,7 @@ def read_list(stream: BinaryIO, size: int, where: object) -> dict[str, AnyArray]
         raise BadInput("the file does not name each array", where=where, expected=len(arrays), found=len(names))
     by_name = dict(zip(names, arrays, strict=True))
     if len(by_name) < len(names):
-        raise BadInput("a name stands twice", where=where, found=repr(_first_repeated(names)))
+        raise BadInput("two arrays have the same name", where=where, found=repr(_first_repeated(names)))
     return by_name
 
 
@@ -112,7 +112,7 @@ class _Reader:
         """A number of things of at least `smallest` bytes each."""
         count = self.number("Q")
         if count * smallest > self.left or count > MOST_ARRAYS:
-            raise self._bad(f"says it holds more {what} than it has room for", found=f"{count:,}")
+            raise self._bad(f"the file declares more {what} than it has room for", found=f"{count:,}")
         return count
 
     def name(self) -> str:
@@ -137,17 +137,17 @@ class _Reader:
         self._bytes(8)  # the device it was on
         kind = self.number("i")
         if kind != BFLOAT16 and kind not in TYPES:
-            raise self._bad(f"array {number} has an unknown type of number", expected="0 to 12", found=kind)
+            raise self._bad(f"array {number} has an unknown number type", expected="0 to 12", found=kind)
         return self._values(number, shape, kind)
 
     def _shape(self, number: int, word: int) -> tuple[int, ...]:
         axes = self.number("i") if word in (V1, V2, V3) else word
         if not 0 <= axes <= MOST_AXES:
-            raise self._bad(f"array {number} has no possible shape", expected=f"0 to {MOST_AXES} axes", found=axes)
+            raise self._bad(f"array {number} has an impossible shape", expected=f"0 to {MOST_AXES} axes", found=axes)
         form = f"<{axes}q" if word in (V1, V2, V3) else f"<{axes}I"
         shape: tuple[int, ...] = struct.unpack(form, self._bytes(struct.calcsize(form)))
         if min(shape, default=0) < 0 or math.prod(max(1, length) for length in shape) > MOST_NUMBERS // 8:
-            raise self._bad(f"array {number} has no possible shape", found=shape)
+            raise self._bad(f"array {number} has an impossible shape", found=shape)
         return shape
 
     def _values(self, number: int, shape: tuple[int, ...], kind: int) -> AnyArray:
@@ -165,13 +165,13 @@ class _Reader:
 
     def _bytes(self, count: int) -> bytearray:
         if count > self.left:
-            raise self._bad("ends before its list does", advice="copy or download it again")
+            raise self._bad("the file ends before its list does", advice="copy or download it again")
         content = bytearray(count)
         view, filled = memoryview(content), 0
         while filled < count:
             got = self._stream.readinto(view[filled:])  # type: ignore[attr-defined]
             if not got:
-                raise self._bad("became shorter while it was read")
+                raise self._bad("the file became shorter while it was read")
             filled += got
         self.left -= count
         return content

@@ -61,7 +61,7 @@ def read_symbol(path: Path) -> Symbol:
 def symbol_of_json(content: bytes, where: object) -> Symbol:
     """The graph that the content of a symbol file describes. Raises BadInput."""
     if len(content) > MOST_BYTES:
-        raise BadInput("too large for a symbol file", where=where, expected=f"at most {MOST_BYTES:,} bytes")
+        raise BadInput("the file is too large for a symbol", where=where, expected=f"at most {MOST_BYTES:,} bytes")
     try:
         whole = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -69,12 +69,14 @@ def symbol_of_json(content: bytes, where: object) -> Symbol:
     reader = _Reader(where)
     nodes = reader.field(whole, "nodes", list, "the file")
     if not 1 <= len(nodes) <= MOST_NODES:
-        raise BadInput("no possible number of nodes", where=where, expected=f"1 to {MOST_NODES:,}", found=len(nodes))
+        raise BadInput(
+            "the number of nodes is impossible", where=where, expected=f"1 to {MOST_NODES:,}", found=len(nodes)
+        )
     for node in nodes:
         reader.read(node)
     heads = tuple(reader.output(head, "a head") for head in reader.field(whole, "heads", list, "the file"))
     if not heads:
-        raise BadInput("names no output (heads)", where=where)
+        raise BadInput("the graph names no output (heads)", where=where)
     return Symbol(tuple(reader.nodes), heads)
 
 
@@ -128,7 +130,7 @@ class _Reader:
         numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(number) is int for number in value)
         if not numbers or not (0 <= value[0] < len(self._positions) and 0 <= value[1] < MOST_INPUTS):
             advice = "[node, output] of an earlier node"
-            raise self._bad(f"{where} points nowhere", expected=advice, found=repr(value)[:80])
+            raise self._bad(f"{where} refers to no earlier node", expected=advice, found=repr(value)[:80])
         return self._positions[value[0]], value[1]
 
     def field(self, value: Any, key: str, kind: type, where: str) -> Any:
@@ -150,7 +152,7 @@ class _Reader:
             found = value.get(key, {})
             whole = isinstance(found, dict) and all(isinstance(word, str) for word in found.values())
             if not whole or any(len(word) > LONGEST_WORD for pair in found.items() for word in pair):
-                raise self._bad(f"{where} has attributes that are no short texts", found=repr(found)[:80])
+                raise self._bad(f"{where} has attributes that are not short texts", found=repr(found)[:80])
             merged |= found
         return merged
 
@@ -235,4 +237,4 @@ class Attributes:
 
     def _bad(self, name: str, expected: str) -> BadInput:
         found = repr(self._text(name)[:80]) if name in self._texts else "no such attribute"
-        return BadInput(f"attribute {name!r}", where=self._where, expected=expected, found=found)
+        return BadInput(f"invalid attribute {name!r}", where=self._where, expected=expected, found=found)

@@ -64,7 +64,7 @@ def require_module_name(name: str) -> None:
     """Raise BadRecipe unless Python can import a file of this name without hiding what that file imports."""
     if not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
         raise BadRecipe(
-            "not a name for a Python module, which this format writes",
+            "not the name of a Python module, which this format writes",
             where=f"--out {name}",
             expected="letters, digits and _, as in resnet18_best",
         )
@@ -115,12 +115,12 @@ def load(path=Path(__file__).with_suffix(".safetensors")):
 
 STACK = '''\
 def stack(**items):
-    """The named items in sequence."""
+    """The named items one after the other."""
     return nn.Sequential(OrderedDict(items))'''
 
 RESIDUAL = '''\
 class Residual(nn.Sequential):
-    """The items in sequence, plus what goes around them: `shortcut`, or the input as it is."""
+    """The items one after the other, plus what goes around them: `shortcut`, or the input as it is."""
 
     def __init__(self, **items):
         super().__init__(OrderedDict(items))
@@ -317,4 +317,4 @@ def _plain(name: str) -> str:
 
 
 def _unfit(name: str) -> BadRecipe:
-    return BadRecipe("no name for a layer in this format", where="--format pytorch", found=repr(name))
+    return BadRecipe("this format cannot name a layer so", where="--format pytorch", found=repr(name))

@@ -216,10 +216,13 @@ def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:
     try:
         made = offered.build(1000) if callable(offered.build) else offered.build
     except Exception as error:
-        what = f"its function fails for 1000 classes ({type(error).__name__}: {error})"
+        what = f"the function fails for 1000 classes ({type(error).__name__}: {error})"
         raise BadRecipe(what, where=f"network {name!r}") from error
     if not isinstance(made, Sequential):
-        what, expected = "it is not made of layers", "a function of the number of classes that gives a stack(...)"
+        what, expected = (
+            "the function does not return layers",
+            "a function of the number of classes that gives a stack(...)",
+        )
         raise BadRecipe(what, where=f"network {name!r}", expected=expected, found=type(made).__name__)
     return replace(offered, name=name)
 

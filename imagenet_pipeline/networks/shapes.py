@@ -180,7 +180,7 @@ def _require_paths(paths: list[str], heads: tuple[str, ...]) -> None:
         raise BadRecipe("two layers have the same path", found=next(path for path in paths if paths.count(path) > 1))
     for head in heads:
         if head.count(".") > 1:
-            raise BadRecipe("a tap stands among the items of the network itself", where=f"layer {head[:-1]}")
+            raise BadRecipe("a Tap must be an item of the network itself", where=f"layer {head[:-1]}")
 
 
 def _added(path: str, body: Shape, around: Shape) -> Shape:
@@ -206,9 +206,9 @@ def _report(layer: Layer, path: str, shape: Shape, auxiliary: bool) -> LayerRepo
 
 def _check_fit(layer: Layer, path: str, shape: Shape) -> None:
     if isinstance(layer, Conv | Pool | GlobalAveragePool | LocalResponseNorm) and len(shape) != 3:
-        raise BadRecipe("needs an image", where=f"layer {path}", found=f"a vector of {shape[0]}")
+        raise BadRecipe("the layer needs an image", where=f"layer {path}", found=f"a vector of {shape[0]}")
     if isinstance(layer, Dense) and len(shape) != 1:
-        raise BadRecipe("needs a vector; put a Flatten before it", where=f"layer {path}", found=shape)
+        raise BadRecipe("the layer needs a vector; put a Flatten before it", where=f"layer {path}", found=shape)
     if isinstance(layer, Conv) and (shape[0] % layer.groups or layer.channels % layer.groups):
         raise BadRecipe(
             f"{layer.groups} groups do not divide the channels",

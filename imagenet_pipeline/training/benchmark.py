@@ -60,7 +60,7 @@ def measure_steps(
     in what is measured. `show` is told (rounds done, rounds). Raises BadRecipe for counts below 1.
     """
     if steps < 1 or rounds < 1:
-        raise BadRecipe("--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
+        raise BadRecipe("too few", where="--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
     data = records_of(recipe)
     engine = lone_engine(recipe, data)
     stepping = _Stepping(engine, learning_rate(recipe, 0, 1), steps)

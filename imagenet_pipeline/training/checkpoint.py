@@ -210,7 +210,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if not run.is_dir():
         raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
     if not found:
-        raise BadRecipe("no checkpoint here", where=run, advice="train without --resume to start the run")
+        raise BadRecipe("the folder holds no checkpoint", where=run, advice="train without --resume to start the run")
     if which == "latest":
         return found[-1]
     if which == "best":
@@ -310,7 +310,7 @@ def _require_own_name(folder: Path, name: str) -> None:
     """Raise Damaged for a checkpoint in a folder named as another checkpoint; elsewhere it may be called anything."""
     called = folder.resolve().name
     if _NAME.fullmatch(called) and called != name:
-        raise Damaged("is named after another checkpoint than it holds", where=folder, expected=called, found=name)
+        raise Damaged("the folder has the name of another checkpoint", where=folder, expected=called, found=name)
 
 
 def _instead_of(folder: Path) -> str:
@@ -345,7 +345,7 @@ def _check_sums(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         for name in names:
             if files.sha256_of(folder / name) != sums.get(name):
-                raise Damaged("its bytes are not those that were written", where=folder / name)
+                raise Damaged("the file has changed since it was written", where=folder / name)
     except (OSError, UnicodeDecodeError) as error:
-        raise Damaged(f"the checkpoint is not whole ({error})", where=folder) from error
+        raise Damaged(f"the checkpoint is incomplete ({error})", where=folder) from error
     return sums

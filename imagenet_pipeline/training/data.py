@@ -73,7 +73,7 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
     for key, goes_by_scores in keys.items():
         if goes_by_scores and not data.counts.get("val"):
             raise BadRecipe(
-                f"recipe key {key!r} goes by the scores on the split val, and there is none",
+                f"recipe key {key!r} needs the split val, which these records lack",
                 where=data.folder,
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",

@@ -30,7 +30,7 @@ def require_agreement(engine: Engine, facts: Mapping[str, str]) -> None:
     for stated in (program, facts):
         for fact, ranks in _differing(engine, stated).items():
             raise BadRecipe(
-                f"{fact} is not that of rank 0",
+                f"{fact} differs from that of rank 0",
                 where=f"rank {', '.join(map(str, ranks))} of {engine.ranks}",
                 advice="start every process with the same recipe, records, run folder and programs",
             )
@@ -84,7 +84,7 @@ def together(engine: Engine) -> Iterator[None]:
     finally:
         (any_failed,) = agreed(engine, failed)
     if any_failed:
-        raise WorkerLost("another process of this run could not go on", advice="its own message says why")
+        raise WorkerLost("another process of this run has failed", advice="its own message says why")
 
 
 def settle(engine: Engine) -> None:

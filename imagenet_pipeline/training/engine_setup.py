@@ -187,13 +187,13 @@ def _source(path: Path, network: str) -> Path:
     folder = path
     if not (path / "state.json").exists():
         if not has_checkpoint(path):
-            raise BadRecipe("a folder that is no run with a checkpoint", where=f"initial.weights = {str(path)!r}")
+            raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
     if state.network != network:
         advice = "take network=" + state.network
         raise BadInput(
-            "a checkpoint of another network", where=folder, expected=network, found=state.network, advice=advice
+            "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice
         )
     return folder / "weights.safetensors"
 

@@ -59,9 +59,9 @@ def make_run(
     differs.
     """
     if folder.exists():
-        raise BadRecipe("something is here already", where=folder, advice="choose another --out")
+        raise BadRecipe("the folder exists already", where=folder, advice="choose another --out")
     if len(classes) != imported.classes:
-        what = "the class table is not that of the network"
+        what = "the class table does not fit the network"
         raise BadInput(what, where=folder, expected=f"{imported.classes} classes", found=len(classes))
     recipe = _recipe(imported, data, crop_fraction)
     state = State(
@@ -104,7 +104,7 @@ def normalisation_of(
     if data is not None:
         return (data.mean, data.std), str(data.folder / "mean.json")
     raise BadRecipe(
-        "nothing says how the network's input is normalised",
+        "the normalisation of the network's input is unknown",
         advice="give --mean R,G,B and --std R,G,B (0,0,0 and 1,1,1 for not at all), or --records",
     )
 

@@ -59,7 +59,7 @@ class Journal:
             event = _event(line, f"{self._path}:{number}")
             after = event.pop("after", None)
             if (chained or after is not None) and after != _checksum(before):
-                what = "does not follow the line before it: lines are gone, or were changed, between the two"
+                what = "the line does not follow the line before it: lines are gone, or were changed, between the two"
                 raise Damaged(what, where=f"{self._path}:{number}", advice=ADVICE)
             events.append(event)
             before, chained = line, after is not None
@@ -82,7 +82,7 @@ def _event(line: bytes, where: str) -> Event:
     except (ValueError, RecursionError) as error:
         raise Damaged("not a JSON line", where=where) from error
     if not isinstance(event, dict) or event.pop("crc32c", None) != _own_checksum(event):
-        raise Damaged("not a line as it was written", where=where)
+        raise Damaged("the line has changed since it was written", where=where)
     return event
 
 

@@ -140,9 +140,14 @@ def curve_of(rates: Losses, losses: Losses, steps: int, key_factor: float, ended
 
 def _require_range(lowest: float, highest: float, steps: int) -> None:
     if not 0 < lowest < highest < math.inf:
-        raise BadRecipe("--from and --to", expected="two rates above 0 that grow", found=f"{lowest:g}, {highest:g}")
+        raise BadRecipe(
+            "not a range of learning rates",
+            where="--from and --to",
+            expected="two rates above 0 that grow",
+            found=f"{lowest:g}, {highest:g}",
+        )
     if steps < FEWEST_STEPS:
-        raise BadRecipe("--steps", expected=f"at least {FEWEST_STEPS}", found=steps)
+        raise BadRecipe("too few steps", where="--steps", expected=f"at least {FEWEST_STEPS}", found=steps)
 
 
 def draw_rates(curve: RateCurve, out: Path) -> None:

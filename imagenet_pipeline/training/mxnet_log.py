@@ -102,7 +102,9 @@ def read_log(path: Path) -> list[Event]:
     epochs = list(_epochs(_lines(path)))
     values = [epoch.values for epoch in epochs if epoch.values]
     if not values:
-        raise BadInput("no MXNet training log", where=path, expected='lines such as "Epoch[0] Validation-accuracy=0.5"')
+        raise BadInput(
+            "not an MXNet training log", where=path, expected='lines such as "Epoch[0] Validation-accuracy=0.5"'
+        )
     shares = [value for columns in values for name, value in columns.items() if not name.endswith("loss")]
     # Some scripts of GluonCV log percents.
     whole = 100.0 if max(shares, default=0) > 1 else 1.0

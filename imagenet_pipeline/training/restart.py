@@ -46,7 +46,7 @@ def begun_with(events: list[Event], folder: Path) -> Recipe:
     path = folder / "recipe.toml"
     digest = _last(events, "recipe_digest")
     if digest is not None and path.exists() and files.sha256_of(path) != digest:
-        log.warning("%s: is not as the last start wrote it; what differs in what is trained now is said below", path)
+        log.warning("%s: has changed since the last start; what differs in what is trained now is said below", path)
     return load_recipe(path) if recorded is None else read_recipe(recorded, str(path))
 
 
@@ -202,7 +202,7 @@ def require_unchanged(begun: Recipe, now: Recipe, step: int, folder: Path) -> No
     switched = [key for key in _KEPT_ON_OR_OFF if step and bool(before[key]) != bool(after[key])]
     for key in (*_OF_WEIGHTS, *(_OF_ORDER if step else ()), *switched, *_INITIAL):
         if before[key] != after[key]:
-            why = "acts at the start of a run alone" if key in _INITIAL else "cannot change within a run"
+            why = "acts only at the start of a run" if key in _INITIAL else "cannot change within a run"
             raise BadRecipe(
                 f"recipe key {key!r} {why}",
                 where=folder,

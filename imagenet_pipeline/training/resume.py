@@ -107,7 +107,9 @@ def run_settings(
     if not isinstance(recipe, Recipe):
         recipe, folder = _recipe_file_and_folder(find_recipe(recipe), folder)
     elif folder is None:
-        raise BadRecipe("a recipe that is no file names no run", where="run", expected="a folder for the run")
+        raise BadRecipe(
+            "a recipe without a file needs a folder for its run", where="run", expected="a folder for the run"
+        )
     folder = Path(folder)
     journal = Journal(folder)
     carried: dict[str, Any] = {}
@@ -181,7 +183,7 @@ def _new_run(settings: RunSettings) -> Run:
 def _require_no_run(folder: Path) -> None:
     if has_checkpoint(folder):
         advice = "go on with --resume latest, or choose another --run"
-        raise BadRecipe("a run is here already", where=folder, advice=advice)
+        raise BadRecipe("the folder holds a run already", where=folder, advice=advice)
 
 
 def _resumed_run(settings: RunSettings, resume: str) -> Run:
@@ -271,11 +273,11 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
     if state.network != recipe.network:
-        what = "a checkpoint of another network"
+        what = "the checkpoint is of another network"
         raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
-        raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
+        raise BadInput("the records are not those this run began with", where=data.folder, advice="start a new run")
 
 
 def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
@@ -289,7 +291,9 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
     missing = sorted({*range(1, state.epoch + 1)} - {row["epoch"] for row in rows})
     if missing:
         where = folder / "journal.jsonl"
-        raise Damaged(f"no line of epoch {missing[0]}, which is behind epoch {state.epoch}", where=where, advice=ADVICE)
+        raise Damaged(
+            f"the journal lacks epoch {missing[0]}, which comes before epoch {state.epoch}", where=where, advice=ADVICE
+        )
     return rows
 
 

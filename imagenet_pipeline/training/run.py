@@ -195,7 +195,7 @@ def begun(run: Run, epoch: int) -> Pass:
         images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
         totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
     except KeyError as error:
-        what, advice = f"the part of an epoch has no {error}", "take another checkpoint"
+        what, advice = f"the part of an epoch lacks {error}", "take another checkpoint"
         raise Damaged(what, where=run.start.folder, advice=advice) from error
     # Earlier versions kept no clock: theirs begins again.
     rate, seconds, waited = (float(partial.get(key, 0)) for key in ("learning_rate", "seconds", "wait_seconds"))

@@ -331,9 +331,9 @@ def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path
         ({"seed": 1}, "recipe key 'seed' cannot change"),
         ({"batch_size": 60}, "recipe key 'batch_size' cannot change"),
         ({"input.size": 24}, "recipe key 'input.size' cannot change"),
-        ({"initial.kind": "he"}, "recipe key 'initial.kind' acts at the start of a run alone; expected 'msra'"),
-        ({"initial.weights": "x"}, "recipe key 'initial.weights' acts at the start of a run alone; expected ''"),
-        ({"initial.zero_last_scale": True}, "recipe key 'initial.zero_last_scale' acts at the start of a run alone"),
+        ({"initial.kind": "he"}, "recipe key 'initial.kind' acts only at the start of a run; expected 'msra'"),
+        ({"initial.weights": "x"}, "recipe key 'initial.weights' acts only at the start of a run; expected ''"),
+        ({"initial.zero_last_scale": True}, "recipe key 'initial.zero_last_scale' acts only at the start of a run"),
         ({"average_decay": 0.9}, "recipe key 'average_decay' cannot change within a run; expected 0.0; found 0.9"),
     ],
 )
@@ -343,7 +343,7 @@ def test_what_cannot_change_within_a_run(run: Path, recipe: Path, overrides: dic
 
 
 def test_a_run_is_not_written_over(run: Path, recipe: Path, whole_run: Path) -> None:
-    with pytest.raises(BadRecipe, match="a run is here already; go on with --resume latest"):
+    with pytest.raises(BadRecipe, match="the folder holds a run already; go on with --resume latest"):
         open_run(recipe, {}, run)
     assert weights(run) == weights(whole_run)
 
@@ -457,7 +457,7 @@ def test_recipes_of_one_name_have_runs_of_their_own(path: str, name: str) -> Non
 
 
 def test_a_runs_own_recipe_means_that_run(run: Path, whole_run: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"a run is here already.*--resume latest"):
+    with pytest.raises(BadRecipe, match=r"the folder holds a run already.*--resume latest"):
         open_run(run / "recipe.toml", {})
     with open_run(run / "recipe.toml", {}, resume="latest").resources:
         assert weights(run) == weights(whole_run)

@@ -135,10 +135,12 @@ def test_a_run_that_has_other_classes_is_said(tmp_path: Path, caplog: pytest.Log
 
 
 def test_what_is_no_start_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"^initial\.weights = .*: a folder that is no run with a checkpoint$"):
+    with pytest.raises(BadRecipe, match=r"^initial\.weights = .*: the folder is not a run with a checkpoint$"):
         start(recipe_of("lenet", 28, weights=str(tmp_path)), 7)
     save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
-    with pytest.raises(BadInput, match="a checkpoint of another network; expected shallownet; found lenet; take netw"):
+    with pytest.raises(
+        BadInput, match="the checkpoint is of another network; expected shallownet; found lenet; take netw"
+    ):
         start(recipe_of("shallownet", 28, weights=str(tmp_path), new_head=True), 7)
     assert load((tmp_path / "checkpoints/epoch-0001/weights.safetensors").read_bytes())
 
@@ -218,7 +220,7 @@ def test_a_card_or_state_that_was_changed_is_refused(tmp_path: Path) -> None:
     path = exported(tmp_path, "pytorch", raw=False)
     card = tmp_path / "net.pytorch.json"
     card.write_text(card.read_text().replace(" 4.0,", " 0.0,"))
-    with pytest.raises(BadInput, match=r"net\.pytorch\.json: no network can compute with its mean and std"):
+    with pytest.raises(BadInput, match=r"net\.pytorch\.json: its mean and std are unusable in float32"):
         begin(recipe_of("lenet", 28, weights=str(path)), OTHERS)
     save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
     state = tmp_path / "checkpoints" / "epoch-0001" / "state.json"

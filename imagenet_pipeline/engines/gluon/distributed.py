@@ -133,7 +133,7 @@ def _start_store(membership: Membership) -> Any:
     """Everybody is there, so this takes a second, or for ever where a port is closed."""
     cluster = membership.cluster
     line = WorkerLost(
-        f"MXNet's own connections are not there after {cluster.patience_seconds:.0f} s",
+        f"MXNet's own connections did not open within {cluster.patience_seconds:.0f} s",
         where=f"worker at {cluster.host}:{cluster.port}",
         advice="every port above 1023 must be open between the machines; DMLC_NODE_HOST is the address of this machine",
     )

@@ -143,7 +143,7 @@ class Membership:
         if "lost" in message:
             raise WorkerLost(str(message["lost"]))
         if "start" not in message:
-            raise self._nobody("the scheduler went away before all were there")
+            raise self._nobody("the scheduler ended before all processes had joined")
         self._connection.settimeout(None)
 
     def _nobody(self, what: str) -> WorkerLost:

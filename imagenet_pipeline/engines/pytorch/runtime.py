@@ -47,7 +47,7 @@ def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
         )
     if ":" in devices and len(words) != here.local_ranks:
         raise BadRecipe(
-            "not as many devices as processes on this machine",
+            "the number of devices differs from the number of processes on this machine",
             where=f"devices = {devices!r}",
             expected=f"{here.local_ranks}, as many as --nproc-per-node says",
             found=len(words),

@@ -262,7 +262,8 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for devices in ("gpu:0", "gpu:0,1,2", "cpu:0"):
         with pytest.raises(
-            BadRecipe, match=r"not as many devices as processes on this machine; expected 2, as many as"
+            BadRecipe,
+            match=r"the number of devices differs from the number of processes on this machine; expected 2, as many as",
         ):
             parse_device(devices, ranks[0])
     with pytest.raises(BadRecipe, match=r"no device number 4; found 4 GPUs"):
