@@ -319,7 +319,7 @@ def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> 
         if path is not None:
             resolved = os.path.realpath(path)
             if resolved in taken:
-                raise BadRecipe("the output is also an input or another output", where=path)
+                raise BadRecipe("the output would overwrite an input or another output", where=path)
             taken.add(resolved)
 
 

@@ -330,11 +330,11 @@ def test_a_folder_named_after_another_checkpoint_is_refused_and_never_the_best(
     with pytest.raises(Damaged, match=message):
         load_checkpoint(find_checkpoint(tmp_path, "15"))
     (tmp_path / "checkpoints" / "link").symlink_to("epoch-0015")
-    with pytest.raises(Damaged, match="is named after another"):
+    with pytest.raises(Damaged, match="has the name of another"):
         load_checkpoint(tmp_path / "checkpoints" / "link")
     copy_over(tmp_path, "epoch-0003", "epoch-0001")
     assert find_checkpoint(tmp_path, "best").name == "epoch-0003"
-    assert "epoch-0001: is named after another" in caplog.text
+    assert "epoch-0001: has the name of another" in caplog.text
     prune(tmp_path, 1)
     assert wrong.exists()
     assert (

@@ -122,7 +122,7 @@ def test_averages_sizes_and_frozen_layers_over_ranks(short: Path, tmp_path: Path
     ("key", "value", "what"),
     [
         ("seed", lambda rank: 7 * (rank == 1), "rank 1 of 3: recipe key 'seed' differs from that of rank 0"),
-        ("average_decay", lambda rank: 0.5 * (rank == 0), "rank 1, 2 of 3: recipe key 'average_decay' is not that"),
+        ("average_decay", lambda rank: 0.5 * (rank == 0), "rank 1, 2 of 3: recipe key 'average_decay' differs from"),
         ("loader__threads", lambda rank: rank, None),
     ],
 )

@@ -125,7 +125,9 @@ def test_a_history_with_an_epoch_gone_is_refused(gone: int, recipe: Path, run: P
     path.unlink()
     for event in kept:
         Journal(run).write(**{key: value for key, value in event.items() if key not in ("after", "crc32c")})
-    with pytest.raises(Damaged, match=rf"journal\.jsonl: no line of epoch {gone}, which is behind epoch 4; put back"):
+    with pytest.raises(
+        Damaged, match=rf"journal\.jsonl: the journal lacks epoch {gone}, which comes before epoch 4; put"
+    ):
         go(recipe, run, "latest", epochs=5)
     assert go(recipe, run, str(gone - 1), epochs=5).epoch == 5 if gone > 1 else True
 

@@ -184,7 +184,7 @@ def test_a_part_of_an_epoch_without_its_counts_is_damage(
     (folder / "state.json").write_text(json.dumps(state))
     names = ("weights.safetensors", "optimizer.safetensors", "state.json")
     (folder / "SHA256SUMS").write_text("".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in names))
-    with pytest.raises(Damaged, match=r"step-00000002: the part of an epoch has no 'loss_sum'; take another"):
+    with pytest.raises(Damaged, match=r"step-00000002: the part of an epoch lacks 'loss_sum'; take another"):
         go(recipe, tmp_path, "latest")
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from imagenet_pipeline.config import InitialRecipe, InputRecipe, Recipe
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.interchange.export import Subject, export
+from imagenet_pipeline.interchange.export import TrainedNetwork, export
 from imagenet_pipeline.interchange.network_symbol import symbol_names
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.networks import catalog
@@ -153,7 +153,7 @@ GIVEN = {"mean": (10.0, 20.0, 30.0), "std": (1.0, 1.0, 1.0)}
 
 def exported(folder: Path, form: Literal["mxnet", "pytorch"], raw: bool) -> Path:
     values = values_of("lenet", 28, 7, 1)
-    subject = Subject("lenet", 28, OTHERS.classes, *FED, 0.875, values, "digest", "run/checkpoints/epoch-0001")
+    subject = TrainedNetwork("lenet", 28, OTHERS.classes, *FED, 0.875, values, "digest", "run/checkpoints/epoch-0001")
     return next(path for path in export(subject, form, folder / "net", raw).files if path.suffix in WEIGHTS)
 
 
@@ -225,5 +225,5 @@ def test_a_card_or_state_that_was_changed_is_refused(tmp_path: Path) -> None:
     save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
     state = tmp_path / "checkpoints" / "epoch-0001" / "state.json"
     state.write_text(state.read_text().replace(" 4.0,", " 5.0,"))
-    with pytest.raises(Damaged, match=r"state\.json: its bytes are not those"):
+    with pytest.raises(Damaged, match=r"state\.json: the file has changed since"):
         begin(recipe_of("lenet", 28, weights=str(state.with_name("weights.safetensors"))), OTHERS)
