@@ -1,4 +1,4 @@
-"""The package's face for programs: build, train, evaluate, predict and load in one call each.
+"""The package's face for programs: build, train, evaluate, predict and load in a call each.
 
     import imagenet_pipeline as ip
 
@@ -63,7 +63,7 @@ SHIPPED_BUILDERS = {
     "ckplus": "ckplus",
 }
 STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""How a builder's images are stored, where not by default: faces of 48 pixels keep every one."""
+"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -89,12 +89,12 @@ def register_builder(name: str, plan: Builder) -> None:
 
 
 def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
-    """Make a data set of records in the folder `out`, or finish one that was begun there.
+    """Make a data set of records in the folder `out`, or finish a build that was begun there.
 
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus" or one that was registered. `options` are
+    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus" or a registered builder. `options` are
     the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards, workers,
     max_rejects, keep_damaged. Raises BadRecipe for an option there is not, and as `records.build.build` does.
     """
@@ -107,7 +107,7 @@ def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
 
 
 def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequence[str] = ()) -> Plan:
-    """Have a builder make its plan with these options; text becomes a Path where it takes one.
+    """Have a builder make its plan with these options; text becomes a Path where it takes a Path.
 
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
@@ -122,8 +122,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         words = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else (value,)
         if value not in words:
             raise BadRecipe(f"no such {name}", where=where, expected=" or ".join(map(str, words)), found=value)
-    for name, one in parameters.items():
-        if one.default is one.empty and name not in options:
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     return function(**given, **({"out": Path(out)} if "out" in inspect.signature(function).parameters else {}))
@@ -133,7 +133,7 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     """The parameters of a builder that are its options: all that have a name, but `out`."""
     parameters = inspect.signature(builder).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: one for name, one in parameters.items() if one.kind in named and name != "out"}
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def store(plan: Plan, out: AnyPath, options: BuildOptions) -> BuildSummary:
 
 
 def _as_path(value: Any, hint: Any) -> Any:
-    """The value, text as a Path where the parameter is one."""
+    """The value, text as a Path where the parameter is a Path."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return Path(value) if isinstance(value, str) and Path in kinds else value
 
@@ -186,7 +186,7 @@ class TrainingResult:
 
     @cached_property
     def history(self) -> list[Event]:
-        """The rows of `history.csv`, one an epoch, restarts left behind not counted."""
+        """The rows of `history.csv`, a row an epoch, restarts left behind not counted."""
         from imagenet_pipeline.training.journal import Journal, branches
 
         return _plain(branches(Journal(self.run).events())[-1])
@@ -225,7 +225,7 @@ def train(
     `recipe` is a `Recipe`, a TOML file, the name of a shipped recipe, or a run folder. `run` is the run folder, by
     default output/runs/NAME for a file; `resume` is "latest", "best" or an epoch. `keys` and `options` change keys of
     the recipe. Ctrl-C (SIGINT) and SIGTERM in the main thread finish the step, save, and return a result that is not
-    `finished`; a second one ends at once.
+    `finished`; a second Ctrl-C ends at once.
     PyTorch on several devices trains in a process for each: what was registered by a call is not known there, an entry
     point is. Raises BadRecipe, BadInput, Damaged, OutOfRoom.
     """
@@ -241,10 +241,10 @@ def run_training(
     resume: str | None,
     words: Sequence[str] = (),
 ) -> tuple[RunSettings, Outcome | None]:
-    """Train in this process, or in one for each of several devices where the engine needs that.
+    """Train in this process, or in a process for each of several devices where the engine needs that.
 
-    These are started with the command line `words`, or one of the same meaning. The outcome is None where it is
-    another process's to say how it went.
+    These are started with the command line `words`, or its equivalent. The outcome is None where another process
+    reports it.
     """
     from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.engines import launch_ranks, taking_part
@@ -252,9 +252,9 @@ def run_training(
     from imagenet_pipeline.training.resume import open_settled, run_settings
 
     source = recipe if isinstance(recipe, Recipe) else Path(recipe)
-    with taking_part(), ExitStack() as held:
+    with taking_part(), ExitStack() as opened_files:
         settings = run_settings(source, changes, None if run is None else Path(run), resume)
-        words = words or _words(source, settings, held)
+        words = words or _words(source, settings, opened_files)
         if launch_ranks(settings.recipe.engine, settings.recipe.devices, words):
             return settings, None
         opened = open_settled(settings)
@@ -262,12 +262,12 @@ def run_training(
     return settings, outcome if opened.leads else None
 
 
-def _words(recipe: Recipe | Path, settings: RunSettings, held: ExitStack) -> list[str]:
-    """The command line that trains the same; a recipe that is no file is one while `held` is open."""
+def _words(recipe: Recipe | Path, settings: RunSettings, opened_files: ExitStack) -> list[str]:
+    """The command line that trains the same; a recipe that is no file is written to a file of `opened_files`."""
     from imagenet_pipeline.config import Recipe, override_words, recipe_text
 
     if isinstance(recipe, Recipe):
-        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="imagenet_pipeline_"))
+        folder = opened_files.enter_context(tempfile.TemporaryDirectory(prefix="imagenet_pipeline_"))
         files.write_whole(Path(folder) / "recipe.toml", recipe_text(recipe))
         recipe = Path(folder) / "recipe.toml"
     words = ["train", str(recipe), *override_words(settings.given), "--run", str(settings.folder)]
@@ -301,7 +301,7 @@ def evaluate(
     `checkpoint` is "best", "latest" or an epoch; `split` by default test, or val where there is none. `records` is
     another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
     write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
-    batch_size; after a training of PyTorch's on several devices name one, as devices="gpu:0".
+    batch_size; after a training of PyTorch's on several devices name a single device, as devices="gpu:0".
     Raises BadRecipe, BadInput, Damaged.
     """
     from imagenet_pipeline.evaluation.compare import examine
@@ -334,16 +334,16 @@ class Predictions(Sequence["Prediction"]):
     @property
     def unreadable(self) -> list[Prediction]:
         """The pictures that could not be read."""
-        return [one for one in self.predictions if one.reason]
+        return [prediction for prediction in self.predictions if prediction.reason]
 
     @overload
-    def __getitem__(self, place: int) -> Prediction: ...
+    def __getitem__(self, index: int) -> Prediction: ...
 
     @overload
-    def __getitem__(self, place: slice) -> tuple[Prediction, ...]: ...
+    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
 
-    def __getitem__(self, place: int | slice) -> Prediction | tuple[Prediction, ...]:
-        return self.predictions[place]
+    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[index]
 
     def __len__(self) -> int:
         return len(self.predictions)

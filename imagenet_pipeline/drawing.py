@@ -58,7 +58,7 @@ def tile(pixels: NDArray[np.uint8], side: int, lines: Sequence[str], share: floa
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:
-    """A picture as large as it can be within a square; one of less than half its side by a whole factor, unsmoothed."""
+    """A picture as large as fits into a square; below half its side it grows by a whole factor, unsmoothed."""
     scale = side / max(picture.size)
     if scale >= 2:
         times = int(scale)
@@ -77,7 +77,7 @@ def bar(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], share: float)
 
 
 def contact_sheet(tiles: Sequence[Image.Image], columns: int, title: str) -> Image.Image:
-    """Tiles of one size in rows, below a title of a line or several; those after the first are broken to fit."""
+    """Tiles of equal size in rows, below a title of a line or several; those after the first are broken to fit."""
     width, height = tiles[0].size
     rows = -(-len(tiles) // columns)
     across = _GAP + columns * (width + _GAP)
@@ -99,7 +99,7 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int, title: str) -> Ima
 
 def require_png(out: Path) -> None:
     """Raise BadRecipe for a picture that is no PNG by its name."""
-    files.require_ending(out, ".png", "drawn as PNG")
+    files.require_ending(out, ".png", "the picture is written as PNG")
 
 
 def png(figure: Figure) -> bytes:
@@ -132,9 +132,9 @@ _FILE_END = re.compile(r"\w{0,4}\.\w{1,4}$")
 
 
 def lettering(text: str, size: int) -> tuple[str, FreeTypeFont]:
-    """A text as it can be drawn on one line, and the font of this size, in pixels, that can.
+    """A text as it can be drawn on a line, and the font of this size, in pixels, that can.
 
-    The font is the one that comes with matplotlib (Latin, Greek, Cyrillic, Arabic and others), or else the first of
+    The font is the font that comes with matplotlib (Latin, Greek, Cyrillic, Arabic and others), or else the first of
     those installed that has all the letters; where none has, the missing ones are written out: `\\u72ac`.
     """
     text = printable(" ".join(text.split()))
@@ -145,7 +145,7 @@ def lettering(text: str, size: int) -> tuple[str, FreeTypeFont]:
 
 
 def written_out(text: str) -> str:
-    """The text on one line, with the letters that matplotlib's own font lacks written out."""
+    """The text on a line, with the letters that matplotlib's own font lacks written out."""
     known = _letters(_own())
     return "".join(
         letter if ord(letter) in known else ascii(letter)[1:-1] for letter in printable(" ".join(text.split()))

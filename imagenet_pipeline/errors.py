@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 
 def printable(text: str) -> str:
     """Write out what would move a terminal's cursor, or hide in it: `\\x1b`."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def first_few(names: Collection[str]) -> str:

@@ -88,9 +88,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def part_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` for files that shall be renamed to their places together; it goes with the block.
+    """Yield a folder beside `path` for files to be renamed to their final paths together; it goes with the block.
 
-    Raises OutOfRoom naming `path`, the place meant.
+    Raises OutOfRoom naming `path`.
     """
     part = _part_of(Path(path))
     try:
@@ -135,14 +135,14 @@ def read_at(descriptor: int, size_bytes: int, offset: int) -> bytes:
     """Read up to `size_bytes` from `offset` on; threads may share the descriptor."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, size_bytes, offset)
-    with _seeking:  # Windows has one position a descriptor
+    with _seeking:  # Windows has a single position for each descriptor
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.read(descriptor, size_bytes)
 
 
 @contextlib.contextmanager
 def explaining(path: Path) -> Iterator[None]:
-    """Turn an OSError met while writing in `path` into OutOfRoom or BadInput, one line for the user."""
+    """Turn an OSError met while writing in `path` into OutOfRoom or BadInput, a line for the user."""
     try:
         yield
     except OSError as error:
@@ -166,7 +166,7 @@ def json_bytes(value: object) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Read one of our own JSON files. Raises Damaged when it is absent or cannot be read."""
+    """Read a JSON file of ours. Raises Damaged when it is absent or cannot be read."""
     try:
         return json.loads(read_regular(path).decode())
     except FileNotFoundError as error:
@@ -176,9 +176,9 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, line: str, durable: bool = True) -> None:
-    """Append one line with a single write and sync it, so that a kill leaves at most one torn last line.
+    """Append a line with a single write and sync it, so that a kill leaves at most a torn last line.
 
-    A torn last line, one with no newline, is cut off first: what was never finished does not count.
+    A torn last line, which has no newline, is cut off first: what was never finished does not count.
     Without `durable` it is not synced: for notes on progress, which may be lost.
     """
     content = line.encode() + b"\n"
@@ -197,7 +197,7 @@ def append_line(path: Path, line: str, durable: bool = True) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one file system, into a folder made where it is missing; the new name is durable."""
+    """Rename within a file system, into a folder made where it is missing; the new name is durable."""
     with explaining(target):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)
@@ -205,14 +205,14 @@ def rename(source: Path, target: Path) -> None:
 
 
 def adopt(part: Path, target: Path) -> None:
-    """Rename a file that a library wrote by itself, in a part folder, to its place; its content is durable first."""
+    """Rename a file that a library wrote in a part folder to its final path; its content is durable first."""
     with explaining(target):
         _sync_file(part)
     rename(part, target)
 
 
 def point(link: Path, target_name: str) -> None:
-    """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in one step.
+    """Make `link` a symbolic link to its neighbour `target_name`, replacing an older link in a single step.
 
     It is for people alone: where there are no symbolic links, there is none.
     """
@@ -263,7 +263,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def remove(part: Path) -> None:
-    """Remove a part, a file or a folder; one that is gone is no error."""
+    """Remove a part, a file or a folder; a part that is gone is no error."""
     if part.is_dir() and not part.is_symlink():
         shutil.rmtree(part)
     else:
@@ -271,7 +271,7 @@ def remove(part: Path) -> None:
 
 
 def is_pointer(content: bytes) -> bool:
-    """Recognise the beginning of a file that only stands for one that Git LFS has not fetched."""
+    """Recognise the beginning of a pointer: a file in place of a file that Git LFS has not fetched."""
     return content.startswith(b"version https://git-lfs.github.com/spec/v1")
 
 
@@ -306,21 +306,21 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
 
 
 def require_ending(path: Path, endings: str | Sequence[str], what: str, advice: str | None = None) -> None:
-    """Raise BadRecipe, saying `what` the file is, unless its name ends in (one of) `endings`, ".png", in any case."""
+    """Raise BadRecipe, saying `what` the file is, unless its name ends in one of `endings`, ".png", in any case."""
     endings = [endings] if isinstance(endings, str) else endings
     if path.suffix.lower() not in endings:
         raise BadRecipe(what, where=path, expected=f"a name that ends in {', '.join(endings)}", advice=advice)
 
 
 def require_separate(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """Raise BadRecipe where two outputs are one file, or an output is an input; None is not written."""
+    """Raise BadRecipe where two outputs are the same file, or an output is an input; None is not written."""
     taken = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         if path is not None:
-            place = os.path.realpath(path)
-            if place in taken:
-                raise BadRecipe("would be written over what is read, or written twice", where=path)
-            taken.add(place)
+            resolved = os.path.realpath(path)
+            if resolved in taken:
+                raise BadRecipe("the output would overwrite an input or another output", where=path)
+            taken.add(resolved)
 
 
 def contained(root: Path, name: str) -> Path:
@@ -338,7 +338,7 @@ def contained(root: Path, name: str) -> Path:
 
 
 def _part_of(path: Path) -> Path:
-    # In containers the process number alone is no name: a restart often gets the one that was killed.
+    # In containers the process number alone is no name: a restart often gets that of the killed process.
     return path.with_name(f".{path.name}{PART_MARK}{os.getpid()}-{secrets.token_hex(4)}")
 
 
@@ -372,7 +372,7 @@ def _explained(error: OSError, path: Path) -> PipelineError:
 def remove_left_parts(targets: Iterable[Path | None]) -> None:
     """Remove the parts of these files that killed processes left; this process may not have begun any of them.
 
-    A part says which process made it. Where one of that number runs, be it another one, the part stays.
+    A part says which process made it. Where a process of that number runs, be it another, the part stays.
     """
     names: dict[Path, set[str]] = {}
     for target in targets:

@@ -33,7 +33,7 @@ _NOT_FOR_SLOTS = {"average", "missed", "steps"}
 
 @dataclass(frozen=True)
 class Step:
-    """The numbers of one step: learning rate, count of steps with this one, and the recipe's section `optimizer`."""
+    """The numbers of a step: learning rate, count of steps with this step, and the recipe's section `optimizer`."""
 
     rate: float
     count: int
@@ -181,7 +181,7 @@ def register_optimizer(name: str, rule: UpdateRule) -> None:
     """Let recipes say `optimizer.name = name`. Raises BadRecipe for a name that is shipped, or that of a slot taken."""
     taken = _NOT_FOR_SLOTS.intersection(rule.slots)
     if taken:
-        raise BadRecipe(f"no slot can be called {min(taken)!r}", where=f"optimizer {name!r}")
+        raise BadRecipe(f"a slot cannot be named {min(taken)!r}", where=f"optimizer {name!r}")
     OPTIMIZERS.register(name, rule)
 
 
@@ -266,7 +266,7 @@ def _nadam_momentum(beta1: float, count: int) -> float:
 
 def _nadam_product(beta1: float, count: int) -> float:
     # The first 64 factors are below 0.57, so later ones change 1 - product by less than its last bit.
-    return math.prod(_nadam_momentum(beta1, one) for one in range(1, min(count, 64) + 1))
+    return math.prod(_nadam_momentum(beta1, step) for step in range(1, min(count, 64) + 1))
 
 
 def _length(array: Any) -> Any:

@@ -2,11 +2,11 @@
 
 A launcher (torchrun, or `train` itself on several devices) and its processes talk in the words of torch's elastic
 launcher: RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE number a process among all machines' and among this
-one's; a process leaves its error in TORCHELASTIC_ERROR_FILE.
+machine's; a process leaves its error in TORCHELASTIC_ERROR_FILE.
 
 Local worker processes never outlive the process that started them.
 
-SIGINT and SIGTERM ask politely: finish the step, save, leave. A second one leaves at once.
+SIGINT and SIGTERM ask politely: finish the step, save, leave. A second signal leaves at once.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _end_with_parent(number: signal.Signals) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process's place: `rank` of all `ranks`, and `local_rank` of the `local_ranks` on this machine."""
+class RankedProcess:
+    """A process as its launcher numbers it: `rank` of all `ranks`, `local_rank` of the `local_ranks` on its machine."""
 
     rank: int = 0
     ranks: int = 1
@@ -66,24 +66,26 @@ class Place:
     launched: bool = False
 
 
-ALONE = Place()
+ALONE = RankedProcess()
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Place that a launcher gave this process; the one and only where none did. Raises BadRecipe for odd words."""
+def this_process(environment: Mapping[str, str] = os.environ) -> RankedProcess:
+    """Read the ranks that a launcher gave this process, or ALONE. Raises BadRecipe where they are not numbers."""
     if not all(environment.get(word) for word in _WORDS):
         return ALONE
     numbers = [environment[word] for word in _WORDS[:4]]
     if not all(number.isdecimal() for number in numbers):
-        raise BadRecipe("are no numbers", where=", ".join(_WORDS[:4]), found=" ".join(numbers))
+        raise BadRecipe(
+            "the launcher's variables must be numbers", where=", ".join(_WORDS[:4]), found=" ".join(numbers)
+        )
     rank, ranks, local_rank, local_ranks = map(int, numbers)
-    return Place(rank, ranks, local_rank, local_ranks, launched=True)
+    return RankedProcess(rank, ranks, local_rank, local_ranks, launched=True)
 
 
 def tell_launcher(line: str) -> bool:
-    """Leave this process's error to the launcher, which tells the user once for all; whether there is one that will."""
+    """Leave this process's error to the launcher, which tells the user once for all; False without a launcher."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not file or place().ranks == 1:
+    if not file or this_process().ranks == 1:
         return False
     try:
         files.write_whole(Path(file), json.dumps({"message": line, "timestamp": int(time.time())}))
@@ -94,7 +96,7 @@ def tell_launcher(line: str) -> bool:
 
 def end_with_launcher() -> None:
     """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux)."""
-    if place().launched:
+    if this_process().launched:
         _end_with_parent(signal.SIGTERM)
 
 
@@ -149,11 +151,11 @@ def _settle(parent: int) -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_OF_ECHO = 0.2
-"""A signal this soon after another is the same one, sent to a process and to its group."""
+"""A signal this soon after another is the same signal, sent to a process and to its group."""
 SECONDS_OF_LAUNCHERS_ECHO = 1.0
 """And passed on by a launcher besides, which may be busy."""
 SECONDS_TO_LEAVE = 1.0
-"""How long the main thread has to end by itself, which it cannot from within a long step."""
+"""Time the main thread has to end by itself, which it cannot from within a long step."""
 
 
 class Interruption:
@@ -161,7 +163,7 @@ class Interruption:
 
     They are told at once: the line that `tell` makes of how they asked ("Ctrl-C", "SIGTERM"); none where it is empty.
     A thread hears the signals, since Python calls a handler only once a step of the engine, long as it may be, is over.
-    A block in another thread than the main one, to which Python gives no signals, is never asked.
+    A block in another thread than the main thread, to which Python gives no signals, is never asked.
     """
 
     def __init__(self, tell: Callable[[str], str]) -> None:
@@ -206,7 +208,7 @@ class Interruption:
 
     def _listen(self, heard: socket.socket) -> None:
         """Read the numbers of signals as they arrive, a byte each, until the block is left."""
-        echo_seconds = SECONDS_OF_LAUNCHERS_ECHO if place().launched else SECONDS_OF_ECHO
+        echo_seconds = SECONDS_OF_LAUNCHERS_ECHO if this_process().launched else SECONDS_OF_ECHO
         first = None
         with heard:
             while number := heard.recv(1):

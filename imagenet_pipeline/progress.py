@@ -20,7 +20,7 @@ NARROWEST_BAR = 10
 
 
 def fitted(columns: int, label: str, done: int, total: int, unit: str, left: str, state: Sequence[str]) -> list[str]:
-    """Fit a line of progress into `columns`, the place of the bar left out: the text before the bar, and that after it.
+    """Fit a line of progress into `columns`, the bar left out: the text before the bar, and that after it.
 
     Fields fall away until it does: the last of `state` first, then the time `left`, then the words around the numbers.
     """
@@ -68,8 +68,8 @@ class Bar:
             self._draw(state)
         elif time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
-            place = f"{self._done:,} of {total:,} {self._unit}"
-            log.info("%s: %s", self._label, "  ".join((place, *state)))
+            position = f"{self._done:,} of {total:,} {self._unit}"
+            log.info("%s: %s", self._label, "  ".join((position, *state)))
 
     def _draw(self, state: Sequence[str]) -> None:
         self._line.state = state
@@ -102,7 +102,7 @@ class _Line:
 
 
 def _columns() -> int:
-    """Columns of the terminal, one fewer than it has: what fills the last one wraps on some."""
+    """Columns of the terminal, less 1: text in the last column wraps on some."""
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:

@@ -151,7 +151,7 @@ def test_a_recipe_of_ones_own_trains_and_goes_on(world: Path, tmp_path: Path) ->
     assert [row["epoch"] for row in again.history] == [1, 2]
     assert again.history[0] == first.metrics
     assert load_recipe(tmp_path / "run" / "recipe.toml").optimizer.learning_rate == 0.01
-    with pytest.raises(BadRecipe, match="a recipe that is no file names no run"):
+    with pytest.raises(BadRecipe, match="a recipe without a file needs a folder for its run"):
         ip.train(recipe)
 
 

@@ -320,7 +320,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 
 
 def test_the_ending_of_a_name_is_required_in_any_case() -> None:
-    files.require_ending(Path("a.PNG"), ".png", "drawn as PNG")
+    files.require_ending(Path("a.PNG"), ".png", "the picture is written as PNG")
     files.require_ending(Path("a.svg"), (".dot", ".svg"), "unknown kind of picture")
     with pytest.raises(
         BadRecipe, match=r"^a\.gif: a picture; expected a name that ends in \.dot, \.svg; take another$"

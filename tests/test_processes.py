@@ -14,7 +14,7 @@ import pytest
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading import loader
 from imagenet_pipeline.loading.loader import Loader
-from imagenet_pipeline.processes import Place, place, tell_launcher
+from imagenet_pipeline.processes import RankedProcess, tell_launcher, this_process
 
 TOLD = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
@@ -22,19 +22,26 @@ TOLD = {
 
 
 def test_a_process_knows_its_place() -> None:
-    assert place(TOLD) == Place(3, 4, 1, 2, launched=True)
+    assert this_process(TOLD) == RankedProcess(3, 4, 1, 2, launched=True)
 
 
 @pytest.mark.parametrize("missing", TOLD)
 def test_without_all_of_the_words_there_is_one_process(missing: str) -> None:
     """Clusters and shells have a RANK or WORLD_SIZE of their own."""
     words = {word: value for word, value in TOLD.items() if word != missing}
-    assert place(words) == place(words | {missing: ""}) == place({}) == Place(0, 1, 0, 1, launched=False)
+    assert (
+        this_process(words)
+        == this_process(words | {missing: ""})
+        == this_process({})
+        == RankedProcess(0, 1, 0, 1, launched=False)
+    )
 
 
 def test_words_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(BadRecipe, match=r"RANK, WORLD_SIZE, .*: are no numbers; found -1 4 1 2"):
-        place(TOLD | {"RANK": "-1"})
+    with pytest.raises(
+        BadRecipe, match=r"RANK, WORLD_SIZE, .*: the launcher's variables must be numbers; found -1 4 1 2"
+    ):
+        this_process(TOLD | {"RANK": "-1"})
 
 
 def test_a_line_is_left_to_a_launcher_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

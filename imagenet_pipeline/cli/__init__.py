@@ -1,4 +1,4 @@
-"""Words in, one call, answer out. Results go to stdout, progress and log lines to stderr."""
+"""Words in, a call, answer out. Results go to stdout, progress and log lines to stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imagenet_pipeline import __version__
 from imagenet_pipeline.cli import build, emotion, evaluate, interchange, pictures, predict, records, train
 from imagenet_pipeline.cli.output import Negative, say
 from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
-from imagenet_pipeline.processes import end_with_launcher, place, tell_launcher
+from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
 
 app = typer.Typer(
     help="From folders of photos to a trained, evaluated image classifier at ImageNet scale.\n\n"
@@ -97,12 +97,12 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
 
 
 def _join_ranks() -> bool:
-    """As one of several processes: end with their launcher, and speak for rank 0 alone; whether it is one."""
+    """As one of several processes: end with their launcher, and speak for rank 0 alone; True if there are several."""
     end_with_launcher()
-    if place().rank:
+    if this_process().rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         logging.getLogger().setLevel(logging.ERROR)
-    return place().launched
+    return this_process().launched
 
 
 def _explain(error: BaseException, verb: str) -> int:

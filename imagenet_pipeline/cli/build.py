@@ -20,7 +20,7 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError, first_few
 
 
 class _Builders(TyperGroup):
-    """The commands below, and one for each builder that was registered or is offered by another package."""
+    """The commands below, and a command for each builder that was registered or is offered by another package."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(dict.fromkeys([*super().list_commands(ctx), *filter(_is_there, BUILDERS.names())]))
@@ -31,7 +31,7 @@ class _Builders(TyperGroup):
 
 
 def _is_there(name: str) -> bool:
-    """Tell whether a builder can be imported; one that cannot says why when it is called."""
+    """Tell whether a builder can be imported; a builder that cannot says why when it is called."""
     with contextlib.suppress(PipelineError):
         return name in SHIPPED_BUILDERS or bool(BUILDERS.get(name))
     return False
@@ -153,7 +153,7 @@ def imagenet(
       imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
     """
     if class_order not in ("wnid", "devkit"):
-        raise BadRecipe("--class-order", expected="wnid or devkit", found=class_order)
+        raise BadRecipe("unknown class order", where="--class-order", expected="wnid or devkit", found=class_order)
     options = {
         "root": root,
         "class_order": class_order,
@@ -283,7 +283,7 @@ def fer2013(
     """
     if classes not in (6, 7) or (ferplus and classes != 7):
         expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
-        raise BadRecipe("--classes", expected=expected, found=classes)
+        raise BadRecipe("unknown number of classes", where="--classes", expected=expected, found=classes)
     options = {"csv_file": csv, "classes": classes, "swapped": swapped, "votes": ferplus}
     _make("fer2013", out, options, common)
 
@@ -315,17 +315,17 @@ def _offered(name: str) -> Any:
     """The command of another package's builder: its parameters are the options, its docstring the help."""
     function = BUILDERS.get(name, where="build")
     hints = hints_of(function)
-    # What is called as one of the shared options is that one.
-    parameters = [one for one in options_of(function).values() if one.name not in _COMMON]
-    options = [_option(name, one, hints.get(one.name, str)) for one in parameters]
+    # A parameter named as a shared option is that option.
+    parameters = [parameter for parameter in options_of(function).values() if parameter.name not in _COMMON]
+    options = [_option(name, parameter, hints.get(parameter.name, str)) for parameter in parameters]
 
     def command(*, out: Path, common: Common, **given: Any) -> None:
         _make(name, out, given, common)
 
-    place = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
+    out_option = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
     common = inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Common)
-    own = [one for one in options if one is not None]
-    command.__signature__ = inspect.Signature([*own, place, common])  # type: ignore[attr-defined]
+    own = [option for option in options if option is not None]
+    command.__signature__ = inspect.Signature([*own, out_option, common])  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, help=inspect.getdoc(function))(taking_common()(command))
     return typer.main.get_command(app)
@@ -334,7 +334,7 @@ def _offered(name: str) -> Any:
 def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Parameter | None:
     """A builder's parameter as an option; none for a type that a command line cannot give."""
     inner = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if not all(one in (*_TAKEN, types.NoneType) for one in inner):
+    if not all(alternative in (*_TAKEN, types.NoneType) for alternative in inner):
         if parameter.default is parameter.empty:
             what = f"the parameter {parameter.name!r} cannot be given on the command line"
             raise BadRecipe(what, where=f"build {builder}", found=str(kind), advice="call imagenet_pipeline.build")

@@ -55,8 +55,8 @@ def emotion(
 
     In a copy, over a bar of its probability; the detections are written down as JSON lines.
 
-    A video keeps its size and rate, not its sound (.mp4, .mov, .mkv, .avi). Of one that is cut short, and on Ctrl-C,
-    what was annotated is kept. On a screen a window shows it (q ends it), where OpenCV has one.
+    A video keeps its size and rate, not its sound (.mp4, .mov, .mkv, .avi). Of a cut video, and on Ctrl-C, what was
+    annotated is kept. On a screen a window shows it (q ends it), where OpenCV has windows.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The verbs that measure a trained network: evaluate (one checkpoint or several), features, probe."""
+"""The verbs that measure a trained network: evaluate (a checkpoint or several), features, probe."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
     """Runs come first; what has an equals sign, and is no folder, is a recipe key."""
     runs = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
     if not runs:
-        raise BadRecipe("no run to evaluate", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
+        raise BadRecipe("no run is named", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
     return runs, overrides_of([word for word in words if Path(word) not in runs])
 
 
@@ -161,22 +161,27 @@ def _say_members(findings: Findings) -> None:
     examination = findings.examination
     members = examination.evaluations
     traits = {
-        "run": [one.run for one in members],
-        "network": [one.network for one in members],
-        "engine": [one.engine for one in members],
-        "input": [f"{one.input_size} px" for one in members],
+        "run": [member.run for member in members],
+        "network": [member.network for member in members],
+        "engine": [member.engine for member in members],
+        "input": [f"{member.input_size} px" for member in members],
     }
     shared = [f"{name} {values[0]}" for name, values in traits.items() if len({*values}) == 1]
-    told = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
+    differing = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}
     if shared:
         say(f"of all: {', '.join(shared)}")
-    names, rank5 = [*(one.checkpoint for one in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
+    names, rank5 = [*(member.checkpoint for member in members), TOGETHER], ["rank-5 %"] if findings.says_rank5 else []
     figures = [
-        (f"{one.rank1:.2f}", *([f"{one.rank5:.2f}"] if rank5 else []), f"{one.loss:.4f}", *difference_cells(gap))
-        for one, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
+        (
+            f"{result.rank1:.2f}",
+            *([f"{result.rank5:.2f}"] if rank5 else []),
+            f"{result.loss:.4f}",
+            *difference_cells(gap),
+        )
+        for result, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
     ]
-    rows = [(*row[:-1], *row[-1]) for row in zip(names, *told.values(), figures, strict=True)]
-    say_table(["checkpoint", *told, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
+    rows = [(*row[:-1], *row[-1]) for row in zip(names, *differing.values(), figures, strict=True)]
+    say_table(["checkpoint", *differing, "rank-1 %", *rank5, "loss", "to the first", "p"], rows)
     say("to the first: points of rank-1, with 95 % interval; p: McNemar's test on the same images")
 
 
@@ -190,7 +195,7 @@ def features(
     records: Annotated[Path | None, typer.Option(help="Another data set, of any classes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the activations of one layer for every record.
+    """Write the activations of a layer for every record.
 
     The network runs up to the layer, on the centre crop of each image. Memory is that of a batch; the file takes 4
     bytes a number. For a split, say train, it holds train_features [n, k] float32 (of an image [channels, height,
@@ -241,14 +246,14 @@ def probe(
     from imagenet_pipeline.training.metrics import chance_percent, says_rank5
 
     if kind not in ("logistic", "svm"):
-        raise BadRecipe("--kind", expected="logistic or svm", found=kind)
+        raise BadRecipe("unknown classifier", where="--kind", expected="logistic or svm", found=kind)
     result: Any = fit_probe(file, kind, seed, out)  # type: ignore[arg-type]
     if as_json:
         say_json(result)
         return
     say_table(
         ["C", "rank-1 %", "deviation"],
-        [(f"{one.c:g}", f"{one.rank1:.2f}", f"{one.deviation:.2f}") for one in result.tried],
+        [(f"{fit.c:g}", f"{fit.rank1:.2f}", f"{fit.deviation:.2f}") for fit in result.tried],
     )
     say(f"{kind}, C = {result.c:g}: {result.images:,} training images, {result.features:,} features")
     for split, scored in result.splits.items():

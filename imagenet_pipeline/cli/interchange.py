@@ -11,7 +11,7 @@ from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.interchange.export import Exported, Subject
+    from imagenet_pipeline.interchange.export import Exported, TrainedNetwork
 from typing import TYPE_CHECKING
 
 from imagenet_pipeline.errors import BadInput
@@ -59,26 +59,28 @@ def export(
 
     if form not in get_args(Format):
         advice = "did you mean pytorch?" if form == "torch" else None
-        raise BadRecipe("--format", expected="mxnet, onnx or pytorch", found=form, advice=advice)
-    subject = _subject(run, checkpoint, input_size)
-    exported = export_network(subject, form, _target(out), raw)  # type: ignore[arg-type]
+        raise BadRecipe(
+            "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
+        )
+    trained = _trained_network(run, checkpoint, input_size)
+    exported = export_network(trained, form, _target(out), raw)  # type: ignore[arg-type]
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))
         say_json({**exported.content, "files": digests, "card": exported.card, "replaced": replaced})
         return
-    _say(subject, exported)
+    _say(trained, exported)
 
 
 def _target(out: str) -> Path:
     # A path forgets that it ended in a slash.
     if out.endswith("/"):
-        raise BadRecipe("a folder, not a name to write under", where=f"--out {out}", expected=f"{out}NAME")
+        raise BadRecipe("an export cannot be named like a folder", where=f"--out {out}", expected=f"{out}NAME")
     return Path(out)
 
 
-def _subject(run: Path, which: str, input_size: int | None) -> Subject:
-    from imagenet_pipeline.interchange.export import Subject, require_input_size
+def _trained_network(run: Path, which: str, input_size: int | None) -> TrainedNetwork:
+    from imagenet_pipeline.interchange.export import TrainedNetwork, require_input_size
     from imagenet_pipeline.networks import catalog
     from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
@@ -87,7 +89,7 @@ def _subject(run: Path, which: str, input_size: int | None) -> Subject:
     if input_size is not None and not catalog.is_zoo_name(state.network):
         network = catalog.build(state.network, len(state.classes))
         require_input_size(state.network, network, input_size, state.input_size)
-    return Subject(
+    return TrainedNetwork(
         state.network,
         input_size or state.input_size,
         state.class_table,
@@ -100,14 +102,14 @@ def _subject(run: Path, which: str, input_size: int | None) -> Subject:
     )
 
 
-def _say(subject: Subject, exported: Exported) -> None:
+def _say(trained: TrainedNetwork, exported: Exported) -> None:
     for path, digest in exported.files.items():
         say(f"{path}  {path.stat().st_size:,} bytes  sha256 {digest}")
     if exported.replaced:
         say("replaced the export of {} ({})".format(*exported.replaced))
-    entry, table = exported.content["input"], subject.classes
+    entry, table = exported.content["input"], trained.classes
     shape = ", ".join(map(str, entry["shape"]))
-    say(f"{subject.network} of {subject.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
+    say(f"{trained.network} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
 
@@ -215,7 +217,7 @@ def _require_in_order(symbol: Path, params: Path) -> None:
     first, second = _start("--symbol", symbol), _start("--params", params)
     if first == LIST_MAGIC.to_bytes(8, "little") and second.lstrip().startswith(b"{"):
         raise BadInput(
-            "an MXNet .params file",
+            "the file holds MXNet parameters, not a symbol",
             where=f"--symbol {symbol}",
             expected="MXNet's -symbol.json",
             advice="--symbol and --params the other way round?",
@@ -242,9 +244,14 @@ def _given(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[
         return None
     numbers = _numbers("--mean", mean), _numbers("--std", std)
     if min(numbers[1]) < SMALLEST_DEVIATION:
-        raise BadRecipe("--std", expected=f"three numbers, {SMALLEST_DEVIATION:g} or above", found=std)
+        raise BadRecipe(
+            "a deviation is too small",
+            where="--std",
+            expected=f"three numbers, {SMALLEST_DEVIATION:g} or above",
+            found=std,
+        )
     if looks_like_0_to_1(*numbers):
-        of_bytes = [_words(tuple(255 * number for number in one)) for one in numbers]
+        of_bytes = [_words(tuple(255 * number for number in triple)) for triple in numbers]
         raise BadRecipe(
             "look like the scale 0..1",
             where="--mean, --std",
@@ -263,7 +270,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or not all(abs(number) <= LARGEST_NUMBER for number in numbers):
-        raise BadRecipe(option, expected="three numbers, R,G,B, 0..255", found=text)
+        raise BadRecipe("the value cannot be read", where=option, expected="three numbers, R,G,B, 0..255", found=text)
     return numbers
 
 

@@ -36,12 +36,12 @@ class Negative(Exception):
 
 
 def say(line: str = "") -> None:
-    """Print one line of the answer; names from files in it may hold anything."""
+    """Print a line of the answer; names from files in it may hold anything."""
     print(printable(line))
 
 
 def say_json(value: Any) -> None:
-    """Print a dataclass or plain value as one JSON object."""
+    """Print a dataclass or plain value as a JSON object."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     print(json.dumps(_finite(value), default=_plain, allow_nan=False))

@@ -130,12 +130,12 @@ def grad_cam(
     images = [Path(word) for word in words if word not in changes]
     if not images:
         expected = "picture grad-cam RUN IMAGE... [key=value...]"
-        raise BadRecipe("no photo to look at", where=" ".join(words), expected=expected)
+        raise BadRecipe("no photo is named", where=" ".join(words), expected=expected)
     made = draw_grad_cam(run, images, out, layer, class_name, checkpoint, overrides_of(changes))
     if as_json:
         say_json(made)
         return
-    rows = [(one.image, one.class_name, f"{100 * one.probability:.2f}") for one in made.images]
+    rows = [(image.image, image.class_name, f"{100 * image.probability:.2f}") for image in made.images]
     say_table(["photo", "class", "probability, %"], rows)
     say(f"{made.network}, {made.checkpoint}: at {made.layer}, {'x'.join(map(str, made.shape))}")
     say(f"picture: {out}")
@@ -152,7 +152,7 @@ def augmentation(
     record: Annotated[int, typer.Option(min=0, help="Which training record.")] = 0,
     draws: Annotated[int, typer.Option(min=1, max=200, help="How often it is changed.")] = 24,
 ) -> None:
-    """Draw one training photo as it is stored, and as training would see it many times over.
+    """Draw a training photo as it is stored, and as training would see it many times over.
 
     It goes through the loader itself. Where images are mixed, the captions tell the share of each class.
 

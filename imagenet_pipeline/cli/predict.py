@@ -103,16 +103,14 @@ def _pictures_and_changes(
     changes = [word for word in words if "=" in word and not Path(word).exists()]
     sources = [Path(word) for word in words if word not in changes]
     if not sources:
-        raise BadRecipe(
-            "no picture to look at", where=" ".join(words), expected="predict RUN PICTURE... [key=value...]"
-        )
+        raise BadRecipe("no picture is named", where=" ".join(words), expected="predict RUN PICTURE... [key=value...]")
     paths = find_pictures(sources, root)
     require_separate(outputs, (*sources, *paths))
     return paths, overrides_of(changes)
 
 
 class _TextAnswer:
-    """A block of lines a picture, one with --top 1; of what goes to a table only what could not be read."""
+    """A block of lines a picture, a line with --top 1; beside a table only the pictures that could not be read."""
 
     def __init__(self, table: Path | None) -> None:
         self._table = table
@@ -126,7 +124,7 @@ class _TextAnswer:
             return
         if self._table:
             return
-        lines = [f"{100 * one.probability:6.2f} %  {_called(one.class_id, one.name)}" for one in prediction.top]
+        lines = [f"{100 * guess.probability:6.2f} %  {_called(guess.class_id, guess.name)}" for guess in prediction.top]
         if len(lines) == 1:
             say(f"{lines[0]}  {prediction.path}")
             return
@@ -160,7 +158,9 @@ class _JsonAnswer:
         if prediction.reason:
             self._unreadable.append({"file": str(prediction.path), "reason": prediction.reason})
             return
-        top = [{"class": one.class_id, "name": one.name, "probability": one.probability} for one in prediction.top]
+        top = [
+            {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.top
+        ]
         print(self._between + json.dumps({"file": str(prediction.path), "top": top}), end="")
         self._between = ", "
 

@@ -28,8 +28,8 @@ def verify(
 ) -> None:
     """Check every record, index, count and digest.
 
-    A record of ours is whole if its checksum is right; the images of records without one are decoded. The exit code
-    is 1 if anything is wrong.
+    A record of ours is whole if its checksum is right; the images of records without a checksum are decoded. The
+    exit code is 1 if anything is wrong.
 
     \b
     Examples:
@@ -135,9 +135,9 @@ def _labels(labels: Sequence[float]) -> str:
 
 
 def _problem_line(problem: Any) -> str:
-    place = "" if problem.record is None else f", record {problem.record}"
-    place += "" if problem.offset is None else f", offset {problem.offset:,}"
-    return f"{problem.file}{place}: {problem.what}"
+    position = "" if problem.record is None else f", record {problem.record}"
+    position += "" if problem.offset is None else f", offset {problem.offset:,}"
+    return f"{problem.file}{position}: {problem.what}"
 
 
 def _three(values: Any) -> str:
@@ -156,5 +156,5 @@ def _range(words: str) -> range:
     except ValueError:
         start, stop = 0, -1
     if not 0 <= start < stop:
-        raise BadRecipe("--records", expected="FIRST:LAST as in 0:8", found=words)
+        raise BadRecipe("the range cannot be read", where="--records", expected="FIRST:LAST as in 0:8", found=words)
     return range(start, stop)

@@ -23,7 +23,7 @@ def networks(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """List the networks, or one of them layer by layer.
+    """List the networks, or a network layer by layer.
 
     Parameters, multiply-adds and shapes; no engine is needed.
 
@@ -125,9 +125,9 @@ def recipes(
     out: Annotated[Path | None, typer.Option(help="File to write [default: NAME.toml in this folder]")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the recipes that come with this program, print one of them, or copy one.
+    """List the recipes that come with this program, print a recipe, or copy it.
 
-    `train NAME` trains one as it is. A copy is written with all its comments; a file that is there stays.
+    `train NAME` trains the recipe as it is. A copy is written with all its comments; a file that is there stays.
 
     \b
     Examples:
@@ -139,7 +139,9 @@ def recipes(
 
     if name is None:
         if copy or out:
-            raise BadRecipe("--copy", expected="the name of a recipe", advice="`recipes` lists them")
+            raise BadRecipe(
+                "no recipe is named", where="--copy", expected="the name of a recipe", advice="`recipes` lists them"
+            )
         _show_recipes(as_json)
     elif copy or out:
         written = shipped.copy_shipped(name, out)
@@ -177,7 +179,7 @@ def train(
     """Train a recipe, or go on with a run from any epoch.
 
     A learning rate given with --resume is the rate of the very next step, and stays that of this step whatever a later
-    --resume changes. Ctrl-C saves and leaves, a second one ends at once. `keys` lists what a
+    --resume changes. Ctrl-C saves and leaves, a second Ctrl-C ends at once. `keys` lists what a
     recipe can say.
 
     \b
@@ -207,7 +209,7 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, and training logs of MXNet's and GluonCV's.")],
     out: Annotated[Path, typer.Option(help="Picture to write, PNG.")],
 ) -> None:
-    """Draw the curves of one run or several on one picture, restarts marked.
+    """Draw the curves of one run or several in a picture, restarts marked.
 
     Each run is a curve of its own. Logs that continue one another make one curve, in the order given: a log that
     does not begin with the first epoch goes on with the log before it, and takes the place of what it repeats.
@@ -231,8 +233,8 @@ def _show_zoo(name: str, classes: int, input_size: int, as_json: bool) -> None:
         if as_json:
             say_json({"networks": known})
             return
-        for one in known:
-            say(one)
+        for known_name in known:
+            say(known_name)
         return
     table = zoo_network(name, classes).table((3, input_size, input_size))
     if as_json:
@@ -291,7 +293,7 @@ def loader(
 def step(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    synthetic: Annotated[bool, typer.Option(help="Also on one batch that is there already, in turn.")] = False,
+    synthetic: Annotated[bool, typer.Option(help="Also on a synthetic batch, in turn.")] = False,
     steps: Annotated[int, typer.Option(help="Steps a round.")] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds; the median of them counts.")] = 5,
     as_json: Json = False,

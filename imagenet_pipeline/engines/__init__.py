@@ -4,7 +4,7 @@ An engine builds a network out of its description, keeps its parameters on the d
 predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
 just issued: losses and hits stay on the device until `totals` is called.
 
-`imagenet_pipeline/optimizers.py` writes the update rules, one for every engine. The losses of an image with logits s,
+`imagenet_pipeline/optimizers.py` writes the update rules, shared by the engines. The losses of an image with logits s,
 target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
 
     cross_entropy   - sum over j of ((1 - e) t_j + e / C) log softmax(s)_j         (Szegedy et al. 2016, section 7)
@@ -32,7 +32,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 
 FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
 """Engines, and the packages that they need."""
@@ -74,7 +74,7 @@ class Blueprint:
 class Totals:
     """Exact counts over the batches since the last reading.
 
-    `step_losses` is the loss summed over each batch's images, float64, one row a batch.
+    `step_losses` is the loss summed over each batch's images, float64, a row a batch.
     """
 
     images: int
@@ -196,7 +196,7 @@ def choose_engine(devices: str, network: str = "") -> str:
     if not installed:
         packages = " or ".join(f"'imagenet-pipeline[{engine}]'" for engine in FRAMEWORKS)
         raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=f"pip install {packages}")
-    if "gluon" not in installed or ("pytorch" in installed and place().launched):
+    if "gluon" not in installed or ("pytorch" in installed and this_process().launched):
         return installed[-1]
     if "pytorch" in installed and devices.startswith("gpu") and not _gpus("gluon") and _gpus("pytorch"):
         return "pytorch"
@@ -204,7 +204,7 @@ def choose_engine(devices: str, network: str = "") -> str:
 
 
 def _gpus(engine: str) -> int:
-    """Count the GPUs that an engine's framework sees; one that cannot be imported sees none."""
+    """Count the GPUs that an engine's framework sees; a framework that cannot be imported sees none."""
     try:
         runtime = importlib.import_module(f"imagenet_pipeline.engines.{engine}.runtime")
     except (ImportError, OSError):
@@ -257,16 +257,16 @@ def taking_part() -> AbstractContextManager[None]:
 
 
 def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
-    """Run the command line `words` in a process for each of the `devices`, where the engine needs one for each.
+    """Run the command line `words` in a process for each of the `devices`, where the engine needs that.
 
-    False where this process is to do it itself: one device, an engine that takes several, or one of those processes.
+    False where this process is to do it itself: for one device, for an engine that takes several, or as a rank.
     Raises what ended them: a rank's own error, or WorkerLost; BadRecipe for PyTorch in a cluster of MXNet's.
     """
     if engine != "gluon" and in_cluster():
         from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 
         require_no_cluster(engine)
-    if engine != "pytorch" or "," not in devices or place().launched:
+    if engine != "pytorch" or "," not in devices or this_process().launched:
         return False
     try:
         from imagenet_pipeline.engines.pytorch.launch import launch
@@ -287,7 +287,7 @@ def find_layer(layers: Mapping[str, Any], path: str) -> Any:
 
 def not_scored(path: str) -> BadRecipe:
     """The error for a layer that scoring does not run through."""
-    what = "scoring does not run through it"
+    what = "scoring does not use this layer"
     return BadRecipe(what, where=f"layer {path}", advice="auxiliary classifiers work in training only")
 
 

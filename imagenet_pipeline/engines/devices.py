@@ -20,7 +20,7 @@ def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str
     kind, _, numbers = devices.partition(":")
     words = numbers.split(",") if numbers else ["0"]
     if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise BadRecipe("cannot be read", where=f"devices = {devices!r}", expected=expected)
+        raise BadRecipe("the list of devices cannot be read", where=f"devices = {devices!r}", expected=expected)
     return kind, words
 
 
@@ -37,12 +37,12 @@ def require_there(devices: str, words: list[str], count: int, found: str) -> Non
 
 
 def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> list[tuple[Images, Targets]]:
-    """Consecutive pieces of a batch, all of one length, which the devices can share equally.
+    """Consecutive pieces of a batch, equally long, which the devices can share equally.
 
     Raises BadRecipe where the images do not divide, or are fewer than the devices.
     """
     if len(images) < devices:
-        raise BadRecipe("fewer images in a step than devices", expected=devices, found=len(images))
+        raise BadRecipe("a step has fewer images than there are devices", expected=devices, found=len(images))
     if parts == 1:
         return [(images, labels)]
     require_even_batch(len(images), parts=parts, devices=devices)

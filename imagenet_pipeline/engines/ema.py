@@ -10,14 +10,14 @@ import numpy as np
 from imagenet_pipeline.engines import Array, Values, check_fits
 
 Copies = Mapping[str, list[Any]]
-"""Arrays by name; more than one where devices have different ones, as of running statistics."""
+"""Arrays by name; several where devices have different arrays, as of running statistics."""
 _PREFIX, _STEPS, _LOSS_SCALE = "average/", "average_steps", "loss_scale"
 
 
 class Averages:
     """See `engines.Engine.averages`. They start from the arrays as they are before the first step.
 
-    `copy(array)` gives a new one; `approach(means, arrays, share)` gives every mean moved by this share of the way to
+    `copy(array)` gives a new array; `approach(means, arrays, share)` gives every mean moved by this share of the way to
     its array. An engine whose arrays can be written may give the old means, moved in place.
     """
 

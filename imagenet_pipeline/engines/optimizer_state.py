@@ -39,7 +39,7 @@ class OptimizerState:
         self._recipes = {name: recipe if group.decays else undecayed for name, group in self.groups.items()}
 
     def count(self) -> None:
-        """Count one more step of all that move."""
+        """Count another step of all parameters that move."""
         self.steps += 1
         for name, group in self.groups.items():
             self._missed[name] += group.frozen
@@ -72,7 +72,7 @@ class OptimizerState:
         other = next((key.removeprefix("steps/") for key in state if key.startswith("steps/")), "sgd")
         if other != self._name:
             raise BadRecipe(
-                "the state to go on from is another optimizer's", where=f"optimizer.name = {self._name!r}",
+                "the checkpoint's optimizer state is of another optimizer", where=f"optimizer.name = {self._name!r}",
                 found=repr(other), advice=f"go on with optimizer.name={other}, or start a new run",
             )  # fmt: skip
         check_fits(self._expected(state), state, "arrays of the optimizer state")
@@ -127,7 +127,7 @@ def parameter_groups(
     """The parameter group of every parameter and running statistic of a network, given their shapes by name.
 
     `frozen` and `rates` name layers by the beginnings of their paths, whole words of them: "stage1" is stage1.unit1
-    and not stage10. Of several rates that fit the longest name counts. Without `decay_all` arrays of one dimension
+    and not stage10. Of several rates that fit the longest name counts. Without `decay_all` vectors
     do not decay. Raises BadRecipe for a name no layer begins with, and where every layer is frozen.
     """
     frozen, rates = tuple(frozen), dict(rates or {})

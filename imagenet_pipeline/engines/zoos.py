@@ -83,14 +83,16 @@ def zoo_network(name: str, classes: int) -> ZooNetwork:
     """The network that LIBRARY:NAME stands for. Raises BadRecipe for another library; NAME is not looked up."""
     library, _, inner = name.partition(":")
     if library not in ZOOS or not inner:
-        raise BadRecipe("not a zoo's network", where=f"network {name!r}", expected="gluoncv:NAME or timm:NAME")
+        raise BadRecipe(
+            "not the name of a zoo's network", where=f"network {name!r}", expected="gluoncv:NAME or timm:NAME"
+        )
     return ZooNetwork(library, inner, classes)
 
 
 def zoo_names(library: str) -> list[str]:
-    """The classifiers of "gluoncv" or "timm". Raises BadRecipe for another library, or one that is not installed."""
+    """The classifiers of "gluoncv" or "timm". Raises BadRecipe for another library, or a missing library."""
     if library not in ZOOS:
-        raise BadRecipe("no such zoo", where=f"network '{library}:'", expected=" or ".join(ZOOS))
+        raise BadRecipe("unknown zoo", where=f"network '{library}:'", expected=" or ".join(ZOOS))
     return [f"{library}:{name}" for name in _wing(library).names()]
 
 

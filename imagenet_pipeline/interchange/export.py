@@ -39,7 +39,7 @@ INPUT_NAMES: dict[Format, str | None] = {"mxnet": "data", "onnx": "images", "pyt
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedNetwork:
     """A network to export, by name: its values, classes and input. Mean and std are in 0..255, RGB."""
 
     network: str
@@ -71,8 +71,8 @@ class Exported:
     replaced: tuple[str, str] | None = None
 
 
-def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Exported:
-    """Write `out` with the endings of `form`, and the card `out`.FORM.json: all of them or, where one fails, none.
+def export(trained: TrainedNetwork, form: Format, out: Path, raw: bool = False) -> Exported:
+    """Write `out` with the endings of `form`, and the card `out`.FORM.json: all of them or, where a file fails, none.
 
     The exported network normalises its input itself, or with `raw` takes it normalised. Raises BadInput where
     another's file stands in the way or float32 cannot normalise so, BadRecipe where `out` is a folder, and as the
@@ -81,11 +81,11 @@ def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Expo
     out = _without_ending(out, form)
     card = out.with_name(f"{out.name}.{form}.json")
     _require_replaceable(card, [f"{out.name}{ending}" for ending in ENDINGS[form]])
-    replaced = _of_another_run(_earlier(card), subject)
-    content = _content(subject, form, raw)
-    require_usable(subject.mean, subject.std, subject.origin)
+    replaced = _of_another_run(_earlier(card), trained)
+    content = _content(trained, form, raw)
+    require_usable(trained.mean, trained.std, trained.origin)
     with files.part_folder(out) as part:
-        written = _write(subject, form, part / out.name, raw, content)
+        written = _write(trained, form, part / out.name, raw, content)
         digests = {path.name: files.sha256_of(path) for path in written}
         content["files"] = digests
         files.write_json(part / card.name, content)
@@ -95,39 +95,39 @@ def export(subject: Subject, form: Format, out: Path, raw: bool = False) -> Expo
     return Exported({out.with_name(name): digest for name, digest in digests.items()}, card, content, replaced)
 
 
-def _write(subject: Subject, form: Format, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
-    network = network_of(subject.network, len(subject.classes))
-    normalisation = None if raw else (subject.mean, subject.std)
+def _write(trained: TrainedNetwork, form: Format, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
+    network = network_of(trained.network, len(trained.classes))
+    normalisation = None if raw else (trained.mean, trained.std)
     if network.engine is not None:
-        return export_zoo(network, subject.values, subject.input_shape, out, normalisation, form)
+        return export_zoo(network, trained.values, trained.input_shape, out, normalisation, form)
     match form:
         case "onnx":
             notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
-            return export_onnx(network, subject.values, subject.input_shape, out, normalisation, notes)
+            return export_onnx(network, trained.values, trained.input_shape, out, normalisation, notes)
         case "pytorch":
-            return export_pytorch(network, subject.values, subject.input_shape, out, normalisation)
+            return export_pytorch(network, trained.values, trained.input_shape, out, normalisation)
         case "mxnet":
-            return export_mxnet(network, subject.values, subject.input_shape, out, normalisation)
+            return export_mxnet(network, trained.values, trained.input_shape, out, normalisation)
 
 
-def _content(subject: Subject, form: Format, raw: bool) -> dict[str, Any]:
+def _content(trained: TrainedNetwork, form: Format, raw: bool) -> dict[str, Any]:
     return {
         "written_by": f"{AUTHOR} {__version__}",
         "format": form,
-        "network": subject.network,
-        "origin": subject.origin,
-        "weights_digest": subject.weights_digest,
+        "network": trained.network,
+        "origin": trained.origin,
+        "weights_digest": trained.weights_digest,
         "input": {
             "name": INPUT_NAMES[form],
-            "shape": ["n", *subject.input_shape],
+            "shape": ["n", *trained.input_shape],
             "type": "float32",
             "values": "(RGB - mean) / std" if raw else "RGB, 0..255",
         },
         "output": "logits, one a class: scores before the softmax",
-        "mean": subject.mean,
-        "std": subject.std,
-        "crop_fraction": subject.crop_fraction,
-        "classes": subject.classes.as_json(),
+        "mean": trained.mean,
+        "std": trained.std,
+        "crop_fraction": trained.crop_fraction,
+        "classes": trained.classes.as_json(),
     }
 
 
@@ -143,7 +143,7 @@ def _without_ending(out: Path, form: Format) -> Path:
 
 
 def _no_name(where: str) -> BadRecipe:
-    return BadRecipe("not a name to write under", where=where, expected="FOLDER/NAME, as in exported/resnet18")
+    return BadRecipe("not a usable name for an export", where=where, expected="FOLDER/NAME, as in exported/resnet18")
 
 
 def _require_replaceable(card: Path, names: list[str]) -> None:
@@ -185,22 +185,26 @@ def normalisation_beside(file: Path) -> tuple[Normalisation, Path] | None:
 
 
 def _three(numbers: object, card: Path) -> tuple[float, ...]:
-    if isinstance(numbers, list) and len(numbers) == 3 and all(type(one) in (int, float) for one in numbers):
+    if isinstance(numbers, list) and len(numbers) == 3 and all(type(number) in (int, float) for number in numbers):
         return tuple(map(float, numbers))
     raise BadInput("not the card of an export", where=card, expected="mean and std, three numbers", found=numbers)
 
 
-def _of_another_run(content: dict[str, Any], subject: Subject) -> tuple[str, str] | None:
+def _of_another_run(content: dict[str, Any], trained: TrainedNetwork) -> tuple[str, str] | None:
     origin, network = content.get("origin"), content.get("network")
     if not isinstance(origin, str) or not isinstance(network, str):
         return None
     # A checkpoint lies in RUN/checkpoints.
-    earlier, now = Path(origin).parent.parent, Path(subject.origin).parent.parent
+    earlier, now = Path(origin).parent.parent, Path(trained.origin).parent.parent
     return None if earlier.absolute() == now.absolute() else (network, str(earlier))
 
 
 def _in_the_way(path: Path) -> BadInput:
-    return BadInput("is there, and no finished export wrote it", where=path, advice="remove it or choose another --out")
+    return BadInput(
+        "the file exists already, and no finished export wrote it",
+        where=path,
+        advice="remove it or choose another --out",
+    )
 
 
 def export_mxnet(
@@ -214,8 +218,8 @@ def export_mxnet(
 
     The input is called `data`, [n, channels, height, width]: RGB, 0..255, with a `normalisation`, which the graph
     then does itself; else already normalised. The output is the logits. All values are float32.
-    Files of these names are replaced, each in one step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom when
-    the disk is full.
+    Files of these names are replaced, each in a single step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom
+    when the disk is full.
     """
     frozen = freeze(network, values, input_shape)
     symbol = symbol_of(frozen.network, input_shape, normalisation)
@@ -237,7 +241,7 @@ def require_input_size(name: str, network: Sequential, size: int, own: int) -> N
             return
     except BadRecipe as error:
         if _shapes(network, 2 * own) == _shapes(network, own):
-            what = f"too small for {name}"
+            what = f"the input is too small for {name}"
             raise BadRecipe(what, where=f"--input {size}", expected=error.expected, found=f"{size}x{size}") from None
     what = f"the dense layers of {name} fix its input"
     raise BadRecipe(what, where=f"--input {size}", expected=own, advice="leave --input out")

@@ -37,7 +37,7 @@ def freeze(network: Sequential, values: Values, input_shape: Shape) -> Frozen:
     auxiliary = tuple(f"{name}." for name, item in network.items if isinstance(item, Tap))
     scoring = without_taps(network)
     reports = {report.path: report for report in describe(scoring, input_shape)}
-    declared = {one.name: one.shape for report in reports.values() for one in report.parameters}
+    declared = {parameter.name: parameter.shape for report in reports.values() for parameter in report.parameters}
     check_fits(declared, {name: value for name, value in values.items() if not name.startswith(auxiliary)}, "weights")
     return Frozen(
         scoring,

@@ -27,7 +27,7 @@ LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Step:
+class GraphStep:
     """One layer; step 0 is the image. `key` is a digest of it and of all before it, names left out."""
 
     kind: str
@@ -47,7 +47,7 @@ class Graph:
     MXNet takes as 1, whatever its file says (fix_gamma); `folded` the bias that each mean has to swallow.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[GraphStep, ...]
     root: int
     scale: InputScale
     fixed: frozenset[str]
@@ -59,7 +59,7 @@ class Folding:
     """Layers to take as part of their neighbours.
 
     `norm`: a batch normalisation of the image as the image's scale; `bias`: the bias in front of a batch normalisation
-    as part of that one's mean.
+    as part of the mean of that normalisation.
     """
 
     norm: bool = False
@@ -75,14 +75,14 @@ class Flow:
 
 
 class Steps:
-    """Steps being put together, for images of one shape."""
+    """Steps being put together, for images of the same shape."""
 
     def __init__(self, image: Shape) -> None:
         self.image = image
         self.scale: InputScale | None = None
         self.fixed: set[str] = set()
         self.folded: dict[str, str] = {}
-        self.all: list[Step] = []
+        self.all: list[GraphStep] = []
         self.append("image", {}, (), image, "data")
 
     def append(
@@ -96,14 +96,14 @@ class Steps:
     ) -> Flow:
         """Add a step. Raises BadInput where its result is larger than any memory."""
         if math.prod(shape) > LARGEST:
-            raise BadInput("gives more numbers than any memory holds", where=repr(name), found=shape)
+            raise BadInput("its output is larger than any memory", where=repr(name), found=shape)
         keys = [self.all[flow.step].key for flow in inputs]
         if kind == "sum":
             keys.sort()
         content = repr((kind, sorted(settings.items()), [shape for shape in (shape,) if kind == "image"], keys))
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
         indices = tuple(flow.step for flow in inputs)
-        self.all.append(Step(kind, settings, indices, variables, shape, name, key))
+        self.all.append(GraphStep(kind, settings, indices, variables, shape, name, key))
         return Flow(len(self.all) - 1, shape)
 
     def image_flow(self, scale: InputScale) -> Flow:
@@ -124,7 +124,7 @@ class Steps:
         return self.append(step.kind, settings, inputs, flow.shape, step.name, step.variables[:1])
 
     def settled(self, flow: Flow, name: str) -> Flow:
-        """A flattened map as a step of its own, unless flattening left its numbers one a channel."""
+        """A flattened map as a step of its own, unless flattening left a number a channel."""
         before = self.all[flow.step].shape
         if len(flow.shape) == len(before) or math.prod(before[1:]) == 1:
             return flow
@@ -154,7 +154,7 @@ LARGEST_NUMBER = 1e30
 
 @dataclass(frozen=True)
 class InputScale:
-    """(x - mean) / std, one number a channel."""
+    """(x - mean) / std, a number a channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -189,9 +189,9 @@ def scaled_by_norm(
     before: InputScale, attributes: Attributes, others: Sequence[AnyArray | None], where: str
 ) -> InputScale:
     """The scale after a batch normalisation with these gamma, beta, mean and variance. Raises BadInput."""
-    if len(others) != 4 or any(one is None for one in others):
-        raise BadInput("a batch normalisation of the input without its four parameters", where=where)
-    gamma, beta, mean, variance = (_per_channel(one, len(before.mean), where) for one in others)
+    if len(others) != 4 or any(array is None for array in others):
+        raise BadInput("a batch normalisation of the input lacks some of its four parameters", where=where)
+    gamma, beta, mean, variance = (_per_channel(array, len(before.mean), where) for array in others)
     if attributes.flag("fix_gamma", True):
         gamma = np.ones_like(gamma)
     with np.errstate(all="ignore"):
@@ -208,7 +208,7 @@ def is_usable(mean: Sequence[float], std: Sequence[float]) -> bool:
 def require_usable(mean: tuple[float, ...], std: tuple[float, ...], where: object) -> Normalisation:
     """Mean and std as they are. Raises BadInput where float32 cannot compute with them."""
     if not is_usable(mean, std):
-        raise BadInput("no network can compute with its mean and std", where=where, found=f"mean {mean}, std {std}")
+        raise BadInput("its mean and std are unusable in float32", where=where, found=f"mean {mean}, std {std}")
     return mean, std
 
 
@@ -216,10 +216,10 @@ def _per_channel(value: AnyArray | float | None, channels: int, where: str) -> A
     numbers = np.asarray(value)
     if numbers.dtype.kind not in "fiu" or numbers.size not in (1, channels) or numbers.ndim > 4:
         expected = f"1 or {channels} numbers"
-        raise BadInput("scales its input by what is no number a channel", where=where, expected=expected,
+        raise BadInput("the input's scale is not one number per channel", where=where, expected=expected,
                        found=numbers.shape)  # fmt: skip
     if numbers.size > 1 and numbers.shape[-3:] not in ((channels, 1, 1), (channels,)):
-        raise BadInput("scales its input along another axis than the channels", where=where, found=numbers.shape)
+        raise BadInput("the input's scale lies along another axis than the channels", where=where, found=numbers.shape)
     return np.broadcast_to(numbers.astype(np.float64).ravel(), (channels,))
 
 
@@ -227,7 +227,7 @@ def _usable(mean: AnyArray, std: AnyArray, where: str) -> InputScale:
     scale = InputScale(tuple(map(float, mean)), tuple(map(float, std)))
     if not is_usable(scale.mean, scale.std):
         raise BadInput(
-            "scales its input by no usable numbers", where=where, found=f"mean {scale.mean}, std {scale.std}"
+            "the input's scale is unusable in float32", where=where, found=f"mean {scale.mean}, std {scale.std}"
         )
     return scale
 
@@ -290,7 +290,7 @@ def _difference(ours: Graph, theirs: Graph, pair: Pair) -> str:
                 if other.settings.get(key) != value
             ]
             return f"{step.kind}: {'; '.join(words) or 'another function'}"
-        unequal = [one for one in _paired_inputs(ours, theirs, pair) if _keys_differ(ours, theirs, one)]
+        unequal = [inputs for inputs in _paired_inputs(ours, theirs, pair) if _keys_differ(ours, theirs, inputs)]
         if not unequal:
             # Step 0, the image, has no inputs: its shape is what differs.
             return f"images of {_plain(step.shape)} in ours, {_plain(other.shape)} in it"
@@ -301,7 +301,7 @@ def _keys_differ(ours: Graph, theirs: Graph, pair: Pair) -> bool:
     return ours.steps[pair[0]].key != theirs.steps[pair[1]].key
 
 
-def _phrase(step: Step) -> str:
+def _phrase(step: GraphStep) -> str:
     article = "an" if step.kind[0] in "aeiou" else "a"
     inputs = f" of {len(step.inputs)}" if len(step.inputs) > 1 else ""
     return f"{article} {step.kind}{inputs}" if step.inputs else "the image"

@@ -1,8 +1,8 @@
 """MXNet's operators as steps of a `Graph`.
 
 What does nothing when a trained network scores is left out (dropout, copies, the softmax at the end, a flatten in
-front of a dense layer); what can be written in several ways is written in one (a global pooling and one of the
-whole map, Module's names of operators and Gluon's). Defaults of attributes are those of apache/mxnet 1.9.1.
+front of a dense layer); what has several spellings gets a single spelling (a global pooling and a pooling of the whole
+map, Module's names of operators and Gluon's). Defaults of attributes are those of apache/mxnet 1.9.1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Reader:
         params: Mapping[str, AnyArray],
         image: Shape,
         folding: Folding,
-        layers: Mapping[str, Callable[[Place], Flow]],
+        layers: Mapping[str, Callable[[Operator], Flow]],
     ) -> None:
         self._symbol = symbol
         self._params = params
@@ -83,12 +83,12 @@ class Reader:
         write = self._layers.get(node.op)
         if write is None:
             raise BadInput(f"our layers have nothing like operator {node.op[:80]!r}", where=repr(node.name[:80]))
-        return write(Place(self, node, Attributes(node.attributes, repr(node.name[:80]))))
+        return write(Operator(self, node, Attributes(node.attributes, repr(node.name[:80]))))
 
 
 @dataclass(frozen=True)
-class Place:
-    """A node on its way to become a step."""
+class Operator:
+    """An operator's node on its way to become a step."""
 
     reader: Reader
     node: Node
@@ -106,14 +106,14 @@ class Place:
         """The first input, channels, height, width."""
         flow = self.settled()
         if len(flow.shape) != 3:
-            raise self.bad("needs an image", found=f"a vector of {flow.shape[0]}")
+            raise self.bad("the operator needs an image", found=f"a vector of {flow.shape[0]}")
         return flow
 
     def variables(self, *roles: Role) -> tuple[tuple[Role, str], ...]:
         """The parameters behind the first input."""
         names = [self.reader.variable(index) for index, _ in self.node.inputs[1:]]
         if len(names) != len(roles) or not all(names):
-            raise self.bad("does not read the parameters it should", expected=", ".join(roles) or "none")
+            raise self.bad("the operator does not read the parameters of its kind", expected=", ".join(roles) or "none")
         return tuple(zip(roles, names, strict=True))
 
     def step(
@@ -143,7 +143,7 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
     Raises BadInput for what our layers cannot say, and where the image does not fit.
     """
     if len(symbol.heads) != 1:
-        raise BadInput("not one output but several", found=len(symbol.heads), advice="take the scores alone")
+        raise BadInput("the graph has several outputs", found=len(symbol.heads), advice="take the scores alone")
     root = symbol.heads[0]
     while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
         root = symbol.nodes[root[0]].inputs[0]
@@ -153,7 +153,7 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
         reader.read(index)
     end = reader.flow(root)
     if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
-        raise BadInput("its output is no vector of scores", found="x".join(map(str, end.shape)))
+        raise BadInput("its output is not a vector of scores", found="x".join(map(str, end.shape)))
     return reader.steps.graph(end)
 
 
@@ -172,146 +172,148 @@ def _reached(symbol: Symbol, root: int) -> set[int]:
     return reached
 
 
-def _convolution(place: Place) -> Flow:
-    attributes, flow = place.attributes, place.image()
+def _convolution(operator: Operator) -> Flow:
+    attributes, flow = operator.attributes, operator.image()
     channels, groups = attributes.integer("num_filter"), attributes.integer("num_group", 1)
     if min(channels, groups) < 1 or channels % groups or flow.shape[0] % groups:
-        raise place.bad(f"{groups} groups do not divide {flow.shape[0]} channels in and {channels} out")
+        raise operator.bad(f"{groups} groups do not divide {flow.shape[0]} channels in and {channels} out")
     if attributes.pair("dilate", (1, 1), 1) != (1, 1) or attributes.word("layout", "NCHW") != "NCHW":
-        raise place.bad("is dilated, or not NCHW", expected="dilate (1, 1), layout NCHW")
+        raise operator.bad("the convolution is dilated, or not NCHW", expected="dilate (1, 1), layout NCHW")
     kernel, stride = attributes.pair("kernel", None, 1), attributes.pair("stride", (1, 1), 1)
     pad, bias = attributes.pair("pad", (0, 0), 0), not attributes.flag("no_bias", False)
     settings = {
         "channels": channels, "kernel": kernel, "stride": stride, "pad": pad, "groups": groups, "bias": bias,
     }  # fmt: skip
-    shape = (channels, *_counts(place, flow.shape, kernel, stride, pad))
-    return place.step("convolution", settings, (flow,), shape, place.variables("weight", *_bias(bias)))
+    shape = (channels, *_counts(operator, flow.shape, kernel, stride, pad))
+    return operator.step("convolution", settings, (flow,), shape, operator.variables("weight", *_bias(bias)))
 
 
-def _dense(place: Place) -> Flow:
-    attributes, flow = place.attributes, place.flow()
+def _dense(operator: Operator) -> Flow:
+    attributes, flow = operator.attributes, operator.flow()
     units, bias = attributes.integer("num_hidden"), not attributes.flag("no_bias", False)
     if units < 1 or (len(flow.shape) == 3 and not attributes.flag("flatten", True)):
-        raise place.bad("is no dense layer on a vector")
+        raise operator.bad("the dense layer does not read a vector")
     settings = {"units": units, "bias": bias}
-    return place.step("dense", settings, (flow,), (units,), place.variables("weight", *_bias(bias)))
+    return operator.step("dense", settings, (flow,), (units,), operator.variables("weight", *_bias(bias)))
 
 
 def _bias(bias: bool) -> tuple[Role, ...]:
     return ("bias",) if bias else ()
 
 
-def _norm(place: Place) -> Flow:
-    flow = place.settled()
-    if place.attributes.integer("axis", 1) != 1:
-        raise place.bad("normalises along another axis than the channels")
-    variables = place.variables("scale", "shift", "mean", "variance")
-    if place.attributes.flag("fix_gamma", True):
-        place.reader.steps.fixed.add(variables[0][1])
-    if place.reader.folding.bias:
-        flow = place.reader.steps.unbiased(flow, variables[2][1])
-    settings = {"epsilon": _rounded(place.attributes.real("eps", 1e-3))}
-    return place.step("normalisation", settings, (flow,), flow.shape, variables)
+def _norm(operator: Operator) -> Flow:
+    flow = operator.settled()
+    if operator.attributes.integer("axis", 1) != 1:
+        raise operator.bad("the normalisation is along another axis than the channels")
+    variables = operator.variables("scale", "shift", "mean", "variance")
+    if operator.attributes.flag("fix_gamma", True):
+        operator.reader.steps.fixed.add(variables[0][1])
+    if operator.reader.folding.bias:
+        flow = operator.reader.steps.unbiased(flow, variables[2][1])
+    settings = {"epsilon": _rounded(operator.attributes.real("eps", 1e-3))}
+    return operator.step("normalisation", settings, (flow,), flow.shape, variables)
 
 
-def _activation(place: Place) -> Flow:
-    kind = place.attributes.word("act_type", "") if place.node.op == "Activation" else place.node.op
+def _activation(operator: Operator) -> Flow:
+    kind = operator.attributes.word("act_type", "") if operator.node.op == "Activation" else operator.node.op
     if kind not in ("relu", "tanh", "sigmoid"):
-        raise place.bad(f"our layers have no activation {kind[:80]!r}")
-    flow = place.settled()
-    return place.step("activation", {"function": kind}, (flow,), flow.shape, place.variables())
+        raise operator.bad(f"our layers have no activation {kind[:80]!r}")
+    flow = operator.settled()
+    return operator.step("activation", {"function": kind}, (flow,), flow.shape, operator.variables())
 
 
-def _leaky(place: Place) -> Flow:
-    kind = place.attributes.word("act_type", "leaky")
+def _leaky(operator: Operator) -> Flow:
+    kind = operator.attributes.word("act_type", "leaky")
     if kind not in ("leaky", "elu", "prelu"):
-        raise place.bad(f"our layers have no activation {kind[:80]!r}")
-    flow = place.settled()
+        raise operator.bad(f"our layers have no activation {kind[:80]!r}")
+    flow = operator.settled()
     if kind == "prelu":
-        return place.step("activation", {"function": kind}, (flow,), flow.shape, place.variables("slope"))
-    settings = {"function": kind, "slope": _rounded(place.attributes.real("slope", 0.25))}
-    return place.step("activation", settings, (flow,), flow.shape, place.variables())
+        return operator.step("activation", {"function": kind}, (flow,), flow.shape, operator.variables("slope"))
+    settings = {"function": kind, "slope": _rounded(operator.attributes.real("slope", 0.25))}
+    return operator.step("activation", settings, (flow,), flow.shape, operator.variables())
 
 
-def _pooling(place: Place) -> Flow:
-    attributes, flow = place.attributes, place.image()
+def _pooling(operator: Operator) -> Flow:
+    attributes, flow = operator.attributes, operator.image()
     kind, convention = attributes.word("pool_type", "max"), attributes.word("pooling_convention", "valid")
     if kind not in ("max", "avg") or convention not in ("valid", "full"):
-        raise place.bad(f"our layers have no pooling {kind[:40]!r}, {convention[:40]!r}")
+        raise operator.bad(f"our layers have no pooling {kind[:40]!r}, {convention[:40]!r}")
     if attributes.flag("global_pool", False):
         size, stride, pad, ceil = flow.shape[1:], (1, 1), (0, 0), False
     else:
         size, stride = attributes.pair("kernel", None, 1), attributes.pair("stride", (1, 1), 1)
         pad, ceil = attributes.pair("pad", (0, 0), 0), convention == "full"
-    counts = _counts(place, flow.shape, size, stride, pad, ceil)
+    counts = _counts(operator, flow.shape, size, stride, pad, ceil)
     settings = {
         "pooling": kind, "pad": pad,
         "size": "the whole map" if size == flow.shape[1:] and pad == (0, 0) else size,
-        # Where all windows are full ones, or there is but one, the rest makes no difference.
-        "ceil": ceil and counts != _counts(place, flow.shape, size, stride, pad),
+        # Where all windows are full, or there is but one, the rest makes no difference.
+        "ceil": ceil and counts != _counts(operator, flow.shape, size, stride, pad),
         "stride": tuple(1 if count == 1 else step for count, step in zip(counts, stride, strict=True)),
         "count_pad": kind == "avg" and pad != (0, 0) and attributes.flag("count_include_pad", True),
     }  # fmt: skip
-    return place.step("pooling", settings, (flow,), (flow.shape[0], *counts), place.variables())
+    return operator.step("pooling", settings, (flow,), (flow.shape[0], *counts), operator.variables())
 
 
-def _counts(place: Place, shape: Shape, size: Shape, stride: Shape, pad: Shape, ceil: bool = False) -> tuple[int, ...]:
+def _counts(
+    operator: Operator, shape: Shape, size: Shape, stride: Shape, pad: Shape, ceil: bool = False
+) -> tuple[int, ...]:
     counts = tuple(windows(*axis, ceil) for axis in zip(shape[1:], size, stride, pad, strict=True))
     if min(counts) < 1:
         found = f"{shape[1]}x{shape[2]} reach its windows of {size[0]}x{size[1]}"
-        raise place.bad("the input is too small", found=found)
+        raise operator.bad("the input is too small", found=found)
     return counts
 
 
-def _response_norm(place: Place) -> Flow:
-    flow, attributes = place.image(), place.attributes
+def _response_norm(operator: Operator) -> Flow:
+    flow, attributes = operator.image(), operator.attributes
     settings = {
         "size": attributes.integer("nsize"), "alpha": _rounded(attributes.real("alpha", 1e-4)),
         "beta": _rounded(attributes.real("beta", 0.75)), "bias": _rounded(attributes.real("knorm", 2.0)),
     }  # fmt: skip
-    return place.step("response normalisation", settings, (flow,), flow.shape, place.variables())
+    return operator.step("response normalisation", settings, (flow,), flow.shape, operator.variables())
 
 
-def _flattened(place: Place) -> Flow:
-    flow = place.flow()
+def _flattened(operator: Operator) -> Flow:
+    flow = operator.flow()
     features = math.prod(flow.shape)
-    if place.node.op in ("Reshape", "reshape"):
-        asked = place.attributes.integers("shape")
+    if operator.node.op in ("Reshape", "reshape"):
+        asked = operator.attributes.integers("shape")
         if len(asked) != 2 or asked not in ((0, -1), (-1, features), (0, features)):
-            raise place.bad("our layers reshape in one way only", expected="(0, -1)", found=asked[:8])
-    place.variables()
+            raise operator.bad("our layers have no reshape but a flattening", expected="(0, -1)", found=asked[:8])
+    operator.variables()
     return Flow(flow.step, (features,))
 
 
-def _sum(place: Place) -> Flow:
-    flows = tuple(place.settled(which) for which in range(len(place.node.inputs)))
+def _sum(operator: Operator) -> Flow:
+    flows = tuple(operator.settled(which) for which in range(len(operator.node.inputs)))
     if len(flows) < 2 or any(flow.shape != flows[0].shape for flow in flows):
-        raise place.bad("adds what is not of one shape", found=[flow.shape for flow in flows[:3]])
-    return place.step("sum", {}, flows, flows[0].shape)
+        raise operator.bad("the sum is of arrays of different shapes", found=[flow.shape for flow in flows[:3]])
+    return operator.step("sum", {}, flows, flows[0].shape)
 
 
-def _joined(place: Place) -> Flow:
-    if place.attributes.integer("dim", 1) != 1:
-        raise place.bad("joins along another axis than the channels")
-    steps = place.reader.steps.all
+def _joined(operator: Operator) -> Flow:
+    if operator.attributes.integer("dim", 1) != 1:
+        raise operator.bad("the concatenation is along another axis than the channels")
+    steps = operator.reader.steps.all
     flows: list[Flow] = []
-    for which in range(len(place.node.inputs)):
-        flow = place.settled(which)
+    for which in range(len(operator.node.inputs)):
+        flow = operator.settled(which)
         step = steps[flow.step]
         inner = step.inputs if step.kind == "concatenation" else (flow.step,)
         flows += [Flow(index, (*steps[index].shape[:1], *flow.shape[1:])) for index in inner]
     if len(flows) > MOST_JOINED or any(flow.shape[1:] != flows[0].shape[1:] for flow in flows):
-        raise place.bad("joins too much, or maps of unequal size")
+        raise operator.bad("the concatenation has too many inputs, or maps of unequal size")
     shape = (sum(flow.shape[0] for flow in flows), *flows[0].shape[1:])
-    return flows[0] if len(flows) == 1 else place.step("concatenation", {}, tuple(flows), shape)
+    return flows[0] if len(flows) == 1 else operator.step("concatenation", {}, tuple(flows), shape)
 
 
 def _rounded(value: float) -> float:
-    """The number to float32's precision: "1e-05" and 9.99999974e-06 are one."""
+    """The number to float32's precision: "1e-05" and 9.99999974e-06 are the same."""
     return float(f"{value:.6g}")
 
 
-_LAYERS: dict[str, Callable[[Place], Flow]] = {
+_LAYERS: dict[str, Callable[[Operator], Flow]] = {
     "Convolution": _convolution,
     "Convolution_v1": _convolution,
     "FullyConnected": _dense,

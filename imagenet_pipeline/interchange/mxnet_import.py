@@ -1,4 +1,4 @@
-"""An MXNet checkpoint as the values of one of our networks.
+"""An MXNet checkpoint as the values of a network of ours.
 
 Nothing depends on names: our network is written as MXNet's graph too, and the two graphs are walked together from
 the scores back to the image. So files of Module, FeedForward and Gluon's `export` are all read alike.
@@ -79,9 +79,9 @@ def import_mxnet(
 ) -> Imported:
     """Read a symbol and its values as `network`, or as whichever network of the catalogue it is.
 
-    `input_size` is the side of the image in pixels, by default that of the network. Raises BadInput, one line,
-    for damaged files, and where the graph is no network of ours: then it says where the nearest one differs.
-    Raises BadRecipe for an unknown `network`, or one that `input_size` is too small for.
+    `input_size` is the side of the image in pixels, by default that of the network. Raises BadInput for damaged
+    files, and where the graph is no network of ours: then it says where the nearest network differs.
+    Raises BadRecipe for an unknown `network`, or where `input_size` is too small for it.
     """
     symbol = read_symbol(symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
@@ -124,7 +124,7 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
 
 
 def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
-    """Raise BadRecipe or BadInput where the graph is a network of ours at that one's own size, but not at this."""
+    """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
     found, _ = _found(foreign, _candidates(foreign, network, None))
     for candidate, _, _ in found[:1]:
         name, own = candidate.name, candidate.image[1]
@@ -138,16 +138,18 @@ def _unlike(foreign: _Foreign, network: str | None, difference: str) -> BadInput
     if network is not None:
         return BadInput(f"not {network}", where=where, found=difference or None)
     if difference:
-        return BadInput("no network of ours; the nearest differs", where=where, found=difference, advice=advice)
+        return BadInput(
+            "the graph is no network of ours; the nearest differs", where=where, found=difference, advice=advice
+        )
     strange = next((node for node in foreign.symbol.nodes if not is_known(node.op)), None)
     found = None if strange is None else f"operator {strange.op[:80]!r} in {strange.name[:80]!r}, which none has"
-    return BadInput("no network of ours", where=where, found=found, advice=advice)
+    return BadInput("the graph is no network of ours", where=where, found=found, advice=advice)
 
 
 def _bare(params: Mapping[str, AnyArray], where: Path) -> dict[str, AnyArray]:
     bare = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in params.items()}
     if len(bare) < len(params):
-        raise BadInput("a name stands as arg: and as aux:", where=where)
+        raise BadInput("two arrays have the same name, as arg: and as aux:", where=where)
     return bare
 
 
@@ -179,7 +181,7 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
             if network is not None:
                 require_input_size(name, built, size, catalog.entry(name).input_size)
             continue
-        ours = Counter(one.shape for one in declared.values() if one.role == "weight")
+        ours = Counter(parameter.shape for parameter in declared.values() if parameter.role == "weight")
         distance = sum(((ours - weights) + (weights - ours)).values())
         candidates.append(_Candidate(name, built, (CHANNELS, size, size), declared, distance))
     return sorted(candidates, key=lambda candidate: candidate.distance)
@@ -191,12 +193,12 @@ def _classes(foreign: _Foreign) -> int:
     index = foreign.symbol.heads[0][0]
     while nodes[index].op not in _WEIGHTED:
         if not nodes[index].inputs:
-            raise BadInput("has no layer with weights", where=foreign.symbol_path)
+            raise BadInput("the graph has no layer with weights", where=foreign.symbol_path)
         index = nodes[index].inputs[0][0]
     where = f"{foreign.symbol_path}: {nodes[index].name[:80]!r}"
     classes = Attributes(nodes[index].attributes, where).integer(_WEIGHTED[nodes[index].op])
     if classes < 1:
-        raise BadInput("has no classes", where=where)
+        raise BadInput("the classifier has no classes", where=where)
     return classes
 
 
@@ -272,13 +274,13 @@ def _checked(
 ) -> npt.NDArray[np.float32]:
     where = f"{path}: {their_name[:80]!r}"
     if parameter.role == "slope" and array.shape == (1,):
-        array = np.repeat(array, parameter.shape[0])  # one slope for all channels
+        array = np.repeat(array, parameter.shape[0])  # the same slope for all channels
     if array.shape != parameter.shape:
         advice = f"in {candidate.name} at {candidate.image[1]} pixels (--input gives another size)"
         expected = f"shape {parameter.shape} as {parameter.name} has"
-        raise BadInput("does not fit", where=where, expected=expected, found=array.shape, advice=advice)
+        raise BadInput("the array does not fit", where=where, expected=expected, found=array.shape, advice=advice)
     if array.dtype.kind != "f":
-        raise BadInput("no floating-point numbers", where=where, found=array.dtype)
+        raise BadInput("the array holds no floating-point numbers", where=where, found=array.dtype)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(values).all():

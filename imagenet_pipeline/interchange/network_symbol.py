@@ -20,7 +20,7 @@ _STATISTICS = ("mean", "variance")
 
 
 def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisation | None = None) -> Symbol:
-    """The network, without its taps, as MXNet's operators: input `data`, its logits the one output.
+    """The network, without its taps, as MXNet's operators: input `data`, its logits the only output.
 
     With a `normalisation` the graph subtracts the variable `normalisation_mean` [1, channels, 1, 1] from its input
     and divides by `normalisation_std`; training with MXNet leaves both as they are. Raises BadRecipe as
@@ -28,14 +28,14 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
     """
     plain = without_taps(network)
     describe(plain, input_shape)
-    writer = _Writer()
+    writer = _SymbolWriter()
     start = writer.variable("data")
     if normalisation is not None:
         start = writer.normalised(start, len(normalisation[0]))
     end = follow(plain, "", start, writer.appended)
     names = [node.name for node in writer.nodes]
     if len(set(names)) < len(names):
-        raise ValueError(f"two nodes of one name: {next(name for name in names if names.count(name) > 1)}")
+        raise ValueError(f"two nodes have the same name: {next(name for name in names if names.count(name) > 1)}")
     return Symbol(tuple(writer.nodes), (end,))
 
 
@@ -57,7 +57,7 @@ def _node_name(path: str) -> str:
     return path.replace(".", "_")
 
 
-class _Writer:
+class _SymbolWriter:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
 

@@ -1,6 +1,6 @@
 """Write a network as an ONNX graph, for ONNX Runtime, OpenCV and others.
 
-Operator set 13 (ONNX 1.8, 2020): no later one says anything these networks need.
+Operator set 13 (ONNX 1.8, 2020): no later set says anything these networks need.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The layout, from apache/mxnet's src/ndarray/ndarray.cc and include/mxnet/tuple.h
     name    u64 length, bytes
     array   u32 word    shape   i32 device kind   i32 device number   i32 type   the numbers, last axis fastest
 
-The word tells the form. V2 and V3 (NumPy shapes: no axes is one number) have an i32 storage kind after it, and
+The word tells the form. V2 and V3 (NumPy shapes: no axes is a single number) have an i32 storage kind after it, and
 V1 and later write a shape as i32 axes, i64 each; before V1 the word itself is the number of axes, u32 each.
 """
 
@@ -49,7 +49,7 @@ def read_params(path: Path) -> dict[str, AnyArray]:
 
     Arrays keep their type, but bfloat16 becomes float32, of the same value. Nothing is allocated that the rest
     of the file could not fill. Raises BadInput for a file that is no such list, is damaged or cut short, names an
-    array twice or by what cannot be printed, or holds a sparse or an empty one.
+    array twice or by what cannot be printed, or holds a sparse or an empty array.
     """
     with files.regular_file(path) as (stream, size):
         return read_list(stream, size, path)
@@ -66,10 +66,10 @@ def read_list(stream: BinaryIO, size: int, where: object) -> dict[str, AnyArray]
     if reader.left:
         raise BadInput("bytes follow the end of the list", where=where, found=f"{reader.left:,} of them")
     if len(names) != len(arrays):
-        raise BadInput("not one name for each array", where=where, expected=len(arrays), found=len(names))
+        raise BadInput("the file does not name each array", where=where, expected=len(arrays), found=len(names))
     by_name = dict(zip(names, arrays, strict=True))
     if len(by_name) < len(names):
-        raise BadInput("a name stands twice", where=where, found=repr(_first_repeated(names)))
+        raise BadInput("two arrays have the same name", where=where, found=repr(_first_repeated(names)))
     return by_name
 
 
@@ -112,7 +112,7 @@ class _Reader:
         """A number of things of at least `smallest` bytes each."""
         count = self.number("Q")
         if count * smallest > self.left or count > MOST_ARRAYS:
-            raise self._bad(f"says it holds more {what} than it has room for", found=f"{count:,}")
+            raise self._bad(f"the file declares more {what} than it has room for", found=f"{count:,}")
         return count
 
     def name(self) -> str:
@@ -137,17 +137,17 @@ class _Reader:
         self._bytes(8)  # the device it was on
         kind = self.number("i")
         if kind != BFLOAT16 and kind not in TYPES:
-            raise self._bad(f"array {number} has an unknown type of number", expected="0 to 12", found=kind)
+            raise self._bad(f"array {number} has an unknown number type", expected="0 to 12", found=kind)
         return self._values(number, shape, kind)
 
     def _shape(self, number: int, word: int) -> tuple[int, ...]:
         axes = self.number("i") if word in (V1, V2, V3) else word
         if not 0 <= axes <= MOST_AXES:
-            raise self._bad(f"array {number} has no possible shape", expected=f"0 to {MOST_AXES} axes", found=axes)
+            raise self._bad(f"array {number} has an impossible shape", expected=f"0 to {MOST_AXES} axes", found=axes)
         form = f"<{axes}q" if word in (V1, V2, V3) else f"<{axes}I"
         shape: tuple[int, ...] = struct.unpack(form, self._bytes(struct.calcsize(form)))
         if min(shape, default=0) < 0 or math.prod(max(1, length) for length in shape) > MOST_NUMBERS // 8:
-            raise self._bad(f"array {number} has no possible shape", found=shape)
+            raise self._bad(f"array {number} has an impossible shape", found=shape)
         return shape
 
     def _values(self, number: int, shape: tuple[int, ...], kind: int) -> AnyArray:
@@ -165,13 +165,13 @@ class _Reader:
 
     def _bytes(self, count: int) -> bytearray:
         if count > self.left:
-            raise self._bad("ends before its list does", advice="copy or download it again")
+            raise self._bad("the file ends before its list does", advice="copy or download it again")
         content = bytearray(count)
         view, filled = memoryview(content), 0
         while filled < count:
             got = self._stream.readinto(view[filled:])  # type: ignore[attr-defined]
             if not got:
-                raise self._bad("became shorter while it was read")
+                raise self._bad("the file became shorter while it was read")
             filled += got
         self.left -= count
         return content

@@ -52,7 +52,7 @@ class Symbol:
 
 
 def read_symbol(path: Path) -> Symbol:
-    """Read a symbol file. Raises BadInput, one line, for whatever is not a graph of bounded size."""
+    """Read a symbol file. Raises BadInput for whatever is not a graph of bounded size."""
     with files.regular_file(path) as (stream, _):
         content = stream.read(MOST_BYTES + 1)
     return symbol_of_json(content, path)
@@ -61,7 +61,7 @@ def read_symbol(path: Path) -> Symbol:
 def symbol_of_json(content: bytes, where: object) -> Symbol:
     """The graph that the content of a symbol file describes. Raises BadInput."""
     if len(content) > MOST_BYTES:
-        raise BadInput("too large for a symbol file", where=where, expected=f"at most {MOST_BYTES:,} bytes")
+        raise BadInput("the file is too large for a symbol", where=where, expected=f"at most {MOST_BYTES:,} bytes")
     try:
         whole = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -69,12 +69,14 @@ def symbol_of_json(content: bytes, where: object) -> Symbol:
     reader = _Reader(where)
     nodes = reader.field(whole, "nodes", list, "the file")
     if not 1 <= len(nodes) <= MOST_NODES:
-        raise BadInput("no possible number of nodes", where=where, expected=f"1 to {MOST_NODES:,}", found=len(nodes))
+        raise BadInput(
+            "the number of nodes is impossible", where=where, expected=f"1 to {MOST_NODES:,}", found=len(nodes)
+        )
     for node in nodes:
         reader.read(node)
     heads = tuple(reader.output(head, "a head") for head in reader.field(whole, "heads", list, "the file"))
     if not heads:
-        raise BadInput("names no output (heads)", where=where)
+        raise BadInput("the graph names no output (heads)", where=where)
     return Symbol(tuple(reader.nodes), heads)
 
 
@@ -100,36 +102,36 @@ def symbol_text(symbol: Symbol) -> str:
 
 
 class _Reader:
-    """Checks one node after the other; `nodes` are those found good."""
+    """Checks the nodes in order; `nodes` are those found good."""
 
     def __init__(self, where: object) -> None:
         self._where = where
-        # A node of an old file can bring variables of its own: their places shift the later ones.
-        self._places: list[int] = []
+        # A node of an old file can bring variables of its own: they shift the positions of later nodes.
+        self._positions: list[int] = []
         self.nodes: list[Node] = []
 
     def read(self, value: Any) -> None:
         """Append a node, and before it the variables that files older than MXNet 0.9 leave out."""
-        where = f"node {len(self._places)}"
+        where = f"node {len(self._positions)}"
         op, name = (self._word(self.field(value, key, str, where), where) for key in ("op", "name"))
         listed = self.field(value, "inputs", list, where)
         if len(listed) > MOST_INPUTS:
             raise self._bad(f"{where} has too many inputs", expected=f"at most {MOST_INPUTS}", found=len(listed))
-        inputs = tuple(self.output(one, where) for one in listed)
+        inputs = tuple(self.output(item, where) for item in listed)
         if op == VARIABLE and inputs:
             raise self._bad(f"{where} is a variable with inputs")
         if op == "BatchNorm" and len(inputs) < 5:
             inputs += self._missing(name, len(inputs))
-        self._places.append(len(self.nodes))
+        self._positions.append(len(self.nodes))
         self.nodes.append(Node(op, name, inputs, self._attributes(value, where)))
 
     def output(self, value: Any, where: str) -> Output:
         """An input or a head, checked to point at a node already read."""
-        numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(one) is int for one in value)
-        if not numbers or not (0 <= value[0] < len(self._places) and 0 <= value[1] < MOST_INPUTS):
+        numbers = isinstance(value, list) and 2 <= len(value) <= 3 and all(type(number) is int for number in value)
+        if not numbers or not (0 <= value[0] < len(self._positions) and 0 <= value[1] < MOST_INPUTS):
             advice = "[node, output] of an earlier node"
-            raise self._bad(f"{where} points nowhere", expected=advice, found=repr(value)[:80])
-        return self._places[value[0]], value[1]
+            raise self._bad(f"{where} refers to no earlier node", expected=advice, found=repr(value)[:80])
+        return self._positions[value[0]], value[1]
 
     def field(self, value: Any, key: str, kind: type, where: str) -> Any:
         """`value[key]`, which must be a `kind`."""
@@ -148,9 +150,9 @@ class _Reader:
         merged: dict[str, str] = {}
         for key in ("attr", "attrs", "param"):
             found = value.get(key, {})
-            whole = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
-            if not whole or any(len(one) > LONGEST_WORD for pair in found.items() for one in pair):
-                raise self._bad(f"{where} has attributes that are no short texts", found=repr(found)[:80])
+            whole = isinstance(found, dict) and all(isinstance(word, str) for word in found.values())
+            if not whole or any(len(word) > LONGEST_WORD for pair in found.items() for word in pair):
+                raise self._bad(f"{where} has attributes that are not short texts", found=repr(found)[:80])
             merged |= found
         return merged
 
@@ -204,7 +206,7 @@ class Attributes:
         return float(text)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """Whole numbers in brackets, or one without; () where there is no such attribute."""
+        """Whole numbers in brackets, or a number without; () where there is no such attribute."""
         text = self._text(name)
         if text in _ABSENT:
             return ()
@@ -235,4 +237,4 @@ class Attributes:
 
     def _bad(self, name: str, expected: str) -> BadInput:
         found = repr(self._text(name)[:80]) if name in self._texts else "no such attribute"
-        return BadInput(f"attribute {name!r}", where=self._where, expected=expected, found=found)
+        return BadInput(f"invalid attribute {name!r}", where=self._where, expected=expected, found=found)

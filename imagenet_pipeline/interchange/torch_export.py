@@ -64,7 +64,7 @@ def require_module_name(name: str) -> None:
     """Raise BadRecipe unless Python can import a file of this name without hiding what that file imports."""
     if not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
         raise BadRecipe(
-            "not a name for a Python module, which this format writes",
+            "not the name of a Python module, which this format writes",
             where=f"--out {name}",
             expected="letters, digits and _, as in resnet18_best",
         )
@@ -76,7 +76,7 @@ USUAL: dict[str, object] = {
 }  # fmt: skip
 """torch's values of keywords that are not given."""
 SHORT_CALL = 88
-"""Longest call, in characters, that stays on one line."""
+"""Longest call, in characters, that stays on a line."""
 
 TEMPLATE = '''\
 """{name}: images, float32 [n, {input}], {reads}, to logits [n, {output}].
@@ -172,12 +172,12 @@ CLASSES = {"Residual": RESIDUAL, "Concat": CONCAT, "PReLU": PRELU, "Normalise": 
 
 def module_text(frozen: Frozen, name: str, normalisation: Normalisation | None) -> str:
     """The whole file, to be saved as `name`.py. Raises BadRecipe for a layer's name that Python cannot take."""
-    first = _Writer(frozen.reports, {})
+    first = _CodeWriter(frozen.reports, {})
     first.items(frozen.network.items)
-    recurring = [(text, places) for text, places in first.places.items() if len(places) > 1]
-    writer = _Writer(frozen.reports, {text: f"residual{number}" for number, (text, _) in enumerate(recurring, 1)})
+    recurring = [(text, paths) for text, paths in first.paths.items() if len(paths) > 1]
+    writer = _CodeWriter(frozen.reports, {text: f"residual{number}" for number, (text, _) in enumerate(recurring, 1)})
     items = writer.items(frozen.network.items)
-    units = [_unit(writer.units[text], text, places) for text, places in recurring]
+    units = [_unit(writer.units[text], text, paths) for text, paths in recurring]
     if normalisation:
         if any(name == "normalise" for name, _ in frozen.network.items):
             raise _unfit("normalise")
@@ -194,15 +194,15 @@ def module_text(frozen: Frozen, name: str, normalisation: Normalisation | None) 
     )
 
 
-class _Writer:
+class _CodeWriter:
     """Writes layers as Python expressions.
 
-    `units` are the functions to call in place of a Residual's expression; `places` says where each was met.
+    `units` are the functions to call in place of a Residual's expression; `paths` says where each was met.
     """
 
     def __init__(self, reports: dict[str, LayerReport], units: dict[str, str]) -> None:
         self.units = units
-        self.places: dict[str, list[str]] = defaultdict(list)
+        self.paths: dict[str, list[str]] = defaultdict(list)
         self.used: set[str] = set()
         self._reports = reports
 
@@ -219,7 +219,7 @@ class _Writer:
                 # The class adds what its last item gives to what the others give.
                 around = {SHORTCUT: parts.pop(SHORTCUT)} if layer.shortcut else {}
                 text = self.call("Residual", _named({**parts, **around}))
-                self.places[text].append(path)
+                self.paths[text].append(path)
                 return f"{self.units[text]}()" if text in self.units else text
             case Concat():
                 return self.call("Concat", _named(parts))
@@ -293,12 +293,12 @@ def _call(name: str, words: list[str]) -> str:
 
 
 def _broken(name: str, words: list[str]) -> str:
-    """A call with one word a line."""
+    """A call with an argument a line."""
     return f"{name}(\n{indent(''.join(f'{word},{chr(10)}' for word in words), ' ' * 4)})"
 
 
-def _unit(name: str, text: str, places: list[str]) -> str:
-    return f"def {name}():\n    # {', '.join(places)}\n    return {_inside(text)}"
+def _unit(name: str, text: str, paths: list[str]) -> str:
+    return f"def {name}():\n    # {', '.join(paths)}\n    return {_inside(text)}"
 
 
 def _inside(text: str) -> str:
@@ -317,4 +317,4 @@ def _plain(name: str) -> str:
 
 
 def _unfit(name: str) -> BadRecipe:
-    return BadRecipe("no name for a layer in this format", where="--format pytorch", found=repr(name))
+    return BadRecipe("this format cannot name a layer so", where="--format pytorch", found=repr(name))

@@ -34,12 +34,16 @@ OTHER_KINDS = {
 def read_weights(path: Path) -> dict[str, Array]:
     """Every array of a safetensors or MXNet .params file by its name there; the content tells which it is.
 
-    float16 and bfloat16 become float32, float64 stays. Raises BadInput, one line, for a file that is neither, is
+    float16 and bfloat16 become float32, float64 stays. Raises BadInput for a file that is neither, is
     damaged or cut short, or holds whole numbers, infinities, NaN or a name no parameter can have. Nothing is
     allocated that the file could not fill.
     """
     if path.is_dir():
-        raise BadInput("a folder", where=path, advice="give the file RUN/checkpoints/EPOCH/weights.safetensors")
+        raise BadInput(
+            "a folder is not a file of weights",
+            where=path,
+            advice="give the file RUN/checkpoints/EPOCH/weights.safetensors",
+        )
     with files.regular_file(path) as (stream, _):
         start = stream.read(16)
     if start == LIST_MAGIC.to_bytes(8, "little") + bytes(8):
@@ -63,7 +67,7 @@ def without_normalisation(path: Path, arrays: Values) -> tuple[dict[str, Array],
         return others, None
     missing = [name for name in names if name not in arrays or arrays[name].size != CHANNELS]
     if missing:
-        raise _bad(missing[0], "goes with the other one", path, expected=f"{CHANNELS} numbers")
+        raise _bad(missing[0], "is missing beside the other", path, expected=f"{CHANNELS} numbers")
     mean, std = (tuple(map(float, arrays[name].ravel())) for name in names)
     return others, require_usable(mean, std, path)
 
@@ -89,7 +93,7 @@ def starting_values(
     values = {**{name: drawn[name] for name in auxiliary}, **found, **{name: drawn[name] for name in head}}
     require_fit(path, declared, values, reports[-1].output_shape[0])
     for parameter in parameters:
-        # Nothing trains it and not every engine reads it: another value would make two networks of one file.
+        # Nothing trains it and not every engine reads it: another value would make two networks of a single file.
         if parameter.role == "scale" and not parameter.trainable and (values[parameter.name] != 1).any():
             what = f"{parameter.name} scales a normalisation that has no scale"
             raise BadInput(what, where=path, expected="1 throughout")
@@ -112,7 +116,7 @@ def _require_names(path: Path, declared: Mapping[str, Shape], values: Values) ->
     from_mxnet = any(name.startswith(("arg:", "aux:")) for name in foreign)
     advice = "import it with its -symbol.json, then give RUN/checkpoints/epoch-0000/weights.safetensors"
     raise BadInput(
-        "not the names of this network's parameters",
+        "the arrays are not named like this network's parameters",
         where=path,
         expected=first_few(missing),
         found=first_few(foreign),
@@ -129,7 +133,7 @@ def _require_classes(path: Path, declared: Mapping[str, Shape], values: Values, 
     counts = {values[name].shape[:1] for name in differing}
     if alike and len(counts) == 1 and differing >= set(list(declared)[-1:]):
         raise BadInput(
-            "its last layer was trained for another number of classes",
+            "the last layer was trained for another number of classes",
             where=path,
             expected=classes,
             found=counts.pop()[0],
@@ -145,7 +149,7 @@ def _read_safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     except safetensors.SafetensorError as error:
         reason = ascii(str(error))[1:-1].removeprefix("Error while deserializing: ")[:200]
         raise BadInput(
-            f"a damaged safetensors file ({reason})", where=path, advice="copy or download it again"
+            f"the safetensors file is damaged ({reason})", where=path, advice="copy or download it again"
         ) from error
     # They come in another order each time.
     by_name = sorted(tensors, key=lambda pair: pair[0])
@@ -158,15 +162,15 @@ def _array(name: str, kind: str, shape: list[int], content: bytearray, path: Pat
     try:
         numbers = np.frombuffer(content, TYPES[kind]).reshape(shape)
     except (ValueError, OverflowError):
-        # safetensors multiplies the axes in any order, so one of no length hides what NumPy cannot count.
-        raise _bad(name, "has no possible shape", path, found=str(shape)[:200]) from None
+        # safetensors multiplies the axes in any order, so an axis of length 0 hides what NumPy cannot count.
+        raise _bad(name, "has an impossible shape", path, found=str(shape)[:200]) from None
     # A bfloat16 is the upper half of the float32 of the same value.
     return (numbers.astype("<u4") << 16).view("<f4") if kind == "BF16" else numbers
 
 
 def _checked(name: str, array: npt.NDArray[np.generic], path: Path) -> Array:
     if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-        raise _bad(name, "is no name for a parameter", path)
+        raise _bad(name, "cannot be the name of a parameter", path)
     if not np.issubdtype(array.dtype, np.floating):
         raise _bad(name, "holds no real numbers", path, expected="float16, 32, 64 or bfloat16", found=array.dtype)
     with np.errstate(over="ignore"):

@@ -25,7 +25,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, Pi
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.processes import available_processors, place
+from imagenet_pipeline.processes import available_processors, this_process
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
 from imagenet_pipeline.records.recordio import ImageRecord
 
@@ -100,7 +100,7 @@ class Loader:
         self.size = size
         self.batch_size = batch_size
         # Processes that a launcher put on this machine share its processors.
-        own = max(1, available_processors() // place().local_ranks)
+        own = max(1, available_processors() // this_process().local_ranks)
         self.threads = own if threads == "auto" else threads
         self.prefetch = prefetch
         self.classes = classes

@@ -1,4 +1,4 @@
-"""Networks by name, those shipped and those that other packages add; and what training and engines ask of one."""
+"""Networks by name, those shipped and those that other packages add; and what training and engines ask of a network."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Network(Protocol):
 
     @property
     def engine(self) -> str | None:
-        """The one engine that runs it; None: each of them."""
+        """The only engine that runs it; None: each of them."""
 
     def shapes(self, input_shape: Shape) -> dict[str, Shape]:
         """The shape of every parameter and running statistic, by name, in order of computation.
@@ -164,7 +164,7 @@ def register_network(name: str, build: Build, input_size: int = INPUT_SIZE, summ
 
     From then on recipes, exports, diagrams and the list of networks know its name, in this process. So that every
     process does, the command line's too, a package offers `build` as an entry point of the group
-    "imagenet_pipeline.networks", or a `NetworkEntry` where the input is not one of 224 pixels; the entry point's name
+    "imagenet_pipeline.networks", or a `NetworkEntry` where the input is not of 224 pixels; the entry point's name
     is the network's. `summary` is its line in the list, or else the first of the function's docstring.
     The same name again replaces the network. Raises BadRecipe for a name that is shipped or is no plain word, and
     where `build` gives something else than layers.
@@ -216,10 +216,13 @@ def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:
     try:
         made = offered.build(1000) if callable(offered.build) else offered.build
     except Exception as error:
-        what = f"its function fails for 1000 classes ({type(error).__name__}: {error})"
+        what = f"the function fails for 1000 classes ({type(error).__name__}: {error})"
         raise BadRecipe(what, where=f"network {name!r}") from error
     if not isinstance(made, Sequential):
-        what, expected = "it is not made of layers", "a function of the number of classes that gives a stack(...)"
+        what, expected = (
+            "the function does not return layers",
+            "a function of the number of classes that gives a stack(...)",
+        )
         raise BadRecipe(what, where=f"network {name!r}", expected=expected, found=type(made).__name__)
     return replace(offered, name=name)
 

@@ -57,12 +57,12 @@ def normalised(channels: int, kernel: int, stride: int = 1, bias: bool = False) 
 
 
 def inception(unit: Unit, widths: tuple[int, ...], largest: int) -> Concat:
-    """Four branches side by side: 1x1, 3x3, `largest` (5x5 in the paper), and a pooled one."""
-    one, reduce3, three, reduce5, five, project = widths
+    """Four branches side by side: 1x1, 3x3, `largest` (5x5 in the paper), and pooling."""
+    width1, reduce3, width3, reduce5, width5, project = widths
     return Concat((
-        ("branch1", unit(one, 1)),
-        ("branch3", stack(reduce=unit(reduce3, 1), expand=unit(three, 3))),
-        ("branch5", stack(reduce=unit(reduce5, 1), expand=unit(five, largest))),
+        ("branch1", unit(width1, 1)),
+        ("branch3", stack(reduce=unit(reduce3, 1), expand=unit(width3, 3))),
+        ("branch5", stack(reduce=unit(reduce5, 1), expand=unit(width5, largest))),
         ("branch_pool", stack(pool=Pool("max", 3, stride=1, pad=1), project=unit(project, 1))),
     ))  # fmt: skip
 

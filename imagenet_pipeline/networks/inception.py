@@ -41,7 +41,7 @@ def same(channels: int, kernel: Size) -> Sequential:
 
 
 def chain(*units: Sequential) -> Sequential:
-    """Units one after the other: unit1, unit2, ..."""
+    """Units in sequence: unit1, unit2, ..."""
     return stack(**{f"unit{number}": item for number, item in enumerate(units, start=1)})
 
 

@@ -2,7 +2,7 @@
 
 Images are [channels, height, width] and vectors [features]; a batch axis in front belongs to the engine.
 Weights are stored as (out, in / groups, kernel height, kernel width) for `Conv` and (out, in) for `Dense`.
-A network is a `Sequential`; `stack` writes one as a table whose keywords are the layers' names.
+A network is a `Sequential`; `stack` writes it as a table whose keywords are the layers' names.
 
 A layer's path is its name behind those of the layers around it: "stage2.unit1.conv". The items of a residual body
 stand directly in the Residual, its other branch under the name "shortcut"; those of a head directly in the Tap. All
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
-Size = int | tuple[int, int]  # one number for both axes, or (height, width)
+Size = int | tuple[int, int]  # a number for both axes, or (height, width)
 
 
 def pair(size: Size) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class BatchNorm:
 class Activation:
     """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
 
-    Of "prelu" it is the initial value of the trained parameter `slope`, one number per channel.
+    Of "prelu" it is the initial value of the trained parameter `slope`, a number per channel.
     """
 
     kind: Literal["relu", "elu", "prelu", "leaky", "tanh", "sigmoid"]
@@ -117,11 +117,11 @@ class LocalResponseNorm:
 
 @dataclass(frozen=True)
 class Sequential:
-    """Named layers, one after the other."""
+    """Named layers in sequence."""
 
     items: tuple[tuple[str, Layer], ...]
     engine: ClassVar[None] = None
-    """The one engine that runs it; None: each of them, as with every network of this vocabulary."""
+    """The only engine that runs it; None: each of them, as with every network of this vocabulary."""
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.items]

@@ -41,9 +41,9 @@ def unit(channels: int, kernel: int, stride: int = 1, pad: int = 0) -> Sequentia
     return stack(conv=Conv(channels, kernel, stride, pad), norm=norm, relu=Activation("relu"))
 
 
-def inception(one: int, three: int) -> Concat:
+def inception(width1: int, width3: int) -> Concat:
     """1x1 and 3x3 convolutions side by side."""
-    return Concat((("branch1", unit(one, 1)), ("branch3", unit(three, 3, pad=1))))
+    return Concat((("branch1", unit(width1, 1)), ("branch3", unit(width3, 3, pad=1))))
 
 
 def downsample(channels: int) -> Concat:

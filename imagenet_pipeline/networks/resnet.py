@@ -97,7 +97,7 @@ BOTTLENECK_V1 = Form(bottleneck_v1, 4)
 
 
 def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Sequential:
-    """Units of one width; only the first may change the shape."""
+    """Units of the same width; only the first may change the shape."""
     items: dict[str, Layer] = {}
     for number in range(1, units + 1):
         shortcut = form.shortcut(form.expansion * width, stride) if project and number == 1 else None
@@ -108,13 +108,13 @@ def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Seq
 
 def resnet(form: Form, depths: Depths, classes: int) -> Sequential:
     """Stem, four stages of doubling width, mean over the image, classifier."""
-    one, two, three, four = depths
+    units1, units2, units3, units4 = depths
     return stack(
         stem=form.stem,
-        stage1=stage(form, 64, one, stride=1, project=form.expansion > 1),
-        stage2=stage(form, 128, two, stride=2, project=True),
-        stage3=stage(form, 256, three, stride=2, project=True),
-        stage4=stage(form, 512, four, stride=2, project=True),
+        stage1=stage(form, 64, units1, stride=1, project=form.expansion > 1),
+        stage2=stage(form, 128, units2, stride=2, project=True),
+        stage3=stage(form, 256, units3, stride=2, project=True),
+        stage4=stage(form, 512, units4, stride=2, project=True),
         pool=GlobalAveragePool(),
         flatten=Flatten(),
         classifier=Dense(classes),

@@ -71,7 +71,7 @@ def unit(form: Form, width: int, stride: int, project: bool) -> Layer:
 
 
 def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Sequential:
-    """Units of one width; only the first may change the shape."""
+    """Units of the same width; only the first may change the shape."""
     first = unit(form, width, stride, project)
     rest = {f"unit{number}": unit(form, width, 1, project=False) for number in range(2, units + 1)}
     return stack(unit1=first, **rest)
@@ -79,7 +79,7 @@ def stage(form: Form, width: int, units: int, stride: int, project: bool) -> Seq
 
 def resnet_v2(form: Form, depths: Depths, classes: int) -> Sequential:
     """Normalised input, stem, four stages of doubling width, last activation, mean over the image, classifier."""
-    one, two, three, four = depths
+    units1, units2, units3, units4 = depths
     return stack(
         input=form.norm(scale=False),
         stem=stack(
@@ -88,10 +88,10 @@ def resnet_v2(form: Form, depths: Depths, classes: int) -> Sequential:
             relu=relu,
             pool=Pool("max", 3, stride=2, pad=1),
         ),
-        stage1=stage(form, 64, one, stride=1, project=form.expansion > 1),
-        stage2=stage(form, 128, two, stride=2, project=True),
-        stage3=stage(form, 256, three, stride=2, project=True),
-        stage4=stage(form, 512, four, stride=2, project=True),
+        stage1=stage(form, 64, units1, stride=1, project=form.expansion > 1),
+        stage2=stage(form, 128, units2, stride=2, project=True),
+        stage3=stage(form, 256, units3, stride=2, project=True),
+        stage4=stage(form, 512, units4, stride=2, project=True),
         norm=form.norm(),
         relu=relu,
         pool=GlobalAveragePool(),

@@ -47,7 +47,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Shapes, parameters and cost of one layer (never a Sequential, Residual, Concat or Tap) for one image.
+    """Shapes, parameters and cost of a single layer (never a Sequential, Residual, Concat or Tap) for one image.
 
     `multiply_adds` counts those of Conv and Dense without their biases, as published FLOPs tables do.
     `auxiliary` layers stand under a Tap: they work in training only.
@@ -100,12 +100,12 @@ def parameter_count(reports: tuple[LayerReport, ...]) -> int:
 
 
 def multiply_adds(reports: tuple[LayerReport, ...]) -> int:
-    """Multiply-adds for one scored image."""
+    """Multiply-adds for a scored image."""
     return sum(report.multiply_adds for report in reports if not report.auxiliary)
 
 
 def windows(length: int, size: int, stride: int, pad: int, ceil: bool = False) -> int:
-    """Number of windows of `size` in `length` + 2 * `pad` pixels; with `ceil` a last partial one counts."""
+    """Number of windows of `size` in `length` + 2 * `pad` pixels; with `ceil` a last partial window counts."""
     room = length + 2 * pad - size
     if room < 0:
         return 0
@@ -175,12 +175,12 @@ class _Passage:
 
 
 def _require_paths(paths: list[str], heads: tuple[str, ...]) -> None:
-    """Raise BadRecipe for two layers of one path, and for a Tap that is not an item of the network itself."""
+    """Raise BadRecipe for two layers of the same path, and for a Tap that is not an item of the network itself."""
     if len(set(paths)) < len(paths):
-        raise BadRecipe("two layers of one path", found=next(path for path in paths if paths.count(path) > 1))
+        raise BadRecipe("two layers have the same path", found=next(path for path in paths if paths.count(path) > 1))
     for head in heads:
         if head.count(".") > 1:
-            raise BadRecipe("a tap stands among the items of the network itself", where=f"layer {head[:-1]}")
+            raise BadRecipe("a Tap must be an item of the network itself", where=f"layer {head[:-1]}")
 
 
 def _added(path: str, body: Shape, around: Shape) -> Shape:
@@ -206,9 +206,9 @@ def _report(layer: Layer, path: str, shape: Shape, auxiliary: bool) -> LayerRepo
 
 def _check_fit(layer: Layer, path: str, shape: Shape) -> None:
     if isinstance(layer, Conv | Pool | GlobalAveragePool | LocalResponseNorm) and len(shape) != 3:
-        raise BadRecipe("needs an image", where=f"layer {path}", found=f"a vector of {shape[0]}")
+        raise BadRecipe("the layer needs an image", where=f"layer {path}", found=f"a vector of {shape[0]}")
     if isinstance(layer, Dense) and len(shape) != 1:
-        raise BadRecipe("needs a vector; put a Flatten before it", where=f"layer {path}", found=shape)
+        raise BadRecipe("the layer needs a vector; put a Flatten before it", where=f"layer {path}", found=shape)
     if isinstance(layer, Conv) and (shape[0] % layer.groups or layer.channels % layer.groups):
         raise BadRecipe(
             f"{layer.groups} groups do not divide the channels",

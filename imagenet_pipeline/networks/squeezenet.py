@@ -41,7 +41,7 @@ def squeezenet1_0(classes: int) -> Sequential:
 def squeezenet_book(classes: int) -> Sequential:
     """The book's network: 1.0 with ELU (MXNet's default slope of 0.25) in place of every ReLU.
 
-    Reads 227 pixels; there its pooling over whole windows only and this one are the same.
+    Reads 227 pixels; there its pooling over whole windows only and this pooling are the same.
     """
     return _squeezenet1_0(classes, Activation("elu", slope=0.25))
 

@@ -1,4 +1,4 @@
-"""A network's beginning: everything up to one layer, for its activations."""
+"""A network's beginning: everything up to a layer, for its activations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imagenet_pipeline.networks.shapes import Shape, output_shapes
 def until(network: Sequential, path: str, name: str = "NAME") -> Sequential:
     """The network up to and including the layer `path`, its parameters called as in the whole.
 
-    Any layer will do, also one inside a residual body, its shortcut, a branch or an auxiliary classifier: what
+    Any layer will do, also a layer inside a residual body, its shortcut, a branch or an auxiliary classifier: what
     runs beside the way to it, and taps that stand before it, are left out. So will a whole group of layers, as
     `stage2` or `stage2.unit1`: their end is meant. For a path there is not, raises BadRecipe with
     the nearest names and where those of the network `name` are listed.

@@ -1,4 +1,4 @@
-"""The two tables of the verb `networks`: all networks, and the layers of one. Data only."""
+"""The two tables of the verb `networks`: all networks, and the layers of a network. Data only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def network_rows(classes: int = 1000, input_size: int | None = None) -> tuple[Ne
 
 
 def network_table(name: str, classes: int = 1000, input_size: int | None = None) -> NetworkTable:
-    """The layers of one network for an RGB input of `input_size` pixels, or of its own size.
+    """The layers of a network for an RGB input of `input_size` pixels, or of its own size.
 
     Raises BadRecipe for an unknown name, and for an input it cannot take.
     """
@@ -108,7 +108,7 @@ def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:
 
 
 def _phrase(layer: Layer) -> str:
-    """The layer as one would write it, its defaults left out: Conv(96, 11, stride=4)."""
+    """The layer as Python code, its defaults left out: Conv(96, 11, stride=4)."""
     words = []
     for field in dataclasses.fields(layer):
         value = getattr(layer, field.name)

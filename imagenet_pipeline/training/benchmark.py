@@ -45,7 +45,7 @@ class StepSpeed:
     """Share of the time spent waiting for the loader."""
     images_per_second: float
     synthetic_seconds: float | None
-    """On one batch that is there already."""
+    """On a single batch, made once, in memory."""
     best_synthetic_seconds: float | None
     ratio: float | None
     """Fed to synthetic: the median over the rounds, which take turns."""
@@ -60,7 +60,7 @@ def measure_steps(
     in what is measured. `show` is told (rounds done, rounds). Raises BadRecipe for counts below 1.
     """
     if steps < 1 or rounds < 1:
-        raise BadRecipe("--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
+        raise BadRecipe("too few", where="--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
     data = records_of(recipe)
     engine = lone_engine(recipe, data)
     stepping = _Stepping(engine, learning_rate(recipe, 0, 1), steps)
@@ -135,15 +135,15 @@ def _speed(recipe: Recipe, engine: Engine, steps: int, fed: list[_Round], still:
 
 @dataclass(frozen=True)
 class LoaderSpeed:
-    """Speed of loading: whole epochs of training batches, the best one counts."""
+    """Speed of loading: whole epochs of training batches, the best of which counts."""
 
     images_per_second: float
     seconds: float
     """Seconds of the best epoch."""
     images: int
-    """In one epoch."""
+    """In an epoch."""
     epochs: int
-    """Measured; one more went before them, unmeasured, so that files and code are warm."""
+    """Measured; another went before them, unmeasured, so that files and code are warm."""
     threads: int
     batch_size: int
     size: int

@@ -98,14 +98,14 @@ class Checkpoint:
         return _trained(self.optimizer) or self.weights
 
     @property
-    def remembered(self) -> Arrays:
+    def optimizer_state(self) -> Arrays:
         """The optimizer's state alone."""
         return {name: array for name, array in self.optimizer.items() if not name.startswith(TRAINED)}
 
 
-def with_trained(remembered: Arrays, values: Arrays) -> Arrays:
+def with_trained(optimizer_state: Arrays, values: Arrays) -> Arrays:
     """An optimizer's state, and beside it the values that training goes on with where the weights are averages."""
-    return {**remembered, **{f"{TRAINED}{name}": value for name, value in values.items()}}
+    return {**optimizer_state, **{f"{TRAINED}{name}": value for name, value in values.items()}}
 
 
 def _trained(optimizer: Arrays) -> Arrays:
@@ -210,7 +210,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if not run.is_dir():
         raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
     if not found:
-        raise BadRecipe("no checkpoint here", where=run, advice="train without --resume to start the run")
+        raise BadRecipe("the folder holds no checkpoint", where=run, advice="train without --resume to start the run")
     if which == "latest":
         return found[-1]
     if which == "best":
@@ -242,7 +242,7 @@ def _new_branch(run: Path) -> Path:
 
 
 def prune(run: Path, keep: int | Literal["all"]) -> None:
-    """Keep the last `keep` epochs (or all) and the best one, and point `latest` and `best` at theirs.
+    """Keep the last `keep` epochs (or all) and the best, and point `latest` and `best` at theirs.
 
     A folder whose score cannot be read is kept too: it may be the best.
     """
@@ -307,22 +307,22 @@ def _score(folder: Path) -> float | Damaged | None:
 
 
 def _require_own_name(folder: Path, name: str) -> None:
-    """Raise Damaged for a checkpoint in a folder named as another one; elsewhere it may be called anything."""
+    """Raise Damaged for a checkpoint in a folder named as another checkpoint; elsewhere it may be called anything."""
     called = folder.resolve().name
     if _NAME.fullmatch(called) and called != name:
-        raise Damaged("is named after another checkpoint than it holds", where=folder, expected=called, found=name)
+        raise Damaged("the folder has the name of another checkpoint", where=folder, expected=called, found=name)
 
 
 def _instead_of(folder: Path) -> str:
     """The advice where a checkpoint cannot be read: the best of its neighbours that can."""
-    others = _scores(one for one in _checkpoints(folder.resolve().parent.parent) if one.name != folder.name)
-    scored = [(-score, _position(one)[0], one) for one, score in others.items() if isinstance(score, float)]
+    others = _scores(other for other in _checkpoints(folder.resolve().parent.parent) if other.name != folder.name)
+    scored = [(-score, _position(other)[0], other) for other, score in others.items() if isinstance(score, float)]
     # Without validation the latest is the best.
-    unscored = [one for one, score in others.items() if score is None]
-    for one in (*(one for _, _, one in sorted(scored)), *reversed(unscored)):
+    unscored = [other for other, score in others.items() if score is None]
+    for neighbour in (*(other for _, _, other in sorted(scored)), *reversed(unscored)):
         with suppress(Damaged):
-            _load(one)
-            return f"take another checkpoint: the best that is whole is that of epoch {_position(one)[0]}"
+            _load(neighbour)
+            return f"take another checkpoint: the best that is whole is that of epoch {_position(neighbour)[0]}"
     return "take another checkpoint"
 
 
@@ -335,7 +335,7 @@ def _reason(error: Exception) -> str:
 
 
 def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-    # Not np.ascontiguousarray, which gives an array without axes one.
+    # Not np.ascontiguousarray, which gives a scalar array an axis.
     return {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 
@@ -345,7 +345,7 @@ def _check_sums(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         for name in names:
             if files.sha256_of(folder / name) != sums.get(name):
-                raise Damaged("its bytes are not those that were written", where=folder / name)
+                raise Damaged("the file has changed since it was written", where=folder / name)
     except (OSError, UnicodeDecodeError) as error:
-        raise Damaged(f"the checkpoint is not whole ({error})", where=folder) from error
+        raise Damaged(f"the checkpoint is incomplete ({error})", where=folder) from error
     return sums

@@ -1,4 +1,4 @@
-"""Loss and rank-1 over the epochs, across restarts, of one run or several, ours or out of MXNet's logs."""
+"""Loss and rank-1 over the epochs, across restarts, of runs of ours or out of MXNet's logs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 """Style of each kind of line, in the order of the key."""
 _KEY_LETTERS = 150
-"""About as many fit on one line of the key."""
+"""About as many fit on a line of the key."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     no such log.
     """
     require_png(out)
-    # A picture of the future, where the clock went back, is not a young one.
+    # A picture from the future, where the clock went back, counts as old.
     if out.exists() and 0 <= time.time() - out.stat().st_mtime < at_most_every_seconds:
         return False
     trainings = _trainings(runs)
@@ -66,7 +66,7 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
 
 
 def separate_curves(run: Path) -> tuple[bytes, bytes]:
-    """The loss and the rank-1 of one run as two PNGs, for a page that lays them side by side or one below the other.
+    """The loss and the rank-1 of a run as two PNGs, for a page that lays them side by side or below each other.
 
     Raises BadRecipe where there is no run.
     """
@@ -99,10 +99,10 @@ def _trainings(paths: Sequence[Path]) -> list[_Training]:
     found = {number: (path, _events(path)) for number, path in enumerate(paths) if number not in logs}
     if logs:
         found |= _joined(paths, logs)
-    names = [place.name for place, _ in found.values()]
+    names = [path.name for path, _ in found.values()]
     return [
-        _Training(place.name if names.count(place.name) == 1 else f"{place.parent.name}/{place.name}", events)
-        for _, (place, events) in sorted(found.items())
+        _Training(path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}", events)
+        for _, (path, events) in sorted(found.items())
     ]
 
 
@@ -139,9 +139,9 @@ def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower 
     axes.spines[["top", "right"]].set_visible(False)
     handles, kinds = axes.get_legend_handles_labels()
     if empty_corner and kinds:
-        # Of several lines of a kind one stands in the key.
+        # Of several lines of a kind the first stands in the key.
         lines = dict(zip(kinds, handles, strict=True))
-        # Left to find the best place itself, matplotlib takes long, and warns where it took over a second.
+        # Left to find the best position itself, matplotlib takes long, and warns where it took over a second.
         shown = [lines[kind] for kind in _STYLES if kind in lines]
         axes.legend(handles=shown, frameon=False, fontsize=9, loc=empty_corner)
 

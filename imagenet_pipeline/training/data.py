@@ -36,7 +36,7 @@ def records_of(recipe: Recipe) -> DataSet:
 
 
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
-    """Count the whole batches in the training records. Raises BadRecipe where there is not even one."""
+    """Count the whole batches in the training records. Raises BadRecipe where there is none."""
     images = data.counts.get("train", 0)
     if images < recipe.batch_size:
         raise BadRecipe(
@@ -49,7 +49,7 @@ def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
 def loader_of(
     recipe: Recipe, records: RecordSet, size: int, classes: int, share: Share = WHOLE, crops: int = 1
 ) -> Loader:
-    """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of one's share.
+    """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
 
     Several `crops` of an image count as images of the batch.
     """
@@ -73,7 +73,7 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
     for key, goes_by_scores in keys.items():
         if goes_by_scores and not data.counts.get("val"):
             raise BadRecipe(
-                f"recipe key {key!r} goes by the scores on the split val, and there is none",
+                f"recipe key {key!r} needs the split val, which these records lack",
                 where=data.folder,
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
@@ -128,9 +128,9 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
 
 
 def endless_batches(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
-    """The batches of a run's epochs one after the other, without end; the generator is to be closed.
+    """The batches of a run's epochs in order, without end; the generator is to be closed.
 
-    A batch is valid until the next one is asked for. Raises BadRecipe for a batch larger than the records.
+    A batch is valid until the next is asked for. Raises BadRecipe for a batch larger than the records.
     """
     steps_per_epoch(recipe, data)
     for epoch in count():

@@ -1,6 +1,6 @@
 """Processes that train together: what they must agree on, what they add up, and how they leave together.
 
-All of it goes through `Engine.sum_over_ranks`, and costs nothing where there is one process.
+All of it goes through `Engine.sum_over_ranks`, and costs nothing where there is a single process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def require_agreement(engine: Engine, facts: Mapping[str, str]) -> None:
     for stated in (program, facts):
         for fact, ranks in _differing(engine, stated).items():
             raise BadRecipe(
-                f"{fact} is not that of rank 0",
+                f"{fact} differs from that of rank 0",
                 where=f"rank {', '.join(map(str, ranks))} of {engine.ranks}",
                 advice="start every process with the same recipe, records, run folder and programs",
             )
@@ -63,7 +63,7 @@ def agreed(engine: Engine, *flags: bool) -> tuple[bool, ...]:
 
 
 def reduced(engine: Engine, totals: Totals) -> Totals:
-    """The totals of all ranks, which made equally many batches: theirs are added up one by one. Collective."""
+    """The totals of all ranks, which made equally many batches: these are added up batch by batch. Collective."""
     if engine.ranks == 1:
         return totals
     numbers: npt.NDArray[np.float64] = np.array([totals.images, totals.rank1_hits, totals.rank5_hits], np.float64)
@@ -84,7 +84,7 @@ def together(engine: Engine) -> Iterator[None]:
     finally:
         (any_failed,) = agreed(engine, failed)
     if any_failed:
-        raise WorkerLost("another process of this run could not go on", advice="its own message says why")
+        raise WorkerLost("another process of this run has failed", advice="its own message says why")
 
 
 def settle(engine: Engine) -> None:
@@ -93,6 +93,6 @@ def settle(engine: Engine) -> None:
     Each has running statistics of its own, and what is saved is their mean: so a run goes on as its restart would.
     """
     if len(engine.device_names) > 1 or engine.ranks > 1:
-        values, remembered = engine.values(), engine.optimizer_state()
+        values, optimizer_state = engine.values(), engine.optimizer_state()
         engine.set_values(values)
-        engine.set_optimizer_state(remembered)
+        engine.set_optimizer_state(optimizer_state)

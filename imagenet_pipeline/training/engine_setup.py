@@ -44,21 +44,21 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
 def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
     """Create a fresh engine as a run would, for benchmarks and the LR finder.
 
-    Raises BadRecipe in one of several processes that train together.
+    Raises BadRecipe in any of several processes that train together.
     """
     engine, _ = new_engine(recipe, data)
     if engine.ranks > 1:
-        raise BadRecipe("this measures one process", found=f"{engine.ranks} that train together")
+        raise BadRecipe("this command measures a single process", found=f"{engine.ranks} processes that train together")
     return engine
 
 
-def resumed_engine(recipe: Recipe, state: State, values: Values, remembered: Values) -> Engine:
+def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = network_of(state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
     blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
     engine = create_engine(recipe.engine, blueprint, values)
-    engine.set_optimizer_state(remembered)
+    engine.set_optimizer_state(optimizer_state)
     return engine
 
 
@@ -78,7 +78,7 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
 
 
 def scoring_engine(recipe: Recipe, state: State) -> str:
-    """Name the engine to score with: of "auto" the one that trained last, or where it is not installed, the other."""
+    """Name the engine to score with: for "auto" the engine that trained last, or where that is missing, the other."""
     if recipe.engine != "auto":
         return recipe.engine
     if state.engine not in FRAMEWORKS:  # of an imported network, which none has trained
@@ -100,14 +100,14 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Beginning:
-    """Initial values of a new run, the normalisation of its input, and the journal's words on both (`told`).
+    """Initial values of a new run, the normalisation of its input, and the journal's entry on both.
 
     `values` is None where a zoo's network shall draw its own.
     """
 
     values: Values | None
     normalisation: Normalisation
-    told: dict[str, Any]
+    journal_entry: dict[str, Any]
 
 
 def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: DataSet) -> Beginning:
@@ -121,7 +121,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     if not initial.weights:
         source = _given(recipe) or ((data.mean, data.std), str(data.folder / "mean.json"))
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
-        return Beginning(values, source[0], _told(*source))
+        return Beginning(values, source[0], _journal_entry(*source))
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import read_weights, starting_values, without_normalisation
 
@@ -142,10 +142,10 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     if layers:
         log.info("values of %s, but for the new layers: %s", file, first_few(layers))
     weights = {"file": str(file), "sha256": files.sha256_of(file), "new_layers": layers}
-    return Beginning(values, normalisation, {"initial_weights": weights, **_told(normalisation, origin)})
+    return Beginning(values, normalisation, {"initial_weights": weights, **_journal_entry(normalisation, origin)})
 
 
-def _told(normalisation: Normalisation, origin: str) -> dict[str, Any]:
+def _journal_entry(normalisation: Normalisation, origin: str) -> dict[str, Any]:
     return {"normalisation": {"mean": list(normalisation[0]), "std": list(normalisation[1]), "from": origin}}
 
 
@@ -187,13 +187,13 @@ def _source(path: Path, network: str) -> Path:
     folder = path
     if not (path / "state.json").exists():
         if not has_checkpoint(path):
-            raise BadRecipe("a folder that is no run with a checkpoint", where=f"initial.weights = {str(path)!r}")
+            raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
     if state.network != network:
         advice = "take network=" + state.network
         raise BadInput(
-            "a checkpoint of another network", where=folder, expected=network, found=state.network, advice=advice
+            "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice
         )
     return folder / "weights.safetensors"
 

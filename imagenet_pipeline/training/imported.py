@@ -32,7 +32,7 @@ from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, NUMBERED
 from imagenet_pipeline.training.journal import Journal, write_history
-from imagenet_pipeline.training.resume import recipe_told
+from imagenet_pipeline.training.resume import recipe_entry
 
 BATCH_SIZE = 64
 NOTE = """\
@@ -51,7 +51,7 @@ def make_run(
     origin: Mapping[str, Any],
     crop_fraction: float | None = None,
 ) -> None:
-    """Make the run folder `folder`, whole or not at all, with the one checkpoint of epoch 0.
+    """Make the run folder `folder`, whole or not at all, with a checkpoint of epoch 0 alone.
 
     Its recipe fine-tunes: a small rate falling to 0 over ten epochs. Auxiliary classifiers start from drawn values.
     `origin` goes into the journal. Evaluation looks at `crop_fraction` of the shorter edge, None at the default.
@@ -59,9 +59,9 @@ def make_run(
     differs.
     """
     if folder.exists():
-        raise BadRecipe("something is here already", where=folder, advice="choose another --out")
+        raise BadRecipe("the folder exists already", where=folder, advice="choose another --out")
     if len(classes) != imported.classes:
-        what = "the class table is not that of the network"
+        what = "the class table does not fit the network"
         raise BadInput(what, where=folder, expected=f"{imported.classes} classes", found=len(classes))
     recipe = _recipe(imported, data, crop_fraction)
     state = State(
@@ -83,7 +83,7 @@ def make_run(
         files.write_whole(part / "recipe.toml", NOTE + recipe_text(recipe))
         save_checkpoint(part, state, _with_auxiliary(imported, recipe), {})
         journal = Journal(part)
-        journal.write("import", network=imported.network, **recipe_told(part, recipe), **origin)
+        journal.write("import", network=imported.network, **recipe_entry(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
 
@@ -104,7 +104,7 @@ def normalisation_of(
     if data is not None:
         return (data.mean, data.std), str(data.folder / "mean.json")
     raise BadRecipe(
-        "nothing says how the network's input is normalised",
+        "the normalisation of the network's input is unknown",
         advice="give --mean R,G,B and --std R,G,B (0,0,0 and 1,1,1 for not at all), or --records",
     )
 

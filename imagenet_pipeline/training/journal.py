@@ -1,4 +1,4 @@
-"""The run's journal: one JSON line an event, append only. History and curves come from it.
+"""The run's journal: a JSON line an event, append only. History and curves come from it.
 
 Each line has its own checksum, and that of the line before it, so that none can be lost between two others; those
 that older versions of this program wrote have their own alone.
@@ -32,11 +32,11 @@ COLUMNS = (
     "wait_percent",
     "seconds",
 )
-ADVICE = "put back a copy of the journal, or start a new run from this one's weights with initial.weights"
+ADVICE = "put back a copy of the journal, or start a new run from this run's weights with initial.weights"
 
 
 class Journal:
-    """Events of one run, in the order they happened."""
+    """Events of a run, in the order they happened."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "journal.jsonl"
@@ -59,7 +59,7 @@ class Journal:
             event = _event(line, f"{self._path}:{number}")
             after = event.pop("after", None)
             if (chained or after is not None) and after != _checksum(before):
-                what = "does not follow the line before it: lines are gone, or were changed, between the two"
+                what = "the line does not follow the line before it: lines are gone, or were changed, between the two"
                 raise Damaged(what, where=f"{self._path}:{number}", advice=ADVICE)
             events.append(event)
             before, chained = line, after is not None
@@ -82,7 +82,7 @@ def _event(line: bytes, where: str) -> Event:
     except (ValueError, RecursionError) as error:
         raise Damaged("not a JSON line", where=where) from error
     if not isinstance(event, dict) or event.pop("crc32c", None) != _own_checksum(event):
-        raise Damaged("not a line as it was written", where=where)
+        raise Damaged("the line has changed since it was written", where=where)
     return event
 
 
@@ -108,21 +108,21 @@ def branches(events: list[Event]) -> list[list[Event]]:
 
 
 def restarts(events: list[Event]) -> list[float]:
-    """List where the current branch was resumed, in epochs and parts of them, each place once."""
+    """List where the current branch was resumed, in epochs and parts of them, each position once."""
     # Every epoch has as many steps; nothing in a run can change that.
     steps = [row["step"] / row["epoch"] for row in branches(events)[-1] if row.get("step")]
-    places: list[float] = []
+    positions: list[float] = []
     for event in events:
         if event["event"] == "start":
-            places = []
+            positions = []
         elif event["event"] == "resume":
-            place = event["step"] / steps[-1] if steps and "step" in event else event["epoch"]
-            places = [*(earlier for earlier in places if earlier < place), place]
-    return places
+            position = event["step"] / steps[-1] if steps and "step" in event else event["epoch"]
+            positions = [*(earlier for earlier in positions if earlier < position), position]
+    return positions
 
 
 def write_history(run: Path, events: list[Event]) -> Path:
-    """Write `history.csv`: the current branch, one row an epoch."""
+    """Write `history.csv`: the current branch, a row an epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -30,14 +30,14 @@ def train(run: Run) -> Outcome:
     longer finite, naming the step; the checkpoints before it stand.
     """
     outcome = Outcome(run.epoch, run.step, finished=True)
-    with run.held as opened:
+    with run.resources as resources:
         if run.is_done(run.epoch):
             return note_end(run, outcome)
-        records = opened.enter_context(RecordSet.open(run.data.folder, "train"))
+        records = resources.enter_context(RecordSet.open(run.data.folder, "train"))
         validation = None
         if run.data.counts.get("val"):
-            validation = opened.enter_context(RecordSet.open(run.data.folder, "val"))
-        interruption = opened.enter_context(Interruption(lambda how: _answer(run, how)))
+            validation = resources.enter_context(RecordSet.open(run.data.folder, "val"))
+        interruption = resources.enter_context(Interruption(lambda how: _answer(run, how)))
 
         while not run.is_done(outcome.epoch):
             epoch = outcome.epoch
@@ -57,7 +57,7 @@ def train(run: Run) -> Outcome:
 
 
 def _answer(run: Run, how: str) -> str:
-    """The line for somebody who asks the run to stop; one process of a group gives it."""
+    """The line for somebody who asks the run to stop; rank 0 alone gives it."""
     if not run.leads:
         return ""
     lost = "everything, since nothing is saved yet"
@@ -74,7 +74,7 @@ SECONDS_BETWEEN_READINGS = 1.0
 
 
 def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interruption) -> Pass:
-    """Steps of one epoch, from the run's own step in it; ends early, after a whole step, on a signal.
+    """Steps of an epoch, from the run's own step in it; ends early, after a whole step, on a signal.
 
     Saves on the way, as the recipe's `checkpoint` section says. All ranks do all of it at the same steps.
     """
@@ -142,7 +142,7 @@ def _until_asked(run: Run, batches: Iterator[Batch], whole: int, interruption: I
     """The batches up to the first after which some rank is asked to stop."""
     for done, batch in enumerate(batches, 1):
         yield batch
-        # Ranks have the `whole` batches alike; what is left after them is less than one, and not all may have any.
+        # Ranks have the `whole` batches alike; what is left after them is less than a batch, and not all may have any.
         if done <= whole and any(agreed(run.engine, interruption.asked)):
             return
 

@@ -33,7 +33,7 @@ Losses = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RateCurve:
-    """Loss by learning rate: one number a step that was done, the loss before that step's update."""
+    """Loss by learning rate: a number a step that was done, the loss before that step's update."""
 
     rates: Losses
     losses: Losses
@@ -99,7 +99,7 @@ def straight_lines(losses: Losses, reach: int) -> tuple[Losses, Losses]:
     """Heights and slopes (a step), at each step, of the straight line through the losses up to `reach` steps away.
 
     Their weights fall as a parabola with the distance (local regression, Cleveland 1979). Looking both ways, the
-    heights are a smoothed loss that does not lag; at either end the line has losses on one side alone.
+    heights are a smoothed loss that does not lag; at either end the line has losses on a single side.
     """
     heights, slopes = np.empty_like(losses), np.empty_like(losses)
     for step in range(len(losses)):
@@ -116,7 +116,7 @@ def straight_lines(losses: Losses, reach: int) -> tuple[Losses, Losses]:
 def steepest(heights: Losses, slopes: Losses, reach: int) -> int | None:
     """The step before the lowest height where the loss falls fastest; None if it never does.
 
-    Only lines that have losses on both sides count: another's slope is that of a place further in.
+    Only lines that have losses on both sides count: another's slope is that of a point further in.
     """
     slopes = slopes[reach : min(int(heights.argmin()), len(slopes) - reach)]
     if not len(slopes) or slopes.min() >= 0:
@@ -130,7 +130,7 @@ def curve_of(rates: Losses, losses: Losses, steps: int, key_factor: float, ended
     `key_factor` is the recipe's key over the rate of a step.
     """
     tenth = steps // 10
-    # The rate grows by equal factors, so a slope over the steps is one over its logarithm.
+    # The rate grows by equal factors, so a slope over the steps is a slope over its logarithm.
     heights, slopes = straight_lines(capped(losses, tenth), tenth)
     step = steepest(heights, slopes, tenth)
     suggestion = None if step is None else float(rates[step])
@@ -140,9 +140,14 @@ def curve_of(rates: Losses, losses: Losses, steps: int, key_factor: float, ended
 
 def _require_range(lowest: float, highest: float, steps: int) -> None:
     if not 0 < lowest < highest < math.inf:
-        raise BadRecipe("--from and --to", expected="two rates above 0 that grow", found=f"{lowest:g}, {highest:g}")
+        raise BadRecipe(
+            "not a range of learning rates",
+            where="--from and --to",
+            expected="two rates above 0 that grow",
+            found=f"{lowest:g}, {highest:g}",
+        )
     if steps < FEWEST_STEPS:
-        raise BadRecipe("--steps", expected=f"at least {FEWEST_STEPS}", found=steps)
+        raise BadRecipe("too few steps", where="--steps", expected=f"at least {FEWEST_STEPS}", found=steps)
 
 
 def draw_rates(curve: RateCurve, out: Path) -> None:

@@ -16,7 +16,7 @@ from imagenet_pipeline.training.distributed import reduced
 
 
 def score(engine: Engine, batches: Iterable[Batch]) -> Totals:
-    """Score every batch and add up, over all ranks. Raises BadInput when there is nothing to score. Collective."""
+    """Score every batch and add up, over all ranks. Raises BadInput when there are no records to score. Collective."""
     engine.totals()
     for batch in batches:
         engine.score_batch(batch.images, batch.labels)
@@ -25,7 +25,7 @@ def score(engine: Engine, batches: Iterable[Batch]) -> Totals:
     loss = np.array([own.step_losses.sum()])
     totals = reduced(engine, Totals(own.images, own.rank1_hits, own.rank5_hits, loss))
     if totals.images == 0:
-        raise BadInput("there is nothing to score", expected="at least one record")
+        raise BadInput("there are no records to score", expected="at least one record")
     return totals
 
 

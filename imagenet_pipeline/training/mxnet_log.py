@@ -51,7 +51,7 @@ _RANK_OF_ERROR = {"error1": "rank1", "error5": "rank5"}
 
 @dataclass(frozen=True)
 class LoggedTraining:
-    """One training, out of one log or several."""
+    """One training, out of a log or several."""
 
     logs: tuple[Path, ...]
     events: tuple[Event, ...]
@@ -59,7 +59,7 @@ class LoggedTraining:
 
 @dataclass
 class _Epoch:
-    """Figures logged of one epoch, counted from 0, by the names of the journal's columns, as they were written."""
+    """Figures logged of an epoch, counted from 0, by the names of the journal's columns, as they were written."""
 
     number: int
     batch: dict[str, float] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class _Epoch:
     ended: bool = False
 
     def note(self, line: str) -> None:
-        """Take in one of its lines. What batches say after its end is about validation."""
+        """Take in a line of its log. Figures of batches after its end are of validation."""
         within = "Batch" in line
         self.ended = self.ended or not within
         if not within:
@@ -102,7 +102,9 @@ def read_log(path: Path) -> list[Event]:
     epochs = list(_epochs(_lines(path)))
     values = [epoch.values for epoch in epochs if epoch.values]
     if not values:
-        raise BadInput("no MXNet training log", where=path, expected='lines such as "Epoch[0] Validation-accuracy=0.5"')
+        raise BadInput(
+            "not an MXNet training log", where=path, expected='lines such as "Epoch[0] Validation-accuracy=0.5"'
+        )
     shares = [value for columns in values for name, value in columns.items() if not name.endswith("loss")]
     # Some scripts of GluonCV log percents.
     whole = 100.0 if max(shares, default=0) > 1 else 1.0
@@ -118,7 +120,7 @@ def read_log(path: Path) -> list[Event]:
 def join_logs(paths: Sequence[Path]) -> list[LoggedTraining]:
     """The trainings that these logs, given in the order they were written, are of.
 
-    A log that begins with the first epoch is of a new training; any other goes on with the one before it, and what
+    A log that begins with the first epoch is of a new training; any other goes on with the log before it, and what
     it repeats of it is left behind. Raises BadInput as `read_log` does.
     """
     trainings: list[LoggedTraining] = []
@@ -148,7 +150,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _epochs(lines: Iterable[str]) -> Iterator[_Epoch]:
-    """The epochs in the order of the log; one that is trained again comes again."""
+    """The epochs in the order of the log; an epoch that is trained again comes again."""
     current: _Epoch | None = None
     for line in lines:
         match = _EPOCH.search(line)

@@ -28,7 +28,7 @@ _INITIAL = (
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0
-"""Largest ratio of a schedule's highest rate to the run's own, or to one asked for: two drops to a tenth, no more."""
+"""Largest ratio of a schedule's highest rate to the run's own, or to a rate asked for: two drops to a tenth."""
 
 
 def carried_overrides(events: list[Event]) -> dict[str, Any]:
@@ -42,12 +42,12 @@ def begun_with(events: list[Event], folder: Path) -> Recipe:
 
     Journals of older versions leave it to the file. Says where the two are not the same.
     """
-    told = _last(events, "recipe")
+    recorded = _last(events, "recipe")
     path = folder / "recipe.toml"
     digest = _last(events, "recipe_digest")
     if digest is not None and path.exists() and files.sha256_of(path) != digest:
-        log.warning("%s: is not as the last start wrote it; what differs in what is trained now is said below", path)
-    return load_recipe(path) if told is None else read_recipe(told, str(path))
+        log.warning("%s: has changed since the last start; what differs in what is trained now is said below", path)
+    return load_recipe(path) if recorded is None else read_recipe(recorded, str(path))
 
 
 def engine_of_last_start(events: list[Event]) -> str | None:
@@ -100,7 +100,7 @@ def rate_in_force(
     """Find the rate that a restart goes on with, and the schedule's highest that it takes.
 
     `at` is the recipe's rate at the step of the restart; it counts where this command line has `given` it. Else the
-    last one asked for up to there does, and one asked for at a later step is left behind with its branch.
+    last rate asked for up to there does, and a rate asked for at a later step is left behind with its branch.
     Raises BadRecipe as `with_rate_asked` does.
     """
     asked, left_behind = (at, None) if given else _asked_before(events, at.step)
@@ -120,16 +120,16 @@ def rate_in_force(
 
 
 def _asked_before(events: list[Event], step: int) -> tuple[AskedRate | None, AskedRate | None]:
-    """The rate asked for last up to a step, and the last one asked for at a later step.
+    """The rate asked for last up to a step, and the last rate asked for at a later step.
 
     None of either in journals of older versions, which know the schedule's highest alone.
     """
     later = None
     for start in reversed(_starts(events)):
-        told = start.get("asked_rate")
-        if told is None:
+        recorded = start.get("asked_rate")
+        if recorded is None:
             break
-        asked = AskedRate(**told)
+        asked = AskedRate(**recorded)
         if asked.step <= step:
             return asked, later
         later = later or asked
@@ -202,7 +202,7 @@ def require_unchanged(begun: Recipe, now: Recipe, step: int, folder: Path) -> No
     switched = [key for key in _KEPT_ON_OR_OFF if step and bool(before[key]) != bool(after[key])]
     for key in (*_OF_WEIGHTS, *(_OF_ORDER if step else ()), *switched, *_INITIAL):
         if before[key] != after[key]:
-            why = "acts at the start of a run alone" if key in _INITIAL else "cannot change within a run"
+            why = "acts only at the start of a run" if key in _INITIAL else "cannot change within a run"
             raise BadRecipe(
                 f"recipe key {key!r} {why}",
                 where=folder,

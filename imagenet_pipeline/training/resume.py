@@ -69,7 +69,7 @@ class RunSettings:
     given: dict[str, Any]
     """Overrides of this start, dotted key -> value."""
     carried: dict[str, Any]
-    """Overrides of earlier starts that this one does not give again."""
+    """Overrides of earlier starts that this start does not give again."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def open_run(
     folder: str | Path | None = None,
     resume: str | None = None,
 ) -> Run:
-    """Start a run, or take one up at checkpoint `resume` ("latest", "best" or an epoch).
+    """Start a run, or resume it at checkpoint `resume` ("latest", "best" or an epoch).
 
     Overrides given to earlier starts of the run stay in force. A learning rate among `overrides` is the rate of
     the very step the run goes on with (inside a warm-up: the rate it rises to); the schedule keeps its form.
@@ -107,7 +107,9 @@ def run_settings(
     if not isinstance(recipe, Recipe):
         recipe, folder = _recipe_file_and_folder(find_recipe(recipe), folder)
     elif folder is None:
-        raise BadRecipe("a recipe that is no file names no run", where="run", expected="a folder for the run")
+        raise BadRecipe(
+            "a recipe without a file needs a folder for its run", where="run", expected="a folder for the run"
+        )
     folder = Path(folder)
     journal = Journal(folder)
     carried: dict[str, Any] = {}
@@ -144,7 +146,7 @@ def _recipe_file_and_folder(recipe: Path, folder: str | Path | None) -> tuple[Pa
 
 
 def _default_folder(recipe_path: Path) -> Path:
-    # A run's own recipe means that run, not one that happens to be called "recipe".
+    # A run's own recipe means that run, not a run that happens to be called "recipe".
     if recipe_path.name == "recipe.toml" and (recipe_path.parent / "checkpoints").is_dir():
         return recipe_path.parent
     return Path("output/runs") / run_name(recipe_path)
@@ -165,23 +167,23 @@ def _new_run(settings: RunSettings) -> Run:
     data = records_of(recipe)
     steps = _possible_steps(recipe, data)
     engine, beginning = new_engine(recipe, data)
-    told = beginning.told
+    entry = beginning.journal_entry
     run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
-    _require_agreement(run, told.get("initial_weights", {}).get("sha256", ""))
+    _require_agreement(run, entry.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
         if run.leads:
             _require_no_run(folder)
             files.write_whole(folder / "recipe.toml", recipe_text(recipe))
             frozen = _tell(run)
-            origin = {**provenance(recipe, data, engine), **recipe_told(folder, recipe)}
-            run.journal.write("start", overrides=settings.overrides, **told, **frozen, **origin)
+            origin = {**provenance(recipe, data, engine), **recipe_entry(folder, recipe)}
+            run.journal.write("start", overrides=settings.overrides, **entry, **frozen, **origin)
     return run
 
 
 def _require_no_run(folder: Path) -> None:
     if has_checkpoint(folder):
         advice = "go on with --resume latest, or choose another --run"
-        raise BadRecipe("a run is here already", where=folder, advice=advice)
+        raise BadRecipe("the folder holds a run already", where=folder, advice=advice)
 
 
 def _resumed_run(settings: RunSettings, resume: str) -> Run:
@@ -199,11 +201,11 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     rows = _rows_until(events, state, folder)
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
     rate = rate_in_force(recipe, settings.overrides, rate_given, at, begun, events, steps, rows)
-    told = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
+    entry = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
     if rate.asked is not None:
-        told["asked_rate"] = asdict(rate.asked)
+        entry["asked_rate"] = asdict(rate.asked)
     recipe = rate.recipe
-    engine = resumed_engine(recipe, state, start.trained, start.remembered)
+    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state)
     run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):
@@ -211,11 +213,11 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
             if find_checkpoint(folder, resume) != start.folder:
                 raise BadInput("another process was training here just now", where=folder, advice="try again")
             say_other_threads(events, engine)
-            _write_resumed(run, told)
+            _write_resumed(run, entry)
     return run
 
 
-def _write_resumed(run: Run, told: dict[str, Any]) -> None:
+def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
     frozen = _tell(run)
     written = [row["epoch"] for row in branches(run.journal.events())[-1]]
     if run.rows and run.rows[-1]["epoch"] not in written:
@@ -229,8 +231,8 @@ def _write_resumed(run: Run, told: dict[str, Any]) -> None:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
         position = {"epoch": run.epoch, "step": run.step}
-        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_told(run.folder, run.recipe)}
-        run.journal.write("resume", **position, **told, **frozen, **origin)
+        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_entry(run.folder, run.recipe)}
+        run.journal.write("resume", **position, **entry, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
 
@@ -238,17 +240,17 @@ def _write_resumed(run: Run, told: dict[str, Any]) -> None:
 @contextmanager
 def _claimed(run: Run) -> Iterator[None]:
     """Claim the folder for this run by a lock of rank 0; the other ranks wait for what the block writes."""
-    with ExitStack() as held, together(run.engine):
+    with ExitStack() as resources, together(run.engine):
         if run.leads:
-            held.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
+            resources.enter_context(files.claim(run.folder / ".lock", run.folder, "training"))
             for folder in (run.folder, run.folder / "checkpoints"):
                 files.remove_parts(folder)
         yield
         if run.leads and not run.is_done(run.epoch):
             start = Start(run.folder, dict(options(run.recipe)), run.step, run.rows)
             run.loggers = Loggers.open(run.recipe.log.loggers, start)
-            held.callback(run.loggers.close)
-        run.held = held.pop_all()
+            resources.callback(run.loggers.close)
+        run.resources = resources.pop_all()
 
 
 def _require_agreement(run: Run, weights_digest: str = "") -> None:
@@ -271,15 +273,15 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
     if state.network != recipe.network:
-        what = "a checkpoint of another network"
+        what = "the checkpoint is of another network"
         raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
-        raise BadInput("not the records this run began with", where=data.folder, advice="start a new run")
+        raise BadInput("the records are not those this run began with", where=data.folder, advice="start a new run")
 
 
 def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
-    """The current branch of the history up to a checkpoint, which may know of one epoch more than the journal.
+    """The current branch of the history up to a checkpoint, which may know of an epoch more than the journal.
 
     Raises Damaged where the row of an epoch is missing.
     """
@@ -289,7 +291,9 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
     missing = sorted({*range(1, state.epoch + 1)} - {row["epoch"] for row in rows})
     if missing:
         where = folder / "journal.jsonl"
-        raise Damaged(f"no line of epoch {missing[0]}, which is behind epoch {state.epoch}", where=where, advice=ADVICE)
+        raise Damaged(
+            f"the journal lacks epoch {missing[0]}, which comes before epoch {state.epoch}", where=where, advice=ADVICE
+        )
     return rows
 
 
@@ -342,7 +346,7 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
     }
 
 
-def recipe_told(run: Path, recipe: Recipe) -> dict[str, Any]:
+def recipe_entry(run: Path, recipe: Recipe) -> dict[str, Any]:
     """Fields of an event on the recipe, defaults included, once it is written into the run folder."""
     return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
 

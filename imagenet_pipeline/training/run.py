@@ -46,7 +46,7 @@ class Run:
     """The history so far: the current branch, up to the last finished epoch."""
     normalisation: Normalisation
     """Mean and std of the network's input, unchanged since the run's beginning."""
-    held: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
     """Open while the run is: its lock, so that no other process trains in the same folder, and its loggers."""
     loggers: Loggers = field(default_factory=Loggers)
     saved_at: float = field(default_factory=time.monotonic)
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes, draws and speaks."""
+        """True in rank 0, the only process that writes, draws and speaks."""
         return self.engine.rank == 0
 
     @property
@@ -107,16 +107,16 @@ class Run:
         return self.saves_at(step) or (wanted.every_minutes > 0 and now - self.saved_at >= 60 * wanted.every_minutes)
 
     def thaw(self, epoch: int) -> None:
-        """Build the engine anew where other layers are frozen in this epoch than in the one before it. Collective."""
+        """Build the engine anew where other layers are frozen in this epoch than in the epoch before it. Collective."""
         before, frozen = max(epoch - 1, self.epoch), frozen_layers(self.recipe, epoch)
         if frozen == frozen_layers(self.recipe, before):
             return
         state = self.state(epoch, epoch * self.steps_per_epoch, {}, {})
-        values, remembered = self.engine.values(), self.engine.optimizer_state()
-        # Its memory goes before the next one needs as much; its parts know each other, so counting alone keeps them.
+        values, optimizer_state = self.engine.values(), self.engine.optimizer_state()
+        # Its memory goes before the next engine needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
         gc.collect()
-        self.engine = resumed_engine(self.recipe, state, values, remembered)
+        self.engine = resumed_engine(self.recipe, state, values, optimizer_state)
         thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
         with together(self.engine):
             if self.leads:
@@ -135,9 +135,9 @@ FAR_ABOVE = 10
 
 @dataclass
 class Pass:
-    """The steps of one epoch so far, those done before a restart too; `rate` is the last one's learning rate.
+    """The steps of an epoch so far, those done before a restart too; `rate` is the last step's learning rate.
 
-    `totals.step_losses` is one number, added up step by step: the same whether or not there was a restart.
+    `totals.step_losses` is a single number, added up step by step: the same whether or not there was a restart.
     """
 
     step: int
@@ -195,7 +195,7 @@ def begun(run: Run, epoch: int) -> Pass:
         images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
         totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
     except KeyError as error:
-        what, advice = f"the part of an epoch has no {error}", "take another checkpoint"
+        what, advice = f"the part of an epoch lacks {error}", "take another checkpoint"
         raise Damaged(what, where=run.start.folder, advice=advice) from error
     # Earlier versions kept no clock: theirs begins again.
     rate, seconds, waited = (float(partial.get(key, 0)) for key in ("learning_rate", "seconds", "wait_seconds"))
@@ -231,7 +231,7 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     if row.get("step", 0) - steps_per_epoch / 2 < min(enough, LEARNED_AT_LAST_BY_STEPS):
         return ""
     guessing = guessing_loss(recipe, classes)
-    lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for one)"
+    lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for a rate)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
     if row.get("train_loss", 0.0) > guessing:
         small = ", or take the recipe `photos` for a small set from scratch"

@@ -36,7 +36,7 @@ class Outcome:
 def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> Outcome:
     """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
     row = _row(run, epoch, passed, validated)
-    said_before = any(_complaint(run, one) for one in run.rows)
+    said_before = any(_complaint(run, earlier) for earlier in run.rows)
     settle(run.engine)
     _save(run, run.state(epoch, passed.step, row, {}))
     run.rows.append({"event": "epoch", **row})
@@ -69,7 +69,7 @@ def save_part(run: Run, epoch: int, passed: Pass) -> None:
 
 
 def _save(run: Run, state: State) -> None:
-    weights, remembered = run.engine.averages(), run.engine.optimizer_state()
+    weights, optimizer_state = run.engine.averages(), run.engine.optimizer_state()
     trained = run.engine.values() if run.recipe.average_decay else {}
     # The loss of a step is that of the weights before it: what the last step made shows only here.
     for name, value in (*weights.items(), *trained.items()):
@@ -77,7 +77,7 @@ def _save(run: Run, state: State) -> None:
             raise diverged(run, f"the weights are no longer finite ({name})", state.step - 1)
     with together(run.engine):
         if run.leads:
-            save_checkpoint(run.folder, state, weights, with_trained(remembered, trained))
+            save_checkpoint(run.folder, state, weights, with_trained(optimizer_state, trained))
     run.saved_at = time.monotonic()
 
 

@@ -30,7 +30,7 @@ def highest_rate(recipe: Recipe) -> float:
 def relative_rate(
     schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epochs: int, rows: Sequence[Event] = ()
 ) -> float:
-    """The rate as a share of the highest one, in (0, 1] (above 1 only for a factor above 1).
+    """The rate as a share of the highest rate, in (0, 1] (above 1 only for a factor above 1).
 
     constant    1
     steps       factor ** (number of drops behind us), as in the AlexNet and VGG papers
@@ -48,7 +48,7 @@ def relative_rate(
 
 
 def warmup_steps(schedule: ScheduleRecipe, steps_per_epoch: int, epochs: int) -> float:
-    """The steps that the warm-up takes, the last one maybe in part; of one too long half of the run's, whole steps."""
+    """Number of steps of the warm-up, maybe fractional; of a warm-up too long half of the run's, whole steps."""
     return min(schedule.warmup_epochs * steps_per_epoch, max(1, epochs * steps_per_epoch // 2))
 
 
@@ -85,7 +85,7 @@ def _along_cosine(start: float, end: float, progress: float) -> float:
 
 
 def _plateaus(rows: Sequence[Event], patience_epochs: int) -> int:
-    # What PyTorch's ReduceLROnPlateau does with threshold 0 and a patience of one less: it waits for one more.
+    # What PyTorch's ReduceLROnPlateau does with threshold 0 and a patience shorter by 1: it waits for 1 epoch more.
     lowest, waited, plateaus = math.inf, 0, 0
     for row in rows:
         waited += 1

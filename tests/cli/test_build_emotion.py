@@ -47,8 +47,11 @@ def test_faces_become_a_data_set_that_verifies(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--classes", "5"], "error: --classes; expected 6 or 7; found 5\n"),
-        (["--classes", "6", "--ferplus", "votes.csv"], "error: --classes; expected nothing with --ferplus"),
+        (["--classes", "5"], "error: --classes: unknown number of classes; expected 6 or 7; found 5\n"),
+        (
+            ["--classes", "6", "--ferplus", "votes.csv"],
+            "error: --classes: unknown number of classes; expected nothing with --ferplus",
+        ),
     ],
 )
 def test_classes_that_there_are_not(

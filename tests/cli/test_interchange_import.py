@@ -57,7 +57,7 @@ def test_one_json_object(files: list[str], capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "nothing says how the network's input is normalised"),
+        ([], 2, "the normalisation of the network's input is unknown"),
         (["--mean", "1,2,3"], 2, "--mean and --std belong together"),
         (["--mean", "1,2", "--std", "1,1,1"], 2, "three numbers"),
         (["--mean", "1,2,x", "--std", "1,1,1"], 2, "three numbers"),
@@ -93,7 +93,10 @@ def test_what_is_wrong_is_one_line(
 def test_swapped_files_are_told(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call([*files, "--symbol", files[3], "--params", files[1]], capsys)
     assert (code, err.count("\n")) == (3, 1)
-    assert f"--symbol {files[3]}: an MXNet .params file; expected MXNet's -symbol.json; --symbol and" in err
+    assert (
+        f"--symbol {files[3]}: the file holds MXNet parameters, not a symbol; expected MXNet's -symbol.json; "
+        "--symbol and" in err
+    )
     assert err.endswith("; --symbol and --params the other way round?\n")
     assert "other way round" not in call([*files, "--symbol", files[3]], capsys)[2]
 

@@ -83,7 +83,7 @@ def test_grad_cam(call: Call, run: Path, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
     code, _, err = call("picture", "grad-cam", run, "devices=cpu", "--out", tmp_path / "g.png")
     assert code == 2
-    assert "no photo to look at" in err
+    assert "no photo is named" in err
 
 
 @pytest.mark.parametrize("verb", ["network", "filters", "activations", "grad-cam"])

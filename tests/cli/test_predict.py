@@ -118,7 +118,7 @@ def test_pictures_and_a_table_are_written(call: Call, world: Path, tmp_path: Pat
     ("words", "code", "says"),
     [
         (["run"], 2, "PICTURE"),
-        (["run", "devices=cpu"], 2, "no picture to look at"),
+        (["run", "devices=cpu"], 2, "no picture is named"),
         (["run", "gone.png"], 3, "gone.png: no such picture"),
         (["nowhere", "pictures"], 2, "nowhere"),
         (["run", "pictures", "epochs=3"], 2, "'epochs' does not apply"),

@@ -15,15 +15,15 @@ import pytest
 from imagenet_pipeline.cli import main
 
 
-def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(emotion_run: Path) -> None:
-    words = [sys.executable, "-m", "imagenet_pipeline", "serve", str(emotion_run), "--port", "0"]
+def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(drawn_run: Callable[..., Path]) -> None:
+    words = [sys.executable, "-m", "imagenet_pipeline", "serve", str(drawn_run("cat", "dog")), "--port", "0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(address) as page:
-            assert b"emotion_vggnet" in page.read()
+            assert b"lenet" in page.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         assert process.stderr.read() == ""

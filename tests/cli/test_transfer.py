@@ -95,7 +95,7 @@ def test_a_head_is_trained_alone_and_then_everything(
         (["probe", "{place}/nowhere.npz"], 3, "cannot be read"),
         (["probe", "{place}/recipe.toml"], 3, "not a file of features"),
         (["probe", "{place}/recipe.toml", "--kind", "tree"], 2, "logistic or svm"),
-        (["evaluate", "epochs=3"], 2, "no run to evaluate"),
+        (["evaluate", "epochs=3"], 2, "no run is named"),
         (["evaluate", "{run}", "{place}/nowhere"], 2, "nowhere"),
     ],
 )

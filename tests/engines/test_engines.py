@@ -278,7 +278,7 @@ def test_weights_that_are_not_finite_give_a_loss_that_is_not(
 
 
 def test_nothing_to_score_is_an_error(make_engine: MakeEngine) -> None:
-    with pytest.raises(BadInput, match="nothing to score"):
+    with pytest.raises(BadInput, match="no records to score"):
         score(make_engine(LINEAR, size=4), [])
 
 

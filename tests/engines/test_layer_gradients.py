@@ -186,7 +186,7 @@ def test_a_layer_that_is_not_there_or_not_run_is_one_line(make_engine: MakeEngin
     engine = make_engine(NETWORK)
     with pytest.raises(BadRecipe, match=r"no layer is called 'unit\.conv3'; did you mean unit\.conv"):
         engine.layer_gradients(images, "unit.conv3", classes)
-    with pytest.raises(BadRecipe, match=r"layer tap\.pool: scoring does not run through it; auxiliary classifiers"):
+    with pytest.raises(BadRecipe, match=r"layer tap\.pool: scoring does not use this layer; auxiliary classifiers"):
         engine.layer_gradients(images, "tap.pool", classes)
     activations, _ = engine.layer_gradients(images, "unit", classes)
     assert activations.shape == (2, 6, 12, 12)

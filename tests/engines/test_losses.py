@@ -120,7 +120,7 @@ def test_losses_equal_those_of_torch(engine: str, smoothing: float) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hinge_refuses_soft_labels(engine: str, training: bool) -> None:
     logits, _, shares = example(1)
-    with pytest.raises(BadRecipe, match=r"loss.kind: hinge needs one class an image; soft labels need cross_entropy"):
+    with pytest.raises(BadRecipe, match=r"loss.kind: the hinge loss takes no soft labels; take cross_entropy"):
         ENGINES[engine].losses_of(put(engine, logits), put(engine, shares), LOSSES["hinge"], training)
 
 

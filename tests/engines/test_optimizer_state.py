@@ -299,6 +299,7 @@ def test_clipping_does_not_hide_a_gradient_that_is_no_number(engine: str, value:
     assert np.isnan(stepper.values()["middle.weight"][1, 2])
 
 
+@pytest.mark.gluon
 @pytest.mark.parametrize("options", [{"clip_norm": 0.5}, {"decay_all": False}], ids=words)
 def test_fused_and_written_sgd_agree(options: dict[str, Any]) -> None:
     """On Gluon in float32 plain momentum is MXNet's kernel; a rate of its own somewhere, and it is the written rule."""

@@ -132,6 +132,7 @@ def test_frozen_layers_stay_to_the_last_bit(make_engine: MakeEngine, make_batch:
     assert slots == {name for name in before if "running" not in name}
 
 
+@pytest.mark.gluon
 def test_no_gradient_is_computed_for_frozen_layers(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
     gluon, pytorch = (
         walk(make_engine(NETWORK, size=8, engine=name, frozen=("stem",)), make_batch, 1) for name in ENGINES
@@ -157,6 +158,7 @@ def test_a_frozen_normalisation_goes_by_its_running_statistics(
     assert losses[1] == pytest.approx(losses[0], rel=1e-7)
 
 
+@pytest.mark.gluon
 @pytest.mark.parametrize("frozen", [("stem",), ("stage1", "tap"), ("stem.norm", "classifier"), ("stem", "stage1")])
 def test_both_engines_move_what_is_not_frozen_alike(
     make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, frozen: tuple[str, ...]

@@ -336,7 +336,7 @@ def test_a_rule_reads_nothing_off_the_device(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", VARIANTS, ids=words)
 def test_a_rule_changes_no_array_it_is_given(optimizer: dict[str, Any]) -> None:
-    """Weight, gradient and slots that cannot be written to, step by step against the engines' own."""
+    """Weight, gradient and slots that cannot be written to, step by step against PyTorch's."""
     recipe = OptimizerRecipe(**optimizer, weight_decay=0.1, l1=0.05, max_norm=0.9)
     rule, values = RULES.get(recipe.name), start()
     slots: dict[str, Any] = {name: (0 * value,) * len(rule.slots) for name, value in values.items()}
@@ -347,7 +347,7 @@ def test_a_rule_changes_no_array_it_is_given(optimizer: dict[str, Any]) -> None:
             step = Step(rate, count, recipe)
             moved, slots[name] = rule.update(values[name], with_l1(values[name], gradient, 0.05), slots[name], step)
             values[name] = limited_norm(moved, 0.9)
-    wanted = walk(OnGluon(recipe, start()), SIX).values()
+    wanted = walk(OnPyTorch(recipe, start()), SIX).values()
     assert difference(values, wanted) < FLOAT64_NOISE
 
 
@@ -378,6 +378,7 @@ def test_the_order_of_weights_and_gradients_in_memory_does_not_matter(optimizer:
     assert difference(stepper.rule.state(), plain.rule.state()) < FLOAT64_NOISE
 
 
+@pytest.mark.gluon
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=words)
 def test_every_context_keeps_the_same_weights(optimizer: dict[str, Any]) -> None:
     recipe = OptimizerRecipe(**optimizer, max_norm=0.9)

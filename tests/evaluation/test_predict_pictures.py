@@ -58,7 +58,7 @@ def test_a_copy_that_is_a_link_to_a_picture_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "in" / "x.jpg")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x.jpg").symlink_to(path)
-    with pytest.raises(BadRecipe, match="would be written over what is read"):
+    with pytest.raises(BadRecipe, match="would overwrite an input"):
         Drawings([path], tmp_path / "out", None)
 
 

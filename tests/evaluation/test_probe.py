@@ -127,7 +127,7 @@ def test_what_else_scikit_learn_warns_of_is_one_line(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        ("f.npz", "would be written over what is read"),
+        ("f.npz", "would overwrite an input"),
         ("folder", "a folder, not a file to write"),
         ("weights.txt", "a name that ends in .npz"),
         ("f.npz/weights.npz", "cannot be written"),

@@ -230,7 +230,7 @@ def test_the_lines_of_a_folder_are_not_written_over_a_picture(
 ) -> None:
     write_png(tmp_path / "in" / "a.png", np.full((48, 48, 3), 40, np.uint8))
     (tmp_path / "link.png").symlink_to("in/a.png")
-    with pytest.raises(BadRecipe, match="written over what is read, or written twice"):
+    with pytest.raises(BadRecipe, match="would overwrite an input or another output"):
         annotate(reader, Source("folder", tmp_path / "in"), tmp_path / "out", tmp_path / lines, UNSEEN)
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,7 @@ import pytest
 from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, OutOfRoom
-from imagenet_pipeline.interchange.export import Subject, export
+from imagenet_pipeline.interchange.export import TrainedNetwork, export
 from imagenet_pipeline.interchange.weights import read_weights
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
@@ -191,7 +191,8 @@ def test_an_earlier_export_is_replaced_and_nothing_else(call: Call, run: Path, t
     answer = call(*words)
     assert answer.code == 3
     assert answer.err == (
-        f"error: {tmp_path / 'net.py'}: is there, and no finished export wrote it; remove it or choose another --out\n"
+        f"error: {tmp_path / 'net.py'}: the file exists already, and no finished export wrote it; "
+        "remove it or choose another --out\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
     (tmp_path / "net.py").unlink()
@@ -269,7 +270,7 @@ def test_a_card_of_someone_else_is_not_replaced(call: Call, run: Path, tmp_path:
         (["--format", "onnx", "--input", "0"], 2, "--input"),
         (["--format", "onnx", "--out", "/"], 2, "expected /NAME"),
         (["--format", "onnx", "--out", ""], 2, "FOLDER/NAME"),
-        (["--format", "pytorch", "--out", "a-b"], 2, "not a name for a Python module"),
+        (["--format", "pytorch", "--out", "a-b"], 2, "not the name of a Python module"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -285,7 +286,7 @@ def test_a_mistake_is_one_line(
 
 def test_a_normalisation_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
     table = ClassTable("list", ("a", "b"), ("a", "b"))
-    subject = Subject("lenet", 28, table, MEAN, (60.0, 1e-45, 62.0), 1.0, {}, "d", "RUN")
-    with pytest.raises(BadInput, match="RUN: no network can compute with its mean and std"):
-        export(subject, "onnx", tmp_path / "net")
+    trained = TrainedNetwork("lenet", 28, table, MEAN, (60.0, 1e-45, 62.0), 1.0, {}, "d", "RUN")
+    with pytest.raises(BadInput, match="RUN: its mean and std are unusable in float32"):
+        export(trained, "onnx", tmp_path / "net")
     assert list(tmp_path.iterdir()) == []

@@ -186,7 +186,7 @@ def test_a_difference_is_named_in_both_graphs(changes: dict[str, Any], words: st
 
 
 def test_the_nearest_network_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no network of ours; the nearest differs; found as lenet: .*tanh"):
+    with pytest.raises(BadInput, match=r"the graph is no network of ours; the nearest differs; found as lenet: .*tanh"):
         import_mxnet(*save_module(lenet_symbol(slope="tanh"), tmp_path))
     with pytest.raises(BadInput, match=r"; imagenet-pipeline networks lists what is recognised$"):
         import_mxnet(*save_module(lenet_symbol(slope="tanh"), tmp_path))
@@ -260,12 +260,12 @@ def test_a_normalisation_of_the_input_becomes_its_mean_and_deviation(tmp_path: P
     ("change", "words"),
     [
         ({"arg:one_weight": None}, r"values are missing; found no 'one_weight' \(1 in all\)"),
-        ({"arg:three_bias": np.ones(499, np.float32)}, "'three_bias': does not fit"),
+        ({"arg:three_bias": np.ones(499, np.float32)}, "'three_bias': the array does not fit"),
         ({"arg:three_bias": np.ones(500, np.int32)}, "no floating-point numbers"),
         ({"arg:three_bias": np.full(500, np.nan, np.float32)}, "not finite"),
-        ({"arg:factor": np.zeros((3, 1, 1), np.float32)}, "no usable numbers"),
-        ({"arg:factor": np.full((3, 1, 1), 1e38, np.float32)}, "no usable numbers"),
-        ({"arg:factor": np.ones((1, 3, 28, 28), np.float32)}, "no number a channel"),
+        ({"arg:factor": np.zeros((3, 1, 1), np.float32)}, "scale is unusable in float32"),
+        ({"arg:factor": np.full((3, 1, 1), 1e38, np.float32)}, "scale is unusable in float32"),
+        ({"arg:factor": np.ones((1, 3, 28, 28), np.float32)}, "not one number per channel"),
         ({"aux:one_weight": np.ones(1, np.float32)}, "as arg: and as aux:"),
     ],
 )
@@ -310,12 +310,14 @@ def test_an_unknown_network_and_another_size(tmp_path: Path, old_squeezenet: tup
 def test_a_size_too_small_is_told_from_another_network(network: str | None, old_squeezenet: tuple[Path, Path]) -> None:
     with pytest.raises(BadRecipe) as caught:
         import_mxnet(*old_squeezenet, network=network, input_size=15)
-    words = "--input 15: too small for squeezenet1_1; expected an input of at least 25x25; found 15x15"
+    words = "--input 15: the input is too small for squeezenet1_1; expected an input of at least 25x25; found 15x15"
     assert str(caught.value) == words
 
 
 def test_a_named_network_that_is_too_large_for_the_size(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="--input 15: too small for squeezenet1_0; expected an input of at least"):
+    with pytest.raises(
+        BadRecipe, match="--input 15: the input is too small for squeezenet1_0; expected an input of at least"
+    ):
         import_mxnet(*save_module(lenet_symbol(), tmp_path), network="squeezenet1_0", input_size=15)
 
 
@@ -328,7 +330,7 @@ def test_a_graph_unlike_all_of_ours_is_compared_with_none(tmp_path: Path) -> Non
     with pytest.raises(BadInput) as caught:
         import_mxnet(symbol, params)
     assert str(caught.value) == (
-        f"{symbol}: no network of ours; found operator 'UpSampling' in 'upsampling0', which none has; "
+        f"{symbol}: the graph is no network of ours; found operator 'UpSampling' in 'upsampling0', which none has; "
         "imagenet-pipeline networks lists what is recognised"
     )
     net = mx.sym.FullyConnected(mx.sym.Activation(net.get_internals()["two_output"], act_type="relu"), num_hidden=4)
@@ -410,7 +412,7 @@ def test_several_outputs_are_refused(tmp_path: Path) -> None:
     symbol, params = save_module(lenet_symbol(), tmp_path)
     whole = json.loads(symbol.read_text())
     symbol.write_text(json.dumps({**whole, "heads": [*whole["heads"], [0, 0, 0]]}))
-    with warnings.catch_warnings(), pytest.raises(BadInput, match="not one output but several"):
+    with warnings.catch_warnings(), pytest.raises(BadInput, match="the graph has several outputs"):
         import_mxnet(symbol, params)
 
 

@@ -129,7 +129,7 @@ def test_training_again_moves_statistics_at_our_pace(exported: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet-18", "18", "class", "torch", "json"])
 def test_a_name_python_cannot_import_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="not a name for a Python module"):
+    with pytest.raises(BadRecipe, match="not the name of a Python module"):
         export_pytorch(stack(), {}, (3, 4, 4), tmp_path / name, None)
     assert list(tmp_path.iterdir()) == []
 
@@ -138,7 +138,7 @@ def test_a_name_python_cannot_import_is_refused(name: str, tmp_path: Path) -> No
 def test_a_layer_python_cannot_name_is_refused(name: str, tmp_path: Path) -> None:
     network = stack(join=Concat(((name, Sequential(())),))) if name != "normalise" else stack(normalise=Conv(1, 1))
     values = {"normalise.weight": np.ones((1, 3, 1, 1)), "normalise.bias": np.ones(1)} if name == "normalise" else {}
-    with pytest.raises(BadRecipe, match="no name for a layer"):
+    with pytest.raises(BadRecipe, match="cannot name a layer"):
         export_pytorch(network, values, (3, 4, 4), tmp_path / "net", NORMALISATION)
 
 

@@ -101,10 +101,10 @@ def test_params_are_known_by_their_content(tmp_path: Path) -> None:
         (save(ARRAYS) + b"\0", "damaged"),
         (struct.pack("<Q", 2**60) + b"{" + bytes(50), "damaged"),
         (one("F32", [2**62, 4], b""), "damaged"),
-        (one("F32", [1] * 65, bytes(4)), "no possible shape"),
-        (one("F32", [0, 2**60, 2**60], b""), "no possible shape"),
-        (one("F32", [0, 2**63], b""), "no possible shape"),
-        (one("F32", [2**40, 2**23, 0], b""), "no possible shape"),
+        (one("F32", [1] * 65, bytes(4)), "an impossible shape"),
+        (one("F32", [0, 2**60, 2**60], b""), "an impossible shape"),
+        (one("F32", [0, 2**63], b""), "an impossible shape"),
+        (one("F32", [2**40, 2**23, 0], b""), "an impossible shape"),
         (one("F32", [2], b"1234"), "damaged"),
         (safetensors_file(b"{" * 50_000), "damaged"),
         (one("I32", [1], b"1234"), "type that weights do not have"),
@@ -112,9 +112,9 @@ def test_params_are_known_by_their_content(tmp_path: Path) -> None:
         (one("F32", [1], np.array([np.nan], "<f4").tobytes()), "infinities or NaN"),
         (one("BF16", [1], b"\x80\x7f"), "infinities or NaN"),
         (one("F64", [1], np.array([1e300], "<f8").tobytes()), "infinities or NaN"),
-        (one("F32", [1], bytes(4), "a\n\x1b[2J"), "no name for a parameter"),
-        (one("F32", [1], bytes(4), "a" * 10_000), "no name for a parameter"),
-        (one("F32", [1], bytes(4), ""), "no name for a parameter"),
+        (one("F32", [1], bytes(4), "a\n\x1b[2J"), "cannot be the name of a parameter"),
+        (one("F32", [1], bytes(4), "a" * 10_000), "cannot be the name of a parameter"),
+        (one("F32", [1], bytes(4), ""), "cannot be the name of a parameter"),
         (one("\x1b[2J" * 999, [1], bytes(4)), "damaged"),
     ],
 )
@@ -205,9 +205,9 @@ def test_another_graph_s_names_are_shown_beside_the_network_s(tmp_path: Path, dr
     with pytest.raises(BadInput) as caught:
         starting_values(tmp_path / "w", read_weights(tmp_path / "w"), NETWORK, SHAPE, drawn)
     assert str(caught.value) == (
-        f"{tmp_path / 'w'}: not the names of this network's parameters; expected conv.weight, conv.bias, norm.weight, "
-        "... (8 in all); found arg:fire0_weight, arg:fire1_weight, arg:fire2_weight, ... (8 in all); import it with "
-        "its -symbol.json, then give RUN/checkpoints/epoch-0000/weights.safetensors"
+        f"{tmp_path / 'w'}: the arrays are not named like this network's parameters; expected conv.weight, conv.bias, "
+        "norm.weight, ... (8 in all); found arg:fire0_weight, arg:fire1_weight, arg:fire2_weight, ... (8 in all); "
+        "import it with its -symbol.json, then give RUN/checkpoints/epoch-0000/weights.safetensors"
     )
     with pytest.raises(BadInput, match=r"found a\.bias, a\.weight \(2 in all\)$"):
         starts(tmp_path / "w", drawn, ARRAYS)
@@ -218,7 +218,7 @@ def test_as_many_classes_as_the_file_has_are_needed(tmp_path: Path, drawn: Array
     with pytest.raises(BadInput) as caught:
         starts(tmp_path / "w", drawn, {**drawn, **more, "auxiliary.dense.bias": more["classifier.bias"]})
     assert str(caught.value) == (
-        f"{tmp_path / 'w'}: its last layer was trained for another number of classes; expected 2; found 9; "
+        f"{tmp_path / 'w'}: the last layer was trained for another number of classes; expected 2; found 9; "
         "initial.new_head=true starts that layer anew and takes the others"
     )
 
@@ -250,7 +250,10 @@ def test_a_new_head_excuses_nothing_else(tmp_path: Path, drawn: Arrays) -> None:
 
 
 def test_a_folder_is_met_with_the_file_in_it(tmp_path: Path, drawn: Arrays) -> None:
-    with pytest.raises(BadInput, match=r": a folder; give the file RUN/checkpoints/EPOCH/weights\.safetensors$"):
+    with pytest.raises(
+        BadInput,
+        match=r": a folder is not a file of weights; give the file RUN/checkpoints/EPOCH/weights\.safetensors$",
+    ):
         read_weights(tmp_path)
 
 

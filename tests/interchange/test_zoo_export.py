@@ -32,7 +32,7 @@ def test_a_number_without_axes_keeps_its_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["timm", "torch", "json", "a-b"])
 def test_a_name_python_cannot_import_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="not a name for a Python module"):
+    with pytest.raises(BadRecipe, match="not the name of a Python module"):
         export(tmp_path / name, {})
     assert list(tmp_path.iterdir()) == []
 

@@ -188,9 +188,9 @@ def test_training_shares_are_every_batch_in_order(each: int, ranks: int, left_ov
 def test_a_batch_the_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(BadRecipe, match=r"by the 3 processes that train together; expected a multiple of 3; found 8"):
         loader(8, share=Share(0, 3)).training(0, 0, Augmentation())
-    with pytest.raises(BadRecipe, match=r"in pairs.* a batch_size that is a multiple of 4; found 6"):
+    with pytest.raises(BadRecipe, match=r"in pairs.*; expected a multiple of 4; found 6"):
         loader(6, share=Share(0, 2)).training(0, 0, FEATURES["mixup"])
-    with pytest.raises(BadRecipe, match=r"in pairs.* a batch_size that is a multiple of 2; found 5"):
+    with pytest.raises(BadRecipe, match="must be even where images are mixed in pairs; found 5"):
         loader(5).training(0, 0, FEATURES["cutmix"])
 
 

@@ -217,11 +217,11 @@ def fits(network: Sequential, size: int) -> bool:
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (stack(dense=Dense(3)), "layer dense: needs a vector; put a Flatten before it"),
-        (stack(flatten=Flatten(), conv=Conv(3, 1)), "layer conv: needs an image"),
+        (stack(dense=Dense(3)), "layer dense: the layer needs a vector; put a Flatten before it"),
+        (stack(flatten=Flatten(), conv=Conv(3, 1)), "layer conv: the layer needs an image"),
         (stack(conv=Conv(4, 1, groups=2)), "layer conv: 2 groups do not divide the channels"),
         (stack(unit=Residual(stack(conv=Conv(4, 1)))), "unit: the shortcut does not fit the body"),
-        (stack(fork=Concat((("a", Conv(1, 1)), ("a", Conv(1, 1))))), "two layers of one path"),
+        (stack(fork=Concat((("a", Conv(1, 1)), ("a", Conv(1, 1))))), "two layers have the same path"),
         (stack(fork=Concat((("a", Conv(1, 1)), ("b", Conv(1, 3))))), "fork: branches of unequal size"),
     ],
 )

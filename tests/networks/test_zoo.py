@@ -19,7 +19,7 @@ def test_a_name_with_a_library_is_that_zoos_network(library: str, engine: str) -
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:", ":resnet18", "Timm:resnet18"])
 def test_another_library_is_refused(name: str) -> None:
-    with pytest.raises(BadRecipe, match="not a zoo's network; expected gluoncv:NAME or timm:NAME"):
+    with pytest.raises(BadRecipe, match="not the name of a zoo's network; expected gluoncv:NAME or timm:NAME"):
         network_of(name, 10)
 
 

@@ -177,6 +177,6 @@ def test_what_cannot_be_looked_at_is_one_line_and_leaves_no_file(
         draw_grad_cam(run, photos[:1] * 101, out)
     with pytest.raises(BadInput, match="cannot be used"):
         draw_grad_cam(run, [*photos, tmp_path / "none.png"], out)
-    with pytest.raises(BadRecipe, match="would be written over what is read"):
+    with pytest.raises(BadRecipe, match="would overwrite an input"):
         draw_grad_cam(run, photos, photos[1])
     assert list(tmp_path.iterdir()) == []

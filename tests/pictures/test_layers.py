@@ -114,7 +114,7 @@ def test_what_cannot_be_drawn_is_one_line_and_leaves_no_file(
         draw_activations(run, photo, "conv1", out, overrides={"epochs": 1})
     with pytest.raises(BadInput, match=r"none\.png: the photo cannot be used"):
         draw_activations(run, tmp_path / "none.png", "conv1", out)
-    with pytest.raises(BadRecipe, match="would be written over what is read"):
+    with pytest.raises(BadRecipe, match="would overwrite an input"):
         draw_activations(run, photo, "conv1", photo)
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(BadInput, match=r"text\.png: the photo cannot be used \(not an image that can be read\)"):

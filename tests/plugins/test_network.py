@@ -152,12 +152,12 @@ def test_an_entry_point_is_an_entry_or_a_function(
     assert rows["a"].parameters == 10 * 3 * 224**2 + 10
     lines = {name: rows[name].summary for name in "cdef"}
     assert lines["c"] == (
-        "network 'c': it is not made of layers; expected a function of the number of classes that gives a stack(...); "
-        "found int"
+        "network 'c': the function does not return layers; expected a function of the number of "
+        "classes that gives a stack(...); found int"
     )
     assert lines["d"].endswith("found NoneType")
     assert "'e' of package foreign 2.0: the entry point 'foreign_networks:missing' cannot be imported" in lines["e"]
-    assert lines["f"] == "network 'f': its function fails for 1000 classes (ZeroDivisionError: division by zero)"
+    assert lines["f"] == "network 'f': the function fails for 1000 classes (ZeroDivisionError: division by zero)"
 
 
 def test_a_name_of_one_s_own_replaces_itself_and_nothing_else() -> None:
@@ -169,7 +169,7 @@ def test_a_name_of_one_s_own_replaces_itself_and_nothing_else() -> None:
     for name in ("resnet50", "timm:small", "", "a b", "a/b"):
         with pytest.raises(BadRecipe, match="cannot register a network under this name"):
             register_network(name, small)
-    with pytest.raises(BadRecipe, match=r"network 'broken': it is not made of layers; .*; found list"):
+    with pytest.raises(BadRecipe, match=r"network 'broken': the function does not return layers; .*; found list"):
         register_network("broken", lambda classes: [classes])  # type: ignore[arg-type, return-value]
     with pytest.raises(BadRecipe, match="no network is called 'smal'; did you mean small"):
         catalog.entry("smal")

@@ -132,7 +132,7 @@ def test_a_recipe_finds_it_by_its_name_and_its_keys(tmp_path: Path) -> None:
     ("name", "slots", "message"),
     [
         ("adam", ("mean",), "'adam': cannot register a.* under this name"),
-        ("lion2", ("average",), "optimizer 'lion2': no slot can be called 'average'"),
+        ("lion2", ("average",), "optimizer 'lion2': a slot cannot be named 'average'"),
     ],
 )
 def test_what_cannot_be_registered(name: str, slots: tuple[str, ...], message: str) -> None:

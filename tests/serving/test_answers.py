@@ -23,6 +23,7 @@ def jpeg(pixels: Any) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
+@pytest.mark.faces
 def test_of_very_many_faces_the_largest_are_read_and_it_says_so(
     answers: Answers, portraits: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,6 +44,7 @@ def test_of_very_many_faces_the_largest_are_read_and_it_says_so(
     assert sum(width > 100 for width in read) == 4
 
 
+@pytest.mark.faces
 def test_a_damaged_photo_is_answered_and_called_damaged(answers: Answers, portraits: tuple[Any, Any]) -> None:
     data = jpeg(portraits[0])
     whole = answers.answer(data)["message"]
@@ -51,6 +53,7 @@ def test_a_damaged_photo_is_answered_and_called_damaged(answers: Answers, portra
     assert "damaged" not in whole
 
 
+@pytest.mark.faces
 @pytest.mark.parametrize("shape", [(720, 16384), (16384, 720), (7000, 7000), (40, 16384)])
 def test_the_search_is_bounded_for_every_shape(
     answers: Answers, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
@@ -68,6 +71,7 @@ def test_the_search_is_bounded_for_every_shape(
     assert height / width == pytest.approx(shape[0] / shape[1], rel=0.02)
 
 
+@pytest.mark.faces
 def test_faces_in_a_large_photo_are_still_found(answers: Answers, two_faces: Callable[[int], Any]) -> None:
     scene = cv2.resize(two_faces(0), None, fx=6, fy=6, interpolation=cv2.INTER_LINEAR)
     assert scene.size // 3 > SEARCHED_PIXELS

@@ -91,6 +91,7 @@ def test_photos_in_a_row_and_refusals_between_them(page: Any, odd_site: Any, tmp
     assert page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)") == [40, 40]
 
 
+@pytest.mark.faces
 def test_photos_that_are_dropped(page: Any, emotion_site: Any, two_faces: Callable[[int], Any], tmp_path: Path) -> None:
     photo = write(tmp_path / "two.png", two_faces(0)).read_bytes()
     page.goto(emotion_site.address)
@@ -108,6 +109,7 @@ def test_photos_that_are_dropped(page: Any, emotion_site: Any, two_faces: Callab
     assert "Face 3" not in two
 
 
+@pytest.mark.faces
 def test_the_camera_shows_two_faces(page: Any, emotion_site: Any) -> None:
     page.goto(emotion_site.address)
     page.click("#camera")
@@ -133,6 +135,7 @@ KEEP_TRACKS = """() => {
 }"""
 
 
+@pytest.mark.faces
 @pytest.mark.parametrize("clicks", ["twice at once", "one after the other"])
 def test_a_closed_camera_is_off_however_often_it_was_opened(page: Any, emotion_site: Any, clicks: str) -> None:
     page.goto(emotion_site.address)
@@ -151,6 +154,7 @@ def test_a_closed_camera_is_off_however_often_it_was_opened(page: Any, emotion_s
     assert page.evaluate("document.getElementById('video').srcObject") is None
 
 
+@pytest.mark.faces
 def test_a_picture_of_the_camera_that_cannot_be_stored_stops_nothing(page: Any, emotion_site: Any) -> None:
     page.goto(emotion_site.address)
     page.click("#camera")

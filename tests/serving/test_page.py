@@ -94,6 +94,7 @@ def test_a_turned_photo_is_shown_upright_and_a_large_one_smaller(odd_site: Any) 
     assert picture_of(answer).shape == (SHOWN_PIXELS, round(SHOWN_PIXELS / 3), 3)
 
 
+@pytest.mark.faces
 def test_emotions_of_one_of_several_and_of_no_face(emotion_site: Any, two_faces: Callable[[int], Any]) -> None:
     scene = two_faces(0)
     _, two = emotion_site.look(encoded(scene))

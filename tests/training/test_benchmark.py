@@ -69,7 +69,7 @@ def test_the_verb_answers_on_both_engines(engine: str, recipe: Path, capsys: pyt
 
 
 def test_nothing_to_measure_is_refused(recipe: Path) -> None:
-    with pytest.raises(BadRecipe, match="--steps and --rounds; expected at least 1; found 0, 1"):
+    with pytest.raises(BadRecipe, match="--steps and --rounds: too few; expected at least 1; found 0, 1"):
         measure_steps(load_recipe(recipe), 0, 1, False, unseen)
     with pytest.raises(BadRecipe, match="batch_size exceeds the training records; expected at most 1197; found 1198"):
         measure_steps(load_recipe(recipe, {"batch_size": 1198}), 1, 1, False, unseen)

@@ -86,7 +86,7 @@ def test_a_flipped_bit_is_damage(tmp_path: Path, name: str, place: float, bit: i
         except Damaged as error:
             assert str(folder) in str(error)  # noqa: PT017
     else:
-        with pytest.raises(Damaged, match=rf"{name}: its bytes are not those that were written"):
+        with pytest.raises(Damaged, match=rf"{name}: the file has changed since it was written"):
             load_checkpoint(folder)
 
 
@@ -288,7 +288,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path, which: str) -
 
 def test_a_run_without_checkpoints(tmp_path: Path) -> None:
     assert not has_checkpoint(tmp_path)
-    with pytest.raises(BadRecipe, match="no checkpoint here"):
+    with pytest.raises(BadRecipe, match="the folder holds no checkpoint"):
         find_checkpoint(tmp_path, "latest")
     save(tmp_path, 1)
     assert has_checkpoint(tmp_path)
@@ -324,17 +324,17 @@ def test_a_folder_named_after_another_checkpoint_is_refused_and_never_the_best(
         save(tmp_path, epoch, rank1)
     wrong = copy_over(tmp_path, "epoch-0003", "epoch-0015")
     message = (
-        r"epoch-0015: is named after another checkpoint than it holds; expected epoch-0015; found epoch-0003; "
+        r"epoch-0015: the folder has the name of another checkpoint; expected epoch-0015; found epoch-0003; "
         r"take another checkpoint: the best that is whole is that of epoch 3$"
     )
     with pytest.raises(Damaged, match=message):
         load_checkpoint(find_checkpoint(tmp_path, "15"))
     (tmp_path / "checkpoints" / "link").symlink_to("epoch-0015")
-    with pytest.raises(Damaged, match="is named after another"):
+    with pytest.raises(Damaged, match="has the name of another"):
         load_checkpoint(tmp_path / "checkpoints" / "link")
     copy_over(tmp_path, "epoch-0003", "epoch-0001")
     assert find_checkpoint(tmp_path, "best").name == "epoch-0003"
-    assert "epoch-0001: is named after another" in caplog.text
+    assert "epoch-0001: has the name of another" in caplog.text
     prune(tmp_path, 1)
     assert wrong.exists()
     assert (

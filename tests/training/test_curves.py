@@ -87,7 +87,7 @@ def test_logs_of_mxnet_and_runs_share_a_picture(tmp_path: Path) -> None:
     assert together.shape[0] > alone.shape[0]  # the key below
 
     (tmp_path / "notes.txt").write_text("nothing of the kind")
-    with pytest.raises(BadInput, match=r"notes\.txt: no MXNet training log"):
+    with pytest.raises(BadInput, match=r"notes\.txt: not an MXNet training log"):
         draw_curves([run, tmp_path / "notes.txt"], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 

@@ -121,8 +121,8 @@ def test_averages_sizes_and_frozen_layers_over_ranks(short: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
-        ("seed", lambda rank: 7 * (rank == 1), "rank 1 of 3: recipe key 'seed' is not that of rank 0"),
-        ("average_decay", lambda rank: 0.5 * (rank == 0), "rank 1, 2 of 3: recipe key 'average_decay' is not that"),
+        ("seed", lambda rank: 7 * (rank == 1), "rank 1 of 3: recipe key 'seed' differs from that of rank 0"),
+        ("average_decay", lambda rank: 0.5 * (rank == 0), "rank 1, 2 of 3: recipe key 'average_decay' differs from"),
         ("loader__threads", lambda rank: rank, None),
     ],
 )
@@ -149,7 +149,9 @@ def test_ranks_that_disagree_on_the_records(
         lambda recipe: replace(read(load_recipe(short)), digest=recipe.records),
     )
     ends = go_together(2, short, tmp_path / "run", **changed)
-    assert {str(end).partition(";")[0] for end in ends} == {"rank 1 of 2: the records' content is not that of rank 0"}
+    assert {str(end).partition(";")[0] for end in ends} == {
+        "rank 1 of 2: the records' content differs from that of rank 0"
+    }
 
 
 class Two:
@@ -180,7 +182,7 @@ def test_totals_are_added_batch_by_batch() -> None:
 
 def test_other_versions_of_the_program_are_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = Two(1, [5.0, 0.0])
-    with pytest.raises(BadRecipe, match="rank 1 of 2: the version of this program is not that of rank 0"):
+    with pytest.raises(BadRecipe, match="rank 1 of 2: the version of this program differs from that of rank 0"):
         require_agreement(engine, {"a": "b"})
 
 
@@ -237,7 +239,7 @@ def test_a_full_disk_of_rank_0_ends_every_rank(
         first, second = go_together(2, short, tmp_path)
     assert isinstance(first, OutOfRoom)
     assert isinstance(second, WorkerLost)
-    assert str(second) == "another process of this run could not go on; its own message says why"
+    assert str(second) == "another process of this run has failed; its own message says why"
     again = go_together(2, short, tmp_path, "latest" if (tmp_path / "journal.jsonl").exists() else None)
     assert all(end.finished for end in again)
 
@@ -247,7 +249,7 @@ def test_an_error_of_one_rank_is_raised_there_and_ends_the_other() -> None:
     with pytest.raises(BadInput, match="mine"), together(engine):
         raise BadInput("mine")
     engine = Two(1, [1.0])
-    with pytest.raises(WorkerLost, match="another process of this run could not go on"), together(engine):
+    with pytest.raises(WorkerLost, match="another process of this run has failed"), together(engine):
         pass
 
 
@@ -276,6 +278,6 @@ def test_the_checkpoint_to_go_on_from_must_be_the_same(
     monkeypatch.setattr(resume, "find_checkpoint", other)
     ends = go_together(2, short, tmp_path, "latest", epochs=3)
     assert {str(end).partition(";")[0].partition(": ")[2] for end in ends} == {
-        "the checkpoint to go on from is not that of rank 0"
+        "the checkpoint to go on from differs from that of rank 0"
     }
     assert checkpoint.find_checkpoint(tmp_path, "latest").name == "epoch-0002"

@@ -86,7 +86,7 @@ def test_a_folder_in_use_and_a_table_of_another_length_are_refused(tmp_path: Pat
     with pytest.raises(BadInput, match="expected 10 classes; found 7"):
         make_run(tmp_path / "run", imported(), numbered_classes(7), (MEAN, STD), None, ORIGIN)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(BadRecipe, match="something is here already"):
+    with pytest.raises(BadRecipe, match="the folder exists already"):
         make_run(tmp_path, imported(), numbered_classes(10), (MEAN, STD), None, ORIGIN)
 
 

@@ -67,7 +67,7 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     journal.write("epoch", epoch=1, train_loss=1.5)
     path = tmp_path / "journal.jsonl"
     path.write_bytes(path.read_bytes().replace(b"1.5", b"1.4"))
-    with pytest.raises(Damaged, match=r"journal\.jsonl:1: not a line as it was written"):
+    with pytest.raises(Damaged, match=r"journal\.jsonl:1: the line has changed since it was written"):
         journal.events()
 
 

@@ -157,7 +157,7 @@ def test_rates_too_low_to_explode_are_tried_to_the_last(recipe: Path) -> None:
         (0.1, 0.1, 50, "--from and --to: .*two rates above 0 that grow; found 0.1, 0.1"),
         (-1, 1, 50, "--from and --to"),
         (1, float("nan"), 50, "--from and --to"),
-        (1e-3, 1, 19, "--steps; expected at least 20; found 19"),
+        (1e-3, 1, 19, "--steps: too few steps; expected at least 20; found 19"),
     ],
 )
 def test_a_range_without_rates_is_refused(

@@ -245,6 +245,6 @@ def test_errors_in_percent_are_ranks_in_percent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "Epoch 1/10\nloss: 0.5", "Epoch[0] Time cost=5\n", "\0" * 300_000])
 def test_another_file_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.log").write_text(text)
-    with pytest.raises(BadInput, match=r"a\.log: no MXNet training log") as caught:
+    with pytest.raises(BadInput, match=r"a\.log: not an MXNet training log") as caught:
         read_log(tmp_path / "a.log")
     assert "\n" not in str(caught.value)

@@ -92,7 +92,7 @@ def test_a_change_in_the_runs_own_recipe_is_treated_as_any_other(
     path.write_text(text.replace("brightness = 0.2", "brightness = 0.3"))
     with caplog.at_level(logging.INFO, "imagenet_pipeline"):
         go(path if own else recipe, run, "2")
-    assert "recipe.toml: is not as the last start wrote it" in caplog.text
+    assert "recipe.toml: has changed since the last start" in caplog.text
     assert ("augmentation.brightness = 0.3, was 0.2" in caplog.text) == own
     assert events(run, "resume")[-1]["changes"] == ({"augmentation.brightness": 0.3} if own else {})
     caplog.clear()
@@ -125,7 +125,9 @@ def test_a_history_with_an_epoch_gone_is_refused(gone: int, recipe: Path, run: P
     path.unlink()
     for event in kept:
         Journal(run).write(**{key: value for key, value in event.items() if key not in ("after", "crc32c")})
-    with pytest.raises(Damaged, match=rf"journal\.jsonl: no line of epoch {gone}, which is behind epoch 4; put back"):
+    with pytest.raises(
+        Damaged, match=rf"journal\.jsonl: the journal lacks epoch {gone}, which comes before epoch 4; put"
+    ):
         go(recipe, run, "latest", epochs=5)
     assert go(recipe, run, str(gone - 1), epochs=5).epoch == 5 if gone > 1 else True
 
@@ -151,7 +153,7 @@ def test_another_number_of_compute_threads_is_said_once_and_journalled(
 def test_a_run_folder_means_its_own_recipe_and_itself(recipe: Path, run: Path, tmp_path: Path) -> None:
     assert go(run, None, "latest", epochs=5).epoch == 5
     assert run_settings(run, resume="latest").recipe.epochs == 5
-    with pytest.raises(BadRecipe, match="a run is here already; go on with --resume latest"):
+    with pytest.raises(BadRecipe, match="the folder holds a run already; go on with --resume latest"):
         go(run, None)
     assert go(run, tmp_path / "another", epochs=1).epoch == 1
     (tmp_path / "empty").mkdir()
@@ -163,7 +165,9 @@ def test_a_recipe_of_a_program_needs_a_folder_and_goes_on_with_what_was_overridd
     recipe: Path, tmp_path: Path, engine: Any
 ) -> None:
     own = load_recipe(recipe, {"epochs": 3})
-    with pytest.raises(BadRecipe, match="run: a recipe that is no file names no run; expected a folder for the run"):
+    with pytest.raises(
+        BadRecipe, match="run: a recipe without a file needs a folder for its run; expected a folder for the run"
+    ):
         open_run(own)
     assert train(open_run(own, {"epochs": 1}, str(tmp_path / "run"))).epoch == 1
     settings = run_settings(own, folder=tmp_path / "run", resume="latest")
@@ -177,14 +181,14 @@ def test_a_damaged_older_checkpoint_stops_nothing(recipe: Path, run: Path, caplo
     for name in ("state.json", "weights.safetensors"):
         (run / "checkpoints" / "epoch-0001" / name).write_bytes(b"x")
     assert go(recipe, run, "latest", epochs=5).epoch == 5
-    assert "epoch-0001/state.json: its bytes are not those that were written; it stays as it is" in caplog.text
+    assert "epoch-0001/state.json: the file has changed since it was written; it stays as it is" in caplog.text
 
 
 def test_a_checkpoint_copied_over_another_is_refused_and_a_branch_writes_its_own(recipe: Path, run: Path) -> None:
     checkpoints = run / "checkpoints"
     shutil.rmtree(checkpoints / "epoch-0004")
     shutil.copytree(checkpoints / "epoch-0003", checkpoints / "epoch-0004")
-    with pytest.raises(Damaged, match="epoch-0004: is named after another checkpoint than it holds"):
+    with pytest.raises(Damaged, match="epoch-0004: the folder has the name of another checkpoint"):
         go(recipe, run, "latest", epochs=5)
     assert go(recipe, run, "3").epoch == 4
     assert json.loads((checkpoints / "epoch-0004" / "state.json").read_text())["epoch"] == 4

@@ -184,7 +184,7 @@ def test_a_part_of_an_epoch_without_its_counts_is_damage(
     (folder / "state.json").write_text(json.dumps(state))
     names = ("weights.safetensors", "optimizer.safetensors", "state.json")
     (folder / "SHA256SUMS").write_text("".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in names))
-    with pytest.raises(Damaged, match=r"step-00000002: the part of an epoch has no 'loss_sum'; take another"):
+    with pytest.raises(Damaged, match=r"step-00000002: the part of an epoch lacks 'loss_sum'; take another"):
         go(recipe, tmp_path, "latest")
 
 
@@ -331,9 +331,9 @@ def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path
         ({"seed": 1}, "recipe key 'seed' cannot change"),
         ({"batch_size": 60}, "recipe key 'batch_size' cannot change"),
         ({"input.size": 24}, "recipe key 'input.size' cannot change"),
-        ({"initial.kind": "he"}, "recipe key 'initial.kind' acts at the start of a run alone; expected 'msra'"),
-        ({"initial.weights": "x"}, "recipe key 'initial.weights' acts at the start of a run alone; expected ''"),
-        ({"initial.zero_last_scale": True}, "recipe key 'initial.zero_last_scale' acts at the start of a run alone"),
+        ({"initial.kind": "he"}, "recipe key 'initial.kind' acts only at the start of a run; expected 'msra'"),
+        ({"initial.weights": "x"}, "recipe key 'initial.weights' acts only at the start of a run; expected ''"),
+        ({"initial.zero_last_scale": True}, "recipe key 'initial.zero_last_scale' acts only at the start of a run"),
         ({"average_decay": 0.9}, "recipe key 'average_decay' cannot change within a run; expected 0.0; found 0.9"),
     ],
 )
@@ -343,7 +343,7 @@ def test_what_cannot_change_within_a_run(run: Path, recipe: Path, overrides: dic
 
 
 def test_a_run_is_not_written_over(run: Path, recipe: Path, whole_run: Path) -> None:
-    with pytest.raises(BadRecipe, match="a run is here already; go on with --resume latest"):
+    with pytest.raises(BadRecipe, match="the folder holds a run already; go on with --resume latest"):
         open_run(recipe, {}, run)
     assert weights(run) == weights(whole_run)
 
@@ -366,7 +366,7 @@ def test_a_finished_run_taken_up_again_has_nothing_to_do(run: Path, recipe: Path
     assert history(run) == history(whole_run)
     # The cosine ends at 0: as the rate of a step that is not there, 0.01 would have meant a peak of billions.
     again = open_run(recipe, {"epochs": 8}, run, "latest")
-    with again.held:
+    with again.resources:
         assert again.recipe.optimizer.learning_rate == 0.05
 
 
@@ -457,9 +457,9 @@ def test_recipes_of_one_name_have_runs_of_their_own(path: str, name: str) -> Non
 
 
 def test_a_runs_own_recipe_means_that_run(run: Path, whole_run: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"a run is here already.*--resume latest"):
+    with pytest.raises(BadRecipe, match=r"the folder holds a run already.*--resume latest"):
         open_run(run / "recipe.toml", {})
-    with open_run(run / "recipe.toml", {}, resume="latest").held:
+    with open_run(run / "recipe.toml", {}, resume="latest").resources:
         assert weights(run) == weights(whole_run)
 
 

@@ -209,8 +209,8 @@ def test_what_is_scored_and_kept_are_the_averages(recipe: Path, tmp_path: Path, 
     assert (kept.trained["regression"] == plain.weights["regression"]).all()
     assert (plain.trained["regression"] == plain.weights["regression"]).all()
     assert (kept.weights["regression"] != plain.weights["regression"]).any()
-    assert (kept.weights["regression"] == kept.remembered["average/regression"]).all()
-    assert set(kept.remembered) == {"speed", "average/regression", "average_steps"}
+    assert (kept.weights["regression"] == kept.optimizer_state["average/regression"]).all()
+    assert set(kept.optimizer_state) == {"speed", "average/regression", "average_steps"}
     assert rows(tmp_path / "plain")[-1]["validation_loss"] != averaged.metrics["validation_loss"]
 
 
@@ -319,7 +319,9 @@ def test_checkpoints_of_another_network_or_other_records_are_refused(recipe: Pat
     other = tmp_path / "other"
     go(recipe, other, epochs=2, network="shallownet")
     shutil.copytree(other / "checkpoints" / "epoch-0002", tmp_path / "checkpoints" / "epoch-0002")
-    with pytest.raises(BadInput, match=r"epoch-000\d: a checkpoint of another network; expected lenet; found shallow"):
+    with pytest.raises(
+        BadInput, match=r"epoch-000\d: the checkpoint is of another network; expected lenet; found shallow"
+    ):
         go(recipe, tmp_path, "latest", epochs=2)
     shutil.rmtree(tmp_path / "checkpoints" / "epoch-0002")
     state_file = tmp_path / "checkpoints" / "epoch-0001" / "state.json"
@@ -328,7 +330,7 @@ def test_checkpoints_of_another_network_or_other_records_are_refused(recipe: Pat
     folder = state_file.parent
     names = ("weights.safetensors", "optimizer.safetensors", "state.json")
     (folder / "SHA256SUMS").write_text("".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in names))
-    with pytest.raises(BadInput, match="not the records this run began with; start a new run"):
+    with pytest.raises(BadInput, match="the records are not those this run began with; start a new run"):
         go(recipe, tmp_path, "latest", epochs=2)
 
 

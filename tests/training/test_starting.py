@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from imagenet_pipeline.config import InitialRecipe, InputRecipe, Recipe
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.interchange.export import Subject, export
+from imagenet_pipeline.interchange.export import TrainedNetwork, export
 from imagenet_pipeline.interchange.network_symbol import symbol_names
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.networks import catalog
@@ -58,7 +58,7 @@ def save_run(folder: Path, values: dict[str, Any], ranks: tuple[float, ...], net
 def start(recipe: Recipe, classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
     begun = begin(recipe, data_of(classes))
     assert begun.values is not None
-    return dict(begun.values), begun.told
+    return dict(begun.values), begun.journal_entry
 
 
 def begin(recipe: Recipe, data: DataSet) -> Beginning:
@@ -135,10 +135,12 @@ def test_a_run_that_has_other_classes_is_said(tmp_path: Path, caplog: pytest.Log
 
 
 def test_what_is_no_start_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match=r"^initial\.weights = .*: a folder that is no run with a checkpoint$"):
+    with pytest.raises(BadRecipe, match=r"^initial\.weights = .*: the folder is not a run with a checkpoint$"):
         start(recipe_of("lenet", 28, weights=str(tmp_path)), 7)
     save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
-    with pytest.raises(BadInput, match="a checkpoint of another network; expected shallownet; found lenet; take netw"):
+    with pytest.raises(
+        BadInput, match="the checkpoint is of another network; expected shallownet; found lenet; take netw"
+    ):
         start(recipe_of("shallownet", 28, weights=str(tmp_path), new_head=True), 7)
     assert load((tmp_path / "checkpoints/epoch-0001/weights.safetensors").read_bytes())
 
@@ -151,7 +153,7 @@ GIVEN = {"mean": (10.0, 20.0, 30.0), "std": (1.0, 1.0, 1.0)}
 
 def exported(folder: Path, form: Literal["mxnet", "pytorch"], raw: bool) -> Path:
     values = values_of("lenet", 28, 7, 1)
-    subject = Subject("lenet", 28, OTHERS.classes, *FED, 0.875, values, "digest", "run/checkpoints/epoch-0001")
+    subject = TrainedNetwork("lenet", 28, OTHERS.classes, *FED, 0.875, values, "digest", "run/checkpoints/epoch-0001")
     return next(path for path in export(subject, form, folder / "net", raw).files if path.suffix in WEIGHTS)
 
 
@@ -186,7 +188,7 @@ def test_mean_and_std_travel_with_the_weights_unless_they_are_given(
         begun = begin(recipe_of("lenet", 28, weights=str(path), **given), OTHERS)
     wanted = (GIVEN["mean"], GIVEN["std"]) if given else FED
     assert begun.normalisation == wanted
-    told = begun.told["normalisation"]
+    told = begun.journal_entry["normalisation"]
     assert [told["mean"], told["std"]] == [list(numbers) for numbers in wanted]
     said = "mean 10,20,30 std 1,1,1, from initial.mean and" if given else "mean 1,2,3 std 4,5,6, from "
     assert said in caplog.text
@@ -218,10 +220,10 @@ def test_a_card_or_state_that_was_changed_is_refused(tmp_path: Path) -> None:
     path = exported(tmp_path, "pytorch", raw=False)
     card = tmp_path / "net.pytorch.json"
     card.write_text(card.read_text().replace(" 4.0,", " 0.0,"))
-    with pytest.raises(BadInput, match=r"net\.pytorch\.json: no network can compute with its mean and std"):
+    with pytest.raises(BadInput, match=r"net\.pytorch\.json: its mean and std are unusable in float32"):
         begin(recipe_of("lenet", 28, weights=str(path)), OTHERS)
     save_run(tmp_path, values_of("lenet", 28, 7, 1), (1.0,))
     state = tmp_path / "checkpoints" / "epoch-0001" / "state.json"
     state.write_text(state.read_text().replace(" 4.0,", " 5.0,"))
-    with pytest.raises(Damaged, match=r"state\.json: its bytes are not those"):
+    with pytest.raises(Damaged, match=r"state\.json: the file has changed since"):
         begin(recipe_of("lenet", 28, weights=str(state.with_name("weights.safetensors"))), OTHERS)

@@ -39,7 +39,7 @@ def trained(recipe: Path, folder: Path, resume: str | None = None, **overrides: 
 
 def started(recipe: Path, folder: Path, **overrides: Any) -> dict[str, Any]:
     run = open_run(recipe, {key.replace("__", "."): value for key, value in overrides.items()}, folder)
-    run.held.close()
+    run.resources.close()
     values: dict[str, Any] = run.engine.values()
     return values
 

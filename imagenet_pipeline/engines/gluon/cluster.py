@@ -3,12 +3,12 @@
 A scheduler knows everyone, servers add the gradients up, workers train. MXNet itself reads the same variables, and
 waits for ever where they are wrong (ps-lite, `src/postoffice.cc`); so they are checked here, before it sees them.
 
-The roll call is one TCP connection from each process to the scheduler's, which carries one JSON object a line.
+The roll call is one TCP connection from each process to the scheduler's, which carries a JSON object a line.
 ps-lite, under MXNet's distributed KVStore, waits for ever for a worker that died: only its scheduler hears heartbeats,
 and `MXKVStoreGetNumDeadNode` on a worker goes on saying 0. The kernel closes the connections of a process the moment
-it dies, however it does, and keep-alive finds a machine that lost its power or network. So each process holds one
-here. The scheduler lets everybody begin when all are there; when one goes before the end it tells the others, and
-each writes one line and ends with WorkerLost's exit code, because a call that MXNet blocks in never returns.
+it dies, however it does, and keep-alive finds a machine that lost its power or network. The scheduler lets everybody
+begin when all are connected; when a process goes before the end it tells the others, and each writes one line and
+ends with WorkerLost's exit code, because a call that MXNet blocks in never returns.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cluster:
 
 
 def read_cluster(variables: Mapping[str, str] | None = None) -> Cluster | None:
-    """Read the DMLC variables; None where none is set. Raises BadRecipe for a missing or impossible one."""
+    """Read the DMLC variables; None where none is set. Raises BadRecipe for a missing or impossible value."""
     found = os.environ if variables is None else variables
     needed = ("DMLC_ROLE", HOST, PORT, SERVERS, WORKERS)
     if not any(name in found for name in needed):
@@ -60,7 +60,7 @@ def read_cluster(variables: Mapping[str, str] | None = None) -> Cluster | None:
         raise BadRecipe(f"{', '.join(missing)} not set", where="environment", expected=", ".join(needed), advice=advice)
     role = found["DMLC_ROLE"]
     if role not in ROLES:
-        raise BadRecipe("no such role", where="DMLC_ROLE", expected=f"one of {', '.join(ROLES)}", found=repr(role))
+        raise BadRecipe("unknown role", where="DMLC_ROLE", expected=f"one of {', '.join(ROLES)}", found=repr(role))
     port = _whole(found, PORT, 1, 65534)
     servers, workers = _whole(found, SERVERS, 1, 10_000), _whole(found, WORKERS, 1, 10_000)
     patience = _whole(found, PATIENCE, 1, 10**6) if PATIENCE in found else 300
@@ -71,7 +71,7 @@ def require_no_cluster(engine: str) -> None:
     """Raise BadRecipe where DMLC variables are set, which this engine knows nothing of."""
     if read_cluster() is not None:
         advice = "unset them and start it with torchrun, or take engine=gluon"
-        raise BadRecipe("DMLC variables are MXNet's", where=f"engine = {engine!r}", advice=advice)
+        raise BadRecipe("this engine does not read DMLC variables", where=f"engine = {engine!r}", advice=advice)
 
 
 def _whole(variables: Mapping[str, str], name: str, least: int, most: int) -> int:
@@ -79,7 +79,7 @@ def _whole(variables: Mapping[str, str], name: str, least: int, most: int) -> in
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
     if not least <= number <= most:
         raise BadRecipe(
-            "not a number it can be", where=name, expected=f"a whole number from {least} to {most}", found=repr(text)
+            "invalid number", where=name, expected=f"a whole number from {least} to {most}", found=repr(text)
         )
     return number
 
@@ -168,13 +168,13 @@ def end_at_once(code: int) -> NoReturn:
 @dataclass
 class _Member:
     role: str
-    place: str
+    address: str
     connection: socket.socket
     rank: int | None = None
     done: bool = False
 
     def __str__(self) -> str:
-        return f"{self.role}{'' if self.rank is None else f' {self.rank}'} ({self.place})"
+        return f"{self.role}{'' if self.rank is None else f' {self.rank}'} ({self.address})"
 
     def tell(self, message: Message) -> None:
         send(self.connection, message)
@@ -198,9 +198,9 @@ class RollCall:
         """Returns when all servers and workers are there. Raises WorkerLost when they do not come in time."""
         if not self._complete.wait(self._cluster.patience_seconds):
             with self._lock:
-                there = {role: sum(one.role == role for one in self._members) for role in ("worker", "server")}
+                there = {role: sum(member.role == role for member in self._members) for role in ("worker", "server")}
                 error = WorkerLost(
-                    f"not all came within {self._cluster.patience_seconds:.0f} s",
+                    f"not all processes joined within {self._cluster.patience_seconds:.0f} s",
                     where=f"scheduler at {self._cluster.host}:{self._cluster.port}",
                     expected=f"{self._cluster.workers} workers, {self._cluster.servers} servers",
                     found=f"{there['worker']} and {there['server']}",
@@ -244,14 +244,16 @@ class RollCall:
         mine = introduction(self._cluster)
         for key, name in (("servers", SERVERS), ("workers", WORKERS), ("version", "the version of imagenet_pipeline")):
             if hello.get(key) != mine[key]:
-                return str(BadRecipe("not the scheduler's", where=name, expected=mine[key], found=hello.get(key)))
+                return str(
+                    BadRecipe("differs from the scheduler's", where=name, expected=mine[key], found=hello.get(key))
+                )
         role = hello.get("role")
         if role not in ("server", "worker"):
-            return str(BadRecipe("there is a scheduler already", where=HOST, found=role))
+            return str(BadRecipe("a scheduler is running already", where=HOST, found=role))
         most = self._cluster.workers if role == "worker" else self._cluster.servers
-        if sum(one.role == role for one in self._members) >= most:
+        if sum(member.role == role for member in self._members) >= most:
             return str(
-                BadRecipe(f"all {most} {role}s are there already", where=WORKERS if role == "worker" else SERVERS)
+                BadRecipe(f"all {most} {role}s have joined already", where=WORKERS if role == "worker" else SERVERS)
             )
         return None
 
@@ -261,7 +263,7 @@ class RollCall:
                 member.rank = message["rank"]
             if message.get("done"):
                 member.done = True
-                if all(one.done for one in self._members if one.role == "worker"):
+                if all(worker.done for worker in self._members if worker.role == "worker"):
                     self._finished = True
                     self._tell_all({"finish": True})
                     end_after_a_while()
@@ -293,7 +295,7 @@ def _require_free(port: int, keep: bool = False) -> socket.socket:
     except OSError as error:
         listener.close()
         advice = f"choose another {PORT}; it and the next are needed"
-        raise BadRecipe(f"port {port} cannot be had ({error.strerror})", where=PORT, advice=advice) from error
+        raise BadRecipe(f"port {port} cannot be opened ({error.strerror})", where=PORT, advice=advice) from error
     if not keep:
         listener.close()
     return listener

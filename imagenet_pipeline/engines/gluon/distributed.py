@@ -47,8 +47,8 @@ class Workers:
             self._add_up_exactly(gradients)
             return
         keys = self._keys_of([(copies[0].shape, "gradient") for copies in gradients])
-        for place, (key, copies) in enumerate(zip(keys, gradients, strict=True)):
-            self._store.pushpull(key, copies, out=copies, priority=-place)
+        for position, (key, copies) in enumerate(zip(keys, gradients, strict=True)):
+            self._store.pushpull(key, copies, out=copies, priority=-position)
 
     def total(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Their sums over the workers, as float64 adds. Collective; waits for the slowest worker, for no device."""
@@ -79,14 +79,14 @@ class Workers:
                 copy[:] = mx.nd.array(part, ctx=copy.context, dtype="float64")
 
     def _keys_of(self, kinds: list[tuple[tuple[int, ...], str]]) -> list[int]:
-        """One key for each, made on first use. A later engine of the same process gets those of an earlier one."""
-        wanted = [(place, shape, kind) for place, (shape, kind) in enumerate(kinds)]
-        new = [one for one in wanted if one not in self._keys]
+        """A key for each array, made on first use. A process's later engine gets the keys of the earlier."""
+        wanted = [(position, shape, kind) for position, (shape, kind) in enumerate(kinds)]
+        new = [array for array in wanted if array not in self._keys]
         if new:
-            for one in new:
-                self._keys[one] = len(self._keys)
-            self._store.init([self._keys[one] for one in new], [mx.nd.zeros(shape) for _, shape, _ in new])
-        return [self._keys[one] for one in wanted]
+            for array in new:
+                self._keys[array] = len(self._keys)
+            self._store.init([self._keys[array] for array in new], [mx.nd.zeros(shape) for _, shape, _ in new])
+        return [self._keys[array] for array in wanted]
 
     def _close(self, clean: bool) -> None:
         if not clean:
@@ -104,14 +104,14 @@ class Reducer:
 
     def allreduce_grads(self) -> None:
         """Add the gradients up; the name is that of `mxnet.gluon.Trainer`'s method."""
-        self._workers.add_up([one.list_grad() for one in self._parameters if one.grad_req != "null"])
+        self._workers.add_up([parameter.list_grad() for parameter in self._parameters if parameter.grad_req != "null"])
 
 
 _workers: Workers | None = None
 
 
 def all_workers() -> Workers | None:
-    """The workers of the cluster this process is one of, the same on each call; None without DMLC variables."""
+    """The workers of this process's cluster, the same object on each call; None without DMLC variables."""
     global _workers
     if _workers is None:
         membership = join()
@@ -133,9 +133,9 @@ def _start_store(membership: Membership) -> Any:
     """Everybody is there, so this takes a second, or for ever where a port is closed."""
     cluster = membership.cluster
     line = WorkerLost(
-        f"MXNet's own connections are not there after {cluster.patience_seconds:.0f} s",
+        f"MXNet's own connections did not open within {cluster.patience_seconds:.0f} s",
         where=f"worker at {cluster.host}:{cluster.port}",
-        advice="every port above 1023 must be open between the machines; DMLC_NODE_HOST is the address of this one",
+        advice="every port above 1023 must be open between the machines; DMLC_NODE_HOST is the address of this machine",
     )
     timer = threading.Timer(cluster.patience_seconds, end_process, args=(str(line),))
     timer.daemon = True

@@ -1,4 +1,4 @@
-"""The MXNet/Gluon engine: one hybridized network, from pixels to logits, over a ctx list."""
+"""The MXNet/Gluon engine: a hybridized network, from pixels to logits, over a ctx list."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class GluonEngine:
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         if self._draws:
             for index, context in enumerate(self._contexts):
-                place = self.rank * len(self._contexts) + index
-                mx.random.seed((seed + place * 0x9E3779B1) % 2**31, ctx=context)
+                device_index = self.rank * len(self._contexts) + index
+                mx.random.seed((seed + device_index * 0x9E3779B1) % 2**31, ctx=context)
         self._averages.begin()
         batches = micro_batches(images, labels, self._accumulation, len(self._contexts))
         for parameter in self._moving if len(batches) > 1 else ():
@@ -103,7 +103,7 @@ class GluonEngine:
         return np.concatenate(parts)
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
-        # A hybridized network is one operator, of whose layers nothing is seen.
+        # A hybridized network is a single operator, which hides its layers.
         self._network.hybridize(active=False)
         try:
             return gradients_of(self._network, self._layers, layer, images, classes, self._contexts[0])
@@ -155,7 +155,7 @@ class GluonEngine:
         return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
 
     def _backward(self, images: Images, labels: Targets) -> list[Any]:
-        """Add a micro-batch's share of the gradient of the summed loss; its metrics, one array a device."""
+        """Add a micro-batch's share of the gradient of the summed loss; its metrics, an array a device."""
         shares = list(self._shares(images, labels))
         losses, objectives = [], []
         with mx.autograd.record():
@@ -198,14 +198,14 @@ class GluonEngine:
     def _copies(self) -> dict[str, list[Any]]:
         # Weights are equal on every device; running statistics differ.
         named = self._parameters.items()
-        return {name: one.list_data()[: 1 if name in self._trained else None] for name, one in named}
+        return {name: parameter.list_data()[: 1 if name in self._trained else None] for name, parameter in named}
 
     def _on_host(self, copies: Copies) -> dict[str, Array]:
-        """The arrays in NumPy; where devices have different ones their mean, which is what one device sees."""
-        values = {name: _mean([one.asnumpy() for one in ones]) for name, ones in copies.items()}
+        """The arrays in NumPy; where devices have different values their mean, as a single device has."""
+        values = {name: _mean([array.asnumpy() for array in arrays]) for name, arrays in copies.items()}
         if self._workers is None:
             return values
-        return values | self._workers.mean({name: one for name, one in values.items() if name not in self._trained})
+        return values | self._workers.mean({name: value for name, value in values.items() if name not in self._trained})
 
 
 def choose_precision(precision: str) -> str:

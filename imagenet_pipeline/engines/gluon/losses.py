@@ -30,7 +30,7 @@ def _log_softmax(logits: Any) -> Any:
 
 def _hinge(logits: Any, labels: Any) -> Any:
     if labels.ndim > 1:
-        raise BadRecipe("hinge needs one class an image", where="loss.kind", advice="soft labels need cross_entropy")
+        raise BadRecipe("the hinge loss takes no soft labels", where="loss.kind", advice="take cross_entropy")
     margins = mx.nd.relu(mx.nd.broadcast_sub(logits, mx.nd.pick(logits, labels, keepdims=True)) + 1)
     others = mx.nd.one_hot(labels, logits.shape[1], on_value=0, off_value=1, dtype=logits.dtype)
     return (margins * others).sum(axis=1) + _zero_or_nan(logits)

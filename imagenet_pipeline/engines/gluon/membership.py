@@ -72,9 +72,9 @@ def _serve(cluster: Cluster) -> NoReturn:
         RollCall(cluster).wait_for_all()
     else:
         Membership(cluster)
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
         # Sent to all at once they are the workers' to answer, who save, and end this process by leaving.
-        signal.signal(one, signal.SIG_IGN)
+        signal.signal(signal_number, signal.SIG_IGN)
     # In these roles the import itself serves, and ends the process.
     import imagenet_pipeline.engines.gluon.runtime  # noqa: F401
 
@@ -135,7 +135,7 @@ class Membership:
             time.sleep(0.2)
 
     def _wait_for_start(self) -> None:
-        # Longer than the scheduler, whose word on who is missing is the better one.
+        # Longer than the scheduler, which knows better who is missing.
         self._connection.settimeout(max(self._until - time.monotonic(), 0) + self.cluster.patience_seconds + 5)
         message = next(self._messages, None) or {}
         if "refused" in message:
@@ -143,7 +143,7 @@ class Membership:
         if "lost" in message:
             raise WorkerLost(str(message["lost"]))
         if "start" not in message:
-            raise self._nobody("the scheduler went away before all were there")
+            raise self._nobody("the scheduler ended before all processes had joined")
         self._connection.settimeout(None)
 
     def _nobody(self, what: str) -> WorkerLost:
@@ -164,7 +164,7 @@ class Membership:
             self._end(str(WorkerLost(f"{what} ({self.cluster.host}:{self.cluster.port})", advice=advice)))
 
     def _end(self, line: str) -> None:
-        # What ended the other may be ending this one too, and then its own words say more.
+        # What ended the other process may be ending this process too, whose own error then says more.
         time.sleep(SECONDS_FOR_OWN_ERROR)
         if not self._left:
             end_process(line)

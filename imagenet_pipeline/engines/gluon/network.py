@@ -1,6 +1,6 @@
-"""Turn a network description into Gluon blocks, one small rule a layer.
+"""Turn a network description into Gluon blocks, with a small rule for each layer.
 
-Gradients of a class's logit by the output of one layer; `engines/pytorch/network.py` states both for PyTorch.
+Gradients of a class's logit by the output of a layer; `engines/pytorch/network.py` states both for PyTorch.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class _Sum(mx.gluon.HybridBlock):  # type: ignore[misc]
 class _PReLU(mx.gluon.HybridBlock):  # type: ignore[misc]
     """max(x, 0) - slope * max(-x, 0), the slope per channel.
 
-    Not MXNet's own: in a hybridized network it writes the gradient of x over the one it has yet to sum for the
+    Not MXNet's own: in a hybridized network it writes the gradient of x over the gradient yet to be summed for the
     slope (`FInplaceOption` in leaky_relu.cc), which then is wrong by half and more.
     """
 

@@ -22,7 +22,7 @@ class Optimizer:
 
     MXNet's fused sgd is the written rule in terms of the last displacement u = -r v:
     u' = m (r' / r) u - r' G. The rate r of the last step is kept beside u, so nothing is lost when the rate changes
-    or a run restarts. It is one rate, so where layers have their own, or stay, the written rule steps.
+    or a run restarts. It knows a single rate, so where layers have their own, or stay, the written rule steps.
     Without `groups` every parameter is in the recipe's own group (`optimizer_state.parameter_groups`).
     """
 
@@ -117,13 +117,13 @@ class Optimizer:
             moved.copyto(weight)
 
     def _groups(self, moving: list[Moving]) -> Iterator[list[Moving]]:
-        """Arrays of one device and length, which the fused kernel walks side by side.
+        """Arrays of the same device and length, which the fused kernel walks side by side.
 
-        It looks at every array of a call for each number of the longest: with VGG-16's in one call it took 1.5 s.
+        It looks at every array of a call for each number of the longest: with VGG-16's in a single call it took 1.5 s.
         """
         alike: dict[tuple[str, int], list[Moving]] = {}
-        for one in moving:
-            alike.setdefault((str(one[1].context), one[1].size), []).append(one)
+        for name, weight, gradient, slots in moving:
+            alike.setdefault((str(weight.context), weight.size), []).append((name, weight, gradient, slots))
         for group in alike.values():
             for first in range(0, len(group), self._ARRAYS_A_CALL):
                 yield group[first : first + self._ARRAYS_A_CALL]

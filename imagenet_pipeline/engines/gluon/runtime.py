@@ -49,7 +49,7 @@ def gpu_count() -> int:
 
 
 def compute_threads() -> int:
-    """Number of threads MXNet computes with, as OpenMP reads it: of a list, one number a level, the first."""
+    """Number of threads MXNet computes with, as OpenMP reads it: of a list, a number a level, the first."""
     word = os.environ["OMP_NUM_THREADS"].partition(",")[0].strip()
     return int(word) if word.isdecimal() else available_processors()
 

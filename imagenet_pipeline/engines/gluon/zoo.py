@@ -29,7 +29,7 @@ _FAMILIES = {
 }  # fmt: skip
 """The modules of classifiers; the others hold detectors, segmenters, trackers and video networks."""
 _OPTIONS = {"googlenet": {"pretrained_base": False}, "nasnet": {"use_aux": False}}
-"""Arguments of a family by which it downloads nothing and has one output."""
+"""Arguments of a family by which it downloads nothing and has a single output."""
 
 
 def names() -> list[str]:
@@ -58,8 +58,8 @@ def build(network: ZooNetwork, input_shape: Shape) -> GluonNetwork:
 def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], int]:
     """Every parameter's shape by name, and how many numbers are trained. Raises BadRecipe as `build` does."""
     parameters = build(network, input_shape).parameters
-    trained = sum(math.prod(one.shape) for one in parameters.values() if one.grad_req != "null")
-    return {name: tuple(one.shape) for name, one in parameters.items()}, trained
+    trained = sum(math.prod(parameter.shape) for parameter in parameters.values() if parameter.grad_req != "null")
+    return {name: tuple(parameter.shape) for name, parameter in parameters.items()}, trained
 
 
 def draw(built: GluonNetwork, seed: int) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def symbol(
 ) -> tuple[str, dict[str, str]]:
     """The network as the text of MXNet's -symbol.json, input `data`, and what each parameter is called in .params.
 
-    With `constants`, the names of two arguments [1, channels, 1, 1], the graph first subtracts the one from its
+    With `constants`, the names of two arguments [1, channels, 1, 1], the graph first subtracts the first from its
     input and divides by the other. Raises BadRecipe as `build` does.
     """
     built = build(network, input_shape)
@@ -91,13 +91,13 @@ def symbol(
         pixels = mx.sym.broadcast_div(mx.sym.broadcast_sub(pixels, mean), deviation)
     scores = built.block(pixels)
     statistics = set(scores.list_auxiliary_states())
-    names_of = {ours: one.name for ours, one in built.parameters.items()}
+    names_of = {ours: parameter.name for ours, parameter in built.parameters.items()}
     text: str = scores.tojson()
     return text, {ours: f"{'aux' if name in statistics else 'arg'}:{name}" for ours, name in names_of.items()}
 
 
 def _infer_shapes(network: ZooNetwork, block: Any, input_shape: Shape) -> dict[str, Shape]:
-    """The shape of every parameter, by MXNet's own name, from one pass over the graph with two images."""
+    """The shape of every parameter, by MXNet's own name, from a pass over the graph with two images."""
     try:
         scores = block(mx.sym.var("data"))
         # Not infer_shape: on failure that prints to stdout.

@@ -1,4 +1,4 @@
-"""The processes that train together, one a device.
+"""The processes that train together, each with a device of its own.
 
 Gradients are averaged by DistributedDataParallel, over NCCL between GPUs and gloo between CPUs. Counts go through
 gloo alone: they never wait for a GPU, and gloo notices at once when a process is gone.
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 
 distributed = torch.distributed
 PATIENCE = timedelta(minutes=10)
@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """The same function, but WorkerLost where it talks with the other ranks and one is gone."""
+    """The same function, but WorkerLost where it talks with the other ranks and any of them is gone."""
 
     @functools.wraps(call)
     def guarded(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
@@ -43,7 +43,7 @@ def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Resu
             if not _is_of_network(error):
                 raise
             raise WorkerLost(
-                f"rank {place().rank} has lost another rank, which has ended or cannot be reached",
+                f"rank {this_process().rank} has lost another rank, which has ended or cannot be reached",
                 advice="see why, and go on with --resume latest",
             ) from error
 
@@ -51,10 +51,10 @@ def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Resu
 
 
 class Group:
-    """The ranks of a run, seen from one of them; also of a run with one rank, where nothing is sent."""
+    """The ranks of a run, seen from one of them; also of a run with a single rank, where nothing is sent."""
 
     def __init__(self, control: Any | None) -> None:
-        here = place()
+        here = this_process()
         self.rank, self.ranks = here.rank, here.ranks
         self._control = control
 
@@ -65,7 +65,7 @@ class Group:
 
     def parallel(self, network: Any) -> Any:
         """The network, whose gradients `backward` now leaves averaged over the ranks. Collective."""
-        if self.ranks == 1 or not any(one.requires_grad for one in network.parameters()):
+        if self.ranks == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
         # Compiled, it would warn the user of profiler annotations that it leaves out.
         logging.getLogger("torch._dynamo.variables.ctx_manager").setLevel(logging.ERROR)
@@ -75,7 +75,7 @@ class Group:
             return torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, init_sync=False)
 
     def no_sync(self, parallel: Any) -> AbstractContextManager[Any]:
-        """Let `backward` add up this rank's own gradients; the next one outside this context averages the sums."""
+        """Let `backward` add up this rank's own gradients; the next outside this context averages the sums."""
         alone: AbstractContextManager[Any] = parallel.no_sync() if hasattr(parallel, "no_sync") else nullcontext()
         return alone
 
@@ -104,7 +104,7 @@ class Group:
             digest = zlib.crc32(np.ascontiguousarray(values[name]).tobytes(), zlib.crc32(name.encode(), digest))
         halves = np.array([digest & 0xFFFF, digest >> 16], np.float64)
         sums, squares = np.split(self.sum(np.concatenate([halves, halves**2])), 2)
-        # Equal numbers, and no others, have no variance; so every rank finds out, not only the odd one.
+        # Equal numbers, and no others, have no variance; so every rank finds out, not only the odd rank.
         if not np.array_equal(self.ranks * squares, sums**2):
             raise BadRecipe(
                 "the ranks start from different weights",
@@ -120,7 +120,7 @@ def joined_group(device: Any) -> Group:
 
     Raises WorkerLost where another rank does not come.
     """
-    if place().ranks == 1:
+    if this_process().ranks == 1:
         return Group(None)
     if device.type == "cuda":
         torch.cuda.set_device(device)

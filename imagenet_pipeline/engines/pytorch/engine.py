@@ -1,4 +1,4 @@
-"""The PyTorch engine: one channels-last network, from pixels to logits, on one device, which may be one of several
+"""The PyTorch engine: a channels-last network, from pixels to logits, on one device, which may be one of several
 that train together; and the loss scale of float16 training.
 """
 
@@ -42,7 +42,7 @@ from imagenet_pipeline.engines.pytorch.runtime import (
 )
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 
 STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
@@ -59,7 +59,7 @@ class PyTorchEngine:
 
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         recipe = blueprint.recipe
-        self._device = parse_device(recipe.devices, place())
+        self._device = parse_device(recipe.devices, this_process())
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
@@ -135,7 +135,7 @@ class PyTorchEngine:
         return self._group.sum(numbers)
 
     def values(self) -> dict[str, Array]:
-        return self._group.with_mean_statistics({name: _on_host(one) for name, one in self._tensors.items()})
+        return self._group.with_mean_statistics({name: _on_host(tensor) for name, tensor in self._tensors.items()})
 
     def averages(self) -> dict[str, Array]:
         return self._means() or self.values()
@@ -211,13 +211,13 @@ class PyTorchEngine:
         return metrics_of(losses, logits, targets)
 
     def _exchanging(self, last: bool) -> Any:
-        """Context of a micro-batch: processes that train together exchange gradients with the last one alone."""
+        """Context of a micro-batch: ranks exchange gradients with the last micro-batch alone."""
         return nullcontext() if last else self._group.no_sync(self._parallel)
 
     def _may_step(self) -> bool:
         if self._loss_scale is None:
             return True
-        return self._loss_scale.unscale([one.grad for one in self._trained.values() if one.grad is not None])
+        return self._loss_scale.unscale([tensor.grad for tensor in self._trained.values() if tensor.grad is not None])
 
     def _means(self) -> dict[str, Array]:
         means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
@@ -257,13 +257,13 @@ class PyTorchNetwork:
 
 
 def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwork:
-    """The network on its device: a zoo's with its own initial values, one of ours with zeros."""
+    """The network on its device: a zoo's with its own initial values, our own with zeros."""
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
         module = zoo.build(network, input_shape, blueprint.recipe.seed)
         module.to(device, dtype, memory_format=torch.channels_last)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
-    tensors = {name: _zeros(one, dtype, device) for name, one in parameters(network, input_shape).items()}
+    tensors = {name: _zeros(parameter, dtype, device) for name, parameter in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
     draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
     module = build(network, tensors)
@@ -275,7 +275,7 @@ def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
     for name in names:
         network.tensors[name].requires_grad_(False)
     statistics = {id(network.tensors[name]) for name in names if name.endswith("running_mean")}
-    return [one for one in network.module.modules() if id(getattr(one, "running_mean", None)) in statistics]
+    return [layer for layer in network.module.modules() if id(getattr(layer, "running_mean", None)) in statistics]
 
 
 def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:
@@ -302,7 +302,7 @@ class Normalised(torch.nn.Module):  # type: ignore[misc]
 
 
 START = 2.0**16
-"""The first factor; too large a one costs a few skipped steps, too small a one accuracy."""
+"""The first factor; a factor too large costs a few skipped steps, too small costs accuracy."""
 STEPS_TO_GROW = 2000
 """Good steps in a row after which the factor doubles."""
 
@@ -338,6 +338,6 @@ class LossScale:
         return {"loss_scale": np.array([self._scale, self._good_steps], np.float64)}
 
     def set_state(self, state: Values) -> None:
-        """Go on from an optimizer state that has one."""
+        """Go on from an optimizer state that has a loss scale."""
         if "loss_scale" in state:
             self._scale, self._good_steps = float(state["loss_scale"][0]), int(state["loss_scale"][1])

@@ -1,7 +1,7 @@
 """One process a device on this machine, started and watched through the elastic launcher's own process layer.
 
 Nothing is restarted: what a run needs to go on is in its checkpoints. Several machines start through `torchrun`,
-which sets the same environment (`processes.place`).
+which sets the same environment (`processes.this_process`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from imagenet_pipeline.engines.pytorch.runtime import listed_devices, torch
 from imagenet_pipeline.errors import PipelineError, WorkerLost
 
 SECONDS_TO_LEAVE = 5.0
-"""Time the other ranks have once one has failed; those that wait for it on a GPU would not leave by themselves."""
+"""Time the other ranks have once a rank has failed; those that wait for it on a GPU would not leave by themselves."""
 _SECONDS_BETWEEN_LOOKS = 0.05
 _PASSED_ON = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
 
 
 def launch(devices: str, words: Sequence[str]) -> None:
-    """Run the command line `words` in one process a listed device, and wait for them.
+    """Run the command line `words` in a process for each listed device, and wait for them.
 
     All have this process's output, and rank 0 alone uses it. Signals are passed on, and ask every rank to save and
     leave. Raises BadRecipe for a device that is not there, before anything starts; later a rank's own error, once
@@ -125,7 +125,7 @@ def _exit_code(pid: int) -> int | None:
 
 
 def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words: Sequence[str]) -> PipelineError:
-    """The error of the rank that failed, rather than of one that only lost it."""
+    """The error of the rank that failed, rather than of a rank that only lost it."""
     rank = min(failed, key=lambda rank: failed[rank] == WorkerLost.exit_code)
     code, pid = failed[rank], context.pids()[rank]
     line = _own_line(Path(context.error_files[rank]))

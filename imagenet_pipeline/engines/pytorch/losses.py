@@ -45,7 +45,7 @@ def _own(logs: Any, targets: Any) -> Any:
 
 def _hinge(logits: Any, labels: Any) -> Any:
     if labels.ndim > 1:
-        raise BadRecipe("hinge needs one class an image", where="loss.kind", advice="soft labels need cross_entropy")
+        raise BadRecipe("the hinge loss takes no soft labels", where="loss.kind", advice="take cross_entropy")
     margins = (logits - logits.gather(1, labels.unsqueeze(1)) + 1).relu()
     others = torch.ones_like(margins).scatter(1, labels.unsqueeze(1), 0)
     return (margins * others).sum(1) + (logits * 0).sum(1)

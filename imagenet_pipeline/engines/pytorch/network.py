@@ -1,6 +1,6 @@
-"""Turn a network description into PyTorch modules, one small rule a layer.
+"""Turn a network description into PyTorch modules, with a small rule for each layer.
 
-Gradients of a class's logit by the output of one layer; `engines/gluon/network.py` states both for MXNet.
+Gradients of a class's logit by the output of a layer; `engines/gluon/network.py` states both for MXNet.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
         count = x.numel() // x.shape[1]
         before = self.running_var * self.layer.momentum
         normalised = self._normalised(x)
-        # PyTorch has added the unbiased variance, count / (count - 1) times ours (and not a number for one value).
+        # PyTorch has added the unbiased variance, count / (count - 1) times ours (and not a number for a single value).
         # The gradient does not depend on it; `data` keeps autograd from thinking so.
         if count > 1:
             self.running_var.data.lerp_(before, 1 / count)

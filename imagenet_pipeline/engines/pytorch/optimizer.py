@@ -21,7 +21,7 @@ _FUSED_SLOTS = {
 
 
 class Optimizer:
-    """An optimizer of named tensors, all of one type and on one device.
+    """An optimizer of named tensors, all of the same type and on the same device.
 
     Without `groups` every parameter is in the recipe's own group (`optimizer_state.parameter_groups`).
     """
@@ -41,7 +41,7 @@ class Optimizer:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self, rate: float) -> None:
-        """Apply the gradients, means over the batch, at this learning rate. A parameter without one stays."""
+        """Apply the gradients, means over the batch, at this learning rate. A parameter without a gradient stays."""
         self._state.count()
         named = ((name, self._parameters[name]) for name in self._state.moving)
         moving = {name: weight for name, weight in named if weight.grad is not None}
@@ -117,7 +117,7 @@ class Optimizer:
         return optimizer
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters of one factor of the rate and one decay; the kernels leave alone what has no gradient."""
+        """Parameters with the same factor of the rate and decay; the kernels leave alone what has no gradient."""
         alike: dict[tuple[float, float], list[Any]] = {}
         for name, weight in self._parameters.items():
             step = self._state.step(name, 1.0)

@@ -10,14 +10,14 @@ import numpy as np
 
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.processes import ALONE, Place, available_processors, place
+from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process
 
 
 def import_torch() -> Any:
     """Import PyTorch, to use its share of the processors this process and its neighbours may use."""
-    here = place()
+    here = this_process()
     if here.launched:
-        # What the network layer has to say of a rank that is gone, we say in one line.
+        # The network layer's many lines on a lost rank are replaced by our single line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
@@ -32,8 +32,8 @@ def import_torch() -> Any:
 torch: Any = import_torch()
 
 
-def parse_device(devices: str, here: Place = ALONE) -> Any:
-    """Find the torch.device of a process for a `devices` word: of several the one at its place among the local ranks.
+def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
+    """Find the torch.device of a process for a `devices` word: of several the one at its local rank.
 
     "auto" is a GPU a process, or else the CPU. Raises BadRecipe for a device that is not there, or where there are
     not as many processes as listed devices.
@@ -41,13 +41,13 @@ def parse_device(devices: str, here: Place = ALONE) -> Any:
     kind, words = listed_devices(devices)
     if not here.launched and len(words) > 1:
         raise BadRecipe(
-            "the pytorch engine takes one device a process, and one process is here",
+            "the pytorch engine needs a process for each device, and only one process runs",
             where=f"devices = {devices!r}",
             advice=f"take devices={kind}:{words[0]}, or engine=gluon",
         )
     if ":" in devices and len(words) != here.local_ranks:
         raise BadRecipe(
-            "not as many devices as processes on this machine",
+            "the number of devices differs from the number of processes on this machine",
             where=f"devices = {devices!r}",
             expected=f"{here.local_ranks}, as many as --nproc-per-node says",
             found=len(words),
@@ -85,7 +85,7 @@ def _gpus_found() -> str:
 def choose_precision(precision: str, device: Any) -> str:
     """Choose what to compute in on a device; "auto" is bfloat16 where the hardware multiplies it fast, or else float32.
 
-    Raises BadRecipe for one the device lacks.
+    Raises BadRecipe for a precision the device lacks.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -129,7 +129,7 @@ def require_compiler() -> None:
 
 def compiled(network: Any) -> Any:
     """The network compiled at its first step, which raises BadRecipe where the compiler does not work."""
-    # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken one.
+    # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken run.
     inner = torch.compile(network, dynamic=False)
 
     def step(images: Any) -> Any:

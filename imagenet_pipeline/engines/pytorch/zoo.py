@@ -52,7 +52,7 @@ def build(network: ZooNetwork, input_shape: Shape, seed: int) -> Any:
 def shapes(network: ZooNetwork, input_shape: Shape) -> tuple[dict[str, Shape], int]:
     """Every parameter's shape by name, and how many numbers are trained. Raises BadRecipe as `build` does."""
     module = build(network, input_shape, seed=0)
-    trained = sum(one.numel() for one in module.parameters() if one.requires_grad)
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}, trained
 
 
@@ -70,7 +70,7 @@ def options(network: ZooNetwork, input_shape: Shape) -> dict[str, Any]:
 
 
 class Listed(torch.nn.Module):  # type: ignore[misc]
-    """A module whose one output comes as a list, as those of our own networks do."""
+    """A module whose single output comes as a list, as the outputs of our own networks do."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def _timm() -> Any:
     except (ImportError, RuntimeError) as error:
         raise BadRecipe(
             f"timm cannot be imported ({error})",
-            expected="torch and torchvision of one release and build",
+            expected="torch and torchvision of the same release and build",
             advice="bash scripts/install_zoo.sh timm makes an environment that works",
         ) from error
     return timm

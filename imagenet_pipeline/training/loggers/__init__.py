@@ -48,7 +48,7 @@ class Start:
 
 
 class Logger(Protocol):
-    """Takes a run's figures. Only rank 0 has one; an exception ends the logger, not the run."""
+    """Takes a run's figures. Only rank 0 has loggers; an exception ends the logger, not the run."""
 
     def add_epoch(self, row: Event) -> None:
         """A row of the history; it is safe in the logger's hands when this returns."""
@@ -113,7 +113,7 @@ def _factory(name: str) -> LoggerFactory:
 
 
 class Loggers:
-    """The loggers of one start of a run, by name. One that fails is named once, then left out: training goes on."""
+    """The loggers of a start of a run, by name. A logger that fails is named once, then left out: training goes on."""
 
     def __init__(self, loggers: Mapping[str, Logger] | None = None) -> None:
         self._loggers = dict(loggers or {})

@@ -45,7 +45,8 @@ class MLflow:
         try:
             self._client.get_run(run)
         except MlflowException as error:
-            log.warning("warning: mlflow: the run %s of earlier starts is not there (%s): a new one begins", run, error)
+            message = "warning: mlflow: the run %s of earlier starts is not there (%s): a new run begins"
+            log.warning(message, run, error)
             return None
         self._client.update_run(run, status="RUNNING")
         return run

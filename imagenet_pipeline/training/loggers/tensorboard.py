@@ -19,7 +19,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """The event file of one start of a run.
+    """The event file of a start of a run.
 
     What earlier starts wrote from its step on is superseded, so that TensorBoard shows the current branch alone.
     """

@@ -39,12 +39,12 @@ def test_what_is_missing_is_named(missing: str, empty: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("DMLC_ROLE", "Worker", "DMLC_ROLE: no such role; expected one of scheduler, server, worker; found 'Worker'"),
+        ("DMLC_ROLE", "Worker", "DMLC_ROLE: unknown role; expected one of scheduler, server, worker; found 'Worker'"),
         ("DMLC_PS_ROOT_PORT", "65535", "a whole number from 1 to 65534; found '65535'"),
         ("DMLC_PS_ROOT_PORT", "9e3", "found '9e3'"),
-        ("DMLC_NUM_WORKER", "0", "DMLC_NUM_WORKER: not a number it can be"),
-        ("DMLC_NUM_SERVER", "-1", "DMLC_NUM_SERVER: not a number it can be"),
-        ("DMLC_NUM_SERVER", "²", "DMLC_NUM_SERVER: not a number it can be"),
+        ("DMLC_NUM_WORKER", "0", "DMLC_NUM_WORKER: invalid number"),
+        ("DMLC_NUM_SERVER", "-1", "DMLC_NUM_SERVER: invalid number"),
+        ("DMLC_NUM_SERVER", "²", "DMLC_NUM_SERVER: invalid number"),
     ],
 )
 def test_what_cannot_be_is_named_with_what_was_found(name: str, value: str, line: str) -> None:
@@ -56,6 +56,6 @@ def test_what_cannot_be_is_named_with_what_was_found(name: str, value: str, line
 def test_pytorch_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadRecipe, match=r"^engine = 'pytorch': DMLC variables are MXNet's; unset them"):
+    with pytest.raises(BadRecipe, match=r"^engine = 'pytorch': this engine does not read DMLC variables; unset them"):
         launch_ranks("pytorch", "cpu", [])
     assert launch_ranks("gluon", "cpu:0,1", []) is False

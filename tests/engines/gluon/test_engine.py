@@ -72,7 +72,7 @@ def test_running_statistics_of_two_devices_are_averaged(make_engine: MakeEngine,
 
 def test_fewer_images_than_devices_are_refused(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
     engine = make_engine(LINEAR, size=4, devices="cpu:0,1")
-    with pytest.raises(BadRecipe, match="fewer images in a step than devices; expected 2; found 1"):
+    with pytest.raises(BadRecipe, match="a step has fewer images than there are devices; expected 2; found 1"):
         engine.train_batch(*make_batch(1, size=4), 0.1, seed=0)
     engine.score_batch(*make_batch(1, size=4))
     assert engine.totals().images == 1

@@ -147,13 +147,16 @@ def test_who_does_not_come_is_counted(start: Start) -> None:
     processes = [start("scheduler", patience=8), start("worker", 0, "finish")]
     for code, said in map(ended, processes):
         assert code == 6
-        assert "not all came within 8 s; expected 2 workers, 1 servers; found 1 and 0; start the others" in said
+        assert (
+            "not all processes joined within 8 s; expected 2 workers, 1 servers; found 1 and 0; start the others"
+            in said
+        )
 
 
 def test_another_number_of_workers_or_one_too_many_is_refused(start: Start) -> None:
     start("scheduler")
     odd = start("worker", 0, "finish", workers=3)
-    assert "DMLC_NUM_WORKER: not the scheduler's; expected 2; found 3" in ended(odd)[1]
+    assert "DMLC_NUM_WORKER: differs from the scheduler's; expected 2; found 3" in ended(odd)[1]
     start("server")
     wait_for([start("worker", rank, "block") for rank in (0, 1)])
     code, said = ended(start("worker", 2, "block"))

@@ -40,7 +40,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     stack,
 )
-from imagenet_pipeline.processes import place
+from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.metrics import score
@@ -128,7 +128,7 @@ def summed() -> Arrays:
 
 def differing() -> Arrays:
     """The last rank starts from other weights."""
-    engine = engine_of(TAPPED, seed=1 + (place().rank == place().ranks - 1))
+    engine = engine_of(TAPPED, seed=1 + (this_process().rank == this_process().ranks - 1))
     try:
         steps_of(engine, 1)
     except BadRecipe as error:

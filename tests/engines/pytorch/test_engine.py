@@ -35,7 +35,7 @@ from imagenet_pipeline.networks.layers import (
     stack,
     without_taps,
 )
-from imagenet_pipeline.processes import Place
+from imagenet_pipeline.processes import RankedProcess
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., Engine]
@@ -254,7 +254,7 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    ranks = [Place(rank, 4, rank % 2, 2, launched=True) for rank in range(4)]  # two on each of two machines
+    ranks = [RankedProcess(rank, 4, rank % 2, 2, launched=True) for rank in range(4)]  # two on each of two machines
     for devices, numbers in {"auto": [0, 1], "gpu": [0, 1], "gpu:3,1": [3, 1]}.items():
         assert [parse_device(devices, rank).index for rank in ranks] == numbers * 2
     assert (
@@ -262,7 +262,8 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for devices in ("gpu:0", "gpu:0,1,2", "cpu:0"):
         with pytest.raises(
-            BadRecipe, match=r"not as many devices as processes on this machine; expected 2, as many as"
+            BadRecipe,
+            match=r"the number of devices differs from the number of processes on this machine; expected 2, as many as",
         ):
             parse_device(devices, ranks[0])
     with pytest.raises(BadRecipe, match=r"no device number 4; found 4 GPUs"):

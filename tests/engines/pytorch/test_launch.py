@@ -189,7 +189,7 @@ def test_torchrun_trains_and_evaluates(recipe: Path, tmp_path: Path) -> None:
     assert json.loads(answer.out)["processes"] == 2
     refused = end(start("evaluate", run, "devices=cpu:0,1,2", launcher=launcher))
     assert refused.code == 1
-    assert "not as many devices as processes on this machine; expected 2" in refused.err
+    assert "the number of devices differs from the number of processes on this machine; expected 2" in refused.err
 
 
 @LONG
