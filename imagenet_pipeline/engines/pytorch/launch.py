@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -56,7 +57,9 @@ def launch(devices: str, words: Sequence[str]) -> None:
 def _started(names: Sequence[str], words: Sequence[str], port: int, folder: str, asked: set[int]) -> Iterator[Any]:
     """The processes, at whose end none is left; signals passed on to them are added to `asked`."""
     ranks = range(len(names))
-    before = {number: signal.getsignal(number) for number in _PASSED_ON}
+    # Python gives signals, and their handlers, to the main thread alone.
+    heard = _PASSED_ON if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.getsignal(number) for number in heard}
     # It would speak of signals and exit codes a second time.
     logging.getLogger(elastic.api.__name__).disabled = True
     context = elastic.start_processes(
@@ -73,7 +76,7 @@ def _started(names: Sequence[str], words: Sequence[str], port: int, folder: str,
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    for number in _PASSED_ON:
+    for number in heard:
         signal.signal(number, pass_on)
     try:
         yield context
@@ -130,7 +133,8 @@ def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words:
     code, pid = failed[rank], context.pids()[rank]
     line = _own_line(Path(context.error_files[rank]))
     if line is not None:
-        error = PipelineError(line)
+        kind = next((kind for kind in PipelineError.__subclasses__() if kind.exit_code == code), PipelineError)
+        error = kind(line)
         error.exit_code = code
         return error
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

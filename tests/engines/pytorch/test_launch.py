@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 
 from imagenet_pipeline.engines import launch_ranks
 from imagenet_pipeline.engines.pytorch.launch import launch
-from imagenet_pipeline.errors import BadRecipe, PipelineError
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 
@@ -123,10 +124,18 @@ def test_rank_0_alone_speaks(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_error_of_the_ranks_is_told_once_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PipelineError, match=r"^network: no network is called 'lenot'; did you mean lenet") as raised:
+    with pytest.raises(BadRecipe, match=r"^network: no network is called 'lenot'; did you mean lenet") as raised:
         launch("cpu:0,1,2", ["networks", "lenot"])
     assert raised.value.exit_code == 2
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_thread_may_launch_too(capfd: pytest.CaptureFixture[str]) -> None:
+    """Python lets the main thread alone say what a signal does."""
+    thread = threading.Thread(target=launch, args=("cpu:0,1", ["networks", "lenet", "--json"]))
+    thread.start()
+    thread.join()
+    assert json.loads(capfd.readouterr().out)["name"] == "lenet"
 
 
 def test_a_killed_rank_ends_the_run_and_another_start_goes_on(recipe: Path, tmp_path: Path) -> None:
