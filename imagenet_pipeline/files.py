@@ -249,6 +249,8 @@ def claim(path: Path, where: Path, work: str) -> AbstractContextManager[Any]:
             return filelock.FileLock(path, mode=0o644, thread_local=False).acquire(blocking=False)
         except filelock.Timeout as error:
             raise BadInput(f"another process is {work} here", where=where) from error
+        except NotImplementedError as error:  # an older filelock's answer where there is no flock
+            raise BadInput(f"cannot be locked ({error})", where=path) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -49,7 +49,8 @@ class Registry(Generic[Item]):
     def register(self, name: str, item: Item) -> None:
         """Add an item; the same name again replaces it. Raises BadRecipe for a name that is shipped."""
         if name in self._shipped or not name or printable(name) != name:
-            what = f"cannot register a {self._what} under this name"
+            article = "an" if self._what[0] in "aeiou" else "a"
+            what = f"cannot register {article} {self._what} under this name"
             raise BadRecipe(what, where=repr(name), expected="a printable name that is not shipped")
         self._items[name] = item
 

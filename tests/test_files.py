@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -326,3 +327,13 @@ def test_the_ending_of_a_name_is_required_in_any_case() -> None:
         BadRecipe, match=r"^a\.gif: a picture; expected a name that ends in \.dot, \.svg; take another$"
     ):
         files.require_ending(Path("a.gif"), (".dot", ".svg"), "a picture", "take another")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_a_file_system_without_locks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Some versions of filelock raise NotImplementedError where the system has no flock."""
+    monkeypatch.setattr(filelock.FileLock, "_acquire", failing(error))
+    with pytest.raises(BadInput, match=rf"^{tmp_path / 'lock'}: cannot be "):
+        files.claim(tmp_path / "lock", tmp_path, "training")

@@ -38,7 +38,7 @@ from imagenet_pipeline.networks.resnet_v2 import (
     resnet152_v2,
 )
 from imagenet_pipeline.networks.shallownet import shallownet
-from imagenet_pipeline.networks.shapes import Shape, parameters
+from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
 from imagenet_pipeline.networks.squeezenet import squeezenet1_0, squeezenet1_1, squeezenet_book
 from imagenet_pipeline.networks.vgg import (
     vgg11,
@@ -166,12 +166,12 @@ def register_network(name: str, build: Build, input_size: int = INPUT_SIZE, summ
     process does, the command line's too, a package offers `build` as an entry point of the group
     "imagenet_pipeline.networks", or a `NetworkEntry` where the input is not of 224 pixels; the entry point's name
     is the network's. `summary` is its line in the list, or else the first of the function's docstring.
-    The same name again replaces the network. Raises BadRecipe for a name that is shipped or is no plain word, and
-    where `build` gives something else than layers.
+    The same name again replaces the network. Raises BadRecipe for a name that is shipped, a zoo's or no plain word, and
+    where `build` gives something else than layers, or not an output for each class.
     """
-    if not re.fullmatch(r"[\w.-]+", name):
-        what = "cannot register a network under this name"
-        raise BadRecipe(what, where=repr(name), expected="letters, digits, '_', '-' and '.'")
+    if not re.fullmatch(r"[\w.-]+", name) or name.lower() in ZOOS:
+        what, expected = "cannot register a network under this name", "letters, digits, '_', '-' and '.', no zoo's name"
+        raise BadRecipe(what, where=repr(name), expected=expected)
     _NETWORKS.register(name, _checked(name, NetworkEntry(name, build, input_size, summary or _first_line(build))))
 
 
@@ -224,7 +224,19 @@ def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:
             "a function of the number of classes that gives a stack(...)",
         )
         raise BadRecipe(what, where=f"network {name!r}", expected=expected, found=type(made).__name__)
+    outputs = _outputs(made, offered.input_size)
+    if outputs not in (None, (1000,)):
+        what = "it does not end in an output for each class"
+        raise BadRecipe(what, where=f"network {name!r}", expected=(1000,), found=outputs)
     return replace(offered, name=name)
+
+
+def _outputs(network: Sequential, input_size: int) -> Shape | None:
+    """The output shape; None where the layers do not take this input, of which a run that asks for it is told."""
+    try:
+        return output_shape(network, (3, input_size, input_size))
+    except BadRecipe:
+        return None
 
 
 def _first_line(build: Build) -> str:

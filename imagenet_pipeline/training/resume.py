@@ -247,7 +247,7 @@ def _claimed(run: Run) -> Iterator[None]:
                 files.remove_parts(folder)
         yield
         if run.leads and not run.is_done(run.epoch):
-            start = Start(run.folder, dict(options(run.recipe)), run.step, run.rows)
+            start = Start(run.folder, dict(options(run.recipe)), run.step, tuple(run.rows))
             run.loggers = Loggers.open(run.recipe.log.loggers, start)
             resources.callback(run.loggers.close)
         run.resources = resources.pop_all()

@@ -139,9 +139,10 @@ def test_an_entry_point_is_an_entry_or_a_function(
         "from imagenet_pipeline.networks.layers import stack, Flatten, Dense\n"
         "def tiny(classes):\n    'as small as can be'\n    return stack(flatten=Flatten(), classifier=Dense(classes))\n"
         "entry = NetworkEntry('as its author calls it', tiny, 32, 'for 32 pixels')\n"
+        "wrong = lambda classes: stack(flatten=Flatten(), classifier=Dense(7))\n"
         "number = 3\nnothing = lambda classes: None\nfailing = lambda classes: 1 / 0\n"
     )
-    names = {"a": "tiny", "b": "entry", "c": "number", "d": "nothing", "e": "missing", "f": "failing"}
+    names = {"a": "tiny", "b": "entry", "c": "number", "d": "nothing", "e": "missing", "f": "failing", "g": "wrong"}
     offered("\n".join(f"{name} = foreign_networks:{found}" for name, found in names.items()))
     monkeypatch.syspath_prepend(tmp_path)
     a, b = catalog.entry("a"), catalog.entry("b")
@@ -150,7 +151,7 @@ def test_an_entry_point_is_an_entry_or_a_function(
     assert catalog.build("b", 7).shapes((3, 32, 32))["classifier.weight"] == (7, 3 * 32 * 32)
     rows = {row.name: row for row in network_rows(10)}
     assert rows["a"].parameters == 10 * 3 * 224**2 + 10
-    lines = {name: rows[name].summary for name in "cdef"}
+    lines = {name: rows[name].summary for name in "cdefg"}
     assert lines["c"] == (
         "network 'c': the function does not return layers; expected a function of the number of "
         "classes that gives a stack(...); found int"
@@ -158,6 +159,7 @@ def test_an_entry_point_is_an_entry_or_a_function(
     assert lines["d"].endswith("found NoneType")
     assert "'e' of package foreign 2.0: the entry point 'foreign_networks:missing' cannot be imported" in lines["e"]
     assert lines["f"] == "network 'f': the function fails for 1000 classes (ZeroDivisionError: division by zero)"
+    assert lines["g"] == "network 'g': it does not end in an output for each class; expected (1000,); found (7,)"
 
 
 def test_a_name_of_one_s_own_replaces_itself_and_nothing_else() -> None:
@@ -166,7 +168,7 @@ def test_a_name_of_one_s_own_replaces_itself_and_nothing_else() -> None:
     assert catalog.entry("small") == NetworkEntry("small", small, 30, "other words")
     register_network("small", small)
     assert catalog.entry("small").summary == "one dense layer"
-    for name in ("resnet50", "timm:small", "", "a b", "a/b"):
+    for name in ("resnet50", "timm:small", "timm", "GluonCV", "", "a b", "a/b"):
         with pytest.raises(BadRecipe, match="cannot register a network under this name"):
             register_network(name, small)
     with pytest.raises(BadRecipe, match=r"network 'broken': the function does not return layers; .*; found list"):

@@ -238,6 +238,7 @@ def test_a_logger_from_outside_hears_all_of_a_run(recipe: Path, tmp_path: Path, 
         ("epoch", 1), ("epoch", 2), ("picture", "curves", 6), ("close",)
     ]  # fmt: skip
     assert told.last.start.options["optimizer.learning_rate"] == 0.05
+    assert told.last.start.rows == ()  # as the run stood at its start
 
 
 def test_a_logger_that_fails_does_not_end_the_run(
@@ -264,6 +265,16 @@ def test_a_logger_that_cannot_begin_is_one_line_before_the_first_step(
         open_run(recipe, {"log.loggers": ["told"]}, tmp_path / "run")
     told.refuses = ""
     train(open_run(recipe, {"log.loggers": ["told"], "epochs": 1}, tmp_path / "run"))
+
+
+def test_where_one_logger_cannot_begin_those_before_it_are_closed(tmp_path: Path, told: type[Told]) -> None:
+    def refuse(start: Start) -> Logger:
+        raise BadRecipe("no token")
+
+    register_logger("refusing", refuse)
+    with pytest.raises(BadRecipe, match=r"^no token$"):
+        Loggers.open(["told", "refusing"], Start(tmp_path, {}))
+    assert told.last.heard == [("close",)]
 
 
 def test_an_unknown_logger_is_named_with_those_there_are(recipe: Path, tmp_path: Path) -> None:

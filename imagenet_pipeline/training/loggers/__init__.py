@@ -127,10 +127,10 @@ class Loggers:
         for name in dict.fromkeys(names):
             try:
                 opened[name] = _factory(name)(start)
-            except BadRecipe:
-                raise
             except Exception as error:
                 cls(opened).close()
+                if isinstance(error, BadRecipe):
+                    raise
                 what = f"the logger {name} cannot begin ({type(error).__name__}: {error})"
                 raise BadRecipe(what, where=WHERE, advice="mend that, or leave the logger out") from error
         return cls(opened)

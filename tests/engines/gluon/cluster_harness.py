@@ -1,4 +1,4 @@
-"""One process of a small MXNet cluster on this machine; run as a script by test_gluon_group.py, its role in DMLC_ROLE.
+"""One process of a small MXNet cluster on this machine; run as a script by test_distributed.py, its role in DMLC_ROLE.
 
 cluster_harness.py RECIPE FOLDER     workers leave what they found in FOLDER/RANK.npz and FOLDER/RANK.json
 cluster_harness.py die FOLDER        worker 1 kills itself between two steps; the others must not wait for it
