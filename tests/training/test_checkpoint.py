@@ -334,7 +334,7 @@ def test_a_folder_named_after_another_checkpoint_is_refused_and_never_the_best(
         load_checkpoint(tmp_path / "checkpoints" / "link")
     copy_over(tmp_path, "epoch-0003", "epoch-0001")
     assert find_checkpoint(tmp_path, "best").name == "epoch-0003"
-    assert "epoch-0001: has the name of another" in caplog.text
+    assert "epoch-0001: the folder has the name of another" in caplog.text
     prune(tmp_path, 1)
     assert wrong.exists()
     assert (

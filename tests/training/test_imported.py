@@ -96,7 +96,7 @@ def test_the_normalisation_is_never_guessed(digits_records: Path) -> None:
     assert normalisation_of(inside, None, data) == ((STD, MEAN), "the graph")
     assert normalisation_of(imported(), (MEAN, STD), data) == ((MEAN, STD), "the command line")
     assert normalisation_of(imported(), None, data) == ((data.mean, data.std), str(data.folder / "mean.json"))
-    with pytest.raises(BadRecipe, match="nothing says how"):
+    with pytest.raises(BadRecipe, match="normalisation of the network's input is unknown"):
         normalisation_of(imported(), None, None)
     with pytest.raises(BadRecipe, match="normalises its input itself"):
         normalisation_of(inside, (MEAN, STD), None)

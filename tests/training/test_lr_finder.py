@@ -154,7 +154,7 @@ def test_rates_too_low_to_explode_are_tried_to_the_last(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("lowest", "highest", "steps", "message"),
     [
-        (0.1, 0.1, 50, "--from and --to: .*two rates above 0 that grow; found 0.1, 0.1"),
+        (0.1, 0.1, 50, "--to: not a range of learning rates; expected two rates above 0 that grow; found 0.1, 0.1"),
         (-1, 1, 50, "--from and --to"),
         (1, float("nan"), 50, "--from and --to"),
         (1e-3, 1, 19, "--steps: too few steps; expected at least 20; found 19"),
@@ -163,7 +163,7 @@ def test_rates_too_low_to_explode_are_tried_to_the_last(recipe: Path) -> None:
 def test_a_range_without_rates_is_refused(
     recipe: Path, lowest: float, highest: float, steps: int, message: str
 ) -> None:
-    with pytest.raises(BadRecipe, match=message.replace(": .*", "; expected ")):
+    with pytest.raises(BadRecipe, match=message):
         find_rate(load_recipe(recipe), lowest, highest, steps, unseen)
 
 

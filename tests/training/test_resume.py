@@ -119,7 +119,7 @@ def test_a_history_with_an_epoch_gone_is_refused(gone: int, recipe: Path, run: P
     path = run / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:gone], *lines[gone + 1 :]]))
-    with pytest.raises(Damaged, match=rf"journal\.jsonl:{gone + 1}: does not follow the line before it"):
+    with pytest.raises(Damaged, match=rf"journal\.jsonl:{gone + 1}: the line does not follow the line before it"):
         go(recipe, run, "latest", epochs=5)
     kept = [json.loads(line) for line in lines if json.loads(line).get("epoch") != gone]
     path.unlink()

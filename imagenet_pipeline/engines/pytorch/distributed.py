@@ -50,7 +50,7 @@ def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Resu
     return guarded
 
 
-class Group:
+class ProcessGroup:
     """The ranks of a run, seen from one of them; also of a run with a single rank, where nothing is sent."""
 
     def __init__(self, control: Any | None) -> None:
@@ -115,13 +115,13 @@ class Group:
 
 @functools.cache
 @naming_lost_ranks
-def joined_group(device: Any) -> Group:
+def joined_group(device: Any) -> ProcessGroup:
     """The group of this process's launcher, joined once for all engines of the process; `device` is the rank's own.
 
     Raises WorkerLost where another rank does not come.
     """
     if this_process().ranks == 1:
-        return Group(None)
+        return ProcessGroup(None)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=device)
@@ -130,7 +130,7 @@ def joined_group(device: Any) -> Group:
         distributed.init_process_group("gloo", timeout=PATIENCE)
         control = distributed.group.WORLD
     atexit.register(distributed.destroy_process_group)
-    return Group(control)
+    return ProcessGroup(control)
 
 
 def _is_of_network(error: RuntimeError) -> bool:
