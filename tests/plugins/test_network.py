@@ -79,6 +79,7 @@ def test_a_mobilenet_has_the_published_numbers(mobilenet: Any) -> None:
     assert len((HERE / "mobilenet.py").read_text().splitlines()) <= 31
 
 
+@pytest.mark.gluon
 def test_it_trains_on_both_engines_and_leaves_as_onnx_and_mxnet(
     mobilenet: Any, photo_records: Path, tmp_path: Path
 ) -> None:

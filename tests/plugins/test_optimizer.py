@@ -94,6 +94,7 @@ def test_steps_are_the_paper_s(engine: str) -> None:
     assert worst(wanted, start) > 1e-3
 
 
+@pytest.mark.gluon
 def test_both_engines_take_the_same_steps() -> None:
     gluon, pytorch = (walk(engine_with(name, KEYS), RATES) for name in ENGINES)
     assert worst(gluon.values(), pytorch.values()) < 1e-12

@@ -68,6 +68,7 @@ def trained(data: Path, run: Path, engine: str, **more: Any) -> tuple[Any, Any]:
     return result, load_checkpoint(run / "checkpoints" / "latest").weights
 
 
+@pytest.mark.gluon
 def test_a_run_with_both_is_alike_on_both_engines_and_goes_on(data: Path, tmp_path: Path) -> None:
     """Losses are near, not equal: Lion takes the sign of gradients that are 0 but for rounding."""
     gluon, _ = trained(data, tmp_path / "gluon", "gluon", epochs=1)

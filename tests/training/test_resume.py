@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline.config import load_recipe
+from imagenet_pipeline.engines import choose_engine
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
@@ -164,7 +165,7 @@ def test_a_run_folder_means_its_own_recipe_and_itself(recipe: Path, run: Path, t
 def test_a_recipe_of_a_program_needs_a_folder_and_goes_on_with_what_was_overridden(
     recipe: Path, tmp_path: Path, engine: Any
 ) -> None:
-    own = load_recipe(recipe, {"epochs": 3})
+    own = load_recipe(recipe, {"epochs": 3, "engine": choose_engine("cpu")})
     with pytest.raises(
         BadRecipe, match="run: a recipe without a file needs a folder for its run; expected a folder for the run"
     ):
