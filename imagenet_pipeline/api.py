@@ -112,6 +112,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
     """
+    from imagenet_pipeline.records.plan import Plan
+
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
     parameters, hints = options_of(function), hints_of(function)
     for name, value in options.items():
@@ -126,7 +128,11 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    return function(**given, **({"out": Path(out)} if "out" in inspect.signature(function).parameters else {}))
+    plan = function(**given, **({"out": Path(out)} if "out" in inspect.signature(function).parameters else {}))
+    if not isinstance(plan, Plan):
+        what, expected = "the builder does not return a plan", "a records.plan.Plan"
+        raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
+    return plan
 
 
 def options_of(builder: Builder) -> dict[str, inspect.Parameter]:

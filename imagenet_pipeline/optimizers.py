@@ -52,6 +52,11 @@ class UpdateRule:
     update: Update
     keys: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        taken = _NOT_FOR_SLOTS.intersection(self.slots)
+        if taken:
+            raise BadRecipe(f"a slot cannot be named {min(taken)!r}", where="update rule")
+
 
 def sgd(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
     """Momentum (Polyak 1964) in the form of Sutskever et al. 2013, as PyTorch has it.
@@ -178,10 +183,7 @@ OPTIMIZERS = Registry(
 
 
 def register_optimizer(name: str, rule: UpdateRule) -> None:
-    """Let recipes say `optimizer.name = name`. Raises BadRecipe for a name that is shipped, or that of a slot taken."""
-    taken = _NOT_FOR_SLOTS.intersection(rule.slots)
-    if taken:
-        raise BadRecipe(f"a slot cannot be named {min(taken)!r}", where=f"optimizer {name!r}")
+    """Let recipes say `optimizer.name = name`. Raises BadRecipe for a name that is shipped."""
     OPTIMIZERS.register(name, rule)
 
 

@@ -47,7 +47,10 @@ class Registry(Generic[Item]):
         return {point.name: point for point in metadata.entry_points(group=f"imagenet_pipeline.{self._plural}")}
 
     def register(self, name: str, item: Item) -> None:
-        """Add an item; the same name again replaces it. Raises BadRecipe for a name that is shipped."""
+        """Add an item; the same name again replaces it. Raises BadRecipe for a shipped name, or another type."""
+        if self._kind is not None and not isinstance(item, self._kind):
+            what = f"the {self._what} is of another type"
+            raise BadRecipe(what, where=repr(name), expected=self._kind.__name__, found=type(item).__name__)
         if name in self._shipped or not name or printable(name) != name:
             article = "an" if self._what[0] in "aeiou" else "a"
             what = f"cannot register {article} {self._what} under this name"

@@ -111,8 +111,8 @@ def helps(command: Any, name: str, parent: Any) -> Iterator[str]:
 def python_page() -> Iterator[str]:
     """The public functions, their docstrings filled in by mkdocstrings."""
     yield "# Python\n"
-    yield "`import imagenet_pipeline as ip` gives these names; each is imported when first used. In a script `build`"
-    yield 'stands below `if __name__ == "__main__":`, as the worker processes that it starts import the script.\n'
+    yield "`import imagenet_pipeline as ip` gives these names; each is imported when first used."
+    yield '`logging.basicConfig(level="INFO")` shows what they say while they work.\n'
     for name in imagenet_pipeline.__all__:
         thing = getattr(imagenet_pipeline, name)
         yield f"::: {thing.__module__}.{thing.__qualname__}"

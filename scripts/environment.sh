@@ -17,14 +17,15 @@ esac
 extras="$base${base:+${1:+,}}${1:-}"
 
 find_python() {
-    local python
-    for python in ${PYTHON:-python3.11 python3.12 python3}; do
+    local python tried="${PYTHON:-python3.11 python3.12 python3}" found
+    for python in $tried; do
         if "$python" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, $limit))" 2>/dev/null; then
             echo "$python"
             return
         fi
     done
-    echo "error: Python 3.11 to 3.$((limit - 1)) is needed (PYTHON=... names one); found $(python3 --version 2>&1)" >&2
+    found="$(for python in $tried; do echo "$python ($("$python" --version 2>&1 | tail -1))"; done | paste -sd, | sed 's/,/, /g')"
+    echo "error: Python 3.11 to 3.$((limit - 1)) is needed (PYTHON=... names one); found $found" >&2
     return 1
 }
 
@@ -32,7 +33,9 @@ make_environment() {
     local target=".${extras:+[$extras]}" stamp
     stamp="$(cat setup.cfg "$constraints" | sha256sum)"
     if [ ! -x "$venv/bin/python" ]; then
-        "$(find_python)" -m venv "$venv"
+        local python
+        python="$(find_python)" || exit 1
+        "$python" -m venv "$venv"
     elif grep -qsxF "$target $stamp" "$venv/made-for" || { [ "$extras" = "$base" ] && grep -qsF "$stamp" "$venv/made-for"; }; then
         return
     fi

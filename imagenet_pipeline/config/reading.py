@@ -179,7 +179,7 @@ def _with_tuples(value: Any, where: str) -> Any:
 COMMAND_LINE = "command line"
 """The `where` of a fault that is in no file."""
 _PLAIN_WORDS = {
-    "tuple_type": "needs a list, as [0.5, 1.0]",
+    "tuple_type": "needs a list, as [0.5, 1.0] or ['a', 'b']",
     "too_long": "has too many values",
 }
 _USUAL_NAMES = {

@@ -231,13 +231,13 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
         try:
             from imagenet_pipeline.engines.gluon.engine import GluonEngine
         except (ImportError, OSError) as error:
-            raise not_importable(name, error) from error
+            raise not_importable(name, error, alone=network.engine is not None) from error
         return GluonEngine(blueprint, values)
     if name == "pytorch":
         try:
             from imagenet_pipeline.engines.pytorch.engine import PyTorchEngine
         except (ImportError, OSError) as error:
-            raise not_importable(name, error) from error
+            raise not_importable(name, error, alone=network.engine is not None) from error
         return PyTorchEngine(blueprint, values)
     raise BadRecipe("there is no such engine", where=f"engine = {name!r}", expected="'gluon' or 'pytorch'")
 
@@ -304,13 +304,16 @@ def check_fits(expected: dict[str, Any], found: Values, what: str) -> None:
         raise BadInput(f"the {what} do not fit the network: {'; '.join(faults[:3])} ({len(faults)} in all)")
 
 
-def not_importable(engine: str, error: ImportError | OSError) -> BadRecipe:
-    """The error for an engine whose framework is missing, or is there and broken."""
+def not_importable(engine: str, error: ImportError | OSError, alone: bool = False) -> BadRecipe:
+    """The error for an engine whose framework is missing, or is there and broken; no other will do if `alone`."""
     package = f"'imagenet-pipeline[{engine}]'"
     if isinstance(error, ModuleNotFoundError):
         too_new = engine == "gluon" and sys.version_info >= (3, 13)  # the extra leaves MXNet out there
         python = "take Python 3.11 or 3.12, which MXNet needs, and " if too_new else ""
-        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=f"{python}pip install {package}")
+        others = [] if alone else [other for other in FRAMEWORKS if other != engine and is_installed(other)]
+        instead = f", or take engine={others[0]}, which is installed" if others else ""
+        advice = f"{python}pip install {package}{instead}"
+        return BadRecipe(f"the {engine} engine is not installed ({error})", advice=advice)
     # A shared library that is missing or does not fit says so in an OSError or a bare ImportError.
     what = f"the {engine} engine is installed but cannot be imported ({ascii(str(error))[1:-1][:200]})"
     return BadRecipe(what, advice=f"mend it: pip install --force-reinstall {package}")

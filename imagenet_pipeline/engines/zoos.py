@@ -125,5 +125,5 @@ def _wing(library: str) -> Any:
     except (ImportError, OSError) as error:
         from imagenet_pipeline.engines import not_importable
 
-        raise not_importable(ZOOS[library], error) from error
+        raise not_importable(ZOOS[library], error, alone=True) from error
     return pytorch_zoo

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import NO_TOTALS, Blueprint, Engine, Totals, create_engine
+from imagenet_pipeline.engines import NO_TOTALS, Blueprint, Engine, Totals, create_engine, is_installed
 from imagenet_pipeline.engines.zoos import zoo_names
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.layers import (
@@ -83,8 +83,10 @@ def test_a_framework_that_is_not_installed_is_one_line_of_advice(
     for module in [name for name in sys.modules if name.startswith(f"imagenet_pipeline.engines.{engine}")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, framework, None)
-    with pytest.raises(BadRecipe, match=rf"not installed .*; pip install 'imagenet-pipeline\[{engine}\]'$"):
+    with pytest.raises(BadRecipe, match=rf"not installed .*; pip install 'imagenet-pipeline\[{engine}\]'") as caught:
         create_engine(engine, BLUEPRINT, {})
+    other = "pytorch" if engine == "gluon" else "gluon"
+    assert (f", or take engine={other}, which is installed" in str(caught.value)) == is_installed(other)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_recipe_finds_it_by_its_name_and_its_keys(tmp_path: Path) -> None:
     ("name", "slots", "message"),
     [
         ("adam", ("mean",), "'adam': cannot register an optimizer under this name"),
-        ("lion2", ("average",), "optimizer 'lion2': a slot cannot be named 'average'"),
+        ("lion2", ("average",), "update rule: a slot cannot be named 'average'"),
     ],
 )
 def test_what_cannot_be_registered(name: str, slots: tuple[str, ...], message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,7 +118,7 @@ class Loggers:
 
     def __init__(self, loggers: Mapping[str, Logger] | None = None) -> None:
         self._loggers = dict(loggers or {})
-        self._failed: dict[str, int] = {}
+        self._failed: dict[str, tuple[Logger, int]] = {}
         self._step = 0
 
     @classmethod
@@ -154,7 +155,9 @@ class Loggers:
         """End the log of this start, and say which loggers did not hear all of it."""
         self._each("the end of the run", lambda logger: logger.close())
         self._loggers = {}
-        for name, step in self._failed.items():
+        for name, (logger, step) in self._failed.items():
+            with suppress(Exception):  # it failed before, which was said; its service should still be let go
+                logger.close()
             log.warning("warning: the logger %s heard nothing from step %d on; history.csv has all of it", name, step)
 
     def _each(self, what: str, tell: Callable[[Logger], None]) -> None:
@@ -163,7 +166,7 @@ class Loggers:
                 tell(logger)
             except Exception as error:
                 del self._loggers[name]
-                self._failed[name] = self._step
+                self._failed[name] = (logger, self._step)
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 log.warning("warning: the logger %s did not take %s, and is left out now (%s)", name, what, reason)
 
