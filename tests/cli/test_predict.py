@@ -41,7 +41,7 @@ def test_nothing_that_is_read_is_written_over(call: Call, world: Path, tmp_path:
     ):
         code, _, err = call("predict", world / "run", *words)
         assert (code, err.count("\n")) == (2, 1)
-        assert "written" in err or "csv" in err
+        assert "overwrite" in err or "csv" in err
     assert Path(picture).read_bytes() == content
     assert listed.read_text() == f"{picture}\n"
 

@@ -285,7 +285,7 @@ def test_both_engines_name_what_they_remember_alike(optimizer: dict[str, Any]) -
 def test_another_optimizers_state_is_refused_in_one_line(engine: str, ours: str, theirs: str) -> None:
     state = walk(ENGINES[engine](OptimizerRecipe(name=theirs), start()), SIX[:2]).rule.state()  # type: ignore[arg-type]
     stepper = ENGINES[engine](OptimizerRecipe(name=ours), start())  # type: ignore[arg-type]
-    message = rf"optimizer.name = '{ours}': .*another optimizer's; found '{theirs}'; .* optimizer.name={theirs}"
+    message = rf"optimizer.name = '{ours}': .*of another optimizer; found '{theirs}'; .* optimizer.name={theirs}"
     with pytest.raises(BadRecipe, match=message) as caught:
         stepper.rule.set_state(state)
     assert "\n" not in str(caught.value)

@@ -160,7 +160,7 @@ def test_another_number_of_workers_or_one_too_many_is_refused(start: Start) -> N
     start("server")
     wait_for([start("worker", rank, "block") for rank in (0, 1)])
     code, said = ended(start("worker", 2, "block"))
-    assert (code, "all 2 workers are there already" in said) == (2, True)
+    assert (code, "all 2 workers have joined already" in said) == (2, True)
 
 
 def test_strangers_on_the_port_change_nothing(start: Start, port: int) -> None:
@@ -184,4 +184,4 @@ def test_a_port_that_is_taken_is_named(start: Start, port: int) -> None:
         other.listen()
         code, said = ended(start("scheduler"))
     assert code == 2
-    assert f"DMLC_PS_ROOT_PORT: port {port + 1} cannot be had (Address already in use); choose another" in said
+    assert f"DMLC_PS_ROOT_PORT: port {port + 1} cannot be opened (Address already in use); choose another" in said

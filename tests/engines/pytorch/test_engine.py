@@ -240,7 +240,7 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_device("auto") == parse_device("gpu") == parse_device("gpu:0") == torch.device("cuda", 0)
     assert parse_device("gpu:1") == torch.device("cuda", 1)
     assert parse_device("cpu") == parse_device("cpu:0") == CPU
-    with pytest.raises(BadRecipe, match=r"one device a process, and one process is here; take devices=gpu:0, or "):
+    with pytest.raises(BadRecipe, match=r"a process for each device, and only one process runs; take devices=gpu:0"):
         parse_device("gpu:0,1")
     with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
         parse_device("gpu:2")
