@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -41,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip a test of what is not there: one marked with its name, or that has it among its parameters.
+    """Skip a test of what is not there: one marked with its name, or with a parameter that begins with it.
 
     A module that imports MXNet at its head begins with
     `pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")`.
@@ -50,7 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not is_there():
             skip = pytest.mark.skip(reason=f"needs {name}, which is not in this environment")
             for item in items:
-                if item.get_closest_marker(name) or name in re.findall(r"\w+", item.name.partition("[")[2]):
+                parameters = item.name.partition("[")[2].rstrip("]").split("-")
+                if item.get_closest_marker(name) or name in [word.split(" ")[0] for word in parameters]:
                     item.add_marker(skip)
 
 
