@@ -124,7 +124,7 @@ def test_pictures_and_a_table_are_written(call: Call, world: Path, tmp_path: Pat
         (["run", "pictures", "epochs=3"], 2, "'epochs' does not apply"),
         (["run", "pictures", "--crops", "3"], 2, "1, 2 or 10"),
         (["run", "pictures", "--sheet", "x.jpg"], 2, ".png"),
-        (["run", "pictures", "--annotate", "pictures"], 2, "where the pictures are"),
+        (["run", "pictures", "--annotate", "pictures"], 2, "among the originals"),
         (["run", "pictures", "--annotate", "recipe.toml"], 2, "into a folder"),
         (["run", "pictures", "--out", "pred.json"], 2, "a name that ends in .csv"),
         (["run", "pictures", "--checkpoint", "99"], 2, "99"),
