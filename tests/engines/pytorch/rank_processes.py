@@ -47,6 +47,7 @@ from imagenet_pipeline.training.metrics import score
 
 Arrays = dict[str, Any]
 IMAGES, SIZE, CLASSES = 24, 12, 7
+PORT_BYTES = 2
 TAPPED = stack(
     conv=Conv(6, 3, pad=1),
     relu=Activation("relu"),
@@ -179,14 +180,19 @@ def lost() -> Arrays:
 
 
 def run_ranks(scenario: str, ranks: int, folder: Path) -> None:
-    # Kept: the ranks talk with it as long as they live.
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # Forked before the store has its thread, whose locks of the C library a child would inherit as they are.
+    reader, writer = os.pipe()
     children = []
     for rank in range(ranks):
         child = os.fork()
         if not child:
-            _run_rank(scenario, rank, ranks, store.port, folder)
+            _run_rank(scenario, rank, ranks, int.from_bytes(os.read(reader, PORT_BYTES), "big"), folder)
         children.append(child)
+    # Kept: the ranks talk with it as long as they live.
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.write(writer, ranks * store.port.to_bytes(PORT_BYTES, "big"))
+    os.close(reader)
+    os.close(writer)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     if codes != [0] * ranks and scenario != "lost":
         sys.exit(f"{scenario} on {ranks} ranks: exit codes {codes}")
