@@ -20,7 +20,7 @@ tests_free() (
 )
 
 tests_313() (
-    export ENVIRONMENT=313
+    export ENVIRONMENT=313 IMAGENET_PIPELINE_TESTS_NEED=
     . scripts/environment.sh test
     python -m pytest --override-ini \
         "testpaths=tests/records tests/loading tests/networks tests/record_builders tests/test_config.py" "$@"
