@@ -64,7 +64,7 @@ code=0
 python -m pytest || code=$?
 echo "without MXNet, on NumPy 2 and OpenCV 5, and on Python 3.13 ($log):"
 if wait "$elsewhere"; then
-    grep -E "^[0-9].*(passed|skipped)|^no Python" "$log"
+    grep -E " passed|^no Python" "$log"
 else
     cat "$log"
     exit 1
