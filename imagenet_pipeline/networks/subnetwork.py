@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from itertools import takewhile
 
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, did_you_mean
 from imagenet_pipeline.networks.layers import (
     SHORTCUT,
     Concat,
@@ -51,9 +50,7 @@ def last_map(network: Sequential, input_shape: Shape) -> str | None:
 
 def no_layer(path: str, known: Iterable[str], name: str = "NAME") -> BadRecipe:
     """The error for a path that leads to no layer of the network `name`, with the nearest names and where all are."""
-    near = difflib.get_close_matches(path, list(known), n=3, cutoff=0.5)
-    question = f"did you mean {' or '.join(near)}? " if near else ""
-    advice = f"{question}`imagenet-pipeline networks {name}` lists them"
+    advice = f"{did_you_mean(path, known, '')} `imagenet-pipeline networks {name}` lists them".strip()
     return BadRecipe(f"no layer is called {path!r}", where="layer", advice=advice)
 
 

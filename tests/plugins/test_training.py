@@ -10,7 +10,7 @@ import pytest
 
 import imagenet_pipeline as ip
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.optimizers import OPTIMIZERS, Slots, Step, UpdateRule
+from imagenet_pipeline.optimizers import OPTIMIZERS
 from imagenet_pipeline.records.image import encode_jpeg
 from imagenet_pipeline.registry import Registry
 from imagenet_pipeline.training.checkpoint import load_checkpoint
@@ -25,23 +25,16 @@ KEYS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def lion(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
-    """Chen et al. 2023, algorithm 2."""
-    (mean,), recipe = slots, step.recipe
-    direction = (recipe.beta1 * mean + (1 - recipe.beta1) * gradient).sign()
-    mean = recipe.beta2 * mean + (1 - recipe.beta2) * gradient
-    return weight - step.rate * (direction + recipe.weight_decay * weight), (mean,)
-
-
 @pytest.fixture(autouse=True)
 def _added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_NETWORKS", Registry("network", "networks", catalog._SHIPPED))
     monkeypatch.setattr(OPTIMIZERS, "_items", dict(OPTIMIZERS._items))
     monkeypatch.syspath_prepend(HERE)
+    from lion import LION
     from mobilenet import mobilenet
 
     ip.register_network("mobilenet", mobilenet, input_size=224)
-    ip.register_optimizer("lion", UpdateRule(("mean_gradient",), lion, keys=("beta1", "beta2")))
+    ip.register_optimizer("lion", LION)
 
 
 @pytest.fixture(scope="module")
