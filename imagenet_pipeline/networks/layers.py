@@ -1,8 +1,10 @@
 """The vocabulary networks are written in: frozen descriptions, no arithmetic, no engine.
 
 Images are [channels, height, width] and vectors [features]; a batch axis in front belongs to the engine.
-Weights are stored as (out, in / groups, kernel height, kernel width) for `Conv` and (out, in) for `Dense`.
-A network is a `Sequential`; `stack` writes it as a table whose keywords are the layers' names.
+Weights are stored as (out, in / groups, kernel height, kernel width) for `Conv`, (in, out / groups, kernel height,
+kernel width) for `ConvTranspose` and (out, in) for `Dense`. Axes are those of an image: 0 is the channels.
+A network is a `Sequential`; `stack` writes it as a table whose keywords are the layers' names. What branches is a
+`Residual`, a `Concat` of branches, or in a network that came from elsewhere a `Graph`.
 
 A layer's path is its name behind those of the layers around it: "stage2.unit1.conv". The items of a residual body
 stand directly in the Residual, its other branch under the name "shortcut"; those of a head directly in the Tap. All
@@ -33,14 +35,37 @@ class Conv:
     pad: Size = 0
     groups: int = 1
     bias: bool = True
+    dilation: Size = 1
+
+
+@dataclass(frozen=True)
+class ConvTranspose:
+    """Transposed convolution ("deconvolution"). Parameters: weight, bias if asked for.
+
+    The output has (input - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1 + `extra` rows and columns: MXNet's
+    `adj`, torch's `output_padding`.
+    """
+
+    channels: int
+    kernel: Size
+    stride: Size = 1
+    pad: Size = 0
+    extra: Size = 0
+    groups: int = 1
+    bias: bool = True
+    dilation: Size = 1
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Fully connected layer on a vector. Parameters: weight, bias if asked for."""
+    """Fully connected layer on a vector, or with `last_axis` on every vector along the last axis of an array.
+
+    Parameters: weight, bias if asked for.
+    """
 
     units: int
     bias: bool = True
+    last_axis: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,32 +74,73 @@ class BatchNorm:
 
     Parameters: weight, bias, running_mean, running_var (the last two are not trained; nor is the weight
     without `scale`: it stays 1). Running value = momentum * running value + (1 - momentum) * batch value.
+    With `frozen` training too normalises by the running values, and leaves them as they are.
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
     scale: bool = True
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class InstanceNorm:
+    """Normalisation of each channel of each image by its own mean and variance (Ulyanov et al. 2016).
+
+    Parameters: weight, bias, a number per channel.
+    """
+
+    epsilon: float = 1e-3
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Normalisation along an axis of each image (Ba et al. 2016). Parameters: weight, bias, as long as the axis."""
+
+    axis: int = -1
+    epsilon: float = 1e-5
 
 
 @dataclass(frozen=True)
 class Activation:
     """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
 
-    Of "prelu" it is the initial value of the trained parameter `slope`, a number per channel.
+    Of "prelu" it is the initial value of the trained parameter `slope`, a number per channel. "gelu" is x times the
+    normal distribution function, "softplus" log(1 + exp(x)), "softsign" x / (1 + |x|); "selu" has its paper's numbers.
     """
 
-    kind: Literal["relu", "elu", "prelu", "leaky", "tanh", "sigmoid"]
+    kind: Literal[
+        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "softplus", "softsign",
+        "exp", "log", "sqrt", "square", "abs",
+    ]  # fmt: skip
     slope: float = 0.25
 
 
 @dataclass(frozen=True)
+class Clip:
+    """Every value brought into the range from `low` to `high`."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax of x / temperature along an axis, or its logarithm."""
+
+    axis: int = 0
+    log: bool = False
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Pool:
-    """Maximum or average over windows. With `ceil` a last, partial window counts too.
+    """Maximum, average or sum over windows. With `ceil` a last, partial window counts too.
 
     `count_pad`: an average divides by the whole window, padding included (by the real pixels if not).
     """
 
-    kind: Literal["max", "average"]
+    kind: Literal["max", "average", "sum"]
     size: Size
     stride: Size
     pad: Size = 0
@@ -116,6 +182,104 @@ class LocalResponseNorm:
 
 
 @dataclass(frozen=True)
+class L2Norm:
+    """x / sqrt(epsilon + sum of squares over `axes`)."""
+
+    axes: tuple[int, ...]
+    epsilon: float = 1e-10
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Mean, sum, maximum or minimum over `axes`, which stay with a length of 1 where `keep` says so."""
+
+    kind: Literal["mean", "sum", "max", "min"]
+    axes: tuple[int, ...]
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same numbers in the same order as an array of `shape`; a single -1 in it stands for what is left."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """The axes in another order: axis i of the output is axis axes[i] of the input."""
+
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Every `step`-th of the indices from `begin` to before `end` (None: to the end) along an axis."""
+
+    axis: int
+    begin: int
+    end: int | None
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Rows and columns around an image: of `value`, of its edge, or mirrored at its edge, which is not repeated."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    kind: Literal["constant", "edge", "reflect"] = "constant"
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Every pixel `scale` times in both directions (nearest neighbour)."""
+
+    scale: int
+
+
+@dataclass(frozen=True)
+class Greyscale:
+    """[3, height, width] to [1, height, width]: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
+
+
+Arithmetic = Literal["add", "subtract", "multiply", "divide", "power", "maximum", "minimum"]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """Arithmetic with a number: x - value, or value - x where it is `reverse`."""
+
+    kind: Arithmetic
+    value: float
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Arithmetic of two inputs or more, from left to right; an axis of length 1 is repeated. An item of a `Graph`."""
+
+    kind: Arithmetic
+
+
+@dataclass(frozen=True)
+class Join:
+    """Several inputs joined along an axis. An item of a `Graph`."""
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An array that depends on no image: the trained parameter `value`. An item of a `Graph`, without inputs."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Sequential:
     """Named layers in sequence."""
 
@@ -145,6 +309,36 @@ class Concat:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """Named layers that read each other's outputs, of earlier items alone; the last one's output leaves the graph.
+
+    `links` names the inputs of each item; "" is what enters the graph.
+    """
+
+    items: tuple[tuple[str, Layer], ...]
+    links: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        known = {""}
+        for (name, item), links in zip(self.items, self.links, strict=True):
+            if name in known or not name.isidentifier():
+                raise ValueError(f"the names of a Graph's items must be different plain words: {name!r}")
+            if not known.issuperset(links):
+                raise ValueError(f"{name} reads {sorted(set(links) - known)}, which no earlier item is")
+            few, many = INPUTS.get(type(item), (1, 1))
+            if not few <= len(links) <= many:
+                raise ValueError(f"{name} has {len(links)} inputs, which no {type(item).__name__} has")
+            known.add(name)
+        if not self.items:
+            raise ValueError("a Graph needs an item")
+
+
+MOST_INPUTS = 1_000
+INPUTS: dict[type, tuple[int, int]] = {Constant: (0, 0), Elementwise: (2, MOST_INPUTS), Join: (1, MOST_INPUTS)}
+"""Fewest and most inputs of an item of a `Graph` that has not exactly one."""
+
+
+@dataclass(frozen=True)
 class Tap:
     """Auxiliary classifier (Szegedy et al. 2015, section 5): x goes on unchanged.
 
@@ -157,8 +351,9 @@ class Tap:
 
 
 Layer = (
-    Conv | Dense | BatchNorm | Activation | Pool | GlobalAveragePool | Dropout | Flatten
-    | LocalResponseNorm | Sequential | Residual | Concat | Tap
+    Conv | ConvTranspose | Dense | BatchNorm | InstanceNorm | LayerNorm | Activation | Clip | Softmax | Pool
+    | GlobalAveragePool | Dropout | Flatten | LocalResponseNorm | L2Norm | Reduce | Reshape | Transpose | Slice | Pad
+    | Upsample | Greyscale | Scalar | Elementwise | Join | Constant | Sequential | Residual | Concat | Graph | Tap
 )  # fmt: skip
 
 
@@ -185,7 +380,13 @@ def joined(path: str, name: str) -> str:
 def parts(layer: Layer) -> tuple[tuple[str, Layer], ...]:
     """The layers directly inside a layer, by name: the shortcut first, the others in order of computation."""
     match layer:
-        case Sequential(items) | Tap(Sequential(items)) | Concat(items) | Residual(Sequential(items), None):
+        case (
+            Sequential(items)
+            | Tap(Sequential(items))
+            | Concat(items)
+            | Residual(Sequential(items), None)
+            | Graph(items)
+        ):
             return items
         case Residual(Sequential(items), Sequential() as shortcut):
             # First, since Gluon adds up the squares of gradients in the order its blocks are made in.
@@ -209,8 +410,9 @@ def fold(layer: Layer, path: str, rule: Callable[[Layer, str, dict[str, Value]],
 def follow(layer: Layer, path: str, value: Value, rule: Callable[[Layer, str, list[Value]], Value]) -> Value:
     """Follow a value through a layer in order of computation, and give what leaves it.
 
-    `rule(layer, path, inputs)` gives what leaves a single layer (one input), a Residual (those of its body and its
-    shortcut) or a Concat (those of its branches). The head of a Tap is followed too; what enters the Tap goes on.
+    `rule(layer, path, inputs)` gives what leaves a single layer (one input; in a Graph as many as it has links), a
+    Residual (those of its body and its shortcut) or a Concat (those of its branches). The head of a Tap is followed
+    too; what enters the Tap goes on.
     """
     match layer:
         case Sequential():
@@ -226,4 +428,16 @@ def follow(layer: Layer, path: str, value: Value, rule: Callable[[Layer, str, li
         case Tap():
             follow(layer.head, path, value, rule)
             return value
+        case Graph():
+            return _followed(layer, path, value, rule)
     return rule(layer, path, [value])
+
+
+def _followed(graph: Graph, path: str, value: Value, rule: Callable[[Layer, str, list[Value]], Value]) -> Value:
+    outputs = {"": value}
+    for (name, item), links in zip(graph.items, graph.links, strict=True):
+        inputs = [outputs[link] for link in links]
+        inner = joined(path, name)
+        single = len(inputs) == 1 and not isinstance(item, Join)
+        outputs[name] = follow(item, inner, inputs[0], rule) if single else rule(item, inner, inputs)
+    return outputs[graph.items[-1][0]]

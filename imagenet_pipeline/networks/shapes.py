@@ -12,31 +12,48 @@ from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
     Concat,
+    Constant,
     Conv,
+    ConvTranspose,
     Dense,
+    Elementwise,
     Flatten,
     GlobalAveragePool,
+    Greyscale,
+    InstanceNorm,
+    Join,
+    L2Norm,
     Layer,
+    LayerNorm,
     LocalResponseNorm,
+    Pad,
     Pool,
+    Reduce,
+    Reshape,
     Residual,
     Sequential,
+    Slice,
+    Softmax,
     Tap,
+    Transpose,
+    Upsample,
     follow,
     pair,
     walk,
 )
 
-Shape = tuple[int, ...]  # [channels, height, width] or [features]
-Role = Literal["weight", "bias", "scale", "shift", "mean", "variance", "slope"]
+Shape = tuple[int, ...]  # [channels, height, width] or [features], in a Graph any other too
+Role = Literal["weight", "bias", "scale", "shift", "mean", "variance", "slope", "constant"]
+LARGEST_OUTPUT = 2**31 - 1
+"""Numbers in the output of a layer: more fit into no memory."""
 
 LARGEST_SIZE_SUGGESTED = 1024  # pixels
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array of a network. `role`: weight and bias of Conv and Dense; scale, shift, mean and variance
-    of BatchNorm (named weight, bias, running_mean, running_var); slope of a PReLU.
+    """One array of a network. `role`: weight and bias of Conv, ConvTranspose and Dense; scale, shift, mean and variance
+    of normalisations (named weight, bias, running_mean, running_var); slope of a PReLU; a Constant (named value).
     """
 
     name: str
@@ -47,19 +64,24 @@ class Parameter:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Shapes, parameters and cost of a single layer (never a Sequential, Residual, Concat or Tap) for one image.
+    """Shapes, parameters and cost of a single layer (never a group of layers) for one image.
 
-    `multiply_adds` counts those of Conv and Dense without their biases, as published FLOPs tables do.
+    `multiply_adds` counts those of Conv, ConvTranspose and Dense without their biases, as published FLOPs tables do.
     `auxiliary` layers stand under a Tap: they work in training only.
     """
 
     path: str
     layer: Layer
-    input_shape: Shape
+    input_shapes: tuple[Shape, ...]
     output_shape: Shape
     parameters: tuple[Parameter, ...]
     multiply_adds: int
     auxiliary: bool = False
+
+    @property
+    def input_shape(self) -> Shape:
+        """The shape of the first input; that of the output for a Constant."""
+        return self.input_shapes[0] if self.input_shapes else self.output_shape
 
     @property
     def parameter_count(self) -> int:
@@ -117,7 +139,7 @@ class _TooSmall(Exception):
 
     def __init__(self, path: str, layer: Conv | Pool, shape: Shape) -> None:
         self.path = path
-        size = pair(layer.kernel if isinstance(layer, Conv) else layer.size)
+        size = pair(layer.size) if isinstance(layer, Pool) else _reach(layer)
         super().__init__(f"{_pixels(shape)} reach its windows of {size[0]}x{size[1]}")
 
 
@@ -168,7 +190,7 @@ class _Passage:
             case Concat():
                 shape = _concatenated(path, inputs)
             case _:
-                self.reports.append(_report(layer, path, inputs[0], path.startswith(self._heads)))
+                self.reports.append(_report(layer, path, inputs, path.startswith(self._heads)))
                 shape = self.reports[-1].output_shape
         self.shapes[path] = shape
         return shape
@@ -196,31 +218,86 @@ def _concatenated(path: str, branches: list[Shape]) -> Shape:
     return (sum(branch[0] for branch in branches), *first[1:])
 
 
-def _report(layer: Layer, path: str, shape: Shape, auxiliary: bool) -> LayerReport:
-    _check_fit(layer, path, shape)
-    output = _output_shape(layer, path, shape)
-    owned = tuple(_owned(layer, path, shape))
+def _report(layer: Layer, path: str, shapes: list[Shape], auxiliary: bool) -> LayerReport:
+    output = _joint_shape(layer, path, shapes)
+    if math.prod(output) > LARGEST_OUTPUT or min(output, default=0) < 1:
+        raise _unfit("the layer's output is larger than any memory, or empty", path, output)
+    owned = tuple(_owned(layer, path, shapes[0] if shapes else output))
     weight = sum(math.prod(parameter.shape) for parameter in owned if parameter.role == "weight")
-    return LayerReport(path, layer, shape, output, owned, weight * math.prod(output[1:]), auxiliary)
+    # A ConvTranspose spreads every position of its input, the others gather for every one of their output.
+    positions = shapes[0][1:] if isinstance(layer, ConvTranspose) else output[1:]
+    if isinstance(layer, Dense):
+        positions = output[:-1]
+    return LayerReport(path, layer, tuple(shapes), output, owned, weight * math.prod(positions), auxiliary)
+
+
+def _unfit(what: str, path: str, found: object, expected: object = None) -> BadRecipe:
+    return BadRecipe(what, where=f"layer {path}", expected=expected, found=found)
+
+
+def _joint_shape(layer: Layer, path: str, shapes: list[Shape]) -> Shape:
+    """The output shape of a layer of any number of inputs."""
+    match layer:
+        case Constant(shape=shape):
+            return shape
+        case Join(axis=axis):
+            return _joined_shape(path, axis, shapes)
+        case Elementwise():
+            return _broadcast(path, shapes)
+    _check_fit(layer, path, shapes[0])
+    return _output_shape(layer, path, shapes[0])
+
+
+def _joined_shape(path: str, axis: int, shapes: list[Shape]) -> Shape:
+    first = shapes[0]
+    others = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
+    if not 0 <= axis < len(first) or any(len(shape) != len(first) or other != others[0]
+                                         for shape, other in zip(shapes, others, strict=True)):  # fmt: skip
+        raise _unfit(f"inputs of unequal size cannot be joined along axis {axis}", path, shapes)
+    return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
+
+
+def _broadcast(path: str, shapes: list[Shape]) -> Shape:
+    axes = [set(lengths) - {1} for lengths in zip(*shapes, strict=False)]
+    if len({len(shape) for shape in shapes}) > 1 or any(len(lengths) > 1 for lengths in axes):
+        raise _unfit("inputs of unequal size", path, shapes)
+    return tuple(max(lengths, default=1) for lengths in axes)
 
 
 def _check_fit(layer: Layer, path: str, shape: Shape) -> None:
-    if isinstance(layer, Conv | Pool | GlobalAveragePool | LocalResponseNorm) and len(shape) != 3:
-        raise BadRecipe("the layer needs an image", where=f"layer {path}", found=f"a vector of {shape[0]}")
-    if isinstance(layer, Dense) and len(shape) != 1:
-        raise BadRecipe("the layer needs a vector; put a Flatten before it", where=f"layer {path}", found=shape)
-    if isinstance(layer, Conv) and (shape[0] % layer.groups or layer.channels % layer.groups):
-        raise BadRecipe(
-            f"{layer.groups} groups do not divide the channels",
-            where=f"layer {path}",
-            found=f"{shape[0]} channels in, {layer.channels} out",
-        )
+    spatial = Conv | ConvTranspose | Pool | GlobalAveragePool | LocalResponseNorm | Pad | Upsample | Greyscale
+    if isinstance(layer, spatial) and len(shape) != 3:
+        found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an array of {shape}"
+        raise _unfit("the layer needs an image", path, found)
+    if isinstance(layer, Dense) and len(shape) != 1 and not layer.last_axis:
+        raise _unfit("the layer needs a vector; put a Flatten before it", path, shape)
+    if isinstance(layer, Greyscale) and shape[0] != 3:
+        raise _unfit("the layer needs the channels R, G, B", path, shape)
+    if isinstance(layer, InstanceNorm) and len(shape) < 2:
+        raise _unfit("the layer needs several values a channel", path, shape)
+    if isinstance(layer, Conv | ConvTranspose) and (shape[0] % layer.groups or layer.channels % layer.groups):
+        found = f"{shape[0]} channels in, {layer.channels} out"
+        raise _unfit(f"{layer.groups} groups do not divide the channels", path, found)
+    axes = _axes(layer)
+    if any(not -len(shape) <= axis < len(shape) for axis in axes):
+        raise _unfit("the layer works along an axis that is not there", path, shape, f"axes {axes}")
+
+
+def _axes(layer: Layer) -> tuple[int, ...]:
+    match layer:
+        case LayerNorm(axis=axis) | Softmax(axis=axis) | Slice(axis=axis):
+            return (axis,)
+        case L2Norm(axes=axes) | Reduce(axes=axes):
+            return axes
+    return ()
 
 
 def _output_shape(layer: Layer, path: str, shape: Shape) -> Shape:
     match layer:
         case Conv(channels=channels):
             return (channels, *_image_size(layer, path, shape))
+        case ConvTranspose(channels=channels):
+            return (channels, *_spread_size(layer, shape))
         case Pool():
             return (shape[0], *_image_size(layer, path, shape))
         case GlobalAveragePool():
@@ -228,13 +305,61 @@ def _output_shape(layer: Layer, path: str, shape: Shape) -> Shape:
         case Flatten():
             return (math.prod(shape),)
         case Dense(units=units):
-            return (units,)
+            return (*shape[:-1], units)
+        case Greyscale():
+            return (1, *shape[1:])
+        case Upsample(scale=scale):
+            return (shape[0], scale * shape[1], scale * shape[2])
+        case Pad():
+            _require_mirrored(layer, path, shape)
+            return (shape[0], shape[1] + layer.top + layer.bottom, shape[2] + layer.left + layer.right)
+        case _:
+            return _rearranged(layer, path, shape)
+
+
+def _spread_size(layer: ConvTranspose, shape: Shape) -> Shape:
+    sizes = zip(shape[1:], *map(pair, (layer.kernel, layer.stride, layer.pad, layer.extra, layer.dilation)),
+                strict=True)  # fmt: skip
+    return tuple(
+        (length - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1 + extra
+        for length, kernel, stride, pad, extra, dilation in sizes
+    )
+
+
+def _require_mirrored(layer: Pad, path: str, shape: Shape) -> None:
+    margins = (layer.top, layer.bottom, layer.left, layer.right)
+    beyond = max(*margins[:2]) >= shape[1] or max(*margins[2:]) >= shape[2]
+    if min(margins) < 0 or (layer.kind == "reflect" and beyond):
+        raise _unfit("the margins are negative, or wider than the image they mirror", path, shape)
+
+
+def _rearranged(layer: Layer, path: str, shape: Shape) -> Shape:
+    match layer:
+        case Reshape(shape=wanted):
+            known = math.prod(length for length in wanted if length != -1)
+            if wanted.count(-1) > 1 or known < 1 or math.prod(shape) % known:
+                raise _unfit("the layer cannot bring its input into this shape", path, shape, wanted)
+            result = tuple(math.prod(shape) // known if length == -1 else length for length in wanted)
+            if math.prod(result) != math.prod(shape):
+                raise _unfit("the layer cannot bring its input into this shape", path, shape, wanted)
+            return result
+        case Transpose(axes=axes):
+            if sorted(axes) != list(range(len(shape))):
+                raise _unfit("the layer does not name every axis once", path, shape, axes)
+            return tuple(shape[axis] for axis in axes)
+        case Slice(axis=axis, begin=begin, end=end, step=step):
+            axis %= len(shape)
+            count = len(range(shape[axis])[begin : end if end is None else max(end, 0) : max(step, 1)])
+            return (*shape[:axis], count, *shape[axis + 1 :])
+        case Reduce(axes=axes, keep=keep):
+            gone = {axis % len(shape) for axis in axes}
+            return tuple(1 if axis in gone else length for axis, length in enumerate(shape) if keep or axis not in gone)
         case _:
             return shape
 
 
 def _image_size(layer: Conv | Pool, path: str, shape: Shape) -> Shape:
-    size = pair(layer.kernel if isinstance(layer, Conv) else layer.size)
+    size = pair(layer.size) if isinstance(layer, Pool) else _reach(layer)
     ceil = isinstance(layer, Pool) and layer.ceil
     axes = zip(shape[1:], size, pair(layer.stride), pair(layer.pad), strict=True)
     counts = tuple(windows(*axis, ceil) for axis in axes)
@@ -243,14 +368,31 @@ def _image_size(layer: Conv | Pool, path: str, shape: Shape) -> Shape:
     return counts
 
 
+def _reach(layer: Conv) -> tuple[int, int]:
+    """The pixels that a kernel spans, (height, width)."""
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(pair(layer.kernel), pair(layer.dilation), strict=True)]
+    return spans[0], spans[1]
+
+
 def _owned(layer: Layer, path: str, shape: Shape) -> Iterator[Parameter]:
     channels = shape[0]
     match layer:
         case Conv():
             weight = (layer.channels, channels // layer.groups, *pair(layer.kernel))
-            yield from _weight_and_bias(path, weight, layer.bias)
+            yield from _weight_and_bias(path, weight, layer.bias, layer.channels)
+        case ConvTranspose():
+            weight = (channels, layer.channels // layer.groups, *pair(layer.kernel))
+            yield from _weight_and_bias(path, weight, layer.bias, layer.channels)
         case Dense():
-            yield from _weight_and_bias(path, (layer.units, channels), layer.bias)
+            yield from _weight_and_bias(path, (layer.units, shape[-1]), layer.bias, layer.units)
+        case InstanceNorm():
+            yield Parameter(f"{path}.weight", (channels,), True, "scale")
+            yield Parameter(f"{path}.bias", (channels,), True, "shift")
+        case LayerNorm(axis=axis):
+            yield Parameter(f"{path}.weight", (shape[axis],), True, "scale")
+            yield Parameter(f"{path}.bias", (shape[axis],), True, "shift")
+        case Constant():
+            yield Parameter(f"{path}.value", shape, True, "constant")
         case BatchNorm():
             yield Parameter(f"{path}.weight", (channels,), layer.scale, "scale")
             yield Parameter(f"{path}.bias", (channels,), True, "shift")
@@ -260,7 +402,7 @@ def _owned(layer: Layer, path: str, shape: Shape) -> Iterator[Parameter]:
             yield Parameter(f"{path}.slope", (channels,), True, "slope")
 
 
-def _weight_and_bias(path: str, shape: Shape, bias: bool) -> Iterator[Parameter]:
+def _weight_and_bias(path: str, shape: Shape, bias: bool, outputs: int) -> Iterator[Parameter]:
     yield Parameter(f"{path}.weight", shape, True, "weight")
     if bias:
-        yield Parameter(f"{path}.bias", shape[:1], True, "bias")
+        yield Parameter(f"{path}.bias", (outputs,), True, "bias")
