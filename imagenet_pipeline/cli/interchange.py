@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from imagenet_pipeline.errors import BadInput
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.interchange.frozen import Normalisation
-    from imagenet_pipeline.interchange.mxnet_import import Imported
+    from imagenet_pipeline.interchange.frozen import Imported, Normalisation
     from imagenet_pipeline.records.classes import ClassTable
 
 

@@ -1,4 +1,4 @@
-"""A network as it leaves the pipeline: its auxiliary classifiers left out, its values checked and float32."""
+"""Networks as they leave the pipeline, values checked and float32, and as they come in from elsewhere."""
 
 from __future__ import annotations
 
@@ -55,3 +55,26 @@ def in_float32(name: str, value: Array) -> npt.NDArray[np.float32]:
     if not np.isfinite(numbers).all():
         raise BadInput(f"the weights {name} hold numbers that are not finite in float32")
     return numbers
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network trained elsewhere, in our terms.
+
+    `network` is its name in the catalogue; a network that is in no catalogue has its `layers` here, and `network` is
+    what its file calls it. `values` by our names, without those of auxiliary classifiers. `normalisation` is what the
+    network itself does to its input, or what its source states; None where nobody says it. `also` names other networks
+    that compute the same, `unused` arrays of the file that the network does not have. `notes` are sentences on
+    what could not be kept.
+    """
+
+    network: str
+    classes: int
+    input_size: int
+    values: dict[str, npt.NDArray[np.float32]]
+    normalisation: Normalisation | None
+    also: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    layers: Sequential | None = None
+    crop_fraction: float | None = None
+    notes: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.export import require_input_size
-from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.frozen import Imported, Normalisation
 from imagenet_pipeline.interchange.graph import Different, Folding, Graph, paired_variables
 from imagenet_pipeline.interchange.graph_operators import is_known, reduced
 from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
@@ -32,24 +32,6 @@ NAMES_SHOWN = 3
 _WEIGHTED = {"Convolution": "num_filter", "Convolution_v1": "num_filter", "FullyConnected": "num_hidden"}
 
 Values = dict[str, npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A checkpoint in our terms.
-
-    `values` by our names, without those of auxiliary classifiers. `normalisation` is what the graph itself does to
-    its input, None if it does nothing. `also` names other networks that compute the same, `unused` arrays of
-    the file that the symbol does not know.
-    """
-
-    network: str
-    classes: int
-    input_size: int
-    values: Values
-    normalisation: Normalisation | None
-    also: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from imagenet_pipeline.config import (
 from imagenet_pipeline.config.reading import recipe_fault
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.interchange.mxnet_import import Imported
+from imagenet_pipeline.interchange.frozen import Imported, Normalisation
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import parameters

@@ -22,7 +22,8 @@ from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange import mxnet_import
 from imagenet_pipeline.interchange.export import export_mxnet
-from imagenet_pipeline.interchange.mxnet_import import Imported, import_mxnet
+from imagenet_pipeline.interchange.frozen import Imported
+from imagenet_pipeline.interchange.mxnet_import import import_mxnet
 from imagenet_pipeline.interchange.params import read_params, write_params
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import BatchNorm, Conv, Dense, Flatten, stack, without_taps

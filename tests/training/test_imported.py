@@ -11,7 +11,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
-from imagenet_pipeline.interchange.mxnet_import import Imported
+from imagenet_pipeline.interchange.frozen import Imported
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import without_taps
