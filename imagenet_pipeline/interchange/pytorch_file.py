@@ -354,5 +354,5 @@ def _array(name: str, tensor: _Tensor, contents: Contents, order: str, path: Pat
     strides = [stride * stored.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides, writeable=False)
     if tensor.kind == BFLOAT16:  # the upper half of the float32 of the same value
-        return np.asarray(view.astype("u4") << 16).view("f4")
+        return np.asarray(np.left_shift(view, 16, dtype=np.uint32)).view(np.float32)
     return view.astype(stored.newbyteorder("="), copy=False)

@@ -168,8 +168,9 @@ def _array(name: str, kind: str, shape: list[int], content: bytearray, path: Pat
     except (ValueError, OverflowError):
         # safetensors multiplies the axes in any order, so an axis of length 0 hides what NumPy cannot count.
         raise _bad(name, "has an impossible shape", path, found=str(shape)[:200]) from None
-    # A bfloat16 is the upper half of the float32 of the same value.
-    return (numbers.astype("<u4") << 16).view("<f4") if kind == "BF16" else numbers
+    if kind == "BF16":  # the upper half of the float32 of the same value
+        return np.asarray(np.left_shift(numbers, 16, dtype=np.uint32)).view(np.float32)
+    return numbers
 
 
 def _checked(name: str, array: npt.NDArray[np.generic], path: Path) -> Array:

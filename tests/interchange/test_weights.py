@@ -76,6 +76,8 @@ def test_safetensors_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_bfloat16_keeps_its_values(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(one("BF16", [2], np.array([0x3F80, 0xC020], "<u2").tobytes()))
     np.testing.assert_array_equal(read_weights(tmp_path / "w")["a"], np.array([1.0, -2.5], np.float32))
+    (tmp_path / "w").write_bytes(one("BF16", [], np.array(0xC020, "<u2").tobytes()))
+    assert read_weights(tmp_path / "w")["a"] == np.float32(-2.5)
 
 
 def test_counters_of_batches_are_left_out(tmp_path: Path) -> None:
