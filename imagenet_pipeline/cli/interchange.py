@@ -123,14 +123,20 @@ Classes = Annotated[
 ]
 CropFraction = Annotated[
     float | None,
-    typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
+    typer.Option(
+        min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, its source's, or 0.875]"
+    ),
 ]
 
 
 def import_network(
-    symbol: Annotated[Path, typer.Option(help="MXNet's -symbol.json.")],
-    params: Annotated[Path, typer.Option(help="MXNet's .params.")],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    symbol: Annotated[Path | None, typer.Option(help="MXNet's -symbol.json.")] = None,
+    params: Annotated[Path | None, typer.Option(help="MXNet's .params.")] = None,
+    torch: Annotated[
+        Path | None,
+        typer.Option("--torchvision", "--timm", help="Weights of torchvision or timm: .pth or safetensors."),
+    ] = None,
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
@@ -142,20 +148,22 @@ def import_network(
     crop_fraction: CropFraction = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run of a checkpoint that MXNet saved.
+    """Make a run of a network trained elsewhere.
 
-    By Module, FeedForward or Gluon's export. MXNet is not needed.
+    Of MXNet's files by Module, FeedForward or Gluon's export, or of weights of torchvision's or timm's networks;
+    neither MXNet nor PyTorch is needed, and nothing in the files is executed.
 
-    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
-    --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
+    The graph, or the names of the weights, tells which network it is. The normalisation comes from the graph where it
+    is inside, else from --mean and --std, else from what torchvision or timm state, else from --records. The run is
+    evaluated, exported and trained on like any other.
 
     \b
     Examples:
       imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
-      imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
+      imagenet-pipeline import --torchvision resnet50-11ad3fa6.pth --out output/runs/resnet50 --records output/imagenet
+      imagenet-pipeline evaluate output/runs/resnet50 --records output/imagenet --split val
     """  # noqa: E501
     from imagenet_pipeline import files
-    from imagenet_pipeline.interchange.mxnet_import import import_mxnet
     from imagenet_pipeline.records.class_names import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
     from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
@@ -163,18 +171,42 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
-    _require_in_order(symbol, params)
+    sources = _sources(symbol, params, torch)
     data = None if records is None else read_data_set(records)
-    imported = import_mxnet(symbol, params, network, input_size)
+    imported = _imported(sources, torch is not None, network, input_size)
     normalisation, source = normalisation_of(imported, given, data)
     if data is not None:
         table = data.classes
     else:
         table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
-    digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
-    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None)
+    digests = {str(path): files.sha256_of(path) for path in sources}
+    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None) or imported.crop_fraction
     make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
     _tell(out, imported, table, normalisation, source, as_json)
+
+
+def _sources(symbol: Path | None, params: Path | None, torch: Path | None) -> list[Path]:
+    """The files to import, those of a single origin."""
+    if torch is not None and symbol is None and params is None:
+        return [torch]
+    if torch is not None or symbol is None or params is None:
+        given = {"--symbol": symbol, "--params": params, "--torchvision": torch}
+        raise BadRecipe(
+            "a network comes from one place",
+            expected="--symbol and --params, or --torchvision or --timm alone",
+            found=", ".join(name for name, path in given.items() if path is not None) or "none of them",
+        )
+    _require_in_order(symbol, params)
+    return [symbol, params]
+
+
+def _imported(sources: list[Path], is_torch: bool, network: str | None, input_size: int | None) -> Imported:
+    from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+    from imagenet_pipeline.interchange.torch_import import import_torch
+
+    if is_torch:
+        return import_torch(sources[0], network, input_size)
+    return import_mxnet(sources[0], sources[1], network, input_size)
 
 
 def _tell(

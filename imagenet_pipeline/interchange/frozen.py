@@ -57,15 +57,20 @@ def in_float32(name: str, value: Array) -> npt.NDArray[np.float32]:
     return numbers
 
 
+THE_GRAPH = "the graph"
+"""Says a normalisation that is inside the network."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """A network trained elsewhere, in our terms.
 
     `network` is its name in the catalogue; a network that is in no catalogue has its `layers` here, and `network` is
-    what its file calls it. `values` by our names, without those of auxiliary classifiers. `normalisation` is what the
-    network itself does to its input, or what its source states; None where nobody says it. `also` names other networks
-    that compute the same, `unused` arrays of the file that the network does not have. `notes` are sentences on
-    what could not be kept.
+    what its file calls it. `values` by our names, those of auxiliary classifiers only where the file has them.
+    `normalisation` is what the network itself does to its input, or what its source states, and `normalisation_from`
+    says which (a user may know better than a source); None where nobody says it. `also` names other networks that
+    compute the same, `unused` arrays of the file that the network does not have. `notes` are sentences on what could
+    not be kept.
     """
 
     network: str
@@ -78,3 +83,4 @@ class Imported:
     layers: Sequential | None = None
     crop_fraction: float | None = None
     notes: tuple[str, ...] = ()
+    normalisation_from: str = THE_GRAPH
