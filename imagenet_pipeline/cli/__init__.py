@@ -63,6 +63,7 @@ app.command()(evaluate.features)
 app.command()(evaluate.probe)
 app.command()(interchange.export)
 app.command(name="import")(interchange.import_network)
+app.command()(interchange.fetch)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

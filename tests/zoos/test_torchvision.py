@@ -63,7 +63,7 @@ def built(name: str, classes: int = CLASSES) -> Any:
 
 def ours(imported: Imported, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The logits of the imported network, with its own mean and std, in float64."""
-    tensors = {name: torch.from_numpy(value).double() for name, value in imported.values.items()}
+    tensors = {name: torch.tensor(value).double() for name, value in imported.values.items()}
     network = without_taps(catalog.entry(imported.network).build(imported.classes))
     module = modules.build(network, tensors).eval()
     assert imported.normalisation is not None
@@ -104,7 +104,8 @@ def test_files_of_timms_own_come_with_what_timm_states(tmp_path: Path) -> None:
     """timm saves safetensors and config.json side by side."""
     import timm
 
-    timm.models.save_for_hf(built("resnet34"), tmp_path, model_config={}, safe_serialization=True)
+    module = timm.create_model("resnet34", num_classes=CLASSES)
+    timm.models.save_for_hf(module, tmp_path, model_config={}, safe_serialization=True)
     imported = import_torch(tmp_path / "model.safetensors")
     assert imported.normalisation_from == str(tmp_path / "config.json")
     assert imported.crop_fraction == timm.models.get_pretrained_cfg("resnet34").crop_pct
