@@ -103,7 +103,11 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows a server only to where the first address might have led."""
 
     def redirect_request(self, request: Any, stream: Any, code: int, message: str, headers: Any, url: str) -> Any:
-        _require_safe(url, may_be_local=request.type == "http")
+        try:
+            _require_safe(url, may_be_local=request.type == "http")
+        except BadInput:
+            stream.close()
+            raise
         return super().redirect_request(request, stream, code, message, headers, url)
 
 
