@@ -203,7 +203,7 @@ def _numbers_behind(
     for key in keys:
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None or key in contents:
-            raise BadInput("the file holds numbers of no tensor", where=path, found=repr(key)[:80])
+            raise BadInput("the file holds numbers of no tensor", where=path)
         needed = storage.count * _item_bytes(storage.kind)
         if len(rest) < 8 + needed:
             raise BadInput("the file ends before its numbers do", where=path, advice="copy or download it again")

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,14 @@ def test_a_pickle_has_only_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> Non
         read(b"}" * 1001)
 
 
+def test_what_is_nested_without_end_is_no_trouble() -> None:
+    depth = 300_000
+    value = read(b"N" + b"\x85" * depth + b".")
+    assert isinstance(value, tuple)
+    with pytest.raises(BadInput, match="refers to something outside"):
+        read(b"N" + b"\x85" * depth + b"Q.")
+
+
 @given(st.integers(0, 2**32))
 def test_damage_gives_a_value_or_one_line(seed: int) -> None:
     draw = random.Random(seed)
@@ -168,4 +177,4 @@ def test_no_import_happens() -> None:
         "read_pickle(memoryview(b'cantigravity\\ngeohash\\n.'), 'f', {'antigravity.geohash': None})\n"
         "assert 'antigravity' not in sys.modules and 'pickle' not in sys.modules"
     )
-    subprocess.run(["python", "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True)
