@@ -108,7 +108,7 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
         say("replaced the export of {} ({})".format(*exported.replaced))
     entry, table = exported.content["input"], trained.classes
     shape = ", ".join(map(str, entry["shape"]))
-    say(f"{trained.network} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
+    say(f"{exported.content['network']} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
 

@@ -24,6 +24,7 @@ from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.symbol import symbol_text
 from imagenet_pipeline.interchange.torch_export import export_pytorch
 from imagenet_pipeline.interchange.zoo_export import export_zoo
+from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
 from imagenet_pipeline.networks.shapes import Shape, parameters
 from imagenet_pipeline.records.classes import ClassTable
@@ -114,7 +115,7 @@ def _content(trained: TrainedNetwork, form: Format, raw: bool) -> dict[str, Any]
     return {
         "written_by": f"{AUTHOR} {__version__}",
         "format": form,
-        "network": trained.network,
+        "network": catalog.title(trained.network),
         "origin": trained.origin,
         "weights_digest": trained.weights_digest,
         "input": {

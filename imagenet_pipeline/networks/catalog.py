@@ -235,6 +235,14 @@ def title(name: str) -> str:
     return entry(name).name if is_file_name(name) else name
 
 
+def file_copy(name: str, classes: int) -> str:
+    """The text of a run's own copy of the file `name`: the network with `classes` outputs. Raises as `build` does."""
+    from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
+
+    file = entry(name)
+    return network_text(NetworkFile(file.name, file.input_size, file.build(classes)))
+
+
 def is_same(name: str, other: str, classes: int) -> bool:
     """Tell whether two names mean the same network of `classes` outputs; files are compared by their layers."""
     if name == other or is_zoo_name(name) or is_zoo_name(other) or not (is_file_name(name) or is_file_name(other)):
