@@ -180,10 +180,12 @@ def import_network(
 def _tell(
     out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
 ) -> None:
+    from imagenet_pipeline.networks.catalog import FILE_NAME
     from imagenet_pipeline.training.data import NUMBERED
     from imagenet_pipeline.training.imported import COMMAND_LINE
 
     mean, std = normalisation
+    own_file = None if imported.layers is None else out / FILE_NAME
     if as_json:
         say_json(
             {
@@ -191,11 +193,14 @@ def _tell(
                 "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
                 "normalisation_from": source, "unused": imported.unused,
+                "network_file": own_file, "notes": imported.notes,
             }
         )  # fmt: skip
         return
     size, arrays = imported.input_size, len(imported.values)
     say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    if own_file:
+        say(f"no network of the catalogue: its layers are in {own_file}")
     is_guess = imported.normalisation is None and source != COMMAND_LINE
     guess = ": the mean of these records, if that is what it was trained with" if is_guess else ""
     say(f"mean {_words(mean)}  std {_words(std)}  from {source}{guess}")
@@ -208,6 +213,8 @@ def _tell(
         say(f"the same function as {', '.join(imported.also)}")
     if imported.unused:
         say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
+    for note in imported.notes:
+        say(f"note: {note}")
 
 
 def _require_in_order(symbol: Path, params: Path) -> None:

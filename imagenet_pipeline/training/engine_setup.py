@@ -27,7 +27,7 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import LayeredNetwork
+from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_file_name
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet
@@ -76,6 +76,11 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
         return recipe
     engine = before if before in FRAMEWORKS else choose_engine(recipe.devices, recipe.network)
     return recipe.model_copy(update={"engine": engine})
+
+
+def as_kept(recipe: Recipe) -> Recipe:
+    """The recipe as a run keeps it: a network that is a file is the run's own copy of it, beside the recipe."""
+    return recipe.model_copy(update={"network": FILE_NAME}) if is_file_name(recipe.network) else recipe
 
 
 def scoring_engine(recipe: Recipe, state: State) -> str:

@@ -34,8 +34,8 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, NUMBERED
+from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Journal, write_history
-from imagenet_pipeline.training.restart import as_kept
 from imagenet_pipeline.training.resume import recipe_entry
 
 BATCH_SIZE = 64

@@ -12,7 +12,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
+from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Event
 from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
 
@@ -186,11 +186,6 @@ def say_other_threads(events: list[Event], engine: Engine) -> None:
             "stopped; OMP_NUM_THREADS=%d would give the same bytes",
             engine.threads, before, before,
         )  # fmt: skip
-
-
-def as_kept(recipe: Recipe) -> Recipe:
-    """The recipe as a run keeps it: a network that is a file is the run's own copy of it, beside the recipe."""
-    return recipe.model_copy(update={"network": FILE_NAME}) if is_file_name(recipe.network) else recipe
 
 
 def changes_of(begun: Recipe, now: Recipe) -> dict[str, Any]:

@@ -39,12 +39,11 @@ from imagenet_pipeline.training.data import (
     steps_per_epoch,
 )
 from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
-from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine, with_engine
+from imagenet_pipeline.training.engine_setup import as_kept, frozen_layers, new_engine, resumed_engine, with_engine
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
     AskedRate,
-    as_kept,
     begun_with,
     carried_overrides,
     changes_of,
