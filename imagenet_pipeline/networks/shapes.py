@@ -116,6 +116,14 @@ def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
     return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}
 
 
+def report_of(layer: Layer, path: str, shapes: list[Shape]) -> LayerReport:
+    """The report of a single layer that reads arrays of these shapes. Raises BadRecipe where they do not fit it."""
+    try:
+        return _report(layer, path, shapes, auxiliary=False)
+    except _TooSmall as problem:
+        raise BadRecipe(f"the image is too small: {problem}", where=f"layer {path}") from None
+
+
 def parameter_count(reports: tuple[LayerReport, ...]) -> int:
     """Trained numbers in all, auxiliary classifiers left out as in published counts."""
     return sum(report.parameter_count for report in reports if not report.auxiliary)
