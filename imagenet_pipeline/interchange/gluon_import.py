@@ -114,6 +114,14 @@ def read_arrays(path: Path) -> dict[str, AnyArray]:
     return bare
 
 
+def has_gluon_names(names: Collection[str]) -> bool:
+    """True for the names that Gluon's `save_parameters` gives: blocks by attribute or number, scales called gamma."""
+    if any(name.startswith(("arg:", "aux:")) for name in names):
+        return False
+    is_of_the_zoo = all(name.startswith(("features.", "output.")) for name in names)
+    return bool(names) and (is_of_the_zoo or any(name.endswith((".gamma", "_gamma")) for name in names))
+
+
 def structural_values(
     network: Sequential, image: Shape, arrays: Arrays, where: object, free: Collection[str] = ()
 ) -> Values:
