@@ -135,6 +135,9 @@ def import_network(
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
     ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Which output, of a graph of several, or which inner layer.")
+    ] = None,
     records: Records = None,
     classes: Classes = None,
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
@@ -146,7 +149,7 @@ def import_network(
 
     By Module, FeedForward or Gluon's export. MXNet is not needed.
 
-    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
+    The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes from the graph where it is inside, else from
     --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
 
     \b
@@ -165,7 +168,7 @@ def import_network(
     given = _given(mean, std)
     _require_in_order(symbol, params)
     data = None if records is None else read_data_set(records)
-    imported = import_mxnet(symbol, params, network, input_size)
+    imported = import_mxnet(symbol, params, network, input_size, output)
     normalisation, source = normalisation_of(imported, given, data)
     if data is not None:
         table = data.classes
@@ -191,6 +194,7 @@ def _tell(
                 "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
                 "normalisation_from": source, "unused": imported.unused,
+                "notes": imported.notes,
             }
         )  # fmt: skip
         return
@@ -208,6 +212,8 @@ def _tell(
         say(f"the same function as {', '.join(imported.also)}")
     if imported.unused:
         say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
+    for note in imported.notes:
+        say(note)
 
 
 def _require_in_order(symbol: Path, params: Path) -> None:
