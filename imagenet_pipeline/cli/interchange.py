@@ -135,9 +135,11 @@ def import_network(
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="A classifier as an ONNX file.")] = None,
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
-    output: Annotated[str | None, typer.Option(help="Which of several outputs to take.")] = None,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Which output, of a graph of several, or which inner layer.")
     ] = None,
     records: Records = None,
     classes: Classes = None,
@@ -151,8 +153,9 @@ def import_network(
     Of what MXNet's Module, FeedForward or Gluon's export saved, a symbol and its parameters; of Gluon's
     save_parameters, which --network has to name; or of an ONNX file. MXNet is not needed.
 
-    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
-    --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
+    The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes
+    from the graph where it is inside, else from --mean and --std, else from --records. The run is evaluated, exported
+    and trained on like any other.
 
     \b
     Examples:
@@ -206,7 +209,7 @@ def _imported(
         from imagenet_pipeline.interchange.mxnet_import import import_mxnet
 
         _require_in_order(symbol, params)
-        return import_mxnet(symbol, params, network, input_size)
+        return import_mxnet(symbol, params, network, input_size, output)
     from imagenet_pipeline.interchange.gluon_import import import_gluon
 
     return import_gluon(params, network, input_size)
