@@ -128,12 +128,18 @@ CropFraction = Annotated[
 
 
 def import_network(
-    symbol: Annotated[Path, typer.Option(help="MXNet's -symbol.json.")],
-    params: Annotated[Path, typer.Option(help="MXNet's .params.")],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    symbol: Annotated[Path | None, typer.Option(help="MXNet's -symbol.json.")] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="MXNet's .params; alone, with --network: of Gluon's save_parameters, or .npz.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="A classifier as an ONNX file.")] = None,
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Which output, of a graph of several, or which inner layer.")
     ] = None,
     records: Records = None,
     classes: Classes = None,
@@ -142,20 +148,23 @@ def import_network(
     crop_fraction: CropFraction = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run of a checkpoint that MXNet saved.
+    """Make a run of a network trained elsewhere.
 
-    By Module, FeedForward or Gluon's export. MXNet is not needed.
+    Of what MXNet's Module, FeedForward or Gluon's export saved, a symbol and its parameters; of Gluon's
+    save_parameters, which --network has to name; or of an ONNX file. MXNet is not needed.
 
-    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
-    --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
+    The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes
+    from the graph where it is inside, else from --mean and --std, else from --records. The run is evaluated, exported
+    and trained on like any other.
 
     \b
     Examples:
       imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
+      imagenet-pipeline import --params net.params --network resnet50_v1 --out output/runs/net --mean 123.68,116.78,103.94 --std 58.4,57.12,57.38
+      imagenet-pipeline import --onnx net.onnx --out output/runs/net --records output/imagenet
       imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
     """  # noqa: E501
     from imagenet_pipeline import files
-    from imagenet_pipeline.interchange.mxnet_import import import_mxnet
     from imagenet_pipeline.records.class_names import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
     from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
@@ -163,18 +172,47 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
-    _require_in_order(symbol, params)
+    sources = [path for path in (symbol, params, onnx) if path is not None]
     data = None if records is None else read_data_set(records)
-    imported = import_mxnet(symbol, params, network, input_size)
+    imported = _imported(symbol, params, onnx, network, input_size, output)
     normalisation, source = normalisation_of(imported, given, data)
     if data is not None:
         table = data.classes
+    elif classes is not None:
+        table = read_classes(classes)
     else:
-        table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
-    digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
-    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None)
+        table = imported.class_table or numbered_classes(imported.classes)
+    digests = {str(path): files.sha256_of(path) for path in sources}
+    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None) or imported.crop_fraction
     make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
     _tell(out, imported, table, normalisation, source, as_json)
+
+
+def _imported(
+    symbol: Path | None,
+    params: Path | None,
+    onnx: Path | None,
+    network: str | None,
+    input_size: int | None,
+    output: str | None,
+) -> Imported:
+    if onnx is not None:
+        from imagenet_pipeline.interchange.onnx_import import import_onnx
+
+        if symbol is not None or params is not None:
+            raise BadRecipe("an ONNX file has its values inside", advice="leave --symbol and --params out")
+        return import_onnx(onnx, network, input_size, output)
+    if params is None:
+        advice = "--symbol FILE --params FILE, --params FILE --network NAME, or --onnx FILE"
+        raise BadRecipe("nothing to import", expected=advice)
+    if symbol is not None:
+        from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+
+        _require_in_order(symbol, params)
+        return import_mxnet(symbol, params, network, input_size, output)
+    from imagenet_pipeline.interchange.gluon_import import import_gluon
+
+    return import_gluon(params, network, input_size)
 
 
 def _tell(
@@ -214,7 +252,7 @@ def _tell(
     if imported.unused:
         say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
     for note in imported.notes:
-        say(f"note: {note}")
+        say(note)
 
 
 def _require_in_order(symbol: Path, params: Path) -> None:

@@ -99,7 +99,7 @@ def _show_network(name: str, classes: int | None, input_size: int | None, as_jso
         [
             (
                 f"{row.path} *" if row.auxiliary else row.path,
-                row.layer,
+                row.layer + (f" of {', '.join(path or 'the image' for path in row.inputs)}" if row.inputs else ""),
                 "x".join(map(str, row.output_shape)),
                 f"{row.parameters:,}",
                 f"{row.multiply_adds:,}",

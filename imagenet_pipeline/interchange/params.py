@@ -96,6 +96,17 @@ def write_list(stream: BinaryIO, arrays: Mapping[str, AnyArray]) -> None:
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
 
 
+def finite_float32(array: AnyArray, where: object) -> npt.NDArray[np.float32]:
+    """The numbers as float32, last axis fastest. Raises BadInput where they are no reals, or not finite then."""
+    if array.dtype.kind != "f":
+        raise BadInput("the array holds no floating-point numbers", where=where, found=array.dtype)
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(values).all():
+        raise BadInput("holds numbers that are not finite", where=where)
+    return values
+
+
 class _Reader:
     """Takes a stream apart, never asking for more than is left of it."""
 

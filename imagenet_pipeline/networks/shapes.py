@@ -116,6 +116,46 @@ def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
     return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}
 
 
+def parameter_count(self) -> int:
+    """Trained numbers of this layer."""
+    return sum(math.prod(parameter.shape) for parameter in self.parameters if parameter.trainable)
+
+
+def describe(network: Sequential, input_shape: Shape) -> tuple[LayerReport, ...]:
+    """One report per layer, in order of computation, for an input of [channels, height, width].
+
+    Raises BadRecipe where a layer does not fit what reaches it; where the image is too small for a layer,
+    the message names the smallest size that works.
+    """
+    return tuple(_passage(network, input_shape).reports)
+
+
+def output_shapes(network: Sequential, input_shape: Shape) -> dict[str, Shape]:
+    """The output shape of every layer, Residual and Concat by path; that of the network itself under "".
+
+    Raises BadRecipe as `describe` does.
+    """
+    return _passage(network, input_shape).shapes
+
+
+def output_shape(network: Sequential, input_shape: Shape) -> Shape:
+    """The network's output shape. Raises BadRecipe as `describe` does."""
+    return output_shapes(network, input_shape)[""]
+
+
+def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
+    """Every parameter by name, in order of computation. Raises BadRecipe as `describe` does."""
+    return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}
+
+
+def report_of(layer: Layer, path: str, shapes: list[Shape]) -> LayerReport:
+    """The report of a single layer that reads arrays of these shapes. Raises BadRecipe where they do not fit it."""
+    try:
+        return _report(layer, path, shapes, auxiliary=False)
+    except _TooSmall as problem:
+        raise BadRecipe(f"the image is too small: {problem}", where=f"layer {path}") from None
+
+
 def parameter_count(reports: tuple[LayerReport, ...]) -> int:
     """Trained numbers in all, auxiliary classifiers left out as in published counts."""
     return sum(report.parameter_count for report in reports if not report.auxiliary)
@@ -134,8 +174,8 @@ def windows(length: int, size: int, stride: int, pad: int, ceil: bool = False) -
     return (-(-room // stride) if ceil else room // stride) + 1
 
 
-class _TooSmall(Exception):
-    """An image smaller than a layer's window; the caller turns it into advice."""
+class TooSmall(Exception):
+    """An image smaller than a layer's window; the caller turns it into advice, or into another size."""
 
     def __init__(self, path: str, layer: Conv | Pool, shape: Shape) -> None:
         self.path = path
@@ -150,7 +190,7 @@ def _pixels(shape: Shape) -> str:
 def _passage(network: Sequential, input_shape: Shape) -> _Passage:
     try:
         return _Passage(network, input_shape)
-    except _TooSmall as problem:
+    except TooSmall as problem:
         smallest = _smallest_size(network, input_shape)
         raise BadRecipe(
             f"an input of {_pixels(input_shape)} is too small: {problem}",
@@ -164,7 +204,7 @@ def _smallest_size(network: Sequential, input_shape: Shape) -> int | None:
     for size in range(min(input_shape[1:]) + 1, LARGEST_SIZE_SUGGESTED + 1):
         try:
             _Passage(network, (input_shape[0], size, size))
-        except _TooSmall:
+        except TooSmall:
             continue
         return size
     return None
@@ -190,7 +230,7 @@ class _Passage:
             case Concat():
                 shape = _concatenated(path, inputs)
             case _:
-                self.reports.append(_report(layer, path, inputs, path.startswith(self._heads)))
+                self.reports.append(layer_report(layer, path, inputs, path.startswith(self._heads)))
                 shape = self.reports[-1].output_shape
         self.shapes[path] = shape
         return shape
@@ -218,7 +258,11 @@ def _concatenated(path: str, branches: list[Shape]) -> Shape:
     return (sum(branch[0] for branch in branches), *first[1:])
 
 
-def _report(layer: Layer, path: str, shapes: list[Shape], auxiliary: bool) -> LayerReport:
+def layer_report(layer: Layer, path: str, shapes: list[Shape], auxiliary: bool = False) -> LayerReport:
+    """The report of a single layer for inputs of these shapes.
+
+    Raises BadRecipe where the layer does not fit them, and TooSmall where a window is larger than the image.
+    """
     output = _joint_shape(layer, path, shapes)
     if math.prod(output) > LARGEST_OUTPUT or min(output, default=0) < 1:
         raise _unfit("the layer's output is larger than any memory, or empty", path, output)
@@ -364,7 +408,7 @@ def _image_size(layer: Conv | Pool, path: str, shape: Shape) -> Shape:
     axes = zip(shape[1:], size, pair(layer.stride), pair(layer.pad), strict=True)
     counts = tuple(windows(*axis, ceil) for axis in axes)
     if min(counts) < 1:
-        raise _TooSmall(path, layer, shape)
+        raise TooSmall(path, layer, shape)
     return counts
 
 

@@ -163,6 +163,8 @@ def _recipe(imported: Imported, data: DataSet | None, crop_fraction: float | Non
 
 
 def _with_auxiliary(imported: Imported, recipe: Recipe) -> dict[str, Array]:
+    if catalog.is_zoo_name(recipe.network):
+        return dict(imported.values)
     network = catalog.build(recipe.network, imported.classes)
     shape = (3, imported.input_size, imported.input_size)
     declared = parameters(network, shape)
