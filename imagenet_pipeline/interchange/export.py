@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.interchange.frozen import Normalisation, freeze
+from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph import require_usable
-from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names, symbol_of
+from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
-from imagenet_pipeline.interchange.params import write_params
-from imagenet_pipeline.interchange.symbol import symbol_text
 from imagenet_pipeline.interchange.torch_export import export_pytorch
 from imagenet_pipeline.interchange.zoo_export import export_zoo
 from imagenet_pipeline.networks import catalog
@@ -206,33 +202,6 @@ def _in_the_way(path: Path) -> BadInput:
         where=path,
         advice="remove it or choose another --out",
     )
-
-
-def export_mxnet(
-    network: Sequential,
-    values: Values,
-    input_shape: Shape,
-    out: Path,
-    normalisation: Normalisation | None,
-) -> list[Path]:
-    """Write `OUT-symbol.json` and `OUT-0000.params`, for `mx.gluon.SymbolBlock.imports` and `mx.mod.Module`.
-
-    The input is called `data`, [n, channels, height, width]: RGB, 0..255, with a `normalisation`, which the graph
-    then does itself; else already normalised. The output is the logits. All values are float32.
-    Files of these names are replaced, each in a single step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom
-    when the disk is full.
-    """
-    frozen = freeze(network, values, input_shape)
-    symbol = symbol_of(frozen.network, input_shape, normalisation)
-    names = symbol_names(frozen.network, input_shape)
-    arrays = {names[name]: array for name, array in frozen.values.items()}
-    if normalisation is not None:
-        for name, numbers in zip((MEAN, DEVIATION), normalisation, strict=True):
-            arrays[f"arg:{name}"] = np.array(numbers, np.float32).reshape(1, -1, 1, 1)
-    written = [out.with_name(f"{out.name}-0000.params"), out.with_name(f"{out.name}-symbol.json")]
-    write_params(written[0], arrays)
-    files.write_whole(written[1], symbol_text(symbol))
-    return [written[1], written[0]]
 
 
 def require_input_size(name: str, network: Sequential, size: int, own: int) -> None:
