@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ from imagenet_pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+    from imagenet_pipeline.interchange.optimizer_states import Continued
     from imagenet_pipeline.records.classes import ClassTable
 
 
@@ -146,6 +148,13 @@ def import_network(
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
     crop_fraction: CropFraction = None,
+    states: Annotated[
+        Path | None, typer.Option(help="MXNet's .states of SGD beside --params: the run goes on half-way.")
+    ] = None,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, max=9999, help="Finished epochs, with --states [default: its name's, -0005].")
+    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Make a run of a network trained elsewhere.
@@ -155,13 +164,17 @@ def import_network(
 
     The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes
     from the graph where it is inside, else from --mean and --std, else from --records. The run is evaluated, exported
-    and trained on like any other.
+    and trained on like any other; KEY=VALUE words go into its recipe.
+
+    A training that was broken off goes on with --states, what Module's save_checkpoint or Gluon's Trainer saved of SGD
+    with momentum; what these files do not say (rate, momentum, weight decay, batch size) KEY=VALUE does.
 
     \b
     Examples:
       imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
       imagenet-pipeline import --params net.params --network resnet50_v1 --out output/runs/net --mean 123.68,116.78,103.94 --std 58.4,57.12,57.38
       imagenet-pipeline import --onnx net.onnx --out output/runs/net --records output/imagenet
+      imagenet-pipeline import --symbol net-symbol.json --params net-0005.params --states net-0005.states --records output/imagenet --out output/runs/net optimizer.learning_rate=0.1 optimizer.momentum=0.9 optimizer.weight_decay=1e-4 batch_size=256 epochs=90
       imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
     """  # noqa: E501
     from imagenet_pipeline import files
@@ -172,10 +185,11 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
-    sources = [path for path in (symbol, params, onnx) if path is not None]
+    sources = [path for path in (symbol, params, onnx, states) if path is not None]
     data = None if records is None else read_data_set(records)
     imported = _imported(symbol, params, onnx, network, input_size, output)
     normalisation, source = normalisation_of(imported, given, data)
+    before = _before(states, symbol, params, imported, epoch)
     if data is not None:
         table = data.classes
     elif classes is not None:
@@ -184,8 +198,11 @@ def import_network(
         table = imported.class_table or numbered_classes(imported.classes)
     digests = {str(path): files.sha256_of(path) for path in sources}
     crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None) or imported.crop_fraction
-    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
-    _tell(out, imported, table, normalisation, source, as_json)
+    origin = {"files": digests, "normalisation_from": source}
+    options = overrides_of(overrides)
+    make_run(out, imported, table, normalisation, data, origin, crop_fraction, options, before)
+    imported = replace(imported, notes=(*imported.notes, *(before.notes if before else ())))
+    _tell(out, imported, table, normalisation, source, before, as_json)
 
 
 def _imported(
@@ -215,8 +232,36 @@ def _imported(
     return import_gluon(params, network, input_size)
 
 
+def _before(
+    states: Path | None, symbol: Path | None, params: Path | None, imported: Imported, epoch: int | None
+) -> Continued | None:
+    """Read what the run goes on with, of a training that was broken off."""
+    if states is None:
+        if epoch is not None:
+            raise BadRecipe("--epoch is that of --states", advice="leave it out, or give both")
+        return None
+    if symbol is None or params is None:
+        raise BadRecipe("--states goes with --symbol and --params", where=f"--states {states}")
+    from imagenet_pipeline.interchange.optimizer_states import continued, epoch_of
+
+    named = {path: epoch_of(path) for path in (states, params)}
+    finished = epoch or named[states] or named[params]
+    if not finished:
+        raise BadRecipe("the number of finished epochs is unknown", where=f"--states {states}", advice="give --epoch N")
+    if epoch is None and None not in named.values() and len(set(named.values())) > 1:
+        found = " and ".join(map(str, named.values()))
+        raise BadRecipe("--states and --params are of different epochs", where=f"--states {states}", found=found)
+    return continued(states, symbol, params, imported, finished)
+
+
 def _tell(
-    out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
+    out: Path,
+    imported: Imported,
+    table: ClassTable,
+    normalisation: Normalisation,
+    source: str,
+    before: Continued | None,
+    as_json: bool,
 ) -> None:
     from imagenet_pipeline.networks.catalog import FILE_NAME
     from imagenet_pipeline.training.data import NUMBERED
@@ -231,12 +276,15 @@ def _tell(
                 "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
                 "normalisation_from": source, "unused": imported.unused,
-                "network_file": own_file, "notes": imported.notes,
+                "network_file": own_file, "notes": imported.notes, "epoch": before.epoch if before else 0,
             }
         )  # fmt: skip
         return
     size, arrays = imported.input_size, len(imported.values)
     say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    if before:
+        momenta = f"the momentum of {len(before.displacements)} arrays"
+        say(f"after epoch {before.epoch}, with {momenta}: train {out} --resume latest goes on")
     if own_file:
         say(f"no network of the catalogue: its layers are in {own_file}")
     is_guess = imported.normalisation is None and source != COMMAND_LINE
