@@ -116,46 +116,6 @@ def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
     return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}
 
 
-def parameter_count(self) -> int:
-    """Trained numbers of this layer."""
-    return sum(math.prod(parameter.shape) for parameter in self.parameters if parameter.trainable)
-
-
-def describe(network: Sequential, input_shape: Shape) -> tuple[LayerReport, ...]:
-    """One report per layer, in order of computation, for an input of [channels, height, width].
-
-    Raises BadRecipe where a layer does not fit what reaches it; where the image is too small for a layer,
-    the message names the smallest size that works.
-    """
-    return tuple(_passage(network, input_shape).reports)
-
-
-def output_shapes(network: Sequential, input_shape: Shape) -> dict[str, Shape]:
-    """The output shape of every layer, Residual and Concat by path; that of the network itself under "".
-
-    Raises BadRecipe as `describe` does.
-    """
-    return _passage(network, input_shape).shapes
-
-
-def output_shape(network: Sequential, input_shape: Shape) -> Shape:
-    """The network's output shape. Raises BadRecipe as `describe` does."""
-    return output_shapes(network, input_shape)[""]
-
-
-def parameters(network: Sequential, input_shape: Shape) -> dict[str, Parameter]:
-    """Every parameter by name, in order of computation. Raises BadRecipe as `describe` does."""
-    return {parameter.name: parameter for report in describe(network, input_shape) for parameter in report.parameters}
-
-
-def report_of(layer: Layer, path: str, shapes: list[Shape]) -> LayerReport:
-    """The report of a single layer that reads arrays of these shapes. Raises BadRecipe where they do not fit it."""
-    try:
-        return _report(layer, path, shapes, auxiliary=False)
-    except _TooSmall as problem:
-        raise BadRecipe(f"the image is too small: {problem}", where=f"layer {path}") from None
-
-
 def parameter_count(reports: tuple[LayerReport, ...]) -> int:
     """Trained numbers in all, auxiliary classifiers left out as in published counts."""
     return sum(report.parameter_count for report in reports if not report.auxiliary)
