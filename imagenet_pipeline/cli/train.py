@@ -71,7 +71,7 @@ def _show_network(name: str, classes: int, input_size: int | None, as_json: bool
         [
             (
                 f"{row.path} *" if row.auxiliary else row.path,
-                row.layer,
+                row.layer + (f" of {', '.join(path or 'the image' for path in row.inputs)}" if row.inputs else ""),
                 "x".join(map(str, row.output_shape)),
                 f"{row.parameters:,}",
                 f"{row.multiply_adds:,}",
