@@ -114,12 +114,14 @@ def draw_activations(
     view = view_of(image, checkpoint)
     values = engine.logits(view[None])[0].astype(np.float64).reshape(shape)
     require_finite(values, checkpoint.folder)
-    drawn = shape[0] if len(shape) == 1 else min(channels, shape[0])
-    picture = _bars(values) if len(shape) == 1 else _channels(values[:drawn])
+    # An array of other than three axes has all but the last two for its channels.
+    planes = values if len(shape) == 1 else values.reshape(-1, *shape[-2:])
+    drawn = len(planes) if len(shape) == 1 else min(channels, len(planes))
+    picture = _bars(values) if len(shape) == 1 else _channels(planes[:drawn])
     photo = tile(enlarged(view, PHOTO_SIDE), PHOTO_SIDE, [image.name, f"the {len(view)} px the network sees"])
     text = f"{caption_of(run, checkpoint)}: {layer} gives {'x'.join(map(str, shape))}"
     if len(shape) > 1:
-        text += f"\n{KEY}; each channel on its own scale; {drawn} of {shape[0]} channels"
+        text += f"\n{KEY}; each channel on its own scale; {drawn} of {len(planes)} channels"
     write_png(contact_sheet([_beside(photo, picture)], 1, text), out)
     return _facts(out, run, checkpoint, layer, shape, drawn)
 
@@ -323,7 +325,8 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
         raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network}")
     shape = output_shape(until(network, path, state.network), input_shape(state))
     if len(shape) != 3:
-        expected, found = "an image, as a convolution gives it", f"a vector of {shape[0]}"
+        expected = "an image, as a convolution gives it"
+        found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an array of {'x'.join(map(str, shape))}"
         raise BadRecipe("Grad-CAM needs a layer with positions", where=f"layer {path}", expected=expected, found=found)
     return path, shape
 
