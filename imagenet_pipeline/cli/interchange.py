@@ -108,7 +108,7 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
         say("replaced the export of {} ({})".format(*exported.replaced))
     entry, table = exported.content["input"], trained.classes
     shape = ", ".join(map(str, entry["shape"]))
-    say(f"{trained.network} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
+    say(f"{exported.content['network']} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
 
@@ -218,22 +218,27 @@ def _imported(
 def _tell(
     out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
 ) -> None:
+    from imagenet_pipeline.networks.catalog import FILE_NAME
     from imagenet_pipeline.training.data import NUMBERED
     from imagenet_pipeline.training.imported import COMMAND_LINE
 
     mean, std = normalisation
+    own_file = None if imported.layers is None else out / FILE_NAME
     if as_json:
         say_json(
             {
                 "run": out, "network": imported.network, "classes": imported.classes, "class_order": table.order,
                 "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
-                "normalisation_from": source, "unused": imported.unused, "notes": imported.notes,
+                "normalisation_from": source, "unused": imported.unused,
+                "network_file": own_file, "notes": imported.notes,
             }
         )  # fmt: skip
         return
     size, arrays = imported.input_size, len(imported.values)
     say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    if own_file:
+        say(f"no network of the catalogue: its layers are in {own_file}")
     is_guess = imported.normalisation is None and source != COMMAND_LINE
     guess = ": the mean of these records, if that is what it was trained with" if is_guess else ""
     say(f"mean {_words(mean)}  std {_words(std)}  from {source}{guess}")

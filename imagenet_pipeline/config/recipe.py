@@ -396,7 +396,7 @@ class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
     network: str
-    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME."""
+    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME, or a network's file, PATH/network.json."""
     records: str
     """Folder of the data set, as `build` made it."""
     engine: Literal["auto", "gluon", "pytorch"] = "auto"

@@ -63,13 +63,14 @@ def network_rows(classes: int = 1000, input_size: int | None = None) -> tuple[Ne
     return tuple(_network_row(name, classes, input_size) for name in catalog.names())
 
 
-def network_table(name: str, classes: int = 1000, input_size: int | None = None) -> NetworkTable:
-    """The layers of a network for an RGB input of `input_size` pixels, or of its own size.
+def network_table(name: str, classes: int | None = None, input_size: int | None = None) -> NetworkTable:
+    """The layers of a network for an RGB input of `input_size` pixels, or of its own size; classes likewise.
 
     Raises BadRecipe for an unknown name, and for an input it cannot take.
     """
     entry = catalog.entry(name)
     size = entry.input_size if input_size is None else input_size
+    classes = entry.classes if classes is None else classes
     shape = (CHANNELS, size, size)
     network = entry.build(classes)
     reports, inputs = describe(network, shape), graph_inputs(network)
@@ -86,7 +87,7 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
         for report in reports
     )
     return NetworkTable(
-        name,
+        entry.name,
         entry.summary,
         shape,
         classes,

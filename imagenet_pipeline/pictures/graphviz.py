@@ -73,14 +73,15 @@ def draw_network(
     files.require_ending(out, [f".{kind}" for kind in FORMATS], "the picture's format is unknown")
     kind = out.suffix.lower().removeprefix(".")
     network, title, side, count = _network_of(name)
-    count = classes or count
-    description = own_network(network, count)
-    size = input_size or side or catalog.entry(network).input_size
+    description = own_network(network, classes or count)
+    entry = catalog.entry(network)
+    count = classes or count or entry.classes
+    size = input_size or side or entry.input_size
     shape = (CHANNELS, size, size)
     reports = describe(description, shape)
-    made = Diagram(str(out), network, shape, count, parameter_count(reports), multiply_adds(reports))
+    made = Diagram(str(out), entry.name, shape, count, parameter_count(reports), multiply_adds(reports))
     remarks = [
-        catalog.entry(network).summary,
+        entry.summary,
         f"{made.parameters:,} parameters, {made.multiply_adds / 1e6:,.0f} million multiply-adds, {count:,} classes",
         "right in each box: the shape of its output (channels \u00d7 height \u00d7 width), and below it its parameters",
     ]
@@ -108,14 +109,14 @@ def drawn(text: str, kind: str) -> bytes:
     return done.stdout
 
 
-def _network_of(name: str) -> tuple[str, str, int | None, int]:
-    """Read a network's name or a run folder: the network, a title, the input's side in pixels (of a run), classes."""
+def _network_of(name: str) -> tuple[str, str, int | None, int | None]:
+    """Read a network's name or a run folder: the network, a title, and of a run the input's side in pixels, classes."""
     run = Path(name)
     if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
-        return name, name, None, 1000
+        return name, catalog.title(name), None, None
     _, checkpoint = open_checkpoint(run, "best", {})
     state = checkpoint.state
-    title = f"{state.network}, {checkpoint.folder.name} of {run.resolve().name}"
+    title = f"{state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
     return state.network, title, state.input_size, len(state.classes)
 
 

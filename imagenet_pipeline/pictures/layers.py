@@ -205,11 +205,11 @@ def _columns(count: int) -> int:
 
 def caption_of(run: Path, checkpoint: Checkpoint) -> str:
     """The caption of a picture: network, checkpoint and run."""
-    return f"{checkpoint.state.network}, {checkpoint.folder.name} of {run.resolve().name}"
+    return f"{checkpoint.state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
 def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shape, drawn: int) -> LayerPicture:
-    return LayerPicture(str(out), str(run), checkpoint.folder.name, checkpoint.state.network, layer, shape, drawn)
+    return LayerPicture(str(out), str(run), checkpoint.folder.name, checkpoint.state.network_name, layer, shape, drawn)
 
 
 SIDE = 240  # pixels
@@ -297,7 +297,7 @@ def draw_grad_cam(
     write_png(_with_legend(contact_sheet(tiles, 2 if len(images) < 3 else 4, f"{title}\n{remarks}")), out)
     engine = classifier.engine
     return GradCam(
-        str(out), str(run), folder.name, state.network, path, shape, engine.name, engine.precision, tuple(seen)
+        str(out), str(run), folder.name, state.network_name, path, shape, engine.name, engine.precision, tuple(seen)
     )
 
 
@@ -322,7 +322,7 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
     network = own_network(state.network, len(state.classes))
     path = layer or last_map(network, input_shape(state))
     if path is None:
-        raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network}")
+        raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network_name}")
     shape = output_shape(until(network, path, state.network), input_shape(state))
     if len(shape) != 3:
         expected = "an image, as a convolution gives it"

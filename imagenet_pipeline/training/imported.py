@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,20 @@ from imagenet_pipeline.config import (
 )
 from imagenet_pipeline.config.reading import recipe_fault
 from imagenet_pipeline.engines import Array
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.interchange.frozen import Imported, Normalisation
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layer_file import LONGEST_NAME, NetworkFile, network_text
+from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import parameters
 from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, NUMBERED
+from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Journal, write_history
 from imagenet_pipeline.training.resume import recipe_entry
 
@@ -53,16 +58,17 @@ def make_run(
     """Make the run folder `folder`, whole or not at all, with a checkpoint of epoch 0 alone.
 
     Its recipe fine-tunes: a small rate falling to 0 over ten epochs. Auxiliary classifiers start from drawn values.
-    `origin` goes into the journal. Evaluation looks at `crop_fraction` of the shorter edge, None at the default.
+    A network that is in no catalogue has its layers in network.json there. `origin` goes into the journal. Evaluation
+    looks at `crop_fraction` of the shorter edge, None at what the network's source says, or else the default.
     Raises BadRecipe where the folder exists or no recipe may have this input, BadInput where the number of classes
-    differs.
+    differs, or where the layers are none that a file can hold.
     """
     if folder.exists():
         raise BadRecipe("the folder exists already", where=folder, advice="choose another --out")
     if len(classes) != imported.classes:
         what = "the class table does not fit the network"
         raise BadInput(what, where=folder, expected=f"{imported.classes} classes", found=len(classes))
-    recipe = _recipe(imported, data, crop_fraction)
+    recipe = _recipe(imported, data, crop_fraction or imported.crop_fraction)
     state = State(
         epoch=0,
         step=0,
@@ -79,12 +85,25 @@ def make_run(
         crop_fraction=recipe.input.crop_fraction,
     )
     with files.whole_folder(folder) as part:
-        files.write_whole(part / "recipe.toml", NOTE + recipe_text(recipe))
+        if imported.layers is not None:
+            own = _written_network(part / FILE_NAME, imported.network, imported.input_size, imported.layers)
+            recipe, state = recipe.model_copy(update={"network": own}), replace(state, network=own)
+        files.write_whole(part / "recipe.toml", NOTE + recipe_text(as_kept(recipe)))
         save_checkpoint(part, state, _with_auxiliary(imported, recipe), {})
         journal = Journal(part)
         journal.write("import", network=imported.network, **recipe_entry(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
+
+
+def _written_network(path: Path, name: str, input_size: int, layers: Sequential) -> str:
+    """Write a network's file, and give its path."""
+    shown = printable(name)[:LONGEST_NAME] or "imported"
+    try:
+        files.write_whole(path, network_text(NetworkFile(shown, input_size, layers)))
+    except ValueError as error:
+        raise BadInput(f"the network has a number that no file can hold ({error})", where=shown) from error
+    return str(path)
 
 
 def normalisation_of(
@@ -144,9 +163,9 @@ def _recipe(imported: Imported, data: DataSet | None, crop_fraction: float | Non
 
 
 def _with_auxiliary(imported: Imported, recipe: Recipe) -> dict[str, Array]:
-    if catalog.is_zoo_name(imported.network):
+    if catalog.is_zoo_name(recipe.network):
         return dict(imported.values)
-    network = catalog.build(imported.network, imported.classes)
+    network = catalog.build(recipe.network, imported.classes)
     shape = (3, imported.input_size, imported.input_size)
     declared = parameters(network, shape)
     values: dict[str, Any] = dict(imported.values)
