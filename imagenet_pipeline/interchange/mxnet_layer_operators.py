@@ -325,19 +325,11 @@ def _windowed(operator: Operator, flow: Flow, kind: str, suffix: str) -> Flow:
     counts = _counts(operator, flow.shape, (size, stride, pad), ceil)
     ceil = ceil and counts != _counts(operator, flow.shape, (size, stride, pad), False)
     count_pad = attributes.flag("count_include_pad", True)
-    old_average = operator.node.op == "Pooling_v1" and kind == "avg" and ceil
     axes = list(zip(size, stride, pad, strict=True))
-    if any(2 * around > length or (ceil and around + step > length) for length, step, around in axes) or old_average:
-        if kind == "avg" and not count_pad:
-            raise operator.bad("our average pooling needs a padding of at most half its window", found=f"pad {pad}")
-        past = tuple(
-            max(0, (count - 1) * step + length - inside - 2 * around) if ceil and (kind != "avg" or old_average) else 0
-            for count, inside, (length, step, around) in zip(counts, flow.shape[1:], axes, strict=True)
-        )
-        flow = _padded(operator, flow, kind, axes, (counts, past))
-        pad, ceil = (0, 0), ceil and not any(past)
-        if ceil and any(step > length for length, step, _ in axes):
-            raise operator.bad("the last windows of an average reach beyond the image", found=f"stride {stride}")
+    is_beyond = any(2 * around > length or (ceil and around + step > length) for length, step, around in axes)
+    if is_beyond or (operator.node.op == "Pooling_v1" and (ceil or any(pad))):
+        flow, ceil = _margined(operator, flow, kind, axes, counts if ceil else None)
+        pad = (0, 0)
     names = {"max": "max", "avg": "average", "sum": "sum"}
     layer = Pool(names[kind], size, stride, pad, ceil, count_pad)  # type: ignore[arg-type]
     return operator.add(layer, flow, suffix=suffix)
@@ -352,16 +344,31 @@ def _counts(operator: Operator, shape: Shape, window: tuple[Pair, Pair, Pair], c
     return counts
 
 
-def _padded(
-    operator: Operator, flow: Flow, kind: str, axes: list[tuple[int, int, int]], ends: tuple[Shape, Shape]
-) -> Flow:
-    """The image with the margin that MXNet's windows reach into, and that our Pool has no words for."""
-    for length, (size, step, around), count in zip(flow.shape[1:], axes, ends[0], strict=True):
-        if kind == "max" and (around >= size or (count - 1) * step - around >= length):
-            raise operator.unfit("the maximum of a window that no pixel is in", found=operator.node.attributes)
-    (above, left), (below, right) = (axes[0][2], axes[1][2]), ends[1]
-    value = LOWEST if kind == "max" else 0.0
-    return operator.add(Pad(above, above + below, left, left + right, "constant", value), flow, suffix="pad")
+def _margined(
+    operator: Operator, flow: Flow, kind: str, axes: list[tuple[int, int, int]], counts: Shape | None
+) -> tuple[Flow, bool]:
+    """The image with a margin that MXNet's windows reach into and our Pool has no words for; True if some still do.
+
+    `axes` are size, stride and padding of the windows; `counts` is their number where the last reach beyond. In
+    Pooling_v1 the margin is zeros, for a maximum too, and an average divides by the whole window.
+    """
+    is_old = operator.node.op == "Pooling_v1"
+    fills = kind == "sum" or (kind == "avg") is is_old
+    past = [0, 0]
+    for axis, (length, (size, step, around)) in enumerate(zip(flow.shape[1:], axes, strict=True)):
+        last = 0 if counts is None else (counts[axis] - 1) * step - around
+        if kind == "max" and (last >= length or (around >= size and not is_old)):
+            raise operator.unfit(
+                "the maximum of a window that no pixel is in", found=f"{size} pixels by steps of {step}"
+            )
+        past[axis] = max(0, last + size - length - around) if fills and counts else 0
+        if counts and not fills and step > size:
+            raise operator.bad("the last windows of an average reach beyond the image", found=f"stride {step}")
+    if kind == "avg" and not (is_old or operator.attributes.flag("count_include_pad", True)):
+        raise operator.bad("our average pooling needs a padding of at most half its window", found=axes)
+    (above, left), (below, right) = (axes[0][2], axes[1][2]), past
+    layer = Pad(above, above + below, left, left + right, value=LOWEST if kind == "max" and not is_old else 0.0)
+    return operator.add(layer, flow, suffix="pad"), counts is not None and not any(past)
 
 
 def adaptive_pooling(operator: Operator) -> Flow:

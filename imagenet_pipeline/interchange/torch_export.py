@@ -12,7 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 
 from safetensors.numpy import save
 
@@ -67,7 +67,7 @@ def require_module_name(name: str) -> None:
 
 
 SHORT_CALL = 88
-"""Longest call, in characters, that stays on a line."""
+"""Longest expression, in characters, that stays on a line."""
 
 TEMPLATE = '''\
 """{name}: images, float32 [n, {input}], {reads}, to logits [n, {output}].
@@ -111,10 +111,10 @@ def stack(**items):
 
 
 _TORCH_NAMES = """
-T_destination add_module append apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval
-extend extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half insert ipu load_state_dict
-modules mtia named_buffers named_children named_modules named_parameters parameters pop register_backward_hook
-register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+T_destination add_module append apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches
+eval extend extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half insert ipu
+load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
 register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
 register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
 set_submodule share_memory state_dict to to_empty train training type xpu zero_grad self
@@ -214,7 +214,7 @@ class _ForwardWriter:
         """`__init__`, where a layer has a module, and `forward`, both to be indented."""
         lines = []
         for (name, layer), links in zip(self._graph.items, self._graph.links, strict=True):
-            lines.append(f"{self._variables[name]} = {self._line(name, layer, links)}")
+            lines.append(f"{self._variables[name]} = {_filled(self._line(name, layer, links))}")
             if self._constants.issuperset(links):
                 self._constants.add(name)
         lines[-1] = f"return {lines[-1].partition(' = ')[2]}"
@@ -246,6 +246,13 @@ class _ForwardWriter:
         if images is None or link not in self._constants:
             return word
         return f"{word}.expand({self._variables[images]}.shape[0], *{word}.shape[1:])"
+
+
+def _filled(text: str) -> str:
+    """A long expression in brackets, on as many lines as it takes."""
+    if len(text) <= SHORT_CALL:
+        return text
+    return fill(f"({text})", SHORT_CALL, subsequent_indent=" " * 4, break_long_words=False, break_on_hyphens=False)
 
 
 def _free(name: str, names: set[str]) -> str:

@@ -185,9 +185,11 @@ def computed_by(layer: Layer, shape: Shape, x: str) -> str | None:
         case Scalar(kind="maximum" | "minimum" as kind, value=value):
             return f"{x}.clamp({_BOUNDS[kind]}={number(value)})"
         case Scalar(kind=kind, value=value, reverse=reverse):
-            # A power takes a sign before it for its own.
-            own = f"({number(value)})" if kind == "power" else number(value)
-            return f"{own} {_SIGNS[kind]} {x}" if reverse else f"{x} {_SIGNS[kind]} {own}"
+            if not reverse:
+                return f"{x} {_SIGNS[kind]} {number(value)}"
+            # In Python -2 ** x is -(2 ** x).
+            own = f"({number(value)})" if value < 0 else number(value)
+            return f"{own} {_SIGNS[kind]} {x}"
         case Clip(low=low, high=high):
             return f"{x}.clamp({number(low)}, {number(high)})"
         case Softmax(temperature=temperature) if temperature != 1:
@@ -231,7 +233,8 @@ def number(value: float) -> str:
 
 def _over(x: str, method: str, axes: tuple[int, ...], keep: bool) -> str:
     # Without an axis torch takes all of them.
-    return f"{x}.{method}(({_comma(axes)},){', keepdim=True' if keep else ''})" if axes else x
+    over = str(axes) if len(axes) > 1 else _comma(axes)
+    return f"{x}.{method}({over}{', keepdim=True' if keep else ''})" if axes else x
 
 
 def _comma(numbers: Iterable[int]) -> str:

@@ -99,6 +99,10 @@ def starting_values(
     parameters = [parameter for report in reports for parameter in report.parameters]
     declared = {parameter.name: parameter.shape for parameter in parameters}
     auxiliary = [parameter.name for report in reports if report.auxiliary for parameter in report.parameters]
+    for parameter in parameters:
+        value = found.get(parameter.name)
+        if parameter.role == "constant" and value is not None and value.shape == (1, *parameter.shape):
+            found[parameter.name] = value[0]  # MXNet has it as a batch of one
     values = {**{name: drawn[name] for name in auxiliary}, **found, **{name: drawn[name] for name in head}}
     require_fit(path, declared, values, reports[-1].output_shape[0])
     for parameter in parameters:
