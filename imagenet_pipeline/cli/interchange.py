@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.interchange.export import Exported, TrainedNetwork
+    from imagenet_pipeline.interchange.export import Change, Exported, TrainedNetwork
+    from imagenet_pipeline.training.checkpoint import Checkpoint as Trained
 from typing import TYPE_CHECKING
 
 from imagenet_pipeline.errors import BadInput
@@ -23,15 +24,28 @@ if TYPE_CHECKING:
     from imagenet_pipeline.records.classes import ClassTable
 
 
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLIT|DIR",
+        help="Images for --int8: a split of the run's records, or another data set [default: train]",
+    ),
+]
+CalibrationImages = Annotated[int | None, typer.Option(min=1, help="How many of them, evenly spaced [default: 256]")]
+
+
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    form: Annotated[str, typer.Option("--format", help="mxnet, onnx or pytorch.")],
+    form: Annotated[str, typer.Option("--format", help="mxnet, onnx, pytorch, torchscript or torch-export.")],
     out: Annotated[str, typer.Option(help="Where to, without an ending: FOLDER/NAME.")],
     checkpoint: Checkpoint = "best",
     raw: Annotated[bool, typer.Option("--raw", help="Leave normalisation to the caller.")] = False,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, help="Side of the input, pixels [default: the run's]")
     ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX in int8, by ONNX Runtime's static quantisation.")] = False,
+    calibrate: Calibrate = None,
+    calibration_images: CalibrationImages = None,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as a network that needs nothing of this project.
@@ -40,37 +54,64 @@ def export(
     (RGB - mean) / std. Values are float32.
 
     \b
-      mxnet    NAME-symbol.json NAME-0000.params   its input is called data
-               mx.gluon.SymbolBlock.imports("NAME-symbol.json", ["data"], "NAME-0000.params"), or mx.mod.Module
-      onnx     NAME.onnx                           its input is called images, its output logits
-               ONNX Runtime, OpenCV and others
-      pytorch  NAME.py NAME.safetensors
-               import NAME; NAME.load()
+      mxnet         NAME-symbol.json NAME-0000.params   its input is called data
+                    mx.gluon.SymbolBlock.imports("NAME-symbol.json", ["data"], "NAME-0000.params"), or mx.mod.Module
+      onnx          NAME.onnx                           its input is called images, its output logits
+                    ONNX Runtime, OpenCV and others; with --int8 a quarter of the size, for ONNX Runtime
+      pytorch       NAME.py NAME.safetensors
+                    import NAME; NAME.load()
+      torchscript   NAME.pt                             needs PyTorch here
+                    torch.jit.load("NAME.pt"), torch::jit::load in C++
+      torch-export  NAME.pt2                            needs PyTorch here
+                    torch.export.load("NAME.pt2").module()
 
     Beside them NAME.FORMAT.json holds the classes in order, mean and std, and every file's SHA-256. Files of an
     earlier export are replaced, others never.
+
+    --int8 looks at some of the run's training images for the range of every activation. What it costs stands in the
+    card: rank-1 of the validation images before and after, and the bytes.
 
     \b
     Examples:
       imagenet-pipeline export output/runs/demo --format onnx --out exported/demo
       imagenet-pipeline export output/runs/demo --format pytorch --out exported/demo --checkpoint latest --raw
+      imagenet-pipeline export output/runs/demo --format torchscript --out exported/demo
+      imagenet-pipeline export output/runs/demo --format onnx --int8 --out exported/demo_int8
+      imagenet-pipeline export output/runs/vgg16 --format onnx --int8 --out exported/vgg16_int8
+                        --calibrate output/imagenet --calibration-images 500
     """
-    from imagenet_pipeline.interchange.export import Format
     from imagenet_pipeline.interchange.export import export as export_network
+    from imagenet_pipeline.interchange.export import format_of
+    from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
-    if form not in get_args(Format):
-        advice = "did you mean pytorch?" if form == "torch" else None
-        raise BadRecipe(
-            "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
-        )
-    trained = _trained_network(run, checkpoint, input_size)
-    exported = export_network(trained, form, _target(out), raw)  # type: ignore[arg-type]
+    format_of(form)
+    _require_int8(int8, form, calibrate, calibration_images)
+    opened = load_checkpoint(find_checkpoint(run, checkpoint))
+    trained = _trained_network(opened, input_size)
+    change = _int8_change(run, opened, trained, raw, calibrate, calibration_images) if int8 else None
+    exported = export_network(trained, form, _target(out), raw, change)
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))
         say_json({**exported.content, "files": digests, "card": exported.card, "replaced": replaced})
         return
     _say(trained, exported)
+
+
+def _require_int8(int8: bool, form: str, calibrate: str | None, images: int | None) -> None:
+    if int8 and form != "onnx":
+        raise BadRecipe("only ONNX is written in int8", where="--int8", expected="--format onnx", found=form)
+    if not int8 and (calibrate is not None or images is not None):
+        option = "--calibrate" if calibrate is not None else "--calibration-images"
+        raise BadRecipe("nothing is calibrated without --int8", where=option, advice="add --int8 or leave it out")
+
+
+def _int8_change(
+    run: Path, opened: Trained, trained: TrainedNetwork, raw: bool, calibrate: str | None, images: int | None
+) -> Change:
+    from imagenet_pipeline.evaluation.int8 import CALIBRATION_IMAGES, int8_plan
+
+    return int8_plan(run, opened.state, trained.input_size, raw, calibrate, images or CALIBRATION_IMAGES)
 
 
 def _target(out: str) -> Path:
@@ -80,12 +121,10 @@ def _target(out: str) -> Path:
     return Path(out)
 
 
-def _trained_network(run: Path, which: str, input_size: int | None) -> TrainedNetwork:
+def _trained_network(checkpoint: Trained, input_size: int | None) -> TrainedNetwork:
     from imagenet_pipeline.interchange.export import TrainedNetwork, require_input_size
     from imagenet_pipeline.networks import catalog
-    from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
-    checkpoint = load_checkpoint(find_checkpoint(run, which))
     state = checkpoint.state
     if input_size is not None and not catalog.is_zoo_name(state.network):
         network = catalog.build(state.network, len(state.classes))
@@ -113,6 +152,20 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
     say(f"{exported.content['network']} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
+    if "int8" in exported.content:
+        _say_int8(exported.content["int8"])
+
+
+def _say_int8(int8: dict[str, Any]) -> None:
+    seen, scored = int8["calibration"], int8["scored"]
+    sizes = "int8 {int8:,} bytes, float32 {float32:,}".format(**int8["bytes"])
+    say(f"{sizes}; calibrated on {seen['images']:,} {seen['split']} images of {seen['records']}")
+    if scored is None:
+        say("not scored: no records of these classes have a split val or test")
+        return
+    for name in (name for name in ("rank1", "rank5") if name in scored):
+        words = "int8 {int8:.2f} %, float32 {float32:.2f} %".format(**scored[name])
+        say(f"{name[:4]}-{name[4:]}: {words}  ({scored['images']:,} {scored['split']} images)")
 
 
 Records = Annotated[Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")]
