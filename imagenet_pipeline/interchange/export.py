@@ -1,4 +1,4 @@
-"""Export a trained network: the files of a format, MXNet's written here, and a card beside them.
+"""Export a trained network: the files of a format, and a card beside them.
 
 The card, `OUT.FORM.json`, says what a program needs to use them: input, normalisation, classes, origin.
 """
@@ -6,36 +6,60 @@ The card, `OUT.FORM.json`, says what a program needs to use them: input, normali
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.engines.zoos import network_of
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.interchange.frozen import Normalisation, freeze
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, did_you_mean
+from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph import require_usable
-from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names, symbol_of
+from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
-from imagenet_pipeline.interchange.params import write_params
-from imagenet_pipeline.interchange.symbol import symbol_text
 from imagenet_pipeline.interchange.torch_export import export_pytorch
+from imagenet_pipeline.interchange.torch_programs import export_torch_program, export_torchscript
 from imagenet_pipeline.interchange.zoo_export import export_zoo
+from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
 from imagenet_pipeline.networks.shapes import Shape, parameters
 from imagenet_pipeline.records.classes import ClassTable
 
 AUTHOR = "imagenet-pipeline"
-Format = Literal["mxnet", "onnx", "pytorch"]
-ENDINGS: dict[Format, tuple[str, ...]] = {
-    "mxnet": ("-symbol.json", "-0000.params"),
-    "onnx": (".onnx",),
-    "pytorch": (".safetensors", ".py"),
+
+
+@dataclass(frozen=True)
+class Format:
+    """Files that a network can be written as: their endings, what their input is called there, and what writes them.
+
+    `write(network, values, input_shape, out, normalisation)` gives the paths written; with `takes_notes` it has the
+    card's content, as text, for a last argument. A zoo's networks are written by `zoo_export.WRITERS`.
+    """
+
+    endings: tuple[str, ...]
+    input_name: str | None
+    write: Callable[..., list[Path]]
+    takes_notes: bool = False
+
+
+FORMATS = {
+    "mxnet": Format(("-symbol.json", "-0000.params"), "data", export_mxnet),
+    "onnx": Format((".onnx",), "images", export_onnx, takes_notes=True),
+    "pytorch": Format((".safetensors", ".py"), None, export_pytorch),
+    "torchscript": Format((".pt",), None, export_torchscript),
+    "torch-export": Format((".pt2",), None, export_torch_program),
 }
-INPUT_NAMES: dict[Format, str | None] = {"mxnet": "data", "onnx": "images", "pytorch": None}
+
+
+def format_of(name: str) -> Format:
+    """The format called `name`. Raises BadRecipe with the nearest names for another."""
+    if name not in FORMATS:
+        *others, last = FORMATS
+        expected, advice = f"{', '.join(others)} or {last}", did_you_mean(name, FORMATS, "")
+        raise BadRecipe("unknown format", where="--format", expected=expected, found=name, advice=advice or None)
+    return FORMATS[name]
 
 
 @dataclass(frozen=True)
@@ -71,21 +95,28 @@ class Exported:
     replaced: tuple[str, str] | None = None
 
 
-def export(trained: TrainedNetwork, form: Format, out: Path, raw: bool = False) -> Exported:
+Change = Callable[[list[Path]], dict[str, Any]]
+"""Changes the files that a format wrote, in place, and gives what the card is to say of it."""
+
+
+def export(trained: TrainedNetwork, form: str, out: Path, raw: bool = False, change: Change | None = None) -> Exported:
     """Write `out` with the endings of `form`, and the card `out`.FORM.json: all of them or, where a file fails, none.
 
-    The exported network normalises its input itself, or with `raw` takes it normalised. Raises BadInput where
+    The exported network normalises its input itself, or with `raw` takes it normalised. `change` is applied to the
+    files before they are whole, and says more for the card. Raises BadInput where
     another's file stands in the way or float32 cannot normalise so, BadRecipe where `out` is a folder, and as the
     formats' own functions do.
     """
-    out = _without_ending(out, form)
+    endings = format_of(form).endings
+    out = _without_ending(out, endings)
     card = out.with_name(f"{out.name}.{form}.json")
-    _require_replaceable(card, [f"{out.name}{ending}" for ending in ENDINGS[form]])
+    _require_replaceable(card, [f"{out.name}{ending}" for ending in endings])
     replaced = _of_another_run(_earlier(card), trained)
     content = _content(trained, form, raw)
     require_usable(trained.mean, trained.std, trained.origin)
     with files.part_folder(out) as part:
         written = _write(trained, form, part / out.name, raw, content)
+        content |= change(written) if change else {}
         digests = {path.name: files.sha256_of(path) for path in written}
         content["files"] = digests
         files.write_json(part / card.name, content)
@@ -95,30 +126,26 @@ def export(trained: TrainedNetwork, form: Format, out: Path, raw: bool = False) 
     return Exported({out.with_name(name): digest for name, digest in digests.items()}, card, content, replaced)
 
 
-def _write(trained: TrainedNetwork, form: Format, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
+def _write(trained: TrainedNetwork, form: str, out: Path, raw: bool, content: dict[str, Any]) -> list[Path]:
     network = network_of(trained.network, len(trained.classes))
     normalisation = None if raw else (trained.mean, trained.std)
     if network.engine is not None:
         return export_zoo(network, trained.values, trained.input_shape, out, normalisation, form)
-    match form:
-        case "onnx":
-            notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
-            return export_onnx(network, trained.values, trained.input_shape, out, normalisation, notes)
-        case "pytorch":
-            return export_pytorch(network, trained.values, trained.input_shape, out, normalisation)
-        case "mxnet":
-            return export_mxnet(network, trained.values, trained.input_shape, out, normalisation)
+    writer = format_of(form)
+    notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
+    more = (notes,) if writer.takes_notes else ()
+    return writer.write(network, trained.values, trained.input_shape, out, normalisation, *more)
 
 
-def _content(trained: TrainedNetwork, form: Format, raw: bool) -> dict[str, Any]:
+def _content(trained: TrainedNetwork, form: str, raw: bool) -> dict[str, Any]:
     return {
         "written_by": f"{AUTHOR} {__version__}",
         "format": form,
-        "network": trained.network,
+        "network": catalog.title(trained.network),
         "origin": trained.origin,
         "weights_digest": trained.weights_digest,
         "input": {
-            "name": INPUT_NAMES[form],
+            "name": format_of(form).input_name,
             "shape": ["n", *trained.input_shape],
             "type": "float32",
             "values": "(RGB - mean) / std" if raw else "RGB, 0..255",
@@ -131,11 +158,11 @@ def _content(trained: TrainedNetwork, form: Format, raw: bool) -> dict[str, Any]
     }
 
 
-def _without_ending(out: Path, form: Format) -> Path:
+def _without_ending(out: Path, endings: tuple[str, ...]) -> Path:
     if out.is_dir():
         raise _no_name(f"--out {out}")
     name = out.name
-    for ending in ENDINGS[form]:
+    for ending in endings:
         name = name.removesuffix(ending)
     if not name:
         raise _no_name(f"--out {out}")
@@ -173,8 +200,8 @@ def normalisation_beside(file: Path) -> tuple[Normalisation, Path] | None:
 
     Raises BadInput where the card of this very file names none that a network can compute with.
     """
-    for form, endings in ENDINGS.items():
-        for ending in (ending for ending in endings if file.name.endswith(ending)):
+    for form, written in FORMATS.items():
+        for ending in (ending for ending in written.endings if file.name.endswith(ending)):
             card = file.with_name(f"{file.name.removesuffix(ending)}.{form}.json")
             content = _earlier(card)
             digests = content.get("files")
@@ -205,33 +232,6 @@ def _in_the_way(path: Path) -> BadInput:
         where=path,
         advice="remove it or choose another --out",
     )
-
-
-def export_mxnet(
-    network: Sequential,
-    values: Values,
-    input_shape: Shape,
-    out: Path,
-    normalisation: Normalisation | None,
-) -> list[Path]:
-    """Write `OUT-symbol.json` and `OUT-0000.params`, for `mx.gluon.SymbolBlock.imports` and `mx.mod.Module`.
-
-    The input is called `data`, [n, channels, height, width]: RGB, 0..255, with a `normalisation`, which the graph
-    then does itself; else already normalised. The output is the logits. All values are float32.
-    Files of these names are replaced, each in a single step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom
-    when the disk is full.
-    """
-    frozen = freeze(network, values, input_shape)
-    symbol = symbol_of(frozen.network, input_shape, normalisation)
-    names = symbol_names(frozen.network, input_shape)
-    arrays = {names[name]: array for name, array in frozen.values.items()}
-    if normalisation is not None:
-        for name, numbers in zip((MEAN, DEVIATION), normalisation, strict=True):
-            arrays[f"arg:{name}"] = np.array(numbers, np.float32).reshape(1, -1, 1, 1)
-    written = [out.with_name(f"{out.name}-0000.params"), out.with_name(f"{out.name}-symbol.json")]
-    write_params(written[0], arrays)
-    files.write_whole(written[1], symbol_text(symbol))
-    return [written[1], written[0]]
 
 
 def require_input_size(name: str, network: Sequential, size: int, own: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.networks.layers import Sequential, Tap, without_taps
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shape
+from imagenet_pipeline.records.classes import ClassTable
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, in 0..255."""
@@ -69,8 +70,9 @@ class Imported:
     what its file calls it. `values` by our names, those of auxiliary classifiers only where the file has them.
     `normalisation` is what the network itself does to its input, or what its source states, and `normalisation_from`
     says which (a user may know better than a source); None where nobody says it. `also` names other networks that
-    compute the same, `unused` arrays of the file that the network does not have. `notes` are sentences on what could
-    not be kept.
+    compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and `class_table` are
+    what the file states. `names` are what MXNet's file calls the parameters, by our names. `notes` are sentences on
+    what could not be kept.
     """
 
     network: str
@@ -82,5 +84,7 @@ class Imported:
     unused: tuple[str, ...] = ()
     layers: Sequential | None = None
     crop_fraction: float | None = None
+    class_table: ClassTable | None = None
     notes: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
     normalisation_from: str = THE_GRAPH

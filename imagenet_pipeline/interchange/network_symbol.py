@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.symbol import VARIABLE, Node, Output, Symbol
+from imagenet_pipeline.interchange.symbol_operators import (
+    BROADCAST,
+    EQUAL,
+    batched,
+    batched_axes,
+    l2_mode,
+    operator_of,
+    tuple_of,
+)
 from imagenet_pipeline.networks import layers
-from imagenet_pipeline.networks.layers import Layer, Sequential, follow, joined, pair, without_taps
-from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
+from imagenet_pipeline.networks.layers import GREY_SHARES, Layer, Sequential, follow, joined, without_taps
+from imagenet_pipeline.networks.shapes import LayerReport, Parameter, Shape, describe
 
 MEAN, DEVIATION = "normalisation_mean", "normalisation_std"
 _SUFFIXES = {
     "weight": "weight", "bias": "bias", "scale": "gamma", "shift": "beta", "mean": "moving_mean",
-    "variance": "moving_var", "slope": "gamma",
+    "variance": "moving_var", "slope": "gamma", "constant": "value",
 }  # fmt: skip
 FLOAT32 = "0"
 _STATISTICS = ("mean", "variance")
@@ -24,18 +34,19 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
 
     With a `normalisation` the graph subtracts the variable `normalisation_mean` [1, channels, 1, 1] from its input
     and divides by `normalisation_std`; training with MXNet leaves both as they are. Raises BadRecipe as
-    `describe` does, and ValueError where two layers would be called the same.
+    `describe` does, and where two layers would be called the same.
     """
     plain = without_taps(network)
-    describe(plain, input_shape)
-    writer = _SymbolWriter()
+    writer = _SymbolWriter({report.path: report for report in describe(plain, input_shape)})
     start = writer.variable("data")
     if normalisation is not None:
         start = writer.normalised(start, len(normalisation[0]))
     end = follow(plain, "", start, writer.appended)
     names = [node.name for node in writer.nodes]
     if len(set(names)) < len(names):
-        raise ValueError(f"two nodes have the same name: {next(name for name in names if names.count(name) > 1)}")
+        same = next(name for name in names if names.count(name) > 1)
+        what = "two layers would be called the same in MXNet"
+        raise BadRecipe(what, where="--format mxnet", found=same, advice="take another format")
     return Symbol(tuple(writer.nodes), (end,))
 
 
@@ -58,8 +69,11 @@ def _node_name(path: str) -> str:
 
 
 class _SymbolWriter:
-    def __init__(self) -> None:
+    def __init__(self, reports: dict[str, LayerReport]) -> None:
         self.nodes: list[Node] = []
+        self._reports = reports
+        self._constants: set[Output] = set()
+        """What depends on no image: its batch axis has a length of 1."""
 
     def variable(self, name: str, **attributes: str) -> Output:
         return self._append(VARIABLE, name, (), attributes)
@@ -77,76 +91,76 @@ class _SymbolWriter:
 
     def appended(self, layer: Layer, path: str, inputs: list[Output]) -> Output:
         """Append a layer, a Residual's sum or a Concat, and say where its result comes out."""
+        end = self._appended(layer, path, inputs)
+        if self._constants.issuperset(inputs):
+            self._constants.add(end)
+        return end
+
+    def _appended(self, layer: Layer, path: str, inputs: list[Output]) -> Output:
+        name = _node_name(path)
         match layer:
             case layers.Residual():
                 return self._append("elemwise_add", _node_name(joined(path, "plus")), inputs, {})
             case layers.Concat():
-                attributes = {"num_args": str(len(inputs)), "dim": "1"}
-                return self._append("Concat", _node_name(joined(path, "concat")), inputs, attributes)
-        op, attributes, suffixes = _operator(layer)
-        name = _node_name(path)
+                return self._joined(_node_name(joined(path, "concat")), inputs, 1)
+            case layers.Join(axis=axis):
+                return self._joined(name, self._repeated(name, inputs), batched(axis))
+            case layers.Elementwise():
+                return self._arithmetic(layer, path, inputs)
+            case layers.Constant(shape=shape):
+                # MXNet cannot tell the shape of what is only added or multiplied.
+                return self.variable(f"{name}_value", __dtype__=FLOAT32, __shape__=tuple_of((1, *shape)))
+            case layers.Greyscale():
+                return self._grey(name, inputs[0])
+            case layers.L2Norm() if l2_mode(layer.axes, self._reports[path].input_shape) is None:
+                return self._unit_length(layer, path, inputs[0])
+        op, attributes, suffixes = operator_of(self._reports[path])
         variables = [self.variable(f"{name}_{suffix}", __dtype__=FLOAT32) for suffix in suffixes]
         return self._append(op, name, [*inputs, *variables], attributes)
+
+    def _joined(self, name: str, inputs: list[Output], axis: int) -> Output:
+        return self._append("Concat", name, inputs, {"num_args": str(len(inputs)), "dim": str(axis)})
+
+    def _repeated(self, name: str, inputs: list[Output]) -> list[Output]:
+        """Constants among other inputs as often as there are images."""
+        images = next((link for link in inputs if link not in self._constants), None)
+        attributes = {"lhs_axes": "(0,)", "rhs_axes": "(0,)"}
+        return [
+            self._append("broadcast_like", f"{name}_repeated{number}", (link, images), attributes)
+            if images and link in self._constants
+            else link
+            for number, link in enumerate(inputs)
+        ]
+
+    def _arithmetic(self, layer: layers.Elementwise, path: str, inputs: list[Output]) -> Output:
+        """The inputs from left to right; the last node has the layer's name."""
+        alike = len({*self._reports[path].input_shapes}) == 1 and self._constants.isdisjoint(inputs)
+        op = (BROADCAST | EQUAL if alike else BROADCAST)[layer.kind]
+        result, last = inputs[0], len(inputs) - 1
+        for number, link in enumerate(inputs[1:], 1):
+            name = _node_name(path) if number == last else f"{_node_name(path)}_part{number}"
+            result = self._append(op, name, (result, link), {})
+        return result
+
+    def _grey(self, name: str, x: Output) -> Output:
+        parts = []
+        for index, (colour, share) in enumerate(zip(("red", "green", "blue"), GREY_SHARES, strict=True)):
+            channel = {"axis": "1", "begin": str(index), "end": str(index + 1)}
+            plane = self._append("slice_axis", f"{name}_{colour}", (x,), channel)
+            parts.append(self._append("_mul_scalar", f"{name}_{colour}_share", (plane,), {"scalar": repr(share)}))
+        two = self._append("elemwise_add", f"{name}_two", parts[:2], {})
+        return self._append("elemwise_add", name, (two, parts[2]), {})
+
+    def _unit_length(self, layer: layers.L2Norm, path: str, x: Output) -> Output:
+        """x / sqrt(epsilon + sum of squares) over axes that L2Normalization has no mode for."""
+        name, axes = _node_name(path), batched_axes(layer.axes, self._reports[path].input_shape)
+        squares = self._append("square", f"{name}_square", (x,), {})
+        over = {"axis": tuple_of(axes), "keepdims": "True"}
+        total = self._append("sum", f"{name}_sum", (squares,), over) if axes else squares
+        above_0 = self._append("_plus_scalar", f"{name}_above_0", (total,), {"scalar": repr(layer.epsilon)})
+        length = self._append("sqrt", f"{name}_length", (above_0,), {})
+        return self._append("broadcast_div", name, (x, length), {})
 
     def _append(self, op: str, name: str, inputs: Iterable[Output], attributes: dict[str, str]) -> Output:
         self.nodes.append(Node(op, name, tuple(inputs), attributes))
         return len(self.nodes) - 1, 0
-
-
-Operator = tuple[str, dict[str, str], tuple[str, ...]]
-"""Operator, attributes, endings of its variables' names."""
-
-
-def _operator(layer: Layer) -> Operator:
-    match layer:
-        case layers.Conv() | layers.Dense():
-            return _weighted(layer)
-        case layers.BatchNorm():
-            attributes = {
-                "axis": "1", "eps": repr(layer.epsilon), "momentum": repr(layer.momentum),
-                "fix_gamma": str(not layer.scale), "use_global_stats": "False",
-            }  # fmt: skip
-            return "BatchNorm", attributes, ("gamma", "beta", "moving_mean", "moving_var")
-        case layers.Activation(kind="relu" | "tanh" | "sigmoid"):
-            return "Activation", {"act_type": layer.kind}, ()
-        case layers.Activation():
-            attributes = {"act_type": layer.kind, "slope": repr(layer.slope)}
-            return "LeakyReLU", attributes, ("gamma",) if layer.kind == "prelu" else ()
-        case layers.Pool() | layers.GlobalAveragePool():
-            return "Pooling", _pooling(layer), ()
-        case layers.Dropout():
-            return "Dropout", {"p": repr(layer.rate)}, ()
-        case layers.Flatten():
-            return "Flatten", {}, ()
-        case layers.LocalResponseNorm():
-            attributes = {
-                "nsize": str(layer.size), "alpha": repr(layer.alpha), "beta": repr(layer.beta),
-                "knorm": repr(layer.bias),
-            }  # fmt: skip
-            return "LRN", attributes, ()
-        case _:
-            raise NotImplementedError(f"no MXNet operator is known for {type(layer).__name__}")
-
-
-def _weighted(layer: layers.Conv | layers.Dense) -> Operator:
-    suffixes = ("weight", "bias") if layer.bias else ("weight",)
-    if isinstance(layer, layers.Dense):
-        attributes = {"num_hidden": str(layer.units), "no_bias": str(not layer.bias), "flatten": "True"}
-        return "FullyConnected", attributes, suffixes
-    attributes = {
-        "kernel": str(pair(layer.kernel)), "stride": str(pair(layer.stride)), "dilate": "(1, 1)",
-        "pad": str(pair(layer.pad)), "num_filter": str(layer.channels), "num_group": str(layer.groups),
-        "no_bias": str(not layer.bias), "layout": "NCHW",
-    }  # fmt: skip
-    return "Convolution", attributes, suffixes
-
-
-def _pooling(layer: layers.Pool | layers.GlobalAveragePool) -> dict[str, str]:
-    if isinstance(layer, layers.GlobalAveragePool):
-        return {"global_pool": "True", "kernel": "(1, 1)", "pool_type": "avg", "pooling_convention": "valid"}
-    attributes = {
-        "global_pool": "False", "pool_type": "max" if layer.kind == "max" else "avg",
-        "kernel": str(pair(layer.size)), "stride": str(pair(layer.stride)), "pad": str(pair(layer.pad)),
-        "pooling_convention": "full" if layer.ceil else "valid",
-    }  # fmt: skip
-    return attributes if layer.kind == "max" else {**attributes, "count_include_pad": str(layer.count_pad)}

@@ -7,11 +7,12 @@ plain words, numbers are written by `repr`.
 from __future__ import annotations
 
 import keyword
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 
 from safetensors.numpy import save
 
@@ -19,23 +20,18 @@ from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Frozen, Normalisation, freeze
+from imagenet_pipeline.interchange.torch_layers import CLASSES, arithmetic, computed_by, module_of
 from imagenet_pipeline.networks.layers import (
     SHORTCUT,
-    Activation,
-    BatchNorm,
     Concat,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
+    Elementwise,
+    Graph,
+    Join,
     Layer,
-    LocalResponseNorm,
-    Pool,
     Residual,
     Sequential,
     fold,
-    pair,
+    joined,
 )
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
 
@@ -70,13 +66,8 @@ def require_module_name(name: str) -> None:
         )
 
 
-USUAL: dict[str, object] = {
-    "stride": 1, "padding": 0, "groups": 1, "bias": True, "eps": 1e-5, "momentum": 0.1, "ceil_mode": False,
-    "count_include_pad": True,
-}  # fmt: skip
-"""torch's values of keywords that are not given."""
 SHORT_CALL = 88
-"""Longest call, in characters, that stays on a line."""
+"""Longest expression, in characters, that stays on a line."""
 
 TEMPLATE = '''\
 """{name}: images, float32 [n, {input}], {reads}, to logits [n, {output}].
@@ -118,56 +109,19 @@ def stack(**items):
     """The named items one after the other."""
     return nn.Sequential(OrderedDict(items))'''
 
-RESIDUAL = '''\
-class Residual(nn.Sequential):
-    """The items one after the other, plus what goes around them: `shortcut`, or the input as it is."""
 
-    def __init__(self, **items):
-        super().__init__(OrderedDict(items))
-
-    def forward(self, x):
-        body, around = x, x
-        for name, item in self.named_children():
-            if name == "shortcut":
-                around = item(x)
-            else:
-                body = item(body)
-        return body + around'''
-
-CONCAT = '''\
-class Concat(nn.Sequential):
-    """What the items make of the same input, joined along the channels."""
-
-    def __init__(self, **items):
-        super().__init__(OrderedDict(items))
-
-    def forward(self, x):
-        return torch.cat([item(x) for item in self], dim=1)'''
-
-PRELU = '''\
-class PReLU(nn.Module):
-    """torch's own, its parameter called `slope`."""
-
-    def __init__(self, channels, slope):
-        super().__init__()
-        self.slope = nn.Parameter(torch.full((channels,), slope))
-
-    def forward(self, x):
-        return nn.functional.prelu(x, self.slope)'''
-
-NORMALISE = '''\
-class Normalise(nn.Module):
-    """(x - mean) / std, channel by channel."""
-
-    def __init__(self, mean, std):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-
-    def forward(self, x):
-        return (x - self.mean) / self.std'''
-
-CLASSES = {"Residual": RESIDUAL, "Concat": CONCAT, "PReLU": PRELU, "Normalise": NORMALISE}
+_TORCH_NAMES = """
+T_destination add_module append apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches
+eval extend extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half insert ipu
+load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+set_submodule share_memory state_dict to to_empty train training type xpu zero_grad self
+"""
+TAKEN_BY_TORCH = frozenset(_TORCH_NAMES.split())
+"""Names that no layer of an nn.Sequential can have, beside those with an underscore in front."""
+TAKEN_IN_FORWARD = ("x", "self", "torch", "float")
 
 
 def module_text(frozen: Frozen, name: str, normalisation: Normalisation | None) -> str:
@@ -177,33 +131,38 @@ def module_text(frozen: Frozen, name: str, normalisation: Normalisation | None) 
     recurring = [(text, paths) for text, paths in first.paths.items() if len(paths) > 1]
     writer = _CodeWriter(frozen.reports, {text: f"residual{number}" for number, (text, _) in enumerate(recurring, 1)})
     items = writer.items(frozen.network.items)
-    units = [_unit(writer.units[text], text, paths) for text, paths in recurring]
     if normalisation:
         if any(name == "normalise" for name, _ in frozen.network.items):
             raise _unfit("normalise")
         mean, std = (tuple(map(float, numbers)) for numbers in normalisation)
-        items = [f"normalise={writer.call('Normalise', [f'mean={mean!r}', f'std={std!r}'])}", *items]
+        items = [f"normalise={_call('Normalise', [f'mean={mean!r}', f'std={std!r}'])}", *items]
+    units = [_unit(writer.units[text], text, paths) for text, paths in recurring]
+    own = [*(_class(writer.graphs[text], text, paths) for text, paths in writer.graph_paths.items()), *units]
+    body = _inside(_broken("stack", items))
+    used = [text for name, text in CLASSES.items() if re.search(rf"\b{name}\(", "\n".join([body, *own]))]
     return TEMPLATE.format(
         name=name,
         version=__version__,
         input=", ".join(map(str, frozen.input_shape)),
         output=", ".join(map(str, frozen.output_shape)),
         reads="RGB in 0..255" if normalisation else "(RGB - mean) / std",
-        definitions="\n\n\n".join([STACK, *(text for name, text in CLASSES.items() if name in writer.used), *units]),
-        body=_inside(_broken("stack", items)),
+        definitions="\n\n\n".join([STACK, *used, *own]),
+        body=body,
     )
 
 
 class _CodeWriter:
     """Writes layers as Python expressions.
 
-    `units` are the functions to call in place of a Residual's expression; `paths` says where each was met.
+    `units` are the functions to call in place of a Residual's expression; `paths` says where each was met. `graphs`
+    are the classes of Graphs, by their text; `graph_paths` says where each was met.
     """
 
     def __init__(self, reports: dict[str, LayerReport], units: dict[str, str]) -> None:
         self.units = units
         self.paths: dict[str, list[str]] = defaultdict(list)
-        self.used: set[str] = set()
+        self.graphs: dict[str, str] = {}
+        self.graph_paths: dict[str, list[str]] = defaultdict(list)
         self._reports = reports
 
     def items(self, items: Iterable[tuple[str, Layer]]) -> list[str]:
@@ -218,73 +177,95 @@ class _CodeWriter:
             case Residual():
                 # The class adds what its last item gives to what the others give.
                 around = {SHORTCUT: parts.pop(SHORTCUT)} if layer.shortcut else {}
-                text = self.call("Residual", _named({**parts, **around}))
+                text = _call("Residual", _named({**parts, **around}))
                 self.paths[text].append(path)
                 return f"{self.units[text]}()" if text in self.units else text
             case Concat():
-                return self.call("Concat", _named(parts))
-            case Activation(kind="prelu"):
-                return self.call("PReLU", [str(self._reports[path].input_shape[0]), repr(layer.slope)])
+                return _call("Concat", _named(parts))
+            case Graph():
+                return self._graph(layer, path, parts)
+            case Elementwise() | Join():
+                return ""  # stands in the Graph's forward alone
             case _:
-                return _leaf(layer, self._reports[path].input_shape)
+                return module_of(layer, self._reports[path].input_shape)
 
-    def call(self, name: str, words: list[str]) -> str:
-        """A call of a class the file defines."""
-        self.used.add(name)
-        return _call(name, words)
-
-
-def _leaf(layer: Layer, shape: Shape) -> str:
-    channels = shape[0]
-    match layer:
-        case Conv(bias=bias, groups=groups):
-            sizes = {"stride": layer.stride, "padding": layer.pad}
-            return _module("Conv2d", channels, layer.channels, layer.kernel, **sizes, groups=groups, bias=bias)
-        case Dense():
-            return _module("Linear", channels, layer.units, bias=layer.bias)
-        case BatchNorm():
-            # torch's momentum is the share of the batch, ours that of the past.
-            name = "BatchNorm2d" if len(shape) == 3 else "BatchNorm1d"
-            return _module(name, channels, eps=layer.epsilon, momentum=round(1 - layer.momentum, 12))
-        case Pool():
-            return _pool(layer)
-        case GlobalAveragePool():
-            return _module("AdaptiveAvgPool2d", 1)
-        case LocalResponseNorm():
-            return _module("LocalResponseNorm", layer.size, alpha=layer.alpha, beta=layer.beta, k=layer.bias)
-        case Flatten():
-            return _module("Flatten")
-        case Dropout():
-            return _module("Dropout", layer.rate)
-        case Activation():
-            return _activation(layer)
-        case _:
-            raise NotImplementedError(f"PyTorch export has no rule for {type(layer).__name__}")
+    def _graph(self, graph: Graph, path: str, parts: dict[str, str]) -> str:
+        text = _ForwardWriter(graph, path, parts, self._reports).text()
+        if text not in self.graphs:
+            name = "".join(word[:1].upper() + word[1:] for word in path.replace(".", "_").split("_")) or "Block"
+            while name in {*CLASSES, "Path", "OrderedDict", *self.graphs.values()}:
+                name += "_"
+            self.graphs[text] = name
+        self.graph_paths[text].append(path)
+        return f"{self.graphs[text]}()"
 
 
-def _pool(layer: Pool) -> str:
-    # Without a stride torch takes the window's size: it is always written.
-    words = (layer.size, f"stride={layer.stride!r}")
-    if layer.kind == "max":
-        return _module("MaxPool2d", *words, padding=layer.pad, ceil_mode=layer.ceil)
-    count = layer.count_pad or not any(pair(layer.pad))
-    return _module("AvgPool2d", *words, padding=layer.pad, ceil_mode=layer.ceil, count_include_pad=count)
+class _ForwardWriter:
+    """Writes a Graph as the body of a class: a line of `forward` for each item, under the item's name."""
+
+    def __init__(self, graph: Graph, path: str, parts: dict[str, str], reports: dict[str, LayerReport]) -> None:
+        self._graph, self._path, self._parts, self._reports = graph, path, parts, reports
+        names = {name for name, _ in graph.items}
+        self._variables = {"": "x"} | {name: _free(name, names) for name in names}
+        self._constants: set[str] = set()
+        self._modules: list[str] = []
+
+    def text(self) -> str:
+        """`__init__`, where a layer has a module, and `forward`, both to be indented."""
+        lines = []
+        for (name, layer), links in zip(self._graph.items, self._graph.links, strict=True):
+            lines.append(f"{self._variables[name]} = {_filled(self._line(name, layer, links))}")
+            if self._constants.issuperset(links):
+                self._constants.add(name)
+        lines[-1] = f"return {lines[-1].partition(' = ')[2]}"
+        forward = f"def forward(self, x):\n{indent(chr(10).join(lines), ' ' * 4)}"
+        if not self._modules:
+            return forward
+        modules = "\n".join(["super().__init__()", *self._modules])
+        return f"def __init__(self):\n{indent(modules, ' ' * 4)}\n\n{forward}"
+
+    def _line(self, name: str, layer: Layer, links: tuple[str, ...]) -> str:
+        words = [self._variables[link] for link in links]
+        match layer:
+            case Elementwise():
+                return arithmetic(layer, words)
+            case Join(axis=axis):
+                images = next((link for link in links if link not in self._constants), None)
+                words = [self._repeated(link, images) for link in links]
+                return f"torch.cat([{', '.join(words)}], dim={axis + 1})"
+        report = self._reports.get(joined(self._path, name))
+        computed = computed_by(layer, report.input_shape, words[0]) if report and words else None
+        if computed is not None:
+            return computed
+        self._modules.append(f"self.{_plain(name)} = {self._parts[name]}")
+        return f"self.{name}({', '.join(words)})"
+
+    def _repeated(self, link: str, images: str | None) -> str:
+        """A variable, of a Constant as often as there are images."""
+        word = self._variables[link]
+        if images is None or link not in self._constants:
+            return word
+        return f"{word}.expand({self._variables[images]}.shape[0], *{word}.shape[1:])"
 
 
-def _activation(layer: Activation) -> str:
-    return {
-        "relu": "nn.ReLU()",
-        "elu": f"nn.ELU({layer.slope!r})",
-        "leaky": f"nn.LeakyReLU({layer.slope!r})",
-        "tanh": "nn.Tanh()",
-        "sigmoid": "nn.Sigmoid()",
-    }[layer.kind]
+def _filled(text: str) -> str:
+    """A long expression in brackets, on as many lines as it takes."""
+    if len(text) <= SHORT_CALL:
+        return text
+    return fill(f"({text})", SHORT_CALL, subsequent_indent=" " * 4, break_long_words=False, break_on_hyphens=False)
 
 
-def _module(name: str, *words: object, **more: object) -> str:
-    """A call of torch's `name`; keywords with torch's own value are left out."""
-    named = [f"{key}={value!r}" for key, value in more.items() if key not in USUAL or value != USUAL[key]]
-    return f"nn.{name}({', '.join([*map(str, words), *named])})"
+def _free(name: str, names: set[str]) -> str:
+    """The variable of an item: its name, or one near it that means nothing else in `forward`."""
+    while name in TAKEN_IN_FORWARD or keyword.iskeyword(name):
+        name += "_"
+        while name in names:
+            name += "_"
+    return name
+
+
+def _class(name: str, text: str, paths: list[str]) -> str:
+    return f"class {name}(nn.Module):\n    # {', '.join(paths)}\n{indent(text, ' ' * 4)}"
 
 
 def _call(name: str, words: list[str]) -> str:
@@ -311,10 +292,10 @@ def _named(expressions: dict[str, str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in TAKEN_BY_TORCH:
         raise _unfit(name)
     return name
 
 
 def _unfit(name: str) -> BadRecipe:
-    return BadRecipe("this format cannot name a layer so", where="--format pytorch", found=repr(name))
+    return BadRecipe("this format cannot name a layer so", where="--format", found=repr(name), advice="onnx can")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from safetensors.numpy import save
@@ -15,11 +15,9 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation, in_float32
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN
 from imagenet_pipeline.interchange.params import write_params
-from imagenet_pipeline.interchange.torch_export import NORMALISE, require_module_name
+from imagenet_pipeline.interchange.torch_export import require_module_name
+from imagenet_pipeline.interchange.torch_layers import NORMALISE
 from imagenet_pipeline.networks.shapes import Shape
-
-FORMATS = {"gluoncv": ("mxnet",), "timm": ("pytorch", "onnx")}
-"""Formats a zoo's networks can be written in."""
 
 TEMPLATE = '''\
 """{network}: images, float32 [n, {shape}], {reads}, to logits [n, {classes}].
@@ -57,32 +55,29 @@ def load(path=Path(__file__).with_suffix(".safetensors")):
 '''
 
 
+Writer = Callable[[ZooNetwork, Values, Shape, Path, Normalisation | None], list[Path]]
+
+
 def export_zoo(
     network: ZooNetwork,
     values: Values,
     input_shape: Shape,
     out: Path,
     normalisation: Normalisation | None,
-    form: Literal["mxnet", "onnx", "pytorch"],
+    form: str,
 ) -> list[Path]:
     """Write the files of `form`, as `export_mxnet`, `export_onnx` and `export_pytorch` do for our own networks.
 
     Raises BadRecipe where the zoo's networks have no such form, or its library is not installed; BadInput where a value
     is not finite in float32.
     """
-    possible = FORMATS[network.library]
+    possible = WRITERS[network.library]
     if form not in possible:
         raise BadRecipe(
             f"{network} cannot be written as {form}", where="--format", expected=" or ".join(possible), found=form
         )
     plain = {name: in_float32(name, value) for name, value in values.items()}
-    match form:
-        case "mxnet":
-            return _export_mxnet(network, plain, input_shape, out, normalisation)
-        case "onnx":
-            return _export_onnx(network, plain, input_shape, out, normalisation)
-        case "pytorch":
-            return _export_pytorch(network, plain, input_shape, out, normalisation)
+    return possible[form](network, plain, input_shape, out, normalisation)
 
 
 def _export_mxnet(
@@ -106,8 +101,33 @@ def _export_onnx(
 ) -> list[Path]:
     from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 
+    module = pytorch_zoo.scoring_module(network, values, input_shape, normalisation)
     target = out.with_name(f"{out.name}.onnx")
-    files.write_whole(target, pytorch_zoo.onnx_bytes(network, values, input_shape, normalisation))
+    files.write_whole(target, pytorch_zoo.onnx_bytes(network, module, input_shape))
+    return [target]
+
+
+def _export_torchscript(
+    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    from imagenet_pipeline.engines.pytorch import programs
+    from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
+
+    module = pytorch_zoo.scoring_module(network, values, input_shape, normalisation)
+    target = out.with_name(f"{out.name}.pt")
+    files.write_whole(target, programs.script_bytes(module, input_shape))
+    return [target]
+
+
+def _export_torch_program(
+    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    from imagenet_pipeline.engines.pytorch import programs
+    from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
+
+    module = pytorch_zoo.scoring_module(network, values, input_shape, normalisation)
+    target = out.with_name(f"{out.name}.pt2")
+    files.write_whole(target, programs.program_bytes(module, input_shape))
     return [target]
 
 
@@ -137,3 +157,15 @@ def _export_pytorch(
     files.write_whole(weights, save(dict(values), metadata={"format": "pt"}))
     files.write_whole(code, text)
     return [weights, code]
+
+
+WRITERS: dict[str, dict[str, Writer]] = {
+    "gluoncv": {"mxnet": _export_mxnet},
+    "timm": {
+        "pytorch": _export_pytorch,
+        "onnx": _export_onnx,
+        "torchscript": _export_torchscript,
+        "torch-export": _export_torch_program,
+    },
+}
+"""Formats a zoo's networks can be written in, and what writes them."""

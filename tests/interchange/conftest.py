@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -11,23 +13,45 @@ import pytest
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import FRAMEWORKS, Blueprint, create_engine, is_installed
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
+    Clip,
     Concat,
+    Constant,
     Conv,
+    ConvTranspose,
     Dense,
     Dropout,
+    Elementwise,
     Flatten,
+    GlobalAveragePool,
+    Graph,
+    Greyscale,
+    InstanceNorm,
+    Join,
+    L2Norm,
+    Layer,
+    LayerNorm,
     LocalResponseNorm,
+    Pad,
     Pool,
+    Reduce,
+    Reshape,
     Residual,
+    Scalar,
     Sequential,
+    Slice,
+    Softmax,
+    Transpose,
+    Upsample,
     stack,
+    walk,
 )
-from imagenet_pipeline.networks.shapes import describe
+from imagenet_pipeline.networks.shapes import describe, output_shapes
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +70,8 @@ SIZES = {
 }
 MORE_SIZES = {"alexnet_book": 67, "vgg16_book": 32, "googlenet_book": 32, "resnet50": 32, "squeezenet_book": 67}
 SIZES |= MORE_SIZES if LONG else {}
+
+DRAWN = [f"drawn{seed}" for seed in range(50 if LONG else 8)]
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,189 @@ def every_layer() -> Sequential:
     )
 
 
+def graph_layers() -> Sequential:
+    """Each kind of layer that came with graphs, in each form that is written differently."""
+    twice = Graph((("double", Elementwise("add")), ("conv", Conv(2, 1)), ("more", Elementwise("add"))),
+                  (("", ""), ("double",), ("conv", "")))  # fmt: skip
+    return stack(
+        margin=Pad(1, 0, 2, 1, "constant", 3.0),
+        dilated=Conv(6, 3, dilation=(1, 2)),
+        spread=ConvTranspose(4, (3, 2), stride=2, pad=1, extra=(1, 0), groups=2),
+        fat=ConvTranspose(4, 2, bias=False, dilation=2),
+        block=Graph(
+            (
+                ("instance", InstanceNorm(0.01)),
+                ("layer", LayerNorm(0, 0.02)),
+                ("gelu", Activation("gelu")),
+                ("colour", Constant((4, 1, 1))),
+                ("x", Elementwise("multiply")),
+                ("most", Elementwise("maximum")),
+                ("left", Elementwise("subtract")),
+                ("field", Constant((2, 38, 36))),
+                ("torch", Join(0)),
+            ),
+            (
+                ("",),
+                ("",),
+                ("instance",),
+                (),
+                ("gelu", "colour"),
+                ("x", "layer", "gelu"),
+                ("most", "x", ""),
+                (),
+                ("field", "left", "x"),
+            ),
+        ),
+        frozen=BatchNorm(scale=False, frozen=True),
+        selu=Activation("selu"),
+        sums=Pool("sum", 3, 2, pad=1, ceil=True),
+        scale=Scalar("multiply", -0.05),
+        softsign=Activation("softsign"),
+        power=stack(abs=Activation("abs"), add=Scalar("add", 0.5), power=Scalar("power", 1.5), log=Activation("log")),
+        other=stack(tanh=Activation("tanh"), power=Scalar("power", 1.5, reverse=True), sqrt=Activation("sqrt")),
+        bounds=stack(least=Scalar("maximum", 0.7), most=Scalar("minimum", 1.4), away=Scalar("subtract", 0.2, True)),
+        first=stack(conv=Conv(2, 1), graph=twice),
+        second=stack(conv=Conv(2, 1), graph=twice),
+        part=Slice(2, -9, None, 2),
+        rows=Slice(1, 2, 11),
+        colours=Conv(3, 1),
+        grey=Greyscale(),
+        larger=Upsample(2),
+        edge=Pad(1, 2, 0, 3, "edge"),
+        mirror=Pad(1, 2, 4, 3, "reflect"),
+        lengths=stack(unit=L2Norm((0, 1)), all=L2Norm((0, 1, 2), 0.1), columns=L2Norm((-1,), 0.3)),
+        heat=Softmax(1, temperature=0.1),
+        logs=Softmax(-1, log=True),
+        range=Clip(-4.0, float("inf")),
+        turn=Transpose((2, 0, 1)),
+        shape=Reshape((2, -1, 8)),
+        widest=Reduce("max", (0,), keep=True),
+        plane=Reduce("mean", (-3,)),
+        dense=Dense(6, last_axis=True),
+        vectors=stack(norm=LayerNorm(), turned=Transpose((1, 0)), narrow=Dense(4, bias=False, last_axis=True)),
+        soft=Activation("softplus"),
+        square=Activation("square"),
+        exp=stack(negative=Scalar("multiply", -1.0), exp=Activation("exp")),
+        total=Reduce("sum", (1,)),
+        classifier=Dense(CLASSES, last_axis=True),
+    )
+
+
+def drawn_graph(seed: int, most: int = 30) -> Sequential:
+    """A graph of 5 to `most` layers at random, that nothing leaves unread."""
+    random, drawing = np.random.default_rng(seed), _Drawing()
+    for _ in range(int(random.integers(4, most))):
+        drawing.add_any(random)
+    return drawing.network()
+
+
+class _Drawing:
+    """Items of a graph that reads the stem's 4 x 10 x 10, and their shapes."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[str, Layer]] = []
+        self.links: list[tuple[str, ...]] = []
+        self.shapes: dict[str, tuple[int, ...]] = {"": (4, 10, 10)}
+
+    def add(self, layer: Layer, *links: str) -> str:
+        """The item's name, or that of its first input where the layer does not fit, grows too large or has no image."""
+        if links and all(isinstance(dict(self.items).get(link), Constant) for link in links):
+            return links[0]
+        name = f"node{len(self.shapes)}"
+        graph = Graph((*self.items, (name, layer)), (*self.links, links))
+        try:
+            shape = output_shapes(_around(graph), (3, 19, 19))[f"drawn.{_last(name, layer)}"]
+        except BadRecipe:
+            return links[0]
+        if np.prod(shape) > (20_000 if isinstance(layer, Flatten | Join | Constant) else 3000):
+            return links[0]
+        self.items, self.links, self.shapes[name] = list(graph.items), list(graph.links), shape
+        return name
+
+    def add_any(self, random: np.random.Generator) -> None:
+        names = [*self.shapes][-4:]
+        x = str(random.choice(names))
+        shape, kind = self.shapes[x], random.random()
+        if kind < 0.7 or len(shape) == 0:
+            self.add(_drawn_layer(random, shape), x)
+        elif kind < 0.9:
+            self.add_arithmetic(random, x)
+        else:
+            axis = int(random.integers(len(shape)))
+            same = [name for name in names if self.shapes[name] == shape]
+            others = [str(random.choice(same)), self.add(Constant(shape))]
+            self.add(Join(axis), *random.permutation([x, *others]).tolist())
+
+    def add_arithmetic(self, random: np.random.Generator, x: str) -> None:
+        shape = self.shapes[x]
+        axes = tuple(axis for axis in range(len(shape)) if random.random() < 0.5) or (0,)
+        other = str(random.choice([
+            x, self.add(Reduce("mean", axes, keep=True), x),
+            self.add(Constant(tuple(1 if axis in axes else length for axis, length in enumerate(shape)))),
+        ]))  # fmt: skip
+        kind: Any = random.choice(["add", "subtract", "multiply", "maximum", "minimum", "divide", "power"])
+        if kind in ("divide", "power"):
+            small = self.add(Activation("tanh"), x)
+            positive = self.add(stack(abs=Activation("abs"), more=Scalar("add", 0.5)), other)
+            self.add(Elementwise(kind), *((small, positive) if kind == "divide" else (positive, small)))
+        else:
+            self.add(Elementwise(kind), *random.permutation([x, other, x][: random.integers(2, 4)]).tolist())
+
+    def network(self) -> Sequential:
+        """What no item reads, flat and joined, before a classifier."""
+        read = {link for links in self.links for link in links}
+        kept = [name in read or not isinstance(item, Constant) for name, item in self.items]
+        self.items, self.links = [*compress(self.items, kept)], [*compress(self.links, kept)]
+        ends = [self.add(Flatten(), name) for name, _ in [*self.items] if name not in read]
+        self.add(Join(0), *(ends or [self.add(Flatten(), "")]))
+        return _around(Graph(tuple(self.items), tuple(self.links)))
+
+
+def _last(name: str, layer: Layer) -> str:
+    """The path of the last layer inside an item."""
+    return [name, *(f"{name}.{path}" for path, _ in walk(layer))][-1]
+
+
+def _around(graph: Graph) -> Sequential:
+    return stack(stem=Conv(4, 3, stride=2, pad=1), drawn=graph, end=Flatten(), classifier=Dense(CLASSES))
+
+
+def _drawn_layer(random: np.random.Generator, shape: tuple[int, ...]) -> Layer:
+    """A layer for an array of this shape; it may not fit."""
+    count = len(shape)
+    axis = int(random.integers(-count, count))
+    number = float(random.uniform(-2, 2))
+    kind: Any = random.choice(["constant", "edge", "reflect"])
+    pool: Any = random.choice(["max", "average", "sum"])
+    reduction: Any = random.choice(["mean", "sum", "max", "min"])
+    activation: Any = random.choice(["relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "softplus",
+                                     "softsign", "abs"])  # fmt: skip
+    arithmetic: Any = random.choice(["add", "subtract", "multiply", "divide", "maximum", "minimum"])
+    positive = stack(abs=Activation("abs"), more=Scalar("add", 0.5))
+    any_shape: list[Layer] = [
+        Activation(activation), Activation(activation, 0.1), Clip(-1.5, abs(number)), Softmax(axis),
+        Softmax(axis, True, 2.0), Reduce(reduction, (axis,), bool(random.integers(2))), L2Norm((axis,), 0.1),
+        L2Norm(tuple(range(count)), 0.1), Slice(axis, int(random.integers(3)), None, int(random.integers(1, 3))),
+        Dense(5, last_axis=True), LayerNorm(axis, 0.1), Scalar(arithmetic, number), Dropout(0.5),
+        BatchNorm(frozen=True), Transpose(tuple(random.permutation(count).tolist())),
+        BatchNorm(0.1, scale=bool(random.integers(2))),
+        Reshape((-1, shape[-1])), Reshape((1, shape[0], -1)), stack(positive=positive, log=Activation("log")),
+        stack(positive=positive, root=Activation("sqrt")), stack(tanh=Activation("tanh"), exp=Activation("exp")),
+        stack(tanh=Activation("tanh"), square=Activation("square"), power=Scalar("power", 1.5, True)),
+        stack(positive=positive, power=Scalar("power", number)),
+    ]  # fmt: skip
+    of_images: list[Layer] = [
+        Conv(4, 3, pad=1, groups=int(random.integers(1, 3))), Conv(6, (3, 2), stride=2, pad=1, dilation=2),
+        ConvTranspose(4, 3, stride=2, pad=1, extra=1, groups=2), LocalResponseNorm(3, 0.5),
+        InstanceNorm(0.1) if math.prod(shape[1:]) > 1 else Dropout(0.1),
+        Pool(pool, 3, 2, 1), Pool(pool, (3, 2), 2, 0, True), Pool(pool, 2, 2, 1, count_pad=False), GlobalAveragePool(),
+        Pad(*random.integers(0, 3, 4).tolist(), kind, number), Upsample(2), Greyscale(),
+        Residual(stack(conv=Conv(shape[0], 1))), Concat((("same", Sequential(())), ("conv", Conv(2, 1)))),
+    ]  # fmt: skip
+    chosen = of_images if count == 3 and random.random() < 0.6 else any_shape
+    return chosen[int(random.integers(len(chosen)))]
+
+
 def narrowed(network: Sequential) -> Sequential:
     """The network with hidden dense layers of at most 64 units: the same form in a fraction of the time."""
     return Sequential(
@@ -125,12 +334,21 @@ def values_of(network: Sequential, input_shape: tuple[int, int, int]) -> dict[st
         for one in report.parameters:
             fixed = one.role == "scale" and not one.trainable
             if one.role != "weight" and not fixed:
-                values[one.name] = (values[one.name] + random.uniform(-0.2, 0.2, one.shape)).astype(np.float32)
+                values[one.name] = (
+                    (one.role == "constant") + values[one.name] + random.uniform(-0.2, 0.2, one.shape)
+                ).astype(np.float32)
     return values
 
 
+def network_of(name: str) -> Sequential:
+    if name.startswith("drawn"):
+        return drawn_graph(int(name.removeprefix("drawn")))
+    made = {"every_layer": every_layer, "graph_layers": graph_layers}
+    return made[name]() if name in made else narrowed(catalog.entry(name).build(CLASSES))
+
+
 def sample_of(name: str) -> Sample:
-    network = every_layer() if name == "every_layer" else narrowed(catalog.entry(name).build(CLASSES))
+    network = network_of(name)
     size = SIZES.get(name, 19)
     blueprint = Blueprint(network, size, MEAN, STD, Recipe(network="", records="", devices="cpu", precision="float32"))
     values = values_of(network, blueprint.input_shape)
@@ -143,4 +361,4 @@ def sample_of(name: str) -> Sample:
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Sample]:
     """Every family's, and one network of all kinds of layers; more of a family with IMAGENET_PIPELINE_LONG=1."""
-    return {name: sample_of(name) for name in ("every_layer", *SIZES)}
+    return {name: sample_of(name) for name in ("every_layer", "graph_layers", *DRAWN, *SIZES)}

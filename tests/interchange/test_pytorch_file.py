@@ -235,7 +235,7 @@ def test_the_forger_can_write_what_is_read(tmp_path: Path) -> None:
         (archive({"data.pkl": b""}), "ends before it is whole"),
         (archive({"data.pkl": forged()}, zipfile.ZIP_DEFLATED), "'data.pkl' is compressed"),
         (archive({"data.pkl": pickle.dumps({}, 2), "byteorder": b"odd"}), "unknown byte order"),
-        (archive({"other": b""}), "a ZIP archive that torch.save did not make"),
+        (archive({"other": b""}), "a ZIP archive that neither torch.save nor NumPy made"),
         (forged()[:-30], "the archive is damaged"),
         (LEGACY_START, "the pickle ends before it is whole"),
         (LEGACY_START + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + pickle.dumps({}, 2) + b"N.", "damaged"),

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from imagenet_pipeline import __version__
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.torch_export import export_pytorch
+from imagenet_pipeline.interchange.torch_export import TAKEN_BY_TORCH, export_pytorch
 from imagenet_pipeline.interchange.weights import read_weights, starting_values
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Concat, Conv, Layer, Residual, Sequential, Tap, stack, without_taps
@@ -116,15 +116,24 @@ def test_recurring_units_are_written_once(exported: Path) -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_the_text_is_as_it_was(exported: Path) -> None:
-    golden = Path(__file__).with_name("every_layer.txt").read_text().replace("VERSION", __version__)
-    assert (exported / "every_layer.py").read_text() == golden
+@pytest.mark.parametrize("name", ["every_layer", "graph_layers"])
+def test_the_text_is_as_it_was(name: str, exported: Path) -> None:
+    golden = Path(__file__).with_name(f"{name}.txt").read_text().replace("VERSION", __version__)
+    assert (exported / f"{name}.py").read_text() == golden
 
 
 def test_training_again_moves_statistics_at_our_pace(exported: Path) -> None:
     module = runpy.run_path(str(exported / "every_layer.py"))["network"]()
     assert module.norm.momentum == pytest.approx(0.3)
     assert module.norm.eps == 1e-2
+
+
+def test_training_again_leaves_a_frozen_normalisation_alone(exported: Path, samples: Mapping[str, Any]) -> None:
+    module = runpy.run_path(str(exported / "graph_layers.py"))["load"](exported / "graph_layers.safetensors").train()
+    before = {name: array.clone() for name, array in module.state_dict().items()}
+    found = module(torch.tensor(samples["graph_layers"].pixels(False)))
+    assert samples["graph_layers"].difference(found.detach().numpy()) <= LIMIT
+    assert all(torch.equal(array, before[name]) for name, array in module.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["resnet-18", "18", "class", "torch", "json"])
@@ -134,7 +143,7 @@ def test_a_name_python_cannot_import_is_refused(name: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["class", 'x=print("!")', "normalise"])
+@pytest.mark.parametrize("name", ["class", 'x=print("!")', "normalise", "type", "_modules"])
 def test_a_layer_python_cannot_name_is_refused(name: str, tmp_path: Path) -> None:
     network = stack(join=Concat(((name, Sequential(())),))) if name != "normalise" else stack(normalise=Conv(1, 1))
     values = {"normalise.weight": np.ones((1, 3, 1, 1)), "normalise.bias": np.ones(1)} if name == "normalise" else {}
@@ -156,5 +165,6 @@ def names_in(layer: Layer) -> set[str]:
 
 def test_no_layer_of_the_catalogue_has_a_name_that_torch_uses_itself() -> None:
     taken = set(dir(torch.nn.Sequential())) | {"normalise", "shortcut"}
+    assert {name for name in taken if name[0] != "_"} <= TAKEN_BY_TORCH | {"normalise", "shortcut"}
     for name in catalog.names():
         assert not names_in(catalog.entry(name).build(5)) & taken, name

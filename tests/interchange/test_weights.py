@@ -96,7 +96,7 @@ def test_params_are_known_by_their_content(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"", "not a file of weights"),
-        (b"PK\x03\x04" + bytes(100), "found a ZIP archive that torch.save did not make"),
+        (b"PK\x03\x04" + bytes(100), "found a ZIP archive that neither torch.save nor NumPy made"),
         (b"\x80\x02}q\x00." + bytes(20), "found a Python pickle"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "found an HDF5 file"),
         (save(ARRAYS)[:-1], "damaged"),

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from imagenet_pipeline.engines import Array, Images, Labels, find_layer, not_scored
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.networks import layers
@@ -64,8 +66,12 @@ class _Builder:
                 return _Sum(_chain(parts.values()), shortcut)
             case layers.Concat():
                 return _Joined(list(parts.values()))
+            case layers.Graph():
+                return _Graph(layer, list(parts.values()))
             case layers.Conv() | layers.Dense() | layers.BatchNorm():
                 return self._weighted(layer, path)
+            case layers.ConvTranspose() | layers.InstanceNorm() | layers.LayerNorm() | layers.Constant():
+                return self._operator(layer, path)
             case layers.Activation(kind="prelu"):
                 block = _PReLU(self.channels_of(f"{path}.slope"))
                 self.parameters[f"{path}.slope"] = block.slope
@@ -75,7 +81,9 @@ class _Builder:
 
     def _weighted(self, layer: layers.Conv | layers.Dense | layers.BatchNorm, path: str) -> Any:
         if isinstance(layer, layers.BatchNorm):
-            block = nn.BatchNorm(epsilon=layer.epsilon, momentum=layer.momentum, scale=layer.scale)
+            block = nn.BatchNorm(
+                epsilon=layer.epsilon, momentum=layer.momentum, scale=layer.scale, use_global_stats=layer.frozen
+            )
             names = {
                 "weight": "gamma",
                 "bias": "beta",
@@ -87,6 +95,16 @@ class _Builder:
             names = {"weight": "weight", "bias": "bias"} if layer.bias else {"weight": "weight"}
         for ours, theirs in names.items():
             self.parameters[f"{path}.{ours}"] = getattr(block, theirs)
+        return block
+
+    def _operator(self, layer: layers.Layer, path: str) -> Any:
+        from imagenet_pipeline.engines.gluon.operators import block as operator_block
+
+        is_norm = isinstance(layer, layers.InstanceNorm | layers.LayerNorm)
+        block = operator_block(layer, self.channels_of(f"{path}.weight") if is_norm else 0)
+        for name in ("weight", "bias", "value"):
+            if getattr(block, name, None) is not None:
+                self.parameters[f"{path}.{name}"] = getattr(block, name)
         return block
 
 
@@ -102,6 +120,7 @@ def _convolution(layer: layers.Conv) -> Any:
         layer.kernel,
         strides=layer.stride,
         padding=layer.pad,
+        dilation=layer.dilation,
         groups=layer.groups,
         use_bias=layer.bias,
     )
@@ -113,13 +132,16 @@ def _dense(layer: layers.Dense) -> Any:
 
 def _plain(layer: layers.Layer) -> Any:
     match layer:
-        case layers.Activation(kind="elu" | "leaky"):
-            return nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type=layer.kind, slope=layer.slope))
-        case layers.Activation():
+        case layers.Activation(kind="elu"):
+            return nn.HybridLambda(lambda F, x: _elu(F, x, layer.slope))
+        case layers.Activation(kind="leaky"):
+            # Not MXNet's LeakyReLU, which computes in float32 whatever the precision.
+            return nn.HybridLambda(lambda F, x: F.where(x > 0, x, layer.slope * x))
+        case layers.Activation(kind="relu" | "tanh" | "sigmoid"):
             return nn.Activation(layer.kind)
         case layers.Pool(kind="max"):
             return nn.MaxPool2D(layer.size, layer.stride, layer.pad, ceil_mode=layer.ceil)
-        case layers.Pool():
+        case layers.Pool(kind="average"):
             return nn.AvgPool2D(
                 layer.size, layer.stride, layer.pad, ceil_mode=layer.ceil, count_include_pad=layer.count_pad
             )
@@ -131,8 +153,16 @@ def _plain(layer: layers.Layer) -> Any:
             return nn.Flatten()
         case layers.LocalResponseNorm():
             return nn.HybridLambda(lambda F, x: _response_normalised(F, x, layer))
-        case _:
-            raise NotImplementedError(f"the Gluon engine has no rule for {type(layer).__name__}")
+    from imagenet_pipeline.engines.gluon.operators import block as operator_block
+
+    return operator_block(layer, 0)
+
+
+def _elu(F: Any, x: Any, slope: float) -> Any:
+    """MXNet's own, which has its slope in float32; where that is another number, of slope 1."""
+    if slope == float(np.float32(slope)):
+        return F.LeakyReLU(x, act_type="elu", slope=slope)
+    return F.where(x > 0, x, slope * F.LeakyReLU(x, act_type="elu", slope=1.0))
 
 
 class _Tapped(mx.gluon.HybridBlock):  # type: ignore[misc]
@@ -201,6 +231,23 @@ class _Joined(mx.gluon.HybridBlock):  # type: ignore[misc]
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.concat(*[branch(x) for branch in self.branches], dim=1)
+
+
+class _Graph(mx.gluon.HybridBlock):  # type: ignore[misc]
+    def __init__(self, graph: layers.Graph, blocks: list[Any]) -> None:
+        super().__init__()
+        self.names = [name for name, _ in graph.items]
+        # A Constant is fed with what enters, since it has a value for each image.
+        self.links = [links or ("",) for links in graph.links]
+        self.blocks = blocks
+        for block in blocks:
+            self.register_child(block)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        outputs = {"": x}
+        for name, links, block in zip(self.names, self.links, self.blocks, strict=True):
+            x = outputs[name] = block(*[outputs[link] for link in links])
+        return x
 
 
 def gradients_of(

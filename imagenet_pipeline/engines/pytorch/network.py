@@ -50,6 +50,8 @@ class _Builder:
                 return _Sum(nn.Sequential(*parts.values()), shortcut)
             case layers.Concat():
                 return _Joined(list(parts.values()))
+            case layers.Graph():
+                return _Graph(layer, parts)
             case layers.Conv() | layers.Dense() | layers.Activation(kind="prelu"):
                 return _Weighted(layer, self._owned(path))
             case layers.BatchNorm():
@@ -58,11 +60,20 @@ class _Builder:
                 return nn.ReLU()
             case layers.Dropout():
                 return nn.Dropout(layer.rate)
-            case _:
+            case (
+                layers.Activation(kind="elu" | "leaky" | "tanh" | "sigmoid")
+                | layers.Pool(kind="max" | "average")
+                | layers.GlobalAveragePool()
+                | layers.Flatten()
+                | layers.LocalResponseNorm()
+            ):
                 return _Plain(layer)
+        from imagenet_pipeline.engines.pytorch.operators import Operator
+
+        return Operator(layer, self._owned(path))
 
     def _owned(self, path: str) -> dict[str, Any]:
-        names = ("weight", "bias", "running_mean", "running_var", "slope")
+        names = ("weight", "bias", "running_mean", "running_var", "slope", "value")
         return {name: self.tensors[joined(path, name)] for name in names if joined(path, name) in self.tensors}
 
 
@@ -94,8 +105,8 @@ class _Weighted(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         match self.layer:
-            case layers.Conv(stride=stride, pad=pad, groups=groups):
-                return functional.conv2d(x, self.weight, self.bias, stride, pad, groups=groups)
+            case layers.Conv(stride=stride, pad=pad, groups=groups, dilation=dilation):
+                return functional.conv2d(x, self.weight, self.bias, stride, pad, dilation, groups)
             case layers.Dense():
                 return functional.linear(x, self.weight, self.bias)
             case _:
@@ -112,11 +123,11 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
             setattr(self, name, torch.ones_like(tensor, requires_grad=False) if fixed else tensor)
 
     def forward(self, x: Any) -> Any:
-        if not self.training:
-            return self._normalised(x)
+        if not self.training or self.layer.frozen:
+            return self._normalised(x, False)
         count = x.numel() // x.shape[1]
         before = self.running_var * self.layer.momentum
-        normalised = self._normalised(x)
+        normalised = self._normalised(x, True)
         # PyTorch has added the unbiased variance, count / (count - 1) times ours (and not a number for a single value).
         # The gradient does not depend on it; `data` keeps autograd from thinking so.
         if count > 1:
@@ -125,12 +136,10 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
             self.running_var.data.copy_(before)
         return normalised
 
-    def _normalised(self, x: Any) -> Any:
+    def _normalised(self, x: Any, by_batch: bool) -> Any:
         momentum = 1 - self.layer.momentum
         statistics = (self.running_mean, self.running_var)
-        return torch.batch_norm(
-            x, self.weight, self.bias, *statistics, self.training, momentum, self.layer.epsilon, True
-        )
+        return torch.batch_norm(x, self.weight, self.bias, *statistics, by_batch, momentum, self.layer.epsilon, True)
 
 
 class _Plain(torch.nn.Module):  # type: ignore[misc]
@@ -158,8 +167,6 @@ class _Plain(torch.nn.Module):  # type: ignore[misc]
                 return x.flatten(1)
             case layers.LocalResponseNorm():
                 return _response_normalised(x, self.layer)
-            case _:
-                raise NotImplementedError(f"the PyTorch engine has no rule for {type(self.layer).__name__}")
 
 
 class _Sum(torch.nn.Module):  # type: ignore[misc]
@@ -181,6 +188,27 @@ class _Joined(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+class _Graph(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, graph: layers.Graph, items: dict[str, Any]) -> None:
+        super().__init__()
+        self.items = nn.ModuleList(items.values())
+        # A Constant is fed with what enters, since it has a value for each image.
+        links = [links or ("",) for links in graph.links]
+        last_read = {name: index for index, names in enumerate(links) for name in names}
+        self.steps = [
+            (name, names, [link for link, last in last_read.items() if last == index])
+            for index, (name, names) in enumerate(zip(items, links, strict=True))
+        ]
+
+    def forward(self, x: Any) -> Any:
+        outputs = {"": x}
+        for item, (name, links, read) in zip(self.items, self.steps, strict=True):
+            x = outputs[name] = item(*[outputs[link] for link in links])
+            for link in read:
+                del outputs[link]
+        return x
 
 
 def _response_normalised(x: Any, layer: layers.LocalResponseNorm) -> Any:

@@ -85,28 +85,35 @@ def tensors(module: Any) -> dict[str, Any]:
     return {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_floating_point()}
 
 
-def onnx_bytes(
+def scoring_module(
     network: ZooNetwork,
     values: Values,
     input_shape: Shape,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None,
-) -> bytes:
-    """The network in ONNX, `images` float32 [n, channels, height, width] to `logits` [n, classes].
+) -> Any:
+    """The module with these values, ready to score; with a `normalisation` (mean, std) it takes RGB in 0..255.
 
-    With a `normalisation` (mean, std) it takes RGB in 0..255. Written by PyTorch's older exporter, which needs
-    nothing besides. Raises BadRecipe as `build` does, and where the exporter fails.
+    Raises BadRecipe as `build` does.
     """
     module = build(network, input_shape, seed=0)
     for name, tensor in tensors(module).items():
         tensor.data.copy_(torch.tensor(values[name]))
     if normalisation is not None:
         module = torch.nn.Sequential(_Normalise(*normalisation), module)
+    return module.eval()
+
+
+def onnx_bytes(network: ZooNetwork, module: Any, input_shape: Shape) -> bytes:
+    """A scoring module in ONNX, `images` float32 [n, channels, height, width] to `logits` [n, classes].
+
+    Written by PyTorch's older exporter, which needs nothing besides. Raises BadRecipe where that fails.
+    """
     stream = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module.eval(),
+                module,
                 (torch.zeros(2, *input_shape),),
                 stream,
                 input_names=["images"],
