@@ -1,4 +1,4 @@
-"""The verbs export (in the forms other programs load), import (networks trained elsewhere) and fetch (their files)."""
+"""The verbs export (a trained network in the forms other programs load) and import (networks trained elsewhere)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from imagenet_pipeline.errors import BadInput
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.frozen import Imported, Normalisation
     from imagenet_pipeline.interchange.optimizer_states import Continued
-    from imagenet_pipeline.interchange.public_weights import PublicWeights
     from imagenet_pipeline.records.classes import ClassTable
 
 
@@ -438,61 +437,3 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _words(numbers: tuple[float, ...]) -> str:
     return ",".join(f"{number:g}" for number in numbers)
-
-
-def fetch(
-    name: Annotated[str | None, typer.Argument(help="What to download [default: list what there is]")] = None,
-    out: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("output/weights"),
-    as_json: Json = False,
-) -> None:
-    """Download public weights, of a short list; without a NAME print the list.
-
-    The only verb that uses the network, and only for what is asked for. A broken download goes on where it stopped
-    (NAME.part), and the file gets its name once size and SHA-256 are right. Proxies are those of the environment
-    (https_proxy, no_proxy).
-
-    \b
-    Examples:
-      imagenet-pipeline fetch
-      imagenet-pipeline fetch resnet50
-      imagenet-pipeline import --torchvision output/weights/resnet50-11ad3fa6.pth --out output/runs/resnet50
-    """
-    from imagenet_pipeline import files
-    from imagenet_pipeline.interchange.fetch import fetch as download
-    from imagenet_pipeline.interchange.fetch import weights_called
-
-    if name is None:
-        _list_weights(as_json)
-        return
-    entry = weights_called(name)
-    path = download(entry, out)
-    digest = files.sha256_of(path)
-    if as_json:
-        say_json({**_row(entry), "file": path, "sha256": digest})
-        return
-    checked = "all of it" if entry.is_digest_whole else f"whose first {len(entry.digest)} digits are known"
-    say(f"{path}  {path.stat().st_size:,} bytes  sha256 {digest} ({checked})")
-    say(f"licence: {entry.licence}")
-    say(f"imagenet-pipeline import --torchvision {path} --out output/runs/{entry.name}")
-
-
-def _list_weights(as_json: bool) -> None:
-    from imagenet_pipeline.interchange.public_weights import LICENCE, PUBLIC_WEIGHTS, SOURCE
-
-    if as_json:
-        say_json({"weights": [_row(entry) for entry in PUBLIC_WEIGHTS]})
-        return
-    say(f"{'name':24} {'network':18} {'MiB':>6}  {'rank-1':>6}  {'rank-5':>6}  SHA-256")
-    for entry in PUBLIC_WEIGHTS:
-        digest = "whole" if entry.is_digest_whole else f"first {len(entry.digest)} digits"
-        figures = f"{entry.mib:6.1f}  {entry.rank1:6.2f}  {entry.rank5:6.2f}"
-        say(f"{entry.name:24} {entry.network:18} {figures}  {digest}")
-    say(f"percent on ImageNet's validation images, as {SOURCE} states them; licence: {LICENCE}")
-
-
-def _row(entry: PublicWeights) -> dict[str, object]:
-    return {
-        "name": entry.name, "network": entry.network, "url": entry.url, "digest": entry.digest, "mib": entry.mib,
-        "size_bytes": entry.size_bytes, "rank1": entry.rank1, "rank5": entry.rank5,
-        "crop_fraction": entry.crop_fraction, "licence": entry.licence, "source": entry.source,
-    }  # fmt: skip

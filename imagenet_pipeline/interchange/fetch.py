@@ -50,8 +50,6 @@ def fetch(entry: PublicWeights, folder: Path) -> Path:
         _require_digest(entry, files.sha256_of(target), target, "another file has this name", "move it away")
         return target
     part = target.with_name(f"{target.name}.part")
-    with files.explaining(part):
-        folder.mkdir(parents=True, exist_ok=True)
     digest, done = _begun(part)
     if not digest.startswith(entry.digest):
         last = entry.size_bytes or entry.most_bytes - SLACK_BYTES
@@ -139,6 +137,7 @@ def _copy(entry: PublicWeights, answer: Any, part: Path, done: int) -> None:
     """The rest of a file to the disk, from byte `done` on, and no more of it than there can be."""
     files.check_free_space(part.parent, entry.most_bytes - done)
     with files.explaining(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
         stream = open(part, "r+b" if part.exists() else "xb", buffering=0)  # noqa: SIM115
     with stream, Bar(entry.file_name, "KiB") as bar:
         with files.explaining(part):

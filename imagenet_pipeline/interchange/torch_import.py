@@ -160,11 +160,11 @@ def _forced(path: Path, arrays: Mapping[str, Array], network: str) -> _Names:
 
 
 def _unlike(path: Path, arrays: Mapping[str, Array], names: _Names, what: str) -> BadInput:
-    """The error for names that are not those of a network, with those that only one of the two has."""
+    """The error for names that are not those of a network; where most are, with those that only one of the two has."""
     today = _today(names.network, arrays)
     missing = [name for name in names.ours if name not in today and name not in names.auxiliary]
     foreign = [name for name in arrays if name not in names.ours]
-    if not today & names.ours.keys():
+    if 2 * len(today & names.ours.keys()) < len(names.ours):
         return BadInput(what, where=path, found=first_few(foreign))
     expected = f"{first_few(missing)} too, as {names.network} has" if missing else f"the names of {names.network} alone"
     return BadInput(what, where=path, expected=expected, found=first_few(foreign) if foreign else None)
