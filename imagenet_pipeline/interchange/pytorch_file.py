@@ -45,7 +45,12 @@ MOST_NUMBERS = 2**59
 MOST_COPIES = 4
 """The arrays' bytes for each of the file: tensors may share a storage, as tied weights do."""
 WRAPPERS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "net")
-"""Keys under which training programs save the state dict; averaged weights are those that they evaluate."""
+"""Keys under which training programs save the state dict, the averaged weights first, which they evaluate.
+
+Under another key it is found where no other dictionary there has tensors.
+"""
+DEEPEST = 3
+"""Dictionaries around a state dict."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every name."""
 AVERAGED = "n_averaged"
@@ -113,7 +118,7 @@ def is_pytorch(path: Path) -> bool:
 
 def _explained(error: BadInput) -> BadInput:
     """The error with the advice for those who saved a whole model, whose class the pickle names."""
-    if error.what.startswith(("holds torch", "holds timm", "holds __main__")):
+    if error.what.startswith(("holds torch.nn", "holds torchvision", "holds timm", "holds __main__")):
         advice = "a whole model was saved: save model.state_dict() where its program runs"
         return BadInput(error.what, where=error.where, found=error.found, advice=advice)
     return error
@@ -232,6 +237,17 @@ def _storage(key: object, path: Path) -> _Storage:
     raise BadInput("the pickle refers to something that is no storage", where=path)
 
 
+def _dictionary(arguments: tuple[Any, ...]) -> object:
+    """An OrderedDict: empty, its items to follow, or as Python 2 made it, of a list of pairs."""
+    match arguments:
+        case ():
+            return {}
+        case (list(pairs),) if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            if all(isinstance(key, str) for key, _ in pairs):
+                return dict(pairs)
+    raise ValueError
+
+
 def _tensor(arguments: tuple[Any, ...]) -> object:
     """`torch._utils._rebuild_tensor_v2`: a view of a storage."""
     match arguments:
@@ -273,8 +289,9 @@ def _changes(metadata: list[Any]) -> bool:
 _KINDS_OF_STORAGES = {f"torch.{name}Storage": kind for name, kind in STORAGES.items()}
 _KINDS_OF_STORAGES["torch.storage.UntypedStorage"] = "u1"
 KNOWN: dict[str, Maker | None] = {
-    "collections.OrderedDict": lambda arguments: {},
+    "collections.OrderedDict": _dictionary,
     "collections.defaultdict": lambda arguments: {},
+    "torch._utils._rebuild_tensor": lambda arguments: _tensor((*arguments, False, None)),
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_type,
     "torch._utils._rebuild_parameter": _parameter,
@@ -297,10 +314,7 @@ KNOWN: dict[str, Maker | None] = {
 def _state_dict(value: Any, path: Path) -> dict[str, _Tensor]:
     """The tensors of the state dict in a value, without the prefix that all of them have."""
     trail: list[str] = []
-    while isinstance(value, dict) and len(trail) <= len(WRAPPERS):
-        wrapper = next((name for name in WRAPPERS if isinstance(value.get(name), dict)), None)
-        if wrapper is None:
-            break
+    while isinstance(value, dict) and len(trail) < DEEPEST and (wrapper := _wrapper(value)) is not None:
         value = value[wrapper]
         trail.append(wrapper)
     tensors = {}
@@ -312,6 +326,14 @@ def _state_dict(value: Any, path: Path) -> dict[str, _Tensor]:
     if trail:
         log.info("%s: the weights are those of its %s", path, " in ".join(map(repr, reversed(trail))))
     return _without_prefixes(tensors)
+
+
+def _wrapper(value: dict[Any, Any]) -> str | None:
+    """The key of a program's dictionary under which the state dict stands; None where this is it."""
+    inner = {name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, dict)}
+    known = next((name for name in WRAPPERS if name in inner), None)
+    with_tensors = [name for name, item in inner.items() if any(isinstance(entry, _Tensor) for entry in item.values())]
+    return known or (with_tensors[0] if len(with_tensors) == 1 else None)
 
 
 def _without_prefixes(tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:

@@ -113,9 +113,18 @@ def network() -> Any:
             "optimizer": torch.optim.SGD(module.parameters(), 0.1, momentum=0.9).state_dict(),
             "accuracy": np.float64(0.5),
         },
+        lambda state, module: {"step": 3, "my weights": state, "options": {"rate": 0.1}},
         lambda state, module: {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}},
     ],
-    ids=["state dict", "dict", "PyTorch's example", "DataParallel", "torchvision's references", "Lightning"],
+    ids=[
+        "state dict",
+        "dict",
+        "PyTorch's example",
+        "DataParallel",
+        "torchvision's references",
+        "another key",
+        "Lightning",
+    ],
 )
 def test_a_state_dict_is_found_where_programs_put_it(tmp_path: Path, wrap: Any, legacy: bool) -> None:
     module = network()
@@ -159,6 +168,12 @@ def test_a_whole_model_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.save(torch.jit.script(network()), stream)
     assert "a TorchScript archive" in message(tmp_path / "w.pth", stream.getvalue())
+
+
+def test_what_stands_beside_another_dictionary_of_tensors_is_unclear(tmp_path: Path) -> None:
+    state = network().state_dict()
+    says = message(tmp_path / "w.pth", saved({"generator": state, "discriminator": state}))
+    assert says.endswith("no state dict; expected tensors by name; found generator, discriminator (2 in all)")
 
 
 def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -324,14 +339,38 @@ def test_arrays_that_lie_in_order_are_what_was_read(tmp_path: Path) -> None:
     assert not read(tmp_path / "w.pth", saved({"a": torch.ones(10, 10)}))["a"].flags.owndata
 
 
-def test_a_legacy_file_of_python_2_is_read(tmp_path: Path) -> None:
-    """torchvision's first files: texts of Python 2, a count before every storage."""
-    content = saved({"a": torch.arange(3.0)}, legacy=True)
-    stream = b"X\x01\x00\x00\x00a"
-    assert stream in content
-    content = content.replace(stream, b"U\x01a")
-    np.testing.assert_array_equal(read(tmp_path / "w.pth", content)["a"], [0, 1, 2])
-    cut = content[:-4]
-    assert "the file ends before its numbers do" in message(tmp_path / "w.pth", cut)
+def of_python_2(items: list[tuple[str, bytes]]) -> bytes:
+    """A pickle of Python 2 of an OrderedDict: texts of bytes, and the pairs in a list for the constructor."""
+    pairs = b"".join(b"]" + b"(U" + bytes([len(name)]) + name.encode() + value + b"e" for name, value in items)
+    return b"\x80\x02ccollections\nOrderedDict\n](" + pairs + b"e\x85R."
+
+
+def rebuilt(key: str, count: int, function: str, more: bytes) -> bytes:
+    """A call of one of torch's functions for a vector of float32 that is all of a storage."""
+    storage = b"(U\x07storagectorch\nFloatStorage\nU" + bytes([len(key)]) + key.encode() + b"U\x03cpu"
+    storage += b"K" + bytes([count]) + b"NtQ"
+    view = b"K\x00K" + bytes([count]) + b"\x85K\x01\x85"
+    return f"ctorch._utils\n{function}\n(".encode() + storage + view + more + b"tR"
+
+
+def test_a_file_of_python_2_is_read(tmp_path: Path) -> None:
+    """torchvision's first files: `_rebuild_tensor` without flags, or with them."""
+    empty = b"ccollections\nOrderedDict\n)R"
+    items = [
+        ("a", rebuilt("7", 3, "_rebuild_tensor", b"")),
+        ("b", rebuilt("8", 1, "_rebuild_tensor_v2", b"\x89" + empty)),
+    ]
+    system = pickle.dumps({"little_endian": True}, 2)
+    keys = b"\x80\x02](U\x018U\x017e."
+    numbers = struct.pack("<Qf", 1, 9) + struct.pack("<Qfff", 3, 0, 1, 2)
+    content = LEGACY_START + pickle.dumps(1001, 2) + system + of_python_2(items) + keys + numbers
+    found = read(tmp_path / "w.pth", content)
+    np.testing.assert_array_equal(found["a"], [0, 1, 2])
+    np.testing.assert_array_equal(found["b"], [9])
+    assert "the file ends before its numbers do" in message(tmp_path / "w.pth", content[:-4])
     longer = content.replace(struct.pack("<Q", 3), struct.pack("<Q", 2))
     assert "another length" in message(tmp_path / "w.pth", longer)
+    missing = content.replace(keys, b"\x80\x02](U\x018e.")
+    assert "the numbers of a tensor are missing; found 7" in message(tmp_path / "w.pth", missing)
+    foreign = content.replace(keys, b"\x80\x02](U\x019e.")
+    assert "numbers of no tensor" in message(tmp_path / "w.pth", foreign)
