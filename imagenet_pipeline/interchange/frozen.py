@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,7 @@ class Imported:
     what its file calls it. `values` by our names, without those of auxiliary classifiers. `normalisation` is what the
     network itself does to its input, or what its source states; None where nobody says it. `also` names other networks
     that compute the same, `unused` arrays of the file that the network does not have. `notes` are sentences on
-    what could not be kept.
+    what could not be kept. `sources` are the names that the file has for `values`, where it names them.
     """
 
     network: str
@@ -78,3 +79,4 @@ class Imported:
     layers: Sequential | None = None
     crop_fraction: float | None = None
     notes: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
