@@ -370,7 +370,8 @@ def _margined(
     Pooling_v1 the margin is zeros, for a maximum too, and an average divides by the whole window.
     """
     is_old = operator.node.op == "Pooling_v1"
-    fills = kind == "sum" or (kind == "avg") is is_old
+    zeros = kind != "max" or (is_old and any(around for _, _, around in axes))
+    fills = kind == "sum" or (is_old if kind == "avg" else not zeros)
     past = [0, 0]
     for axis, (length, (size, step, around)) in enumerate(zip(flow.shape[1:], axes, strict=True)):
         last = 0 if counts is None else (counts[axis] - 1) * step - around
@@ -384,7 +385,7 @@ def _margined(
     if kind == "avg" and not (is_old or operator.attributes.flag("count_include_pad", True)):
         raise operator.bad("our average pooling needs a padding of at most half its window", found=axes)
     (above, left), (below, right) = (axes[0][2], axes[1][2]), past
-    layer = Pad(above, above + below, left, left + right, value=LOWEST if kind == "max" and not is_old else 0.0)
+    layer = Pad(above, above + below, left, left + right, value=0.0 if zeros else LOWEST)
     return operator.add(layer, flow, suffix="pad"), counts is not None and not any(past)
 
 
