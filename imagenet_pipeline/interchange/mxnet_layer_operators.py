@@ -293,6 +293,9 @@ def softmax_output(operator: Operator) -> Flow:
         return operator.add(Softmax(0), flow)
     if attributes.flag("preserve_shape", False):
         return operator.add(Softmax(len(flow.shape) - 1), flow)
+    if operator.node.op == "SoftmaxActivation":
+        # MXNet's own kernels differ: that of CPUs goes along the last axis.
+        raise operator.bad("SoftmaxActivation over more than a vector", expected="mode channel", found=flow.shape)
     shape, flow = flow.shape, operator.add(Flatten(), flow, suffix="flatten")
     return operator.add(Reshape(shape), operator.add(Softmax(0), flow), suffix="shape")
 
