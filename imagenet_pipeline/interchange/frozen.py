@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,8 +67,8 @@ class Imported:
     what its file calls it. `values` by our names, without those of auxiliary classifiers. `normalisation` is what the
     network itself does to its input, or what its source states; None where nobody says it. `also` names other networks
     that compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and
-    `class_table` are what the file states. `names` are what MXNet's file calls the parameters, by our names. `notes`
-    are sentences on what could not be kept.
+    `class_table` are what the file states. `sources` are the names that the file has for `values`, where it names them.
+    `notes` are sentences on what could not be kept.
     """
 
     network: str
@@ -81,4 +82,4 @@ class Imported:
     crop_fraction: float | None = None
     class_table: ClassTable | None = None
     notes: tuple[str, ...] = ()
-    names: dict[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)

@@ -195,7 +195,7 @@ def test_a_trainer_says_its_rate_momentum_and_decay(mx: Any, tmp_path: Path) -> 
     }  # fmt: skip
     assert "MultiFactorScheduler stood at a rate of 0.25" in found.notes[-1]
     index = [parameter.name for parameter in trainer._params].index("net_conv0_weight")
-    ours = next(name for name, theirs in imported.names.items() if theirs == "net_conv0_weight")
+    ours = next(name for name, theirs in imported.sources.items() if theirs == "net_conv0_weight")
     assert (found.displacements[ours] == trainer._updaters[0].states[index].asnumpy()).all()
     assert len(found.displacements) == 6
 
