@@ -62,7 +62,7 @@ def export(
             "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
         )
     trained = _trained_network(run, checkpoint, input_size)
-    exported = export_network(trained, form, _target(out), raw)  # type: ignore[arg-type]
+    exported = export_network(trained, form, _target(out), raw)
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))
