@@ -84,12 +84,22 @@ def export(
     from imagenet_pipeline.interchange.export import format_of
     from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
+<<<<<<< HEAD
     format_of(form)
     _require_int8(int8, form, calibrate, calibration_images)
     opened = load_checkpoint(find_checkpoint(run, checkpoint))
     trained = _trained_network(opened, input_size)
     change = _int8_change(run, opened, trained, raw, calibrate, calibration_images) if int8 else None
     exported = export_network(trained, form, _target(out), raw, change)
+=======
+    if form not in get_args(Format):
+        advice = "did you mean pytorch?" if form == "torch" else None
+        raise BadRecipe(
+            "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
+        )
+    trained = _trained_network(run, checkpoint, input_size)
+    exported = export_network(trained, form, _target(out), raw)
+>>>>>>> h-others
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))

@@ -128,6 +128,27 @@ def _as_layers(foreign: _Foreign, input_size: int | None, difference: str) -> Im
     )
 
 
+def recognised(
+    network: Sequential, values: Mapping[str, npt.NDArray[np.float32]], image: Shape, where: Path
+) -> tuple[Imported | None, str]:
+    """The network of the catalogue that layers from another kind of file are, and where the nearest differs.
+
+    None where they are none of them, and "" where no network is near. Its normalisation is left open.
+    """
+    try:
+        symbol, names = symbol_of(network, image), symbol_names(network, image)
+    except (NotImplementedError, ValueError, BadRecipe):
+        return None, ""
+    params = {names[name].partition(":")[2]: array for name, array in values.items()}
+    foreign = _Foreign(symbol, params, where, where)
+    found, difference = _found(foreign, _candidates(foreign, None, image[1]))
+    if not found:
+        return None, difference
+    candidate, matched, _ = found[0]
+    also = tuple(other.name for other, _, _ in found[1:])
+    return Imported(candidate.name, _classes(foreign), image[1], matched, None, also), ""
+
+
 def _unused(foreign: _Foreign) -> tuple[str, ...]:
     known = {node.name for node in foreign.symbol.nodes if node.op == VARIABLE}
     return tuple(name for name in foreign.params if name not in known)
