@@ -84,22 +84,12 @@ def export(
     from imagenet_pipeline.interchange.export import format_of
     from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
-<<<<<<< HEAD
     format_of(form)
     _require_int8(int8, form, calibrate, calibration_images)
     opened = load_checkpoint(find_checkpoint(run, checkpoint))
     trained = _trained_network(opened, input_size)
     change = _int8_change(run, opened, trained, raw, calibrate, calibration_images) if int8 else None
     exported = export_network(trained, form, _target(out), raw, change)
-=======
-    if form not in get_args(Format):
-        advice = "did you mean pytorch?" if form == "torch" else None
-        raise BadRecipe(
-            "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
-        )
-    trained = _trained_network(run, checkpoint, input_size)
-    exported = export_network(trained, form, _target(out), raw)
->>>>>>> h-others
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))
@@ -188,7 +178,9 @@ Classes = Annotated[
 ]
 CropFraction = Annotated[
     float | None,
-    typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
+    typer.Option(
+        min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, its source's, or 0.875]"
+    ),
 ]
 
 
@@ -199,6 +191,10 @@ def import_network(
         Path | None, typer.Option(help="MXNet's .params; alone, with --network: of Gluon's save_parameters, or .npz.")
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="A classifier as an ONNX file.")] = None,
+    torch: Annotated[
+        Path | None,
+        typer.Option("--torchvision", "--timm", help="Weights of torchvision or timm: .pth or safetensors."),
+    ] = None,
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
@@ -223,11 +219,13 @@ def import_network(
     """Make a run of a network trained elsewhere.
 
     Of what MXNet's Module, FeedForward or Gluon's export saved, a symbol and its parameters; of Gluon's
-    save_parameters, which --network has to name; or of an ONNX file. MXNet is not needed.
+    save_parameters, which --network has to name; of an ONNX file; or of weights of torchvision's or timm's networks.
+    Neither MXNet nor PyTorch is needed, and nothing in the files is executed.
 
-    The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes
-    from the graph where it is inside, else from --mean and --std, else from --records. The run is evaluated, exported
-    and trained on like any other; KEY=VALUE words go into its recipe.
+    The graph, or the names of the weights, tells which network it is; a graph that is none of ours is read layer by
+    layer. The normalisation comes from the graph where it is inside, else from --mean and --std, else from what
+    torchvision or timm state, else from --records. The run is evaluated, exported and trained on like any other;
+    KEY=VALUE words go into its recipe.
 
     A training that was broken off goes on with --states, what Module's save_checkpoint or Gluon's Trainer saved of SGD
     with momentum; what these files do not say (rate, momentum, weight decay, batch size) KEY=VALUE does.
@@ -236,6 +234,7 @@ def import_network(
     Examples:
       imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
       imagenet-pipeline import --params net.params --network resnet50_v1 --out output/runs/net --mean 123.68,116.78,103.94 --std 58.4,57.12,57.38
+      imagenet-pipeline import --torchvision resnet50-11ad3fa6.pth --out output/runs/resnet50 --records output/imagenet
       imagenet-pipeline import --onnx net.onnx --out output/runs/net --records output/imagenet
       imagenet-pipeline import --symbol net-symbol.json --params net-0005.params --states net-0005.states --records output/imagenet --out output/runs/net optimizer.learning_rate=0.1 optimizer.momentum=0.9 optimizer.weight_decay=1e-4 batch_size=256 epochs=90
       imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
@@ -248,9 +247,9 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
-    sources = [path for path in (symbol, params, onnx, states) if path is not None]
+    sources = [path for path in (symbol, params, onnx, torch, states) if path is not None]
     data = None if records is None else read_data_set(records)
-    imported = _imported(symbol, params, onnx, network, input_size, output)
+    imported = _imported(symbol, params, onnx, torch, network, input_size, output)
     normalisation, source = normalisation_of(imported, given, data)
     before = _before(states, symbol, params, imported, epoch)
     if data is not None:
@@ -272,10 +271,17 @@ def _imported(
     symbol: Path | None,
     params: Path | None,
     onnx: Path | None,
+    torch: Path | None,
     network: str | None,
     input_size: int | None,
     output: str | None,
 ) -> Imported:
+    if torch is not None:
+        from imagenet_pipeline.interchange.torch_import import import_torch
+
+        if symbol is not None or params is not None or onnx is not None:
+            raise BadRecipe("weights of torchvision or timm come alone", advice="leave the other files out")
+        return import_torch(torch, network, input_size)
     if onnx is not None:
         from imagenet_pipeline.interchange.onnx_import import import_onnx
 
@@ -283,7 +289,7 @@ def _imported(
             raise BadRecipe("an ONNX file has its values inside", advice="leave --symbol and --params out")
         return import_onnx(onnx, network, input_size, output)
     if params is None:
-        advice = "--symbol FILE --params FILE, --params FILE --network NAME, or --onnx FILE"
+        advice = "--symbol FILE --params FILE, --params FILE --network NAME, --onnx FILE or --torchvision FILE"
         raise BadRecipe("nothing to import", expected=advice)
     if symbol is not None:
         from imagenet_pipeline.interchange.mxnet_import import import_mxnet

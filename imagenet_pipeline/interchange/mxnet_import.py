@@ -144,9 +144,9 @@ def recognised(
     found, difference = _found(foreign, _candidates(foreign, None, image[1]))
     if not found:
         return None, difference
-    candidate, matched, _ = found[0]
-    also = tuple(other.name for other, _, _ in found[1:])
-    return Imported(candidate.name, _classes(foreign), image[1], matched, None, also), ""
+    candidate, match = found[0]
+    also = tuple(other.name for other, _ in found[1:])
+    return Imported(candidate.name, _classes(foreign), image[1], match.values, None, also), ""
 
 
 def _unused(foreign: _Foreign) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from imagenet_pipeline.config import (
 from imagenet_pipeline.config.reading import recipe_fault
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
-from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+from imagenet_pipeline.interchange.frozen import THE_GRAPH, Imported, Normalisation
 from imagenet_pipeline.interchange.optimizer_states import Continued
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
@@ -126,16 +126,17 @@ def _written_network(path: Path, name: str, input_size: int, layers: Sequential)
 def normalisation_of(
     imported: Imported, given: Normalisation | None, data: DataSet | None
 ) -> tuple[Normalisation, str]:
-    """Find what to subtract and divide by, and say where it is from: the graph, the user, or else the records.
+    """Find what to subtract and divide by, and say where it is from.
 
-    Raises BadRecipe where nothing says it, or two do.
+    The graph, the user, the source of the weights, or else the records. Raises BadRecipe where nothing says it, or
+    both the graph and the user do.
     """
-    if imported.normalisation is not None:
-        if given is not None:
-            raise BadRecipe("the network normalises its input itself", advice="leave --mean and --std out")
-        return imported.normalisation, "the graph"
     if given is not None:
+        if imported.normalisation is not None and imported.normalisation_from == THE_GRAPH:
+            raise BadRecipe("the network normalises its input itself", advice="leave --mean and --std out")
         return given, COMMAND_LINE
+    if imported.normalisation is not None:
+        return imported.normalisation, imported.normalisation_from
     if data is not None:
         return (data.mean, data.std), str(data.folder / "mean.json")
     raise BadRecipe(
