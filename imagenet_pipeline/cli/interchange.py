@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ from imagenet_pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+    from imagenet_pipeline.interchange.optimizer_states import Continued
     from imagenet_pipeline.records.classes import ClassTable
 
 
@@ -147,7 +149,7 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
         say("replaced the export of {} ({})".format(*exported.replaced))
     entry, table = exported.content["input"], trained.classes
     shape = ", ".join(map(str, entry["shape"]))
-    say(f"{trained.network} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
+    say(f"{exported.content['network']} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
     if "int8" in exported.content:
@@ -181,34 +183,54 @@ CropFraction = Annotated[
 
 
 def import_network(
-    symbol: Annotated[Path, typer.Option(help="MXNet's -symbol.json.")],
-    params: Annotated[Path, typer.Option(help="MXNet's .params.")],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    symbol: Annotated[Path | None, typer.Option(help="MXNet's -symbol.json.")] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="MXNet's .params; alone, with --network: of Gluon's save_parameters, or .npz.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="A classifier as an ONNX file.")] = None,
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Which output, of a graph of several, or which inner layer.")
     ] = None,
     records: Records = None,
     classes: Classes = None,
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
     crop_fraction: CropFraction = None,
+    states: Annotated[
+        Path | None, typer.Option(help="MXNet's .states of SGD beside --params: the run goes on half-way.")
+    ] = None,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, max=9999, help="Finished epochs, with --states [default: its name's, -0005].")
+    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run of a checkpoint that MXNet saved.
+    """Make a run of a network trained elsewhere.
 
-    By Module, FeedForward or Gluon's export. MXNet is not needed.
+    Of what MXNet's Module, FeedForward or Gluon's export saved, a symbol and its parameters; of Gluon's
+    save_parameters, which --network has to name; or of an ONNX file. MXNet is not needed.
 
-    The graph tells which network it is. The normalisation comes from the graph where it is inside, else from
-    --mean and --std, else from --records. The run is evaluated, exported and trained on like any other.
+    The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes
+    from the graph where it is inside, else from --mean and --std, else from --records. The run is evaluated, exported
+    and trained on like any other; KEY=VALUE words go into its recipe.
+
+    A training that was broken off goes on with --states, what Module's save_checkpoint or Gluon's Trainer saved of SGD
+    with momentum; what these files do not say (rate, momentum, weight decay, batch size) KEY=VALUE does.
 
     \b
     Examples:
       imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
+      imagenet-pipeline import --params net.params --network resnet50_v1 --out output/runs/net --mean 123.68,116.78,103.94 --std 58.4,57.12,57.38
+      imagenet-pipeline import --onnx net.onnx --out output/runs/net --records output/imagenet
+      imagenet-pipeline import --symbol net-symbol.json --params net-0005.params --states net-0005.states --records output/imagenet --out output/runs/net optimizer.learning_rate=0.1 optimizer.momentum=0.9 optimizer.weight_decay=1e-4 batch_size=256 epochs=90
       imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
     """  # noqa: E501
     from imagenet_pipeline import files
-    from imagenet_pipeline.interchange.mxnet_import import import_mxnet
     from imagenet_pipeline.records.class_names import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
     from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
@@ -216,27 +238,90 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
-    _require_in_order(symbol, params)
+    sources = [path for path in (symbol, params, onnx, states) if path is not None]
     data = None if records is None else read_data_set(records)
-    imported = import_mxnet(symbol, params, network, input_size)
+    imported = _imported(symbol, params, onnx, network, input_size, output)
     normalisation, source = normalisation_of(imported, given, data)
+    before = _before(states, symbol, params, imported, epoch)
     if data is not None:
         table = data.classes
+    elif classes is not None:
+        table = read_classes(classes)
     else:
-        table = numbered_classes(imported.classes) if classes is None else read_classes(classes)
-    digests = {str(path): files.sha256_of(path) for path in (symbol, params)}
-    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None)
-    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
-    _tell(out, imported, table, normalisation, source, as_json)
+        table = imported.class_table or numbered_classes(imported.classes)
+    digests = {str(path): files.sha256_of(path) for path in sources}
+    crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None) or imported.crop_fraction
+    origin = {"files": digests, "normalisation_from": source}
+    options = overrides_of(overrides)
+    make_run(out, imported, table, normalisation, data, origin, crop_fraction, options, before)
+    imported = replace(imported, notes=(*imported.notes, *(before.notes if before else ())))
+    _tell(out, imported, table, normalisation, source, before, as_json)
+
+
+def _imported(
+    symbol: Path | None,
+    params: Path | None,
+    onnx: Path | None,
+    network: str | None,
+    input_size: int | None,
+    output: str | None,
+) -> Imported:
+    if onnx is not None:
+        from imagenet_pipeline.interchange.onnx_import import import_onnx
+
+        if symbol is not None or params is not None:
+            raise BadRecipe("an ONNX file has its values inside", advice="leave --symbol and --params out")
+        return import_onnx(onnx, network, input_size, output)
+    if params is None:
+        advice = "--symbol FILE --params FILE, --params FILE --network NAME, or --onnx FILE"
+        raise BadRecipe("nothing to import", expected=advice)
+    if symbol is not None:
+        from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+
+        _require_in_order(symbol, params)
+        return import_mxnet(symbol, params, network, input_size, output)
+    from imagenet_pipeline.interchange.gluon_import import import_gluon
+
+    return import_gluon(params, network, input_size)
+
+
+def _before(
+    states: Path | None, symbol: Path | None, params: Path | None, imported: Imported, epoch: int | None
+) -> Continued | None:
+    """Read what the run goes on with, of a training that was broken off."""
+    if states is None:
+        if epoch is not None:
+            raise BadRecipe("--epoch is that of --states", advice="leave it out, or give both")
+        return None
+    if symbol is None or params is None:
+        raise BadRecipe("--states goes with --symbol and --params", where=f"--states {states}")
+    from imagenet_pipeline.interchange.optimizer_states import continued, epoch_of
+
+    named = {path: epoch_of(path) for path in (states, params)}
+    finished = epoch or named[states] or named[params]
+    if not finished:
+        raise BadRecipe("the number of finished epochs is unknown", where=f"--states {states}", advice="give --epoch N")
+    if epoch is None and None not in named.values() and len(set(named.values())) > 1:
+        found = " and ".join(map(str, named.values()))
+        raise BadRecipe("--states and --params are of different epochs", where=f"--states {states}", found=found)
+    return continued(states, symbol, params, imported, finished)
 
 
 def _tell(
-    out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
+    out: Path,
+    imported: Imported,
+    table: ClassTable,
+    normalisation: Normalisation,
+    source: str,
+    before: Continued | None,
+    as_json: bool,
 ) -> None:
+    from imagenet_pipeline.networks.catalog import FILE_NAME
     from imagenet_pipeline.training.data import NUMBERED
     from imagenet_pipeline.training.imported import COMMAND_LINE
 
     mean, std = normalisation
+    own_file = None if imported.layers is None else out / FILE_NAME
     if as_json:
         say_json(
             {
@@ -244,11 +329,17 @@ def _tell(
                 "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
                 "normalisation_from": source, "unused": imported.unused,
+                "network_file": own_file, "notes": imported.notes, "epoch": before.epoch if before else 0,
             }
         )  # fmt: skip
         return
     size, arrays = imported.input_size, len(imported.values)
     say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    if before:
+        momenta = f"the momentum of {len(before.displacements)} arrays"
+        say(f"after epoch {before.epoch}, with {momenta}: train {out} --resume latest goes on")
+    if own_file:
+        say(f"no network of the catalogue: its layers are in {own_file}")
     is_guess = imported.normalisation is None and source != COMMAND_LINE
     guess = ": the mean of these records, if that is what it was trained with" if is_guess else ""
     say(f"mean {_words(mean)}  std {_words(std)}  from {source}{guess}")
@@ -261,6 +352,8 @@ def _tell(
         say(f"the same function as {', '.join(imported.also)}")
     if imported.unused:
         say(f"in the file but not in the graph: {', '.join(imported.unused[:3])} ({len(imported.unused)} in all)")
+    for note in imported.notes:
+        say(note)
 
 
 def _require_in_order(symbol: Path, params: Path) -> None:

@@ -20,7 +20,10 @@ from imagenet_pipeline.progress import Bar
 def networks(
     name: Annotated[str | None, typer.Argument(help="One network, layer by layer.")] = None,
     input_size: Annotated[int | None, typer.Option("--input", min=1, help="Side of the input, pixels.")] = None,
-    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes [default: 1000, or a file's own].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the network's layers to this file, NAME.json.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the networks, or a network layer by layer.
@@ -29,20 +32,45 @@ def networks(
 
     Those of other zoos are shown by their parameters' names and shapes; their library must be installed.
 
+    With --out the layers become a file, to change and to train: a recipe's network may be such a file.
+
     \b
     Examples:
       imagenet-pipeline networks resnet50 --input 160
       imagenet-pipeline networks gluoncv:
       imagenet-pipeline networks timm:resnet18
+      imagenet-pipeline networks resnet18 --classes 10 --out mine.json
+      imagenet-pipeline networks mine.json
     """
     from imagenet_pipeline.networks.catalog import is_zoo_name
 
-    if name is not None and is_zoo_name(name):
-        _show_zoo(name, classes, input_size or 224, as_json)
+    if out is not None:
+        _write_network(name, out, classes, input_size, as_json)
+    elif name is not None and is_zoo_name(name):
+        _show_zoo(name, classes or 1000, input_size or 224, as_json)
     elif name is not None:
         _show_network(name, classes, input_size, as_json)
     else:
-        _show_networks(classes, input_size, as_json)
+        _show_networks(classes or 1000, input_size, as_json)
+
+
+def _write_network(name: str | None, out: Path, classes: int | None, input_size: int | None, as_json: bool) -> None:
+    from imagenet_pipeline import files
+    from imagenet_pipeline.evaluation.features import own_network
+    from imagenet_pipeline.networks import catalog
+    from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
+
+    files.require_ending(out, ".json", "not the name of a network's file")
+    if name is None:
+        raise BadRecipe("--out writes a single network", advice="name it: networks NAME --out FILE.json")
+    layers, entry = own_network(name, classes), catalog.entry(name)
+    written = NetworkFile(entry.name, input_size or entry.input_size, layers)
+    made = {"file": str(out), "network": entry.name, "classes": written.classes, "input_size": written.input_size}
+    files.write_whole(out, network_text(written))
+    if as_json:
+        say_json(made)
+        return
+    say(f"{out}: {entry.name}, {written.classes:,} classes, {written.input_size} px; train it with network={out}")
 
 
 def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
@@ -59,7 +87,7 @@ def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
     )
 
 
-def _show_network(name: str, classes: int, input_size: int | None, as_json: bool) -> None:
+def _show_network(name: str, classes: int | None, input_size: int | None, as_json: bool) -> None:
     from imagenet_pipeline.networks.summary import network_table
 
     table = network_table(name, classes, input_size)
@@ -71,7 +99,7 @@ def _show_network(name: str, classes: int, input_size: int | None, as_json: bool
         [
             (
                 f"{row.path} *" if row.auxiliary else row.path,
-                row.layer,
+                row.layer + (f" of {', '.join(path or 'the image' for path in row.inputs)}" if row.inputs else ""),
                 "x".join(map(str, row.output_shape)),
                 f"{row.parameters:,}",
                 f"{row.multiply_adds:,}",

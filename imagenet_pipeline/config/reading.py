@@ -27,14 +27,19 @@ _LARGEST_BITS = 63
 def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe file, or take a recipe as it is, and lay `overrides` (dotted key -> value) over it.
 
-    Where there is no such file, the text is the name of a shipped recipe ("demo", "imagenet/resnet50").
+    Where there is no such file, the text is the name of a shipped recipe ("demo", "imagenet/resnet50"). A network that
+    is a file is looked for beside the recipe first, so that a run's own copy is found wherever the run lies.
 
     Raises BadRecipe, one line, for a missing file, broken TOML, an unknown key (with the nearest key), a wrong type.
     """
     if isinstance(source, Recipe):
         values, where = source.model_dump(mode="json"), "recipe"
     else:
-        values, where = _file_values(find_recipe(source)), str(source)
+        path = find_recipe(source)
+        values, where = _file_values(path), str(source)
+        network = values.get("network")
+        if isinstance(network, str) and network.endswith(".json") and (path.parent / network).is_file():
+            values["network"] = str(path.parent / network)
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     _renew(values)
     for key, value in (overrides or {}).items():

@@ -100,7 +100,7 @@ class Candidate:
             rank1_hits=rank1_hits,
             rank5_hits=rank5_hits,
             crops=setting.crops,
-            network=state.network,
+            network=state.network_name,
             input_size=state.input_size,
             crop_fraction=state.crop_fraction,
             classes=len(state.classes),

@@ -91,7 +91,7 @@ def extract(
     files.require_ending(out, ".npz", "features are written as a NumPy archive")
     files.check_free_space(out, sum(images.values()) * (4 * width + BYTES_A_RECORD) + 2**20)
     extraction = Extraction(
-        str(run), checkpoint.folder.name, state.network, layer, shape, width, images, state.input_size,
+        str(run), checkpoint.folder.name, state.network_name, layer, shape, width, images, state.input_size,
         state.crop_fraction, engine.name, engine.precision, checkpoint.weights_digest, data.digest,
     )  # fmt: skip
     started = time.monotonic()
@@ -278,11 +278,11 @@ def _none(path: Path, found: str) -> BadInput:
     return BadInput("not a file of features", where=path, expected=EXPECTED, found=found)
 
 
-def own_network(name: str, classes: int) -> Sequential:
-    """Build a network of this package. Raises BadRecipe for a network of another zoo."""
+def own_network(name: str, classes: int | None) -> Sequential:
+    """Build a network of this package, or of a file; without `classes` with its own. Raises BadRecipe for a zoo's."""
     if catalog.is_zoo_name(name):
         raise BadRecipe("the layers of a zoo's network are not known here", where=f"network {name}")
-    return catalog.build(name, classes)
+    return catalog.build(name, classes or catalog.entry(name).classes)
 
 
 def input_shape(state: State) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.torch_export import export_pytorch
 from imagenet_pipeline.interchange.torch_programs import export_torch_program, export_torchscript
 from imagenet_pipeline.interchange.zoo_export import export_zoo
+from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
 from imagenet_pipeline.networks.shapes import Shape, parameters
 from imagenet_pipeline.records.classes import ClassTable
@@ -140,7 +141,7 @@ def _content(trained: TrainedNetwork, form: str, raw: bool) -> dict[str, Any]:
     return {
         "written_by": f"{AUTHOR} {__version__}",
         "format": form,
-        "network": trained.network,
+        "network": catalog.title(trained.network),
         "origin": trained.origin,
         "weights_digest": trained.weights_digest,
         "input": {

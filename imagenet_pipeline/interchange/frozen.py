@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.networks.layers import Sequential, Tap, without_taps
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shape
+from imagenet_pipeline.records.classes import ClassTable
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, in 0..255."""
@@ -64,8 +65,9 @@ class Imported:
     `network` is its name in the catalogue; a network that is in no catalogue has its `layers` here, and `network` is
     what its file calls it. `values` by our names, without those of auxiliary classifiers. `normalisation` is what the
     network itself does to its input, or what its source states; None where nobody says it. `also` names other networks
-    that compute the same, `unused` arrays of the file that the network does not have. `notes` are sentences on
-    what could not be kept.
+    that compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and
+    `class_table` are what the file states. `names` are what MXNet's file calls the parameters, by our names. `notes`
+    are sentences on what could not be kept.
     """
 
     network: str
@@ -77,4 +79,6 @@ class Imported:
     unused: tuple[str, ...] = ()
     layers: Sequential | None = None
     crop_fraction: float | None = None
+    class_table: ClassTable | None = None
     notes: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)

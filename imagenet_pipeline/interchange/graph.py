@@ -1,8 +1,8 @@
 """Graphs of steps in our layers' terms, so that two networks can be compared whoever wrote them.
 
 `graph_operators.py` makes the steps out of MXNet's operators. The normalisation that a graph does to its input before
-the first layer, (x - mean) / std per channel, is kept apart as its `InputScale`. `paired_variables` walks two graphs
-side by side, from the scores back to the image, and pairs their variables or names the first difference.
+the first layer, (x - mean) / std per channel, is kept apart as its `InputScale`. `paired_variables` pairs the variables
+of two graphs, walking them side by side, or names the first step in which they differ.
 """
 
 from __future__ import annotations
@@ -145,8 +145,6 @@ _FACTORS = {
     "_mul_scalar": 1, "_div_scalar": -1, "_MulScalar": 1, "_DivScalar": -1, "_mul": 1, "_Mul": 1, "elemwise_mul": 1,
     "broadcast_mul": 1, "_div": -1, "_Div": -1, "elemwise_div": -1, "broadcast_div": -1,
 }  # fmt: skip
-SCALING = (*_SHIFTS, *_FACTORS)
-"""Operators that scale the input."""
 SMALLEST_DEVIATION = 1e-6
 """For an input in 0..255: float32 can divide by it and go on computing with the result."""
 LARGEST_NUMBER = 1e30
@@ -236,28 +234,56 @@ Pair = tuple[int, int]
 
 
 class Different(Exception):
-    """The graphs do not compute the same; the text says where the first difference is, from the output back."""
+    """The graphs do not compute the same; the text names the first step, as they compute, that the second does else.
+
+    `equal` is the number of its steps before that one.
+    """
+
+    def __init__(self, text: str, equal: int = 0) -> None:
+        super().__init__(text)
+        self.equal = equal
 
 
-def paired_variables(ours: Graph, theirs: Graph) -> dict[str, str]:
-    """The name in `theirs` of each variable of `ours`. Raises Different."""
+def paired_variables(ours: Graph, theirs: Graph, name: str) -> dict[str, str]:
+    """The name in `theirs` of each variable of `ours`, the network `name`. Raises Different."""
     names: dict[str, str] = {}
     seen: dict[int, int] = {}
+    _require_equal(ours, theirs, name)
     waiting: list[Pair] = [(ours.root, theirs.root)]
     while waiting:
         first, second = waiting.pop()
         if seen.get(first) == second:
             continue
         step, other = ours.steps[first], theirs.steps[second]
-        if step.key != other.key:
-            raise Different(_difference(ours, theirs, (first, second)))
         if seen.setdefault(first, second) != second:
-            raise Different(
-                f"our {step.name} would have to be two layers, {theirs.steps[seen[first]].name!r} among them"
-            )
-        names |= {name: their for (_, name), (_, their) in zip(step.variables, other.variables, strict=True)}
+            two = f"{other.name[:80]} and {theirs.steps[seen[first]].name[:80]}"
+            raise Different(f"your {two} are two layers, {name}'s {step.name} is one", len(theirs.steps))
+        names |= {own: their for (_, own), (_, their) in zip(step.variables, other.variables, strict=True)}
         waiting += _paired_inputs(ours, theirs, (first, second))
     return names
+
+
+def require_equal_start(ours: Graph, theirs: Graph, name: str) -> None:
+    """Raise Different where a step of the second graph is none of the first, which is the network `name`."""
+    own_keys, their_keys = ({step.key for step in graph.steps} for graph in (ours, theirs))
+    for equal, other in enumerate(theirs.steps):
+        if other.key not in own_keys:
+            open_ones = [step for step in ours.steps if step.key not in their_keys]
+            raise Different(_difference(other, _counterpart(ours, theirs, other, open_ones), name), equal)
+
+
+def _require_equal(ours: Graph, theirs: Graph, name: str) -> None:
+    if ours.steps[ours.root].key != theirs.steps[theirs.root].key:
+        require_equal_start(ours, theirs, name)
+        last, own = theirs.steps[theirs.root].name[:80], _named(ours.steps[ours.root])
+        raise Different(f"your graph ends with {last}, {name} with {own}", len(theirs.steps))
+
+
+def _counterpart(ours: Graph, theirs: Graph, other: GraphStep, open_ones: list[GraphStep]) -> GraphStep | None:
+    """The step of ours that reads what the other one reads: of its kind, if there is such."""
+    read = {theirs.steps[index].key for index in other.inputs}
+    near = [step for step in open_ones if any(ours.steps[index].key in read for index in step.inputs)]
+    return next((step for step in near if step.kind == other.kind), next(iter(near or open_ones), None))
 
 
 def _paired_inputs(ours: Graph, theirs: Graph, pair: Pair) -> Iterator[Pair]:
@@ -266,45 +292,40 @@ def _paired_inputs(ours: Graph, theirs: Graph, pair: Pair) -> Iterator[Pair]:
     if ours.steps[pair[0]].kind != "sum":
         yield from zip(first, second, strict=True)
         return
-    left, open_ones = list(second), []
+    left = list(second)
     for index in first:
-        equal = next((other for other in left if theirs.steps[other].key == ours.steps[index].key), None)
-        if equal is None:
-            open_ones.append(index)
-        else:
-            left.remove(equal)
-            yield index, equal
-    yield from zip(open_ones, left, strict=True)
+        equal = next(other for other in left if theirs.steps[other].key == ours.steps[index].key)
+        left.remove(equal)
+        yield index, equal
 
 
-def _difference(ours: Graph, theirs: Graph, pair: Pair) -> str:
-    """The first step, going back from two that differ somewhere before, that is itself another."""
-    while True:
-        step, other = ours.steps[pair[0]], theirs.steps[pair[1]]
-        if step.kind != other.kind or len(step.inputs) != len(other.inputs):
-            return f"our {step.name} is {_phrase(step)}, where it has {other.name[:80]!r}, {_phrase(other)}"
-        if step.settings != other.settings:
-            words = [
-                f"{key} {_plain(value)} in our {step.name}, {_plain(other.settings.get(key))} in {other.name[:80]!r}"
-                for key, value in step.settings.items()
-                if other.settings.get(key) != value
-            ]
-            return f"{step.kind}: {'; '.join(words) or 'another function'}"
-        unequal = [inputs for inputs in _paired_inputs(ours, theirs, pair) if _keys_differ(ours, theirs, inputs)]
-        if not unequal:
-            # Step 0, the image, has no inputs: its shape is what differs.
-            return f"images of {_plain(step.shape)} in ours, {_plain(other.shape)} in it"
-        pair = unequal[0]
+_COUNTED = {"channels": "filters", "units": "units", "groups": "groups"}
 
 
-def _keys_differ(ours: Graph, theirs: Graph, pair: Pair) -> bool:
-    return ours.steps[pair[0]].key != theirs.steps[pair[1]].key
+def _difference(other: GraphStep, step: GraphStep | None, name: str) -> str:
+    """Their step and ours in words: "your conv0 has 10 filters, lenet's 20"."""
+    if step is None:
+        return f"your {_named(other)}, is nothing that {name} has"
+    if step.kind != other.kind or len(step.inputs) != len(other.inputs):
+        return f"your {_named(other)}, where {name} has {_named(step)}"
+    words = [
+        f"{_setting(key, other.settings.get(key))}, {name}'s {_plain(value)}"
+        for key, value in step.settings.items()
+        if other.settings.get(key) != value
+    ]
+    if not words:
+        return f"your {other.name[:80]} reads something else than {name}'s {step.name}"
+    return f"your {other.name[:80]} has {'; '.join(words)}"
 
 
-def _phrase(step: GraphStep) -> str:
+def _setting(key: str, value: object) -> str:
+    return f"{_plain(value)} {_COUNTED[key]}" if key in _COUNTED else f"{key} {_plain(value)}"
+
+
+def _named(step: GraphStep) -> str:
     article = "an" if step.kind[0] in "aeiou" else "a"
     inputs = f" of {len(step.inputs)}" if len(step.inputs) > 1 else ""
-    return f"{article} {step.kind}{inputs}" if step.inputs else "the image"
+    return f"{step.name[:80]}, {article} {step.kind}{inputs}" if step.inputs else "the image"
 
 
 def _plain(value: object) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.graph import SCALING, Flow, Folding, Graph, InputScale, Steps, scaled, scaled_by_norm
+from imagenet_pipeline.interchange.graph import Flow, Folding, Graph, InputScale, Steps, scaled, scaled_by_norm
 from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Node, Symbol
 from imagenet_pipeline.networks.shapes import Role, Shape, windows
@@ -142,24 +142,32 @@ def reduced(symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, foldin
 
     Raises BadInput for what our layers cannot say, and where the image does not fit.
     """
-    if len(symbol.heads) != 1:
-        raise BadInput("the graph has several outputs", found=len(symbol.heads), advice="take the scores alone")
-    root = symbol.heads[0]
-    while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
-        root = symbol.nodes[root[0]].inputs[0]
+    graph, problem = partly_reduced(symbol, params, image, folding)
+    if problem is not None:
+        raise problem
+    return graph
+
+
+def partly_reduced(
+    symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, folding: Folding
+) -> tuple[Graph, BadInput | None]:
+    """The graph as far as our networks have words for it, and what `reduced` raises about the rest."""
     reader = Reader(symbol, params, image, folding, _LAYERS)
-    needed = _reached(symbol, root[0])
-    for index in sorted(needed):
-        reader.read(index)
-    end = reader.flow(root)
-    if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
-        raise BadInput("its output is not a vector of scores", found="x".join(map(str, end.shape)))
-    return reader.steps.graph(end)
-
-
-def is_known(op: str) -> bool:
-    """True for an operator that our layers, or a graph's input scale, can express."""
-    return op in _LAYERS or op in (VARIABLE, *SKIPPED, *PROBABILITIES, *SCALING)
+    try:
+        if len(symbol.heads) != 1:
+            raise BadInput("the graph has several outputs", found=len(symbol.heads), advice="take the scores alone")
+        root = symbol.heads[0]
+        while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
+            root = symbol.nodes[root[0]].inputs[0]
+        for index in sorted(_reached(symbol, root[0])):
+            reader.read(index)
+        end = reader.flow(root)
+        if len(end.shape) == 3 and math.prod(end.shape[1:]) > 1:
+            raise BadInput("its output is not a vector of scores", found="x".join(map(str, end.shape)))
+    except BadInput as error:
+        last = len(reader.steps.all) - 1
+        return reader.steps.graph(Flow(last, reader.steps.all[last].shape)), error
+    return reader.steps.graph(end), None
 
 
 def _reached(symbol: Symbol, root: int) -> set[int]:
@@ -244,6 +252,9 @@ def _pooling(operator: Operator) -> Flow:
         size, stride = attributes.pair("kernel", None, 1), attributes.pair("stride", (1, 1), 1)
         pad, ceil = attributes.pair("pad", (0, 0), 0), convention == "full"
     counts = _counts(operator, flow.shape, size, stride, pad, ceil)
+    if size == (1, 1) and pad == (0, 0) and counts == flow.shape[1:]:
+        operator.variables()
+        return flow  # GluonCV's deeper v1d networks have such an average
     settings = {
         "pooling": kind, "pad": pad,
         "size": "the whole map" if size == flow.shape[1:] and pad == (0, 0) else size,

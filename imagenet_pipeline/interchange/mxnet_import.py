@@ -1,12 +1,13 @@
-"""An MXNet checkpoint as the values of a network of ours.
+"""An MXNet checkpoint as the values of a network of ours, or of one made of its own layers.
 
-Nothing depends on names: our network is written as MXNet's graph too, and the two graphs are walked together from
-the scores back to the image. So files of Module, FeedForward and Gluon's `export` are all read alike.
+Nothing depends on names: our network is written as MXNet's graph too, and the two graphs are compared step by step. So
+files of Module, FeedForward and Gluon's `export` are all read alike. A graph that no network of ours is becomes layers
+one by one (`mxnet_layers.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import numpy.typing as npt
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.export import require_input_size
 from imagenet_pipeline.interchange.frozen import Imported, Normalisation
-from imagenet_pipeline.interchange.graph import Different, Folding, Graph, paired_variables
-from imagenet_pipeline.interchange.graph_operators import is_known, reduced
+from imagenet_pipeline.interchange.graph import Different, Folding, Graph, paired_variables, require_equal_start
+from imagenet_pipeline.interchange.graph_operators import partly_reduced, reduced
+from imagenet_pipeline.interchange.mxnet_layers import layered, with_output
 from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
-from imagenet_pipeline.interchange.params import AnyArray, read_params
+from imagenet_pipeline.interchange.params import AnyArray, finite_float32, read_params
 from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Symbol, read_symbol
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
@@ -57,36 +59,74 @@ class _Candidate:
 
 
 def import_mxnet(
-    symbol_path: Path, params_path: Path, network: str | None = None, input_size: int | None = None
+    symbol_path: Path,
+    params_path: Path,
+    network: str | None = None,
+    input_size: int | None = None,
+    output: str | None = None,
 ) -> Imported:
-    """Read a symbol and its values as `network`, or as whichever network of the catalogue it is.
+    """Read a symbol and its values as `network`, or as whichever network of the catalogue it is, or as its own layers.
 
-    `input_size` is the side of the image in pixels, by default that of the network. Raises BadInput for damaged
-    files, and where the graph is no network of ours: then it says where the nearest network differs.
-    Raises BadRecipe for an unknown `network`, or where `input_size` is too small for it.
+    `input_size` is the side of the image in pixels, by default that of the network, or one that fits the layers.
+    `output` names the output to take: NODE, NODE_output or NODE_outputK, by default the graph's only one. Raises
+    BadInput for damaged files, where the graph is not `network` (it says where the two first differ) and where our
+    layers cannot say it. Raises BadRecipe for an unknown `network`, or where `input_size` is too small for it.
     """
-    symbol = read_symbol(symbol_path)
+    symbol = with_output(read_symbol(symbol_path), output, symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
     _require_together(foreign)
     found, difference = _found(foreign, _candidates(foreign, network, input_size))
     if not found:
         if input_size is not None:
             _require_size(foreign, network, input_size, difference)
-        raise _unlike(foreign, network, difference)
-    candidate, values, normalisation = found[0]
-    known = {node.name for node in symbol.nodes if node.op == VARIABLE}
+        if network is not None:
+            raise BadInput(f"not {network}", where=symbol_path, found=difference or None)
+        return _as_layers(foreign, input_size, difference)
+    candidate, values, normalisation, names = found[0]
     return Imported(
         candidate.name,
         _classes(foreign),
         candidate.image[1],
         values,
         normalisation,
-        tuple(other.name for other, _, _ in found[1:]),
-        tuple(name for name in foreign.params if name not in known),
+        tuple(other.name for other, *_ in found[1:]),
+        _unused(foreign),
+        names=names,
     )
 
 
-_Found = list[tuple[_Candidate, Values, Normalisation | None]]
+def _as_layers(foreign: _Foreign, input_size: int | None, difference: str) -> Imported:
+    paths = foreign.symbol_path, foreign.params_path
+    try:
+        found = layered(foreign.symbol, foreign.params, input_size, paths)
+    except BadInput as error:
+        if error.found is not None or not difference:
+            raise
+        near = f"{difference}, the nearest network of ours"
+        raise BadInput(error.what, where=error.where, found=near, advice=error.advice) from None
+    nearest = [f"no network of ours; the nearest differs: {difference}"] if difference else []
+    name = re.sub(r"[^\w.-]", "_", foreign.symbol_path.name.removesuffix(".json").removesuffix("-symbol")) or "network"
+    return Imported(
+        name,
+        found.classes,
+        found.size,
+        found.values,
+        found.normalisation,
+        unused=_unused(foreign),
+        layers=found.network,
+        notes=(*nearest, *found.notes),
+        names=found.names,
+    )
+
+
+def _unused(foreign: _Foreign) -> tuple[str, ...]:
+    known = {node.name for node in foreign.symbol.nodes if node.op == VARIABLE}
+    return tuple(name for name in foreign.params if name not in known)
+
+
+_Match = tuple[Values, Normalisation | None, dict[str, str]]
+"""Values by our names, what normalises the input, and the file's names by ours."""
+_Found = list[tuple[_Candidate, Values, Normalisation | None, dict[str, str]]]
 
 
 def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str]:
@@ -100,7 +140,7 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
         try:
             found.append((candidate, *_matched(candidate, foreign)))
         except Different as error:
-            difference = difference or f"as {candidate.name}: {error}"
+            difference = difference or str(error)
     is_near = len(candidates) == 1 or (candidates and candidates[0].distance <= weights // 2)
     return found, difference if is_near else ""
 
@@ -108,24 +148,11 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
 def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
     """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
     found, _ = _found(foreign, _candidates(foreign, network, None))
-    for candidate, _, _ in found[:1]:
+    for candidate, *_ in found[:1]:
         name, own = candidate.name, candidate.image[1]
         require_input_size(name, candidate.network, input_size, own)
         what, advice = f"is {name} at {own} pixels, not at {input_size}", "leave --input out"
         raise BadInput(what, where=foreign.symbol_path, found=difference or None, advice=advice)
-
-
-def _unlike(foreign: _Foreign, network: str | None, difference: str) -> BadInput:
-    where, advice = foreign.symbol_path, "imagenet-pipeline networks lists what is recognised"
-    if network is not None:
-        return BadInput(f"not {network}", where=where, found=difference or None)
-    if difference:
-        return BadInput(
-            "the graph is no network of ours; the nearest differs", where=where, found=difference, advice=advice
-        )
-    strange = next((node for node in foreign.symbol.nodes if not is_known(node.op)), None)
-    found = None if strange is None else f"operator {strange.op[:80]!r} in {strange.name[:80]!r}, which none has"
-    return BadInput("the graph is no network of ours", where=where, found=found, advice=advice)
 
 
 def _bare(params: Mapping[str, AnyArray], where: Path) -> dict[str, AnyArray]:
@@ -153,7 +180,9 @@ def _require_together(foreign: _Foreign) -> None:
 def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) -> list[_Candidate]:
     """Networks to try, the nearest first; those with the very weights have distance 0."""
     classes, weights = _classes(foreign), _weight_shapes(foreign)
-    candidates = []
+    candidates: list[_Candidate] = []
+    if not classes:
+        return candidates
     for name in catalog.names() if network is None else [network]:
         size = input_size or catalog.entry(name).input_size
         built = without_taps(catalog.entry(name).build(classes))
@@ -170,12 +199,12 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
 
 
 def _classes(foreign: _Foreign) -> int:
-    """The outputs of the last layer with weights."""
+    """The outputs of the last layer with weights, 0 where there is none."""
     nodes = foreign.symbol.nodes
     index = foreign.symbol.heads[0][0]
     while nodes[index].op not in _WEIGHTED:
         if not nodes[index].inputs:
-            raise BadInput("the graph has no layer with weights", where=foreign.symbol_path)
+            return 0
         index = nodes[index].inputs[0][0]
     where = f"{foreign.symbol_path}: {nodes[index].name[:80]!r}"
     classes = Attributes(nodes[index].attributes, where).integer(_WEIGHTED[nodes[index].op])
@@ -190,7 +219,7 @@ def _weight_shapes(foreign: _Foreign) -> Counter[Shape]:
     return Counter(foreign.params[name].shape for name in names if name in foreign.params)
 
 
-def _matched(candidate: _Candidate, foreign: _Foreign) -> tuple[Values, Normalisation | None]:
+def _matched(candidate: _Candidate, foreign: _Foreign) -> _Match:
     """The values of a network that the foreign graph is. Raises Different, and BadInput for values that do not fit.
 
     Biases in front of batch normalisations that our network does without are no difference: its means make up for
@@ -200,38 +229,32 @@ def _matched(candidate: _Candidate, foreign: _Foreign) -> tuple[Values, Normalis
     norm = not _starts_with_norm(ours)
     try:
         return _matched_folding(candidate, foreign, ours, Folding(norm))
-    except Different:
-        with contextlib.suppress(Different):
+    except Different as error:
+        try:
             return _matched_folding(candidate, foreign, ours, Folding(norm, bias=True))
-        raise
+        except Different as other:
+            raise max(error, other, key=lambda different: different.equal) from None
 
 
-def _matched_folding(
-    candidate: _Candidate, foreign: _Foreign, ours: Graph, folding: Folding
-) -> tuple[Values, Normalisation | None]:
-    try:
-        theirs = reduced(
-            foreign.symbol,
-            foreign.params,
-            candidate.image,
-            folding=folding,
-        )
-    except BadInput as error:
-        raise Different(str(error)) from None
-    names = paired_variables(ours, theirs)
+def _matched_folding(candidate: _Candidate, foreign: _Foreign, ours: Graph, folding: Folding) -> _Match:
+    theirs, problem = partly_reduced(foreign.symbol, foreign.params, candidate.image, folding)
+    if problem is not None:
+        require_equal_start(ours, theirs, candidate.name)
+        raise Different(f"as {candidate.name}: {problem}", len(theirs.steps))
+    names = paired_variables(ours, theirs, candidate.name)
+    written = symbol_names(candidate.network, candidate.image)
+    names = {name: names[written[name].partition(":")[2]] for name in candidate.declared}
     values = _values(candidate, foreign, names, theirs)
     scale = theirs.scale
     plain = not any(scale.mean) and set(scale.std) == {1.0}
-    return values, None if plain else (scale.mean, scale.std)
+    return values, None if plain else (scale.mean, scale.std), names
 
 
 def _starts_with_norm(graph: Graph) -> bool:
     return any(step.kind == "normalisation" and step.inputs == (0,) for step in graph.steps)
 
 
-def _values(candidate: _Candidate, foreign: _Foreign, names: dict[str, str], graph: Graph) -> Values:
-    ours = symbol_names(candidate.network, candidate.image)
-    theirs = {name: names[ours[name].partition(":")[2]] for name in candidate.declared}
+def _values(candidate: _Candidate, foreign: _Foreign, theirs: dict[str, str], graph: Graph) -> Values:
     missing = [name for name in (*theirs.values(), *graph.folded.values()) if name not in foreign.params]
     if missing:
         shown = ", ".join(map(repr, missing[:NAMES_SHOWN]))
@@ -261,12 +284,7 @@ def _checked(
         advice = f"in {candidate.name} at {candidate.image[1]} pixels (--input gives another size)"
         expected = f"shape {parameter.shape} as {parameter.name} has"
         raise BadInput("the array does not fit", where=where, expected=expected, found=array.shape, advice=advice)
-    if array.dtype.kind != "f":
-        raise BadInput("the array holds no floating-point numbers", where=where, found=array.dtype)
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(values).all():
-        raise BadInput("holds numbers that are not finite", where=where)
+    values = finite_float32(array, where)
     if parameter.role == "scale" and not parameter.trainable and (values != 1).any():
         raise BadInput("scales a normalisation that has no scale", where=where, expected=f"1, as {parameter.name} is")
     return values

@@ -12,6 +12,7 @@ V1 and later write a shape as i32 axes, i64 each; before V1 the word itself is t
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Mapping
@@ -73,6 +74,15 @@ def read_list(stream: BinaryIO, size: int, where: object) -> dict[str, AnyArray]
     return by_name
 
 
+def read_array(content: bytes, where: object) -> AnyArray:
+    """An array that MXNet saved by itself, as its pickles hold them. Raises BadInput as `read_params` does."""
+    reader = _Reader(io.BytesIO(content), len(content), where)
+    array = reader.array(0)
+    if reader.left:
+        raise BadInput("bytes follow the end of the array", where=where, found=f"{reader.left:,} of them")
+    return array
+
+
 def write_params(path: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Write arrays with their names in the form MXNet 1.0 and later read (V2), whole or not at all.
 
@@ -94,6 +104,17 @@ def write_list(stream: BinaryIO, arrays: Mapping[str, AnyArray]) -> None:
     for name in arrays:
         encoded = name.encode()
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
+
+
+def finite_float32(array: AnyArray, where: object) -> npt.NDArray[np.float32]:
+    """The numbers as float32, last axis fastest. Raises BadInput where they are no reals, or not finite then."""
+    if array.dtype.kind != "f":
+        raise BadInput("the array holds no floating-point numbers", where=where, found=array.dtype)
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(values).all():
+        raise BadInput("holds numbers that are not finite", where=where)
+    return values
 
 
 class _Reader:

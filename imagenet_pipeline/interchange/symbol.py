@@ -218,6 +218,15 @@ class Attributes:
             raise self._bad(name, "whole numbers in brackets")
         return tuple(int(word.rstrip("L")) for word in words)
 
+    def bounds(self, name: str) -> tuple[int | None, ...]:
+        """Whole numbers in brackets, any of them "None"; () where there is no such attribute."""
+        words = [word.strip() for word in self._text(name).strip("()[] ").split(",")]
+        if words[-1] == "":
+            words.pop()
+        if not all(word == "None" or _INTEGER.fullmatch(word) for word in words):
+            raise self._bad(name, "whole numbers, or None, in brackets")
+        return tuple(None if word == "None" else int(word.rstrip("L")) for word in words)
+
     def pair(self, name: str, default: tuple[int, int] | None, least: int) -> tuple[int, int]:
         """(height, width), each at least `least`."""
         numbers = self.integers(name)

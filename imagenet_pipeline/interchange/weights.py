@@ -13,8 +13,10 @@ from imagenet_pipeline import files
 from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.gluon_import import Unfit, has_gluon_names, structural_values
 from imagenet_pipeline.interchange.graph import require_usable
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names
+from imagenet_pipeline.interchange.npz import is_npz, read_npz
 from imagenet_pipeline.interchange.params import LIST_MAGIC, read_params
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, describe
@@ -25,14 +27,14 @@ TYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 COUNTER = "num_batches_tracked"
 """torch's count of the batches a BatchNorm has seen; no parameter, and nothing here needs it."""
 OTHER_KINDS = {
-    b"PK\x03\x04": "a PyTorch pickle or NumPy archive",
+    b"PK\x03\x04": "a PyTorch pickle",
     b"\x80": "a Python pickle",
     b"\x89HDF": "an HDF5 file",
 }
 
 
 def read_weights(path: Path) -> dict[str, Array]:
-    """Every array of a safetensors or MXNet .params file by its name there; the content tells which it is.
+    """Every array of a safetensors, MXNet .params or .npz file by its name there; the content tells which it is.
 
     float16 and bfloat16 become float32, float64 stays. Raises BadInput for a file that is neither, is
     damaged or cut short, or holds whole numbers, infinities, NaN or a name no parameter can have. Nothing is
@@ -50,9 +52,11 @@ def read_weights(path: Path) -> dict[str, Array]:
         arrays = read_params(path)
     elif start[8:9] == b"{":
         arrays = _read_safetensors(path)
+    elif start.startswith(b"PK") and is_npz(path):
+        arrays = read_npz(path)
     else:
         kind = next((kind for mark, kind in OTHER_KINDS.items() if start.startswith(mark)), None)
-        raise BadInput("not a file of weights", where=path, expected="safetensors or MXNet .params", found=kind)
+        raise BadInput("not a file of weights", where=path, expected="safetensors, MXNet .params or .npz", found=kind)
     return {name: _checked(name, array, path) for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER}
 
 
@@ -75,7 +79,7 @@ def without_normalisation(path: Path, arrays: Values) -> tuple[dict[str, Array],
 def starting_values(
     path: Path, found: Values, network: Sequential, input_shape: Shape, drawn: Values, head: Collection[str] = ()
 ) -> dict[str, Array]:
-    """The weights `found` in a file for `network`, by our names or by those of our MXNet export.
+    """The weights `found` in a file for `network`, by our names, those of our MXNet export, or Gluon's.
 
     Those that `head` names keep their values among `drawn`, whatever the file has for them; so do auxiliary
     classifiers, which exports leave out, where the file has none.
@@ -86,6 +90,11 @@ def starting_values(
     for ours, theirs in symbol_names(network, input_shape).items():
         if theirs in found:
             found[ours] = found.pop(theirs)
+    if has_gluon_names(found):
+        try:
+            found = dict(structural_values(network, input_shape, found, path, head))
+        except Unfit as error:
+            raise BadInput("the arrays are not this network's", where=path, found=str(error)) from None
     reports = describe(network, input_shape)
     parameters = [parameter for report in reports for parameter in report.parameters]
     declared = {parameter.name: parameter.shape for parameter in parameters}

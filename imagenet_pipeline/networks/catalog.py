@@ -1,10 +1,14 @@
-"""Networks by name, those shipped and those that other packages add; and what training and engines ask of a network."""
+"""Networks by name: those shipped, those that other packages add, and files of layers; what training asks of a network.
+
+A name that ends in .json is the path of a file (`layer_file.py`).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from imagenet_pipeline.errors import BadRecipe
@@ -57,6 +61,8 @@ Build = Callable[[int], Sequential]
 """Makes a network's layers, with as many outputs as there are classes."""
 ZOOS = {"gluoncv": "gluon", "timm": "pytorch"}
 """Libraries with networks of their own, and the engine that runs them."""
+FILE_NAME = "network.json"
+"""A run's own copy of the file that its network is, and a checkpoint's."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
 
@@ -98,12 +104,16 @@ class LayeredNetwork(Sequential):
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network on offer: `build(classes)` makes it, `input_size` pixels are what it was designed for."""
+    """A network on offer: `build(classes)` makes it, `input_size` pixels are what it was designed for.
+
+    `classes` is its number of outputs where nobody asks for another.
+    """
 
     name: str
     build: Build
     input_size: int
     summary: str
+    classes: int = 1000
 
 
 _ENTRIES = (
@@ -169,7 +179,7 @@ def register_network(name: str, build: Build, input_size: int = INPUT_SIZE, summ
     The same name again replaces the network. Raises BadRecipe for a name that is shipped, a zoo's or no plain word, and
     where `build` gives something else than layers, or not an output for each class.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or name.lower() in ZOOS:
+    if not re.fullmatch(r"[\w.-]+", name) or name.lower() in ZOOS or is_file_name(name):
         what, expected = "cannot register a network under this name", "letters, digits, '_', '-' and '.', no zoo's name"
         raise BadRecipe(what, where=repr(name), expected=expected)
     _NETWORKS.register(name, _checked(name, NetworkEntry(name, build, input_size, summary or _first_line(build))))
@@ -181,10 +191,16 @@ def names() -> tuple[str, ...]:
 
 
 def entry(name: str) -> NetworkEntry:
-    """The network called `name`.
+    """The network called `name`, or of the file `name`; its entry then has the name that the file says.
 
-    Raises BadRecipe with the nearest names if there is none, and for an entry point that offers none.
+    Raises BadRecipe with the nearest names if there is none, and for an entry point that offers none; BadInput as
+    `layer_file.read_network` does.
     """
+    if is_file_name(name):
+        from imagenet_pipeline.networks.layer_file import read_network
+
+        file = read_network(Path(name))
+        return NetworkEntry(file.name, file.build, file.input_size, f"of the file {name}", file.classes)
     if name.lower() in ZOOS:
         advice = f"did you mean {name.lower()}:NAME?"
         raise BadRecipe(f"no network is called {name!r}", where="network", advice=advice)
@@ -193,7 +209,7 @@ def entry(name: str) -> NetworkEntry:
 
 
 def build(name: str, classes: int) -> LayeredNetwork:
-    """The network `name` with `classes` outputs. Raises BadRecipe for an unknown name or no classes."""
+    """The network `name` with `classes` outputs. Raises BadRecipe for no classes, and as `entry` does."""
     require_classes(name, classes)
     return LayeredNetwork(entry(name).build(classes).items)
 
@@ -206,7 +222,32 @@ def require_classes(name: str, classes: int) -> None:
 
 def is_zoo_name(name: str) -> bool:
     """True for a name of the form LIBRARY:NAME, a network of another library's."""
-    return ":" in name
+    return ":" in name and not is_file_name(name)
+
+
+def is_file_name(name: str) -> bool:
+    """True for the path of a network's file."""
+    return name.endswith(".json")
+
+
+def title(name: str) -> str:
+    """The name to show people: what a network's file says, or `name` itself. Raises BadInput as `entry` does."""
+    return entry(name).name if is_file_name(name) else name
+
+
+def file_copy(name: str, classes: int) -> str:
+    """The text of a run's own copy of the file `name`: the network with `classes` outputs. Raises as `build` does."""
+    from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
+
+    file = entry(name)
+    return network_text(NetworkFile(file.name, file.input_size, file.build(classes)))
+
+
+def is_same(name: str, other: str, classes: int) -> bool:
+    """Tell whether two names mean the same network of `classes` outputs; files are compared by their layers."""
+    if name == other or is_zoo_name(name) or is_zoo_name(other) or not (is_file_name(name) or is_file_name(other)):
+        return name == other
+    return build(name, classes) == build(other, classes)
 
 
 def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from imagenet_pipeline.networks.layers import Constant, Elementwise, Graph, Join, Layer, Sequential
+from imagenet_pipeline.networks.subnetwork import needed
 
 Item = tuple[str, Layer, tuple[str, ...]]
 """A layer of a graph: its name, itself and the names of what it reads."""
@@ -33,13 +34,11 @@ def arrange(graph: Graph) -> Sequential:
 def _needed(graph: Graph) -> list[Item]:
     """The items that the last one depends on, in order, but each Constant just before the first that reads it."""
     items = {name: (name, layer, links) for (name, layer), links in zip(graph.items, graph.links, strict=True)}
-    needed = {graph.items[-1][0]}
-    for name, _, links in reversed(items.values()):
-        if name in needed:
-            needed.update(links)
+    last = graph.items[-1][0]
+    there = needed(graph, last)
     ordered: dict[str, Item] = {}
     for name, layer, links in items.values():
-        if name in needed and (not isinstance(layer, Constant) or name == graph.items[-1][0]):
+        if name in there and (not isinstance(layer, Constant) or name == last):
             ordered |= {link: items[link] for link in links if link and isinstance(items[link][1], Constant)}
             ordered[name] = items[name]
     return list(ordered.values())

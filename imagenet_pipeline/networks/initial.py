@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Activation, BatchNorm, Layer, Residual, Sequential, joined, walk
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    ConvTranspose,
+    Layer,
+    Residual,
+    Sequential,
+    joined,
+    walk,
+)
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
 
 Values = NDArray[np.float32]
@@ -70,8 +79,8 @@ def initial_values(
 ) -> dict[str, Values]:
     """Every parameter's first values by name, float32, in order of computation.
 
-    `kind` draws the weights of Conv and Dense; a bias starts at 0 (also where a paper has it at 1, as in
-    AlexNet), a BatchNorm at weight 1, bias 0, mean 0, variance 1, and a PReLU at its layer's slope.
+    `kind` draws the weights of Conv, ConvTranspose and Dense; a bias starts at 0 (also where a paper has it at 1, as
+    in AlexNet), a norm at weight 1, bias 0, mean 0, variance 1, a Constant at 0, and a PReLU at its layer's slope.
     With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual is 0, so that at first the
     shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown kind, where no such
     BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
@@ -105,11 +114,20 @@ def _end(layer: Layer, path: str) -> tuple[str, Layer]:
 
 
 def _values(parameter: Parameter, layer: object, draw: Draw, seed: int) -> Values:
+    if parameter.role == "weight" and isinstance(layer, ConvTranspose):
+        return _turned(draw, _generator(seed, parameter.name), parameter.shape, layer.groups)
     if parameter.role == "weight":
         return draw(_generator(seed, parameter.name), parameter.shape)
     if parameter.role == "slope" and isinstance(layer, Activation):
         return np.full(parameter.shape, layer.slope, np.float32)
     return np.full(parameter.shape, 1 if parameter.role in ("scale", "variance") else 0, np.float32)
+
+
+def _turned(draw: Draw, random: np.random.Generator, shape: Shape, groups: int) -> Values:
+    """The weights of a convolution of the same channels, turned to (in, out / groups, height, width)."""
+    inputs, outputs = shape[0] // groups, shape[1] * groups
+    weights = draw(random, (outputs, inputs, *shape[2:])).reshape(groups, shape[1], inputs, *shape[2:])
+    return np.ascontiguousarray(weights.swapaxes(1, 2)).reshape(shape)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

@@ -382,13 +382,9 @@ def joined(path: str, name: str) -> str:
 def parts(layer: Layer) -> tuple[tuple[str, Layer], ...]:
     """The layers directly inside a layer, by name: the shortcut first, the others in order of computation."""
     match layer:
-        case (
-            Sequential(items)
-            | Tap(Sequential(items))
-            | Concat(items)
-            | Residual(Sequential(items), None)
-            | Graph(items)
-        ):
+        case Sequential(items) | Concat(items) | Graph(items):
+            return items
+        case Tap(Sequential(items)) | Residual(Sequential(items), None):
             return items
         case Residual(Sequential(items), Sequential() as shortcut):
             # First, since Gluon adds up the squares of gradients in the order its blocks are made in.

@@ -134,8 +134,8 @@ def windows(length: int, size: int, stride: int, pad: int, ceil: bool = False) -
     return (-(-room // stride) if ceil else room // stride) + 1
 
 
-class _TooSmall(Exception):
-    """An image smaller than a layer's window; the caller turns it into advice."""
+class TooSmall(Exception):
+    """An image smaller than a layer's window; the caller turns it into advice, or into another size."""
 
     def __init__(self, path: str, layer: Conv | Pool, shape: Shape) -> None:
         self.path = path
@@ -150,7 +150,7 @@ def _pixels(shape: Shape) -> str:
 def _passage(network: Sequential, input_shape: Shape) -> _Passage:
     try:
         return _Passage(network, input_shape)
-    except _TooSmall as problem:
+    except TooSmall as problem:
         smallest = _smallest_size(network, input_shape)
         raise BadRecipe(
             f"an input of {_pixels(input_shape)} is too small: {problem}",
@@ -164,7 +164,7 @@ def _smallest_size(network: Sequential, input_shape: Shape) -> int | None:
     for size in range(min(input_shape[1:]) + 1, LARGEST_SIZE_SUGGESTED + 1):
         try:
             _Passage(network, (input_shape[0], size, size))
-        except _TooSmall:
+        except TooSmall:
             continue
         return size
     return None
@@ -190,7 +190,7 @@ class _Passage:
             case Concat():
                 shape = _concatenated(path, inputs)
             case _:
-                self.reports.append(_report(layer, path, inputs, path.startswith(self._heads)))
+                self.reports.append(layer_report(layer, path, inputs, path.startswith(self._heads)))
                 shape = self.reports[-1].output_shape
         self.shapes[path] = shape
         return shape
@@ -218,7 +218,11 @@ def _concatenated(path: str, branches: list[Shape]) -> Shape:
     return (sum(branch[0] for branch in branches), *first[1:])
 
 
-def _report(layer: Layer, path: str, shapes: list[Shape], auxiliary: bool) -> LayerReport:
+def layer_report(layer: Layer, path: str, shapes: list[Shape], auxiliary: bool = False) -> LayerReport:
+    """The report of a single layer for inputs of these shapes.
+
+    Raises BadRecipe where the layer does not fit them, and TooSmall where a window is larger than the image.
+    """
     output = _joint_shape(layer, path, shapes)
     if math.prod(output) > LARGEST_OUTPUT or min(output, default=0) < 1:
         raise _unfit("the layer's output is larger than any memory, or empty", path, output)
@@ -364,7 +368,7 @@ def _image_size(layer: Conv | Pool, path: str, shape: Shape) -> Shape:
     axes = zip(shape[1:], size, pair(layer.stride), pair(layer.pad), strict=True)
     counts = tuple(windows(*axis, ceil) for axis in axes)
     if min(counts) < 1:
-        raise _TooSmall(path, layer, shape)
+        raise TooSmall(path, layer, shape)
     return counts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import Layer
+from imagenet_pipeline.networks.layers import Graph, Layer, Sequential, follow, walk
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 
 CHANNELS = 3
@@ -31,7 +31,8 @@ class NetworkRow:
 class LayerRow:
     """One layer; shapes without the batch axis, parameters as trained numbers.
 
-    `auxiliary`: under an auxiliary classifier, working in training only.
+    `auxiliary`: under an auxiliary classifier, working in training only. `inputs`: the layers, Residuals and Concats
+    that a layer inside a Graph reads, "" the image; nothing where it is the layer before alone, and outside of Graphs.
     """
 
     path: str
@@ -40,6 +41,7 @@ class LayerRow:
     parameters: int
     multiply_adds: int
     auxiliary: bool
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,17 @@ def network_rows(classes: int = 1000, input_size: int | None = None) -> tuple[Ne
     return tuple(_network_row(name, classes, input_size) for name in catalog.names())
 
 
-def network_table(name: str, classes: int = 1000, input_size: int | None = None) -> NetworkTable:
-    """The layers of a network for an RGB input of `input_size` pixels, or of its own size.
+def network_table(name: str, classes: int | None = None, input_size: int | None = None) -> NetworkTable:
+    """The layers of a network for an RGB input of `input_size` pixels, or of its own size; classes likewise.
 
     Raises BadRecipe for an unknown name, and for an input it cannot take.
     """
     entry = catalog.entry(name)
     size = entry.input_size if input_size is None else input_size
+    classes = entry.classes if classes is None else classes
     shape = (CHANNELS, size, size)
-    reports = describe(entry.build(classes), shape)
+    network = entry.build(classes)
+    reports, inputs = describe(network, shape), graph_inputs(network)
     rows = tuple(
         LayerRow(
             report.path,
@@ -78,11 +82,12 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
             report.parameter_count,
             report.multiply_adds,
             report.auxiliary,
+            inputs.get(report.path, ()),
         )
         for report in reports
     )
     return NetworkTable(
-        name,
+        entry.name,
         entry.summary,
         shape,
         classes,
@@ -91,6 +96,23 @@ def network_table(name: str, classes: int = 1000, input_size: int | None = None)
         sum(row.parameters for row in rows if row.auxiliary),
         rows,
     )
+
+
+def graph_inputs(network: Sequential) -> dict[str, tuple[str, ...]]:
+    """The paths of what the layers inside Graphs read, by theirs, where it is not the layer before alone."""
+    graphs = tuple(f"{path}." for path, layer in walk(network) if isinstance(layer, Graph))
+    found: dict[str, tuple[str, ...]] = {}
+    before = ""
+
+    def rule(layer: Layer, path: str, inputs: list[str]) -> str:
+        nonlocal before
+        if path.startswith(graphs) and inputs != [before]:
+            found[path] = tuple(inputs)
+        before = path
+        return path
+
+    follow(network, "", "", rule)
+    return found
 
 
 def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:

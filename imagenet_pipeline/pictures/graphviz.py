@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 from imagenet_pipeline import files
@@ -16,19 +18,31 @@ from imagenet_pipeline.evaluation.features import own_network
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
+    Clip,
     Conv,
+    ConvTranspose,
     Dense,
     Dropout,
+    Elementwise,
     GlobalAveragePool,
+    Join,
+    L2Norm,
     Layer,
     LocalResponseNorm,
+    Pad,
     Pool,
+    Reduce,
+    Scalar,
     Size,
+    Slice,
+    Softmax,
+    Transpose,
+    Upsample,
     pair,
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
 from imagenet_pipeline.networks.summary import CHANNELS
-from imagenet_pipeline.pictures.diagram import LayerBox, LayerGroup, Part, Parts, diagram, is_folded
+from imagenet_pipeline.pictures.diagram import LayerBox, LayerGraph, LayerGroup, Part, Parts, diagram, is_folded
 
 FORMATS = ("dot", "svg", "png", "pdf")
 DOTS_PER_INCH = 120
@@ -59,14 +73,15 @@ def draw_network(
     files.require_ending(out, [f".{kind}" for kind in FORMATS], "the picture's format is unknown")
     kind = out.suffix.lower().removeprefix(".")
     network, title, side, count = _network_of(name)
-    count = classes or count
-    description = own_network(network, count)
-    size = input_size or side or catalog.entry(network).input_size
+    description = own_network(network, classes or count)
+    entry = catalog.entry(network)
+    count = classes or count or entry.classes
+    size = input_size or side or entry.input_size
     shape = (CHANNELS, size, size)
     reports = describe(description, shape)
-    made = Diagram(str(out), network, shape, count, parameter_count(reports), multiply_adds(reports))
+    made = Diagram(str(out), entry.name, shape, count, parameter_count(reports), multiply_adds(reports))
     remarks = [
-        catalog.entry(network).summary,
+        entry.summary,
         f"{made.parameters:,} parameters, {made.multiply_adds / 1e6:,.0f} million multiply-adds, {count:,} classes",
         "right in each box: the shape of its output (channels \u00d7 height \u00d7 width), and below it its parameters",
     ]
@@ -94,26 +109,35 @@ def drawn(text: str, kind: str) -> bytes:
     return done.stdout
 
 
-def _network_of(name: str) -> tuple[str, str, int | None, int]:
-    """Read a network's name or a run folder: the network, a title, the input's side in pixels (of a run), classes."""
+def _network_of(name: str) -> tuple[str, str, int | None, int | None]:
+    """Read a network's name or a run folder: the network, a title, and of a run the input's side in pixels, classes."""
     run = Path(name)
     if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
-        return name, name, None, 1000
+        return name, catalog.title(name), None, None
     _, checkpoint = open_checkpoint(run, "best", {})
     state = checkpoint.state
-    title = f"{state.network}, {checkpoint.folder.name} of {run.resolve().name}"
+    title = f"{state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
     return state.network, title, state.input_size, len(state.classes)
 
 
 INK, PALE_INK, LINE = "#1f2933", "#66727f", "#c3cad2"
-COLOURS = {Conv: "#dcebfa", Dense: "#fde8d0", Pool: "#dff2e1", GlobalAveragePool: "#dff2e1"}
-OTHER_COLOUR, JOIN_COLOUR, GROUP_COLOURS = "#eef0f3", "#ece3f7", ("#f7f8fa", "#ffffff")
+BLUE, GREEN, ORANGE, JOIN_COLOUR, OTHER_COLOUR = "#dcebfa", "#dff2e1", "#fde8d0", "#ece3f7", "#eef0f3"
+COLOURS: dict[type, str] = {
+    **dict.fromkeys((Conv, ConvTranspose), BLUE),
+    **dict.fromkeys((Pool, GlobalAveragePool, Reduce), GREEN),
+    **dict.fromkeys((Elementwise, Join), JOIN_COLOUR),
+    Dense: ORANGE,
+}
+GROUP_COLOURS = "#f7f8fa", "#ffffff"
 MAIN = "main"
 GAP = '<FONT POINT-SIZE="6"> </FONT><BR/>'
 LINE_GAP = '<FONT POINT-SIZE="4"> </FONT><BR/>'
 """Graphviz sets lines without leading: as far apart as their letters are high."""
 FONT = "Helvetica,Arial,sans-serif"
-ACTIVATIONS = {"relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky ReLU"}
+ACTIVATIONS = {
+    "relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky ReLU", "selu": "SELU", "gelu": "GELU",
+}  # fmt: skip
+SIGNS = {"add": "+", "subtract": "\u2212", "multiply": "\u00d7", "divide": "/", "power": "^"}
 
 
 def dot_text(parts: Parts, input_shape: Shape, title: str, remarks: Sequence[str]) -> str:
@@ -151,6 +175,8 @@ class _DotWriter:
         for part in parts:
             if isinstance(part, LayerBox):
                 entrance = self.layer_box(part, [entrance], within, line, entrance if line else None)
+            elif isinstance(part, LayerGraph):
+                entrance = self.graph(part, entrance, depth, line)
             elif part.side:
                 self.group(part, entrance, depth, "")
             else:
@@ -167,13 +193,7 @@ class _DotWriter:
 
     def group(self, group: LayerGroup, entrance: str, depth: int, line: str) -> str:
         """Draw a frame and its content, and return the box that the arrow to the next part leaves."""
-        self._groups += 1
-        style = "filled,rounded,dashed" if group.side else "filled,rounded"
-        self.lines += [
-            f"subgraph cluster_{self._groups} {{",
-            f'label=<{_heading(group)}>; labeljust=l; style="{style}"; color="{LINE}"; '
-            f'fillcolor="{GROUP_COLOURS[depth % 2]}"; fontname="{FONT}"; fontsize=10; fontcolor="{PALE_INK}"; margin=9',
-        ]
+        self.open_frame(group, depth)
         main, straight = _main_lane(group), None
         ends, firsts = [], []
         for lane in group.lanes:
@@ -184,6 +204,37 @@ class _DotWriter:
         end = ends[0] if group.join is None else self.layer_box(group.join, ends, group.path, line, straight)
         self.lines += [*_side_by_side(firsts), "}"]
         return end
+
+    def open_frame(self, part: LayerGroup | LayerGraph, depth: int) -> None:
+        """Begin a frame, which a line "}" ends."""
+        self._groups += 1
+        style = "filled,rounded,dashed" if isinstance(part, LayerGroup) and part.side else "filled,rounded"
+        self.lines += [
+            f"subgraph cluster_{self._groups} {{",
+            f'label=<{_heading(part)}>; labeljust=l; style="{style}"; color="{LINE}"; '
+            f'fillcolor="{GROUP_COLOURS[depth % 2]}"; fontname="{FONT}"; fontsize=10; fontcolor="{PALE_INK}"; margin=9',
+        ]
+
+    def graph(self, graph: LayerGraph, entrance: str, depth: int, line: str) -> str:
+        """Draw a frame with the parts of a graph and arrows along its links, and return the box its output leaves."""
+        self.open_frame(graph, depth)
+        main = _main_line(graph) if line else []
+        before = dict(pairwise(main))
+        ends = [entrance]  # of part number n the last box is ends[n + 1]
+        firsts = []
+        for number, (part, links) in enumerate(zip(graph.parts, graph.links, strict=True)):
+            own_line = line if number in main else ""
+            sources = [ends[link + 1] for link in links]
+            if isinstance(part, LayerBox):
+                firsts += [f"box{self._boxes + 1}"] if links == (-1,) else []
+                straight = ends[before[number] + 1] if number in before else None
+                # Below what enters, even where a constant depends on nothing.
+                self.arrows += [] if links else [f"{entrance} -> box{self._boxes + 1} [style=invis]"]
+                ends.append(self.layer_box(part, sources, graph.path, own_line, straight))
+            else:
+                ends.append(self.chain((part,), sources[0], graph.path, depth + 1, own_line))
+        self.lines += [*_side_by_side(firsts), "}"]
+        return ends[graph.exit + 1]
 
     def box(self, rows: list[list[str]], colour: str, line: str) -> str:
         """Draw a box of rows of two cells, and return its name."""
@@ -203,6 +254,26 @@ def _main_lane(group: LayerGroup) -> Parts | None:
         return group.lanes[0]
     lanes = [lane for lane in group.lanes if lane]
     return lanes[0] if len(lanes) == 1 else None
+
+
+def _main_line(graph: LayerGraph) -> list[int]:
+    """The parts that keep to the line of what stands before and after, from the exit back, perhaps to what enters.
+
+    The longest way; it ends at branches that are joined, which stand side by side.
+    """
+    lengths = {-1: 0.0}
+    for number, links in enumerate(graph.links):
+        lengths[number] = 1 + max(
+            (lengths[link] for link in links), default=-math.inf
+        )  # a constant goes on from nothing
+    line = [graph.exit]
+    while line[-1] >= 0:
+        links, part = graph.links[line[-1]], graph.parts[line[-1]]
+        is_join = isinstance(part, LayerBox) and isinstance(part.layers[0], Join)
+        if not links or (is_join and len(links) > 1):
+            break
+        line.append(max(links, key=lengths.__getitem__))
+    return line
 
 
 def _side_by_side(boxes: list[str]) -> list[str]:
@@ -226,9 +297,9 @@ def _names(part: Part, within: str) -> str:
     return first if part.times == 1 else f"{first} to {last} <B>&#215; {part.times}</B>"
 
 
-def _heading(group: LayerGroup) -> str:
-    names = _names(group, group.path.rpartition(".")[0])
-    return f"{names} (in training only)" if group.side else names
+def _heading(part: LayerGroup | LayerGraph) -> str:
+    names = _names(part, part.path.rpartition(".")[0])
+    return f"{names} (in training only)" if isinstance(part, LayerGroup) and part.side else names
 
 
 def _shapes(ends: tuple[Shape, Shape]) -> str:
@@ -258,9 +329,11 @@ def _colour(box: LayerBox) -> str:
 
 def _phrase(layer: Layer) -> str:
     match layer:
-        case Conv():
+        case Conv() | ConvTranspose():
             groups = f", {layer.groups} groups" if layer.groups > 1 else ""
-            return f"conv {_window(layer.kernel, layer.stride)}{groups}"
+            dilation = f", dilation {_short(layer.dilation)}" if pair(layer.dilation) != (1, 1) else ""
+            kind = "conv" if isinstance(layer, Conv) else "transposed conv"
+            return f"{kind} {_window(layer.kernel, layer.stride)}{dilation}{groups}"
         case Pool():
             return f"{layer.kind} pool {_window(layer.size, layer.stride)}"
         case Activation():
@@ -269,15 +342,54 @@ def _phrase(layer: Layer) -> str:
             return f"dropout {layer.rate:g}"
         case LocalResponseNorm():
             return "response norm"
+        case L2Norm():
+            return f"L2 norm over {_axes(layer.axes)}"
+        case Softmax():
+            return "log softmax" if layer.log else "softmax"
+        case Reduce():
+            return f"{layer.kind} over {_axes(layer.axes)}"
+    return _rearranging_phrase(layer)
+
+
+def _rearranging_phrase(layer: Layer) -> str:
+    match layer:
+        case Clip():
+            return f"clip {layer.low:g} to {layer.high:g}"
+        case Scalar():
+            sign = SIGNS.get(layer.kind, layer.kind)
+            return f"{layer.value:g} {sign}" if layer.reverse else f"{sign} {layer.value:g}"
+        case Elementwise():
+            return layer.kind
+        case Join():
+            return "concat" if layer.axis == 0 else f"concat along axis {layer.axis}"
+        case Transpose():
+            return f"transpose {', '.join(map(str, layer.axes))}"
+        case Slice():
+            step = f":{layer.step}" if layer.step > 1 else ""
+            return f"slice {layer.begin}:{'' if layer.end is None else layer.end}{step} of {_axes((layer.axis,))}"
+        case Pad(kind=kind):
+            margins = f"{layer.top}, {layer.bottom}, {layer.left}, {layer.right}"
+            return f"{'' if kind == 'constant' else f'{kind} '}pad {margins}"
+        case Upsample():
+            return f"upsample \u00d7 {layer.scale}"
     # GlobalAveragePool: "global average pool"
     return re.sub("(?<!^)([A-Z])", r" \1", type(layer).__name__).lower()
+
+
+def _axes(axes: tuple[int, ...]) -> str:
+    words = {(0,): "channels", (1, 2): "positions", (-2, -1): "positions"}
+    return words.get(axes, f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(map(str, axes))}")
 
 
 def _window(size: Size, stride: Size) -> str:
     if pair(stride) == (1, 1):
         return _sides(size)
-    down, across = pair(stride)
-    return f"{_sides(size)}, stride {down if down == across else _sides(stride)}"
+    return f"{_sides(size)}, stride {_short(stride)}"
+
+
+def _short(size: Size) -> str:
+    down, across = pair(size)
+    return str(down) if down == across else _sides(size)
 
 
 def _sides(size: Size) -> str:

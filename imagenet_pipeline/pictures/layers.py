@@ -114,12 +114,14 @@ def draw_activations(
     view = view_of(image, checkpoint)
     values = engine.logits(view[None])[0].astype(np.float64).reshape(shape)
     require_finite(values, checkpoint.folder)
-    drawn = shape[0] if len(shape) == 1 else min(channels, shape[0])
-    picture = _bars(values) if len(shape) == 1 else _channels(values[:drawn])
+    # An array of other than three axes has all but the last two for its channels.
+    planes = values if len(shape) == 1 else values.reshape(-1, *shape[-2:])
+    drawn = len(planes) if len(shape) == 1 else min(channels, len(planes))
+    picture = _bars(values) if len(shape) == 1 else _channels(planes[:drawn])
     photo = tile(enlarged(view, PHOTO_SIDE), PHOTO_SIDE, [image.name, f"the {len(view)} px the network sees"])
     text = f"{caption_of(run, checkpoint)}: {layer} gives {'x'.join(map(str, shape))}"
     if len(shape) > 1:
-        text += f"\n{KEY}; each channel on its own scale; {drawn} of {shape[0]} channels"
+        text += f"\n{KEY}; each channel on its own scale; {drawn} of {len(planes)} channels"
     write_png(contact_sheet([_beside(photo, picture)], 1, text), out)
     return _facts(out, run, checkpoint, layer, shape, drawn)
 
@@ -203,11 +205,11 @@ def _columns(count: int) -> int:
 
 def caption_of(run: Path, checkpoint: Checkpoint) -> str:
     """The caption of a picture: network, checkpoint and run."""
-    return f"{checkpoint.state.network}, {checkpoint.folder.name} of {run.resolve().name}"
+    return f"{checkpoint.state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
 def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shape, drawn: int) -> LayerPicture:
-    return LayerPicture(str(out), str(run), checkpoint.folder.name, checkpoint.state.network, layer, shape, drawn)
+    return LayerPicture(str(out), str(run), checkpoint.folder.name, checkpoint.state.network_name, layer, shape, drawn)
 
 
 SIDE = 240  # pixels
@@ -295,7 +297,7 @@ def draw_grad_cam(
     write_png(_with_legend(contact_sheet(tiles, 2 if len(images) < 3 else 4, f"{title}\n{remarks}")), out)
     engine = classifier.engine
     return GradCam(
-        str(out), str(run), folder.name, state.network, path, shape, engine.name, engine.precision, tuple(seen)
+        str(out), str(run), folder.name, state.network_name, path, shape, engine.name, engine.precision, tuple(seen)
     )
 
 
@@ -320,10 +322,11 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
     network = own_network(state.network, len(state.classes))
     path = layer or last_map(network, input_shape(state))
     if path is None:
-        raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network}")
+        raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network_name}")
     shape = output_shape(until(network, path, state.network), input_shape(state))
     if len(shape) != 3:
-        expected, found = "an image, as a convolution gives it", f"a vector of {shape[0]}"
+        expected = "an image, as a convolution gives it"
+        found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an array of {'x'.join(map(str, shape))}"
         raise BadRecipe("Grad-CAM needs a layer with positions", where=f"layer {path}", expected=expected, found=found)
     return path, shape
 

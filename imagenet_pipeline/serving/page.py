@@ -169,7 +169,7 @@ def _page(answers: Answers) -> str:
     state = classifier.checkpoint.state
     facts = {
         "run": classifier.run.resolve().name,
-        "network": f"{state.network}, epoch {state.epoch}, {state.input_size} pixels",
+        "network": f"{state.network_name}, epoch {state.epoch}, {state.input_size} pixels",
         "count": f"{len(classes):,}",
         "classes": ", ".join(classes.names),
         "asks": "emotions" if answers.reader else f"the {min(answers.top, len(classes))} most probable classes",

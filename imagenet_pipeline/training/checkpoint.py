@@ -3,6 +3,7 @@
     checkpoints/epoch-0042/                weights.safetensors  optimizer.safetensors  state.json  SHA256SUMS
     checkpoints/epoch-0042-step-00012345/  the same, saved inside epoch 43: the latest such alone is kept
 
+Beside them lies network.json where the network is a file: the checkpoint's own copy, for its number of classes.
 An older run's later epochs, left behind by a restart, move to checkpoints/branch-NN/. A folder that is damaged, or
 not of the epoch it is named after, is refused where it is read, and elsewhere said.
 """
@@ -15,7 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,6 +28,8 @@ from safetensors.numpy import load, save
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, Damaged
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.records.classes import ClassTable
 
 log = logging.getLogger("imagenet_pipeline")
@@ -48,7 +51,8 @@ class State:
     """The contents of a checkpoint besides its arrays.
 
     `epoch` counts finished epochs, `step` finished steps; `partial` holds images, rank1_hits, rank5_hits and
-    loss_sum of an epoch that was interrupted.
+    loss_sum of an epoch that was interrupted. A network that is a file has its path here, that of the checkpoint's own
+    copy once it is read.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
@@ -73,6 +77,11 @@ class State:
     def class_table(self) -> ClassTable:
         """The classes the network tells apart."""
         return ClassTable(self.class_order, self.classes, self.class_names)
+
+    @property
+    def network_name(self) -> str:
+        """The network's name to show people. Raises BadInput where it is a file that cannot be read."""
+        return catalog.title(self.network)
 
 
 _STATE = TypeAdapter(State)
@@ -123,6 +132,9 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
         "optimizer.safetensors": save(_contiguous(optimizer)),
         "state.json": files.json_bytes(asdict(state)),
     }
+    if catalog.is_file_name(state.network):
+        contents["state.json"] = files.json_bytes(asdict(replace(state, network=FILE_NAME)))
+        contents[FILE_NAME] = catalog.file_copy(state.network, len(state.classes)).encode()
     if _holds(target, contents):
         return target
     files.check_free_space(target, sum(map(len, contents.values())) + 2**20)
@@ -133,7 +145,7 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
     with files.whole_folder(target) as folder:
         for file, content in contents.items():
             (folder / file).write_bytes(content)
-        sums = "".join(f"{files.sha256_of(folder / file)}  {file}\n" for file in _FILES)
+        sums = "".join(f"{files.sha256_of(folder / file)}  {file}\n" for file in contents)
         (folder / "SHA256SUMS").write_text(sums)
     _check_sums(target)
     return target
@@ -151,7 +163,7 @@ def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:
         sums = _check_sums(target)
     except Damaged:
         return False
-    return all(sums[file] == hashlib.sha256(content).hexdigest() for file, content in contents.items())
+    return all(sums.get(file) == hashlib.sha256(content).hexdigest() for file, content in contents.items())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -171,7 +183,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _load(folder: Path) -> Checkpoint:
     sums = _check_sums(folder)
     try:
-        state = _STATE.validate_json((folder / "state.json").read_bytes())
+        state = _read_state(folder)
         weights, optimizer = (load((folder / name).read_bytes()) for name in _FILES[:2])
     except (TypeError, KeyError, ValueError, OverflowError, SafetensorError) as error:
         raise Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder) from error
@@ -180,6 +192,16 @@ def _load(folder: Path) -> Checkpoint:
         if not np.isfinite(weight).all():
             raise Damaged(f"{name} holds infinities or NaN", where=folder)
     return Checkpoint(folder, state, weights, optimizer, sums["weights.safetensors"])
+
+
+def _read_state(folder: Path) -> State:
+    """Read a checkpoint's state; a network that is a file is the one beside it. Raises ValueError."""
+    state = _STATE.validate_json((folder / "state.json").read_bytes())
+    if not catalog.is_file_name(state.network):
+        return state
+    if state.network != FILE_NAME:
+        raise ValueError(f"network: {state.network[:80]!a} is not {FILE_NAME}")
+    return replace(state, network=str(folder / FILE_NAME))
 
 
 def state_beside(file: Path) -> State | None:
@@ -193,7 +215,7 @@ def state_beside(file: Path) -> State | None:
     if (folder / "SHA256SUMS").exists():
         _check_sums(folder, [name for name in _FILES if name in (file.name, "state.json")])
     try:
-        return _STATE.validate_json((folder / "state.json").read_bytes())
+        return _read_state(folder)
     except ValueError:
         log.warning("%s: is not of a checkpoint of ours, so it says nothing about %s", folder / "state.json", file.name)
         return None
@@ -296,7 +318,7 @@ def _scores(found: Iterable[Path]) -> Scores:
 def _score(folder: Path) -> float | Damaged | None:
     try:
         _check_sums(folder, ("state.json",))
-        state = _STATE.validate_json((folder / "state.json").read_bytes())
+        state = _read_state(folder)
         _require_own_name(folder, _name(state))
     except Damaged as error:
         return error
@@ -339,11 +361,12 @@ def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
     return {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
 
-def _check_sums(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:
+def _check_sums(folder: Path, names: Sequence[str] = ()) -> dict[str, str]:
+    """The digests of a checkpoint's files, those of `names` compared, or else of all. Raises Damaged."""
     try:
         lines = (folder / "SHA256SUMS").read_text().splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        for name in names:
+        for name in names or (*_FILES, *(name for name in sums if name == FILE_NAME)):
             if files.sha256_of(folder / name) != sums.get(name):
                 raise Damaged("the file has changed since it was written", where=folder / name)
     except (OSError, UnicodeDecodeError) as error:

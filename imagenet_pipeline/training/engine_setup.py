@@ -26,7 +26,8 @@ from imagenet_pipeline.engines import (
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.networks.catalog import LayeredNetwork
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_file_name
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.records.manifest import DataSet
@@ -77,6 +78,11 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
     return recipe.model_copy(update={"engine": engine})
 
 
+def as_kept(recipe: Recipe) -> Recipe:
+    """The recipe as a run keeps it: a network that is a file is the run's own copy of it, beside the recipe."""
+    return recipe.model_copy(update={"network": FILE_NAME}) if is_file_name(recipe.network) else recipe
+
+
 def scoring_engine(recipe: Recipe, state: State) -> str:
     """Name the engine to score with: for "auto" the engine that trained last, or where that is missing, the other."""
     if recipe.engine != "auto":
@@ -125,7 +131,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import read_weights, starting_values, without_normalisation
 
-    file = _source(Path(recipe.initial.weights), recipe.network)
+    file = _source(Path(recipe.initial.weights), recipe.network, len(data.classes))
     found, inside = without_normalisation(file, read_weights(file))
     state = state_beside(file)
     if state is not None:
@@ -180,8 +186,8 @@ def _words(normalisation: Normalisation) -> str:
     return f"mean {mean} std {std}"
 
 
-def _source(path: Path, network: str) -> Path:
-    """The file of weights that `path` means."""
+def _source(path: Path, network: str, classes: int) -> Path:
+    """The file of weights that `path` means, for `network` with `classes` outputs."""
     if not path.is_dir():
         return path
     folder = path
@@ -190,7 +196,7 @@ def _source(path: Path, network: str) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if state.network != network:
+    if not catalog.is_same(state.network, network, classes):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice

@@ -12,6 +12,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Event
 from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
 
@@ -189,7 +190,7 @@ def say_other_threads(events: list[Event], engine: Engine) -> None:
 
 def changes_of(begun: Recipe, now: Recipe) -> dict[str, Any]:
     """The keys whose values differ from those of the last start, told to the reader."""
-    before, after = dict(options(begun)), dict(options(now))
+    before, after = dict(options(as_kept(begun))), dict(options(as_kept(now)))
     changes = {key: value for key, value in after.items() if value != before[key]}
     for key, value in changes.items():
         log.info("changed since the last start: %s = %r, was %r", key, value, before[key])
@@ -197,8 +198,11 @@ def changes_of(begun: Recipe, now: Recipe) -> dict[str, Any]:
 
 
 def require_unchanged(begun: Recipe, now: Recipe, step: int, folder: Path) -> None:
-    """Raise BadRecipe for a key whose change at this step would spoil the run, or do nothing."""
-    before, after = dict(options(begun)), dict(options(now))
+    """Raise BadRecipe for a key whose change at this step would spoil the run, or do nothing.
+
+    Of networks that are files the content counts, which the checkpoint knows.
+    """
+    before, after = dict(options(as_kept(begun))), dict(options(as_kept(now)))
     switched = [key for key in _KEPT_ON_OR_OFF if step and bool(before[key]) != bool(after[key])]
     for key in (*_OF_WEIGHTS, *(_OF_ORDER if step else ()), *switched, *_INITIAL):
         if before[key] != after[key]:

@@ -6,7 +6,7 @@ import logging
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
 from imagenet_pipeline.processes import available_processors, memory_bytes
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
@@ -37,7 +39,7 @@ from imagenet_pipeline.training.data import (
     steps_per_epoch,
 )
 from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
-from imagenet_pipeline.training.engine_setup import frozen_layers, new_engine, resumed_engine, with_engine
+from imagenet_pipeline.training.engine_setup import as_kept, frozen_layers, new_engine, resumed_engine, with_engine
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
@@ -55,7 +57,7 @@ from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
-OF_ONE_RANK = ("records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
+OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
 """Recipe keys in which processes that train together may differ; the files they name are compared by content."""
 
 
@@ -118,6 +120,8 @@ def run_settings(
         events = journal.events()
         engine = engine_of_last_start(events)
         carried = {key: value for key, value in carried_overrides(events).items() if key not in given}
+        if is_file_name(str(carried.get("network", ""))):
+            carried["network"] = str(folder / FILE_NAME)
     settled = with_engine(load_recipe(recipe, {**carried, **given}), engine)
     return RunSettings(settled, folder, resume, given, carried)
 
@@ -173,11 +177,20 @@ def _new_run(settings: RunSettings) -> Run:
     with _claimed(run):
         if run.leads:
             _require_no_run(folder)
-            files.write_whole(folder / "recipe.toml", recipe_text(recipe))
+            _keep_recipe(run)
             frozen = _tell(run)
             origin = {**provenance(recipe, data, engine), **recipe_entry(folder, recipe)}
             run.journal.write("start", overrides=settings.overrides, **entry, **frozen, **origin)
     return run
+
+
+def _keep_recipe(run: Run) -> None:
+    """Write the run's recipe, and its own copy of the file that its network may be, which it goes by from now on."""
+    name, copy = run.recipe.network, run.folder / FILE_NAME
+    if is_file_name(name):
+        files.write_whole(copy, catalog.file_copy(name, len(run.data.classes)))
+        run.recipe = run.recipe.model_copy(update={"network": str(copy)})
+    files.write_whole(run.folder / "recipe.toml", recipe_text(as_kept(run.recipe)))
 
 
 def _require_no_run(folder: Path) -> None:
@@ -198,6 +211,8 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
     steps = _possible_steps(recipe, data)
+    start = _placed(start, steps)
+    state = start.state
     rows = _rows_until(events, state, folder)
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
     rate = rate_in_force(recipe, settings.overrides, rate_given, at, begun, events, steps, rows)
@@ -217,6 +232,12 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     return run
 
 
+def _placed(start: Checkpoint, steps_per_epoch: int) -> Checkpoint:
+    """The checkpoint with its finished steps; of one imported without records its epochs alone are known."""
+    step = max(start.state.step, start.state.epoch * steps_per_epoch)
+    return replace(start, state=replace(start.state, step=step))
+
+
 def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
     frozen = _tell(run)
     written = [row["epoch"] for row in branches(run.journal.events())[-1]]
@@ -229,7 +250,7 @@ def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
         branch = set_aside_later(run.folder, run.start.folder)
         if branch:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
-        files.write_whole(run.folder / "recipe.toml", recipe_text(run.recipe))
+        _keep_recipe(run)
         position = {"epoch": run.epoch, "step": run.step}
         origin = {**provenance(run.recipe, run.data, run.engine), **recipe_entry(run.folder, run.recipe)}
         run.journal.write("resume", **position, **entry, **frozen, **origin)
@@ -258,6 +279,7 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
     engine, start = run.engine, run.start
     facts = {f"recipe key {key!r}": repr(value) for key, value in options(run.recipe) if key not in OF_ONE_RANK}
     facts |= {
+        "recipe key 'network'": _identity(run),
         "the engine": f"{engine.name} {engine.versions} {engine.precision}",
         "the records' content": run.data.digest,
         "the content of initial.weights": weights_digest,
@@ -269,10 +291,16 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
     require_even_shares(run.recipe, engine)
 
 
+def _identity(run: Run) -> str:
+    """The network's name; the layers of a file, which may have another path in each process."""
+    name = run.recipe.network
+    return catalog.file_copy(name, len(run.data.classes)) if is_file_name(name) else repr(name)
+
+
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
-    if state.network != recipe.network:
+    if not catalog.is_same(state.network, recipe.network, len(state.classes)):
         what = "the checkpoint is of another network"
         raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
     require_its_classes(state, data)
@@ -288,7 +316,9 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
     rows = [row for row in branches(events)[-1] if row["epoch"] <= state.epoch]
     if state.metrics and state.epoch not in [row["epoch"] for row in rows]:
         rows.append({"event": "epoch", **state.metrics})
-    missing = sorted({*range(1, state.epoch + 1)} - {row["epoch"] for row in rows})
+    # What was trained elsewhere, before an import, is in no row.
+    first = max((event.get("epoch", 0) for event in events if event["event"] == "import"), default=0) + 1
+    missing = sorted({*range(first, state.epoch + 1)} - {row["epoch"] for row in rows})
     if missing:
         where = folder / "journal.jsonl"
         raise Damaged(
@@ -348,7 +378,7 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
 
 def recipe_entry(run: Path, recipe: Recipe) -> dict[str, Any]:
     """Fields of an event on the recipe, defaults included, once it is written into the run folder."""
-    return {"recipe": recipe.model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
+    return {"recipe": as_kept(recipe).model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
 
 
 def hardware() -> dict[str, Any]:

@@ -19,11 +19,16 @@ from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
     Concat,
+    Constant,
     Conv,
     Dense,
     Dropout,
+    Elementwise,
     Flatten,
     GlobalAveragePool,
+    Graph,
+    InstanceNorm,
+    Join,
     Pool,
     Residual,
     Sequential,
@@ -42,11 +47,30 @@ NETWORK = stack(
     tap=Tap(stack(pool=GlobalAveragePool(), flatten=Flatten(), classifier=Dense(7)), 0.3),
     drop=Dropout(0.5),
     mixed=Concat((("one", Conv(3, 1)), ("three", stack(conv=Conv(4, 3, pad=1), sigmoid=Activation("sigmoid"))))),
+    graph=Graph(
+        (
+            ("left", Conv(4, 1)),
+            ("right", stack(conv=Conv(4, 3, pad=1), norm=InstanceNorm())),
+            ("number", Constant((4, 1, 1))),
+            ("sum", Elementwise("add")),
+            ("end", Join()),
+        ),
+        (("",), ("",), (), ("left", "right", "number"), ("sum", "left")),
+    ),
     pool=Pool("average", 2, stride=2),
     flatten=Flatten(),
     classifier=Dense(7),
 )
-BIASED = ("stem.conv", "unit.conv1", "unit.shortcut.conv", "mixed.one", "mixed.three.conv", "classifier")
+BIASED = (
+    "stem.conv",
+    "unit.conv1",
+    "unit.shortcut.conv",
+    "mixed.one",
+    "mixed.three.conv",
+    "graph.left",
+    "graph.right.norm",
+    "classifier",
+)
 
 
 @pytest.fixture(scope="module", params=["gluon", "gluon on two devices", "pytorch"])
@@ -108,7 +132,10 @@ def test_every_position_s_gradient_is_the_one_plain_pytorch_finds(
     inner = conv(stem, "unit.conv1", 1).requires_grad_()
     unit = conv(torch.tanh(inner), "unit.conv2") + conv(stem, "unit.shortcut.conv")
     mixed = torch.cat([conv(unit, "mixed.one"), torch.sigmoid(conv(unit, "mixed.three.conv", 1))], 1)
-    flat = functional.avg_pool2d(mixed, 2).flatten(1)
+    left, scale = conv(mixed, "graph.left"), [tensors[f"graph.right.norm.{name}"] for name in ("weight", "bias")]
+    right = functional.instance_norm(conv(mixed, "graph.right.conv", 1), None, None, *scale, eps=1e-3)
+    graph = torch.cat([left + right + tensors["graph.number.value"], left], 1)
+    flat = functional.avg_pool2d(graph, 2).flatten(1)
     scores = flat @ tensors["classifier.weight"].T + tensors["classifier.bias"]
     (wanted,) = torch.autograd.grad(scores[torch.arange(2), torch.tensor(classes)].sum(), inner)
     assert gradients.dtype == np.float64
@@ -116,7 +143,22 @@ def test_every_position_s_gradient_is_the_one_plain_pytorch_finds(
     np.testing.assert_allclose(gradients, wanted.numpy(), rtol=0, atol=1e-9 * abs(gradients).max())
 
 
-@pytest.mark.parametrize("layer", ["stem", "unit", "unit.tanh", "mixed", "drop", "flatten", "classifier"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "stem",
+        "unit",
+        "unit.tanh",
+        "mixed",
+        "drop",
+        "graph.right",
+        "graph.sum",
+        "graph",
+        "graph.end",
+        "flatten",
+        "classifier",
+    ],
+)
 def test_activations_are_those_of_the_network_cut_there(
     make_engine: MakeEngine, make_batch: MakeBatch, layer: str
 ) -> None:

@@ -8,7 +8,21 @@ import pytest
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import KINDS, initial_values
-from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, Residual, stack
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Constant,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Flatten,
+    Graph,
+    InstanceNorm,
+    LayerNorm,
+    Residual,
+    stack,
+)
 
 SHAPE = (64, 6, 6)
 # A grouped convolution's weights are (96, 32, 3, 3): fan-in 288, and a fan-out of 864 to MXNet.
@@ -131,3 +145,26 @@ def test_published_residual_networks_have_one_zero_scale_a_unit(name, count):
 def test_zero_last_scale_is_refused_where_it_has_no_effect(name):
     with pytest.raises(BadRecipe, match=r"initial\.zero_last_scale: no residual body"):
         initial_values(catalog.build(name, 10), (3, 64, 64), "he", 0, zero_last_scale=True)
+
+
+def test_a_transposed_convolution_is_drawn_as_the_convolution_of_its_channels_and_turned():
+    for groups in (1, 2):
+        turned = stack(layer=ConvTranspose(96, 3, groups=groups), flatten=Flatten())
+        plain = stack(layer=Conv(96, 3, groups=groups))
+        for kind in KINDS:
+            found, wanted = (drawn(kind, network=network)["layer.weight"] for network in (turned, plain))
+            assert found.shape == (64, 96 // groups, 3, 3)
+            for group in range(groups):
+                inputs, outputs = 64 // groups, 96 // groups
+                part = found[inputs * group : inputs * (group + 1)].swapaxes(0, 1)
+                np.testing.assert_array_equal(part, wanted[outputs * group : outputs * (group + 1)])
+
+
+def test_norms_start_at_one_and_zero_and_a_constant_at_zero():
+    items = (("instance", InstanceNorm()), ("layer", LayerNorm()), ("number", Constant((64, 1, 1))))
+    links = (("",), ("instance",), (), ("layer", "number"))
+    values = drawn("he", network=stack(graph=Graph((*items, ("end", Elementwise("add"))), links)))
+    assert {name.removeprefix("graph."): (value.shape, set(value.ravel())) for name, value in values.items()} == {
+        "instance.weight": ((64,), {1}), "instance.bias": ((64,), {0}), "layer.weight": ((6,), {1}),
+        "layer.bias": ((6,), {0}), "number.value": ((64, 1, 1), {0}),
+    }  # fmt: skip

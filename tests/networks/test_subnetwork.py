@@ -9,11 +9,16 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
     Concat,
+    Constant,
     Conv,
     Dense,
+    Elementwise,
     Flatten,
     GlobalAveragePool,
+    Graph,
+    Join,
     Residual,
+    Sequential,
     Tap,
     stack,
 )
@@ -111,6 +116,51 @@ def test_the_last_map_is_the_last_image_of_several_pixels_with_nothing_beside_it
     found = output_shape(until(network, path), shape)
     assert len(found) == 3
     assert found[1] * found[2] > 1
+
+
+GRAPH = stack(
+    stem=Conv(4, 3, pad=1),
+    block=Graph(
+        (("a", stack(conv=Conv(4, 1), relu=Activation("relu"))), ("number", Constant((4, 1, 1))), ("b", Conv(4, 1)),
+         ("sum", Elementwise("add")), ("inner", Graph((("c", Conv(2, 1)), ("d", Conv(3, 1)), ("e", Join())),
+                                                      (("",), ("",), ("d", "c")))),
+         ("end", Join())),
+        (("",), (), ("",), ("a", "number"), ("sum",), ("inner", "b")),
+    ),
+    pool=GlobalAveragePool(), flatten=Flatten(), classifier=Dense(5),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "layers", "output"),
+    [
+        ("block.b", ["stem", "block.b"], 4),
+        ("block.a.conv", ["stem", "block.a.conv"], 4),
+        ("block.sum", ["stem", "block.a.conv", "block.a.relu", "block.number", "block.sum"], 4),
+        ("block.inner.d", ["stem", *["block.a.conv", "block.a.relu", "block.number", "block.sum"], "block.inner.d"], 3),
+        ("block.inner", ["stem", *["block.a.conv", "block.a.relu", "block.number", "block.sum"],
+                         "block.inner.c", "block.inner.d", "block.inner.e"], 5),
+    ],
+)  # fmt: skip
+def test_of_a_graph_stays_what_the_layer_depends_on(path: str, layers: list[str], output: int) -> None:
+    cut = until(GRAPH, path)
+    assert [report.path for report in describe(cut, SHAPE)] == layers
+    assert output_shape(cut, SHAPE) == (output, 16, 16)
+    assert parameters(cut, SHAPE).items() <= parameters(GRAPH, SHAPE).items()
+
+
+def test_a_whole_graph_is_found_by_its_name_or_that_of_its_last_layer() -> None:
+    assert until(GRAPH, "block") == until(GRAPH, "block.end") == Sequential(GRAPH.items[:2])
+    with pytest.raises(BadRecipe, match=r"did you mean block\.number"):
+        until(GRAPH, "block.numbre")
+
+
+def test_what_leaves_a_graph_is_a_last_map_and_nothing_else_in_it() -> None:
+    assert last_map(GRAPH, SHAPE) == "block.end"
+    side = Graph((("big", Conv(4, 1)), ("small", GlobalAveragePool()), ("end", Join(1))), (("",), ("big",), ("small",)))
+    assert last_map(stack(stem=Conv(4, 1), block=side), SHAPE) == "stem"
+    ends = Graph((("a", Conv(4, 1)), ("b", stack(pool=Conv(4, 3), mean=GlobalAveragePool()))), (("",), ("a",)))
+    assert last_map(stack(block=ends), SHAPE) == "block.b.pool"
 
 
 def test_a_network_without_maps_has_no_last_one() -> None:

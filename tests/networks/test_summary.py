@@ -7,7 +7,17 @@ import pytest
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.summary import network_rows, network_table
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    Constant,
+    Conv,
+    Elementwise,
+    Graph,
+    Join,
+    Residual,
+    stack,
+)
+from imagenet_pipeline.networks.summary import graph_inputs, network_rows, network_table
 
 
 def test_every_network_has_its_row():
@@ -43,3 +53,17 @@ def test_auxiliary_classifiers_are_marked_and_counted_apart():
 def test_one_network_says_why_it_cannot_take_an_input():
     with pytest.raises(BadRecipe, match="at least 67x67"):
         network_table("alexnet", input_size=32)
+
+
+def test_layers_of_a_graph_say_what_they_read_where_it_is_not_the_layer_before():
+    inner = Graph((("c", Conv(2, 1)), ("d", Conv(3, 1)), ("e", Join())), (("",), ("",), ("d", "c")))
+    unit = Residual(stack(conv=Conv(4, 1)), stack(conv=Conv(4, 1)))
+    items = (("a", stack(conv=Conv(4, 1), relu=Activation("relu"))), ("number", Constant((4, 1, 1))),
+             ("b", unit), ("sum", Elementwise("add")), ("inner", inner))  # fmt: skip
+    graph = Graph(items, (("",), (), ("",), ("a", "b", "number"), ("",)))
+    assert graph_inputs(stack(block=graph, last=Conv(1, 1))) == {
+        "block.number": (), "block.b.conv": ("",), "block.b.shortcut.conv": ("",), "block.b": ("block.b.conv",
+        "block.b.shortcut.conv"), "block.sum": ("block.a.relu", "block.b", "block.number"), "block.inner.c": ("",),
+        "block.inner.d": ("",), "block.inner.e": ("block.inner.d", "block.inner.c"),
+    }  # fmt: skip
+    assert not any(row.inputs for row in network_table("googlenet").layers)

@@ -34,7 +34,7 @@ def random_values() -> Callable[[Sequential, int], Values]:
         for name, value in values.items():
             if name.endswith("running_var"):
                 values[name] = random.uniform(0.5, 2, value.shape).astype(np.float32)
-            elif name.endswith(("bias", "running_mean")):
+            elif name.endswith(("bias", "running_mean", "value")):
                 values[name] = (random.normal(size=value.shape) * 0.1).astype(np.float32)
             elif value.ndim == 1 and name not in fixed:
                 values[name] = value * random.uniform(0.5, 1.5, value.shape).astype(np.float32)

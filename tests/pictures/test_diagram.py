@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.graph import arrange
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
+    Clip,
     Concat,
+    Constant,
     Conv,
     Dense,
+    Elementwise,
     Flatten,
     GlobalAveragePool,
+    Graph,
     Layer,
     Residual,
     Sequential,
     stack,
 )
 from imagenet_pipeline.networks.shapes import describe, output_shape, parameter_count
-from imagenet_pipeline.pictures.diagram import LayerBox, LayerGroup, Part, Parts, diagram
+from imagenet_pipeline.pictures.diagram import LayerBox, LayerGraph, LayerGroup, Part, Parts, diagram
 
 
 def steps(parts: Parts, times: int = 1) -> Iterator[tuple[LayerBox, int]]:
@@ -31,9 +37,9 @@ def steps(parts: Parts, times: int = 1) -> Iterator[tuple[LayerBox, int]]:
         if isinstance(part, LayerBox):
             yield part, times * part.times
             continue
-        for lane in part.lanes:
+        for lane in [part.parts] if isinstance(part, LayerGraph) else part.lanes:
             yield from steps(lane, times * part.times)
-        if part.join is not None:
+        if isinstance(part, LayerGroup) and part.join is not None:
             yield part.join, times * part.times
 
 
@@ -145,6 +151,60 @@ def test_branches_of_any_kind_are_lanes() -> None:
     nested = outer.lanes[1][0]
     assert isinstance(nested, LayerGroup)
     assert [lane[0].path for lane in nested.lanes] == ["outer.inner.left", "outer.inner.right"]
+
+
+def residual_units(count: int) -> Sequential:
+    """A network as an importer makes it: flat layers of names that no two units share, then arranged."""
+    items: list[tuple[str, Layer, tuple[str, ...]]] = [("conv", Conv(4, 3, pad=1), ("",))]
+    for number in range(count):
+        before = items[-1][0]
+        items += [
+            (f"conv{number}", Conv(4, 3, pad=1), (before,)),
+            (f"norm{number}", BatchNorm(), (f"conv{number}",)),
+            (f"plus{number}", Elementwise("add"), (f"norm{number}", before)),
+            (f"relu{number}", Activation("relu"), (f"plus{number}",)),
+        ]
+    items += [("pool", GlobalAveragePool(), (items[-1][0],)), ("flatten", Flatten(), ("pool",))]
+    return arrange(Graph(tuple((name, layer) for name, layer, _ in items), tuple(links for *_, links in items)))
+
+
+def test_equal_stretches_of_a_graph_are_drawn_once_whatever_their_layers_are_called() -> None:
+    _, unit, _ = diagram(residual_units(3), (4, 8, 8))
+    assert isinstance(unit, LayerGraph)
+    assert (unit.path, unit.last_path, unit.times, unit.links, unit.exit) == (
+        "block1",
+        "block3",
+        3,
+        ((-1,), (0, -1)),
+        1,
+    )
+    conv, plus = unit.parts
+    assert isinstance(conv, LayerBox)
+    assert isinstance(plus, LayerBox)
+    assert (conv.path, conv.layers) == ("block1.conv0", (Conv(4, 3, pad=1), BatchNorm()))
+    assert plus.layers == (Elementwise("add"), Activation("relu"))
+
+
+def test_a_graph_in_full_has_a_box_for_each_layer() -> None:
+    network = residual_units(2)
+    for full in (False, True):
+        boxes = list(steps(diagram(network, (4, 8, 8), full)))
+        counted = Counter(layer for box, times in boxes for layer in box.layers * times)
+        assert counted == Counter(report.layer for report in describe(network, (4, 8, 8)))
+    assert all(len(box.layers) == 1 for box, _ in boxes)
+
+
+def test_followers_and_equal_neighbours_are_folded_within_a_graph_where_nothing_else_reads_them() -> None:
+    relu, conv = Activation("relu"), Conv(3, 1)
+    items = (("a", conv), ("b", relu), ("c", conv), ("d", relu), ("e", conv), ("f", relu), ("g", Constant((3, 1, 1))),
+             ("h", Elementwise("multiply")), ("i", Clip(0, 1)))  # fmt: skip
+    links = (("",), ("a",), ("b",), ("c",), ("d",), ("e",), (), ("f", "g", "e"), ("h",))
+    (graph,) = diagram(stack(graph=Graph(items, links)), (3, 4, 4))
+    assert isinstance(graph, LayerGraph)
+    assert [(part.path, part.times) for part in graph.parts] == [
+        ("graph.a", 2), ("graph.e", 1), ("graph.f", 1), ("graph.g", 1), ("graph.h", 1)]  # fmt: skip
+    assert graph.links == ((-1,), (0,), (1,), (), (2, 3, 1))
+    assert graph.exit == 4
 
 
 def test_an_input_too_small_is_refused_as_describe_does() -> None:

@@ -10,7 +10,32 @@ from xml.etree import ElementTree
 import pytest
 
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import Concat, Conv, stack
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    Clip,
+    Concat,
+    Constant,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Graph,
+    Greyscale,
+    InstanceNorm,
+    Join,
+    L2Norm,
+    Layer,
+    Pad,
+    Pool,
+    Reduce,
+    Reshape,
+    Scalar,
+    Slice,
+    Softmax,
+    Transpose,
+    Upsample,
+    stack,
+)
 from imagenet_pipeline.pictures.diagram import diagram
 from imagenet_pipeline.pictures.graphviz import dot_text
 
@@ -63,6 +88,60 @@ def test_a_lenet_reads_from_the_image_to_the_classes() -> None:
 def test_groups_say_what_they_stand_for() -> None:
     words = [" ".join(one.split()) for one in labels(text_of("resnet101"))]
     assert {"stage3", "unit1", "unit2 to unit23 x 22"} <= set(words)
+
+
+SHUFFLE = Graph(
+    (("left", Slice(0, 0, 4)), ("right", Slice(0, 4, None)), ("conv", stack(conv=Conv(4, 3, pad=2, dilation=2))),
+     ("spread", ConvTranspose(4, 2, stride=2, groups=2)), ("small", Reduce("mean", (1, 2), keep=True)),
+     ("scaled", Elementwise("multiply")), ("number", Constant((4, 1, 1))), ("shifted", Elementwise("add")),
+     ("large", Upsample(2)), ("join", Join()), ("groups", Reshape((2, 4, 16, 16))),
+     ("turned", Transpose((1, 0, 2, 3))), ("half", Scalar("multiply", 0.5)), ("rest", Scalar("subtract", 1, True)),
+     ("top", Reduce("max", (0,))), ("edge", Softmax(-1))),
+    (("",), ("",), ("left",), ("conv",), ("spread",), ("spread", "small"), (), ("scaled", "number"),
+     ("right",), ("shifted", "large"), ("join",), ("groups",), ("turned",), ("half",), ("rest",), ("top",)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_graph_has_its_arrows_along_the_links(full: bool) -> None:
+    network = stack(first=Conv(8, 1), unit=SHUFFLE, last=Dense(2, last_axis=True))
+    text = dot_text(diagram(network, SHAPE, full), SHAPE, "graph", [])
+    found = re.findall(r"^\s*(box\d+) \[label=<(.*)>, fillcolor", text, re.MULTILINE)
+    boxes = {box: "".join(ElementTree.fromstring(label).itertext()).split()[0] for box, label in found}
+    ways = {(boxes[start], boxes[end]) for start, end in arrows(text)}
+    entering = {("first", "left"), ("first", "right"), ("spread", "small"), ("spread", "scaled"), ("small", "scaled"),
+                ("number", "shifted"), ("scaled", "shifted"), ("shifted", "join"), ("large", "join")}  # fmt: skip
+    assert entering <= ways
+    assert ways - entering - {("image", "first"), ("left", "conv"), ("conv", "spread"), ("right", "large")} == (
+        {("join", "groups"), ("groups", "turned"), ("turned", "half"), ("half", "rest"), ("rest", "top"),
+         ("top", "edge"), ("edge", "last")}
+        if full else {("join", "groups"), ("groups", "turned"), ("turned", "top"), ("top", "last")}
+    )  # fmt: skip
+    render(text)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Conv(8, 3, dilation=2), "conv 3x3, dilation 2"),
+        (ConvTranspose(9, 4, stride=(2, 1), groups=3), "transposed conv 4x4, stride 2x1, 3 groups"),
+        (Pool("sum", 2, 2), "sum pool 2x2, stride 2"),
+        (Clip(0, 6), "clip 0 to 6"),
+        (Softmax(log=True), "log softmax"),
+        (L2Norm((0,)), "L2 norm over channels"),
+        (Reduce("mean", (1,)), "mean over axis 1"),
+        (Slice(0, 1, None, 2), "slice 1::2 of channels"),
+        (Pad(1, 1, 0, 0, "edge"), "edge pad 1, 1, 0, 0"),
+        (Scalar("subtract", 1, True), "1 \u2212"),
+        (Greyscale(), "greyscale"),
+        (InstanceNorm(), "instance norm"),
+        (Activation("gelu"), "GELU"),
+    ],
+    ids=str,
+)
+def test_layers_are_called_by_the_field_s_words(layer: Layer, words: str) -> None:
+    text = labels(dot_text(diagram(stack(layer=layer), SHAPE), SHAPE, "", []))[-1]
+    assert f"layer {words} " in " ".join(text.split())
 
 
 def test_names_of_any_kind_stay_text() -> None:

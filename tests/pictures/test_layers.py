@@ -14,7 +14,28 @@ from PIL import Image
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import engine_until
-from imagenet_pipeline.pictures.layers import draw_activations, draw_filters, signed_colours, signed_levels, view_of
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import (
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    Graph,
+    Join,
+    Reduce,
+    Reshape,
+    Transpose,
+    stack,
+)
+from imagenet_pipeline.pictures.layers import (
+    draw_activations,
+    draw_filters,
+    draw_grad_cam,
+    signed_colours,
+    signed_levels,
+    view_of,
+)
+from imagenet_pipeline.registry import Registry
 
 Array = np.ndarray[Any, Any]
 
@@ -96,6 +117,40 @@ def test_groups_bodies_and_branches_are_layers_too(
     for layer in layers[name]:
         made = draw_activations(place, photo, layer, tmp_path / "a.png", channels=5)
         assert (made.drawn, len(made.shape)) == (5, 3)
+
+
+@pytest.fixture
+def branching(make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a network with a channel shuffle in a Graph."""
+    monkeypatch.setattr(catalog, "_NETWORKS", Registry("network", "networks", catalog._SHIPPED))
+    unit = Graph(
+        (("left", Conv(4, 3)), ("right", Conv(4, 3)), ("both", Join()), ("groups", Reshape((2, 4, 26, 26))),
+         ("turned", Transpose((1, 0, 2, 3))), ("rows", Reduce("mean", (0, 1))), ("end", Reshape((8, 26, 26)))),
+        (("",), ("",), ("left", "right"), ("both",), ("groups",), ("turned",), ("turned",)),
+    )  # fmt: skip
+    head = {"pool": GlobalAveragePool(), "flatten": Flatten()}
+    catalog.register_network("branching", lambda classes: stack(unit=unit, **head, classifier=Dense(classes)), 28)
+    return make_run(tmp_path / "run", "branching")
+
+
+def test_arrays_of_two_and_four_axes_are_drawn_as_channels(branching: Path, photo: Path, tmp_path: Path) -> None:
+    for layer, shape, drawn in (("unit.turned", (4, 2, 26, 26), 8), ("unit.rows", (26, 26), 1)):
+        made = draw_activations(branching, photo, layer, tmp_path / "a.png")
+        assert (made.layer, made.shape, made.drawn) == (layer, shape, drawn)
+        recipe, checkpoint = open_checkpoint(branching, "best", {})
+        engine, _ = engine_until(recipe, checkpoint, layer, "")
+        values = engine.logits(view_of(photo, checkpoint)[None])[0].reshape(-1, 26, 26)
+        for channel in values:
+            assert holds(sheet_of(tmp_path / "a.png"), signed_colours(channel), 3)
+
+
+@pytest.mark.parametrize("engine", ["gluon", "pytorch"])
+def test_grad_cam_looks_at_what_leaves_a_graph(branching: Path, photo: Path, tmp_path: Path, engine: str) -> None:
+    made = draw_grad_cam(branching, [photo], tmp_path / "g.png", overrides={"engine": engine})
+    assert (made.layer, made.shape) == ("unit.end", (8, 26, 26))
+    assert draw_grad_cam(branching, [photo], tmp_path / "g.png", "unit.left").shape == (4, 26, 26)
+    with pytest.raises(BadRecipe, match=r"needs a layer with positions.*an array of 2x4x26x26"):
+        draw_grad_cam(branching, [photo], tmp_path / "g.png", "unit.groups")
 
 
 def test_what_cannot_be_drawn_is_one_line_and_leaves_no_file(

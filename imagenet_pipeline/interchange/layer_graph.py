@@ -1,0 +1,149 @@
+"""A graph of layers being put together, one layer and its values after the other."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.interchange.params import AnyArray, finite_float32
+from imagenet_pipeline.networks.graph import arrange
+from imagenet_pipeline.networks.layers import Activation, Dense, Graph, Layer, Sequential, walk
+from imagenet_pipeline.networks.shapes import LayerReport, Parameter, Shape, TooSmall, layer_report
+
+LONGEST_NAME = 80
+MOST_CHANNELS = 2**20
+"""Channels that may share one stored slope, of which each gets a copy."""
+MOST_COPIES = 16
+"""Times that all the numbers of a file may be held, where layers share them."""
+
+
+Stored = Mapping[str, tuple[str, AnyArray]]
+"""Parameters of a layer by our names for them: what the file calls each, and its values."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What leaves a layer of the graph, an array of `shape` for each image; the name of the image is ""."""
+
+    name: str
+    shape: Shape
+
+
+class SizeUnfit(BadInput):
+    """A layer that does not fit what reaches it, though it may for other images: `larger` ones, if that is known."""
+
+    larger: bool | None = None
+
+
+class LayerGraph:
+    """Layers in order of computation, for images of the same shape; `notes` say what could not be kept."""
+
+    def __init__(self, image: Shape) -> None:
+        self.image = Flow("", image)
+        self.notes: list[str] = []
+        self._items: dict[str, Layer] = {}
+        self._links: list[tuple[str, ...]] = []
+        self._values: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        self._sources: dict[str, dict[str, str]] = {}
+        self._readers: dict[str, str] = {}
+        self._namesakes: Counter[str] = Counter()
+
+    def add(
+        self,
+        name: str,
+        layer: Layer,
+        inputs: tuple[Flow, ...],
+        arrays: Stored | None = None,
+        where: object = None,
+    ) -> Flow:
+        """Add a layer, called `name` as far as that is free and a plain word, with the values of its parameters.
+
+        Raises SizeUnfit where the image has
+        another size than the layer or its values ask for, and BadInput where they do not fit at all.
+        """
+        report = _reported(layer, name, inputs, where)
+        values = {}
+        for parameter in report.parameters:
+            suffix = parameter.name.rpartition(".")[2]
+            source, array = (arrays or {})[suffix]
+            values[suffix] = _fitting(array, parameter, report, f"{where}, array {source[:80]!r}")
+        free = self._free(name)
+        for source, _ in (arrays or {}).values():
+            self._note_sharing(source, free)
+        self._items[free] = layer
+        self._links.append(tuple(flow.name for flow in inputs))
+        self._values[free] = values
+        self._sources[free] = {suffix: source for suffix, (source, _) in (arrays or {}).items()}
+        return Flow(free, report.output_shape)
+
+    def network(self, end: Flow) -> tuple[Sequential, dict[str, npt.NDArray[np.float32]]]:
+        """The layers that `end` comes from as a network, and their values by our names."""
+        count = list(self._items).index(end.name) + 1
+        network = arrange(Graph(tuple(self._items.items())[:count], tuple(self._links[:count])))
+        values = {
+            f"{path}.{suffix}": array
+            for path, _ in walk(network)
+            for suffix, array in self._values.get(path.rpartition(".")[2], {}).items()
+        }
+        return network, values
+
+    def sources(self, network: Sequential) -> dict[str, str]:
+        """What the file calls the parameters of a network of these layers, by our names."""
+        return {
+            f"{path}.{suffix}": source
+            for path, _ in walk(network)
+            for suffix, source in self._sources.get(path.rpartition(".")[2], {}).items()
+        }
+
+    def require_bounded(self, numbers: int) -> None:
+        """Raise BadInput where sharing made far more of the file's `numbers`."""
+        held = sum(array.size for values in self._values.values() for array in values.values())
+        if held > MOST_COPIES * max(numbers, MOST_CHANNELS):
+            raise BadInput("its layers share their values too often", expected=f"at most {MOST_COPIES} copies of each")
+
+    def _free(self, name: str) -> str:
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII)[:LONGEST_NAME] or "layer"
+        plain = f"n{plain}" if plain[0].isdigit() else plain
+        plain = f"{plain}_" if keyword.iskeyword(plain) else plain
+        free = plain
+        while free in self._items:
+            self._namesakes[plain] += 1
+            free = f"{plain}_{self._namesakes[plain] + 1}"
+        return free
+
+    def _note_sharing(self, source: str, name: str) -> None:
+        first = self._readers.setdefault(source, name)
+        if first != name:
+            self.notes.append(f"{first} and {name} share {source[:80]!r}: each has a copy of its own now")
+
+
+def _reported(layer: Layer, name: str, inputs: tuple[Flow, ...], where: object) -> LayerReport:
+    try:
+        return layer_report(layer, name, [flow.shape for flow in inputs])
+    except TooSmall as error:
+        problem = SizeUnfit(f"the image is too small: {error}", where=where)
+        problem.larger = True
+        raise problem from None
+    except BadRecipe as error:
+        raise SizeUnfit(error.what, where=where, expected=error.expected, found=error.found) from None
+
+
+def _fitting(array: AnyArray, parameter: Parameter, report: LayerReport, where: str) -> npt.NDArray[np.float32]:
+    """The array as the values of a parameter."""
+    shape = parameter.shape
+    if isinstance(report.layer, Activation) and array.size == 1 and math.prod(shape) <= MOST_CHANNELS:
+        array = np.repeat(array.reshape(1), shape[0])  # the same slope for all channels
+    if array.shape != shape:
+        problem = SizeUnfit("the array does not fit", where=where, expected=f"shape {shape}", found=array.shape)
+        if isinstance(report.layer, Dense) and array.ndim == 2 and array.shape[0] == shape[0]:
+            problem.larger = array.shape[1] > shape[1]
+        raise problem
+    return finite_float32(array, where)

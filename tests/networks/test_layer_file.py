@@ -1,0 +1,293 @@
+"""A network's file: what is written comes back equal, and what is wrong in it is named in one line."""
+
+import copy
+import dataclasses
+import json
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.networks import catalog, layer_file
+from imagenet_pipeline.networks.layer_file import CLASSES, GROUPS, NetworkFile, network_text, read_network
+from imagenet_pipeline.networks.layers import (
+    INPUTS,
+    Activation,
+    BatchNorm,
+    Concat,
+    Constant,
+    Conv,
+    Dense,
+    Elementwise,
+    Flatten,
+    GlobalAveragePool,
+    Graph,
+    Join,
+    Pool,
+    Reshape,
+    Residual,
+    Scalar,
+    Sequential,
+    Size,
+    Softmax,
+    Tap,
+    stack,
+)
+from imagenet_pipeline.networks.shapes import output_shape
+
+BRANCHED = Graph(
+    (("a", Conv(4, 3, pad=1)), ("b", Activation("relu")), ("k", Constant((4, 1, 1))), ("sum", Elementwise("add"))),
+    (("",), ("a",), (), ("a", "b", "k")),
+)
+NETWORK = stack(block1=BRANCHED, unit=Residual(stack(conv=Conv(4, 1))), flat=Flatten(), scores=Dense(5))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a network's layers (or any JSON value) to a file."""
+
+    def write(content):
+        path = tmp_path / "network.json"
+        is_network = isinstance(content, Sequential)
+        path.write_text(network_text(NetworkFile("mine", 8, content)) if is_network else json.dumps(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_network_of_the_catalogue_comes_back_equal(name, written, tmp_path):
+    entry = catalog.entry(name)
+    path = tmp_path / f"{name}.json"
+    path.write_text(network_text(NetworkFile(name, entry.input_size, entry.build(7))))
+    read = read_network(path)
+    assert (read.layers, read.classes, read.input_size) == (entry.build(7), 7, entry.input_size)
+    assert read.build(12) == entry.build(12), "the new head is the one that the catalogue builds"
+    assert catalog.is_same(str(path), name, 9)
+    assert catalog.title(str(path)) == name
+    assert not catalog.is_same(str(path), "shallownet" if name == "lenet" else "lenet", 9)
+
+
+def test_the_file_is_what_its_documentation_shows(written):
+    text = """\
+{"format": "imagenet-pipeline network", "version": 1, "name": "mine", "input_size": 8, "layers": [
+ {"name": "block1", "layer": "Graph", "items": [
+  {"name": "a", "layer": "Conv", "channels": 4, "kernel": 3, "pad": 1, "inputs": [""]},
+  {"name": "b", "layer": "Activation", "kind": "relu", "inputs": ["a"]},
+  {"name": "k", "layer": "Constant", "shape": [4, 1, 1], "inputs": []},
+  {"name": "sum", "layer": "Elementwise", "kind": "add", "inputs": ["a", "b", "k"]}
+ ]},
+ {"name": "unit", "layer": "Residual", "body": [
+  {"name": "conv", "layer": "Conv", "channels": 4, "kernel": 1}
+ ]},
+ {"name": "flat", "layer": "Flatten"},
+ {"name": "scores", "layer": "Dense", "units": 5}
+]}
+"""
+    path = written(NETWORK)
+    assert path.read_text() == text
+    assert read_network(path) == NetworkFile("mine", 8, NETWORK)
+
+
+def test_the_defaults_that_a_file_of_version_1_leaves_out_stay_what_they_are():
+    defaults = {
+        kind.__name__: {f.name: f.default for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+        for kind in CLASSES.values()
+    }
+    assert {name: fields for name, fields in defaults.items() if fields} == {
+        "Conv": {"stride": 1, "pad": 0, "groups": 1, "bias": True, "dilation": 1},
+        "ConvTranspose": {"stride": 1, "pad": 0, "extra": 0, "groups": 1, "bias": True, "dilation": 1},
+        "Dense": {"bias": True, "last_axis": False},
+        "BatchNorm": {"epsilon": 1e-5, "momentum": 0.9, "scale": True, "frozen": False},
+        "InstanceNorm": {"epsilon": 1e-3},
+        "LayerNorm": {"axis": -1, "epsilon": 1e-5},
+        "Activation": {"slope": 0.25},
+        "Softmax": {"axis": 0, "log": False, "temperature": 1.0},
+        "Pool": {"pad": 0, "ceil": False, "count_pad": True},
+        "LocalResponseNorm": {"size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 2.0},
+        "L2Norm": {"epsilon": 1e-10},
+        "Reduce": {"keep": False},
+        "Slice": {"step": 1},
+        "Pad": {"kind": "constant", "value": 0.0},
+        "Scalar": {"reverse": False},
+        "Join": {"axis": 0},
+        "Residual": {"shortcut": None},
+    }
+
+
+NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True).filter(lambda name: name != "shortcut")
+SINGLE = [kind for kind in CLASSES.values() if kind not in GROUPS]
+
+
+@st.composite
+def single_layers(draw, kinds=SINGLE):
+    kind = draw(st.sampled_from(kinds))
+    fields = {field.name: draw(_values(get_type_hints(kind)[field.name], field)) for field in dataclasses.fields(kind)}
+    try:
+        return kind(**fields)
+    except ValueError:  # windows of a Pool that do not fit
+        return kind("max", 3, 2)
+
+
+def _values(kind, field):
+    numbers = st.integers(1, 9)
+    shares = field.name in ("momentum", "rate", "epsilon", "temperature")
+    floats = st.floats(0.01, 0.99) if shares else st.floats(-1e30, 1e30)
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    known = {bool: st.booleans(), int: numbers, float: floats, Size: numbers | st.tuples(numbers, numbers)}
+    return known[kind] if kind in known else st.none() | numbers if kind == int | None else st.tuples(numbers, numbers)
+
+
+@st.composite
+def layers(draw, depth=2):
+    if depth == 0 or draw(st.booleans()):
+        return draw(single_layers([kind for kind in SINGLE if kind not in INPUTS]))
+    inner = st.lists(st.tuples(NAMES, layers(depth - 1)), min_size=1, max_size=3, unique_by=lambda item: item[0])
+    items = tuple(draw(inner))
+    made = draw(st.sampled_from([Sequential, Concat, Residual, Graph]))
+    if made is Residual:
+        return Residual(Sequential(items), draw(st.none() | inner.map(lambda more: Sequential(tuple(more)))))
+    if made is Graph:
+        names = [name for name, _ in items]
+        ends = (*items, ("Sum", Elementwise("add")), ("Both", Join(draw(st.integers(0, 2)))))
+        links = [(draw(st.sampled_from(["", *names[:index]])),) for index in range(len(items))]
+        return Graph(ends, (*links, ("", names[-1]), ("Sum", "")))
+    return made(items)
+
+
+@given(st.lists(st.tuples(NAMES, layers()), min_size=1, max_size=4, unique_by=lambda item: item[0]))
+def test_any_layers_come_back_equal(items):
+    network = Sequential(tuple(items))
+    entries = json.loads(network_text(NetworkFile("any", 8, network)))["layers"]
+    reader = layer_file._Reader("somewhere")
+    assert Sequential(reader.items(entries, "", "layers", 1)) == network
+
+
+VALID = json.loads(network_text(NetworkFile("mine", 8, NETWORK)))
+
+
+def _places(value, place=()):
+    yield place
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _places(inner, (*place, key))
+
+
+@given(st.data())
+def test_a_file_changed_anywhere_gives_a_network_or_bad_input(tmp_path_factory, data):
+    content = copy.deepcopy(VALID)
+    *way, last = data.draw(st.sampled_from([place for place in _places(VALID) if place]))
+    inner = content
+    for key in way:
+        inner = inner[key]
+    odd = st.sampled_from([None, True, 0, -1, 10**400, 1.5, 1e308, "", "x", [], {}, [[]], "shortcut", 2**31, [""]])
+    if data.draw(st.booleans()):
+        inner[last] = data.draw(odd)
+    elif isinstance(inner, dict):
+        del inner[last]
+    else:
+        inner.append(copy.deepcopy(inner[last]))
+    path = tmp_path_factory.mktemp("changed", numbered=True) / "network.json"
+    path.write_text(json.dumps(content))
+    said = ""
+    try:
+        said = f"{path}: {read_network(path).name}"
+    except BadInput as error:
+        said = str(error)
+    assert said.startswith(str(path))
+    assert "\n" not in said
+
+
+def changed(**fields):
+    """The valid file with a field of its last layer changed; None takes it away."""
+    content = copy.deepcopy(VALID)
+    content["layers"][-1] |= fields
+    content["layers"][-1] = {key: value for key, value in content["layers"][-1].items() if value is not None}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (changed(units="5"), r"layer scores: 'units' is wrong; expected a whole number, 1 to .*; found '5'"),
+        (changed(unit=5), "layer scores: 'unit' is wrong; expected .*; found 'an unknown key'; did you mean units"),
+        (changed(units=None), "layer scores: 'units' is wrong; expected a value; found 'none'"),
+        (changed(layer="dense"), "layer scores: 'layer' is wrong.*found 'dense'; did you mean Dense"),
+        (changed(bias=1), "layer scores: 'bias' is wrong; expected true or false; found '1'"),
+        (changed(name="flat"), r"'layers\[3\].name' is wrong; expected a plain word that no layer beside it"),
+        (changed(units=2**31 - 1), "too many parameters"),
+        (
+            changed(layer="Elementwise", kind="add", units=None),
+            "layer scores: 'layer' is wrong; expected a layer of a single input",
+        ),
+        ({**VALID, "version": 2}, "of another version; expected 1; found '2'"),
+        ({**VALID, "format": "other"}, "not the file of a network"),
+        ([], "not the file of a network"),
+        ({**VALID, "layers": VALID["layers"][:2]}, "does not end in a vector of scores"),
+        ({**VALID, "input_size": 0}, "'input_size' is wrong; expected pixels"),
+    ],
+)
+def test_what_is_wrong_is_named(written, content, text):
+    with pytest.raises(BadInput, match=text):
+        read_network(written(content))
+
+
+def test_nesting_repeats_and_sizes_are_bounded(written, tmp_path):
+    path = tmp_path / "network.json"
+    for text, what in (
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"format": 1, "format": 2}', "an object has a key twice"),
+        ('{"format": NaN}', "NaN is no number"),
+        ("\x80\x04", "cannot be read as JSON"),
+    ):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(BadInput, match=what):
+            read_network(path)
+    with open(path, "wb") as stream:
+        stream.truncate(layer_file.LARGEST_BYTES + 1)
+    with pytest.raises(BadInput, match="too large"):
+        read_network(path)
+    deep = {"name": "a", "layer": "Flatten"}
+    for _ in range(40):
+        deep = {"name": "a", "layer": "Sequential", "items": [deep]}
+    with pytest.raises(BadInput, match="30 deep"):
+        read_network(written({**VALID, "layers": [deep]}))
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_network(tmp_path / "nowhere.json")
+
+
+def test_scores_of_another_number_come_from_the_last_layer_with_weights():
+    conv_head = stack(
+        block=Graph((("scores", Conv(5, 1)), ("pool", GlobalAveragePool())), (("",), ("scores",))),
+        shape=Reshape((5,)),
+        soft=Softmax(),
+    )
+    made = NetworkFile("n", 8, conv_head).build(9)
+    assert output_shape(made, (3, 8, 8)) == (9,)
+    assert made.items[0][1].items[0] == ("scores", Conv(9, 1))
+    assert made.items[1][1] == Reshape((9,))
+    tapped = stack(aux=Tap(stack(f=Flatten(), d=Dense(5)), 0.3), f=Flatten(), d=Dense(5), norm=BatchNorm())
+    made = NetworkFile("n", 8, tapped).build(2)
+    assert made.items[0][1].head.items[-1] == ("d", Dense(2))
+    assert made.items[2] == ("d", Dense(2))
+    assert NetworkFile("n", 8, tapped).build(5) is tapped
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        (stack(f=Flatten(), r=Residual(stack(d=Dense(192)))), "layer r: a Residual gives the scores"),
+        (
+            stack(f=Flatten(), g=Graph((("d", Dense(4)), ("two", Elementwise("add"))), (("",), ("d", "d")))),
+            "layer g.two: a Elementwise gives the scores",
+        ),
+        (stack(p=Pool("max", 8, 8), f=Flatten(), s=Scalar("add", 1.0)), "does not have an output for each of its 3"),
+    ],
+)
+def test_a_network_without_such_a_layer_keeps_its_classes(network, text):
+    file = NetworkFile("mine", 8, network)
+    assert file.build(file.classes) == network
+    with pytest.raises(BadRecipe, match=f"network mine.*{text}"):
+        file.build(7)
