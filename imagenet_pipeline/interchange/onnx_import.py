@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from imagenet_pipeline.interchange.export import AUTHOR
 from imagenet_pipeline.interchange.frozen import Imported, in_float32
 from imagenet_pipeline.interchange.graph import InputScale, is_usable
 from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit
+from imagenet_pipeline.interchange.mxnet_import import recognised
 from imagenet_pipeline.interchange.onnx_constants import Folder
 from imagenet_pipeline.interchange.onnx_file import Tensors, import_onnx_package, names_read, needed_nodes, read_model
 from imagenet_pipeline.interchange.onnx_layer_operators import LAYER_RULES
@@ -262,12 +263,16 @@ def _imported(conversion: Conversion, value: Value) -> Imported:
             raise SizeUnfit("its output is not a vector of scores", where=path, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
     graph.require_bounded(conversion.stored)
-    network, values = graph.network(end)
+    network, values, _ = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale
     is_plain = scale is None or (not any(scale.mean) and set(scale.std) == {1.0})
     times = COLOURS if scale and len(scale.mean) == 1 else 1
     normalisation = None if scale is None or is_plain else (scale.mean * times, scale.std * times)
+    notes, image = tuple(graph.notes), graph.image.shape
+    ours, difference = recognised(network, values, image, path)
+    if ours is not None:
+        return replace(ours, normalisation=normalisation, notes=notes)
+    notes = (f"no network of ours; the nearest differs: {difference}", *notes) if difference else notes
     name = re.sub(r"[^\w.-]", "_", path.stem) or "network"
-    notes, size = tuple(graph.notes), graph.image.shape[1]
-    return Imported(name, end.shape[0], size, values, normalisation, layers=network, notes=notes)
+    return Imported(name, end.shape[0], image[1], values, normalisation, layers=network, notes=notes)
