@@ -85,6 +85,8 @@ _RULES: dict[str, Rule] = {
 
 USUAL_SIZES = (224, 299, 32, 28, 227, 112, 64, 48, 96, 128, 256, 331, 384, 448, 512, 100, 60, 40)
 LARGEST_SIZE = 1024
+MOST_STEPS = 50_000
+"""Nodes followed in search of a size: of the usual sizes, as many are tried."""
 MOST_WEIGHTLESS = 16
 """Nodes followed back from a layer with weights in search of the image."""
 
@@ -114,7 +116,8 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
     failure: BadInput | None = None
     stated = _stated_size(symbol, params)
     for channels in _channels(symbol, params, where[0]):
-        sizes = _Sizes([size] if size else [*([stated] if stated else []), *USUAL_SIZES], size is None)
+        usual = USUAL_SIZES[: max(2, MOST_STEPS // len(needed))]
+        sizes = _Sizes([size] if size else [*([stated] if stated else []), *usual], size is None)
         for side in sizes:
             try:
                 found = _converted(symbol, params, (channels, side, side), (root, needed), where)
