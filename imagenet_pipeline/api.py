@@ -97,8 +97,8 @@ def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
 
     `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
-    workers, max_rejects, keep_damaged ("records" has the last three alone). Raises BadRecipe for an option there is not,
-    and as `records.build.build` does.
+    workers, max_rejects, keep_damaged ("records" has the last three alone). Raises BadRecipe for an option there is
+    not, and as `records.build.build` does.
     """
     from imagenet_pipeline.records.build import BuildOptions
 

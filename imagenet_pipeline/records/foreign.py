@@ -189,14 +189,14 @@ def _label(labels: tuple[float, ...], column: int | None, where: str) -> int:
     if column is None and len(labels) > 1:
         raise BadInput(
             "the record has several labels", where=where, expected="a class", found=_words(labels),
-            advice=f"choose the one that is the class, from 0: --label-column K{_detection(labels)}",
+            advice=f"say which of them, from 0, is the class: build records --label-column K{_detection(labels)}",
         )  # fmt: skip
     if (column or 0) >= len(labels):
         raise BadInput(f"the record has no label {column}", where=where, found=_words(labels))
     label = labels[column or 0]
     if not label.is_integer() or abs(label) > LARGEST_EXACT_LABEL:
         expected = f"a whole number up to {LARGEST_EXACT_LABEL:,}"
-        advice = "where the class stands at another place of several labels, give --label-column K"
+        advice = "where the class is another of several labels, from 0: build records --label-column K"
         raise BadInput("the label is not a class", where=where, expected=expected, found=f"{label:g}", advice=advice)
     return int(label)
 

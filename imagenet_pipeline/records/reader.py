@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
+from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import REBUILD, DataSet, ForeignShard, Manifest, Shard, no_split
 from imagenet_pipeline.records.recordio import ImageRecord
 
@@ -247,6 +248,24 @@ def _read_samples(path: Path, shard: ForeignShard) -> Index:
     if len(table) != shard.records or (sizes <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
         raise Damaged("the list of samples does not belong to these records", where=path, advice=REBUILD)
     return Index(np.arange(len(table)), starts, ends, classes, checksums)
+
+
+def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
+    """The number of each record of a split, its photo's name, empty where nobody said it, and the file that says so.
+
+    Raises BadInput for a lone record file, which names no photo.
+    """
+    if data.samples is not None:
+        raise BadInput("a record file names no photos", where=data.folder, advice="build records --list names them")
+    for shard in data.manifest.splits[split].shards:
+        if not isinstance(shard, ForeignShard):
+            path = data.folder / f"{split}.lst"
+            yield from ((row.index, row.path, path) for row in read_list(path))
+            return
+        path = data.folder / shard.index_file
+        for line in files.read_regular(path).decode().splitlines():
+            *_, number, name = line.split("\t")
+            yield int(number), name, path
 
 
 def file_index(path: Path, ours: bool) -> Index:
