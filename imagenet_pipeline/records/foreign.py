@@ -29,6 +29,7 @@ from imagenet_pipeline.records.reader import Numbers, require_record_file
 RECORD_LIMIT_BYTES = image.FILE_LIMIT_BYTES + 4 * recordio.LABEL_LIMIT + 1024
 """The longest frame that is read: the largest image, the most labels, and the heads of its chunks."""
 _SHOW_EVERY = 4096
+_PIECE_BYTES = 2**24
 _SHOWN_LABELS = 6
 _HEADER = struct.Struct("<IfQQ")
 _ARRAY = b"\x93NUMPY"
@@ -162,11 +163,32 @@ def _frames(buffer: mmap.mmap, progress: Progress | None) -> Iterator[tuple[int,
         except Damaged as error:
             found = str(Damaged(error.what, expected=error.expected, found=error.found))
             if offset == start:
-                offset = recordio.next_start(buffer, start + 4)
+                offset = _next_start(buffer, start + 4)
         yield start, offset, found
         count += 1
-        if progress is not None and count % _SHOW_EVERY == 0:
-            progress(offset, len(buffer))
+        if count % _SHOW_EVERY == 0:
+            _forget(buffer)
+            if progress is not None:
+                progress(offset, len(buffer))
+
+
+def _next_start(buffer: mmap.mmap, offset: int) -> int:
+    """Find where the next record may start, in pieces."""
+    offset += -offset % 4
+    while offset < len(buffer):
+        piece = buffer[offset : offset + _PIECE_BYTES + 8]  # so that a chunk's head on the edge is in both
+        found = recordio.next_start(piece, 0)
+        if found < min(len(piece), _PIECE_BYTES + 1):
+            return offset + found
+        offset += _PIECE_BYTES
+        _forget(buffer)
+    return len(buffer)
+
+
+def _forget(buffer: mmap.mmap) -> None:
+    """Let go of what was read of a file: it would count as memory of this process."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        buffer.madvise(mmap.MADV_DONTNEED)
 
 
 def _header(buffer: mmap.mmap, start: int, end: int) -> _Header:

@@ -238,12 +238,15 @@ def _read_samples(path: Path, shard: ForeignShard) -> Index:
     """The samples of a record file of another program: OFFSET BYTES CRC32C CLASS NUMBER NAME, tabs between."""
     try:
         with files.open_regular(path) as stream:
+            if not stream.peek(1):
+                raise ValueError("empty")
+            # The number stands after what is used, so that a line cut within that is no line.
             table = np.loadtxt(
-                stream, np.int64, comments=None, delimiter="\t", usecols=range(4), ndmin=2, encoding="utf-8"
+                stream, np.int64, comments=None, delimiter="\t", usecols=range(5), ndmin=2, encoding="utf-8"
             )
     except (OSError, ValueError, IndexError) as error:
         raise Damaged(f"cannot be read ({str(error)[:80]})", where=path, advice=REBUILD) from error
-    starts, sizes, checksums, classes = table.T
+    starts, sizes, checksums, classes, _ = table.T
     ends = starts + sizes
     if len(table) != shard.records or (sizes <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
         raise Damaged("the list of samples does not belong to these records", where=path, advice=REBUILD)
