@@ -260,11 +260,11 @@ def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
     """
     if data.samples is not None:
         raise BadInput("a record file names no photos", where=data.folder, advice="build records --list names them")
+    if data.manifest.labels is None:  # records of ours
+        path = data.folder / f"{split}.lst"
+        yield from ((row.index, row.path, path) for row in read_list(path))
+        return
     for shard in data.manifest.splits[split].shards:
-        if not isinstance(shard, ForeignShard):
-            path = data.folder / f"{split}.lst"
-            yield from ((row.index, row.path, path) for row in read_list(path))
-            return
         path = data.folder / shard.index_file
         for line in files.read_regular(path).decode().splitlines():
             *_, number, name = line.split("\t")
