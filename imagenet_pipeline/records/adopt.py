@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from imagenet_pipeline.records.build import (
 )
 from imagenet_pipeline.records.foreign import Damage, RecordFile, RecordsPlan, state_of
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, ForeignShard, Manifest, Shard, Split
+from imagenet_pipeline.records.reader import Numbers
 from imagenet_pipeline.records.shard import ColourSums
 from imagenet_pipeline.records.tasks import Progress, executor_for, note_progress, run_tasks
 
@@ -88,8 +89,9 @@ class Stretch:
     building: Path
     file: Path
     rows: range
-    positions: Sequence[int]
-    spans: Sequence[tuple[int, int]]
+    positions: Numbers
+    starts: Numbers
+    ends: Numbers
     damage: Sequence[Damage]
     keep_damaged: bool
 
@@ -117,9 +119,8 @@ class Stretch:
         actions: Counter[str] = Counter()
         colours = ColourSums()
         with files.open_regular(self.file) as stream:
-            for done, (row, position, (start, end)) in enumerate(
-                zip(self.rows, self.positions, self.spans, strict=True)
-            ):
+            columns = (self.rows, self.positions.tolist(), self.starts.tolist(), self.ends.tolist())
+            for done, (row, position, start, end) in enumerate(zip(*columns, strict=True)):
                 note_progress(self, done)
                 framed = files.read_at(stream.fileno(), end - start, start)
                 try:
@@ -184,20 +185,28 @@ def _claim(plan: RecordsPlan) -> str:
 
 def _tasks(plan: RecordsPlan, out: Path, building: Path, keep_damaged: bool) -> list[Task]:
     tasks: list[Task] = []
+    facts = [plan.digest, keep_damaged, image.library_versions()]
     for split, names in plan.names.items():
         for name in names:
             file = plan.by_name[name]
-            key = digest_of([plan.digest, file.state, keep_damaged, image.library_versions()])
+            key = digest_of([facts, file.state])
             tasks.append(WholeFile(key, f"{name}-sha256", split, building, out / name))
             for number, start in enumerate(range(0, len(file), SHARD_IMAGES)):
                 part = slice(start, min(start + SHARD_IMAGES, len(file)))
-                spans = list(zip(file.starts[part].tolist(), file.ends[part].tolist(), strict=True))
-                damage = [] if number else file.damage
-                rows, positions = range(part.start, part.stop), file.positions[part].tolist()
-                part_name = f"{name}-{number:05d}"
-                tasks.append(
-                    Stretch(key, part_name, split, building, out / name, rows, positions, spans, damage, keep_damaged)
+                task = Stretch(
+                    key=key,
+                    name=f"{name}-{number:05d}",
+                    split=split,
+                    building=building,
+                    file=out / name,
+                    rows=range(part.start, part.stop),
+                    positions=file.positions[part],
+                    starts=file.starts[part],
+                    ends=file.ends[part],
+                    damage=() if number else file.damage,
+                    keep_damaged=keep_damaged,
                 )
+                tasks.append(task)
     return tasks
 
 
@@ -279,12 +288,12 @@ def _shards(
         file = plan.by_name[name]
         own = slice(first, first + len(file))
         first = own.stop
-        lines = list(_sample_lines(file, checksums[own], plan.splits[split].labels[own].tolist()))
         beside = out / f"{name}.samples"
-        files.write_whole(beside, "".join(lines))
+        with files.whole_file(beside) as stream:
+            stream.writelines(_sample_lines(file, checksums[own], plan.splits[split].labels[own]))
         yield ForeignShard(
             file=name,
-            records=len(lines),
+            records=sum(checksum is not None for checksum in checksums[own]),
             bytes=file.state[0],
             sha256=markers[f"{name}-sha256"]["sha256"],
             index_sha256=files.sha256_of(beside),
@@ -292,19 +301,12 @@ def _shards(
         )
 
 
-def _sample_lines(file: RecordFile, checksums: Sequence[int | None], classes: Sequence[int]) -> Iterator[str]:
-    names = file.names or [""] * len(file)
-    columns = (
-        file.starts.tolist(),
-        (file.ends - file.starts).tolist(),
-        checksums,
-        classes,
-        file.numbers.tolist(),
-        names,
-    )
-    for start, size_bytes, checksum, label, number, name in zip(*columns, strict=True):
+def _sample_lines(file: RecordFile, checksums: Sequence[int | None], classes: Numbers) -> Iterator[bytes]:
+    names = file.names or repeat("")
+    columns = (file.starts, file.ends - file.starts, checksums, classes, file.numbers, names)
+    for start, size_bytes, checksum, label, number, name in zip(*columns, strict=False):
         if checksum is not None:
-            yield f"{start}\t{size_bytes}\t{checksum}\t{label}\t{number}\t{name}\n"
+            yield f"{start}\t{size_bytes}\t{checksum}\t{label}\t{number}\t{name}\n".encode()
 
 
 def _require_names_free(plan: RecordsPlan, out: Path) -> None:
