@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom
 from imagenet_pipeline.record_builders import records as builder
 from imagenet_pipeline.records import adopt as adopting
 from imagenet_pipeline.records.adopt import adopt
 from imagenet_pipeline.records.build import BuildOptions, BuildSummary
-from imagenet_pipeline.records.foreign import scan
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg, encode_png
 from imagenet_pipeline.records.manifest import ForeignShard, Manifest, read_data_set
 from imagenet_pipeline.records.reader import RecordSet, photos_of
@@ -302,27 +299,6 @@ def test_mxnet_reads_the_same(mx: Any, tmp_path: Path, inline: Executor) -> None
             label = plan.original_labels[int(ours.labels[0])]
             assert (header.id, header.label[1], image) == (ours.number, label, ours.image)
     assert stock.read() is None
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(-99, 99), st.integers(0, 2**64 - 1), st.binary(max_size=20)), min_size=1),
-    gaps=st.lists(st.sampled_from([b"", b"", b"garb", MAGIC_BYTES + b"\xff\xff\xff\x1f", b"\0" * 12]), min_size=1),
-)
-def test_every_record_is_found_whatever_lies_between(
-    stock_record: Stock, tmp_path_factory: pytest.TempPathFactory, rows: list[Any], gaps: list[bytes]
-) -> None:
-    path = tmp_path_factory.mktemp("scanned") / "a.rec"
-    images = [b"\xff\xd8" + MAGIC_BYTES * (number % 3) + image for _, number, image in rows]
-    frames = [stock_record(label, number, image) for (label, number, _), image in zip(rows, images, strict=True)]
-    between = [gaps[i % len(gaps)] for i in range(len(frames))]
-    path.write_bytes(b"".join(part for pair in zip(frames, between, strict=True) for part in pair))
-    found = scan(path)
-    assert found.labels.tolist() == [label for label, _, _ in rows]
-    assert found.numbers.tolist() == [number for _, number, _ in rows]
-    content = path.read_bytes()
-    spans = zip(found.starts.tolist(), found.ends.tolist(), strict=True)
-    assert [content[start:end] for start, end in spans] == frames
-    assert len(found.damage) == sum(gap != b"" for gap in between)
 
 
 def test_our_own_records_may_be_taken_too(tmp_path: Path, inline: Executor) -> None:
