@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged, first_few, printable
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, first_few, printable
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records import finish, image, recordio, repair
 from imagenet_pipeline.records.build import (
@@ -43,6 +43,7 @@ BESIDE = ("classes.json", "mean.json", "rejects.csv")
 WITHOUT_IMAGE = "without-image"
 """The action that counts records that have no image and are no samples."""
 LARGEST_NUMBER = 2**63 - 1
+_DEFAULT = BuildOptions()
 _PIECE_BYTES = 2**24
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 """Answers where a file cannot be linked: another file system or one without links, a file of somebody else's."""
@@ -59,12 +60,13 @@ def adopt(
 ) -> BuildSummary:
     """Make the data set of `plan` in the folder `out`, or finish that, or mend it; of `options` how images are judged.
 
-    Raises as `build`.
+    Raises as `build`, and BadRecipe for options that would change the images.
     """
     out = Path(out).absolute()
     stored = {"keep_damaged": True} if options.keep_damaged else {}
+    _require_untouched(options)
     _require_names_free(plan, out)
-    manifest = manifest_there(plan, out, stored)
+    manifest = _manifest_there(plan, out, stored)
     with files.explaining(out):
         if manifest is None:
             with claimed(out, _claim(plan)) as building:
@@ -307,6 +309,23 @@ def _sample_lines(file: RecordFile, checksums: Sequence[int | None], classes: Nu
     for start, size_bytes, checksum, label, number, name in zip(*columns, strict=False):
         if checksum is not None:
             yield f"{start}\t{size_bytes}\t{checksum}\t{label}\t{number}\t{name}\n".encode()
+
+
+def _require_untouched(options: BuildOptions) -> None:
+    changing = [name for name in ("resize", "quality", "shards") if getattr(options, name) != getattr(_DEFAULT, name)]
+    if changing:
+        raise BadRecipe("record files are taken as they are", where="build records", found=f"the option {changing[0]}")
+
+
+def _manifest_there(plan: RecordsPlan, out: Path, stored: Mapping[str, Any]) -> Manifest | None:
+    try:
+        return manifest_there(plan, out, stored)
+    except BadInput as error:
+        if not plan.in_place:
+            raise
+        # Its own advice, to remove the folder, would take the records along.
+        advice = f"remove {', '.join((MANIFEST, *BESIDE))} and *.samples there (not the .rec), and build again"
+        raise BadInput(error.what, where=out, advice=advice) from error
 
 
 def _require_names_free(plan: RecordsPlan, out: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.record_builders import records as builder
 from imagenet_pipeline.records import adopt as adopting
 from imagenet_pipeline.records.adopt import adopt
@@ -102,6 +102,16 @@ def test_adopted_in_place_nothing_of_the_user_s_is_touched(make: Make, source: P
     assert after.keys() - before.keys() == added
     assert verify(source).whole
     assert make(out=source, in_place=True).already_built
+
+
+def test_what_would_lose_records_is_not_advised(make: Make, source: Path, tmp_path: Path) -> None:
+    make(out=source, in_place=True)
+    with pytest.raises(
+        BadInput, match=r"another data set already.*\*\.samples there \(not the \.rec\), and build again"
+    ):
+        make(out=source, in_place=True, keep_damaged=True)
+    with pytest.raises(BadRecipe, match="taken as they are; found the option resize"):
+        make(resize=32)
 
 
 def test_files_of_others_are_not_overwritten(make: Make, source: Path) -> None:
