@@ -57,17 +57,18 @@ def plan(
     table, labels = _classes(found, classes)
     _say(found, table, labels)
     numbers = np.array(labels, np.int64)
+    files = [(name, file) for split in found for name, file in zip(names[split], found[split], strict=True)]
     return RecordsPlan(
         root=Path(out),
-        splits={split: _images(files, names[split], numbers) for split, files in found.items()},
+        splits={split: _images(several, names[split], numbers) for split, several in found.items()},
         classes=table,
         source={
             "builder": "records",
             "label_column": label_column,
-            "files": {
-                name: file.state[0] for split in found for name, file in zip(names[split], found[split], strict=True)
-            },
+            "files": {name: file.state[0] for name, file in files},
+            "photos_named": [name for name, file in files if file.names],
         },
+        remarks={"called": {name: file.path.name for name, file in files}},
         record_files=found,
         names=names,
         original_labels=tuple(labels),

@@ -119,6 +119,8 @@ def test_a_list_names_the_photos(pack: Pack, tmp_path: Path, caplog: pytest.LogC
     assert "b.rec: 1 records carry the number of an earlier one" in caplog.text
     plan = records.plan(tmp_path / "out", path, val=other, lists=[tmp_path / "a.lst", tmp_path / "z.lst"])
     assert plan.record_files["val"][0].names == ["dog/1.jpg"] * 2
+    assert plan.source["photos_named"] == ["train.rec", "val.rec"]
+    assert plan.remarks == {"called": {"train.rec": "a.rec", "val.rec": "b.rec"}}
     with pytest.raises(BadInput, match="no saying which list belongs to which records"):
         records.plan(tmp_path / "out", path, val=other, lists=tmp_path / "z.lst")
     with pytest.raises(BadInput, match=r"z\.lst: the list is of other records; expected number 70 with the label 5"):
