@@ -61,6 +61,7 @@ SHIPPED_BUILDERS = {
     "digits": "digits",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
+    "records": "records",
 }
 STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
 """Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
@@ -94,9 +95,10 @@ def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus" or a registered builder. `options` are
-    the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards, workers,
-    max_rejects, keep_damaged. Raises BadRecipe for an option there is not, and as `records.build.build` does.
+    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
+    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
+    workers, max_rejects, keep_damaged ("records" has the last three alone). Raises BadRecipe for an option there is
+    not, and as `records.build.build` does.
     """
     from imagenet_pipeline.records.build import BuildOptions
 
@@ -154,8 +156,13 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 def store(plan: Plan, out: AnyPath, options: BuildOptions) -> BuildSummary:
     """Make the data set of a plan, with a progress bar."""
     from imagenet_pipeline.records.build import build as build_records
+    from imagenet_pipeline.records.foreign import RecordsPlan
 
     with Bar("build", "images") as bar:
+        if isinstance(plan, RecordsPlan):
+            from imagenet_pipeline.records.adopt import adopt
+
+            return adopt(plan, Path(out), options, bar.show)
         return build_records(plan, Path(out), options, bar.show)
 
 

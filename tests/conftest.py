@@ -231,6 +231,21 @@ def data_set(small_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stock_record() -> Callable[..., bytes]:
+    """`stock_record(3, 7, image)`: a framed record as MXNet packs it, number 7; label 3, or (3, 0) for several."""
+    import struct
+
+    from imagenet_pipeline.records.recordio import frame
+
+    def packed(label: Any, number: int, image: bytes) -> bytes:
+        labels = [] if isinstance(label, int | float) else list(label)
+        head = struct.pack("<IfQQ", len(labels), 0.0 if labels else label, number, 0)
+        return frame(head + struct.pack(f"<{len(labels)}f", *labels) + image)
+
+    return packed
+
+
+@pytest.fixture(scope="session")
 def photo_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise of six brightnesses: 30 train, 6 val, 12 test images."""
     import cv2

@@ -92,6 +92,18 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert said.split() == ["set()", "True", "False"]
 
 
+def test_records_of_others_are_built_in_a_call(stock_record: Callable[..., bytes], tmp_path: Path) -> None:
+    photo = image.encode_png(np.zeros((4, 4, 3), np.uint8))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.rec").write_bytes(stock_record(5, 1, photo) + stock_record(7, 2, photo))
+    files = [str(tmp_path / "a.rec"), str(tmp_path / "b.rec")]
+    assert ip.build("records", train=files, out=tmp_path / "two", workers=1).records == {"train": 4}
+    summary = ip.build("records", train=files[0], val=files[1], out=str(tmp_path / "set"), workers=1)
+    assert (summary.records, summary.classes) == ({"train": 2, "val": 2}, 2)
+    with ip.loader(tmp_path / "set", "val", size=4, batch_size=2, threads=0).evaluation() as batches:
+        assert next(batches).labels.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("name", ip.__all__)
 def test_every_name_is_there(name: str) -> None:
     home = pytest.importorskip(f"imagenet_pipeline.{ip._HOMES[name]}", exc_type=ModuleNotFoundError)

@@ -307,6 +307,56 @@ def ckplus(
     _make("ckplus", out, options, common)
 
 
+_RecordFiles = list[Path] | None
+
+
+@build_app.command()
+@taking_common("workers", "max_rejects", "keep_damaged", "as_json")
+def records(
+    train: Annotated[_RecordFiles, typer.Option(metavar="FILE.rec", help="Records; may be repeated.")] = None,
+    val: Annotated[_RecordFiles, typer.Option(metavar="FILE.rec", help="Records for val; may be repeated.")] = None,
+    test: Annotated[_RecordFiles, typer.Option(metavar="FILE.rec", help="Records for test; may be repeated.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the data set [default with --adopt: that of the files]")
+    ] = None,
+    lists: Annotated[
+        _RecordFiles,
+        typer.Option("--list", metavar="FILE.lst", help="The list a file was packed from, for the photos' names."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Names: a class a line (name, number TAB name), or JSON [default: the labels].")
+    ] = None,
+    label_column: Annotated[
+        int | None, typer.Option(min=0, help="Which of several labels is the class, from 0.")
+    ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Leave the files where they are; write the manifest beside them.")
+    ] = False,
+    *,
+    common: Common,
+) -> None:
+    """Build from record files (.rec) of im2rec and other programs, as they are.
+
+    Bytes, order and numbers stay. By default the files are hard links, which take no room, and copies where they cannot
+    be linked; they are never written to. No .idx is needed. Every image is decoded once, for mean, std and damage.
+
+    Labels are whole numbers of any kind, with gaps or from 1: they stay in the records, and the classes are 0, 1, ...
+    in their order. Records without an image, as face sets have, are left out and counted.
+
+    
+    Examples:
+      imagenet-pipeline build records --train train.rec --val val.rec --out output/mine
+      imagenet-pipeline build records --train data/train.rec --list data/train.lst --adopt
+      imagenet-pipeline build records --train faces.rec --label-column 0 --out output/faces
+    """
+    found = [*(train or ()), *(val or ()), *(test or ())]
+    if out is None and not (adopt and found):
+        raise BadRecipe("no folder for the data set", where="build records", expected="--out DIR, or --adopt")
+    options: dict[str, Any] = {"train": train or (), "val": val or (), "test": test or (), "lists": lists or ()}
+    options |= {"classes": classes, "label_column": label_column, "adopt": adopt}
+    _make("records", found[0].parent if out is None else out, options, common)
+
+
 _TAKEN = (int, float, str, bool, Path)
 """Types that an option of the command line can have."""
 
@@ -370,10 +420,13 @@ def _say_summary(summary: Any, seconds: float) -> None:
     say(f"{summary.folder}: {done}: {contents}")
     stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
     stored.pop("damaged", None)  # said by itself: those are unchanged or resized as well
+    without_image = stored.pop("without-image", 0)
     if stored:
         say(f"images: {list_names(stored)}")
     if damaged := summary.actions.get("damaged"):
         say(f"damaged: {damaged:,} stored all the same, as --keep-damaged asks")
+    if without_image:
+        say(f"records without an image: {without_image:,}, left out")
     if any(summary.rejected.values()):
         say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
     if summary.changed:

@@ -27,7 +27,9 @@ Split = Annotated[str | None, typer.Option(help="Which split to score [default: 
 CropCount = Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")]
 Records = Annotated[
     Path | None,
-    typer.Option(help="Another data set of the same classes, of some of them, or of folders 0 to 999 (ImageNetV2)."),
+    typer.Option(
+        help="Another data set of the same classes, of some, or of folders 0 to 999 (ImageNetV2); or a .rec file."
+    ),
 ]
 RealLabels = Annotated[
     Path | None, typer.Option(help="real.json: score ImageNet's validation images by their ReaL labels, too.")
@@ -192,7 +194,7 @@ def features(
     overrides: Overrides = None,
     splits: Annotated[str, typer.Option(help="Which splits, with commas [default: all]")] = "",
     checkpoint: Checkpoint = "best",
-    records: Annotated[Path | None, typer.Option(help="Another data set, of any classes.")] = None,
+    records: Annotated[Path | None, typer.Option(help="Another data set, of any classes, or a .rec file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the activations of a layer for every record.

@@ -142,7 +142,7 @@ def grad_cam(
 
 
 Out = Annotated[Path, typer.Option(help="Picture to write, PNG.")]
-DataSet = Annotated[Path, typer.Argument(help="A data set folder.")]
+DataSet = Annotated[Path, typer.Argument(help="A data set folder, or a .rec file.")]
 
 
 def augmentation(

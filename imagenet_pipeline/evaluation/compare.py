@@ -25,7 +25,7 @@ from imagenet_pipeline.evaluation.scoring import Outcomes
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
-from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.data import records_to_read
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _candidates(
     opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
 ) -> list[Candidate]:
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
-    folder = records or records_of(opened[0][1][0]).folder
+    folder = records or records_to_read(opened[0][1][0]).folder
     candidates = [candidate_of(run, checkpoint, split, folder) for run, checkpoint in opened]
     for candidate in candidates[1:]:
         if not np.array_equal(candidate.numbering.relabel, candidates[0].numbering.relabel):

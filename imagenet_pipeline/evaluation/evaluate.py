@@ -20,10 +20,10 @@ from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, Whole, require_finite, score_split
-from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
+from imagenet_pipeline.records.classes import NUMBERED, ClassTable
+from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.data import IMPORTED, NUMBERED, records_of, require_its_classes
+from imagenet_pipeline.training.data import IMPORTED, records_to_read, require_its_classes
 from imagenet_pipeline.training.distributed import require_agreement
 from imagenet_pipeline.training.engine_setup import build_engine
 
@@ -173,11 +173,11 @@ def scoring_recipe(run: Path, overrides: dict[str, object], verb: str) -> Recipe
 
 
 def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Candidate:
-    """A checkpoint, and the data set in `records`, or the run's own, which must have the split and its classes."""
+    """A checkpoint, and the data set or file in `records`, or the run's own; it must have the split and its classes."""
     recipe, checkpoint = opened
-    data = read_data_set(records) if records else records_of(recipe)
+    data = records_to_read(recipe, records)
     numbering = numbering_of(checkpoint.state, data)
-    if not data.counts.get(split):
+    if not data.count(split):
         raise no_split(data.folder, split, [name for name, count in data.counts.items() if count])
     return Candidate(run, recipe, checkpoint, data, numbering)
 
@@ -191,7 +191,7 @@ def crops_of(number: int) -> Crops:
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
     """The split to score by default: test, or validation where there is none."""
-    data = read_data_set(records) if records else records_of(load_run_recipe(run, overrides))
+    data = records_to_read(load_run_recipe(run, overrides), records)
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
 
@@ -257,9 +257,12 @@ def numbering_of(state: State, data: DataSet) -> Numbering:
     """Map the data set's labels to the network's. Raises BadInput where a class is none of the network's.
 
     Records from folders 0 to 999, which ImageNetV2 has, are ImageNet's classes by number. Records of some of the
-    network's classes are matched by class id. All others must have its very table, as in training.
+    network's classes are matched by class id. A lone record file's labels are the classes of those names, where the
+    network has them, or else its numbers. All others must have its very table, as in training.
     """
     own, theirs = state.class_table, data.classes
+    if data.samples is not None:
+        return _by_label(own, data)
     unnamed = is_unnamed(state)
     if set(theirs.ids) == _NUMBERS and own.ids != theirs.ids and _has_imagenet_s(own):
         return _by_number(own, theirs)
@@ -296,6 +299,24 @@ def _by_number(own: ClassTable, theirs: ClassTable) -> Numbering:
     label_of_number = np.argsort(sorted_numbers(own))
     relabel = label_of_number[np.array(theirs.ids, np.int64)]
     return Numbering(own, relabel, "records of folders 0 to 999 are ImageNet's classes in the order of WordNet ids")
+
+
+def _by_label(own: ClassTable, data: DataSet) -> Numbering:
+    label_of, theirs = {name: label for label, name in enumerate(own.ids)}, data.classes.ids
+    if all(name in label_of for name in theirs):
+        note = f"{data.folder} names no classes: its labels are taken for the network's classes of those names"
+        return Numbering(own, np.array([label_of[name] for name in theirs], np.int64), note)
+    labels = np.array(theirs, np.int64)
+    if labels[0] < 0 or labels[-1] >= len(own):
+        raise BadInput(
+            "the file's labels are not the network's",
+            where=data.folder,
+            expected=f"0..{len(own) - 1}",
+            found=f"{labels[0]}..{labels[-1]}",
+            advice="name the classes of its labels: build records --test FILE.rec --classes NAMES --out DIR",
+        )
+    note = f"{data.folder} names no classes: its labels are taken for the network's numbers, 0 for {own.names[0]}"
+    return Numbering(own, labels, f"{note}; nothing here can check it")
 
 
 def _has_imagenet_s(table: ClassTable) -> bool:

@@ -35,11 +35,11 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
 from imagenet_pipeline.networks.subnetwork import until
-from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
+from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
-from imagenet_pipeline.training.data import loader_of, records_of
+from imagenet_pipeline.training.data import loader_of, records_to_read
 from imagenet_pipeline.training.engine_setup import scoring_engine
 from imagenet_pipeline.training.metrics import watched
 
@@ -77,12 +77,13 @@ def extract(
 ) -> tuple[Extraction, float]:
     """Write `layer`'s output for the centre crop of every record of `splits` (none given: all), and say images/s.
 
-    `records` names another data set, of any classes. Memory is that of a batch, and 16 bytes a record.
+    `records` names another data set, of any classes, or a record file, which is whatever split is asked for.
+    Memory is that of a batch, and 16 bytes a record.
     Raises BadRecipe for a layer the network lacks or a split the records lack, OutOfRoom before a byte is
     written where the disk has no room for all.
     """
     recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {}, "features")
-    data = read_data_set(records) if records else records_of(recipe)
+    data = records_to_read(recipe, records)
     images = _images_of(data, splits)
     engine, shape = engine_until(recipe, checkpoint, layer, "features")
     state, width = checkpoint.state, math.prod(shape)
@@ -110,17 +111,18 @@ class _Origin(NamedTuple):
 
 
 def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
-    there = {split: count for split, count in data.counts.items() if count}
+    splits = splits or list(data.counts)
+    there = {split: data.count(split) for split in SPLITS if data.count(split)}
     for split in splits:
         if split not in there:
             raise no_split(data.folder, split, there)
-    return {split: there[split] for split in there if split in splits or not splits}
+    return {split: there[split] for split in there if split in splits}
 
 
 def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], engine: Engine, source: _Origin) -> None:
     recipe, checkpoint, data = source
     labels, numbers = np.empty(shape[0], np.int64), np.empty(shape[0], np.int64)
-    with RecordSet.open(data.folder, split) as records, open_rows(
+    with RecordSet.of(data, split) as records, open_rows(
         archive, f"{split}_{FEATURES}", shape
     ) as write, loader_of(recipe, records, checkpoint.state.input_size, len(data.classes)).evaluation(
         checkpoint.state.crop_fraction

@@ -21,8 +21,8 @@ from imagenet_pipeline.evaluation.evaluate import IMAGENET_CLASSES, sorted_numbe
 from imagenet_pipeline.evaluation.scoring import Whole
 from imagenet_pipeline.evaluation.stats import Rate, rate
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.records.reader import photos_of
 
 IMAGES = 50_000
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
@@ -103,14 +103,14 @@ def real_labels(path: Path, table: ClassTable, data: DataSet, split: str) -> Rea
 def _images(data: DataSet, split: str) -> dict[int, int]:
     """The validation image (from 1) of each record number."""
     images = {}
-    for row in read_list(data.folder / f"{split}.lst"):
-        match = _NAME.fullmatch(row.path.rpartition("/")[2])
+    for number, name, where in photos_of(data, split):
+        match = _NAME.fullmatch(name.rpartition("/")[2])
         if match is None or not 1 <= int(match[1]) <= IMAGES:
             raise BadInput(
-                f"record {row.index} is no validation image of ImageNet",
-                where=data.folder / f"{split}.lst",
+                f"record {number} is no validation image of ImageNet",
+                where=where,
                 expected="ILSVRC2012_val_00000001.JPEG to 00050000",
-                found=row.path,
+                found=name or "a record whose photo no --list names",
             )
-        images[row.index] = int(match[1])
+        images[number] = int(match[1])
     return images

@@ -254,7 +254,7 @@ def _cell(count: int, share: float, right: bool, numbered: bool, tip: str) -> st
 def mistakes(findings: Findings) -> str:
     """The records behind the surest mistakes, as thumbnails with what they are and what they were taken for."""
     examination = findings.examination
-    with RecordSet.open(examination.data.folder, examination.result.split) as records:
+    with RecordSet.of(examination.data, examination.result.split) as records:
         shown = [
             _mistake(findings, mistake, decode_rgb(records.read(mistake.position).image))
             for mistake in findings.mistakes

@@ -86,7 +86,7 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
         if len(members) > 1:
             mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
             parts[0].append((at, outcomes_of(numbers, labels, mean, mean, "cross_entropy")))
-    count = source.data.counts[source.split]
+    count = source.data.count(source.split)
     return [gathered(engine, count, classes, own) for own in parts[len(members) == 1 :]]
 
 
@@ -103,7 +103,7 @@ def _shown(
     with ExitStack() as stack, Bar(source.split, "batches", engine.rank == 0) as bar:
         passes = {}
         for size, crop_fraction in views:
-            records = stack.enter_context(RecordSet.open(source.data.folder, source.split))
+            records = stack.enter_context(RecordSet.of(source.data, source.split))
             share = Share(engine.rank, engine.ranks)
             loader = loader_of(recipe, records, size, len(source.relabel), share, crops)
             passes[size, crop_fraction] = stack.enter_context(loader.evaluation(crop_fraction, crops))

@@ -16,7 +16,7 @@ from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
-from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.data import records_to_read
 
 _SMALLEST_TILE, _LARGEST_TILE = 144, 224
 
@@ -28,8 +28,8 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     share of each class is given. Raises BadInput where there is no such record.
     """
     require_png(out)
-    data, size = records_of(recipe), recipe.input.size
-    with RecordSet.open(data.folder, "train") as records:
+    data, size = records_to_read(recipe), recipe.input.size
+    with RecordSet.of(data, "train") as records:
         shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, len(data.classes))
         stored = read_sample(records, record, len(data.classes))
     height, width = stored.image.shape[:2]

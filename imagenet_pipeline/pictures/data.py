@@ -24,6 +24,7 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Header, Rejected, decode_rgb, read_header
 from imagenet_pipeline.records.inspect import class_of, within
+from imagenet_pipeline.records.lone import read_records
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
@@ -51,7 +52,7 @@ def montage(path: Path, out: Path, records: range = FIRST_FORTY, split: str | No
     """
     require_png(out)
     data = read_data_set(path) if os.path.isdir(path) else None
-    with RecordSet.open(path, split or (next(iter(data.counts)) if data else None)) as found:
+    with RecordSet.open(path, split or next(iter(data.counts)) if data else None) as found:
         positions = list(within(records, found))
         if not 1 <= len(positions) <= MONTAGE_LIMIT:
             expected = f"1..{MONTAGE_LIMIT}"
@@ -79,12 +80,12 @@ def _tile(found: RecordSet, position: int, classes: ClassTable | None) -> Image.
 def count_classes(folder: Path) -> dict[str, Counts]:
     """Images of each class, int64 [classes], by split; read from the records' own labels.
 
-    Raises BadInput where there is no data set.
+    Raises BadInput where there is neither a data set nor a record file.
     """
-    data = read_data_set(folder)
+    data = read_records(folder)
     counts = {}
     for split in data.counts:
-        with RecordSet.open(folder, split) as records:
+        with RecordSet.of(data, split) as records:
             labels = records.first_labels().astype(np.int64)
         counts[split] = np.bincount(labels, minlength=len(data.classes))
     return counts
@@ -97,7 +98,7 @@ def draw_classes(folder: Path, out: Path) -> dict[str, Counts]:
     """
     require_png(out)
     counts = count_classes(folder)
-    data = read_data_set(folder)
+    data = read_records(folder)
     few = len(data.classes) <= BARS_LIMIT
     figure = Figure(figsize=(10, 1.4 + 0.3 * len(data.classes) if few else 5.2), layout="constrained")
     axes = figure.subplots()
@@ -178,14 +179,15 @@ class Sizes:
 
 
 def read_sizes(folder: Path, show: Callable[[int, int], None]) -> dict[str, Sizes]:
-    """The sizes of all images of a data set by split; `show` is called with (done, of all).
+    """The sizes of all images of a data set or record file by split; `show` is called with (done, of all).
 
     Memory is 24 bytes an image. Raises BadInput where there is no data set, Damaged naming a record.
     """
-    counts, before = read_data_set(folder).counts, 0
+    data = read_records(folder)
+    counts, before = data.counts, 0
     sizes = {}
     for split, count in counts.items():
-        with RecordSet.open(folder, split) as records:
+        with RecordSet.of(data, split) as records:
             table = np.zeros((count, 3), np.int64)
             for position in range(count):
                 table[position] = _size(records, position)

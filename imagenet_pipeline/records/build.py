@@ -12,24 +12,23 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom, WorkerLost, first_few
-from imagenet_pipeline.processes import available_processors, local_pool
+from imagenet_pipeline.errors import BadInput, Damaged, first_few
 from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan, require_apart
-from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard, noted_images
+from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
+from imagenet_pipeline.records.tasks import Progress, executor_for, run_tasks
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
-Progress = Callable[[int, int], None]
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -104,7 +103,7 @@ def build(
     """
     out = Path(out).absolute()
     require_apart(plan, out)
-    manifest = _manifest_there(plan, out, options)
+    manifest = manifest_there(plan, out, options.stored)
     with files.explaining(out):
         if manifest is None:
             _require_folders(plan)
@@ -139,7 +138,7 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
 def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
     key = _key(plan, options, versions)
-    with _claimed(out, _claim(plan, options, versions)) as building:
+    with claimed(out, _claim(plan, options, versions)) as building:
         tasks = _tasks(plan, out, building, options, key)
         repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
@@ -158,10 +157,10 @@ def _make(
 ) -> None:
     """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost."""
     files.check_free_space(out, _estimated_bytes(options, pending))
-    with _executor(options, executor, len(pending)) as (pool, parallel):
-        rejected = _run(tasks, pending, pool, parallel, options.max_rejects, progress)
+    with executor_for(options.workers, executor, len(pending)) as pool:
+        rejected = run_tasks(make_shard, tasks, pending, pool, options.max_rejects, progress)
     if rejected > options.max_rejects:
-        raise _too_many(out, tasks, rejected, options.max_rejects)
+        raise too_many(out, tasks, rejected, options.max_rejects)
 
 
 def _mend(
@@ -183,7 +182,7 @@ def _mend(
     _require_folders(plan)
     versions = image.library_versions()
     key = _key(plan, options, versions)
-    with _claimed(out, _claim(plan, options, versions)) as building:
+    with claimed(out, _claim(plan, options, versions)) as building:
         remade = building / "remade"
         tasks = [replace(task, folder=remade) for task in _tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
@@ -211,7 +210,7 @@ def _require_folders(plan: Plan) -> None:
 
 def _key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
     # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
-    return _digest([plan.digest, options.stored, dict(versions), os.path.realpath(plan.root)])
+    return digest_of([plan.digest, options.stored, dict(versions), os.path.realpath(plan.root)])
 
 
 def _claim(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
@@ -219,8 +218,11 @@ def _claim(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> st
     return _key(plan, replace(options, keep_damaged=False), versions)
 
 
-def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | None:
-    """The manifest of a finished data set of this plan; None where there is none, or an unfinished build."""
+def manifest_there(plan: Plan, out: Path, stored: Mapping[str, Any]) -> Manifest | None:
+    """The manifest of a finished data set of this plan, stored so; None where there is none, or an unfinished build.
+
+    Raises BadInput where another data set is in `out`.
+    """
     if not (out / MANIFEST).exists():
         return None
     try:
@@ -228,7 +230,7 @@ def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | 
     except Damaged as error:
         log.warning("%s: the data set is made again", error.args[0].partition(";")[0])
         return None
-    if (manifest.plan, manifest.options) != (plan.digest, options.stored):
+    if (manifest.plan, manifest.options) != (plan.digest, stored):
         raise BadInput(
             "the folder holds another data set already (other images, labels or options)",
             where=out,
@@ -238,8 +240,8 @@ def _manifest_there(plan: Plan, out: Path, options: BuildOptions) -> Manifest | 
 
 
 @contextlib.contextmanager
-def _claimed(out: Path, key: str) -> Iterator[Path]:
-    """Hold OUT/.building for this process alone."""
+def claimed(out: Path, key: str) -> Iterator[Path]:
+    """Hold OUT/.building for this process alone. Raises BadInput where another build is, by its `key`, unfinished."""
     building = out / BUILDING
     with files.claim(building / "lock", out, "building"):
         begun = building / "build.json"
@@ -292,58 +294,8 @@ def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:
     return min(count, max(1, round(options.shards * count / largest)))
 
 
-@contextlib.contextmanager
-def _executor(options: BuildOptions, executor: Executor | None, pending: int) -> Iterator[tuple[Executor | None, int]]:
-    parallel = options.workers or available_processors()
-    if executor is not None or not pending:
-        yield executor, parallel
-    else:
-        with local_pool(min(parallel, pending)) as pool:
-            yield pool, parallel
-
-
-def _run(
-    tasks: Sequence[ShardTask],
-    pending: Sequence[ShardTask],
-    pool: Executor | None,
-    parallel: int,
-    max_rejects: int,
-    progress: Progress | None,
-) -> int:
-    """Make the pending shards, at most `parallel` at a time; stop starting new ones at too many rejects."""
-    total = sum(len(task.paths) for task in tasks)
-    done = total - sum(len(task.paths) for task in pending)
-    waiting = iter(pending)
-    running: dict[Future[int], ShardTask] = {}
-    rejected = 0
-    while pool is not None:
-        while len(running) < parallel and rejected <= max_rejects and (task := next(waiting, None)):
-            running[pool.submit(make_shard, task)] = task
-        if not running:
-            break
-        for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-            rejected += _result(future, running)
-            done += len(running.pop(future).paths)
-        if progress is not None:
-            progress(done + sum(map(noted_images, running.values())), total)
-    return rejected
-
-
-def _result(future: Future[int], running: dict[Future[int], ShardTask]) -> int:
-    try:
-        return future.result()
-    except BrokenExecutor as error:
-        names = ", ".join(sorted(task.name for task in running.values()))
-        raise WorkerLost(
-            "a worker process died",
-            where=f"shards in work: {names}",
-            advice="run the same build again, with fewer workers if memory ran out; finished shards are kept",
-        ) from error
-    except MemoryError as error:
-        raise OutOfRoom("out of memory", where=running[future].name, advice="use fewer workers") from error
-
-
-def _too_many(out: Path, tasks: Sequence[ShardTask], rejected: int, max_rejects: int) -> BadInput:
+def too_many(out: Path, tasks: Sequence[finish.Examined], rejected: int, max_rejects: int) -> BadInput:
+    """The error at too many rejects, once their list is written."""
     _, path, reason = next(finish.rejects(tasks))
     damaged = sum(reason.startswith(image.DAMAGED) for _, _, reason in finish.rejects(tasks))
     take = f", or store what is damaged and can be decoded ({damaged:,} of them) with --keep-damaged" if damaged else ""
@@ -372,5 +324,6 @@ def _estimated_bytes(options: BuildOptions, pending: Sequence[ShardTask]) -> int
     return int(mean_bytes * total)
 
 
-def _digest(value: object) -> str:
+def digest_of(value: object) -> str:
+    """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -82,6 +82,35 @@ def names_of(ids: Sequence[str], path: Path) -> tuple[str, ...]:
     raise BadInput(f"no name for the class {lacking!r}", where=path, expected=expected, found=found)
 
 
+def classes_of_labels(labels: Sequence[int], path: Path) -> tuple[ClassTable, list[int]]:
+    """Name the classes of records whose labels these are, rising, and say the label of each class.
+
+    A file with numbers has the classes of those numbers; else the i-th of its names is label i where there are enough,
+    and of as many names as labels the i-th is the i-th label, which is said on the log. Names without records are
+    classes, too. Raises BadInput where a label has no name.
+    """
+    rows = _readings(path)[0]
+    numbers = rows.labels
+    if numbers is None and labels[0] >= 0 and labels[-1] < len(rows.names):
+        return read_classes(path), list(range(len(rows.names)))
+    if numbers is None and len(labels) == len(rows.names):
+        pairs = first_few([f"{label} is {name}" for label, name in zip(labels, rows.names, strict=True)])
+        log.info("%s", printable(f"{path}: as many names as there are labels, so they go to these in turn: {pairs}"))
+        numbers = tuple(labels)
+    lacking = sorted(set(labels).difference(range(len(rows.names)) if numbers is None else numbers))
+    if lacking or numbers is None:
+        expected = f"a line {lacking[0]} TAB NAME, or {len(labels):,} names in the order of the labels"
+        found = f"{len(rows.names):,}, the first {(rows.ids or rows.names)[0]!r}"
+        raise BadInput(f"no name for the label {lacking[0]}", where=path, expected=expected, found=found)
+    if sorted(numbers) == list(range(len(numbers))):
+        return read_classes(path), list(range(len(numbers)))
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    ids = tuple((rows.ids or rows.names)[row] for row in order)
+    if len(set(ids)) < len(ids):
+        ids = tuple(str(numbers[row]) for row in order)
+    return ClassTable("list", ids, tuple(rows.names[row] for row in order)), [numbers[row] for row in order]
+
+
 def read_user_json(path: Path) -> Any:
     """Read a user's JSON file, without its byte order mark. Raises BadInput for other content, or a key given twice."""
     return _parsed(_text(path), path)

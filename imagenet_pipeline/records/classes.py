@@ -11,6 +11,9 @@ from typing import Any
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 
+NUMBERED = "numbered"
+"""Class order where nobody named the classes: of a network imported so, and of a lone record file."""
+
 
 @dataclass(frozen=True)
 class ClassTable:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,18 +39,13 @@ def write_data_set(
     for split, images in plan.splits.items():
         rejected = {number for marker in markers[split] for number, _, _ in marker["rejects"]}
         kept = [number for number in range(len(images)) if number not in rejected]
-        if not kept:
-            raise BadInput(f"no image of {split} can be used", where=write_rejects(out, tasks))
-        lost = np.setdiff1d(images.labels, images.labels[kept])
-        if len(lost) and split == "train":
-            what = f"no training image of the class {plan.classes.ids[lost[0]]} can be used"
-            raise BadInput(what, where=write_rejects(out, tasks), advice="mend them, or leave the class out")
+        require_kept(plan, split, kept, out, tasks)
         paths = [images.paths[number] for number in kept]
         lists.write_list(out / f"{split}.lst", kept, images.labels[kept].tolist(), paths)
         written.append(f"{split}.lst")
     _keep_markers(out, by_name)
     plan.classes.write(out / "classes.json")
-    files.write_json(out / "mean.json", _statistics(markers.get("train") or [*chain(*markers.values())]))
+    files.write_json(out / "mean.json", statistics_of(markers.get("train") or [*chain(*markers.values())]))
     write_rejects(out, tasks)
     Manifest(
         plan=plan.digest,
@@ -62,6 +57,17 @@ def write_data_set(
         splits={split: _split(found) for split, found in markers.items()},
         files={name: files.sha256_of(out / name) for name in written},
     ).write(out)
+
+
+def require_kept(plan: Plan, split: str, kept: Sequence[int], out: Path, tasks: Sequence[Examined]) -> None:
+    """Raise BadInput where no image of a split is kept, or none of a class to train on; the rejects are written."""
+    labels = plan.splits[split].labels
+    if not len(kept):
+        raise BadInput(f"no image of {split} can be used", where=write_rejects(out, tasks))
+    lost = np.setdiff1d(labels, labels[kept])
+    if len(lost) and split == "train":
+        what = f"no training image of the class {plan.classes.ids[lost[0]]} can be used"
+        raise BadInput(what, where=write_rejects(out, tasks), advice="mend them, or leave the class out")
 
 
 def kept_markers(out: Path) -> dict[str, Marker]:
@@ -82,7 +88,17 @@ def _keep_markers(out: Path, markers: Mapping[str, Marker]) -> None:
     files.write_whole(out / MARKERS, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
-def write_rejects(out: Path, tasks: Sequence[ShardTask]) -> Path:
+class Examined(Protocol):
+    """A task whose marker lists the images that it rejected: (number, path, reason)."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def marker(self) -> Path: ...
+
+
+def write_rejects(out: Path, tasks: Sequence[Examined]) -> Path:
     """Write `rejects.csv` (split, path, reason) from the markers there are; returns its path."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -92,7 +108,7 @@ def write_rejects(out: Path, tasks: Sequence[ShardTask]) -> Path:
     return out / "rejects.csv"
 
 
-def rejects(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, str, str]]:
+def rejects(tasks: Sequence[Examined]) -> Iterator[tuple[str, str, str]]:
     """(split, path, reason) of every image rejected so far, from the markers there are."""
     for task in tasks:
         if task.marker.exists():
@@ -112,7 +128,7 @@ def _split(markers: Sequence[Marker]) -> Split:
     )
 
 
-def _statistics(markers: Sequence[Marker]) -> dict[str, Any]:
+def statistics_of(markers: Sequence[Marker]) -> dict[str, Any]:
     """Mean and standard deviation of R, G, B over all pixels, 0..255, from exact integer sums."""
     colours = [marker["colours"] for marker in markers]
     pixels = sum(colour["pixels"] for colour in colours)

@@ -99,12 +99,7 @@ def prepare(data: bytes, resize: int, quality: int, pass_through: bool, keep_dam
     An image that can be decoded although part of its picture is lost is used with `keep_damaged` alone.
     Raises Rejected with the reason.
     """
-    header = read_header(data)
-    damage: list[str] = []
-    decoded = _decoded(data, header, damage.append)
-    if damage and not keep_damaged:
-        raise Rejected(f"{DAMAGED}: {damage[0]}")
-    actions: tuple[str, ...] = (DAMAGED,) if damage else ()
+    header, decoded, actions = examine(data, keep_damaged)
     larger = not pass_through and 0 < resize < min(header.width, header.height)
     plain = header.traits == () or (pass_through and header.traits == ("png",))
     if plain and (pass_through or not larger):
@@ -116,6 +111,19 @@ def prepare(data: bytes, resize: int, quality: int, pass_through: bool, keep_dam
         actions += ("resized",)
     encoded = encode_jpeg(pixels, quality)
     return Prepared(encoded, decode_rgb(encoded), actions)
+
+
+def examine(data: bytes, keep_damaged: bool = False) -> tuple[Header, NDArray[np.uint8], tuple[str, ...]]:
+    """Decode an image that is to be used: its header, its RGB pixels as they lie, and DAMAGED where some are lost.
+
+    Raises Rejected with the reason, also for one that is damaged unless `keep_damaged`.
+    """
+    header = read_header(data)
+    damage: list[str] = []
+    decoded = _decoded(data, header, damage.append)
+    if damage and not keep_damaged:
+        raise Rejected(f"{DAMAGED}: {damage[0]}")
+    return header, decoded, (DAMAGED,) if damage else ()
 
 
 def read_header(data: bytes) -> Header:

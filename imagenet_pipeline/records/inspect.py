@@ -62,7 +62,7 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
     classes = data_set.classes if data_set else None
     splits = data_set.counts if data_set else {}
     split = split or next(iter(splits), None)
-    with RecordSet.open(path, split) as found:
+    with RecordSet.open(path, split if data_set else None) as found:
         shown = [_info(found, position, classes) for position in within(records, found)]
         several = any(len(record.labels) > 1 for record in shown)
         return Inspection(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +16,9 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import SPLITS
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.records.reader import Index
 
 MANIFEST = "manifest.json"
 BUILDING = ".building"
@@ -58,17 +62,31 @@ class Shard(_Frozen):
             )
 
 
+class ForeignShard(Shard):
+    """A record file of another program, kept as it is; a list of ours says which of its records are samples."""
+
+    foreign: Literal[True]
+
+    @property
+    def index_file(self) -> str:
+        """Name of the list of samples beside it."""
+        return f"{self.file}.samples"
+
+
 class Split(_Frozen):
     """The shards of a split in order; `actions` counts what was done to its images."""
 
     records: Count
     rejected: Count
-    shards: list[Shard]
+    shards: list[Shard | ForeignShard]
     actions: dict[str, Count]
 
 
 class Manifest(_Frozen):
-    """`manifest.json`. `files` has the SHA-256 of every other file, `plan` that of the rows built from."""
+    """`manifest.json`. `files` has the SHA-256 of every other file, `plan` that of the rows built from.
+
+    `labels`, of record files of another program alone: class i has the label `labels[i]` in their bytes.
+    """
 
     format: Literal["imagenet-pipeline records 1"] = "imagenet-pipeline records 1"
     plan: Sha256
@@ -79,9 +97,10 @@ class Manifest(_Frozen):
     class_table: Sha256
     splits: dict[str, Split]
     files: dict[FileName, Sha256]
+    labels: list[int] | None = None
 
     @property
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[Shard | ForeignShard]:
         """The shards of all splits, in order."""
         return [shard for split in self.splits.values() for shard in split.shards]
 
@@ -92,7 +111,7 @@ class Manifest(_Frozen):
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` with a digest of itself, so that no byte of it can change unnoticed."""
-        body = self.model_dump(mode="json")
+        body = self.model_dump(mode="json", exclude={"labels"} if self.labels is None else None)
         files.write_json(folder / MANIFEST, {**body, "digest": _digest(body)})
 
     @classmethod
@@ -116,7 +135,11 @@ class Manifest(_Frozen):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A finished data set. `mean` and `std` are those of R, G, B over all training pixels, 0..255."""
+    """A finished data set. `mean` and `std` are those of R, G, B over all training pixels, 0..255.
+
+    `samples` are those of a lone record file, whose path is then `folder` (`records/lone.py`): it is a data set to be
+    read alone, and its `mean` and `std` are not known (NaN).
+    """
 
     folder: Path
     manifest: Manifest
@@ -124,19 +147,27 @@ class DataSet:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     digest: str
+    samples: Index | None = None
 
     @property
     def counts(self) -> dict[str, int]:
         """Records per split."""
         return {name: split.records for name, split in self.manifest.splits.items()}
 
+    def count(self, split: str) -> int:
+        """Count the records of a split, 0 where there is none; a lone file is whatever split is asked for."""
+        return self.counts.get(split, 0) if self.samples is None else len(self.samples)
+
 
 def read_data_set(folder: Path) -> DataSet:
     """Read a data set's small files and check them against the manifest (`verify` checks the records).
 
-    Raises BadInput where there is no finished data set, Damaged where a file is not as it was written.
+    Raises BadInput where there is no finished data set, as with a lone record file; Damaged where a file is not as it
+    was written.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise _lone_file(folder)
     manifest = Manifest.read(folder)
     for name in ("classes.json", "mean.json"):
         path = folder / name
@@ -157,6 +188,18 @@ def read_data_set(folder: Path) -> DataSet:
 def no_split(folder: Path, split: str | None, there: Collection[str]) -> BadRecipe:
     """The error for a split that a data set does not have, or has no records of."""
     return BadRecipe(f"no split {split!r}", where=folder, expected=f"one of {', '.join(there)}")
+
+
+def _lone_file(path: Path) -> BadInput:
+    """The error for a file in place of a data set: mean, std and the classes of training are nowhere in it."""
+    if path.suffix != ".rec":
+        return BadInput("a file, not a data set", where=path, expected=f"a folder with {MANIFEST}, made by `build`")
+    return BadInput(
+        "a record file by itself says neither mean and std nor what its labels mean",
+        where=path,
+        advice=f"make a data set of it, which takes no room where it can be linked: imagenet-pipeline build records "
+        f"--train {shlex.quote(str(path))} --out {shlex.quote(str(path.with_suffix('')) + '-data')}",
+    )
 
 
 def _digest(body: dict[str, Any]) -> str:

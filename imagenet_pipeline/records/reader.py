@@ -10,7 +10,8 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,37 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.manifest import REBUILD, Manifest, no_split
+from imagenet_pipeline.records.lists import read_list
+from imagenet_pipeline.records.manifest import REBUILD, DataSet, ForeignShard, Manifest, Shard, no_split
 from imagenet_pipeline.records.recordio import ImageRecord
 
 Numbers = NDArray[np.int64]
-Index = tuple[Numbers, Numbers]  # keys [n] and frame edges [n + 1] in bytes, both in file order
 
 _OUR_INDEX_LINE = re.compile(rb"(\d{1,18})\t(\d{1,18})")
 _ANY_INDEX_LINE = re.compile(rb"([^\t]*)\t(\d{1,18})\s*")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the records of a file lie, in file order, int64 [n] each: keys, first bytes, and the bytes after the last.
+
+    Of samples in a file of another program also what stands for their own: `classes` for labels, and `checksums`,
+    CRC32C of the whole frame.
+    """
+
+    keys: Numbers
+    starts: Numbers
+    ends: Numbers
+    classes: Numbers | None = None
+    checksums: Numbers | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of_edges(cls, keys: Numbers, edges: Numbers) -> Index:
+        """The index of records without gaps between them; edges [n + 1]."""
+        return cls(keys, edges[:-1], edges[1:])
 
 
 class RecordSet:
@@ -48,10 +72,8 @@ class RecordSet:
         self.name = name
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
-        known = [file_index(path, checked) for path in paths] if indices is None else indices
-        self._keys = [keys for keys, _ in known]
-        self._edges = [edges for _, edges in known]
-        self._starts = np.cumsum([0, *(len(keys) for keys in self._keys)])
+        self._indices = [file_index(path, checked) for path in paths] if indices is None else indices
+        self._starts = np.cumsum([0, *map(len, self._indices)])
         self._descriptors: list[int] = []
         try:
             self._descriptors.extend(os.open(path, files.READING) for path in paths)
@@ -75,10 +97,12 @@ class RecordSet:
         splits = Manifest.read(path).splits
         if split is None or split not in splits:
             raise no_split(path, split, splits)
-        for shard in splits[split].shards:
+        shards = splits[split].shards
+        for shard in shards:
             shard.require_size(path)
-        paths = [path / shard.file for shard in splits[split].shards]
-        records = cls(f"{path}:{split}", paths, checked=True, numbered=True)
+        indices = [shard_index(path, shard) for shard in shards]
+        own = not any(isinstance(shard, ForeignShard) for shard in shards)
+        records = cls(f"{path}:{split}", [path / shard.file for shard in shards], own, own, indices)
         if len(records) != (count := splits[split].records):
             records.close()
             raise Damaged(
@@ -90,30 +114,43 @@ class RecordSet:
             )
         return records
 
+    @classmethod
+    def of(cls, data: DataSet, split: str) -> RecordSet:
+        """Open a split of a data set, or a lone file's samples. Raises as `open`."""
+        if data.samples is None:
+            return cls.open(data.folder, split)
+        return cls(str(data.folder), [data.folder], indices=[data.samples])
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, position: int) -> ImageRecord:
         """Fetch and check a record. Raises Damaged (BadInput if another's) naming file, record and offset."""
         file, row = self._locate(position)
-        start, end = (int(edge) for edge in self._edges[file][row : row + 2])
+        index = self._indices[file]
+        start, end = int(index.starts[row]), int(index.ends[row])
+        kept = index.checksums is not None
         try:
             return self._read(file, row, start, end)
         except Damaged as error:
             where = f"{self.files[file]}, record {row}, offset {start}"
-            raise _at(where, error, self._checked, REBUILD if self._numbered else None) from error
+            raise _at(where, error, self._checked or kept, REBUILD if self._numbered or kept else None) from error
 
     def location(self, position: int) -> tuple[Path, int, int]:
         """Locate a record: (file, key in its index, or row where that is another's, offset in bytes)."""
         file, row = self._locate(position)
-        return self.files[file], int(self._keys[file][row]), int(self._edges[file][row])
+        return self.files[file], int(self._indices[file].keys[row]), int(self._indices[file].starts[row])
 
     def first_labels(self) -> NDArray[np.float32]:
         """The first label of every record, float32 [len], from the headers alone (no checksum is read)."""
         labels = np.zeros(len(self), np.float32)
         for position in range(len(self)):
             file, row = self._locate(position)
-            head = files.read_at(self._descriptors[file], 36, int(self._edges[file][row]))
+            classes = self._indices[file].classes
+            if classes is not None:
+                labels[position] = classes[row]
+                continue
+            head = files.read_at(self._descriptors[file], 36, int(self._indices[file].starts[row]))
             flag, label = struct.unpack_from("<If", head.ljust(36, b"\0"), 8)
             labels[position] = struct.unpack_from("<f", head, 32)[0] if flag and len(head) == 36 else label
         return labels
@@ -124,7 +161,7 @@ class RecordSet:
         Of a record that is split because it holds the magic number, the whole image. Raises as `read`.
         """
         file, row = self._locate(position)
-        framed = files.read_at(self._descriptors[file], limit_bytes, int(self._edges[file][row]))
+        framed = files.read_at(self._descriptors[file], limit_bytes, int(self._indices[file].starts[row]))
         head = recordio.whole_frame_head(framed)
         if head is None:
             image = self.read(position).image
@@ -148,6 +185,9 @@ class RecordSet:
             framed = files.read_at(self._descriptors[file], end - start, start)
         except OSError as error:
             raise Damaged(f"cannot be read ({error.strerror})") from error
+        index = self._indices[file]
+        if index.checksums is not None and recordio.checksum(framed) != index.checksums[row]:
+            raise Damaged("checksum wrong")
         data, length = recordio.read_frame(framed)
         if length != end - start:
             raise Damaged(
@@ -156,11 +196,14 @@ class RecordSet:
         record = recordio.unpack(data)
         if self._checked and not record.checked:
             raise Damaged("the record has no checksum")
-        if self._numbered and record.number != self._keys[file][row]:
+        if self._numbered and record.number != index.keys[row]:
             raise Damaged(
-                "the record has another number than the index", expected=int(self._keys[file][row]), found=record.number
+                "the record has another number than the index", expected=int(index.keys[row]), found=record.number
             )
-        return record
+        if index.classes is None:
+            return record
+        own = record.checked or index.checksums is not None
+        return replace(record, labels=(float(index.classes[row]),), checked=own)
 
     def _locate(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):
@@ -184,6 +227,50 @@ def is_ours(path: Path) -> bool:
     return len(head) == 32 and int.from_bytes(head[28:], "little") == recordio.CHECKED_TAG
 
 
+def shard_index(folder: Path, shard: Shard) -> Index:
+    """The index of a data set's record file. Raises Damaged where it cannot belong to the file."""
+    if isinstance(shard, ForeignShard):
+        return _read_samples(folder / shard.index_file, shard)
+    return file_index(folder / shard.file, ours=True)
+
+
+def _read_samples(path: Path, shard: ForeignShard) -> Index:
+    """The samples of a record file of another program: OFFSET BYTES CRC32C CLASS NUMBER NAME, tabs between."""
+    try:
+        with files.open_regular(path) as stream:
+            if not stream.peek(1):
+                raise ValueError("empty")
+            # The number stands after what is used, so that a line cut within that is no line.
+            table = np.loadtxt(
+                stream, np.int64, comments=None, delimiter="\t", usecols=range(5), ndmin=2, encoding="utf-8"
+            )
+    except (OSError, ValueError, IndexError) as error:
+        raise Damaged(f"cannot be read ({str(error)[:80]})", where=path, advice=REBUILD) from error
+    starts, sizes, checksums, classes, _ = table.T
+    ends = starts + sizes
+    if len(table) != shard.records or (sizes <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
+        raise Damaged("the list of samples does not belong to these records", where=path, advice=REBUILD)
+    return Index(np.arange(len(table)), starts, ends, classes, checksums)
+
+
+def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
+    """The number of each record of a split, its photo's name, empty where nobody said it, and the file that says so.
+
+    Raises BadInput for a lone record file, which names no photo.
+    """
+    if data.samples is not None:
+        raise BadInput("a record file names no photos", where=data.folder, advice="build records --list names them")
+    if data.manifest.labels is None:  # records of ours
+        path = data.folder / f"{split}.lst"
+        yield from ((row.index, row.path, path) for row in read_list(path))
+        return
+    for shard in data.manifest.splits[split].shards:
+        path = data.folder / shard.index_file
+        for line in files.read_regular(path).decode().splitlines():
+            *_, number, name = line.split("\t")
+            yield int(number), name, path
+
+
 def file_index(path: Path, ours: bool) -> Index:
     """The index of a record file, from the `.idx` beside it if there is any, else from the frames.
 
@@ -192,10 +279,10 @@ def file_index(path: Path, ours: bool) -> Index:
     """
     index = path.with_suffix(".idx")
     if not index.is_file():
-        keys_and_edges, damage = _scanned(path)
+        scanned, damage = _scanned(path)
         if damage is not None:
             raise _at(str(damage.where), damage, ours)
-        return keys_and_edges
+        return scanned
     size_bytes = path.stat().st_size
     keys, offsets = _read_index(index, ours)
     order = np.argsort(offsets, kind="stable")
@@ -206,7 +293,7 @@ def file_index(path: Path, ours: bool) -> Index:
             where=index,
             advice="without the .idx a whole record file can be read, too",
         )
-    return keys, edges
+    return Index.of_edges(keys, edges)
 
 
 def written_keys(path: Path) -> list[int] | None:
@@ -255,7 +342,7 @@ def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
                     where = f"{path}, record {len(offsets) - 1}, offset {offset}"
                     damage = damage or _at(where, error, ours=True)
                     offset = recordio.next_start(buffer, offset + 4)
-    return (np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
+    return Index.of_edges(np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
 
 
 def _at(where: str, error: PipelineError, ours: bool, advice: str | None = None) -> PipelineError:

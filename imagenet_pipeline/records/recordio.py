@@ -159,6 +159,11 @@ def unpack(data: bytes) -> ImageRecord:
     return ImageRecord(struct.unpack_from(f"<{flag}f", body), number, body[4 * flag :], checked)
 
 
+def checksum(content: bytes) -> int:
+    """CRC32C of bytes."""
+    return int(google_crc32c.value(content))
+
+
 def _checksum(head: bytes, body: bytes) -> int:
     return int(google_crc32c.extend(google_crc32c.value(head + _NO_ID2), body))
 

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import image, recordio
-
-PROGRESS_STEP = 32
-PROGRESS_LINE_BYTES = 2
+from imagenet_pipeline.records.tasks import note_progress
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,11 @@ class ShardTask:
     spans: Sequence[tuple[int, int]] | None = None
 
     @property
+    def images(self) -> int:
+        """Number of its photos."""
+        return len(self.paths)
+
+    @property
     def sources(self) -> Sequence[str]:
         """The file that each photo is read from: its own, or the archive that its path begins with."""
         return self.paths if self.spans is None else [path.partition("/")[0] for path in self.paths]
@@ -55,7 +58,7 @@ class ShardTask:
 
     @property
     def notes(self) -> Path:
-        """The file that grows by a line for every PROGRESS_STEP images."""
+        """The file that grows by a line for some images each."""
         return self.building / f"{self.name}.progress"
 
 
@@ -156,15 +159,6 @@ def changed_sources(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
     return [*dict.fromkeys(sources[row] for row in changed)]
 
 
-def noted_images(task: ShardTask) -> int:
-    """About how many images of a shard in work are done."""
-    try:
-        lines = task.notes.stat().st_size // PROGRESS_LINE_BYTES
-    except OSError:
-        return 0
-    return min(lines * PROGRESS_STEP, len(task.paths))
-
-
 def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
     """Read an image file of at most the size limit. Raises image.Rejected with the reason."""
     try:
@@ -213,8 +207,7 @@ def _write_records(
     entries = []
     offset = 0
     for done, (path, label) in enumerate(zip(task.paths, task.labels, strict=True)):
-        if done % PROGRESS_STEP == 0 and done:
-            files.append_line(task.notes, ".", durable=False)
+        note_progress(task, done)
         number = task.first_number + done
         try:
             source = _read_source(task, done)

@@ -17,13 +17,14 @@ from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.image import calm, decode_rgb, refuse_damaged
 from imagenet_pipeline.records.lists import read_list
-from imagenet_pipeline.records.manifest import Manifest, Shard
+from imagenet_pipeline.records.manifest import ForeignShard, Manifest, Shard
 from imagenet_pipeline.records.reader import (
     RecordSet,
     file_index,
     is_ours,
     require_record_file,
     salvaged_index,
+    shard_index,
     written_keys,
 )
 from imagenet_pipeline.records.recordio import MAGIC_BYTES
@@ -123,7 +124,7 @@ def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest, tell
         rows: Rows = []
         for shard in split.shards:
             rows += _check_shard(report, folder, shard, lambda done, _: tell(done, total))
-        if len(rows) == split.records:
+        if len(rows) == split.records and not any(isinstance(shard, ForeignShard) for shard in split.shards):
             _check_list(report, folder / f"{name}.lst", rows, manifest.classes)
 
 
@@ -138,7 +139,12 @@ def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progres
         return []
     index_whole = _check_digest(report, folder / shard.index_file, shard.index_sha256)
     found_before = len(report.problems)
-    rows = _check_records(report, path, tell, checked=True, use_index=index_whole)
+    if isinstance(shard, ForeignShard):
+        rows = _check_records(
+            report, path, tell, checked=False, use_index=False, samples=shard if index_whole else None
+        )
+    else:
+        rows = _check_records(report, path, tell, checked=True, use_index=index_whole)
     if len(rows) != shard.records and len(report.problems) == found_before:
         report.add(path, f"expected {shard.records} records, found {len(rows)}")
     if files.sha256_of(path) != shard.sha256 and len(report.problems) == found_before:
@@ -171,13 +177,25 @@ def _require_records(report: VerifyReport, path: Path) -> None:
 
 
 def _check_records(
-    report: VerifyReport, path: Path, tell: Progress, checked: bool, use_index: bool, decode: bool = False
+    report: VerifyReport,
+    path: Path,
+    tell: Progress,
+    checked: bool,
+    use_index: bool,
+    decode: bool = False,
+    samples: ForeignShard | None = None,
 ) -> Rows:
-    """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers."""
+    """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers.
+
+    Of a file of another program those that are `samples`, where these are known.
+    """
     report.files += 1
     found_before = len(report.problems)
     try:
-        indices = [file_index(path, checked or is_ours(path)) if use_index else salvaged_index(path)]
+        if samples:
+            indices = [shard_index(path.parent, samples)]
+        else:
+            indices = [file_index(path, checked or is_ours(path)) if use_index else salvaged_index(path)]
     except (BadInput, Damaged) as error:
         report.add(path, str(error))
         indices, use_index = [salvaged_index(path)], False

@@ -15,6 +15,7 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.loader import Batch, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
+from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
 from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
@@ -24,8 +25,6 @@ log = logging.getLogger("imagenet_pipeline")
 
 IMPORTED = ""
 """Data digest of a network that was imported without records: any of its classes will do."""
-NUMBERED = "numbered"
-"""Class order of a network that was imported without a class table."""
 
 
 def records_of(recipe: Recipe) -> DataSet:
@@ -33,6 +32,14 @@ def records_of(recipe: Recipe) -> DataSet:
     if not recipe.records:
         raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
     return read_data_set(Path(recipe.records))
+
+
+def records_to_read(recipe: Recipe, others: Path | None = None) -> DataSet:
+    """Read the data set in `others`, or else a recipe's own, to score on; a lone record file will do."""
+    # Not on the way of training, which needs a data set that was built.
+    from imagenet_pipeline.records.lone import read_records
+
+    return read_records(others or Path(recipe.records)) if others or recipe.records else records_of(recipe)
 
 
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:

@@ -148,3 +148,60 @@ def test_a_file_that_names_no_classes_is_the_users_own_fault(
     code, _, err = call(*words)
     assert (code, err.count("\n")) == (3, 1)
     assert "classes.json" in err
+
+
+def test_records_of_others_are_trained_on_and_evaluated(
+    call: Call, unpacked: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = next(path.parent for path in unpacked("mxnet_files_shared.tar.xz").rglob("val.rec"))
+    words = ("--train", folder / "train.rec", "--val", folder / "val.rec", "--out", tmp_path / "set", "--workers", 1)
+    code, out, err = call("build", "records", *words)
+    assert (code, err) == (0, "")
+    assert "1,380 train, 392 val in 20 classes" in out
+    keys = (f"records={tmp_path / 'set'}", "network=lenet", "input.size=28", "epochs=1", "loader.threads=0")
+    code, out, err = call("train", "demo", "--run", tmp_path / "run", *keys)
+    assert code == 0, err
+    code, out, _ = call("evaluate", tmp_path / "run", "--json")
+    own = json.loads(out)
+    code, out, _ = call("evaluate", tmp_path / "run", "--records", folder / "val.rec", "--split", "val", "--json")
+    alone = json.loads(out)
+    assert (own["images"], own["rank1"] > 20) == (392, True)
+    assert {key: alone[key] for key in ("images", "rank1", "rank5", "loss")} == {
+        key: own[key] for key in ("images", "rank1", "rank5", "loss")
+    }
+    code, _, err = call("train", "demo", "--run", tmp_path / "other", f"records={folder / 'train.rec'}")
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"imagenet-pipeline build records --train {folder / 'train.rec'} --out" in err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "no folder for the data set; expected --out DIR, or --adopt"),
+        (("--out", "set"), "no record file is given"),
+        (("--train", "no.rec", "--adopt"), "no such record file"),
+        (("--train", "no.rec", "--out", "set", "--label-column", "-1"), "label-column"),
+    ],
+)
+def test_words_for_records_that_make_no_sense(
+    words: tuple[str, ...], told: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("build", "records", *words)
+    assert code in (2, 3)
+    assert told in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_adopted_lie_where_they_are(call: Call, stock_record: Callable[..., bytes], tmp_path: Path) -> None:
+    image = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    frames = [stock_record((5, 6), 0, b""), *(stock_record(label, label, image) for label in (4, 8))]
+    (tmp_path / "train.rec").write_bytes(b"".join(frames))
+    code, out, _ = call("build", "records", "--train", tmp_path / "train.rec", "--adopt", "--workers", 1)
+    assert code == 0
+    assert "2 train in 2 classes" in out
+    assert "records without an image: 1, left out" in out
+    assert (tmp_path / "manifest.json").exists()
+    code, out, _ = call("verify", tmp_path)
+    assert (code, "2 checksums right" in out) == (0, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import numbering_of, sorted_numbers
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.records.reader import Index
 from imagenet_pipeline.training.checkpoint import State
 from imagenet_pipeline.training.data import IMPORTED
 from imagenet_pipeline.training.imported import numbered_classes
@@ -35,6 +37,29 @@ def state(classes: ClassTable, digest: str = "x") -> State:
 
 def records(classes: ClassTable) -> DataSet:
     return DataSet(Path("records"), cast("object", None), classes, (1.0,) * 3, (1.0,) * 3, "y")  # type: ignore[arg-type]
+
+
+def lone_file(*labels: int) -> DataSet:
+    """A record file by itself, whose classes are called by their labels."""
+    none = np.empty(0, np.int64)
+    return replace(records(table([*map(str, labels)], "numbered")), samples=Index(none, none, none))
+
+
+def test_labels_of_a_lone_file_are_classes_of_those_names() -> None:
+    found = numbering_of(state(table(["9", "3", "7", "5"])), lone_file(3, 5, 9))
+    assert found.relabel.tolist() == [1, 3, 0]
+    assert "its labels are taken for the network's classes of those names" in found.note
+
+
+def test_labels_of_a_lone_file_are_else_the_network_s_numbers() -> None:
+    found = numbering_of(state(table(["b", "a", "c"])), lone_file(0, 2))
+    assert (found.relabel.tolist(), found.table.ids) == ([0, 2], ("b", "a", "c"))
+    assert "taken for the network's numbers, 0 for b; nothing here can check it" in found.note
+    # Of all thousand numbers too: whose order they are in, the file does not say.
+    kit = [WNIDS[place] for place in np.random.default_rng(0).permutation(1000)]
+    assert numbering_of(state(table(kit, "devkit")), lone_file(*range(1000))).relabel.tolist() == [*range(1000)]
+    with pytest.raises(BadInput, match=r"expected 0..2; found 1..3; name the classes of its labels: build records"):
+        numbering_of(state(table(["b", "a", "c"])), lone_file(1, 3))
 
 
 def test_the_same_table_changes_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -55,7 +56,7 @@ def data_set(folder: Path, numbers: list[int]) -> DataSet:
     """A data set of validation images, whose records are numbered 3, 4, 5, ..., as far as ReaL looks at it."""
     names = [f"Data/CLS-LOC/val/ILSVRC2012_val_{number:08d}.JPEG" for number in numbers]
     write_list(folder / "val.lst", range(3, 3 + len(names)), [0] * len(names), names)
-    return DataSet(folder, cast("Any", None), cast("Any", None), (1.0,) * 3, (1.0,) * 3, "x")
+    return DataSet(folder, cast("Any", SimpleNamespace(labels=None)), cast("Any", None), (1.0,) * 3, (1.0,) * 3, "x")
 
 
 @pytest.mark.parametrize("order", ["wnid", "devkit"])
@@ -137,4 +138,4 @@ def test_other_networks_and_other_images_have_no_real_labels(meta: Path, tmp_pat
 
 
 def data_set_at(folder: Path) -> DataSet:
-    return DataSet(folder, cast("Any", None), cast("Any", None), (1.0,) * 3, (1.0,) * 3, "x")
+    return DataSet(folder, cast("Any", SimpleNamespace(labels=None)), cast("Any", None), (1.0,) * 3, (1.0,) * 3, "x")

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from imagenet_pipeline.records.finish import _statistics, write_rejects
+from imagenet_pipeline.records.finish import statistics_of, write_rejects
 from imagenet_pipeline.records.shard import ColourSums
 
 
-def test_statistics_join_shards_exactly() -> None:
+def teststatistics_of_join_shards_exactly() -> None:
     parts = [np.random.default_rng(i).integers(0, 256, (9 + i, 7, 3)).astype(np.uint8) for i in range(3)]
     markers = []
     for part in parts:
         colours = ColourSums()
         colours.add(part)
         markers.append({"colours": vars(colours)})
-    found = _statistics(markers)
+    found = statistics_of(markers)
     pixels = np.concatenate([part.reshape(-1, 3) for part in parts]).astype(np.float64)
     assert list(found["mean"].values()) == pytest.approx(pixels.mean(axis=0), rel=1e-12)
     assert list(found["std"].values()) == pytest.approx(pixels.std(axis=0), rel=1e-12)

@@ -12,7 +12,8 @@ import pytest
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import Damaged
 from imagenet_pipeline.records import recordio, shard
-from imagenet_pipeline.records.shard import ColourSums, ShardTask, is_finished, make_shard, noted_images
+from imagenet_pipeline.records.shard import ColourSums, ShardTask, is_finished, make_shard
+from imagenet_pipeline.records.tasks import noted_images
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""A record file by itself as a data set to be read: to evaluate on, for features and for pictures.
+
+It does not say what its labels mean, and its mean and std are not known: a class is called by its label. Whatever split
+is asked for, it is the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from functools import lru_cache
+from math import nan
+from pathlib import Path
+
+import numpy as np
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, printable
+from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records.classes import NUMBERED, ClassTable
+from imagenet_pipeline.records.foreign import RecordFile, scan, state_of
+from imagenet_pipeline.records.manifest import DataSet, Manifest, Split, read_data_set
+from imagenet_pipeline.records.reader import Index
+
+LONE_SPLIT = "test"
+"""The split that a lone file is where none is asked for."""
+
+log = logging.getLogger("imagenet_pipeline")
+
+
+def read_records(path: Path) -> DataSet:
+    """Read a data set folder, or a record file of any program, to be read and not to train on.
+
+    Raises as `read_data_set`, and BadInput for a file that is no whole record file of images with a class each.
+    """
+    path = Path(path)
+    return _read_file(path, state_of(path)) if path.is_file() else read_data_set(path)
+
+
+@lru_cache(maxsize=2)
+def _read_file(path: Path, _: tuple[int, int]) -> DataSet:
+    with Bar(f"headers of {path.name}", "bytes") as bar:
+        found = scan(path, progress=bar.show)
+    _require_whole(found)
+    if found.without_image:
+        log.info("%s", printable(f"{path}: {found.without_image:,} records without an image are left out"))
+    labels, classes = np.unique(found.labels, return_inverse=True)
+    names = tuple(map(str, labels.tolist()))
+    table, digest = ClassTable(NUMBERED, names, names), files.sha256_of(path)
+    split = Split(records=len(found), rejected=0, shards=[], actions={})
+    manifest = Manifest(
+        plan=digest,
+        source={"file": path.name},
+        options={},
+        versions={},
+        classes=len(table),
+        class_table=table.digest,
+        splits={LONE_SPLIT: split},
+        files={},
+        labels=labels.tolist(),
+    )
+    samples = Index(found.positions, found.starts, found.ends, classes.astype(np.int64))
+    return DataSet(path, manifest, table, (nan, nan, nan), (nan, nan, nan), digest, samples)
+
+
+def _require_whole(found: RecordFile) -> None:
+    if found.damage:
+        first = found.damage[0]
+        raise BadInput(
+            f"{first.reason} ({len(found.damage):,} such places)",
+            where=f"{found.path}, record {first.position}, offset {first.offset}",
+            advice=f"a data set of the others: imagenet-pipeline build records --test {shlex.quote(str(found.path))} "
+            f"--max-rejects {len(found.damage)} --out DIR",
+        )
