@@ -53,6 +53,7 @@ for command in (
     train.plot,
 ):
     app.command()(command)
+app.command()(records.export_records)
 app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")
 app.command()(emotion.emotion)
