@@ -48,6 +48,7 @@ for command in (
     train.networks,
     train.keys,
     train.recipes,
+    train.recipe,
     train.train,
     evaluate.evaluate,
     train.plot,
