@@ -122,8 +122,8 @@ class RecordSet:
         """The number of every record, from the headers alone (no checksum is read)."""
         numbers: list[int] = []
         for position in range(len(self)):
-            file, row = self._locate(position)
-            head = files.read_at(self._descriptors[file], 24, int(self._edges[file][row]))
+            file, _ = self._locate(position)
+            head = files.read_at(self._descriptors[file], 24, self.location(position)[2])
             numbers += struct.unpack_from("<Q", head.ljust(24, b"\0"), 16)
         return numbers
 
