@@ -16,6 +16,8 @@ from imagenet_pipeline.interchange.script_flags import (
     WORD,
     Arguments,
     Flag,
+    precision,
+    steps,
 )
 
 TITLE = "GluonCV's train_imagenet.py"
@@ -105,12 +107,13 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
     gpus = arguments["num-gpus"]
     if not 0 <= gpus <= LARGEST_COUNT:
         raise BadRecipe("the number is out of range", where="--num-gpus", expected=f"0..{LARGEST_COUNT}", found=gpus)
+    network = _network(arguments, notes)
     keys = {
-        "network": _network(arguments, notes),
+        "network": network,
+        **precision(arguments["dtype"], network, notes),
         "epochs": arguments["num-epochs"],
         "batch_size": arguments["batch-size"] * max(1, gpus),
         "devices": f"gpu:{','.join(map(str, range(gpus)))}" if gpus else "cpu",
-        "precision": arguments["dtype"],
         "input.size": arguments["input-size"],
         "input.crop_fraction": arguments["crop-ratio"] if arguments["crop-ratio"] > 0 else 0.875,
         **{f"augmentation.{name}": 0.4 for name in ("brightness", "contrast", "saturation")},
@@ -125,7 +128,7 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
     if arguments["mixup"]:
         keys |= _mixup(arguments, notes)
     if arguments["last-gamma"]:
-        keys |= _zero_last_scale(keys["network"], notes)
+        keys |= _zero_last_scale(network, notes)
     if arguments["num-data-workers"] is not None:
         keys["loader.threads"] = arguments["num-data-workers"]
     return keys, notes
@@ -208,17 +211,6 @@ def _drops(arguments: Arguments) -> list[int]:
     if len(drops) > LARGEST_COUNT:
         raise BadRecipe("too many drops of the rate", where="--lr-decay-period", found=f"{len(drops):,}")
     return list(drops)
-
-
-def steps(drops: list[int], factor: float, epochs: int, notes: list[str]) -> dict[str, Any]:
-    """Keys of a rate that drops after these epochs; those that never come are left out, with a note."""
-    within = sorted({drop for drop in drops if 0 < drop < epochs})
-    if len(within) < len(set(drops)):
-        left_out = ", ".join(str(drop) for drop in sorted(set(drops)) if drop not in within)
-        notes.append(f"drops of the rate at {left_out}: not within the {epochs} epochs")
-    if not within:
-        return {"schedule.kind": "constant"}
-    return {"schedule.kind": "steps", "schedule.drops": within, "schedule.factor": factor}
 
 
 def _mixup(arguments: Arguments, notes: list[str]) -> dict[str, Any]:

@@ -10,8 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
-from imagenet_pipeline.interchange.gluoncv_script import steps
-from imagenet_pipeline.interchange.script_flags import INTEGER, NUMBER, TRIPLE, WORD, Arguments, Flag, Kind
+from imagenet_pipeline.interchange.script_flags import (
+    INTEGER,
+    NUMBER,
+    TRIPLE,
+    WORD,
+    Arguments,
+    Flag,
+    Kind,
+    precision,
+    steps,
+)
 
 _SHOWN = "rank-1, rank-5 and loss are always reported"
 _MEASURED = "`benchmark loader` and `benchmark step` measure speed"
@@ -164,12 +173,13 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
     """The keys of the recipe, dotted, and what is assumed or left out."""
     notes: list[str] = []
     side = _side(arguments["image-shape"])
+    network = _network(arguments, side, notes)
     keys = {
-        "network": _network(arguments, side, notes),
+        "network": network,
+        **precision(arguments["dtype"], network, notes),
         "epochs": arguments["num-epochs"],
         "batch_size": arguments["batch-size"],
         "devices": _devices(arguments["gpus"]),
-        "precision": arguments["dtype"],
         "input.size": side,
         "input.crop_fraction": 0.875,
         **_augmentation(arguments, notes),
@@ -178,7 +188,7 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
         **_schedule(arguments, notes),
     }
     notes.append(_EVALUATION)
-    keys["optimizer.decay_all"] = _decays_all(keys["network"], notes)
+    keys["optimizer.decay_all"] = _decays_all(network, notes)
     if arguments["optimizer"].lower() == "lbsgd":
         keys |= _large_batch(arguments, notes)
     elif arguments.given.keys() & {"macrobatch-size", "warmup-epochs", "warmup-strategy"}:

@@ -1,6 +1,7 @@
 """Command lines of other programs' training scripts: shell text to words, words to the values of a script's flags.
 
 Nothing is run. Flags are read as argparse reads them: `--name value`, `--name=value`, a beginning that only one has.
+At the end the keys of a recipe that flags of several scripts mean.
 """
 
 from __future__ import annotations
@@ -201,3 +202,25 @@ def _full_name(name: str, flags: Mapping[str, Flag], script: str) -> str:
         raise BadRecipe(f"--{name[:80]} begins several flags", where=script, expected="one", found=found)
     advice = did_you_mean(f"--{name}", [f"--{known}" for known in flags], "leave it out, and see docs/mxnet.md")
     raise BadRecipe(f"unknown flag --{name[:80]}", where=script, advice=advice)
+
+
+def steps(drops: list[int], factor: float, epochs: int, notes: list[str]) -> dict[str, Any]:
+    """Keys of a rate that drops after these epochs; those that never come are left out, with a note."""
+    within = sorted({drop for drop in drops if 0 < drop < epochs})
+    if len(within) < len(set(drops)):
+        left_out = ", ".join(str(drop) for drop in sorted(set(drops)) if drop not in within)
+        notes.append(f"drops of the rate at {left_out}: not within the {epochs} epochs")
+    if not within:
+        return {"schedule.kind": "constant"}
+    return {"schedule.kind": "steps", "schedule.drops": within, "schedule.factor": factor}
+
+
+def precision(dtype: str, network: str, notes: list[str]) -> dict[str, Any]:
+    """Keys of a number format; float16 is one engine's, and of no network of GluonCV's here, with a note."""
+    if dtype != "float16":
+        return {"precision": dtype}
+    if network.startswith("gluoncv:"):
+        notes.append("--dtype float16: GluonCV's networks compute in float32 here")
+        return {"precision": "float32"}
+    notes.append("--dtype float16: on the pytorch engine alone, and on GPUs")
+    return {"engine": "pytorch", "precision": "float16"}

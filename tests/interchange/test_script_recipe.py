@@ -41,7 +41,8 @@ def test_gluoncv_s_published_command_becomes_its_recipe() -> None:
     recipe = recipe_of_command(FULL)
     assert keys(recipe) == {
         "network": "resnet50", "records": "output/imagenet", "epochs": 120, "batch_size": 256,
-        "devices": "gpu:0,1,2,3", "precision": "float16", "loader.threads": 60, "loss.label_smoothing": 0.1,
+        "devices": "gpu:0,1,2,3", "engine": "pytorch", "precision": "float16", "loader.threads": 60,
+        "loss.label_smoothing": 0.1,
         "augmentation.brightness": 0.4, "augmentation.contrast": 0.4, "augmentation.saturation": 0.4,
         "augmentation.lighting": 0.1, "augmentation.mixup": 0.2, "initial.zero_last_scale": True,
         "initial.mean": [123.68, 116.779, 103.939], "initial.std": [58.393, 57.12, 57.375],
@@ -52,6 +53,12 @@ def test_gluoncv_s_published_command_becomes_its_recipe() -> None:
     build = "imagenet-pipeline build records --train ~/rec/train.rec --val '/my data/val.rec' --out output/imagenet"
     assert f"# - first: {build}\n" in recipe.text
     assert "# - --mode hybrid: each engine compiles its step by itself\n" in recipe.text
+
+
+def test_float16_stays_where_it_is_possible() -> None:
+    recipe = recipe_of_command("python train_imagenet.py --model mobilenet1.0 --dtype float16")
+    assert (recipe.recipe.engine, recipe.recipe.precision) == ("auto", "float32")
+    assert "--dtype float16: GluonCV's networks compute in float32 here" in recipe.notes
 
 
 def test_what_is_not_given_has_the_script_s_defaults() -> None:
