@@ -167,7 +167,9 @@ def _show_recipes(as_json: bool) -> None:
 
 
 def recipe(
-    command: Annotated[str, typer.Option("--from", metavar="COMMAND", help="The command, in quotes.")],
+    command: Annotated[
+        str, typer.Option("--from", metavar="COMMAND", help="The command, in quotes; or a shell script that has it.")
+    ],
     out: Annotated[Path | None, typer.Option(help="File to write [default: the recipe is printed]")] = None,
     records: Annotated[str | None, typer.Option(help="The data set to train on [default: as the recipe says]")] = None,
     as_json: Json = False,
@@ -182,6 +184,7 @@ def recipe(
     Examples:
       imagenet-pipeline recipe --from "python train_imagenet.py --model resnet50_v1b --num-gpus 4 --lr-mode cosine --num-epochs 120" --out mine.toml
       imagenet-pipeline recipe --from "python fine-tune.py --pretrained-model imagenet1k-resnet-50 --gpus 0 --data-train a.rec --data-val b.rec"
+      imagenet-pipeline recipe --from "$(cat train.sh)" --records output/imagenet --out mine.toml
     """  # noqa: E501
     from imagenet_pipeline import files
     from imagenet_pipeline.interchange.script_recipe import recipe_of_command

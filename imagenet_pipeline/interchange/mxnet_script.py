@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -163,9 +163,16 @@ _OPTIMIZERS: dict[str, dict[str, Any]] = {
 """MXNet's rules with MXNet's own defaults, where ours differ."""
 
 
+def known_script(name: str, flags: Collection[str]) -> str:
+    """The script of this name, or else that which the names of flags tell."""
+    if name in SCRIPTS:
+        return name
+    return "fine-tune.py" if "pretrained-model" in flags else "train_imagenet.py"
+
+
 def flags_of(script: str) -> dict[str, Flag]:
-    """The flags with the defaults of a script; of one that is not known, those of train_imagenet.py."""
-    own = SCRIPTS.get(script, SCRIPTS["train_imagenet.py"])
+    """The flags with the defaults of a script."""
+    own = SCRIPTS[script]
     return {name: replace(flag, default=own.get(name, flag.default)) for name, flag in FLAGS.items()}
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from imagenet_pipeline.errors import BadRecipe, did_you_mean, first_few
 
 LONGEST_TEXT = 100_000
-_CONTINUED = re.compile(r"[\\^`]\r?\n")
+_COMMENT = re.compile(r"^\s*#.*$", re.M)
+_CONTINUED = re.compile(r"\\\r?\n")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _SHELL = frozenset("();<>|&")
 _LAUNCHERS = ("launch.py", "horovodrun", "mpirun", "mpiexec")
@@ -114,10 +115,13 @@ class Arguments:
 
 
 def read_command(text: str) -> CommandLine:
-    """Split a shell command that trains. Raises BadRecipe, one line, where no Python script is in it."""
+    """Find the first command that calls a Python script, in a shell command or script.
+
+    Raises BadRecipe, one line, where there is none.
+    """
     if len(text) > LONGEST_TEXT:
         raise BadRecipe("the command is too long", where="--from", expected=f"up to {LONGEST_TEXT:,} letters")
-    words = _shell_words(_CONTINUED.sub(" ", text))
+    words = _shell_words(_CONTINUED.sub(" ", _COMMENT.sub("", text)).strip().replace("\n", " ; "))
     scripts = [at for at, word in enumerate(words) if _is_script(word)]
     if not scripts:
         found = " ".join(words)[:80] or "nothing"

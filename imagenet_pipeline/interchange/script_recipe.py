@@ -17,7 +17,11 @@ from imagenet_pipeline.interchange import gluoncv_script, mxnet_script
 from imagenet_pipeline.interchange.script_flags import CommandLine, read_command, read_flags
 
 COLUMNS = 118
-_RECORDS = {"train_cifar10.py": "output/cifar10", "fine-tune.py": "output/records"}
+_RECORDS = {
+    "train_imagenet.py": "output/imagenet",
+    "train_cifar10.py": "output/cifar10",
+    "fine-tune.py": "output/records",
+}
 _FIRST = "first: "
 """Begins a note that is a command, and is not wrapped."""
 _ALWAYS_WRITTEN = ("", "optimizer", "schedule")
@@ -44,20 +48,20 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
         raise BadRecipe("the folder's name cannot be printed", where="--records", found=ascii(records[:80]))
     command = read_command(text)
     name = PurePosixPath(command.script).name
-    of_gluoncv = _is_gluoncv(command)
-    where = records or _RECORDS.get(name, "output/imagenet")
-    if of_gluoncv:
-        title = gluoncv_script.TITLE
+    if _is_gluoncv(command):
+        script, title = "train_imagenet.py", gluoncv_script.TITLE
+        where = records or "output/imagenet"
         arguments = read_flags(command.flags, gluoncv_script.FLAGS, title, gluoncv_script.SHORT)
         keys, assumed = gluoncv_script.translate(arguments)
         build: str | None = gluoncv_script.records_command(arguments, where)
     else:
-        title = f"MXNet's {name if name in mxnet_script.SCRIPTS else 'train_imagenet.py'}"
-        arguments = read_flags(command.flags, mxnet_script.flags_of(name), title)
+        script = mxnet_script.known_script(name, command.names())
+        title = f"MXNet's {script}"
+        where = records or _RECORDS[script]
+        arguments = read_flags(command.flags, mxnet_script.flags_of(script), title)
         keys, assumed = mxnet_script.translate(arguments)
         build = mxnet_script.records_command(arguments, where)
-    known = "train_imagenet.py" if of_gluoncv else [*mxnet_script.SCRIPTS]
-    notes = [f"{name} is taken for {title}"] if name not in known else []
+    notes = [] if name == script else [f"{name} is taken for {title}"]
     if build and records is None:
         notes.append(f"{_FIRST}{build}")
     notes = [*notes, *_about(command), *assumed, *arguments.without_counterpart()]

@@ -120,6 +120,46 @@ def test_flags_of_mxnet_s_example(flags: str, expected: dict[str, Any]) -> None:
     assert {key: found.get(key) for key in expected} == expected
 
 
+# Out of public repositories, as they stand there.
+STRANGERS = {
+    """../../tools/launch.py -n 16 -H $DEEPLEARNING_WORKERS_PATH python train_imagenet.py --network resnet \\
+--num-layers 152 --data-train ~/data/train --data-val ~/data/val/ --gpus 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15 \\
+--batch-size 8192 --model ~/data/model/resnet152 --num-epochs 1 --kv-store dist_sync""": ("resnet152_v2", 8192),
+    "python train_imagenet.py --gpus '' --network alexnet --batch-size 128 --num-epochs 1 --data-nthreads 40 --lr 0.01"
+    " --data-train=/scratch/andpic/imageNet/mxnetRecords/mxdata.rec": ("alexnet", 128),
+    """export MXNET_CPU_WORKER_NTHREADS=48
+#python fine-tune.py --epochs 3 \\
+export MXNET_CUDNN_AUTOTUNE_DEFAULT=0
+python2 fine-tune.py --pretrained-model model/resnet-152 \\
+    --load-epoch 0 --gpus 0,1,2,3 \\
+    --data-train data/scene.rec --model-prefix model/Scence-resnet-152 \\
+\t--data-nthreads 48 \\
+    --batch-size 16 --num-classes 80 --num-examples 53879
+echo done""": ("resnet152_v2", 16),
+    "python ~/mxnet/example/image-classification/fine-tune.py --pretrained-model models/resnet-18/resnet-18 --gpus 0"
+    " --data-train ../../ifcb_train.rec --data-val ../../ifcb_val.rec --load-epoch 0 --random-crop 0 --random-mirror 0"
+    " --num-epochs 10 --rgb-mean 0,0,0 --num-classes 24 --model-prefix models/resnet-18-10/resnet-18-10 --batch-size 32"
+    " --num-examples 23624 --layer-before-fullc 'flatten0'": ("resnet18_v2", 32),
+    "$PREFIX python ../source/train_imagenet.py --gpus 0 --batch-size 32 --image-shape 3,299,299 --num-epochs 100"
+    " --network inception-v3 --data-train $DATASET_DIR": ("inception_v3", 32),
+    "./dist_worker.sh 1 1  python train_imagenet.py --network vgg --num-layers 16 --benchmark 1 --kv-store dist_sync"
+    " --batch-size 32 --disp-batches 50 --num-examples 5120 --num-epochs 1 --gpus 0": ("vgg16", 32),
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), STRANGERS.items(), ids=range(len(STRANGERS)))
+def test_commands_of_strangers(command: str, expected: tuple[str, int]) -> None:
+    read = recipe_of_command(command)
+    assert (read.recipe.network, read.recipe.batch_size) == expected
+
+
+def test_a_script_of_another_name_is_taken_for_the_one_whose_flags_it_has() -> None:
+    read = recipe_of_command("python my-tune.py --pretrained-model resnet-50 --num-classes 2")
+    assert (read.script, read.recipe.optimizer.weight_decay) == ("MXNet's fine-tune.py", 0.0)
+    assert "my-tune.py is taken for MXNet's fine-tune.py" in read.notes
+    assert recipe_of_command("python mine.py --model resnet18_v1 --num-gpus 1").script == gluoncv_script.TITLE
+
+
 def test_fine_tuning_starts_from_the_imported_run() -> None:
     recipe = recipe_of_command(
         "python fine-tune.py --pretrained-model model/imagenet1k-resnet-50 --load-epoch 7 --data-train caltech.rec"
