@@ -34,6 +34,8 @@ LABEL_LIMIT = 2**24
 """Labels below are exact in float32."""
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "DIB": ".bmp", "TIFF": ".tif"}
 """Of formats that are not called like their ending."""
+_TAR_END_BYTES = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+"""The most that ends a tar file: two empty blocks, and zeros up to a whole record."""
 _UNUSABLE = frozenset('/\\:*?"<>|')
 """Letters that names cannot have on some file system."""
 
@@ -265,7 +267,7 @@ def write_webdataset(folder: Path, split: str, samples: Iterator[Sample], limit_
             if archive is None or size > room:
                 opened.close()
                 path = folder / f"{split}-{next(shards):06d}.tar"
-                archive, room = opened.enter_context(tarfile.open(path, "x")), limit_bytes
+                archive, room = opened.enter_context(tarfile.open(path, "x")), limit_bytes - _TAR_END_BYTES
             for ending, content in members.items():
                 _add(archive, sample.key + ending, content)
             room -= size
