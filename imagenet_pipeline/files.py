@@ -36,6 +36,8 @@ _NO_LINKS = {errno.EPERM, errno.EINVAL, errno.ENOTSUP}
 READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Flags of os.open. O_NONBLOCK changes nothing for a file, but a pipe without it blocks until somebody writes."""
 _seeking = threading.Lock()
+_FEW, _SYNCED_TOGETHER = 64, 4096
+"""Files of a folder that are made durable one by one; and of larger folders, those in hand at a time."""
 
 
 @contextlib.contextmanager
@@ -72,8 +74,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
         yield part
-        for inner in (*part.rglob("*"), part):
-            _sync_file(inner)
+        _sync_all([*part.rglob("*"), part])
         os.rename(part, path)
         sync_folder(path.parent)
     except BrokenPipeError:
@@ -362,6 +363,19 @@ def _sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Make files and folders durable, many of them side by side: a journal commits those together."""
+    if len(paths) <= _FEW:
+        for path in paths:
+            _sync_file(path)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(16, "syncing") as pool:
+        for start in range(0, len(paths), _SYNCED_TOGETHER):
+            list(pool.map(_sync_file, paths[start : start + _SYNCED_TOGETHER]))
 
 
 def _explained(error: OSError, path: Path) -> PipelineError:

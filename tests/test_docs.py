@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import typer
 
 from imagenet_pipeline.cli import app, main
 from imagenet_pipeline.config import recipe_keys
+from imagenet_pipeline.interchange import gluoncv_script, mxnet_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -129,6 +131,36 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (REPOSITORY / "README.md").read_text())
     assert links
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def not_named(names: Iterable[str]) -> list[str]:
+    """The names that the page for MXNet's users has in no code span; `--max-random-*` is all that begin so."""
+    spans = re.findall(r"`([^`]+)`", (REPOSITORY / "docs/mxnet.md").read_text())
+    words = {word for span in spans for word in re.findall(r"[\w.*-]+", span)}
+    beginnings = tuple(word.rstrip("*") for word in words if word.endswith("-*"))
+    return sorted(name for name in names if name not in words and not (beginnings and name.startswith(beginnings)))
+
+
+def test_every_flag_that_a_recipe_is_made_of_is_on_the_page() -> None:
+    names = {*gluoncv_script.FLAGS, *mxnet_script.FLAGS} - {"use-se"}
+    assert not_named([f"--{name}" for name in names]) == []
+
+
+@pytest.mark.gluon
+def test_what_mxnet_s_users_used_is_on_the_page(mx: Any) -> None:
+    parameters = re.findall(r"^(\w+) : ", mx.io.ImageRecordIter.__doc__, re.M)
+    assert len(parameters) > 60
+    assert not_named(parameters) == []
+    assert not_named(set(inspect.signature(mx.mod.Module.fit).parameters) - {"self"}) == []
+    for module in (mx.callback, mx.metric, mx.lr_scheduler):
+        own = {name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__}
+        of_users = {name for name in own if name[0].isupper()} - {"EvalMetric", "LRScheduler"}
+        assert len(of_users) > 2
+        assert not_named(of_users) == []
+    im2rec = (Path(inspect.getfile(mx)).parent / "tools" / "im2rec.py").read_text()
+    flags = re.findall(r"add_argument\('(--[\w-]+)'", im2rec)
+    assert "--pass-through" in flags
+    assert not_named(flags) == []
 
 
 def test_the_quick_start_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -141,6 +142,29 @@ def test_a_folder_appears_only_once_it_is_whole(tmp_path: Path) -> None:
         assert not path.exists()
     assert (path / "inner" / "file").read_text() == "content"
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("count", [3, 200])
+@pytest.mark.parametrize("failing_name", ["none", "1"])
+def test_everything_in_a_folder_is_durable_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, failing_name: str
+) -> None:
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        assert (tmp_path / "folder").exists() == (path == tmp_path)
+        synced.append(path.name)
+        if path.name == failing_name:
+            raise FULL
+
+    monkeypatch.setattr(files, "_sync_file", sync)
+    with contextlib.suppress(OutOfRoom), files.whole_folder(tmp_path / "folder") as part:
+        (part / "inner").mkdir()
+        for number in range(count):
+            (part / "inner" / str(number)).touch()
+    assert names(tmp_path) == (["folder"] if failing_name == "none" else [])
+    if failing_name == "none":
+        assert sorted(synced) == sorted(["inner", part.name, tmp_path.name, *map(str, range(count))])
 
 
 def test_everything_in_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,13 @@ for command in (
     train.networks,
     train.keys,
     train.recipes,
+    train.recipe,
     train.train,
     evaluate.evaluate,
     train.plot,
 ):
     app.command()(command)
+app.command()(records.export_records)
 app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")
 app.command()(emotion.emotion)

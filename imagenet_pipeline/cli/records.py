@@ -1,4 +1,4 @@
-"""The verbs about records that are there: verify, inspect."""
+"""The verbs about records that are there: verify, inspect, export-records."""
 
 from __future__ import annotations
 
@@ -108,6 +108,49 @@ def inspect(
     _say_inspection(report)
     if montage:
         say(f"montage: {montage}")
+
+
+def export_records(
+    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    form: Annotated[str, typer.Option("--format", help="folder, tar, webdataset or rec.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    split: Annotated[str | None, typer.Option(help="train, val or test [default: all]")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Largest shard of webdataset, MB.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """Write records in a form that other programs read.
+
+    The images keep their bytes. OUT is made whole or not at all. It also has classes.txt, a line of folder and name
+    for each class, and SPLIT.lst, im2rec's list of number, label and path (webdataset: no list).
+
+    \b
+      folder      SPLIT/CLASS/NUMBER.jpg       what `build folder` reads
+      tar         SPLIT.tar                    the same, one file a split; equal records give equal bytes
+      webdataset  SPLIT-000000.tar ...         NUMBER.jpg, NUMBER.cls (label), NUMBER.json (class)
+      rec         SPLIT.rec SPLIT.idx          RecordIO without checksums, as MXNet's im2rec writes it
+
+    A class whose id cannot be a folder's name has the folder class-LABEL.
+
+    \b
+    Examples:
+      imagenet-pipeline export-records output/imagenet --format webdataset --out shards --shard-size 1000
+      imagenet-pipeline export-records output/photos --format folder --out photos-again
+      imagenet-pipeline export-records old/train.rec --format tar --out tars
+    """
+    from imagenet_pipeline.records.export import export_records as write_records
+
+    with Bar("export", "records") as bar:
+        exported = write_records(path, form, out, split, shard_size * 10**6, bar.show)
+    if as_json:
+        say_json(exported)
+        return
+    say(f"{exported.folder}: {list_names(exported.records)} records, format {exported.form}")
+    say(f"files: {_several(exported.files)}")
+
+
+def _several(names: Sequence[str]) -> str:
+    """The names, in part where they are many."""
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:3])} ... {names[-1]} ({len(names)} in all)"
 
 
 def _say_inspection(report: Any) -> None:

@@ -1,4 +1,4 @@
-"""The verbs about networks, recipes and runs: networks, keys, recipes, train, plot.
+"""The verbs about networks, recipes and runs: networks, keys, recipes, recipe, train, plot.
 
 The verbs that measure: benchmark loader, benchmark step, find-rate.
 """
@@ -192,6 +192,46 @@ def _show_recipes(as_json: bool) -> None:
         say_json({"recipes": [dataclasses.asdict(recipe) for recipe in found]})
         return
     say_table(["recipe", "network", "records", "what it is"], [dataclasses.astuple(recipe) for recipe in found])
+
+
+def recipe(
+    command: Annotated[
+        str, typer.Option("--from", metavar="COMMAND", help="The command, in quotes; or a shell script that has it.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write [default: the recipe is printed]")] = None,
+    records: Annotated[str | None, typer.Option(help="The data set to train on [default: as the recipe says]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the recipe of a command line that trained with MXNet.
+
+    It is read, not run: GluonCV's train_imagenet.py, and train_imagenet.py, train_cifar10.py and fine-tune.py of MXNet's
+    example/image-classification. The comment at the head of the recipe says what it assumes, and which flags have no
+    counterpart and why. A flag that the script has not is an error.
+
+    \b
+    Examples:
+      imagenet-pipeline recipe --from "python train_imagenet.py --model resnet50_v1b --num-gpus 4 --lr-mode cosine --num-epochs 120" --out mine.toml
+      imagenet-pipeline recipe --from "python fine-tune.py --pretrained-model imagenet1k-resnet-50 --gpus 0 --data-train a.rec --data-val b.rec"
+      imagenet-pipeline recipe --from "$(cat train.sh)" --records output/imagenet --out mine.toml
+    """  # noqa: E501
+    from imagenet_pipeline import files
+    from imagenet_pipeline.interchange.script_recipe import recipe_of_command
+
+    read = recipe_of_command(command, records)
+    if out is not None:
+        if out.exists() or out.is_symlink():
+            raise BadRecipe("the file exists already and is kept", where=out, advice="give another --out, or remove it")
+        files.write_whole(out, read.text)
+    if as_json:
+        answer = {"script": read.script, "recipe": read.recipe.model_dump(mode="json"), "notes": read.notes}
+        say_json({**answer, "text": read.text, "written": out})
+    elif out is not None:
+        say(f"{out}: {read.recipe.network}, {read.recipe.epochs} epochs, as {read.script} has it")
+        for note in read.notes:
+            say(f"- {note}")
+    else:
+        for line in read.text.splitlines():
+            say(line)
 
 
 def train(

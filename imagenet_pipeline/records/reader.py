@@ -155,6 +155,15 @@ class RecordSet:
             labels[position] = struct.unpack_from("<f", head, 32)[0] if flag and len(head) == 36 else label
         return labels
 
+    def numbers(self) -> list[int]:
+        """The number of every record, from the headers alone (no checksum is read)."""
+        numbers: list[int] = []
+        for position in range(len(self)):
+            file, _ = self._locate(position)
+            head = files.read_at(self._descriptors[file], 24, self.location(position)[2])
+            numbers += struct.unpack_from("<Q", head.ljust(24, b"\0"), 16)
+        return numbers
+
     def image_head(self, position: int, limit_bytes: int) -> tuple[bytes, int]:
         """Read the first bytes of a record's image, and their number in all, by a short read (no checksum is read).
 

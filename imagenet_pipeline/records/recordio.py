@@ -123,8 +123,8 @@ def skip_frame(buffer: Buffer, offset: int) -> int:
     return offset
 
 
-def pack(labels: Sequence[float], number: int, image: bytes) -> bytes:
-    """Make an image record: 24-byte header, further labels, image bytes; checksum in `id2`.
+def pack(labels: Sequence[float], number: int, image: bytes, checked: bool = True) -> bytes:
+    """Make an image record: 24-byte header, further labels, image bytes; in `id2` the checksum, or stock's 0.
 
     One label goes into the header (flag 0); any other number n follows it as n float32 (flag n).
     Number is the index in the list, 0..2**64-1. Raises BadInput for no labels or too many.
@@ -136,7 +136,7 @@ def pack(labels: Sequence[float], number: int, image: bytes) -> bytes:
     else:
         head = struct.pack("<IfQ", len(labels), 0.0, number)
         body = struct.pack(f"<{len(labels)}f", *labels) + image
-    id2 = CHECKED_TAG << 32 | _checksum(head, body)
+    id2 = CHECKED_TAG << 32 | _checksum(head, body) if checked else 0
     return b"".join((head, struct.pack("<Q", id2), body))
 
 

@@ -1,4 +1,4 @@
-"""The verb recipes, and a shipped recipe's name where a recipe file is taken."""
+"""The verbs recipes and recipe, and a shipped recipe's name where a recipe file is taken."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from imagenet_pipeline.config import find_recipe, load_recipe
 from imagenet_pipeline.config.shipped import read_shipped, shipped_paths
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.interchange.script_recipe import recipe_of_command
 from imagenet_pipeline.training.resume import run_name
 
 Call = Callable[..., tuple[int, str, str]]
@@ -111,3 +112,21 @@ def test_copying_without_a_name_and_an_unknown_name_are_told(call: Call) -> None
     code, _, told = call("recipes", "imagenet/resnet")
     assert code == 2
     assert "no such shipped recipe; did you mean imagenet/resnet" in told
+
+
+def test_a_command_of_mxnet_s_becomes_a_recipe_that_train_reads(call: Call, elsewhere: Path) -> None:
+    command = "python train_imagenet.py --model resnet50_v1b --num-epochs 120 --mode hybrid"
+    code, said, err = call("recipe", "--from", command, "--records", "data", "--out", "mine.toml")
+    assert (code, err) == (0, "")
+    assert said.splitlines() == [
+        "mine.toml: resnet50, 120 epochs, as GluonCV's train_imagenet.py has it",
+        "- --mode hybrid: each engine compiles its step by itself",
+    ]
+    assert load_recipe("mine.toml") == recipe_of_command(command, "data").recipe
+    code, _, err = call("recipe", "--from", command, "--out", "mine.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the file exists already and is kept" in err
+    text = recipe_of_command(command).text
+    assert call("recipe", "--from", command) == (0, text, "")
+    answer = json.loads(call("recipe", "--from", command, "--json")[1])
+    assert (answer["recipe"]["network"], answer["text"], answer["written"]) == ("resnet50", text, None)

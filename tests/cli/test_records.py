@@ -54,3 +54,16 @@ def test_what_is_no_record_file_is_one_line(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("verify", tmp_path / "a.rec")
     assert code == 1
     assert "holds no record" in out
+
+
+def test_export_records_says_what_it_wrote(call: Call, data_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said, err = call("export-records", data_set, "--format", "webdataset", "--out", out, "--split", "val")
+    assert (code, err) == (0, "")
+    assert said == f"{out}: 6 val records, format webdataset\nfiles: classes.txt, val-000000.tar\n"
+    code, said, err = call("export-records", data_set, "--format", "webdataset", "--out", out)
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "is there already and is kept; give another --out, or remove it" in err
+    code, said, _ = call("export-records", data_set, "--format", "rec", "--out", tmp_path / "rec", "--json")
+    assert (code, json.loads(said)["records"]) == (0, {"train": 18, "val": 6, "test": 6})
+    assert "imagenet-pipeline export-records" in call("export-records", "--help")[1]

@@ -20,9 +20,12 @@ from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.params import write_params
+from imagenet_pipeline.interchange.script_recipe import recipe_of_command
 from imagenet_pipeline.interchange.zoo_export import export_zoo
+from imagenet_pipeline.networks.summary import network_table
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
+from imagenet_pipeline.training.schedule import learning_rate
 
 pytestmark = pytest.mark.skipif(find_spec("gluoncv") is None, reason="bash scripts/install_zoo.sh gluoncv")
 
@@ -160,3 +163,34 @@ def test_a_library_that_is_not_there_says_what_installs_it(monkeypatch: pytest.M
     monkeypatch.setattr(gluon_zoo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadRecipe, match=r"gluoncv is not installed .*; bash scripts/install_zoo\.sh gluoncv"):
         gluon_zoo.names()
+
+
+@pytest.mark.parametrize("name", ["resnet18_v1", "resnet50_v1d", "squeezenet1.1", "densenet121"])
+def test_networks_that_a_command_line_is_given_for_have_as_many_parameters(name: str) -> None:
+    ours = recipe_of_command(f"python train_imagenet.py --model {name}").recipe.network
+    trained_numbers = gluon_zoo.shapes(ZooNetwork("gluoncv", name, 10), (3, 224, 224))[1]
+    assert network_table(ours, 10, 224).parameters == trained_numbers
+
+
+@pytest.mark.parametrize("mode", ["step", "poly", "cosine", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_a_command_line_s_rate_is_gluoncv_s(mode: str, warmup: int) -> None:
+    gluon_zoo.names()  # imports GluonCV quietly
+    from gluoncv.utils.lr_scheduler import LRScheduler, LRSequential
+
+    epochs, steps, rate = 10, 50, 0.4
+    flags = f"--lr {rate} --lr-mode {mode} --num-epochs {epochs} --warmup-epochs {warmup} --lr-decay-epoch 4,7"
+    recipe = recipe_of_command(f"python train_imagenet.py --model resnet18_v1 {flags}").recipe
+    # As the script builds it.
+    theirs = LRSequential(
+        [
+            LRScheduler("linear", base_lr=0, target_lr=rate, nepochs=warmup, iters_per_epoch=steps),
+            LRScheduler(
+                mode, base_lr=rate, target_lr=0, nepochs=epochs - warmup, iters_per_epoch=steps,
+                step_epoch=[4 - warmup, 7 - warmup], step_factor=0.1, power=2,
+            ),
+        ]
+    )  # fmt: skip
+    for step in range(epochs * steps):
+        # Theirs ends a step earlier, and rises from 0, ours from the first step on.
+        assert learning_rate(recipe, step, steps) == pytest.approx(theirs(step), abs=rate / steps)
