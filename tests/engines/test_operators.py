@@ -235,6 +235,7 @@ def inexact(function: Callable[[Array], Array], x: Array) -> Array:
     [
         (Activation("gelu"), lambda x: 0.5 * x * (1 + torch.erf(torch.tensor(x) / 2**0.5).numpy())),
         (Activation("selu"), lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x))),
+        (Activation("elu", 0.1), lambda x: np.where(x > 0, x, 0.1 * np.expm1(x))),
         (Activation("leaky", 0.1), lambda x: np.where(x > 0, x, 0.1 * x)),
     ],
     ids=str,

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from imagenet_pipeline.engines import Array, Images, Labels, find_layer, not_scored
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.networks import layers
@@ -131,7 +133,7 @@ def _dense(layer: layers.Dense) -> Any:
 def _plain(layer: layers.Layer) -> Any:
     match layer:
         case layers.Activation(kind="elu"):
-            return nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type="elu", slope=layer.slope))
+            return nn.HybridLambda(lambda F, x: _elu(F, x, layer.slope))
         case layers.Activation(kind="leaky"):
             # Not MXNet's LeakyReLU, which computes in float32 whatever the precision.
             return nn.HybridLambda(lambda F, x: F.where(x > 0, x, layer.slope * x))
@@ -154,6 +156,13 @@ def _plain(layer: layers.Layer) -> Any:
     from imagenet_pipeline.engines.gluon.operators import block as operator_block
 
     return operator_block(layer, 0)
+
+
+def _elu(F: Any, x: Any, slope: float) -> Any:
+    """MXNet's own, which has its slope in float32; where that is another number, of slope 1."""
+    if slope == float(np.float32(slope)):
+        return F.LeakyReLU(x, act_type="elu", slope=slope)
+    return F.where(x > 0, x, slope * F.LeakyReLU(x, act_type="elu", slope=1.0))
 
 
 class _Tapped(mx.gluon.HybridBlock):  # type: ignore[misc]
