@@ -26,7 +26,7 @@ from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
 from imagenet_pipeline.interchange.params import AnyArray, finite_float32, read_params
 from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Symbol, read_symbol
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import Sequential, without_taps
+from imagenet_pipeline.networks.layers import Conv, Dense, Sequential, walk, without_taps
 from imagenet_pipeline.networks.shapes import Parameter, Shape, parameters
 
 CHANNELS = 3
@@ -214,6 +214,8 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
     for name in catalog.names() if network is None else [network]:
         size = input_size or catalog.entry(name).input_size
         built = without_taps(catalog.entry(name).build(classes))
+        if network is None and _is_far(built, weights.total()):
+            continue
         try:
             declared = parameters(built, (CHANNELS, size, size))
         except BadRecipe:
@@ -224,6 +226,12 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
         distance = sum(((ours - weights) + (weights - ours)).values())
         candidates.append(_Candidate(name, built, (CHANNELS, size, size), declared, distance))
     return sorted(candidates, key=lambda candidate: candidate.distance)
+
+
+def _is_far(network: Sequential, weights: int) -> bool:
+    """True where even the number of weights tells that the nearest network is another."""
+    own = sum(isinstance(layer, Conv | Dense) for _, layer in walk(network))
+    return abs(own - weights) > weights // 2
 
 
 def _classes(foreign: _Foreign) -> int:

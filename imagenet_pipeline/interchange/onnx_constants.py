@@ -63,6 +63,10 @@ class Folder:
         arrays = [value for value in operator.inputs if value is not None]
         if operator.node.op_type not in FOLDED or not all(isinstance(array, np.ndarray) for array in arrays):
             return None
+        if operator.node.op_type == "Expand":
+            repeated = _for_each_image(operator)
+            if repeated is not None:
+                return (repeated,)
         size = _size(operator, [array for array in arrays if isinstance(array, np.ndarray)])
         most = max(LEAST_BUDGET, MOST_COPIES * self._conversion.stored)
         if self._made + size > most:
@@ -89,6 +93,17 @@ class Folder:
             reason = ascii(str(error))[1:-1].partition("\\n")[0][:160]
             raise operator.bad(f"its constants cannot be worked out ({reason})") from None
         return tuple(np.asarray(result) for result in results)
+
+
+def _for_each_image(operator: Operator) -> AnyArray | None:
+    """A constant repeated for all images of a batch, as a single one; None for another Expand."""
+    array, lengths = operator.array(0, "constant"), operator.numbers(1, "shape")
+    if lengths[:1] != [BATCH] or BATCH in lengths[1:] or math.prod(lengths[1:]) > LEAST_BUDGET:
+        return None
+    try:
+        return np.broadcast_to(array, np.broadcast_shapes(array.shape, (1, *lengths[1:])))
+    except ValueError:
+        raise operator.bad("its constants do not go together", found=f"{array.shape}, {lengths[1:]}") from None
 
 
 def _size(operator: Operator, arrays: Sequence[AnyArray]) -> int:

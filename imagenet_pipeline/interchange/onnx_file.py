@@ -56,15 +56,21 @@ def read_model(path: Path) -> Any:
         raise BadInput("not an ONNX file", where=path, expected="a graph with nodes, outputs and a set of operators")
     if len(graph.node) > MOST_NODES:
         raise BadInput("too many nodes", where=path, expected=f"at most {MOST_NODES:,}", found=f"{len(graph.node):,}")
+    _require_words([entry.name for entry in (*graph.input, *graph.output, *graph.initializer)], path)
+    _require_words([word for entry in model.metadata_props for word in (entry.key, entry.value)], path, 2**24)
     for node in graph.node:
-        _require_short(node, path)
+        names = [node.op_type, node.name, node.domain, *node.input, *node.output]
+        _require_words([*names, *(attribute.name for attribute in node.attribute)], path)
+        if len(names) > MOST_NAMES or not node.output:
+            raise BadInput("a node has too many inputs, or no output", where=path, found=repr(node.name[:80]))
     return model
 
 
-def _require_short(node: Any, path: Path) -> None:
-    names = (node.op_type, node.name, node.domain, *node.input, *node.output)
-    if len(names) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in names) or not node.output:
-        raise BadInput("a node has too many or too long names, or no output", where=path, found=repr(node.name[:80]))
+def _require_words(words: list[Any], path: Path, longest: int = LONGEST_NAME) -> None:
+    # Bytes that are not UTF-8 come as bytes.
+    odd = next((word for word in words if not isinstance(word, str) or len(word) > longest), None)
+    if odd is not None:
+        raise BadInput("a name is not UTF-8, or too long", where=path, found=ascii(odd[:80]))
 
 
 def needed_nodes(graph: Any, output: str, known: Collection[str], path: Path) -> list[Any]:

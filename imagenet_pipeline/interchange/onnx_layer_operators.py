@@ -99,7 +99,7 @@ def _bias(operator: Operator, shape: Shape) -> Stored:
     if len(readers) != 1 or readers[0].op_type != "Add" or len(readers[0].input) != 2:
         return {}
     other = next((name for name in readers[0].input if name != operator.node.output[0]), None)
-    array = conversion.values.get(other or "")
+    array = conversion.value(other or "")
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or readers[0].attribute:
         return {}
     kept = array[0] if array.ndim > len(shape) and array.shape[0] == 1 else array

@@ -309,6 +309,18 @@ def reshape(operator: Operator) -> Flow:
     return shaped(operator, flow, tuple(rest))
 
 
+def expand(operator: Operator) -> Flow:
+    """Expand, where it changes nothing, or what reads it repeats short axes itself."""
+    flow, lengths = operator.flow(), operator.numbers(1, "shape")
+    readers = operator.conversion.readers.get(operator.node.output[0], [])
+    per_image = tuple(lengths[-len(flow.shape) :])
+    is_read_alone = all(reader.op_type in ARITHMETIC and len(set(reader.input)) == 2 for reader in readers)
+    is_same = all(new in (1, own) for new, own in zip(per_image, flow.shape, strict=False))
+    if len(lengths) > len(flow.shape) + 1 or not (is_same or (readers and is_read_alone)):
+        raise operator.bad("our layers have no repeating along axes", found=f"{flow.shape} to {per_image}")
+    return flow
+
+
 def squeeze(operator: Operator) -> Flow:
     """Squeeze of the axes named, or of all of length 1."""
     flow = operator.flow()
@@ -426,6 +438,6 @@ ARRAY_RULES: dict[str, Rule] = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
     **dict.fromkeys(REDUCTIONS, reduction),
     "Erf": erf, "Selu": selu, "PRelu": prelu, "Gelu": gelu, "Clip": clip, "Dropout": dropout, "Flatten": flatten,
-    "Reshape": reshape, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Transpose": transpose, "Concat": concat,
-    "Split": split, "Slice": slices, "Gather": gather,
+    "Reshape": reshape, "Expand": expand, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Transpose": transpose,
+    "Concat": concat, "Split": split, "Slice": slices, "Gather": gather,
 }  # fmt: skip

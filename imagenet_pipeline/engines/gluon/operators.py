@@ -170,8 +170,9 @@ def _reduced(layer: layers.Reduce, F: Any, x: Any) -> Any:
 
 def _sliced(layer: layers.Slice, F: Any, x: Any) -> Any:
     (axis,) = batched((layer.axis,))
-    # On the axis after that of the batch, since only `slice` knows steps and ends beyond the end.
-    turned = F.swapaxes(x, dim1=1, dim2=axis) if axis != 1 else x
+    # On the axis after that of the batch, since only `slice` knows steps and ends beyond the end. And of a copy: from
+    # what a convolution leaves in oneDNN's own layout `slice` cannot take some of the channels, and kills the process.
+    turned = F.swapaxes(x, dim1=1, dim2=axis) if axis != 1 else F.slice_axis(x, axis=1, begin=0, end=None)
     part = F.slice(turned, begin=(None, layer.begin), end=(None, layer.end), step=(None, layer.step))
     return F.swapaxes(part, dim1=1, dim2=axis) if axis != 1 else part
 
