@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from imagenet_pipeline.errors import BadInput, did_you_mean, first_few
 from imagenet_pipeline.interchange import mxnet_array_operators as arrays
+from imagenet_pipeline.interchange import mxnet_image_operators as images
 from imagenet_pipeline.interchange import mxnet_layer_operators as layers
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph_operators import NORMS, PROBABILITIES
@@ -57,11 +58,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("SoftmaxOutput", "Softmax", "SoftmaxActivation"), layers.softmax_output),
     "LogisticRegressionOutput": layers.logistic_output,
     **dict.fromkeys((*LOSSES, *SKIPPED), layers.same),
-    **dict.fromkeys(("Pooling", "Pooling_v1"), layers.pooling),
-    "_contrib_AdaptiveAvgPooling2D": layers.adaptive_pooling,
-    "UpSampling": layers.upsampling,
-    "_contrib_BilinearResize2D": layers.resize,
-    **dict.fromkeys(("Pad", "pad"), layers.padding),
+    **dict.fromkeys(("Pooling", "Pooling_v1"), images.pooling),
+    "_contrib_AdaptiveAvgPooling2D": images.adaptive_pooling,
+    "UpSampling": images.upsampling,
+    "_contrib_BilinearResize2D": images.resize,
+    **dict.fromkeys(("Pad", "pad"), images.padding),
     **dict.fromkeys(arrays.ARITHMETIC, arrays.arithmetic),
     **dict.fromkeys(arrays.SCALAR_ARITHMETIC, arrays.scalar),
     "negative": arrays.negative,
