@@ -344,3 +344,10 @@ def test_in_half_precision_they_come_near(precision: str) -> None:
             (found,) = module(images.to(getattr(torch, precision)))
         (wanted,) = module(images)
         assert (found.float() - wanted).abs().max() <= 0.1 * wanted.abs().max(), layer
+
+
+def test_margins_that_a_maximum_passes_over_are_possible_in_half_precision() -> None:
+    lowest = float(np.finfo(np.float32).min)  # as a max pooling beyond our limits is imported
+    module = pytorch_network.build(stack(pad=Pad(1, 1, 1, 1, "constant", lowest), pool=Pool("max", 3, 1)), {})
+    (found,) = module(torch.full((1, 1, 4, 4), -2.0, dtype=torch.bfloat16))
+    assert (found == -2).all()

@@ -128,9 +128,12 @@ def _sliced(layer: layers.Slice, x: Any) -> Any:
 
 
 def _padded(layer: layers.Pad, x: Any) -> Any:
-    mode = {"constant": "constant", "edge": "replicate", "reflect": "reflect"}[layer.kind]
-    value = layer.value if mode == "constant" else None
-    return functional.pad(x, (layer.left, layer.right, layer.top, layer.bottom), mode, value)
+    margins = (layer.left, layer.right, layer.top, layer.bottom)
+    if layer.kind != "constant":
+        return functional.pad(x, margins, {"edge": "replicate", "reflect": "reflect"}[layer.kind])
+    # float32's lowest number, which a maximum passes over, is beyond the range of the 16-bit types.
+    limits = torch.finfo(x.dtype)
+    return functional.pad(x, margins, value=min(max(layer.value, limits.min), limits.max))
 
 
 def _greyed(layer: layers.Greyscale, x: Any) -> Any:
