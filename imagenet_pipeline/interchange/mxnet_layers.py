@@ -305,7 +305,6 @@ def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layere
             found = "x".join(map(str, end.shape))
             raise SizeUnfit("its output is not a vector of scores", where=conversion.where, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
-    graph.require_bounded(sum(array.size for array in conversion.params.values()))
     network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale

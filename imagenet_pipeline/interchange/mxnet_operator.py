@@ -36,7 +36,8 @@ class Conversion:
     ) -> None:
         self.symbol = symbol
         self.params = params
-        self.graph = LayerGraph((COLOURS, *image[1:]))
+        numbers = sum(array.size for array in params.values())
+        self.graph = LayerGraph((COLOURS, *image[1:]), numbers)
         self.scale: InputScale | None = None
         self._image = image
         self._split = split

@@ -166,6 +166,16 @@ def test_the_same_over_and_over_ends_soon(op: str, attributes: dict[str, str], i
     assert time.monotonic() - start < SLOWEST_SECONDS
 
 
+def test_values_shared_beyond_all_bounds_are_refused_in_time() -> None:
+    slopes = {"g": np.ones(1, FLOAT)}
+    flat: list[Any] = ["g", ("Flatten", {}, (0,)), ("LeakyReLU", {"act_type": "prelu"}, (2, 1))]
+    flat += [("LeakyReLU", {"act_type": "prelu"}, (index, 1)) for index in range(3, 3000)]
+    assert refusal(graph(*flat), slopes, 500).endswith("its layers share their values too often")
+    resize = {"height": "4096", "width": "4096"}
+    resizes: list[Any] = [("_contrib_BilinearResize2D", resize, (index,)) for index in range(50)]
+    assert refusal(graph(*resizes), {}, 8).endswith("its layers share their values too often")
+
+
 WORDS = [
     b"0", b"-1", b"9999999999", b"(0, 0)", b"()", b"True", b"Concat", b"elemwise_add", b"null", b'"', b"[", b"}",
     b"Reshape", b"slice_axis", b"mean", b"(1, 2)", b"Deconvolution", b"_mul_scalar", b"None", b"99999", b"full",
