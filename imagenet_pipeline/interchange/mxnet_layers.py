@@ -130,7 +130,15 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
                 note = f"input of {side} pixels assumed: the graph does not say it (--input gives another)"
                 found = replace(found, notes=(note, *found.notes))
             return found
-    raise failure or BadInput("no size of image fits the graph", where=where[0])
+    raise _of_no_size(failure, size, where[0])
+
+
+def _of_no_size(failure: BadInput | None, size: int | None, where: Path) -> BadInput:
+    """What is wrong with the graph for images of the first size tried."""
+    if failure is None:
+        return BadInput("no size of image fits the graph", where=where)
+    advice = "no size of image that was tried fits: --input SIDE gives another" if size is None else None
+    return BadInput(failure.what, where=failure.where, expected=failure.expected, found=failure.found, advice=advice)
 
 
 class _Sizes:
