@@ -102,6 +102,7 @@ class Conversion:
         if self._image[0] == COLOURS:
             return self.graph.image
         if self._grey is None:
+            self.graph.notes.append("reads images of one channel: the grey of photos (ITU-R BT.601)")
             self._grey = self.graph.add("greyscale", Greyscale(), (self.graph.image,))
         return self._grey
 

@@ -152,6 +152,7 @@ def test_a_grey_network_reads_the_grey_of_a_photo() -> None:
     found = read(symbol, {"w": np.ones((4, 1, 8, 8), FLOAT)})
     assert found.network.items[0][0] == "greyscale"
     assert found.normalisation == ((0.0,) * 3, (255.0,) * 3)
+    assert found.notes == ("reads images of one channel: the grey of photos (ITU-R BT.601)",)
 
 
 @pytest.mark.parametrize(
