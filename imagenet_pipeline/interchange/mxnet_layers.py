@@ -111,7 +111,7 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
     `where` are the files of the symbol and the parameters. A softmax at the end is left off. Raises BadInput for what
     our layers cannot say, naming the operator and the node, and where no size of image fits.
     """
-    root = _before_losses(symbol, without_probabilities(symbol).heads[0])
+    root = _before_losses(symbol)
     needed = sorted(_needed(symbol, root))
     _require_known(symbol, needed, where[0])
     failure: BadInput | None = None
@@ -208,15 +208,9 @@ def _output_name(symbol: Symbol, output: Output) -> str:
     return names[-1] if names else node.name
 
 
-def without_probabilities(symbol: Symbol) -> Symbol:
-    """The graph up to the softmax at its end, which none of our networks has."""
+def _before_losses(symbol: Symbol) -> Output:
+    """The output of the graph, but for what trains it, and for the softmax at its end, which no network of ours has."""
     root = symbol.heads[0]
-    while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
-        root = symbol.nodes[root[0]].inputs[0]
-    return Symbol(symbol.nodes, (root,))
-
-
-def _before_losses(symbol: Symbol, root: Output) -> Output:
     while symbol.nodes[root[0]].op in (*LOSSES, *PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
         root = symbol.nodes[root[0]].inputs[0]
     return root
