@@ -149,6 +149,8 @@ def resize(operator: Operator) -> Flow:
     if mode not in ("size", "like"):
         raise operator.bad(f"our layers have no resizing {mode[:40]!r}", expected="mode size or like")
     sizes = operator.flow(1).shape[1:] if mode == "like" else _resized(operator, flow.shape)
+    if max(*flow.shape[1:], *sizes) > LARGEST_SIDE:
+        raise operator.unfit("resizes a larger image than ours are", expected=f"at most {LARGEST_SIDE}", found=sizes)
     corners = attributes.flag("align_corners", True)
     operator.note("interpolates by matrices here, which training would change")
     for axis, suffix in ((1, "columns"), (0, "rows")):
@@ -166,22 +168,27 @@ def _resized(operator: Operator, shape: Shape) -> Pair:
         sizes = attributes.integer("height", 1), attributes.integer("width", 1)
     else:
         sizes = int(shape[1] * scales[0]), int(shape[2] * scales[1])
-    if not 1 <= min(sizes) <= max(sizes) <= LARGEST_SIDE:
-        raise operator.bad("resizes to an impossible size", expected=f"1 to {LARGEST_SIDE}", found=sizes)
+    if min(sizes) < 1:
+        raise operator.bad("resizes to an impossible size", expected="1 or above", found=sizes)
     return sizes
 
 
 def interpolation(length: int, wanted: int, corners: bool) -> AnyArray:
-    """The matrix [wanted, length] that interpolates linearly; with `corners` both ends stay where they are."""
-    places = np.arange(wanted)
+    """The matrix [wanted, length] that interpolates linearly; with `corners` both ends stay where they are.
+
+    Computed in float32, as MXNet does in every precision.
+    """
+    places = np.arange(wanted, dtype=np.float32)
     if corners:
-        sources = places * ((length - 1) / max(wanted - 1, 1))
+        sources = places * (np.float32(length - 1) / np.float32(max(wanted - 1, 1)))
     else:
-        sources = np.maximum(0, (places + 0.5) * (length / wanted) - 0.5)
+        sources = np.maximum(
+            0, (places + np.float32(0.5)) * (np.float32(length) / np.float32(wanted)) - np.float32(0.5)
+        )
     below = np.minimum(sources.astype(int), length - 1)
-    matrix = np.zeros((wanted, length), np.float32)
-    matrix[places, below] += 1 - (sources - below)
-    matrix[places, np.minimum(below + 1, length - 1)] += sources - below
+    matrix, rows = np.zeros((wanted, length), np.float32), np.arange(wanted)
+    matrix[rows, below] += 1 - (sources - below)
+    matrix[rows, np.minimum(below + 1, length - 1)] += sources - below
     return matrix
 
 

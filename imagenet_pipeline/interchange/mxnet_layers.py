@@ -111,7 +111,7 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
     `where` are the files of the symbol and the parameters. A softmax at the end is left off. Raises BadInput for what
     our layers cannot say, naming the operator and the node, and where no size of image fits.
     """
-    root = _before_losses(symbol, without_probabilities(symbol).heads[0])
+    root = _before_losses(symbol)
     needed = sorted(_needed(symbol, root))
     _require_known(symbol, needed, where[0])
     failure: BadInput | None = None
@@ -130,7 +130,15 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
                 note = f"input of {side} pixels assumed: the graph does not say it (--input gives another)"
                 found = replace(found, notes=(note, *found.notes))
             return found
-    raise failure or BadInput("no size of image fits the graph", where=where[0])
+    raise _of_no_size(failure, size, where[0])
+
+
+def _of_no_size(failure: BadInput | None, size: int | None, where: Path) -> BadInput:
+    """What is wrong with the graph for images of the first size tried."""
+    if failure is None:
+        return BadInput("no size of image fits the graph", where=where)
+    advice = "no size of image that was tried fits: --input SIDE gives another" if size is None else None
+    return BadInput(failure.what, where=failure.where, expected=failure.expected, found=failure.found, advice=advice)
 
 
 class _Sizes:
@@ -200,15 +208,9 @@ def _output_name(symbol: Symbol, output: Output) -> str:
     return names[-1] if names else node.name
 
 
-def without_probabilities(symbol: Symbol) -> Symbol:
-    """The graph up to the softmax at its end, which none of our networks has."""
+def _before_losses(symbol: Symbol) -> Output:
+    """The output of the graph, but for what trains it, and for the softmax at its end, which no network of ours has."""
     root = symbol.heads[0]
-    while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
-        root = symbol.nodes[root[0]].inputs[0]
-    return Symbol(symbol.nodes, (root,))
-
-
-def _before_losses(symbol: Symbol, root: Output) -> Output:
     while symbol.nodes[root[0]].op in (*LOSSES, *PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
         root = symbol.nodes[root[0]].inputs[0]
     return root
@@ -305,7 +307,6 @@ def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layere
             found = "x".join(map(str, end.shape))
             raise SizeUnfit("its output is not a vector of scores", where=conversion.where, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
-    graph.require_bounded(sum(array.size for array in conversion.params.values()))
     network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale

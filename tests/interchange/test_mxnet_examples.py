@@ -5,14 +5,19 @@ Each is written anew out of what it is made of: the order of its layers, kernels
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.engines.gluon.runtime import mx
+from imagenet_pipeline.interchange.mxnet_layers import layered
+from imagenet_pipeline.interchange.symbol import read_symbol
 
 S = mx.sym
 CLASSES = 5
@@ -170,3 +175,22 @@ def test_the_size_of_the_input_is_found_where_dense_layers_tell_it(name: str, ag
     found = against_mxnet(side, channels).read(make(S.Variable("data")))
     assert found.size == side
     assert found.notes[0].startswith(f"input of {side} pixels assumed")
+
+
+def test_a_real_file_of_before_0_8_pools_beyond_the_image_as_then(
+    unpacked: Callable[[str], Path], against_mxnet: Any
+) -> None:
+    """MXNet 1.9.1 itself finds its branches of unequal size, unless it is told of the convention."""
+    path = next(unpacked("mxnet_files_shared.tar.xz").rglob("inception-bn-28-symbol.json"))
+    whole = json.loads(path.read_text())
+    for node in whole["nodes"]:
+        if node["op"] == "Pooling":
+            node["param"]["pooling_convention"] = "full"
+    told, against = mx.sym.load_json(json.dumps(whole)), against_mxnet(28)
+    values = against.drawn(told)
+    found = layered(read_symbol(path), values, None, (path, Path("x.params")))
+    assert (found.size, found.classes) == (28, 36)
+    wanted = against.bound(told.get_internals()["fc1_output"]).forward()[0].asnumpy()
+    for engine in against.engines:
+        logits = against.engine_of(engine, found).logits(against.images)
+        assert np.abs(logits - wanted).max() <= 1e-9 * np.abs(wanted).max()

@@ -152,6 +152,7 @@ def test_a_grey_network_reads_the_grey_of_a_photo() -> None:
     found = read(symbol, {"w": np.ones((4, 1, 8, 8), FLOAT)})
     assert found.network.items[0][0] == "greyscale"
     assert found.normalisation == ((0.0,) * 3, (255.0,) * 3)
+    assert found.notes == ("reads images of one channel: the grey of photos (ITU-R BT.601)",)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +161,20 @@ def test_a_grey_network_reads_the_grey_of_a_photo() -> None:
      ("UpSampling", {"scale": "2"}, 1), ("expand_dims", {"axis": "1"}, 1), ("Dropout", {}, 1)],
 )  # fmt: skip
 def test_the_same_over_and_over_ends_soon(op: str, attributes: dict[str, str], inputs: int) -> None:
-    steps = [(op, attributes, (index,) * inputs) for index in range(3000)]
+    steps = [(op, attributes, (index,) * inputs) for index in range(1000)]
     start = time.monotonic()
     assert len(refusal(graph(*steps), {}, None)) < 400
     assert time.monotonic() - start < SLOWEST_SECONDS
+
+
+def test_values_shared_beyond_all_bounds_are_refused_in_time() -> None:
+    slopes = {"g": np.ones(1, FLOAT)}
+    flat: list[Any] = ["g", ("Flatten", {}, (0,)), ("LeakyReLU", {"act_type": "prelu"}, (2, 1))]
+    flat += [("LeakyReLU", {"act_type": "prelu"}, (index, 1)) for index in range(3, 3000)]
+    assert refusal(graph(*flat), slopes, 500).endswith("its layers share their values too often")
+    resize = {"height": "4096", "width": "4096"}
+    resizes: list[Any] = [("_contrib_BilinearResize2D", resize, (index,)) for index in range(50)]
+    assert refusal(graph(*resizes), {}, 8).endswith("its layers share their values too often")
 
 
 WORDS = [
