@@ -73,5 +73,5 @@ fi
 
 if [ -n "${IMAGENET_PIPELINE_LONG:-}" ]; then
     EXTRAS=test bash scripts/install_zoo.sh timm
-    .venv-timm/bin/python -m pytest tests/zoos/test_timm.py
+    .venv-timm/bin/python -m pytest tests/zoos/test_timm.py tests/zoos/test_torchvision.py
 fi

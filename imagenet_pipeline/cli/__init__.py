@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli import build, emotion, evaluate, interchange, pictures, predict, records, train
+from imagenet_pipeline.cli import build, emotion, evaluate, fetch, interchange, pictures, predict, records, train
 from imagenet_pipeline.cli.output import Negative, say
 from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
 from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
@@ -63,6 +63,7 @@ app.command()(evaluate.features)
 app.command()(evaluate.probe)
 app.command()(interchange.export)
 app.command(name="import")(interchange.import_network)
+app.command()(fetch.fetch)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

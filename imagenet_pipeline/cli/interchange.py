@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.interchange.export import Exported, TrainedNetwork
+    from imagenet_pipeline.interchange.export import Change, Exported, TrainedNetwork
+    from imagenet_pipeline.training.checkpoint import Checkpoint as Trained
 from typing import TYPE_CHECKING
 
 from imagenet_pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+    from imagenet_pipeline.interchange.optimizer_states import Continued
     from imagenet_pipeline.records.classes import ClassTable
+
+
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLIT|DIR",
+        help="Images for --int8: a split of the run's records, or another data set [default: train]",
+    ),
+]
+CalibrationImages = Annotated[int | None, typer.Option(min=1, help="How many of them, evenly spaced [default: 256]")]
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    form: Annotated[str, typer.Option("--format", help="mxnet, onnx or pytorch.")],
+    form: Annotated[str, typer.Option("--format", help="mxnet, onnx, pytorch, torchscript or torch-export.")],
     out: Annotated[str, typer.Option(help="Where to, without an ending: FOLDER/NAME.")],
     checkpoint: Checkpoint = "best",
     raw: Annotated[bool, typer.Option("--raw", help="Leave normalisation to the caller.")] = False,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, help="Side of the input, pixels [default: the run's]")
     ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX in int8, by ONNX Runtime's static quantisation.")] = False,
+    calibrate: Calibrate = None,
+    calibration_images: CalibrationImages = None,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as a network that needs nothing of this project.
@@ -38,37 +54,64 @@ def export(
     (RGB - mean) / std. Values are float32.
 
     \b
-      mxnet    NAME-symbol.json NAME-0000.params   its input is called data
-               mx.gluon.SymbolBlock.imports("NAME-symbol.json", ["data"], "NAME-0000.params"), or mx.mod.Module
-      onnx     NAME.onnx                           its input is called images, its output logits
-               ONNX Runtime, OpenCV and others
-      pytorch  NAME.py NAME.safetensors
-               import NAME; NAME.load()
+      mxnet         NAME-symbol.json NAME-0000.params   its input is called data
+                    mx.gluon.SymbolBlock.imports("NAME-symbol.json", ["data"], "NAME-0000.params"), or mx.mod.Module
+      onnx          NAME.onnx                           its input is called images, its output logits
+                    ONNX Runtime, OpenCV and others; with --int8 a quarter of the size, for ONNX Runtime
+      pytorch       NAME.py NAME.safetensors
+                    import NAME; NAME.load()
+      torchscript   NAME.pt                             needs PyTorch here
+                    torch.jit.load("NAME.pt"), torch::jit::load in C++
+      torch-export  NAME.pt2                            needs PyTorch here
+                    torch.export.load("NAME.pt2").module()
 
     Beside them NAME.FORMAT.json holds the classes in order, mean and std, and every file's SHA-256. Files of an
     earlier export are replaced, others never.
+
+    --int8 looks at some of the run's training images for the range of every activation. What it costs stands in the
+    card: rank-1 of the validation images before and after, and the bytes.
 
     \b
     Examples:
       imagenet-pipeline export output/runs/demo --format onnx --out exported/demo
       imagenet-pipeline export output/runs/demo --format pytorch --out exported/demo --checkpoint latest --raw
+      imagenet-pipeline export output/runs/demo --format torchscript --out exported/demo
+      imagenet-pipeline export output/runs/demo --format onnx --int8 --out exported/demo_int8
+      imagenet-pipeline export output/runs/vgg16 --format onnx --int8 --out exported/vgg16_int8
+                        --calibrate output/imagenet --calibration-images 500
     """
-    from imagenet_pipeline.interchange.export import Format
     from imagenet_pipeline.interchange.export import export as export_network
+    from imagenet_pipeline.interchange.export import format_of
+    from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
-    if form not in get_args(Format):
-        advice = "did you mean pytorch?" if form == "torch" else None
-        raise BadRecipe(
-            "unknown format", where="--format", expected="mxnet, onnx or pytorch", found=form, advice=advice
-        )
-    trained = _trained_network(run, checkpoint, input_size)
-    exported = export_network(trained, form, _target(out), raw)
+    format_of(form)
+    _require_int8(int8, form, calibrate, calibration_images)
+    opened = load_checkpoint(find_checkpoint(run, checkpoint))
+    trained = _trained_network(opened, input_size)
+    change = _int8_change(run, opened, trained, raw, calibrate, calibration_images) if int8 else None
+    exported = export_network(trained, form, _target(out), raw, change)
     if as_json:
         digests = {str(path): digest for path, digest in exported.files.items()}
         replaced = exported.replaced and dict(zip(("network", "run"), exported.replaced, strict=True))
         say_json({**exported.content, "files": digests, "card": exported.card, "replaced": replaced})
         return
     _say(trained, exported)
+
+
+def _require_int8(int8: bool, form: str, calibrate: str | None, images: int | None) -> None:
+    if int8 and form != "onnx":
+        raise BadRecipe("only ONNX is written in int8", where="--int8", expected="--format onnx", found=form)
+    if not int8 and (calibrate is not None or images is not None):
+        option = "--calibrate" if calibrate is not None else "--calibration-images"
+        raise BadRecipe("nothing is calibrated without --int8", where=option, advice="add --int8 or leave it out")
+
+
+def _int8_change(
+    run: Path, opened: Trained, trained: TrainedNetwork, raw: bool, calibrate: str | None, images: int | None
+) -> Change:
+    from imagenet_pipeline.evaluation.int8 import CALIBRATION_IMAGES, int8_plan
+
+    return int8_plan(run, opened.state, trained.input_size, raw, calibrate, images or CALIBRATION_IMAGES)
 
 
 def _target(out: str) -> Path:
@@ -78,12 +121,10 @@ def _target(out: str) -> Path:
     return Path(out)
 
 
-def _trained_network(run: Path, which: str, input_size: int | None) -> TrainedNetwork:
+def _trained_network(checkpoint: Trained, input_size: int | None) -> TrainedNetwork:
     from imagenet_pipeline.interchange.export import TrainedNetwork, require_input_size
     from imagenet_pipeline.networks import catalog
-    from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
-    checkpoint = load_checkpoint(find_checkpoint(run, which))
     state = checkpoint.state
     if input_size is not None and not catalog.is_zoo_name(state.network):
         network = catalog.build(state.network, len(state.classes))
@@ -111,6 +152,20 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
     say(f"{exported.content['network']} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
     say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
+    if "int8" in exported.content:
+        _say_int8(exported.content["int8"])
+
+
+def _say_int8(int8: dict[str, Any]) -> None:
+    seen, scored = int8["calibration"], int8["scored"]
+    sizes = "int8 {int8:,} bytes, float32 {float32:,}".format(**int8["bytes"])
+    say(f"{sizes}; calibrated on {seen['images']:,} {seen['split']} images of {seen['records']}")
+    if scored is None:
+        say("not scored: no records of these classes have a split val or test")
+        return
+    for name in (name for name in ("rank1", "rank5") if name in scored):
+        words = "int8 {int8:.2f} %, float32 {float32:.2f} %".format(**scored[name])
+        say(f"{name[:4]}-{name[4:]}: {words}  ({scored['images']:,} {scored['split']} images)")
 
 
 Records = Annotated[Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")]
@@ -123,7 +178,9 @@ Classes = Annotated[
 ]
 CropFraction = Annotated[
     float | None,
-    typer.Option(min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, or 0.875]"),
+    typer.Option(
+        min=0.01, max=1, help="Share of the shorter edge it is shown [default: the card's, its source's, or 0.875]"
+    ),
 ]
 
 
@@ -134,6 +191,10 @@ def import_network(
         Path | None, typer.Option(help="MXNet's .params; alone, with --network: of Gluon's save_parameters, or .npz.")
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="A classifier as an ONNX file.")] = None,
+    torch: Annotated[
+        Path | None,
+        typer.Option("--torchvision", "--timm", help="Weights of torchvision or timm: .pth or safetensors."),
+    ] = None,
     network: Annotated[str | None, typer.Option(help="Which network it is [default: whichever fits]")] = None,
     input_size: Annotated[
         int | None, typer.Option("--input", min=1, max=4096, help="Side of its input, pixels [default: its own]")
@@ -146,22 +207,36 @@ def import_network(
     mean: Annotated[str | None, typer.Option(help="R,G,B it subtracts, 0..255, as 123.68,116.78,103.94.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B it divides by, 0..255; 1,1,1 for nothing.")] = None,
     crop_fraction: CropFraction = None,
+    states: Annotated[
+        Path | None, typer.Option(help="MXNet's .states of SGD beside --params: the run goes on half-way.")
+    ] = None,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, max=9999, help="Finished epochs, with --states [default: its name's, -0005].")
+    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Make a run of a network trained elsewhere.
 
     Of what MXNet's Module, FeedForward or Gluon's export saved, a symbol and its parameters; of Gluon's
-    save_parameters, which --network has to name; or of an ONNX file. MXNet is not needed.
+    save_parameters, which --network has to name; of an ONNX file; or of weights of torchvision's or timm's networks.
+    Neither MXNet nor PyTorch is needed, and nothing in the files is executed.
 
-    The graph tells which network it is; one that is none of ours is read layer by layer. The normalisation comes
-    from the graph where it is inside, else from --mean and --std, else from --records. The run is evaluated, exported
-    and trained on like any other.
+    The graph, or the names of the weights, tells which network it is; a graph that is none of ours is read layer by
+    layer. The normalisation comes from the graph where it is inside, else from --mean and --std, else from what
+    torchvision or timm state, else from --records. The run is evaluated, exported and trained on like any other;
+    KEY=VALUE words go into its recipe.
+
+    A training that was broken off goes on with --states, what Module's save_checkpoint or Gluon's Trainer saved of SGD
+    with momentum; what these files do not say (rate, momentum, weight decay, batch size) KEY=VALUE does.
 
     \b
     Examples:
       imagenet-pipeline import --symbol vgg16-symbol.json --params vgg16-0000.params --out output/runs/vgg16 --mean 123.68,116.779,103.939 --std 1,1,1 --classes synset_words.txt
       imagenet-pipeline import --params net.params --network resnet50_v1 --out output/runs/net --mean 123.68,116.78,103.94 --std 58.4,57.12,57.38
+      imagenet-pipeline import --torchvision resnet50-11ad3fa6.pth --out output/runs/resnet50 --records output/imagenet
       imagenet-pipeline import --onnx net.onnx --out output/runs/net --records output/imagenet
+      imagenet-pipeline import --symbol net-symbol.json --params net-0005.params --states net-0005.states --records output/imagenet --out output/runs/net optimizer.learning_rate=0.1 optimizer.momentum=0.9 optimizer.weight_decay=1e-4 batch_size=256 epochs=90
       imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
     """  # noqa: E501
     from imagenet_pipeline import files
@@ -172,10 +247,11 @@ def import_network(
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
     given = _given(mean, std)
-    sources = [path for path in (symbol, params, onnx) if path is not None]
+    sources = [path for path in (symbol, params, onnx, torch, states) if path is not None]
     data = None if records is None else read_data_set(records)
-    imported = _imported(symbol, params, onnx, network, input_size, output)
+    imported = _imported(symbol, params, onnx, torch, network, input_size, output)
     normalisation, source = normalisation_of(imported, given, data)
+    before = _before(states, symbol, params, imported, epoch)
     if data is not None:
         table = data.classes
     elif classes is not None:
@@ -184,18 +260,28 @@ def import_network(
         table = imported.class_table or numbered_classes(imported.classes)
     digests = {str(path): files.sha256_of(path) for path in sources}
     crop_fraction = crop_fraction or (crop_of_card(classes) if classes else None) or imported.crop_fraction
-    make_run(out, imported, table, normalisation, data, {"files": digests, "normalisation_from": source}, crop_fraction)
-    _tell(out, imported, table, normalisation, source, as_json)
+    origin = {"files": digests, "normalisation_from": source}
+    options = overrides_of(overrides)
+    make_run(out, imported, table, normalisation, data, origin, crop_fraction, options, before)
+    imported = replace(imported, notes=(*imported.notes, *(before.notes if before else ())))
+    _tell(out, imported, table, normalisation, source, before, as_json)
 
 
 def _imported(
     symbol: Path | None,
     params: Path | None,
     onnx: Path | None,
+    torch: Path | None,
     network: str | None,
     input_size: int | None,
     output: str | None,
 ) -> Imported:
+    if torch is not None:
+        from imagenet_pipeline.interchange.torch_import import import_torch
+
+        if symbol is not None or params is not None or onnx is not None:
+            raise BadRecipe("weights of torchvision or timm come alone", advice="leave the other files out")
+        return import_torch(torch, network, input_size)
     if onnx is not None:
         from imagenet_pipeline.interchange.onnx_import import import_onnx
 
@@ -203,7 +289,7 @@ def _imported(
             raise BadRecipe("an ONNX file has its values inside", advice="leave --symbol and --params out")
         return import_onnx(onnx, network, input_size, output)
     if params is None:
-        advice = "--symbol FILE --params FILE, --params FILE --network NAME, or --onnx FILE"
+        advice = "--symbol FILE --params FILE, --params FILE --network NAME, --onnx FILE or --torchvision FILE"
         raise BadRecipe("nothing to import", expected=advice)
     if symbol is not None:
         from imagenet_pipeline.interchange.mxnet_import import import_mxnet
@@ -215,8 +301,36 @@ def _imported(
     return import_gluon(params, network, input_size)
 
 
+def _before(
+    states: Path | None, symbol: Path | None, params: Path | None, imported: Imported, epoch: int | None
+) -> Continued | None:
+    """Read what the run goes on with, of a training that was broken off."""
+    if states is None:
+        if epoch is not None:
+            raise BadRecipe("--epoch is that of --states", advice="leave it out, or give both")
+        return None
+    if symbol is None or params is None:
+        raise BadRecipe("--states goes with --symbol and --params", where=f"--states {states}")
+    from imagenet_pipeline.interchange.optimizer_states import continued, epoch_of
+
+    named = {path: epoch_of(path) for path in (states, params)}
+    finished = epoch or named[states] or named[params]
+    if not finished:
+        raise BadRecipe("the number of finished epochs is unknown", where=f"--states {states}", advice="give --epoch N")
+    if epoch is None and None not in named.values() and len(set(named.values())) > 1:
+        found = " and ".join(map(str, named.values()))
+        raise BadRecipe("--states and --params are of different epochs", where=f"--states {states}", found=found)
+    return continued(states, symbol, params, imported, finished)
+
+
 def _tell(
-    out: Path, imported: Imported, table: ClassTable, normalisation: Normalisation, source: str, as_json: bool
+    out: Path,
+    imported: Imported,
+    table: ClassTable,
+    normalisation: Normalisation,
+    source: str,
+    before: Continued | None,
+    as_json: bool,
 ) -> None:
     from imagenet_pipeline.networks.catalog import FILE_NAME
     from imagenet_pipeline.training.data import NUMBERED
@@ -231,12 +345,15 @@ def _tell(
                 "also": imported.also,
                 "input_size": imported.input_size, "arrays": len(imported.values), "mean": mean, "std": std,
                 "normalisation_from": source, "unused": imported.unused,
-                "network_file": own_file, "notes": imported.notes,
+                "network_file": own_file, "notes": imported.notes, "epoch": before.epoch if before else 0,
             }
         )  # fmt: skip
         return
     size, arrays = imported.input_size, len(imported.values)
     say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    if before:
+        momenta = f"the momentum of {len(before.displacements)} arrays"
+        say(f"after epoch {before.epoch}, with {momenta}: train {out} --resume latest goes on")
     if own_file:
         say(f"no network of the catalogue: its layers are in {own_file}")
     is_guess = imported.normalisation is None and source != COMMAND_LINE

@@ -106,6 +106,10 @@ def _with_velocities(state: Values) -> dict[str, Array]:
     return {key: value / -rate for key, value in kept if key != "learning_rate"}
 
 
+_SCALES = (".weight", ".slope")
+"""Ends of names of scales, among those of vectors."""
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Settings of a parameter: `rate` is a factor of the learning rate; weight_decay and l1 act where it `decays`.
@@ -127,8 +131,9 @@ def parameter_groups(
     """The parameter group of every parameter and running statistic of a network, given their shapes by name.
 
     `frozen` and `rates` name layers by the beginnings of their paths, whole words of them: "stage1" is stage1.unit1
-    and not stage10. Of several rates that fit the longest name counts. Without `decay_all` vectors
-    do not decay. Raises BadRecipe for a name no layer begins with, and where every layer is frozen.
+    and not stage10. Of several rates that fit the longest name counts. Without `decay_all` vectors do not decay; where
+    it is "scales", those do that something is multiplied with. Raises BadRecipe for a name no layer begins with, and
+    where every layer is frozen.
     """
     frozen, rates = tuple(frozen), dict(rates or {})
     layers = {name: name.rpartition(".")[0] or name for name in shapes}
@@ -137,7 +142,8 @@ def parameter_groups(
     groups = {
         name: ParameterGroup(
             rates[max(fitting, key=len)] if (fitting := [key for key in rates if _begins(key, layer)]) else 1.0,
-            optimizer.decay_all or len(shapes[name]) > 1,
+            len(shapes[name]) > 1
+            or (name.endswith(_SCALES) if optimizer.decay_all == "scales" else optimizer.decay_all),
             any(_begins(key, layer) for key in frozen),
         )
         for name, layer in layers.items()

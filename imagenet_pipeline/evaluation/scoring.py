@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Array, Engine
+from imagenet_pipeline.engines import Array, Images
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
 from imagenet_pipeline.loading.loader import Batch
@@ -32,11 +32,25 @@ View = tuple[int, float]
 """Input of a network: side in pixels, and the share of the shorter edge that the crop takes."""
 
 
+class Scorer(Protocol):
+    """The part of an engine that scoring needs."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def ranks(self) -> int: ...
+
+    def logits(self, images: Images) -> Array: ...
+
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+
+
 @dataclass(frozen=True)
 class Member:
     """A network to be scored."""
 
-    engine: Engine
+    engine: Scorer
     view: View
     loss_kind: str
 
@@ -82,7 +96,7 @@ def _finite(logits: Array) -> Array:
 
 
 def _shown(
-    source: RelabelledSplit, engine: Engine, crops: Crops, views: Collection[View]
+    source: RelabelledSplit, engine: Scorer, crops: Crops, views: Collection[View]
 ) -> Iterator[dict[View, Batch]]:
     """Yield the same records batch by batch as every view has them, with a progress bar."""
     recipe = source.recipe
@@ -152,7 +166,7 @@ def losses_of(logs: Logs, labels: Whole, kind: str) -> Reals:
     return losses
 
 
-def gathered(engine: Engine, records: int, classes: int, parts: Sequence[tuple[int, Outcomes]]) -> Outcomes:
+def gathered(engine: Scorer, records: int, classes: int, parts: Sequence[tuple[int, Outcomes]]) -> Outcomes:
     """Gather the outcomes of all records from all ranks; each part begins at a position of its own. Collective."""
     table = np.zeros((records, 4 + min(PREDICTIONS, classes)))
     for first, part in parts:

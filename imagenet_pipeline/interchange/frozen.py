@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -58,15 +58,21 @@ def in_float32(name: str, value: Array) -> npt.NDArray[np.float32]:
     return numbers
 
 
+THE_GRAPH = "the graph"
+"""Says a normalisation that is inside the network."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """A network trained elsewhere, in our terms.
 
     `network` is its name in the catalogue; a network that is in no catalogue has its `layers` here, and `network` is
-    what its file calls it. `values` by our names, without those of auxiliary classifiers. `normalisation` is what the
-    network itself does to its input, or what its source states; None where nobody says it. `also` names other networks
-    that compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and
-    `class_table` are what the file states. `notes` are sentences on what could not be kept.
+    what its file calls it. `values` by our names, those of auxiliary classifiers only where the file has them.
+    `normalisation` is what the network itself does to its input, or what its source states, and `normalisation_from`
+    says which (a user may know better than a source); None where nobody says it. `also` names other networks that
+    compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and `class_table` are
+    what the file states. `names` are what MXNet's file calls the parameters, by our names. `notes` are sentences on
+    what could not be kept.
     """
 
     network: str
@@ -80,3 +86,5 @@ class Imported:
     crop_fraction: float | None = None
     class_table: ClassTable | None = None
     notes: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    normalisation_from: str = THE_GRAPH

@@ -52,6 +52,7 @@ class LayerGraph:
         self._items: dict[str, Layer] = {}
         self._links: list[tuple[str, ...]] = []
         self._values: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        self._sources: dict[str, dict[str, str]] = {}
         self._readers: dict[str, str] = {}
         self._namesakes: Counter[str] = Counter()
 
@@ -80,6 +81,7 @@ class LayerGraph:
         self._items[free] = layer
         self._links.append(tuple(flow.name for flow in inputs))
         self._values[free] = values
+        self._sources[free] = {suffix: source for suffix, (source, _) in (arrays or {}).items()}
         return Flow(free, report.output_shape)
 
     def network(self, end: Flow) -> tuple[Sequential, dict[str, npt.NDArray[np.float32]]]:
@@ -92,6 +94,14 @@ class LayerGraph:
             for suffix, array in self._values.get(path.rpartition(".")[2], {}).items()
         }
         return network, values
+
+    def sources(self, network: Sequential) -> dict[str, str]:
+        """What the file calls the parameters of a network of these layers, by our names."""
+        return {
+            f"{path}.{suffix}": source
+            for path, _ in walk(network)
+            for suffix, source in self._sources.get(path.rpartition(".")[2], {}).items()
+        }
 
     def require_bounded(self, numbers: int) -> None:
         """Raise BadInput where sharing made far more of the file's `numbers`."""

@@ -91,15 +91,16 @@ def _imported(foreign: _Foreign, network: str | None, input_size: int | None) ->
         if network is not None:
             raise BadInput(f"not {network}", where=foreign.symbol_path, found=difference or None)
         return _as_layers(foreign, input_size, difference)
-    candidate, values, normalisation = found[0]
+    candidate, values, normalisation, names = found[0]
     return Imported(
         candidate.name,
         _classes(foreign),
         candidate.image[1],
         values,
         normalisation,
-        tuple(other.name for other, _, _ in found[1:]),
+        tuple(other.name for other, *_ in found[1:]),
         _unused(foreign),
+        names=names,
     )
 
 
@@ -123,6 +124,7 @@ def _as_layers(foreign: _Foreign, input_size: int | None, difference: str) -> Im
         unused=_unused(foreign),
         layers=found.network,
         notes=(*nearest, *found.notes),
+        names=found.names,
     )
 
 
@@ -142,8 +144,8 @@ def recognised(
     found, difference = _found(foreign, _candidates(foreign, None, image[1]))
     if not found:
         return None, difference
-    candidate, matched, _ = found[0]
-    also = tuple(other.name for other, _, _ in found[1:])
+    candidate, matched, *_ = found[0]
+    also = tuple(other.name for other, *_ in found[1:])
     return Imported(candidate.name, _classes(foreign), image[1], matched, None, also), ""
 
 
@@ -152,7 +154,9 @@ def _unused(foreign: _Foreign) -> tuple[str, ...]:
     return tuple(name for name in foreign.params if name not in known)
 
 
-_Found = list[tuple[_Candidate, Values, Normalisation | None]]
+_Match = tuple[Values, Normalisation | None, dict[str, str]]
+"""Values by our names, what normalises the input, and the file's names by ours."""
+_Found = list[tuple[_Candidate, Values, Normalisation | None, dict[str, str]]]
 
 
 def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str]:
@@ -174,7 +178,7 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
 def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
     """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
     found, _ = _found(foreign, _candidates(foreign, network, None))
-    for candidate, _, _ in found[:1]:
+    for candidate, *_ in found[:1]:
         name, own = candidate.name, candidate.image[1]
         require_input_size(name, candidate.network, input_size, own)
         what, advice = f"is {name} at {own} pixels, not at {input_size}", "leave --input out"
@@ -253,7 +257,7 @@ def _weight_shapes(foreign: _Foreign) -> Counter[Shape]:
     return Counter(foreign.params[name].shape for name in names if name in foreign.params)
 
 
-def _matched(candidate: _Candidate, foreign: _Foreign) -> tuple[Values, Normalisation | None]:
+def _matched(candidate: _Candidate, foreign: _Foreign) -> _Match:
     """The values of a network that the foreign graph is. Raises Different, and BadInput for values that do not fit.
 
     Biases in front of batch normalisations that our network does without are no difference: its means make up for
@@ -270,27 +274,25 @@ def _matched(candidate: _Candidate, foreign: _Foreign) -> tuple[Values, Normalis
             raise max(error, other, key=lambda different: different.equal) from None
 
 
-def _matched_folding(
-    candidate: _Candidate, foreign: _Foreign, ours: Graph, folding: Folding
-) -> tuple[Values, Normalisation | None]:
+def _matched_folding(candidate: _Candidate, foreign: _Foreign, ours: Graph, folding: Folding) -> _Match:
     theirs, problem = partly_reduced(foreign.symbol, foreign.params, candidate.image, folding)
     if problem is not None:
         require_equal_start(ours, theirs, candidate.name)
         raise Different(f"as {candidate.name}: {problem}", len(theirs.steps))
     names = paired_variables(ours, theirs, candidate.name)
+    written = symbol_names(candidate.network, candidate.image)
+    names = {name: names[written[name].partition(":")[2]] for name in candidate.declared}
     values = _values(candidate, foreign, names, theirs)
     scale = theirs.scale
     plain = not any(scale.mean) and set(scale.std) == {1.0}
-    return values, None if plain else (scale.mean, scale.std)
+    return values, None if plain else (scale.mean, scale.std), names
 
 
 def _starts_with_norm(graph: Graph) -> bool:
     return any(step.kind == "normalisation" and step.inputs == (0,) for step in graph.steps)
 
 
-def _values(candidate: _Candidate, foreign: _Foreign, names: dict[str, str], graph: Graph) -> Values:
-    ours = symbol_names(candidate.network, candidate.image)
-    theirs = {name: names[ours[name].partition(":")[2]] for name in candidate.declared}
+def _values(candidate: _Candidate, foreign: _Foreign, theirs: dict[str, str], graph: Graph) -> Values:
     missing = [name for name in (*theirs.values(), *graph.folded.values()) if name not in foreign.params]
     if missing:
         shown = ", ".join(map(repr, missing[:NAMES_SHOWN]))

@@ -96,6 +96,7 @@ class Layered:
     classes: int
     normalisation: Normalisation | None
     notes: tuple[str, ...]
+    names: dict[str, str]
 
 
 def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, where: tuple[Path, Path]) -> Layered:
@@ -304,4 +305,5 @@ def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layere
     is_plain = scale is None or (not any(scale.mean) and set(scale.std) == {1.0})
     times = COLOURS if scale and len(scale.mean) == 1 else 1
     normalisation = None if scale is None or is_plain else (scale.mean * times, scale.std * times)
-    return Layered(network, values, graph.image.shape[1], end.shape[0], normalisation, tuple(graph.notes))
+    names, size = graph.sources(network), graph.image.shape[1]
+    return Layered(network, values, size, end.shape[0], normalisation, tuple(graph.notes), names)

@@ -12,6 +12,7 @@ V1 and later write a shape as i32 axes, i64 each; before V1 the word itself is t
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Mapping
@@ -71,6 +72,15 @@ def read_list(stream: BinaryIO, size: int, where: object) -> dict[str, AnyArray]
     if len(by_name) < len(names):
         raise BadInput("two arrays have the same name", where=where, found=repr(_first_repeated(names)))
     return by_name
+
+
+def read_array(content: bytes, where: object) -> AnyArray:
+    """An array that MXNet saved by itself, as its pickles hold them. Raises BadInput as `read_params` does."""
+    reader = _Reader(io.BytesIO(content), len(content), where)
+    array = reader.array(0)
+    if reader.left:
+        raise BadInput("bytes follow the end of the array", where=where, found=f"{reader.left:,} of them")
+    return array
 
 
 def write_params(path: Path, arrays: Mapping[str, AnyArray]) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights, ours and others': safetensors and MXNet's .params. Nothing in them is run, only read."""
+"""Files of weights, ours and others': safetensors, MXNet's .params, PyTorch's .pth. Nothing in them is run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from imagenet_pipeline.interchange.graph import require_usable
 from imagenet_pipeline.interchange.network_symbol import DEVIATION, MEAN, symbol_names
 from imagenet_pipeline.interchange.npz import is_npz, read_npz
 from imagenet_pipeline.interchange.params import LIST_MAGIC, read_params
+from imagenet_pipeline.interchange.pytorch_file import is_pytorch, read_pytorch
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, describe
 
@@ -26,18 +27,19 @@ CHANNELS = 3
 TYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 COUNTER = "num_batches_tracked"
 """torch's count of the batches a BatchNorm has seen; no parameter, and nothing here needs it."""
+FORMS = "safetensors, MXNet .params or .npz, or PyTorch's .pth"
 OTHER_KINDS = {
-    b"PK\x03\x04": "a PyTorch pickle",
+    b"PK\x03\x04": "a ZIP archive that neither torch.save nor NumPy made",
     b"\x80": "a Python pickle",
     b"\x89HDF": "an HDF5 file",
 }
 
 
 def read_weights(path: Path) -> dict[str, Array]:
-    """Every array of a safetensors, MXNet .params or .npz file by its name there; the content tells which it is.
+    """Every array of a safetensors, .params, .npz or torch.save file by its name there; its content tells which it is.
 
-    float16 and bfloat16 become float32, float64 stays. Raises BadInput for a file that is neither, is
-    damaged or cut short, or holds whole numbers, infinities, NaN or a name no parameter can have. Nothing is
+    float16 and bfloat16 become float32, float64 stays. Raises BadInput for a file that is none of
+    them, is damaged or cut short, or holds whole numbers, infinities, NaN or a name no parameter can have. Nothing is
     allocated that the file could not fill.
     """
     if path.is_dir():
@@ -52,11 +54,13 @@ def read_weights(path: Path) -> dict[str, Array]:
         arrays = read_params(path)
     elif start[8:9] == b"{":
         arrays = _read_safetensors(path)
+    elif is_pytorch(path):
+        arrays = read_pytorch(path)
     elif start.startswith(b"PK") and is_npz(path):
         arrays = read_npz(path)
     else:
         kind = next((kind for mark, kind in OTHER_KINDS.items() if start.startswith(mark)), None)
-        raise BadInput("not a file of weights", where=path, expected="safetensors, MXNet .params or .npz", found=kind)
+        raise BadInput("not a file of weights", where=path, expected=FORMS, found=kind)
     return {name: _checked(name, array, path) for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER}
 
 
@@ -177,8 +181,9 @@ def _array(name: str, kind: str, shape: list[int], content: bytearray, path: Pat
     except (ValueError, OverflowError):
         # safetensors multiplies the axes in any order, so an axis of length 0 hides what NumPy cannot count.
         raise _bad(name, "has an impossible shape", path, found=str(shape)[:200]) from None
-    # A bfloat16 is the upper half of the float32 of the same value.
-    return (numbers.astype("<u4") << 16).view("<f4") if kind == "BF16" else numbers
+    if kind == "BF16":  # the upper half of the float32 of the same value
+        return np.asarray(np.left_shift(numbers, 16, dtype=np.uint32)).view(np.float32)
+    return numbers
 
 
 def _checked(name: str, array: npt.NDArray[np.generic], path: Path) -> Array:

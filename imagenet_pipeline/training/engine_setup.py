@@ -129,10 +129,10 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
         return Beginning(values, source[0], _journal_entry(*source))
     # Only a run that begins with a file needs what reads other programs' files.
-    from imagenet_pipeline.interchange.weights import read_weights, starting_values, without_normalisation
+    from imagenet_pipeline.interchange.weights import starting_values
 
     file = _source(Path(recipe.initial.weights), recipe.network, len(data.classes))
-    found, inside = without_normalisation(file, read_weights(file))
+    found, inside = _read(file, recipe.network, network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
@@ -160,8 +160,30 @@ def _given(recipe: Recipe) -> tuple[Normalisation, str] | None:
     return ((initial.mean, initial.std), "initial.mean and initial.std") if initial.mean else None
 
 
-def _travelling(file: Path, state: State | None, inside: Normalisation | None) -> tuple[Normalisation, str] | None:
-    """Find a file's normalisation, and its origin: its checkpoint, its export's card, or the file."""
+def _read(
+    file: Path, name: str, network: LayeredNetwork | ZooNetwork, shape: Shape
+) -> tuple[dict[str, Array], tuple[Normalisation, str] | None]:
+    """The arrays of a file by our names, and the normalisation that it or its zoo states, with who states it.
+
+    A zoo's network takes them by the zoo's names.
+    """
+    from imagenet_pipeline.interchange.torch_import import in_our_names, stated_with
+    from imagenet_pipeline.interchange.weights import read_weights, without_normalisation
+
+    found, inside = without_normalisation(file, read_weights(file))
+    if inside is not None:
+        return found, (inside, str(file))
+    translated = in_our_names(file, found, name, network.shapes(shape)) if network.engine is None else None
+    if translated is None:
+        return found, None
+    stated = stated_with(file, name)
+    return translated, (stated.normalisation, stated.origin)
+
+
+def _travelling(
+    file: Path, state: State | None, inside: tuple[Normalisation, str] | None
+) -> tuple[Normalisation, str] | None:
+    """Find a file's normalisation, and its origin: its checkpoint, its export's card, or what `_read` found."""
     if state is not None:
         return (state.mean, state.std), str(file.parent / "state.json")
     from imagenet_pipeline.interchange.export import normalisation_beside
@@ -169,7 +191,7 @@ def _travelling(file: Path, state: State | None, inside: Normalisation | None) -
     beside = normalisation_beside(file)
     if beside is not None:
         return beside[0], str(beside[1])
-    return None if inside is None else (inside, str(file))
+    return inside
 
 
 def _of_the_records(file: Path, data: DataSet) -> tuple[Normalisation, str]:

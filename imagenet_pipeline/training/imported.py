@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from imagenet_pipeline import __version__, files
@@ -16,27 +17,30 @@ from imagenet_pipeline.config import (
     OptimizerRecipe,
     Recipe,
     ScheduleRecipe,
+    load_recipe,
     option_names,
     recipe_text,
 )
 from imagenet_pipeline.config.reading import recipe_fault
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
-from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+from imagenet_pipeline.interchange.frozen import THE_GRAPH, Imported, Normalisation
+from imagenet_pipeline.interchange.optimizer_states import Continued
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layer_file import LONGEST_NAME, NetworkFile, network_text
 from imagenet_pipeline.networks.layers import Sequential
-from imagenet_pipeline.networks.shapes import parameters
+from imagenet_pipeline.networks.shapes import Parameter, parameters
 from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
-from imagenet_pipeline.training.data import IMPORTED, NUMBERED
+from imagenet_pipeline.training.data import IMPORTED, NUMBERED, steps_per_epoch
 from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Journal, write_history
 from imagenet_pipeline.training.resume import recipe_entry
+from imagenet_pipeline.training.schedule import learning_rate
 
 BATCH_SIZE = 64
 NOTE = """\
@@ -44,6 +48,10 @@ NOTE = """\
 # train THIS_FILE --run THE_RUN --resume latest [key=value ...]
 """
 COMMAND_LINE = "the command line"
+_SETTLED = ("network", "records", "input.size")
+_OF_MOMENTUM = ("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay")
+_STEPS_ASSUMED = 1000
+"""Steps of an epoch where no records say it: the rate at an epoch's beginning hardly depends on them."""
 
 
 def make_run(
@@ -54,24 +62,30 @@ def make_run(
     data: DataSet | None,
     origin: Mapping[str, Any],
     crop_fraction: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    before: Continued | None = None,
 ) -> None:
-    """Make the run folder `folder`, whole or not at all, with a checkpoint of epoch 0 alone.
+    """Make the run folder `folder`, whole or not at all, with a single checkpoint, of epoch 0.
 
     Its recipe fine-tunes: a small rate falling to 0 over ten epochs. Auxiliary classifiers start from drawn values.
+    `overrides` are recipe keys. With a training `before` the checkpoint is of its last epoch and has its momentum; the
+    recipe goes on at the same rate for ten epochs more.
     A network that is in no catalogue has its layers in network.json there. `origin` goes into the journal. Evaluation
     looks at `crop_fraction` of the shorter edge, None at what the network's source says, or else the default.
-    Raises BadRecipe where the folder exists or no recipe may have this input, BadInput where the number of classes
-    differs, or where the layers are none that a file can hold.
+    Raises BadRecipe where the folder exists, no recipe may have this input or these keys, and where a training before
+    has no rate; BadInput where the number of classes differs, or where the layers are none that a file can hold.
     """
     if folder.exists():
         raise BadRecipe("the folder exists already", where=folder, advice="choose another --out")
     if len(classes) != imported.classes:
         what = "the class table does not fit the network"
         raise BadInput(what, where=folder, expected=f"{imported.classes} classes", found=len(classes))
-    recipe = _recipe(imported, data, crop_fraction or imported.crop_fraction)
+    recipe = _recipe(imported, data, crop_fraction or imported.crop_fraction, overrides or {}, before)
+    epoch = before.epoch if before else 0
+    steps = steps_per_epoch(recipe, data) if data and before else 0
     state = State(
-        epoch=0,
-        step=0,
+        epoch=epoch,
+        step=epoch * steps,
         network=imported.network,
         input_size=imported.input_size,
         classes=classes.ids,
@@ -89,9 +103,12 @@ def make_run(
             own = _written_network(part / FILE_NAME, imported.network, imported.input_size, imported.layers)
             recipe, state = recipe.model_copy(update={"network": own}), replace(state, network=own)
         files.write_whole(part / "recipe.toml", NOTE + recipe_text(as_kept(recipe)))
-        save_checkpoint(part, state, _with_auxiliary(imported, recipe), {})
+        values, declared = _with_auxiliary(imported, recipe)
+        values |= before.weights if before else {}
+        save_checkpoint(part, state, values, _optimizer_state(before, declared, recipe, steps) if before else {})
         journal = Journal(part)
-        journal.write("import", network=imported.network, **recipe_entry(part, recipe), **origin)
+        place = {"epoch": epoch} if before else {}
+        journal.write("import", network=imported.network, **place, **recipe_entry(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
 
@@ -109,16 +126,17 @@ def _written_network(path: Path, name: str, input_size: int, layers: Sequential)
 def normalisation_of(
     imported: Imported, given: Normalisation | None, data: DataSet | None
 ) -> tuple[Normalisation, str]:
-    """Find what to subtract and divide by, and say where it is from: the graph, the user, or else the records.
+    """Find what to subtract and divide by, and say where it is from.
 
-    Raises BadRecipe where nothing says it, or two do.
+    The graph, the user, the source of the weights, or else the records. Raises BadRecipe where nothing says it, or
+    both the graph and the user do.
     """
-    if imported.normalisation is not None:
-        if given is not None:
-            raise BadRecipe("the network normalises its input itself", advice="leave --mean and --std out")
-        return imported.normalisation, "the graph"
     if given is not None:
+        if imported.normalisation is not None and imported.normalisation_from == THE_GRAPH:
+            raise BadRecipe("the network normalises its input itself", advice="leave --mean and --std out")
         return given, COMMAND_LINE
+    if imported.normalisation is not None:
+        return imported.normalisation, imported.normalisation_from
     if data is not None:
         return (data.mean, data.std), str(data.folder / "mean.json")
     raise BadRecipe(
@@ -145,7 +163,31 @@ def numbered_classes(count: int) -> ClassTable:
     return ClassTable(NUMBERED, tuple(map(str, range(count))), tuple(f"class {number}" for number in range(count)))
 
 
-def _recipe(imported: Imported, data: DataSet | None, crop_fraction: float | None) -> Recipe:
+def _recipe(
+    imported: Imported,
+    data: DataSet | None,
+    crop_fraction: float | None,
+    overrides: Mapping[str, Any],
+    before: Continued | None,
+) -> Recipe:
+    for key in (key for key in _SETTLED if key in overrides):
+        raise BadRecipe(f"recipe key {key!r} is settled by what is imported", where=COMMAND_LINE, advice="leave it out")
+    made = _fine_tuning(imported, data, crop_fraction)
+    if before is None:
+        return load_recipe(made, dict(overrides)) if overrides else made
+    options = {**before.options, **overrides}
+    unknown = [key for key in _OF_MOMENTUM if key not in options]
+    if unknown:
+        advice = f"give them as they were: {' '.join(f'{key}=...' for key in unknown)}"
+        raise BadRecipe("the states do not say how the training went on", where=COMMAND_LINE, advice=advice)
+    going_on = {"epochs": before.epoch + made.epochs, "schedule.kind": "constant", **options}
+    recipe = load_recipe(made, going_on)
+    if recipe.optimizer.name != "sgd" or recipe.optimizer.nesterov:
+        raise BadRecipe("the states are those of sgd with momentum", where="optimizer", expected="sgd, not nesterov")
+    return recipe
+
+
+def _fine_tuning(imported: Imported, data: DataSet | None, crop_fraction: float | None) -> Recipe:
     batch_size = min(BATCH_SIZE, data.counts.get("train") or BATCH_SIZE) if data else BATCH_SIZE
     try:
         return Recipe(
@@ -162,9 +204,24 @@ def _recipe(imported: Imported, data: DataSet | None, crop_fraction: float | Non
         raise recipe_fault(error, option_names(), f"the recipe of {imported.network}") from error
 
 
-def _with_auxiliary(imported: Imported, recipe: Recipe) -> dict[str, Array]:
+def _optimizer_state(
+    before: Continued, declared: Mapping[str, Parameter], recipe: Recipe, steps_per_epoch: int
+) -> dict[str, Array]:
+    """MXNet's momentum as both engines read it: last displacements, and the rate that the next step takes."""
+    steps = steps_per_epoch or _STEPS_ASSUMED
+    rate = learning_rate(recipe, before.epoch * steps, steps)
+    arrays: dict[str, Array] = {
+        f"displacement/{name}": before.displacements.get(name, np.zeros(parameter.shape, np.float32))
+        for name, parameter in declared.items()
+        if parameter.trainable
+    }
+    return {**arrays, "learning_rate": np.array([rate], np.float64)}
+
+
+def _with_auxiliary(imported: Imported, recipe: Recipe) -> tuple[dict[str, Array], dict[str, Parameter]]:
+    """The values of all parameters, and the parameters by name; a zoo's are not known here."""
     if catalog.is_zoo_name(recipe.network):
-        return dict(imported.values)
+        return dict(imported.values), {}
     network = catalog.build(recipe.network, imported.classes)
     shape = (3, imported.input_size, imported.input_size)
     declared = parameters(network, shape)
@@ -172,4 +229,4 @@ def _with_auxiliary(imported: Imported, recipe: Recipe) -> dict[str, Array]:
     if any(name not in values for name in declared):
         drawn = initial_values(network, shape, recipe.initial.kind, recipe.seed)
         values = {name: values.get(name, drawn[name]) for name in declared}
-    return values
+    return values, declared

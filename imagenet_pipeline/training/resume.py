@@ -6,7 +6,7 @@ import logging
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,8 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
     steps = _possible_steps(recipe, data)
+    start = _placed(start, steps)
+    state = start.state
     rows = _rows_until(events, state, folder)
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
     rate = rate_in_force(recipe, settings.overrides, rate_given, at, begun, events, steps, rows)
@@ -228,6 +230,12 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
             say_other_threads(events, engine)
             _write_resumed(run, entry)
     return run
+
+
+def _placed(start: Checkpoint, steps_per_epoch: int) -> Checkpoint:
+    """The checkpoint with its finished steps; of one imported without records its epochs alone are known."""
+    step = max(start.state.step, start.state.epoch * steps_per_epoch)
+    return replace(start, state=replace(start.state, step=step))
 
 
 def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
@@ -308,7 +316,9 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
     rows = [row for row in branches(events)[-1] if row["epoch"] <= state.epoch]
     if state.metrics and state.epoch not in [row["epoch"] for row in rows]:
         rows.append({"event": "epoch", **state.metrics})
-    missing = sorted({*range(1, state.epoch + 1)} - {row["epoch"] for row in rows})
+    # What was trained elsewhere, before an import, is in no row.
+    first = max((event.get("epoch", 0) for event in events if event["event"] == "import"), default=0) + 1
+    missing = sorted({*range(first, state.epoch + 1)} - {row["epoch"] for row in rows})
     if missing:
         where = folder / "journal.jsonl"
         raise Damaged(

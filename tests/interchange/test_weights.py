@@ -76,6 +76,8 @@ def test_safetensors_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_bfloat16_keeps_its_values(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(one("BF16", [2], np.array([0x3F80, 0xC020], "<u2").tobytes()))
     np.testing.assert_array_equal(read_weights(tmp_path / "w")["a"], np.array([1.0, -2.5], np.float32))
+    (tmp_path / "w").write_bytes(one("BF16", [], np.array(0xC020, "<u2").tobytes()))
+    assert read_weights(tmp_path / "w")["a"] == np.float32(-2.5)
 
 
 def test_counters_of_batches_are_left_out(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_params_are_known_by_their_content(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"", "not a file of weights"),
-        (b"PK\x03\x04" + bytes(100), "found a PyTorch pickle"),
+        (b"PK\x03\x04" + bytes(100), "found a ZIP archive that neither torch.save nor NumPy made"),
         (b"\x80\x02}q\x00." + bytes(20), "found a Python pickle"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "found an HDF5 file"),
         (save(ARRAYS)[:-1], "damaged"),

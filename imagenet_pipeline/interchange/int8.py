@@ -1,0 +1,128 @@
+"""ONNX files in int8, by ONNX Runtime's static quantisation, and the runtime that runs either.
+
+Weights are int8 with a scale for each channel, activations int8 with a scale and an offset an array, from the smallest
+and the largest value seen on some images; a QuantizeLinear and a DequantizeLinear around every operator say so. What
+has no int8 form, the normalisation of the input among it, stays in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagenet_pipeline import files
+from imagenet_pipeline.engines import Images
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.interchange.frozen import Normalisation
+
+Pixels = npt.NDArray[np.float32]
+METHOD = "static, QDQ: weights int8 a channel, activations int8 an array, least and greatest value seen"
+_ERRORS = 3  # the level of ONNX Runtime's log
+
+
+def require_runtime() -> Any:
+    """The package onnxruntime. Raises BadRecipe where it, or onnx, is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise BadRecipe(
+            f"--int8 needs the packages onnx and onnxruntime ({error})",
+            advice="pip install 'imagenet-pipeline[int8]'",
+        ) from error
+    return onnxruntime
+
+
+class OnnxScorer:
+    """An ONNX file that scores images, as an engine does: uint8 [n, height, width, channels] to logits [n, classes].
+
+    With a `normalisation` the images are normalised before the network sees them, which an export of --raw needs.
+    """
+
+    rank, ranks = 0, 1
+
+    def __init__(self, path: Path, normalisation: Normalisation | None = None) -> None:
+        runtime = require_runtime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = _ERRORS
+        self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._normalisation = normalisation
+
+    def logits(self, images: Images) -> npt.NDArray[np.float32]:
+        """Scores before the softmax."""
+        pixels = pixels_of(images, self._normalisation)
+        scores: npt.NDArray[np.float32] = self._session.run(["logits"], {"images": pixels})[0]
+        return scores
+
+    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The same: there is one rank."""
+        return numbers
+
+
+def pixels_of(images: Images, normalisation: Normalisation | None) -> Pixels:
+    """What an exported network reads: float32 [n, channels, height, width], in 0..255 or normalised."""
+    pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
+    if normalisation is None:
+        return np.ascontiguousarray(pixels)
+    mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in normalisation)
+    normalised: Pixels = (pixels - mean) / std
+    return normalised
+
+
+def quantise(path: Path, batches: Iterator[Pixels]) -> None:
+    """Replace an ONNX file by its int8 form, calibrated on batches of what the network reads.
+
+    Raises BadRecipe where ONNX Runtime cannot quantise it, OutOfRoom where the disk is full.
+    """
+    import onnx
+
+    require_runtime()
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    original = onnx.load(path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, files.explaining(path), _quiet():
+        fused, quantised = Path(folder, "fused.onnx"), Path(folder, "int8.onnx")
+        try:
+            # Batch normalisations go into their convolutions first: between two int8 operators they could not.
+            quant_pre_process(path, fused, skip_symbolic_shape=True)
+            quantization.quantize_static(fused, quantised, _Feed(batches), per_channel=True)
+        except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            what = f"ONNX Runtime cannot quantise this network ({reason})"
+            raise BadRecipe(what, where="--int8", advice="leave --int8 out") from error
+        model = onnx.load(quantised)
+    del model.metadata_props[:]
+    model.metadata_props.extend(original.metadata_props)
+    model.graph.name, model.doc_string = original.graph.name, f"{original.doc_string}; int8"
+    model.producer_name, model.producer_version = original.producer_name, original.producer_version
+    with files.whole_file(path) as stream:
+        stream.write(model.SerializeToString(deterministic=True))
+
+
+class _Feed:
+    """Batches as ONNX Runtime asks for them."""
+
+    def __init__(self, batches: Iterator[Pixels]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        pixels = next(self._batches, None)
+        return None if pixels is None else {"images": pixels}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime's quantiser tells the root logger what it thinks of a graph."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
