@@ -237,7 +237,8 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     if first["type"] == "missing":
         return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
     if first["type"] == "literal_error":
-        return _unknown_word(key, first, where)
+        is_bool = any(fault["type"].startswith("bool") for fault in error.errors())
+        return _unknown_word(key, first, where, "true or false" if is_bool else "a number")
     if first["type"] == "model_type":
         inner = next(name for name in known if name.startswith(f"{key}."))
         advice = f"write {inner}=..."
@@ -285,13 +286,13 @@ def _clearest(error: ValidationError) -> Any:
     return words[0] if words and isinstance(words[0]["input"], str) else errors[0]
 
 
-def _unknown_word(key: str, error: Any, where: str) -> BadRecipe:
+def _unknown_word(key: str, error: Any, where: str, instead: str) -> BadRecipe:
     words = re.findall("'([^']*)'", error["ctx"]["expected"])
-    or_number = " or a number" if len(error["loc"]) > len(key.split(".")) else ""
+    or_else = f" or {instead}" if len(error["loc"]) > len(key.split(".")) else ""
     return BadRecipe(
         f"recipe key {key!r}: no such word",
         where=where,
-        expected=error["ctx"]["expected"] + or_number,
+        expected=error["ctx"]["expected"] + or_else,
         found=repr(error["input"])[:80],
         advice=did_you_mean(str(error["input"]), words, "") or None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,8 +72,8 @@ class Imported:
     `normalisation` is what the network itself does to its input, or what its source states, and `normalisation_from`
     says which (a user may know better than a source); None where nobody says it. `also` names other networks that
     compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and `class_table` are
-    what the file states. `names` are what MXNet's file calls the parameters, by our names. `notes` are sentences on
-    what could not be kept.
+    what the file states. `sources` are the names that the file has for `values`, where it names them. `notes` are
+    sentences on what could not be kept.
     """
 
     network: str
@@ -86,5 +87,5 @@ class Imported:
     crop_fraction: float | None = None
     class_table: ClassTable | None = None
     notes: tuple[str, ...] = ()
-    names: dict[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     normalisation_from: str = THE_GRAPH

@@ -305,7 +305,7 @@ _COUNTED = {"channels": "filters", "units": "units", "groups": "groups"}
 def _difference(other: GraphStep, step: GraphStep | None, name: str) -> str:
     """Their step and ours in words: "your conv0 has 10 filters, lenet's 20"."""
     if step is None:
-        return f"your {_named(other)}, is nothing that {name} has"
+        return f"your graph goes on with {_named(other)}, where {name} ends"
     if step.kind != other.kind or len(step.inputs) != len(other.inputs):
         return f"your {_named(other)}, where {name} has {_named(step)}"
     words = [

@@ -52,8 +52,8 @@ class LayerGraph:
         self._items: dict[str, Layer] = {}
         self._links: list[tuple[str, ...]] = []
         self._values: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
-        self._sources: dict[str, dict[str, str]] = {}
         self._readers: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
         self._namesakes: Counter[str] = Counter()
 
     def add(
@@ -76,32 +76,25 @@ class LayerGraph:
             source, array = (arrays or {})[suffix]
             values[suffix] = _fitting(array, parameter, report, f"{where}, array {source[:80]!r}")
         free = self._free(name)
-        for source, _ in (arrays or {}).values():
+        for suffix, (source, _) in (arrays or {}).items():
             self._note_sharing(source, free)
+            self._sources[f"{free}.{suffix}"] = source
         self._items[free] = layer
         self._links.append(tuple(flow.name for flow in inputs))
         self._values[free] = values
-        self._sources[free] = {suffix: source for suffix, (source, _) in (arrays or {}).items()}
         return Flow(free, report.output_shape)
 
-    def network(self, end: Flow) -> tuple[Sequential, dict[str, npt.NDArray[np.float32]]]:
-        """The layers that `end` comes from as a network, and their values by our names."""
+    def network(self, end: Flow) -> tuple[Sequential, dict[str, npt.NDArray[np.float32]], dict[str, str]]:
+        """The layers that `end` comes from as a network; their values, and the file's names of these, by our names."""
         count = list(self._items).index(end.name) + 1
         network = arrange(Graph(tuple(self._items.items())[:count], tuple(self._links[:count])))
-        values = {
-            f"{path}.{suffix}": array
-            for path, _ in walk(network)
-            for suffix, array in self._values.get(path.rpartition(".")[2], {}).items()
-        }
-        return network, values
-
-    def sources(self, network: Sequential) -> dict[str, str]:
-        """What the file calls the parameters of a network of these layers, by our names."""
-        return {
-            f"{path}.{suffix}": source
-            for path, _ in walk(network)
-            for suffix, source in self._sources.get(path.rpartition(".")[2], {}).items()
-        }
+        values, sources = {}, {}
+        for path, _ in walk(network):
+            name = path.rpartition(".")[2]
+            for suffix, array in self._values.get(name, {}).items():
+                values[f"{path}.{suffix}"] = array
+                sources[f"{path}.{suffix}"] = self._sources[f"{name}.{suffix}"]
+        return network, values, sources
 
     def require_bounded(self, numbers: int) -> None:
         """Raise BadInput where sharing made far more of the file's `numbers`."""

@@ -96,6 +96,12 @@ def reciprocal(operator: Operator) -> Flow:
     return operator.add(Scalar("divide", 1.0, True), flow)
 
 
+def filled(operator: Operator) -> Flow:
+    """ones_like or zeros_like: as many of them as the array has numbers."""
+    zeros = operator.add(Scalar("multiply", 0.0), operator.flow(), suffix="zeros")
+    return zeros if bare(operator.node.op) == "zeros_like" else operator.add(Scalar("add", 1.0), zeros)
+
+
 def reduction(operator: Operator) -> Flow:
     """Mean, sum, maximum or minimum over axes."""
     attributes, flow = operator.attributes, operator.flow()

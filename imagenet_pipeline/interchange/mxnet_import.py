@@ -58,6 +58,15 @@ class _Candidate:
     """Number of weights, by their shapes, that only one of the two has."""
 
 
+@dataclass(frozen=True)
+class _Match:
+    """A network's values out of a foreign checkpoint, and the names they have there by ours."""
+
+    values: Values
+    normalisation: Normalisation | None
+    sources: dict[str, str]
+
+
 def import_mxnet(
     symbol_path: Path,
     params_path: Path,
@@ -91,16 +100,16 @@ def _imported(foreign: _Foreign, network: str | None, input_size: int | None) ->
         if network is not None:
             raise BadInput(f"not {network}", where=foreign.symbol_path, found=difference or None)
         return _as_layers(foreign, input_size, difference)
-    candidate, values, normalisation, names = found[0]
+    candidate, match = found[0]
     return Imported(
         candidate.name,
         _classes(foreign),
         candidate.image[1],
-        values,
-        normalisation,
-        tuple(other.name for other, *_ in found[1:]),
+        match.values,
+        match.normalisation,
+        tuple(other.name for other, _ in found[1:]),
         _unused(foreign),
-        names=names,
+        sources=match.sources,
     )
 
 
@@ -124,7 +133,7 @@ def _as_layers(foreign: _Foreign, input_size: int | None, difference: str) -> Im
         unused=_unused(foreign),
         layers=found.network,
         notes=(*nearest, *found.notes),
-        names=found.names,
+        sources=found.sources,
     )
 
 
@@ -144,9 +153,9 @@ def recognised(
     found, difference = _found(foreign, _candidates(foreign, None, image[1]))
     if not found:
         return None, difference
-    candidate, matched, *_ = found[0]
-    also = tuple(other.name for other, *_ in found[1:])
-    return Imported(candidate.name, _classes(foreign), image[1], matched, None, also), ""
+    candidate, match = found[0]
+    also = tuple(other.name for other, _ in found[1:])
+    return Imported(candidate.name, _classes(foreign), image[1], match.values, None, also), ""
 
 
 def _unused(foreign: _Foreign) -> tuple[str, ...]:
@@ -154,9 +163,7 @@ def _unused(foreign: _Foreign) -> tuple[str, ...]:
     return tuple(name for name in foreign.params if name not in known)
 
 
-_Match = tuple[Values, Normalisation | None, dict[str, str]]
-"""Values by our names, what normalises the input, and the file's names by ours."""
-_Found = list[tuple[_Candidate, Values, Normalisation | None, dict[str, str]]]
+_Found = list[tuple[_Candidate, _Match]]
 
 
 def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str]:
@@ -168,7 +175,7 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
         if candidate.distance and (found or difference):
             break
         try:
-            found.append((candidate, *_matched(candidate, foreign)))
+            found.append((candidate, _matched(candidate, foreign)))
         except Different as error:
             difference = difference or str(error)
     is_near = len(candidates) == 1 or (candidates and candidates[0].distance <= weights // 2)
@@ -178,7 +185,7 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
 def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
     """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
     found, _ = _found(foreign, _candidates(foreign, network, None))
-    for candidate, *_ in found[:1]:
+    for candidate, _ in found[:1]:
         name, own = candidate.name, candidate.image[1]
         require_input_size(name, candidate.network, input_size, own)
         what, advice = f"is {name} at {own} pixels, not at {input_size}", "leave --input out"
@@ -280,12 +287,12 @@ def _matched_folding(candidate: _Candidate, foreign: _Foreign, ours: Graph, fold
         require_equal_start(ours, theirs, candidate.name)
         raise Different(f"as {candidate.name}: {problem}", len(theirs.steps))
     names = paired_variables(ours, theirs, candidate.name)
-    written = symbol_names(candidate.network, candidate.image)
-    names = {name: names[written[name].partition(":")[2]] for name in candidate.declared}
-    values = _values(candidate, foreign, names, theirs)
+    ours_there = symbol_names(candidate.network, candidate.image)
+    sources = {name: names[ours_there[name].partition(":")[2]] for name in candidate.declared}
+    values = _values(candidate, foreign, sources, theirs)
     scale = theirs.scale
     plain = not any(scale.mean) and set(scale.std) == {1.0}
-    return values, None if plain else (scale.mean, scale.std), names
+    return _Match(values, None if plain else (scale.mean, scale.std), sources)
 
 
 def _starts_with_norm(graph: Graph) -> bool:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from imagenet_pipeline.interchange.layer_graph import Flow, Stored
 from imagenet_pipeline.interchange.mxnet_operator import Operator, ones_like
+from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -37,6 +40,7 @@ from imagenet_pipeline.networks.shapes import Shape, windows
 
 LOWEST = -3.4028234663852886e38
 """The lowest number of float32: no maximum is below it."""
+LARGEST_SIDE = 4096
 Pair = tuple[int, int]
 
 
@@ -93,8 +97,8 @@ def _window(operator: Operator) -> tuple[Pair, Pair, Pair, Pair]:
     )
 
 
-def _count(operator: Operator, name: str) -> int:
-    count = operator.attributes.integer(name)
+def _count(operator: Operator, name: str, default: int | None = None) -> int:
+    count = operator.attributes.integer(name, default)
     if count < 1:
         raise operator.bad(f"invalid attribute {name!r}", expected="1 or above", found=count)
     return count
@@ -152,6 +156,19 @@ def instance_norm(operator: Operator) -> Flow:
         raise operator.unfit("InstanceNorm needs several values a channel", found=flow.shape)
     layer = InstanceNorm(operator.attributes.real("eps", 1e-3))
     return _per_channel(operator, layer, flow, 0, operator.arrays("weight", "bias"))
+
+
+def group_norm(operator: Operator) -> Flow:
+    """GroupNorm, whose scale and shift are a number for each group in MXNet 1: an InstanceNorm of the groups."""
+    flow, groups = operator.flow(), _count(operator, "num_groups", 1)
+    shape = flow.shape
+    if len(shape) < 2 or shape[0] % groups:
+        raise operator.unfit(f"{groups} groups do not divide the channels", found=shape)
+    flow = operator.add(Reshape((groups, math.prod(shape) // groups, 1)), flow, suffix="groups")
+    layer = InstanceNorm(operator.attributes.real("eps", 1e-5))
+    return operator.add(
+        Reshape(shape), operator.add(layer, flow, arrays=operator.arrays("weight", "bias")), suffix="out"
+    )
 
 
 def layer_norm(operator: Operator) -> Flow:
@@ -276,6 +293,9 @@ def softmax_output(operator: Operator) -> Flow:
         return operator.add(Softmax(0), flow)
     if attributes.flag("preserve_shape", False):
         return operator.add(Softmax(len(flow.shape) - 1), flow)
+    if operator.node.op == "SoftmaxActivation":
+        # MXNet's own kernels differ: that of CPUs goes along the last axis.
+        raise operator.bad("SoftmaxActivation over more than a vector", expected="mode channel", found=flow.shape)
     shape, flow = flow.shape, operator.add(Flatten(), flow, suffix="flatten")
     return operator.add(Reshape(shape), operator.add(Softmax(0), flow), suffix="shape")
 
@@ -353,7 +373,8 @@ def _margined(
     Pooling_v1 the margin is zeros, for a maximum too, and an average divides by the whole window.
     """
     is_old = operator.node.op == "Pooling_v1"
-    fills = kind == "sum" or (kind == "avg") is is_old
+    zeros = kind != "max" or (is_old and any(around for _, _, around in axes))
+    fills = kind == "sum" or (is_old if kind == "avg" else not zeros)
     past = [0, 0]
     for axis, (length, (size, step, around)) in enumerate(zip(flow.shape[1:], axes, strict=True)):
         last = 0 if counts is None else (counts[axis] - 1) * step - around
@@ -367,7 +388,7 @@ def _margined(
     if kind == "avg" and not (is_old or operator.attributes.flag("count_include_pad", True)):
         raise operator.bad("our average pooling needs a padding of at most half its window", found=axes)
     (above, left), (below, right) = (axes[0][2], axes[1][2]), past
-    layer = Pad(above, above + below, left, left + right, value=LOWEST if kind == "max" and not is_old else 0.0)
+    layer = Pad(above, above + below, left, left + right, value=0.0 if zeros else LOWEST)
     return operator.add(layer, flow, suffix="pad"), counts is not None and not any(past)
 
 
@@ -400,6 +421,49 @@ def upsampling(operator: Operator) -> Flow:
     channels = flow.shape[0]
     layer = ConvTranspose(channels, 2 * scale - scale % 2, scale, scale // 2, 0, channels, bias=False)
     return operator.add(layer, flow, arrays=operator.arrays("weight"))
+
+
+def resize(operator: Operator) -> Flow:
+    """_contrib_BilinearResize2D: every row, then every column, times a matrix of interpolation."""
+    attributes, flow = operator.attributes, operator.image()
+    mode = attributes.word("mode", "size")
+    if mode not in ("size", "like"):
+        raise operator.bad(f"our layers have no resizing {mode[:40]!r}", expected="mode size or like")
+    sizes = operator.flow(1).shape[1:] if mode == "like" else _resized(operator, flow.shape)
+    corners = attributes.flag("align_corners", True)
+    operator.note("interpolates by matrices here, which training would change")
+    for axis, suffix in ((1, "columns"), (0, "rows")):
+        matrix = interpolation(flow.shape[2], sizes[axis], corners)
+        arrays = {"weight": (f"{operator.node.name} {suffix}", matrix)}
+        flow = operator.add(Dense(sizes[axis], bias=False, last_axis=True), flow, suffix=suffix, arrays=arrays)
+        flow = operator.add(Transpose((0, 2, 1)), flow, suffix=f"{suffix}_turned")
+    return flow
+
+
+def _resized(operator: Operator, shape: Shape) -> Pair:
+    attributes = operator.attributes
+    scales = [attributes.real(f"scale_{name}", 0.0) for name in ("height", "width")]
+    if not any(scales):
+        sizes = attributes.integer("height", 1), attributes.integer("width", 1)
+    else:
+        sizes = int(shape[1] * scales[0]), int(shape[2] * scales[1])
+    if not 1 <= min(sizes) <= max(sizes) <= LARGEST_SIDE:
+        raise operator.bad("resizes to an impossible size", expected=f"1 to {LARGEST_SIDE}", found=sizes)
+    return sizes
+
+
+def interpolation(length: int, wanted: int, corners: bool) -> AnyArray:
+    """The matrix [wanted, length] that interpolates linearly; with `corners` both ends stay where they are."""
+    places = np.arange(wanted)
+    if corners:
+        sources = places * ((length - 1) / max(wanted - 1, 1))
+    else:
+        sources = np.maximum(0, (places + 0.5) * (length / wanted) - 0.5)
+    below = np.minimum(sources.astype(int), length - 1)
+    matrix = np.zeros((wanted, length), np.float32)
+    matrix[places, below] += 1 - (sources - below)
+    matrix[places, np.minimum(below + 1, length - 1)] += sources - below
+    return matrix
 
 
 def padding(operator: Operator) -> Flow:

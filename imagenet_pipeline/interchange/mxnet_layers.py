@@ -45,6 +45,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(NORMS, layers.batch_norm),
     "InstanceNorm": layers.instance_norm,
     "LayerNorm": layers.layer_norm,
+    "GroupNorm": layers.group_norm,
     "LRN": layers.response_norm,
     "L2Normalization": layers.l2_norm,
     **dict.fromkeys(("Activation", *layers.FUNCTIONS), layers.activation),
@@ -59,11 +60,13 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Pooling", "Pooling_v1"), layers.pooling),
     "_contrib_AdaptiveAvgPooling2D": layers.adaptive_pooling,
     "UpSampling": layers.upsampling,
+    "_contrib_BilinearResize2D": layers.resize,
     **dict.fromkeys(("Pad", "pad"), layers.padding),
     **dict.fromkeys(arrays.ARITHMETIC, arrays.arithmetic),
     **dict.fromkeys(arrays.SCALAR_ARITHMETIC, arrays.scalar),
     "negative": arrays.negative,
     **dict.fromkeys(("reciprocal", "rsqrt"), arrays.reciprocal),
+    **dict.fromkeys(("ones_like", "zeros_like"), arrays.filled),
     **dict.fromkeys(arrays.REDUCTIONS, arrays.reduction),
     **dict.fromkeys(("Flatten", "flatten"), arrays.flatten),
     **dict.fromkeys(("Reshape", "reshape"), arrays.reshape),
@@ -88,15 +91,15 @@ MOST_WEIGHTLESS = 16
 
 @dataclass(frozen=True)
 class Layered:
-    """A graph as layers: `size` is the side of its images; `assumed` where neither graph nor user says it."""
+    """A graph as layers, for images of `size` pixels a side; `sources` has the file's names of `values` by ours."""
 
     network: Sequential
     values: dict[str, npt.NDArray[np.float32]]
+    sources: dict[str, str]
     size: int
     classes: int
     normalisation: Normalisation | None
     notes: tuple[str, ...]
-    names: dict[str, str]
 
 
 def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, where: tuple[Path, Path]) -> Layered:
@@ -299,11 +302,10 @@ def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layere
             raise SizeUnfit("its output is not a vector of scores", where=conversion.where, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
     graph.require_bounded(sum(array.size for array in conversion.params.values()))
-    network, values = graph.network(end)
+    network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale
     is_plain = scale is None or (not any(scale.mean) and set(scale.std) == {1.0})
     times = COLOURS if scale and len(scale.mean) == 1 else 1
     normalisation = None if scale is None or is_plain else (scale.mean * times, scale.std * times)
-    names, size = graph.sources(network), graph.image.shape[1]
-    return Layered(network, values, size, end.shape[0], normalisation, tuple(graph.notes), names)
+    return Layered(network, values, sources, graph.image.shape[1], end.shape[0], normalisation, tuple(graph.notes))

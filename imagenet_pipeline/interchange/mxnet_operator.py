@@ -16,6 +16,7 @@ from imagenet_pipeline.networks.layers import Constant, Greyscale, Layer
 from imagenet_pipeline.networks.shapes import Shape
 
 SKIPPED = ("identity", "_copy", "BlockGrad", "stop_gradient", "Cast", "cast", "amp_cast")
+STOPPED = ("BlockGrad", "stop_gradient")
 COLOURS = 3
 
 
@@ -57,6 +58,8 @@ class Conversion:
         if node.op in SKIPPED and (first is not None or self.variable(index) is not None):
             if first is not None:
                 self._flows[output] = first
+                if node.op in STOPPED:
+                    self.graph.notes.append(f"{node.name[:80]}: no gradient passes it in MXNet; here it does")
             return
         rule = rules(node.op)
         changed = self._scaled(operator, first) if self._split and isinstance(first, InputScale) else None

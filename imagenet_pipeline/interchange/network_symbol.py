@@ -104,7 +104,7 @@ class _SymbolWriter:
             case layers.Concat():
                 return self._joined(_node_name(joined(path, "concat")), inputs, 1)
             case layers.Join(axis=axis):
-                return self._joined(name, self._repeated(name, inputs), batched(axis))
+                return self._joined(name, self._repeated(path, inputs), batched(axis))
             case layers.Elementwise():
                 return self._arithmetic(layer, path, inputs)
             case layers.Constant(shape=shape):
@@ -121,13 +121,18 @@ class _SymbolWriter:
     def _joined(self, name: str, inputs: list[Output], axis: int) -> Output:
         return self._append("Concat", name, inputs, {"num_args": str(len(inputs)), "dim": str(axis)})
 
-    def _repeated(self, name: str, inputs: list[Output]) -> list[Output]:
-        """Constants among other inputs as often as there are images."""
-        images = next((link for link in inputs if link not in self._constants), None)
-        attributes = {"lhs_axes": "(0,)", "rhs_axes": "(0,)"}
+    def _repeated(self, path: str, inputs: list[Output]) -> list[Output]:
+        """Constants among other inputs as often as there are images: each plus 0 times the mean of an image."""
+        if self._constants.issuperset(inputs) or self._constants.isdisjoint(inputs):
+            return inputs
+        name, shape = _node_name(path), self._reports[path].output_shape
+        images = next(link for link in inputs if link not in self._constants)
+        over = {"axis": tuple_of(batched_axes(range(len(shape)), shape)), "keepdims": "True", "exclude": "False"}
+        mean = self._append("mean", f"{name}_mean", (images,), over)
+        nothing = self._append("_mul_scalar", f"{name}_nothing", (mean,), {"scalar": "0.0"})
         return [
-            self._append("broadcast_like", f"{name}_repeated{number}", (link, images), attributes)
-            if images and link in self._constants
+            self._append("broadcast_add", f"{name}_repeated{number}", (link, nothing), {})
+            if link in self._constants
             else link
             for number, link in enumerate(inputs)
         ]

@@ -164,22 +164,17 @@ class OnnxGraph:
         return result
 
     def _repeated(self, path: str, inputs: list[str]) -> list[str]:
-        """Constants among other inputs as often as there are images."""
+        """Constants among other inputs as often as there are images: each plus 0 times the mean of an image."""
         if self._constants.issuperset(inputs) or self._constants.isdisjoint(inputs):
             return inputs
+        shape = self.frozen.reports[path].output_shape
         images = next(value for value in inputs if value not in self._constants)
-        shape = self._node("Shape", f"{path}.shape", [images])
-        bounds = [self._integers(f"{path}.shape.{name}", [value]) for name, value in (("begin", 0), ("end", 1))]
-        count = self._node("Slice", f"{path}.count", [shape, *bounds])
-        shapes = self.frozen.reports[path].input_shapes
-        repeated = []
-        for number, (value, own) in enumerate(zip(inputs, shapes, strict=True)):
-            if value in self._constants:
-                rest = self._integers(f"{path}.rest{number}", own)
-                whole = self._node("Concat", f"{path}.whole{number}", [count, rest], axis=0)
-                value = self._node("Expand", f"{path}.repeated{number}", [value, whole])
-            repeated.append(value)
-        return repeated
+        mean = self._node("ReduceMean", f"{path}.mean", [images], axes=batched_axes(range(len(shape)), shape))
+        nothing = self._node("Mul", f"{path}.nothing", [mean, self._number(f"{path}.zero", 0)])
+        return [
+            self._node("Add", f"{path}.repeated{number}", [value, nothing]) if value in self._constants else value
+            for number, value in enumerate(inputs)
+        ]
 
     def _dense_along_last_axis(self, path: str, x: str) -> str:
         weight, *bias = self._parameters(path)

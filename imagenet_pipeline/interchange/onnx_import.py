@@ -263,7 +263,7 @@ def _imported(conversion: Conversion, value: Value) -> Imported:
             raise SizeUnfit("its output is not a vector of scores", where=path, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
     graph.require_bounded(conversion.stored)
-    network, values = graph.network(end)
+    network, values, _ = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale
     is_plain = scale is None or (not any(scale.mean) and set(scale.std) == {1.0})

@@ -126,7 +126,7 @@ def continued(states: Path, symbol: Path, params: Path, imported: Imported, epoc
     saved, stored = read_states(states), read_params(params)
     by_name = _by_name(saved, _names_in_order(saved, symbol, stored), stored, states)
     displacements, weights, unkept = {}, {}, []
-    for ours, theirs in imported.names.items():
+    for ours, theirs in imported.sources.items():
         momentum, master = by_name.get(theirs, (None, None))
         value, array = imported.values[ours], _stored(stored, theirs)
         where = f"{states}: {theirs[:80]!a}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from imagenet_pipeline.networks import layers
 from imagenet_pipeline.networks.layers import pair
 from imagenet_pipeline.networks.shapes import LayerReport, Shape
 
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 Operator = tuple[str, dict[str, str], tuple[str, ...]]
 """Operator, attributes, endings of its variables' names."""
 
@@ -51,7 +54,9 @@ def operator_of(report: LayerReport) -> Operator:
             names = _WITH_NUMBER | _NUMBER_FIRST if layer.reverse else _WITH_NUMBER
             return names[layer.kind], {"scalar": repr(layer.value)}, ()
         case layers.Clip():
-            return "clip", {"a_min": repr(layer.low), "a_max": repr(layer.high)}, ()
+            # Readers of MXNet's attributes, ours too, know no infinity.
+            low, high = (min(max(limit, -LARGEST_FLOAT), LARGEST_FLOAT) for limit in (layer.low, layer.high))
+            return "clip", {"a_min": repr(low), "a_max": repr(high)}, ()
         case layers.Softmax():
             warmth = {"temperature": repr(layer.temperature)} if layer.temperature != 1 else {}
             name = "log_softmax" if layer.log else "softmax"

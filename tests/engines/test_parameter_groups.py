@@ -77,6 +77,12 @@ def test_without_decay_all_arrays_of_one_dimension_do_not_decay() -> None:
     assert all(one.decays for one in parameter_groups(SHAPES, RECIPE).values())
 
 
+def test_scales_decay_and_biases_do_not_as_with_mxnets_module() -> None:
+    shapes = {"conv.weight": (4, 3, 3, 3), "norm.weight": (4,), "norm.bias": (4,), "act.slope": (4,), "conv.bias": (4,)}
+    found = parameter_groups(shapes, OptimizerRecipe(decay_all="scales"))
+    assert [name for name, group in found.items() if group.decays] == ["conv.weight", "norm.weight", "act.slope"]
+
+
 def test_a_parameter_outside_every_layer_goes_by_its_own_name() -> None:
     shapes = {"cls_token": (1, 1, 8), "head.weight": (7, 8)}
     assert parameter_groups(shapes, RECIPE, frozen=["cls_token"])["cls_token"].frozen

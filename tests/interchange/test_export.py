@@ -29,7 +29,10 @@ NAMES = {
     "mxnet": ["net-0000.params", "net-symbol.json", "net.mxnet.json"],
     "onnx": ["net.onnx", "net.onnx.json"],
     "pytorch": ["net.py", "net.pytorch.json", "net.safetensors"],
+    "torchscript": ["net.pt", "net.torchscript.json"],
+    "torch-export": ["net.pt2", "net.torch-export.json"],
 }
+ALL = "mxnet, onnx, pytorch, torchscript or torch-export"
 
 
 @dataclass
@@ -264,8 +267,8 @@ def test_a_card_of_someone_else_is_not_replaced(call: Call, run: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--format", "tflite"], 2, "mxnet, onnx or pytorch"),
-        (["--format", "torch"], 2, "expected mxnet, onnx or pytorch; found torch; did you mean pytorch?"),
+        (["--format", "tflite"], 2, f"expected {ALL}; found tflite\n"),
+        (["--format", "torch"], 2, f"expected {ALL}; found torch; did you mean pytorch or torchscript or "),
         (["--format", "onnx", "--checkpoint", "7"], 2, "one of 1, 2"),
         (["--format", "onnx", "--input", "0"], 2, "--input"),
         (["--format", "onnx", "--out", "/"], 2, "expected /NAME"),

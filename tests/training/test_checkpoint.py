@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, Damaged, OutOfRoom
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 from imagenet_pipeline.training.checkpoint import (
     State,
     find_checkpoint,
@@ -69,6 +71,37 @@ def test_no_optimizer_state_is_a_state(tmp_path: Path) -> None:
 def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
     first, second = save(tmp_path / "a", 1), save(tmp_path / "b", 1)
     assert [(first / name).read_bytes() for name in FILES] == [(second / name).read_bytes() for name in FILES]
+
+
+def test_a_network_that_is_a_file_is_copied_and_proven_too(tmp_path: Path) -> None:
+    source = tmp_path / "mine.json"
+    source.write_text(network_text(NetworkFile("mine", 28, catalog.build("lenet", 5))))
+    state = replace(STATE, network=str(source))
+    folder = save_checkpoint(tmp_path / "a", state, WEIGHTS, OPTIMIZER)
+    source.unlink()
+    assert sorted(os.listdir(folder)) == sorted([*FILES, "network.json"])
+    assert json.loads((folder / "state.json").read_text())["network"] == "network.json"
+    moved = Path(shutil.move(folder, tmp_path / "epoch-0001"))
+    loaded = load_checkpoint(moved).state
+    assert (loaded.network, loaded.network_name) == (str(moved / "network.json"), "mine")
+    assert catalog.build(loaded.network, 2) == catalog.build("lenet", 2), "the copy has the checkpoint's classes"
+    again = save_checkpoint(tmp_path / "b", loaded, WEIGHTS, OPTIMIZER)
+    assert all((again / name).read_bytes() == (moved / name).read_bytes() for name in (*FILES, "network.json"))
+    content = bytearray((moved / "network.json").read_bytes())
+    content[len(content) // 2] ^= 1
+    (moved / "network.json").write_bytes(content)
+    with pytest.raises(Damaged, match=r"network\.json: the file has changed"):
+        load_checkpoint(moved)
+
+
+@pytest.mark.parametrize("network", ["../mine.json", "/etc/mine.json", "other.json"])
+def test_a_checkpoint_names_no_file_outside_itself(network: str, tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    (folder / "state.json").write_text((folder / "state.json").read_text().replace("lenet", network))
+    sums = "".join(f"{files.sha256_of(folder / name)}  {name}\n" for name in FILES[:3])
+    (folder / "SHA256SUMS").write_text(sums)
+    with pytest.raises(Damaged, match=r"not a checkpoint of this version .* is not network\.json"):
+        load_checkpoint(folder)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -138,8 +138,20 @@ def test_onnx_runtime_computes_the_export(tmp_path: Path, name: str) -> None:
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", ["torchscript", "torch-export"])
+def test_programs_compute_the_same(tmp_path: Path, form: str) -> None:
+    module, values = drawn(SMALL)
+    (file,) = export_zoo(SMALL, values, SHAPE, tmp_path / "net", FEED, form)
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, *SHAPE)).astype(np.float32))
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in FEED)
+    program = torch.jit.load(file) if form == "torchscript" else torch.export.load(file).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(pixels), module.eval()((pixels - mean) / std))
+
+
 def test_a_form_of_the_other_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="cannot be written as mxnet; expected pytorch or onnx; found mxnet"):
+    with pytest.raises(BadRecipe, match=r"cannot be written as mxnet; expected pytorch or onnx or .*; found mxnet"):
         export_zoo(SMALL, {}, SHAPE, tmp_path / "net", None, "mxnet")
 
 
