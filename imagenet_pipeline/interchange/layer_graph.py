@@ -44,10 +44,14 @@ class SizeUnfit(BadInput):
 
 
 class LayerGraph:
-    """Layers in order of computation, for images of the same shape; `notes` say what could not be kept."""
+    """Layers in order of computation, for images of the same shape; `notes` say what could not be kept.
 
-    def __init__(self, image: Shape) -> None:
+    `numbers` is how many the file holds.
+    """
+
+    def __init__(self, image: Shape, numbers: int) -> None:
         self.image = Flow("", image)
+        self._room = MOST_COPIES * max(numbers, MOST_CHANNELS)
         self.notes: list[str] = []
         self._items: dict[str, Layer] = {}
         self._links: list[tuple[str, ...]] = []
@@ -75,6 +79,9 @@ class LayerGraph:
             suffix = parameter.name.rpartition(".")[2]
             source, array = (arrays or {})[suffix]
             values[suffix] = _fitting(array, parameter, report, f"{where}, array {source[:80]!r}")
+            self._room -= values[suffix].size
+            if self._room < 0:
+                raise BadInput("its layers share their values too often", where=where)
         free = self._free(name)
         for suffix, (source, _) in (arrays or {}).items():
             self._note_sharing(source, free)
@@ -95,12 +102,6 @@ class LayerGraph:
                 values[f"{path}.{suffix}"] = array
                 sources[f"{path}.{suffix}"] = self._sources[f"{name}.{suffix}"]
         return network, values, sources
-
-    def require_bounded(self, numbers: int) -> None:
-        """Raise BadInput where sharing made far more of the file's `numbers`."""
-        held = sum(array.size for values in self._values.values() for array in values.values())
-        if held > MOST_COPIES * max(numbers, MOST_CHANNELS):
-            raise BadInput("its layers share their values too often", expected=f"at most {MOST_COPIES} copies of each")
 
     def _free(self, name: str) -> str:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII)[:LONGEST_NAME] or "layer"

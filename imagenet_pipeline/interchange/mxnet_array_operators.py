@@ -27,6 +27,8 @@ from imagenet_pipeline.networks.shapes import Shape
 BATCHES = (1_000_003, 1_000_033)
 """Two batch sizes, primes that no axis of an image has: what changes from the one to the other is the batch."""
 
+MOST_AXES = 8
+
 _WORDS: dict[str, Arithmetic] = {
     "plus": "add", "minus": "subtract", "mul": "multiply", "div": "divide", "power": "power", "maximum": "maximum",
     "minimum": "minimum",
@@ -184,8 +186,8 @@ def shaped(operator: Operator, flow: Flow, shape: Shape, suffix: str = "") -> Fl
     """The same numbers as an array of `shape`."""
     if shape == flow.shape:
         return flow
-    if not shape:
-        raise operator.unfit("leaves a single number of an image")
+    if not 1 <= len(shape) <= MOST_AXES:
+        raise operator.unfit("leaves no axis of an image, or too many", f"1 to {MOST_AXES}", len(shape))
     is_flat = shape == (math.prod(flow.shape),)
     return operator.add(Flatten() if is_flat else Reshape(shape), flow, suffix=suffix)
 

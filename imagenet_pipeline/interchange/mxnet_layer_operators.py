@@ -1,4 +1,4 @@
-"""MXNet's operators that are layers: convolutions, dense layers, normalisations, activations, pooling.
+"""MXNet's operators that are layers: convolutions, dense layers, normalisations, activations.
 
 Defaults of attributes are those of apache/mxnet 1.9.1.
 """
@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from imagenet_pipeline.interchange.layer_graph import Flow, Stored
 from imagenet_pipeline.interchange.mxnet_operator import Operator, ones_like
-from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -21,42 +18,34 @@ from imagenet_pipeline.networks.layers import (
     Dense,
     Dropout,
     Flatten,
-    GlobalAveragePool,
     InstanceNorm,
     L2Norm,
     Layer,
     LayerNorm,
     LocalResponseNorm,
-    Pad,
-    Pool,
-    Reduce,
     Reshape,
     Scalar,
     Softmax,
     Transpose,
-    Upsample,
 )
-from imagenet_pipeline.networks.shapes import Shape, windows
+from imagenet_pipeline.networks.shapes import Shape
 
-LOWEST = -3.4028234663852886e38
-"""The lowest number of float32: no maximum is below it."""
-LARGEST_SIDE = 4096
 Pair = tuple[int, int]
 
 
 def convolution(operator: Operator) -> Flow:
     """Convolution."""
     attributes, flow = operator.attributes, operator.image()
-    kernel, stride, dilation, pad = _window(operator)
+    kernel, stride, dilation, pad = window(operator)
     groups, bias = attributes.integer("num_group", 1), not attributes.flag("no_bias", False)
-    layer = Conv(_count(operator, "num_filter"), kernel, stride, pad, max(groups, 1), bias, dilation)
+    layer = Conv(count(operator, "num_filter"), kernel, stride, pad, max(groups, 1), bias, dilation)
     return operator.add(layer, flow, arrays=operator.arrays("weight", *["bias"] * bias))
 
 
 def deconvolution(operator: Operator) -> Flow:
     """Deconvolution; a `target_shape` says its padding."""
     attributes, flow = operator.attributes, operator.image()
-    kernel, stride, dilation, pad = _window(operator)
+    kernel, stride, dilation, pad = window(operator)
     extra = attributes.pair("adj", (0, 0), 0)
     target = attributes.integers("target_shape")
     if any(target):
@@ -64,7 +53,7 @@ def deconvolution(operator: Operator) -> Flow:
     if any(more >= max(step, reach) for more, step, reach in zip(extra, stride, dilation, strict=True)):
         raise operator.bad("adj is not below the stride", found=f"adj {extra}, stride {stride}")
     groups, bias = attributes.integer("num_group", 1), not attributes.flag("no_bias", True)
-    layer = ConvTranspose(_count(operator, "num_filter"), kernel, stride, pad, extra, max(groups, 1), bias, dilation)
+    layer = ConvTranspose(count(operator, "num_filter"), kernel, stride, pad, extra, max(groups, 1), bias, dilation)
     return operator.add(layer, flow, arrays=operator.arrays("weight", *["bias"] * bias))
 
 
@@ -81,8 +70,8 @@ def _padding_for(operator: Operator, shape: Shape, window: tuple[Pair, Pair, Pai
     return ((over[0] + 1) // 2, (over[1] + 1) // 2), (over[0] % 2, over[1] % 2)
 
 
-def _window(operator: Operator) -> tuple[Pair, Pair, Pair, Pair]:
-    """Kernel, stride, dilation and padding."""
+def window(operator: Operator) -> tuple[Pair, Pair, Pair, Pair]:
+    """Kernel, stride, dilation and padding, each (height, width)."""
     attributes = operator.attributes
     axes = len(attributes.integers("kernel"))
     if axes in (1, 3):
@@ -97,11 +86,12 @@ def _window(operator: Operator) -> tuple[Pair, Pair, Pair, Pair]:
     )
 
 
-def _count(operator: Operator, name: str, default: int | None = None) -> int:
-    count = operator.attributes.integer(name, default)
-    if count < 1:
-        raise operator.bad(f"invalid attribute {name!r}", expected="1 or above", found=count)
-    return count
+def count(operator: Operator, name: str, default: int | None = None) -> int:
+    """An attribute that is 1 or above."""
+    found = operator.attributes.integer(name, default)
+    if found < 1:
+        raise operator.bad(f"invalid attribute {name!r}", expected="1 or above", found=found)
+    return found
 
 
 def dense(operator: Operator) -> Flow:
@@ -111,7 +101,7 @@ def dense(operator: Operator) -> Flow:
     if len(flow.shape) > 1 and not last_axis:
         flow = operator.add(Flatten(), flow, suffix="flatten")
     bias = not attributes.flag("no_bias", False)
-    layer = Dense(_count(operator, "num_hidden"), bias, last_axis)
+    layer = Dense(count(operator, "num_hidden"), bias, last_axis)
     return operator.add(layer, flow, arrays=operator.arrays("weight", *["bias"] * bias))
 
 
@@ -160,7 +150,7 @@ def instance_norm(operator: Operator) -> Flow:
 
 def group_norm(operator: Operator) -> Flow:
     """GroupNorm, whose scale and shift are a number for each group in MXNet 1: an InstanceNorm of the groups."""
-    flow, groups = operator.flow(), _count(operator, "num_groups", 1)
+    flow, groups = operator.flow(), count(operator, "num_groups", 1)
     shape = flow.shape
     if len(shape) < 2 or shape[0] % groups:
         raise operator.unfit(f"{groups} groups do not divide the channels", found=shape)
@@ -182,7 +172,7 @@ def layer_norm(operator: Operator) -> Flow:
 def response_norm(operator: Operator) -> Flow:
     """LRN."""
     attributes = operator.attributes
-    size = _count(operator, "nsize")
+    size = count(operator, "nsize")
     layer = LocalResponseNorm(
         size, attributes.real("alpha", 1e-4), attributes.real("beta", 0.75), attributes.real("knorm", 2.0)
     )
@@ -308,170 +298,3 @@ def logistic_output(operator: Operator) -> Flow:
 def same(operator: Operator) -> Flow:
     """Outputs that only carry a loss, and copies."""
     return operator.flow()
-
-
-def pooling(operator: Operator) -> Flow:
-    """Pooling of every type; the square root of summed squares ("lp") is three layers."""
-    attributes, flow = operator.attributes, operator.image()
-    kind = attributes.word("pool_type", "max")
-    power = attributes.integer("p_value", 2) if kind == "lp" else 1
-    if kind not in ("max", "avg", "sum", "lp") or power not in (1, 2):
-        raise operator.bad(f"our layers have no pooling {kind[:40]!r}", expected="max, avg, sum, lp with p_value 1, 2")
-    if power == 2:
-        flow = operator.add(Activation("square"), flow, suffix="square")
-    kind = "sum" if kind == "lp" else kind
-    suffix = "sum" if power == 2 else ""
-    is_global = attributes.flag("global_pool", False)
-    flow = _whole(operator, flow, kind, suffix) if is_global else _windowed(operator, flow, kind, suffix)
-    return operator.add(Activation("sqrt"), flow) if power == 2 else flow
-
-
-def _whole(operator: Operator, flow: Flow, kind: str, suffix: str) -> Flow:
-    if kind == "avg":
-        return operator.add(GlobalAveragePool(), flow)
-    return operator.add(Reduce(kind, (1, 2), True), flow, suffix=suffix)  # type: ignore[arg-type]
-
-
-def _windowed(operator: Operator, flow: Flow, kind: str, suffix: str) -> Flow:
-    attributes = operator.attributes
-    size, stride, _, pad = _window(operator)
-    convention = attributes.word("pooling_convention", "valid")
-    if convention not in ("valid", "full"):
-        # MXNet itself has "same" for sequences alone.
-        raise operator.bad(f"no pooling of images has the convention {convention[:40]!r}", expected="valid or full")
-    if (size, stride, pad) == ((1, 1), (1, 1), (0, 0)):
-        return flow
-    ceil = convention == "full"
-    counts = _counts(operator, flow.shape, (size, stride, pad), ceil)
-    ceil = ceil and counts != _counts(operator, flow.shape, (size, stride, pad), False)
-    count_pad = attributes.flag("count_include_pad", True)
-    axes = list(zip(size, stride, pad, strict=True))
-    is_beyond = any(2 * around > length or (ceil and around + step > length) for length, step, around in axes)
-    if is_beyond or (operator.node.op == "Pooling_v1" and (ceil or any(pad))):
-        flow, ceil = _margined(operator, flow, kind, axes, counts if ceil else None)
-        pad = (0, 0)
-    names = {"max": "max", "avg": "average", "sum": "sum"}
-    layer = Pool(names[kind], size, stride, pad, ceil, count_pad)  # type: ignore[arg-type]
-    return operator.add(layer, flow, suffix=suffix)
-
-
-def _counts(operator: Operator, shape: Shape, window: tuple[Pair, Pair, Pair], ceil: bool) -> Shape:
-    counts = tuple(windows(*axis, ceil) for axis in zip(shape[1:], *window, strict=True))
-    if min(counts) < 1:
-        problem = operator.unfit("the image is too small for the pooling", found=f"{shape[1]}x{shape[2]}")
-        problem.larger = True
-        raise problem
-    return counts
-
-
-def _margined(
-    operator: Operator, flow: Flow, kind: str, axes: list[tuple[int, int, int]], counts: Shape | None
-) -> tuple[Flow, bool]:
-    """The image with a margin that MXNet's windows reach into and our Pool has no words for; True if some still do.
-
-    `axes` are size, stride and padding of the windows; `counts` is their number where the last reach beyond. In
-    Pooling_v1 the margin is zeros, for a maximum too, and an average divides by the whole window.
-    """
-    is_old = operator.node.op == "Pooling_v1"
-    zeros = kind != "max" or (is_old and any(around for _, _, around in axes))
-    fills = kind == "sum" or (is_old if kind == "avg" else not zeros)
-    past = [0, 0]
-    for axis, (length, (size, step, around)) in enumerate(zip(flow.shape[1:], axes, strict=True)):
-        last = 0 if counts is None else (counts[axis] - 1) * step - around
-        if kind == "max" and (last >= length or (around >= size and not is_old)):
-            raise operator.unfit(
-                "the maximum of a window that no pixel is in", found=f"{size} pixels by steps of {step}"
-            )
-        past[axis] = max(0, last + size - length - around) if fills and counts else 0
-        if counts and not fills and step > size:
-            raise operator.bad("the last windows of an average reach beyond the image", found=f"stride {step}")
-    if kind == "avg" and not (is_old or operator.attributes.flag("count_include_pad", True)):
-        raise operator.bad("our average pooling needs a padding of at most half its window", found=axes)
-    (above, left), (below, right) = (axes[0][2], axes[1][2]), past
-    layer = Pad(above, above + below, left, left + right, value=0.0 if zeros else LOWEST)
-    return operator.add(layer, flow, suffix="pad"), counts is not None and not any(past)
-
-
-def adaptive_pooling(operator: Operator) -> Flow:
-    """_contrib_AdaptiveAvgPooling2D to a single position, or to sizes that divide the image's."""
-    flow, asked = operator.image(), operator.attributes.integers("output_size") or (1,)
-    counts = asked * 2 if len(asked) == 1 else asked
-    if (
-        len(counts) != 2
-        or min(counts) < 1
-        or any(length % count for length, count in zip(flow.shape[1:], counts, strict=True))
-    ):
-        raise operator.unfit("adaptive pooling to a size that does not divide the image's", found=asked[:4])
-    if counts == (1, 1):
-        return operator.add(GlobalAveragePool(), flow)
-    size = (flow.shape[1] // counts[0], flow.shape[2] // counts[1])
-    return flow if size == (1, 1) else operator.add(Pool("average", size, size), flow)
-
-
-def upsampling(operator: Operator) -> Flow:
-    """UpSampling: nearest, or bilinear by the weights it brings, which is a transposed convolution."""
-    attributes, flow = operator.attributes, operator.image()
-    scale, kind = _count(operator, "scale"), attributes.word("sample_type", "nearest")
-    if kind == "nearest":
-        if len(operator.node.inputs) != 1:
-            raise operator.bad("UpSampling of several inputs", found=f"{len(operator.node.inputs)} inputs")
-        return operator.add(Upsample(scale), flow)
-    if kind != "bilinear":
-        raise operator.bad(f"our layers have no UpSampling {kind[:40]!r}", expected="nearest or bilinear")
-    channels = flow.shape[0]
-    layer = ConvTranspose(channels, 2 * scale - scale % 2, scale, scale // 2, 0, channels, bias=False)
-    return operator.add(layer, flow, arrays=operator.arrays("weight"))
-
-
-def resize(operator: Operator) -> Flow:
-    """_contrib_BilinearResize2D: every row, then every column, times a matrix of interpolation."""
-    attributes, flow = operator.attributes, operator.image()
-    mode = attributes.word("mode", "size")
-    if mode not in ("size", "like"):
-        raise operator.bad(f"our layers have no resizing {mode[:40]!r}", expected="mode size or like")
-    sizes = operator.flow(1).shape[1:] if mode == "like" else _resized(operator, flow.shape)
-    corners = attributes.flag("align_corners", True)
-    operator.note("interpolates by matrices here, which training would change")
-    for axis, suffix in ((1, "columns"), (0, "rows")):
-        matrix = interpolation(flow.shape[2], sizes[axis], corners)
-        arrays = {"weight": (f"{operator.node.name} {suffix}", matrix)}
-        flow = operator.add(Dense(sizes[axis], bias=False, last_axis=True), flow, suffix=suffix, arrays=arrays)
-        flow = operator.add(Transpose((0, 2, 1)), flow, suffix=f"{suffix}_turned")
-    return flow
-
-
-def _resized(operator: Operator, shape: Shape) -> Pair:
-    attributes = operator.attributes
-    scales = [attributes.real(f"scale_{name}", 0.0) for name in ("height", "width")]
-    if not any(scales):
-        sizes = attributes.integer("height", 1), attributes.integer("width", 1)
-    else:
-        sizes = int(shape[1] * scales[0]), int(shape[2] * scales[1])
-    if not 1 <= min(sizes) <= max(sizes) <= LARGEST_SIDE:
-        raise operator.bad("resizes to an impossible size", expected=f"1 to {LARGEST_SIDE}", found=sizes)
-    return sizes
-
-
-def interpolation(length: int, wanted: int, corners: bool) -> AnyArray:
-    """The matrix [wanted, length] that interpolates linearly; with `corners` both ends stay where they are."""
-    places = np.arange(wanted)
-    if corners:
-        sources = places * ((length - 1) / max(wanted - 1, 1))
-    else:
-        sources = np.maximum(0, (places + 0.5) * (length / wanted) - 0.5)
-    below = np.minimum(sources.astype(int), length - 1)
-    matrix = np.zeros((wanted, length), np.float32)
-    matrix[places, below] += 1 - (sources - below)
-    matrix[places, np.minimum(below + 1, length - 1)] += sources - below
-    return matrix
-
-
-def padding(operator: Operator) -> Flow:
-    """Pad of images."""
-    attributes, flow = operator.attributes, operator.image()
-    kind, widths = attributes.word("mode", "constant"), attributes.integers("pad_width")
-    if kind not in ("constant", "edge", "reflect") or len(widths) != 8 or any(widths[:4]):
-        what = "our padding is that of rows and columns: constant, edge or reflect"
-        raise operator.bad(what, found=f"{kind[:40]}, pad_width {widths[:8]}")
-    layer = Pad(*widths[4:], kind, attributes.real("constant_value", 0.0))  # type: ignore[arg-type]
-    return operator.add(layer, flow)

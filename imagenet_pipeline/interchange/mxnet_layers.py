@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from imagenet_pipeline.errors import BadInput, did_you_mean, first_few
 from imagenet_pipeline.interchange import mxnet_array_operators as arrays
+from imagenet_pipeline.interchange import mxnet_image_operators as images
 from imagenet_pipeline.interchange import mxnet_layer_operators as layers
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph_operators import NORMS, PROBABILITIES
@@ -57,11 +58,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("SoftmaxOutput", "Softmax", "SoftmaxActivation"), layers.softmax_output),
     "LogisticRegressionOutput": layers.logistic_output,
     **dict.fromkeys((*LOSSES, *SKIPPED), layers.same),
-    **dict.fromkeys(("Pooling", "Pooling_v1"), layers.pooling),
-    "_contrib_AdaptiveAvgPooling2D": layers.adaptive_pooling,
-    "UpSampling": layers.upsampling,
-    "_contrib_BilinearResize2D": layers.resize,
-    **dict.fromkeys(("Pad", "pad"), layers.padding),
+    **dict.fromkeys(("Pooling", "Pooling_v1"), images.pooling),
+    "_contrib_AdaptiveAvgPooling2D": images.adaptive_pooling,
+    "UpSampling": images.upsampling,
+    "_contrib_BilinearResize2D": images.resize,
+    **dict.fromkeys(("Pad", "pad"), images.padding),
     **dict.fromkeys(arrays.ARITHMETIC, arrays.arithmetic),
     **dict.fromkeys(arrays.SCALAR_ARITHMETIC, arrays.scalar),
     "negative": arrays.negative,
@@ -85,6 +86,8 @@ _RULES: dict[str, Rule] = {
 
 USUAL_SIZES = (224, 299, 32, 28, 227, 112, 64, 48, 96, 128, 256, 331, 384, 448, 512, 100, 60, 40)
 LARGEST_SIZE = 1024
+MOST_STEPS = 50_000
+"""Nodes followed in search of a size: of the usual sizes, as many are tried."""
 MOST_WEIGHTLESS = 16
 """Nodes followed back from a layer with weights in search of the image."""
 
@@ -108,13 +111,14 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
     `where` are the files of the symbol and the parameters. A softmax at the end is left off. Raises BadInput for what
     our layers cannot say, naming the operator and the node, and where no size of image fits.
     """
-    root = _before_losses(symbol, without_probabilities(symbol).heads[0])
+    root = _before_losses(symbol)
     needed = sorted(_needed(symbol, root))
     _require_known(symbol, needed, where[0])
     failure: BadInput | None = None
     stated = _stated_size(symbol, params)
     for channels in _channels(symbol, params, where[0]):
-        sizes = _Sizes([size] if size else [*([stated] if stated else []), *USUAL_SIZES], size is None)
+        usual = USUAL_SIZES[: max(2, MOST_STEPS // len(needed))]
+        sizes = _Sizes([size] if size else [*([stated] if stated else []), *usual], size is None)
         for side in sizes:
             try:
                 found = _converted(symbol, params, (channels, side, side), (root, needed), where)
@@ -126,7 +130,15 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
                 note = f"input of {side} pixels assumed: the graph does not say it (--input gives another)"
                 found = replace(found, notes=(note, *found.notes))
             return found
-    raise failure or BadInput("no size of image fits the graph", where=where[0])
+    raise _of_no_size(failure, size, where[0])
+
+
+def _of_no_size(failure: BadInput | None, size: int | None, where: Path) -> BadInput:
+    """What is wrong with the graph for images of the first size tried."""
+    if failure is None:
+        return BadInput("no size of image fits the graph", where=where)
+    advice = "no size of image that was tried fits: --input SIDE gives another" if size is None else None
+    return BadInput(failure.what, where=failure.where, expected=failure.expected, found=failure.found, advice=advice)
 
 
 class _Sizes:
@@ -196,15 +208,9 @@ def _output_name(symbol: Symbol, output: Output) -> str:
     return names[-1] if names else node.name
 
 
-def without_probabilities(symbol: Symbol) -> Symbol:
-    """The graph up to the softmax at its end, which none of our networks has."""
+def _before_losses(symbol: Symbol) -> Output:
+    """The output of the graph, but for what trains it, and for the softmax at its end, which no network of ours has."""
     root = symbol.heads[0]
-    while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
-        root = symbol.nodes[root[0]].inputs[0]
-    return Symbol(symbol.nodes, (root,))
-
-
-def _before_losses(symbol: Symbol, root: Output) -> Output:
     while symbol.nodes[root[0]].op in (*LOSSES, *PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
         root = symbol.nodes[root[0]].inputs[0]
     return root
@@ -301,7 +307,6 @@ def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layere
             found = "x".join(map(str, end.shape))
             raise SizeUnfit("its output is not a vector of scores", where=conversion.where, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
-    graph.require_bounded(sum(array.size for array in conversion.params.values()))
     network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale

@@ -36,7 +36,8 @@ class Conversion:
     ) -> None:
         self.symbol = symbol
         self.params = params
-        self.graph = LayerGraph((COLOURS, *image[1:]))
+        numbers = sum(array.size for array in params.values())
+        self.graph = LayerGraph((COLOURS, *image[1:]), numbers)
         self.scale: InputScale | None = None
         self._image = image
         self._split = split
@@ -101,6 +102,7 @@ class Conversion:
         if self._image[0] == COLOURS:
             return self.graph.image
         if self._grey is None:
+            self.graph.notes.append("reads images of one channel: the grey of photos (ITU-R BT.601)")
             self._grey = self.graph.add("greyscale", Greyscale(), (self.graph.image,))
         return self._grey
 

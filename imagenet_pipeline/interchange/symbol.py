@@ -122,8 +122,12 @@ class _Reader:
             raise self._bad(f"{where} is a variable with inputs")
         if op == "BatchNorm" and len(inputs) < 5:
             inputs += self._missing(name, len(inputs))
+        attributes = self._attributes(value, where)
+        if op == "Pooling" and "param" in value and "pooling_convention" not in attributes:
+            # Before MXNet had two conventions, windows reached beyond the image, as in what it kept as Pooling_v1.
+            op, attributes = "Pooling_v1", {**attributes, "pooling_convention": "full"}
         self._positions.append(len(self.nodes))
-        self.nodes.append(Node(op, name, inputs, self._attributes(value, where)))
+        self.nodes.append(Node(op, name, inputs, attributes))
 
     def output(self, value: Any, where: str) -> Output:
         """An input or a head, checked to point at a node already read."""

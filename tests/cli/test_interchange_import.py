@@ -73,7 +73,7 @@ def test_one_json_object(files: list[str], capsys: pytest.CaptureFixture[str]) -
         ),
         (["--input", "5000"], 2, "--input"),
         (["--network", "lenett"], 2, "did you mean lenet or"),
-        (["--network", "resnet18"], 3, "not resnet18; found as resnet18: "),
+        (["--network", "resnet18"], 3, "not resnet18; found your conv1 has 20 filters, resnet18's 64; "),
         (["--params", __file__], 3, "not an MXNet .params file"),
         (["--symbol", __file__], 3, "not a JSON file"),
         (["--symbol", "/absent"], 3, "error: --symbol /absent: cannot be read (No such file or directory)\n"),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import FRAMEWORKS, Blueprint, create_engine, is_installed
+from imagenet_pipeline.config import OptimizerRecipe, Recipe
+from imagenet_pipeline.engines import FRAMEWORKS, Blueprint, Engine, create_engine, is_installed
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.interchange.mxnet_layers import Layered, layered
+from imagenet_pipeline.interchange.symbol import symbol_of_json
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
@@ -362,3 +366,83 @@ def sample_of(name: str) -> Sample:
 def samples() -> dict[str, Sample]:
     """Every family's, and one network of all kinds of layers; more of a family with IMAGENET_PIPELINE_LONG=1."""
     return {name: sample_of(name) for name in ("every_layer", "graph_layers", *DRAWN, *SIZES)}
+
+
+GREY, SPREAD = 120.0, 60.0
+LIMIT = 1e-9
+
+
+class AgainstMXNet:
+    """Graphs of MXNet's symbols with drawn values, and two images of `side` pixels: MXNet's numbers and ours."""
+
+    def __init__(self, mx: Any, side: int, channels: int) -> None:
+        self._mx, self._channels = mx, channels
+        self.engines = [engine for engine in FRAMEWORKS if is_installed(engine)]
+        random = np.random.default_rng(1)
+        self.images = random.integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+        if channels == 1:
+            self.images[...] = self.images[..., :1]
+        self.labels = np.array([0, 1])
+        self._pixels = ((self.images - GREY) / SPREAD).transpose(0, 3, 1, 2)[:, :channels]
+
+    def drawn(self, symbol: Any) -> dict[str, Array]:
+        """Values for every parameter of a graph, float32, none of which has no effect."""
+        random = np.random.default_rng(0)
+        arguments, _, statistics = symbol.infer_shape(data=self._pixels.shape)
+        values = {}
+        for name, shape in zip(symbol.list_arguments(), arguments, strict=True):
+            if name != "data" and not name.endswith("label"):
+                spread = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.3
+                values[name] = random.normal(0, spread, shape) + name.endswith("gamma")
+        for name, shape in zip(symbol.list_auxiliary_states(), statistics, strict=True):
+            values[name] = random.uniform(0.5, 1.5, shape) if name.endswith("var") else random.normal(0, 0.3, shape)
+        return {name: value.astype(np.float32) for name, value in values.items()}
+
+    def bound(self, symbol: Any, precision: str = "float64") -> Any:
+        """MXNet's executor of the graph on the images, normalised; labels are zeros."""
+        shapes, _, _ = symbol.infer_shape(data=self._pixels.shape)
+        values, given = self.drawn(symbol), {}
+        for name, shape in zip(symbol.list_arguments(), shapes, strict=True):
+            value = self._pixels if name == "data" else values.get(name, np.zeros(shape))
+            given[name] = self._mx.nd.array(value, dtype=precision)
+        gradients = {name: self._mx.nd.zeros_like(array) for name, array in given.items()}
+        statistics = {name: self._mx.nd.array(values[name], dtype=precision) for name in symbol.list_auxiliary_states()}
+        return symbol.bind(self._mx.cpu(), given, args_grad=gradients, aux_states=statistics)
+
+    def gradients(self, symbol: Any) -> dict[str, Array]:
+        """MXNet's gradients of the mean cross-entropy."""
+        executor = self.bound(symbol)
+        logits = executor.forward(is_train=True)[0].asnumpy()
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        shares[np.arange(len(self.labels)), self.labels] -= 1
+        executor.backward(self._mx.nd.array(shares / len(self.labels), dtype="float64"))
+        return {name: array.asnumpy() for name, array in executor.grad_dict.items() if name != "data"}
+
+    def read(self, symbol: Any, side: int | None = None) -> Layered:
+        """The graph as layers."""
+        graph = symbol_of_json(symbol.tojson().encode(), "m")
+        return layered(graph, self.drawn(symbol), side, (Path("m-symbol.json"), Path("m.params")))
+
+    def engine_of(self, name: str, found: Layered, precision: str = "float64") -> Engine:
+        plain = OptimizerRecipe(momentum=0, weight_decay=0)
+        recipe = Recipe(network="", records="", devices="cpu", precision=precision, optimizer=plain)
+        mean, std = found.normalisation or ((GREY,) * 3, (SPREAD,) * 3)
+        return create_engine(name, Blueprint(found.network, found.size, mean, std, recipe), found.values)
+
+    def assert_equal(self, symbol: Any, precision: str = "float64", limit: float = LIMIT) -> Layered:
+        """Compare MXNet's logits with those of both engines; a softmax at the end is left off."""
+        wanted = self.bound(symbol, precision).forward()[0].asnumpy().reshape(len(self.images), -1)
+        found = self.read(symbol, self.images.shape[1])
+        for engine in self.engines:
+            logits = self.engine_of(engine, found, precision).logits(self.images)
+            difference = np.abs(logits - wanted)
+            assert difference.max() <= limit * np.abs(wanted).max(), (engine, difference.max(axis=0).argmax())
+        return found
+
+
+@pytest.fixture
+def against_mxnet(mx: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AgainstMXNet]:
+    """`against_mxnet(side, channels=3)` compares graphs with MXNet, without its fusions, which change what some are."""
+    monkeypatch.setenv("MXNET_SUBGRAPH_BACKEND", "NONE")
+    return lambda side, channels=3: AgainstMXNet(mx, side, channels)

@@ -425,6 +425,17 @@ def test_several_outputs_are_refused(tmp_path: Path) -> None:
         import_mxnet(symbol, params)
 
 
+def test_one_of_several_outputs_is_taken_by_its_name(tmp_path: Path) -> None:
+    whole = lenet_symbol()
+    symbol, params = save_module(mx.sym.Group([whole, whole.get_internals()["three_output"]]), tmp_path)
+    with pytest.raises(BadInput, match=r"several outputs; found softmax_output, three_output \(2 in all\); --output"):
+        import_mxnet(symbol, params)
+    assert import_mxnet(symbol, params, output="softmax").network == "lenet"
+    inner = import_mxnet(symbol, params, input_size=28, output="three_output")
+    assert (inner.network, inner.classes) == ("m", 500)
+    assert inner.sources["one.weight"] == "one_weight"
+
+
 def test_a_bias_that_folds_to_no_finite_number_is_refused(tmp_path: Path) -> None:
     network, shape = stack(conv=Conv(4, 3, bias=False), norm=BatchNorm(), flatten=Flatten(), last=Dense(2)), (3, 8, 8)
     declared = parameters(network, shape)["norm.running_mean"]
