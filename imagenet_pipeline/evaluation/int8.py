@@ -56,7 +56,7 @@ class Int8Plan:
             shutil.copyfile(path, before)
             quantise(path, self._images())
             sizes = {"float32": before.stat().st_size, "int8": path.stat().st_size}
-            scored = self._scores(before, path) if self.scored else None
+            scored = self._scores(self.scored, before, path) if self.scored else None
         data, split, images = self.calibration
         seen = {"records": str(data.folder), "split": split, "images": images}
         runtime = require_runtime().__version__
@@ -75,16 +75,15 @@ class Int8Plan:
                     yield pixels_of(batch.images, self.normalisation)
                     bar.show(batch.first_position + len(batch.images), count)
 
-    def _scores(self, before: Path, after: Path) -> dict[str, Any]:
+    def _scores(self, source: RelabelledSplit, before: Path, after: Path) -> dict[str, Any]:
         """Rank-1 in percent, and rank-5 where there are more than five classes, of both on the same images."""
-        assert self.scored is not None
         members = [Member(OnnxScorer(path, self.normalisation), self.view, "cross_entropy") for path in (before, after)]
         classes = len(self.state.classes)
-        _, *outcomes = score_split(self.scored, 1, members, classes)
+        _, *outcomes = score_split(source, 1, members, classes)
         by_form: dict[str, Outcomes] = dict(zip(("float32", "int8"), outcomes, strict=True))
         found: dict[str, Any] = {
-            "records": str(self.scored.data.folder),
-            "split": self.scored.split,
+            "records": str(source.data.folder),
+            "split": source.split,
             "images": len(outcomes[0]),
             "rank1": {form: 100.0 * float(own.rank1_right.mean()) for form, own in by_form.items()},
         }

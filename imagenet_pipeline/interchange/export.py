@@ -17,7 +17,7 @@ from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, did_you_mean
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.graph import require_usable
-from imagenet_pipeline.interchange.mxnet_export import export_mxnet
+from imagenet_pipeline.interchange.network_symbol import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.torch_export import export_pytorch
 from imagenet_pipeline.interchange.torch_programs import export_torch_program, export_torchscript

@@ -93,18 +93,33 @@ def quantise(path: Path, batches: Iterator[Pixels]) -> None:
         try:
             # Batch normalisations go into their convolutions first: between two int8 operators they could not.
             quant_pre_process(path, fused, skip_symbolic_shape=True)
-            quantization.quantize_static(fused, quantised, _Feed(batches), per_channel=True)
+            left_out = _grouped_transposes(onnx.load(fused))
+            quantization.quantize_static(fused, quantised, _Feed(batches), per_channel=True, nodes_to_exclude=left_out)
         except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
             what = f"ONNX Runtime cannot quantise this network ({reason})"
             raise BadRecipe(what, where="--int8", advice="leave --int8 out") from error
         model = onnx.load(quantised)
-    del model.metadata_props[:]
-    model.metadata_props.extend(original.metadata_props)
-    model.graph.name, model.doc_string = original.graph.name, f"{original.doc_string}; int8"
-    model.producer_name, model.producer_version = original.producer_name, original.producer_version
+    _tell_as_before(model, original)
     with files.whole_file(path) as stream:
         stream.write(model.SerializeToString(deterministic=True))
+
+
+def _tell_as_before(model: Any, original: Any) -> None:
+    """Say of an int8 model what its float32 form says, and name the operator sets it uses alone."""
+    used = {node.domain for node in model.graph.node}
+    sets = [operators for operators in model.opset_import if operators.domain in used]
+    for field, values in (("opset_import", sets), ("metadata_props", list(original.metadata_props))):
+        model.ClearField(field)
+        getattr(model, field).extend(values)
+    model.graph.name, model.doc_string = original.graph.name, f"{original.doc_string}; int8"
+    model.producer_name, model.producer_version = original.producer_name, original.producer_version
+
+
+def _grouped_transposes(model: Any) -> list[str]:
+    """Transposed convolutions in groups, whose scales ONNX Runtime 1.32 counts by the group and not by the channel."""
+    transposes = [node for node in model.graph.node if node.op_type == "ConvTranspose"]
+    return [node.name for node in transposes if any(one.name == "group" and one.i > 1 for one in node.attribute)]
 
 
 class _Feed:

@@ -123,6 +123,13 @@ class AxisNorm(nn.LayerNorm):
     def forward(self, x):
         return super().forward(x.transpose(self.axis, -1)).transpose(self.axis, -1)'''
 
+PIXEL_NORM = '''\
+class PixelNorm(nn.InstanceNorm2d):
+    """Instance normalisation of a single position, which torch's own refuses: the bias is left."""
+
+    def forward(self, x):
+        return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)'''
+
 FROZEN_NORM = '''\
 class FrozenBatchNorm(nn.BatchNorm2d):
     """Batch normalisation by the running values, which training leaves as they are."""
@@ -134,6 +141,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 CLASSES = {
     "Residual": RESIDUAL, "Concat": CONCAT, "PReLU": PRELU, "Normalise": NORMALISE, "Apply": APPLY,
     "Constant": CONSTANT, "AxisNorm": AXIS_NORM, "FrozenBatchNorm": FROZEN_NORM,
+    "PixelNorm": PIXEL_NORM,
 }  # fmt: skip
 
 USUAL: dict[str, object] = {
@@ -273,6 +281,8 @@ def _norm(layer: BatchNorm | InstanceNorm | LayerNorm | LocalResponseNorm, shape
             # torch's momentum is the share of the batch, ours that of the past.
             name = f"BatchNorm{max(len(shape) - 1, 1)}d"
             return _module(name, shape[0], eps=layer.epsilon, momentum=round(1 - layer.momentum, 12))
+        case InstanceNorm(epsilon=eps) if math.prod(shape[1:]) == 1:
+            return f"PixelNorm({shape[0]}, eps={eps!r}, affine=True)"
         case InstanceNorm(epsilon=eps):
             return _module(f"InstanceNorm{len(shape) - 1}d", shape[0], eps=eps, affine=True)
         case LayerNorm(axis=axis, epsilon=eps):

@@ -246,8 +246,7 @@ class Greyscale:
     """[3, height, width] to [1, height, width]: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
 
 
-GREY_SHARES = (0.299, 0.587, 0.114)
-"""R, G and B in a grey value."""
+GREY_SHARES = (0.299, 0.587, 0.114)  # R, G and B in a grey value
 Arithmetic = Literal["add", "subtract", "multiply", "divide", "power", "maximum", "minimum"]
 
 

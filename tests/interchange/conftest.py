@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -311,7 +310,7 @@ def _drawn_layer(random: np.random.Generator, shape: tuple[int, ...]) -> Layer:
     of_images: list[Layer] = [
         Conv(4, 3, pad=1, groups=int(random.integers(1, 3))), Conv(6, (3, 2), stride=2, pad=1, dilation=2),
         ConvTranspose(4, 3, stride=2, pad=1, extra=1, groups=2), LocalResponseNorm(3, 0.5),
-        InstanceNorm(0.1) if math.prod(shape[1:]) > 1 else Dropout(0.1),
+        InstanceNorm(0.1),
         Pool(pool, 3, 2, 1), Pool(pool, (3, 2), 2, 0, True), Pool(pool, 2, 2, 1, count_pad=False), GlobalAveragePool(),
         Pad(*random.integers(0, 3, 4).tolist(), kind, number), Upsample(2), Greyscale(),
         Residual(stack(conv=Conv(shape[0], 1))), Concat((("same", Sequential(())), ("conv", Conv(2, 1)))),

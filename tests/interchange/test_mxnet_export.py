@@ -14,8 +14,7 @@ pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.interchange.mxnet_export import export_mxnet
-from imagenet_pipeline.interchange.network_symbol import symbol_names, symbol_of
+from imagenet_pipeline.interchange.network_symbol import export_mxnet, symbol_names, symbol_of
 from imagenet_pipeline.interchange.params import read_params
 from imagenet_pipeline.interchange.weights import read_weights, starting_values
 from imagenet_pipeline.networks import catalog

@@ -12,8 +12,8 @@ import pytest
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
 from imagenet_pipeline.interchange.frozen import Imported
-from imagenet_pipeline.interchange.mxnet_export import export_mxnet
 from imagenet_pipeline.interchange.mxnet_import import import_mxnet
+from imagenet_pipeline.interchange.network_symbol import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.onnx_import import import_onnx
 

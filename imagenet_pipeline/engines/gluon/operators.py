@@ -186,12 +186,9 @@ def _repeated(layer: layers.Upsample, F: Any, x: Any) -> Any:
     return F.repeat(F.repeat(x, repeats=layer.scale, axis=2), repeats=layer.scale, axis=3)
 
 
-GREY = (0.299, 0.587, 0.114)
-
-
 def _greyed(layer: layers.Greyscale, F: Any, x: Any) -> Any:
     planes = F.split(x, num_outputs=3, axis=1)
-    return sum(planes[channel] * share for channel, share in enumerate(GREY))
+    return sum(planes[channel] * share for channel, share in enumerate(layers.GREY_SHARES))
 
 
 BROADCAST = {

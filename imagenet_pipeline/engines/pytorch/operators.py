@@ -133,11 +133,8 @@ def _padded(layer: layers.Pad, x: Any) -> Any:
     return functional.pad(x, (layer.left, layer.right, layer.top, layer.bottom), mode, value)
 
 
-GREY = (0.299, 0.587, 0.114)
-
-
 def _greyed(layer: layers.Greyscale, x: Any) -> Any:
-    return sum(share * x[:, channel : channel + 1] for channel, share in enumerate(GREY))
+    return sum(share * x[:, channel : channel + 1] for channel, share in enumerate(layers.GREY_SHARES))
 
 
 def _larger(first: Any, second: Any) -> Any:

@@ -17,10 +17,13 @@ IMAGES_TRACED = 2
 
 
 def module_of(text: str, values: Values) -> Any:
-    """The module that `network()` makes in a Python text of our own writing, with values by their names, to score."""
+    """The module that `network()` makes in a text of `interchange.torch_export.module_text`, with values, to score.
+
+    The text is run: it is made of layers' names, all plain words, and of numbers.
+    """
     # TorchScript takes the name of a class from that of its file.
     names: dict[str, Any] = {"__name__": "exported", "__file__": "exported.py"}
-    exec(compile(text, "exported.py", "exec"), names)
+    exec(text, names)
     module = names["network"]()
     module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in values.items()})
     return module.eval()
