@@ -89,6 +89,12 @@ def zoo_network(name: str, classes: int) -> ZooNetwork:
     return ZooNetwork(library, inner, classes)
 
 
+def own_symbol(name: str, classes: int) -> tuple[str, dict[str, str]]:
+    """`engines.gluon.zoo.own_symbol`. Raises BadRecipe as that, and where MXNet is missing."""
+    found: tuple[str, dict[str, str]] = _wing("gluoncv").own_symbol(name, classes)
+    return found
+
+
 def zoo_names(library: str) -> list[str]:
     """The classifiers of "gluoncv" or "timm". Raises BadRecipe for another library, or a missing library."""
     if library not in ZOOS:

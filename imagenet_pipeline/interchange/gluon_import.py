@@ -9,9 +9,10 @@ numbers in their names tell it. Kinds and shapes of all layers have to agree.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
@@ -46,8 +47,8 @@ _TWINS = {
 }  # fmt: skip
 """Networks of MXNet's and GluonCV's zoos that compute what one of ours does under another name; those of our names do,
 too, but for alexnet and googlenet."""
-_ONLY_GLUONCV = "mobilenet"
-"""What MXNet's own zoo has besides those: the same as GluonCV's of these names."""
+_MOBILE = "mobilenet"
+"""What MXNet's own zoo has besides those. GluonCV's of these names are others."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ def import_gluon(path: Path, network: str | None, input_size: int | None = None)
         raise BadRecipe("Gluon knows no such network", where=f"--network {network}", expected="NAME or gluoncv:NAME")
     names = [_TWINS.get(name, name)] if library else [name, _TWINS.get(name, name)]
     known = list(dict.fromkeys(word for word in names if word in catalog.names()))
-    if not known and (library or name.startswith(_ONLY_GLUONCV)):
-        return _import_zoo(path, arrays, f"gluoncv:{name}", input_size)
-    faults = []
+    if not known and library:
+        return _import_zoo(path, arrays, network, input_size)
+    if not known and name.startswith(_MOBILE):
+        return _import_own(path, arrays, name, input_size)
+    faults, trunk = [], _trunk(arrays)
     for word in known or [catalog.entry(name).name]:
         try:
-            return _imported(path, arrays, word, input_size)
+            return _imported(path, arrays, trunk, word, input_size)
         except Unfit as error:
             faults.append(error)
     raise _unlike(path, network, max(faults, key=lambda fault: fault.agreed))
@@ -134,7 +137,7 @@ def structural_values(
     return _values(parameters(without_taps(network), image), arrays, pairing, where)
 
 
-def _imported(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:
+def _imported(path: Path, arrays: Arrays, trunk: Arrays, name: str, input_size: int | None) -> Imported:
     entry = catalog.entry(name)
     size = input_size or entry.input_size
     image = (CHANNELS, size, size)
@@ -143,7 +146,6 @@ def _imported(path: Path, arrays: Arrays, name: str, input_size: int | None) -> 
         network = without_taps(entry.build(classes))
         return [_layers_of(network, image, body_first) for body_first in (True, False)]
 
-    trunk = _trunk(arrays)
     pairing = _paired(trunk, offer, name, path)
     declared = parameters(without_taps(entry.build(pairing.classes)), image)
     unused = tuple(other for other in arrays if other not in trunk)
@@ -166,16 +168,33 @@ def _import_zoo(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     return Imported(name, pairing.classes, size, values, None)
 
 
+def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:
+    """As a network of MXNet's own zoo that is none of ours: MXNet makes its graph, which is read like any other."""
+    from imagenet_pipeline.engines.zoos import own_symbol
+    from imagenet_pipeline.interchange.mxnet_import import import_graph
+    from imagenet_pipeline.interchange.symbol import symbol_of_json
+
+    layers = next(iter(_orders(arrays)))[1]
+    text, names = own_symbol(name, max(_classes(layers), 1))
+    odd = next((word for word in arrays if word not in names), None)
+    if odd is not None or len(arrays) < len(set(names.values())):
+        found = f"{len(arrays)} arrays" if odd is None else f"your {odd} {arrays[odd].shape}, which it does not have"
+        raise BadInput(f"not the parameters of {name}", where=path, found=found)
+    symbol = symbol_of_json(text.encode(), path)
+    params = {names[word]: array for word, array in arrays.items()}
+    return replace(import_graph(symbol, params, path, input_size), network=name)
+
+
 def _unlike(path: Path, network: str, fault: Unfit) -> BadInput:
     return BadInput(f"not the parameters of {network}", where=path, found=str(fault))
 
 
 def _unnamed(path: Path, arrays: Arrays, input_size: int | None) -> BadInput:
     """The error that asks for a name: other networks with the very same parameters compute something else."""
-    fitting, faults = [], []
+    fitting, faults, trunk = [], [], _trunk(arrays)
     for name in catalog.names():
         try:
-            _imported(path, arrays, name, input_size)
+            _imported(path, arrays, trunk, name, input_size)
             fitting.append(name)
         except Unfit as error:
             faults.append((error, name))
@@ -191,8 +210,22 @@ def _unnamed(path: Path, arrays: Arrays, input_size: int | None) -> BadInput:
 
 
 def _trunk(arrays: Arrays) -> Arrays:
-    """The arrays without those of auxiliary classifiers, as GluonCV names them."""
-    return {name: array for name, array in arrays.items() if not _AUXILIARY.match(name)}
+    """The arrays without those of auxiliary classifiers, as GluonCV names them, and of layers that stand there twice.
+
+    A block that is also an attribute of another is saved under both names.
+    """
+    trunk: dict[str, AnyArray] = {}
+    twice: list[str] = []
+    seen: set[bytes] = set()
+    for name, array in arrays.items():
+        layer, _, ending = name.rpartition(".")
+        if ending == "weight" and array.ndim > 1 and np.ptp(array):
+            key = hashlib.sha256(array.tobytes()).digest() + str(array.shape).encode()
+            twice += [f"{layer}."] * (key in seen)
+            seen.add(key)
+        if not _AUXILIARY.match(name):
+            trunk[name] = array
+    return {name: array for name, array in trunk.items() if not name.startswith(tuple(twice))}
 
 
 def _layers_of(network: Sequential, image: Shape, body_first: bool) -> Layers:
@@ -258,12 +291,14 @@ def _orders(arrays: Arrays) -> Iterator[list[Layers]]:
 def _paired(arrays: Arrays, offer: Offer, title: str, where: object, free: Collection[str] = ()) -> _Pairing:
     """Pair a file's layers with those of a network. Raises Unfit, and BadInput where several ways fit."""
     fault = Unfit(f"no arrays, where {title} has some", 0)
+    offered: dict[int, list[Layers]] = {}
     for orders in _orders(arrays):
         fits: list[_Pairing] = []
         for layers in orders:
-            classes = next((shape[0] for layer in reversed(layers)
-                            for role, (_, shape) in layer.arrays.items() if role == "weight" and shape), 0)  # fmt: skip
-            for wanted in offer(classes) if classes else []:
+            classes = _classes(layers)
+            if classes and classes not in offered:
+                offered[classes] = offer(classes)
+            for wanted in offered.get(classes, []):
                 try:
                     pairing = _aligned(layers, wanted, classes, title, free)
                 except Unfit as error:
@@ -281,6 +316,12 @@ def _paired(arrays: Arrays, offer: Offer, title: str, where: object, free: Colle
         if fits:
             return fits[0]
     raise fault
+
+
+def _classes(layers: Layers) -> int:
+    """The outputs of the last layer with weights; 0 where there is none."""
+    weights = [layer.arrays["weight"][1] for layer in layers if "weight" in layer.arrays]
+    return next((shape[0] for shape in reversed(weights) if shape), 0)
 
 
 def _aligned(theirs: Layers, ours: Layers, classes: int, title: str, free: Collection[str]) -> _Pairing:

@@ -84,12 +84,21 @@ def import_mxnet(
     symbol = with_output(read_symbol(symbol_path), output, symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
     _require_together(foreign)
+    return _imported(foreign, network, input_size)
+
+
+def import_graph(symbol: Symbol, params: dict[str, AnyArray], where: Path, input_size: int | None = None) -> Imported:
+    """Read a graph and its values, both at hand, as `import_mxnet` does; `where` is the file they come from."""
+    return _imported(_Foreign(symbol, params, where, where), None, input_size)
+
+
+def _imported(foreign: _Foreign, network: str | None, input_size: int | None) -> Imported:
     found, difference = _found(foreign, _candidates(foreign, network, input_size))
     if not found:
         if input_size is not None:
             _require_size(foreign, network, input_size, difference)
         if network is not None:
-            raise BadInput(f"not {network}", where=symbol_path, found=difference or None)
+            raise BadInput(f"not {network}", where=foreign.symbol_path, found=difference or None)
         return _as_layers(foreign, input_size, difference)
     candidate, match = found[0]
     return Imported(

@@ -29,6 +29,7 @@ LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
 ZOO = {
     "resnet18_v1": ("resnet18", 64), "resnet50_v1": ("resnet50_v1", 64), "resnet18_v2": ("resnet18_v2", 64),
     "squeezenet1.0": ("squeezenet1_0", 224), "densenet121": ("densenet121", 224),
+    "mobilenetv2_0.25": ("mobilenetv2_0.25", 64),
 }  # fmt: skip
 LONG_ZOO: dict[str, tuple[str, int]] = {
     "resnet34_v1": ("resnet34", 64), "resnet101_v1": ("resnet101_v1", 64), "resnet152_v1": ("resnet152_v1", 64),
@@ -38,8 +39,9 @@ LONG_ZOO: dict[str, tuple[str, int]] = {
     "vgg13_bn": ("vgg13_bn", 224), "vgg16_bn": ("vgg16_bn", 224), "vgg19_bn": ("vgg19_bn", 224),
     "squeezenet1.1": ("squeezenet1_1", 224), "densenet161": ("densenet161", 224), "densenet169": ("densenet169", 224),
     "densenet201": ("densenet201", 224), "inceptionv3": ("inception_v3", 299),
+    "mobilenet1.0": ("mobilenet1.0", 64), "mobilenetv2_1.0": ("mobilenetv2_1.0", 64),
 }  # fmt: skip
-GLUONCV = {"mobilenet0.25": ("gluoncv:mobilenet0.25", 64), "gluoncv:resnet50_v1b": ("resnet50", 64)}
+GLUONCV = {"gluoncv:mobilenet0.25": ("gluoncv:mobilenet0.25", 64), "gluoncv:resnet50_v1b": ("resnet50", 64)}
 LONG_GLUONCV: dict[str, tuple[str, int]] = {
     "gluoncv:resnet50_v1d": ("resnet50_d", 64), "gluoncv:resnet18_v1b": ("resnet18", 64),
     "gluoncv:googlenet": ("googlenet_bn", 224), "gluoncv:se_resnet50_v1": ("gluoncv:se_resnet50_v1", 64),
@@ -90,8 +92,8 @@ def test_a_file_of_the_zoos_gives_the_zoos_logits(name: str, prefixed: bool, mx:
         block.save_parameters(str(file))
     imported = import_gluon(file, name, size)
     assert (imported.network, imported.classes, imported.normalisation) == (wanted_name, 3, None)
-    network = network_of(imported.network, 3)
-    scoring = network if is_zoo_name(imported.network) else without_taps(network)  # type: ignore[arg-type]
+    network: Any = imported.layers or network_of(imported.network, 3)
+    scoring = network if is_zoo_name(imported.network) else without_taps(network)
     recipe = Recipe(network="", records="", devices="cpu", precision="float32")
     engine = create_engine("gluon", Blueprint(scoring, size, (127.0,) * 3, (60.0,) * 3, recipe), imported.values)
     assert np.abs(engine.logits(images) - wanted).max() <= 1e-5 * np.abs(wanted).max()

@@ -420,7 +420,7 @@ def test_several_outputs_and_a_softmax_at_the_end(tmp_path: Path) -> None:
         import_onnx(path, output="pp")
     layers = import_onnx(path, output="p").layers
     assert layers is not None
-    assert [name for name, _ in layers.items][-1] == "d"
+    assert [name for name, _ in layers.items][-1] == "gemm"
     last = import_onnx(path, output="q").layers
     assert last is not None
     assert len(last.items) == len(layers.items) + 1

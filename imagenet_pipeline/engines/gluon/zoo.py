@@ -96,6 +96,19 @@ def symbol(
     return text, {ours: f"{'aux' if name in statistics else 'arg'}:{name}" for ours, name in names_of.items()}
 
 
+def own_symbol(name: str, classes: int) -> tuple[str, dict[str, str]]:
+    """A network of MXNet's own zoo as the text of a -symbol.json, and its variables by the names that files of
+    save_parameters, and of save_params before it, give them. Raises BadRecipe where there is none such.
+    """
+    try:
+        block = mx.gluon.model_zoo.vision.get_model(name, classes=classes)
+    except ValueError:
+        raise BadRecipe("MXNet's own zoo has no such network", where="network", found=name) from None
+    names = {ours: parameter.name for ours, parameter in block._collect_params_with_prefix().items()}
+    text: str = block(mx.sym.var("data")).tojson()
+    return text, names | {known.removeprefix(block.prefix): known for known in names.values()}
+
+
 def _infer_shapes(network: ZooNetwork, block: Any, input_shape: Shape) -> dict[str, Shape]:
     """The shape of every parameter, by MXNet's own name, from a pass over the graph with two images."""
     try:
