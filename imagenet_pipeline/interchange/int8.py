@@ -25,6 +25,7 @@ from imagenet_pipeline.interchange.frozen import Normalisation
 Pixels = npt.NDArray[np.float32]
 METHOD = "static, QDQ: weights int8 a channel, activations int8 an array, least and greatest value seen"
 _ERRORS = 3  # the level of ONNX Runtime's log
+_LOWEST_SCALED = -1e30
 
 
 def require_runtime() -> Any:
@@ -93,7 +94,7 @@ def quantise(path: Path, batches: Iterator[Pixels]) -> None:
         try:
             # Batch normalisations go into their convolutions first: between two int8 operators they could not.
             quant_pre_process(path, fused, skip_symbolic_shape=True)
-            left_out = _grouped_transposes(onnx.load(fused))
+            left_out = [*_grouped_transposes(onnx.load(fused)), *_bottomless_margins(onnx.load(fused))]
             quantization.quantize_static(fused, quantised, _Feed(batches), per_channel=True, nodes_to_exclude=left_out)
         except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
@@ -119,7 +120,18 @@ def _tell_as_before(model: Any, original: Any) -> None:
 def _grouped_transposes(model: Any) -> list[str]:
     """Transposed convolutions in groups, whose scales ONNX Runtime 1.32 counts by the group and not by the channel."""
     transposes = [node for node in model.graph.node if node.op_type == "ConvTranspose"]
-    return [node.name for node in transposes if any(one.name == "group" and one.i > 1 for one in node.attribute)]
+    return [node.name for node in transposes if any(field.name == "group" and field.i > 1 for field in node.attribute)]
+
+
+def _bottomless_margins(model: Any) -> list[str]:
+    """Margins of float32's lowest number and the maxima that pass over it: no scale of int8 holds it and the rest."""
+    import onnx
+
+    fills = {array.name: onnx.numpy_helper.to_array(array) for array in model.graph.initializer}
+    margins = [node for node in model.graph.node if node.op_type == "Pad" and len(node.input) > 2
+               and np.min(fills.get(node.input[2], 0)) < _LOWEST_SCALED]  # fmt: skip
+    padded = {node.output[0] for node in margins}
+    return [node.name for node in (*margins, *(node for node in model.graph.node if node.input[0] in padded))]
 
 
 class _Feed:

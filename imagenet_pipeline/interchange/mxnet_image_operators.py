@@ -66,7 +66,8 @@ def _windowed(operator: Operator, flow: Flow, kind: str, suffix: str) -> Flow:
     count_pad = attributes.flag("count_include_pad", True)
     axes = list(zip(size, stride, pad, strict=True))
     is_beyond = any(2 * around > length or (ceil and around + step > length) for length, step, around in axes)
-    if is_beyond or (operator.node.op == "Pooling_v1" and (ceil or any(pad))):
+    counts_margin = any(pad) or (ceil and kind != "max")
+    if is_beyond or (operator.node.op == "Pooling_v1" and counts_margin):
         flow, ceil = _margined(operator, flow, kind, axes, counts if ceil else None)
         pad = (0, 0)
     names = {"max": "max", "avg": "average", "sum": "sum"}
