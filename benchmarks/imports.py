@@ -29,7 +29,7 @@ from imagenet_pipeline.interchange.mxnet_import import import_mxnet
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import without_taps
 
-CLASSES = 10
+CLASSES, IMAGENET_CLASSES = 10, 1000
 SIZES = (32, 96, 224, 299)
 LONGEST_SECONDS = 300
 
@@ -42,7 +42,9 @@ def drawn(shape: tuple[int, ...], name: str, random: np.random.Generator) -> Any
 
 
 def exported(name: str, size: int, folder: Path) -> Any:
-    network = zoo.build(ZooNetwork("gluoncv", name, CLASSES), (3, size, size))
+    # GluonCV's HRNets have ImageNet's classes, whatever they are asked for.
+    classes = IMAGENET_CLASSES if name.startswith("hrnet") else CLASSES
+    network = zoo.build(ZooNetwork("gluoncv", name, classes), (3, size, size))
     random = np.random.default_rng(0)
     network.block.initialize()
     for key, parameter in network.parameters.items():
