@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ _TYPES = {
 """ONNX's number of each type of array that a classifier may hold (onnx.proto's DataType)."""
 _BFLOAT16, _BOOL = 16, 9
 EXTERNAL = 1
+_SMALLEST = 2
+"""Bytes of a number, of half precision."""
+MOST_COPIES = 16
+"""Times that data beside the file may be read, where arrays share it."""
 ABSENT = ""
 
 
@@ -124,6 +128,15 @@ class Tensors:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._beside: dict[Path, int] = {}
+        self._read = 0
+
+    def most_numbers(self, initializers: Iterable[Any]) -> int:
+        """Numbers that the file, and those of data that its arrays name, have room for."""
+        names = {entry.value for tensor in initializers if tensor.data_location == EXTERNAL
+                 for entry in tensor.external_data if entry.key == "location"}  # fmt: skip
+        beside = [file for file in map(self._file, sorted(names)) if file is not None]
+        return sum(file.stat().st_size for file in (self._path, *beside) if file.is_file()) // _SMALLEST
 
     def array(self, tensor: Any, name: str) -> AnyArray:
         """The numbers of a TensorProto. Raises BadInput where it is of another kind, damaged, or elsewhere."""
@@ -169,9 +182,8 @@ class Tensors:
         location, start, length = (entries.get(key, "") for key in ("location", "offset", "length"))
         if not all(text == "" or (text.isdecimal() and len(text) < 16) for text in (start, length)):
             raise BadInput("the place of its data is no number", where=where, found=f"{start[:40]} {length[:40]}")
-        folder = self._path.parent.resolve()
-        file = (folder / location).resolve() if location and "\0" not in location else folder
-        if not file.is_relative_to(folder) or file == folder:
+        file = self._file(location)
+        if file is None:
             what = "its data lies outside the file's folder"
             raise BadInput(what, where=where, found=repr(location[:200]), advice="put the file of data beside it")
         with files.regular_file(file) as (stream, size):
@@ -181,5 +193,20 @@ class Tensors:
                 raise BadInput(
                     "its data is not in the file of data", where=where, expected=f"{needed:,} bytes", found=found
                 )
+            self._beside[file] = size
+            self._read += count
+            if self._read > MOST_COPIES * sum(self._beside.values()):
+                raise BadInput("its arrays share their data too often", where=where, expected=f"{MOST_COPIES} times")
             stream.seek(begin)
             return stream.read(count)
+
+    def _file(self, location: str) -> Path | None:
+        """The file of data that a location names; None where it is not in the folder of the ONNX file."""
+        folder = self._path.parent.resolve()
+        if not location or "\0" in location:
+            return None
+        try:
+            file = (folder / location).resolve()
+        except OSError:
+            return None
+        return file if file.is_relative_to(folder) and file != folder else None

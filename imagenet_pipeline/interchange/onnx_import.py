@@ -169,7 +169,8 @@ def _read_scaled(source: _Source, image: _Input, split: bool) -> Imported:
     for node in nodes:
         for name in names_read(node):
             readers.setdefault(name, []).append(node)
-    layers = LayerGraph((COLOURS, image.size, image.size))
+    most = source.tensors.most_numbers(source.initializers.values())
+    layers = LayerGraph((COLOURS, image.size, image.size), most)
     conversion = Conversion(
         source.path, layers, image.channels, image.batch, _opset(source), split, readers, source.tensors,
         source.initializers,
@@ -262,7 +263,6 @@ def _imported(conversion: Conversion, value: Value) -> Imported:
             found = "x".join(map(str, end.shape))
             raise SizeUnfit("its output is not a vector of scores", where=path, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
-    graph.require_bounded(conversion.stored)
     network, values, _ = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale

@@ -28,8 +28,7 @@ from imagenet_pipeline.networks.shapes import parameters
 LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
 ZOO = {
     "resnet18_v1": ("resnet18", 64), "resnet50_v1": ("resnet50_v1", 64), "resnet18_v2": ("resnet18_v2", 64),
-    "squeezenet1.0": ("squeezenet1_0", 224), "densenet121": ("densenet121", 224),
-    "mobilenetv2_0.25": ("mobilenetv2_0.25", 64),
+    "squeezenet1.0": ("squeezenet1_0", 224), "mobilenetv2_0.25": ("mobilenetv2_0.25", 64),
 }  # fmt: skip
 LONG_ZOO: dict[str, tuple[str, int]] = {
     "resnet34_v1": ("resnet34", 64), "resnet101_v1": ("resnet101_v1", 64), "resnet152_v1": ("resnet152_v1", 64),
@@ -39,7 +38,7 @@ LONG_ZOO: dict[str, tuple[str, int]] = {
     "vgg13_bn": ("vgg13_bn", 224), "vgg16_bn": ("vgg16_bn", 224), "vgg19_bn": ("vgg19_bn", 224),
     "squeezenet1.1": ("squeezenet1_1", 224), "densenet161": ("densenet161", 224), "densenet169": ("densenet169", 224),
     "densenet201": ("densenet201", 224), "inceptionv3": ("inception_v3", 299),
-    "mobilenet1.0": ("mobilenet1.0", 64), "mobilenetv2_1.0": ("mobilenetv2_1.0", 64),
+    "densenet121": ("densenet121", 224), "mobilenet1.0": ("mobilenet1.0", 64), "mobilenetv2_1.0": ("mobilenetv2_1.0", 64),
 }  # fmt: skip
 GLUONCV = {"gluoncv:mobilenet0.25": ("gluoncv:mobilenet0.25", 64), "gluoncv:resnet50_v1b": ("resnet50", 64)}
 LONG_GLUONCV: dict[str, tuple[str, int]] = {

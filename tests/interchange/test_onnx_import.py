@@ -341,7 +341,7 @@ def made(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-@pytest.mark.parametrize("seed", range(300 if LONG else 50))
+@pytest.mark.parametrize("seed", range(300 if LONG else 30))
 def test_graphs_drawn_at_random(seed: int, tmp_path: Path) -> None:
     drawn = Drawn(seed)
     for _ in range(3 + seed % 20):
@@ -508,7 +508,7 @@ def test_files_of_another_format(content: bytes, tmp_path: Path) -> None:
 
 def test_damaged_files_are_refused_in_a_line(tmp_path: Path) -> None:
     content, draw = convolved().SerializeToString(), np.random.default_rng(0)
-    for _ in range(3000 if LONG else 150):
+    for _ in range(3000 if LONG else 60):
         damaged = bytearray(content)
         for place in draw.integers(0, len(content), int(draw.integers(1, 4))):
             damaged[place] = int(draw.integers(256))
