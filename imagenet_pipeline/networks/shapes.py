@@ -283,6 +283,8 @@ def _check_fit(layer: Layer, path: str, shape: Shape) -> None:
         found = f"{shape[0]} channels in, {layer.channels} out"
         raise _unfit(f"{layer.groups} groups do not divide the channels", path, found)
     axes = _axes(layer)
+    if isinstance(layer, L2Norm | Reduce) and not axes:
+        raise _unfit("the layer names no axis to work along", path, axes)
     if any(not -len(shape) <= axis < len(shape) for axis in axes):
         raise _unfit("the layer works along an axis that is not there", path, shape, f"axes {axes}")
 
