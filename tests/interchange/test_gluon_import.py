@@ -38,7 +38,8 @@ LONG_ZOO: dict[str, tuple[str, int]] = {
     "vgg13_bn": ("vgg13_bn", 224), "vgg16_bn": ("vgg16_bn", 224), "vgg19_bn": ("vgg19_bn", 224),
     "squeezenet1.1": ("squeezenet1_1", 224), "densenet161": ("densenet161", 224), "densenet169": ("densenet169", 224),
     "densenet201": ("densenet201", 224), "inceptionv3": ("inception_v3", 299),
-    "densenet121": ("densenet121", 224), "mobilenet1.0": ("mobilenet1.0", 64), "mobilenetv2_1.0": ("mobilenetv2_1.0", 64),
+    "densenet121": ("densenet121", 224), "mobilenet1.0": ("mobilenet1.0", 64),
+    "mobilenetv2_1.0": ("mobilenetv2_1.0", 64),
 }  # fmt: skip
 GLUONCV = {"gluoncv:mobilenet0.25": ("gluoncv:mobilenet0.25", 64), "gluoncv:resnet50_v1b": ("resnet50", 64)}
 LONG_GLUONCV: dict[str, tuple[str, int]] = {
