@@ -290,7 +290,7 @@ def _orders(arrays: Arrays) -> Iterator[list[Layers]]:
 
 def _paired(arrays: Arrays, offer: Offer, title: str, where: object, free: Collection[str] = ()) -> _Pairing:
     """Pair a file's layers with those of a network. Raises Unfit, and BadInput where several ways fit."""
-    fault = Unfit(f"no arrays, where {title} has some", 0)
+    fault = Unfit(f"no arrays, where {title} has some", -1)
     offered: dict[int, list[Layers]] = {}
     for orders in _orders(arrays):
         fits: list[_Pairing] = []

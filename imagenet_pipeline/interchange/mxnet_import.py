@@ -93,7 +93,7 @@ def import_graph(symbol: Symbol, params: dict[str, AnyArray], where: Path, input
 
 
 def _imported(foreign: _Foreign, network: str | None, input_size: int | None) -> Imported:
-    found, difference = _found(foreign, _candidates(foreign, network, input_size))
+    found, difference = _found(foreign, network, input_size)
     if not found:
         if input_size is not None:
             _require_size(foreign, network, input_size, difference)
@@ -150,7 +150,7 @@ def recognised(
         return None, ""
     params = {names[name].partition(":")[2]: array for name, array in values.items()}
     foreign = _Foreign(symbol, params, where, where)
-    found, difference = _found(foreign, _candidates(foreign, None, image[1]))
+    found, difference = _found(foreign, None, image[1])
     if not found:
         return None, difference
     candidate, match = found[0]
@@ -166,8 +166,9 @@ def _unused(foreign: _Foreign) -> tuple[str, ...]:
 _Found = list[tuple[_Candidate, _Match]]
 
 
-def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str]:
-    """The candidates that the graph is, and where the nearest of the others differs; "" where that says nothing."""
+def _found(foreign: _Foreign, network: str | None, input_size: int | None) -> tuple[_Found, str]:
+    """The networks that the graph is, and where the nearest of the others differs; "" where that says nothing."""
+    candidates = _candidates(foreign, network, input_size)
     found: _Found = []
     difference = ""
     weights = _weight_shapes(foreign).total()
@@ -178,13 +179,13 @@ def _found(foreign: _Foreign, candidates: list[_Candidate]) -> tuple[_Found, str
             found.append((candidate, _matched(candidate, foreign)))
         except Different as error:
             difference = difference or str(error)
-    is_near = len(candidates) == 1 or (candidates and candidates[0].distance <= weights // 2)
+    is_near = network is not None or (candidates and candidates[0].distance <= weights // 2)
     return found, difference if is_near else ""
 
 
 def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
     """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
-    found, _ = _found(foreign, _candidates(foreign, network, None))
+    found, _ = _found(foreign, network, None)
     for candidate, _ in found[:1]:
         name, own = candidate.name, candidate.image[1]
         require_input_size(name, candidate.network, input_size, own)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagenet_pipeline.errors import BadInput, Damaged, did_you_mean, first_few
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, did_you_mean, first_few
 from imagenet_pipeline.interchange.export import AUTHOR
-from imagenet_pipeline.interchange.frozen import Imported, in_float32
+from imagenet_pipeline.interchange.frozen import Imported, Normalisation, in_float32
 from imagenet_pipeline.interchange.graph import InputScale, is_usable
 from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit
 from imagenet_pipeline.interchange.mxnet_import import recognised
@@ -48,38 +48,63 @@ def import_onnx(
     """
     model, tensors = read_model(path), Tensors(path)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    imported = _own_export(model, initializers, tensors, input_size)
+    stated = _stated(model)
+    imported = None if stated is None else _own_export(stated, initializers, tensors, input_size)
     if imported is None:
         source = _Source(model, path, tensors, initializers, _output(model.graph, output, path))
         imported = _as_layers(source, input_size)
+        if stated is not None and len(stated.classes) == imported.classes:
+            normalisation = imported.normalisation or stated.normalisation
+            imported = replace(imported, normalisation=normalisation, crop_fraction=stated.crop_fraction,
+                               class_table=stated.classes)  # fmt: skip
     if network is not None and imported.network != network:
         raise BadInput(f"not {network}", where=path, found=imported.network)
     return imported
 
 
-def _own_export(
-    model: Any, initializers: Mapping[str, Any], tensors: Tensors, input_size: int | None
-) -> Imported | None:
-    """What our exporter wrote, by what it says of itself; None where it is another's, or was changed since."""
+@dataclass(frozen=True)
+class _Stated:
+    """What our exporter says of a network in the file's own notes."""
+
+    network: str
+    size: int
+    classes: ClassTable
+    normalisation: Normalisation
+    crop_fraction: float
+
+
+def _stated(model: Any) -> _Stated | None:
+    """What a file of our exporter says of itself; None where it is another's, or its notes are no longer whole."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
-    name = notes.get("network", "")
-    if not notes.get("written_by", "").startswith(AUTHOR) or name not in catalog.names():
+    if not notes.get("written_by", "").startswith(AUTHOR):
         return None
     try:
         classes = ClassTable.from_json(json.loads(notes["classes"]))
         mean, std = (tuple(map(float, json.loads(notes[key]))) for key in ("mean", "std"))
-        size = int(json.loads(notes["input"])["shape"][-1])
-        crop_fraction = float(notes["crop_fraction"])
-    except (KeyError, ValueError, TypeError, IndexError, RecursionError, Damaged, BadInput):
+        size, crop_fraction = int(json.loads(notes["input"])["shape"][-1]), float(notes["crop_fraction"])
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError, Damaged, BadInput):
         return None
-    declared = parameters(without_taps(catalog.entry(name).build(len(classes))), (COLOURS, size, size))
+    usable = len(mean) == len(std) == COLOURS and is_usable(mean, std) and 0 < crop_fraction <= 1 and size > 0
+    return _Stated(notes.get("network", ""), size, classes, (mean, std), crop_fraction) if usable else None
+
+
+def _own_export(
+    stated: _Stated, initializers: Mapping[str, Any], tensors: Tensors, input_size: int | None
+) -> Imported | None:
+    """The network of the catalogue that our exporter wrote; None where it is none, or was changed since."""
+    name, size, count = stated.network, stated.size, len(stated.classes)
+    if name not in catalog.names() or input_size not in (None, size) or count < 1:
+        return None
+    try:
+        declared = parameters(without_taps(catalog.entry(name).build(count)), (COLOURS, size, size))
+    except BadRecipe:
+        return None
     arrays = {word: tensors.array(initializers[word], word) for word in declared if word in initializers}
-    fits = all(word in arrays and arrays[word].size == math.prod(known.shape) for word, known in declared.items())
-    if not fits or input_size not in (None, size) or not len(mean) == len(std) == COLOURS or not is_usable(mean, std):
+    if not all(word in arrays and arrays[word].size == math.prod(known.shape) for word, known in declared.items()):
         return None
     values = {word: in_float32(word, arrays[word].reshape(known.shape)) for word, known in declared.items()}
-    normalisation = (mean, std)
-    return Imported(name, len(classes), size, values, normalisation, crop_fraction=crop_fraction, class_table=classes)
+    return Imported(name, count, size, values, stated.normalisation, crop_fraction=stated.crop_fraction,
+                    class_table=stated.classes)  # fmt: skip
 
 
 def _output(graph: Any, name: str | None, path: Path) -> str:

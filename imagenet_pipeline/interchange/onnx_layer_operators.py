@@ -34,8 +34,7 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import Shape, windows
 
-LOWEST = -3.4028234663852886e38
-"""The lowest number of float32: no maximum is below it."""
+LOWEST = -3.4028234663852886e38  # of float32: no maximum is below it
 TINY = 1e-24
 _PADS = ("constant", "edge", "reflect")
 Pair = tuple[int, int]

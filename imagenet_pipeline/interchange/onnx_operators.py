@@ -44,8 +44,7 @@ REDUCTIONS = {
     "ReduceL2": "sum",
 }  # fmt: skip
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)
-_FLOATS = (1, 10, 11, 16)
-"""ONNX's numbers of the types of real numbers."""
+_FLOATS = (1, 10, 11, 16)  # ONNX's numbers of the types of real numbers
 MOST_PARTS = 64
 _ROOT = math.sqrt(2)
 
@@ -230,9 +229,7 @@ def same(operator: Operator) -> Value:
     if operator.node.op_type == "Cast" and operator.integer("to", 1) not in _FLOATS:
         raise operator.bad("rounds what is made of the image to another kind of numbers")
     value = operator.inputs[0] if operator.has(0) else None
-    if value is None:
-        raise operator.bad("reads nothing")
-    return value
+    return operator.flow() if value is None else value
 
 
 def softmax(operator: Operator) -> Flow:

@@ -92,6 +92,10 @@ def test_our_own_exports_come_back_with_and_without_their_notes(name: str, tmp_p
     assert (imported.class_table, imported.crop_fraction) == (table, 0.9)
     anew = import_onnx(stripped(path))
     assert (name in (anew.network, *anew.also), anew.normalisation, anew.layers) == (True, (MEAN, STD), None)
+    model = onnx.load(path)
+    next(entry for entry in model.metadata_props if entry.key == "network").value = "of_no_catalogue"
+    other_name = import_onnx(saved(tmp_path / "other.onnx", model))
+    assert (other_name.class_table, other_name.crop_fraction, other_name.layers) == (table, 0.9, None)
     for other in (imported, anew):
         assert all(np.array_equal(array, values[key]) for key, array in other.values.items())
     assert difference(path, imported) <= LIMIT
