@@ -161,5 +161,5 @@ class _Spread:
         return self._records.read(int(self._positions[position]))
 
     def location(self, position: int) -> tuple[Path, int, int]:
-        """Where that record lies."""
+        """The file and offset of that record."""
         return self._records.location(int(self._positions[position]))

@@ -48,7 +48,7 @@ _TWINS = {
 """Networks of MXNet's and GluonCV's zoos that compute what one of ours does under another name; those of our names do,
 too, but for alexnet and googlenet."""
 _MOBILE = "mobilenet"
-"""What MXNet's own zoo has besides those. GluonCV's of these names are others."""
+"""Networks that MXNet's own zoo has besides those. GluonCV's of these names are others."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ FLAGS = {
 SHORT = {"-j": "num-data-workers"}
 
 LARGEST_COUNT = 1024
-"""Of devices, and of drops of the rate."""
+"""Most devices, and most drops of the rate."""
 _OURS = {
     "alexnet": "alexnet_one_tower",
     "inceptionv3": "inception_v3",

@@ -68,7 +68,7 @@ class OnnxScorer:
 
 
 def pixels_of(images: Images, normalisation: Normalisation | None) -> Pixels:
-    """What an exported network reads: float32 [n, channels, height, width], in 0..255 or normalised."""
+    """The input of an exported network: float32 [n, channels, height, width], in 0..255 or normalised."""
     pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
     if normalisation is None:
         return np.ascontiguousarray(pixels)

@@ -31,7 +31,7 @@ Stored = Mapping[str, tuple[str, AnyArray]]
 
 @dataclass(frozen=True)
 class Flow:
-    """What leaves a layer of the graph, an array of `shape` for each image; the name of the image is ""."""
+    """The output of a layer of the graph, an array of `shape` for each image; the name of the image is ""."""
 
     name: str
     shape: Shape

@@ -134,7 +134,7 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
 
 
 def _of_no_size(failure: BadInput | None, size: int | None, where: Path) -> BadInput:
-    """What is wrong with the graph for images of the first size tried."""
+    """The error of the graph for images of the first size tried."""
     if failure is None:
         return BadInput("no size of image fits the graph", where=where)
     advice = "no size of image that was tried fits: --input SIDE gives another" if size is None else None

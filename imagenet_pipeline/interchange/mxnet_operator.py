@@ -67,7 +67,7 @@ class Conversion:
         self._flows[output] = changed or rule(operator)
 
     def flow(self, output: Output) -> Flow | None:
-        """What leaves a node; None for a variable that is not the image."""
+        """The flow out of a node; None for a variable that is not the image."""
         flow = self._flows.get(output)
         return self._image_flow(flow) if isinstance(flow, InputScale) else flow
 
@@ -124,7 +124,7 @@ class Operator:
         return Attributes(self.node.attributes, self.where)
 
     def flow(self, which: int = 0) -> Flow:
-        """What comes in by an input, which must be made of the image."""
+        """The flow into an input, which must be made of the image."""
         if which >= len(self.node.inputs):
             raise self.bad(f"{self.node.op} reads too little", found=f"{len(self.node.inputs)} inputs")
         flow = self.conversion.flow(self.node.inputs[which])

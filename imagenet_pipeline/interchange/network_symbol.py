@@ -110,7 +110,7 @@ class _SymbolWriter:
         self.nodes: list[Node] = []
         self._reports = reports
         self._constants: set[Output] = set()
-        """What depends on no image: its batch axis has a length of 1."""
+        """Outputs that depend on no image: their batch axis has a length of 1."""
 
     def variable(self, name: str, **attributes: str) -> Output:
         return self._append(VARIABLE, name, (), attributes)

@@ -36,7 +36,7 @@ class Folder:
         self._made = 0
 
     def constant(self, operator: Operator) -> AnyArray:
-        """What a Constant node holds."""
+        """The value of a Constant node."""
         attributes = operator.attributes
         name, value = next(iter(attributes.items()), ("nothing", None))
         match name:
@@ -49,7 +49,7 @@ class Folder:
         raise operator.bad("a constant of a kind that no classifier needs", found=name[:80])
 
     def shape(self, operator: Operator) -> AnyArray | None:
-        """What a Shape or Size node says of an array made of the image; None for another node, or a constant."""
+        """The value of a Shape or Size node of an array made of the image; None for another node, or a constant."""
         if operator.node.op_type not in ("Shape", "Size") or isinstance(operator.inputs[0], np.ndarray):
             return None
         lengths = (BATCH, *operator.flow().shape)
@@ -59,7 +59,7 @@ class Folder:
         return np.array(lengths[begin:end], np.int64)
 
     def folded(self, operator: Operator) -> tuple[AnyArray, ...] | None:
-        """What the node gives; None where it reads something made of the image, or is not one to work out."""
+        """The constant output of a node; None where it reads something made of the image, or is not one to work out."""
         arrays = [value for value in operator.inputs if value is not None]
         if operator.node.op_type not in FOLDED or not all(isinstance(array, np.ndarray) for array in arrays):
             return None

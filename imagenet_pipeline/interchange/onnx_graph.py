@@ -66,7 +66,7 @@ class OnnxGraph:
         self.initializers: list[Any] = []
         self._onnx = onnx
         self._constants: set[str] = set()
-        """What depends on no image: its batch axis has a length of 1."""
+        """Outputs that depend on no image: their batch axis has a length of 1."""
 
     def begin(self, normalisation: Normalisation | None) -> str:
         """The name of what the first layer reads."""

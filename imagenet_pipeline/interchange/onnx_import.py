@@ -64,7 +64,7 @@ def import_onnx(
 
 @dataclass(frozen=True)
 class _Stated:
-    """What our exporter says of a network in the file's own notes."""
+    """Statements of our exporter on a network in the file's own notes."""
 
     network: str
     size: int
@@ -74,7 +74,7 @@ class _Stated:
 
 
 def _stated(model: Any) -> _Stated | None:
-    """What a file of our exporter says of itself; None where it is another's, or its notes are no longer whole."""
+    """The statements of a file of our exporter on itself; None where it is another's, or its notes are no longer whole."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
     if not notes.get("written_by", "").startswith(AUTHOR):
         return None
@@ -247,7 +247,7 @@ def _follow(conversion: Conversion, folder: Folder, node: Any) -> None:
 
 
 def _chosen(operator: Operator, folder: Folder) -> tuple[Value, ...]:
-    """What an If gives whose condition depends on no image: PyTorch writes a squeeze so."""
+    """The output of an If whose condition depends on no image: PyTorch writes a squeeze so."""
     condition = operator.array(0, "condition")
     branch = operator.attributes.get("then_branch" if condition.size == 1 and condition.all() else "else_branch")
     if condition.size != 1 or branch is None or branch.initializer:

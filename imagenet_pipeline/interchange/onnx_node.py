@@ -68,13 +68,13 @@ class Conversion:
     scale: InputScale | None = None
     absorbed: dict[int, str] = field(default_factory=dict)
     turned: dict[str, tuple[Flow, Shape]] = field(default_factory=dict)
-    """What Transposes read and how they order it, by the name of their layer."""
+    """The input of Transposes and how they order it, by the name of their layer."""
     divided: dict[str, tuple[Flow, float]] = field(default_factory=dict)
-    """What was divided by a number, by the name of the layer that does it."""
+    """Dividends of divisions by a number, by the name of the layer that does it."""
     _grey: Flow | None = None
 
     def value(self, name: str) -> Value | None:
-        """What a name of the graph stands for, None for what comes later."""
+        """The value that a name of the graph stands for, None for what comes later."""
         if name not in self.values and name in self.initializers:
             array = self.tensors.array(self.initializers[name], name)
             self.stored += array.size
@@ -82,7 +82,7 @@ class Conversion:
         return self.values.get(name)
 
     def flow(self, value: Value) -> Flow | None:
-        """What is made of the image as a flow; None for a constant."""
+        """A value made of the image, as a flow; None for a constant."""
         if isinstance(value, Image):
             return self._image_flow(value)
         return value if isinstance(value, Flow) else None

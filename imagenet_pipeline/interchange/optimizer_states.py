@@ -34,7 +34,7 @@ Momentum = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SavedStates:
-    """What a file holds: arrays by the number or name of their parameter, and of a Trainer its optimizer's settings.
+    """The content of a file: arrays by the number or name of their parameter, and of a Trainer its optimizer's settings.
 
     An entry has the momentum (None where SGD keeps none) and of float16 parameters the float32 weight.
     """
@@ -55,7 +55,7 @@ class Continued:
     displacements: dict[str, Momentum]
     options: dict[str, Any]
     weights: dict[str, Momentum] = field(default_factory=dict)
-    """Of a training in float16, the weights it went on with, float32."""
+    """The weights of a training in float16 it went on with, float32."""
     notes: tuple[str, ...] = ()
 
 
@@ -84,7 +84,7 @@ def read_states(path: Path) -> SavedStates:
 
 
 def _bytes(arguments: tuple[Any, ...]) -> bytes:
-    """What `bytearray` would hold: of bytes, or of a text of protocols that have no bytes."""
+    """The bytes that `bytearray` would hold: of bytes, or of a text of protocols that have no bytes."""
     match arguments:
         case (bytes() as content,):
             return content
@@ -119,7 +119,7 @@ def epoch_of(path: Path) -> int | None:
 
 
 def continued(states: Path, symbol: Path, params: Path, imported: Imported, epoch: int) -> Continued:
-    """What a run of `imported`, read from `symbol` and `params`, goes on with after `epoch` epochs.
+    """The state that a run of `imported`, read from `symbol` and `params`, goes on with after `epoch` epochs.
 
     Raises BadInput where the states are not those of these parameters.
     """

@@ -142,7 +142,7 @@ class _Machine:
         return self._stack[-1]
 
     def _pop_to_mark(self) -> list[Any]:
-        """What stands above the last mark, which goes too."""
+        """Pop all that stands above the last mark, and the mark."""
         for place in range(len(self._stack) - 1, -1, -1):
             if self._stack[place] is _MARK:
                 items = self._stack[place + 1 :]

@@ -52,7 +52,7 @@ Under another key it is found where no other dictionary there has tensors.
 DEEPEST = 3
 """Dictionaries around a state dict."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before every name."""
+"""Words that DataParallel, torch.compile and Lightning put before every name."""
 AVERAGED = "n_averaged"
 """torch's count of the weights that an AveragedModel has seen."""
 
@@ -67,7 +67,7 @@ class _Storage:
     """A type of NumPy's, or BFLOAT16."""
     count: int
     first: int = 0
-    """Where in the storage of this key it begins, in numbers: old files have views."""
+    """Offset in the storage of this key, in numbers: old files have views."""
 
 
 @dataclass(frozen=True)

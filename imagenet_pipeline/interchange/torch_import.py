@@ -36,7 +36,7 @@ class _Names:
     network: str
     ours: dict[str, str]
     auxiliary: frozenset[str]
-    """Those, of theirs, that auxiliary classifiers have."""
+    """Their parameters of auxiliary classifiers."""
     head: str
     """The weight of the classifier, whose rows are the classes."""
 
@@ -46,7 +46,7 @@ class _Names:
 
 @dataclass(frozen=True)
 class Statement:
-    """What somebody says a network's weights were fed with, and who says it."""
+    """The mean, std and crop that a network's weights were trained with, and the source that says so."""
 
     normalisation: Normalisation
     crop_fraction: float
@@ -84,7 +84,7 @@ def import_torch(path: Path, network: str | None = None, input_size: int | None 
 
 
 def stated_with(path: Path, network: str) -> Statement:
-    """What the weights of a network of a zoo were fed with: the first of three that says it."""
+    """Mean, std and crop of a zoo's weights, by the first of three sources that says them."""
     config = _config_beside(path, network)
     if config is not None:
         return config
@@ -189,7 +189,7 @@ def _renamed(names: _Names, arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _config_beside(path: Path, network: str) -> Statement | None:
-    """What timm's config.json in the same folder says, where it is of this network."""
+    """Mean, std and crop by timm's config.json in the same folder, where it is of this network."""
     config = path.with_name(CONFIG)
     content = read_user_json(config) if config.is_file() else None
     if not isinstance(content, dict) or content.get("architecture") not in (network, network.replace("_d", "d")):

@@ -29,11 +29,11 @@ Progress = Callable[[int, int], None]
 
 DEFAULT_SHARD_BYTES = 500_000_000
 LONGEST_FOLDER_BYTES = 200
-"""Of the 255 that file systems have for a name."""
+"""Longest name, characters, of the 255 that file systems allow."""
 LABEL_LIMIT = 2**24
 """Labels below are exact in float32."""
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "DIB": ".bmp", "TIFF": ".tif"}
-"""Of formats that are not called like their ending."""
+"""Endings of formats that are not called like them."""
 _TAR_END_BYTES = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 """The most that ends a tar file: two empty blocks, and zeros up to a whole record."""
 _UNUSABLE = frozenset('/\\:*?"<>|')
@@ -77,7 +77,7 @@ class Sample:
 
     @property
     def path(self) -> str:
-        """Where it lies in the layout of folders: train/n01440764/00000012.jpg."""
+        """The path in the layout of folders: train/n01440764/00000012.jpg."""
         return f"{self.split}/{self.entry.folder}/{self.key}{self.ending}"
 
 

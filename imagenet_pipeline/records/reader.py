@@ -32,7 +32,7 @@ _ANY_INDEX_LINE = re.compile(rb"([^\t]*)\t(\d{1,18})\s*")
 
 @dataclass(frozen=True)
 class Index:
-    """Where the records of a file lie, in file order, int64 [n] each: keys, first bytes, and the bytes after the last.
+    """Offsets of a file's records, in file order, int64 [n] each: keys, first bytes, and the bytes after the last.
 
     Of samples in a file of another program also what stands for their own: `classes` for labels, and `checksums`,
     CRC32C of the whole frame.

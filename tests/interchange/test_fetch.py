@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -59,7 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.says_length:
             self.send_header("Content-Length", str(len(server.content) - begin))
         self.end_headers()
-        self.wfile.write(server.content[begin:][: server.cut])
+        with contextlib.suppress(BrokenPipeError):  # a client that has seen enough
+            self.wfile.write(server.content[begin:][: server.cut])
 
     def log_message(self, *words: object) -> None:
         pass
