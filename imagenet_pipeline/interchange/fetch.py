@@ -26,7 +26,7 @@ SECONDS = 30
 LOOPBACK = "127.0.0.1"
 PARTIAL = 206
 SLACK_BYTES = 4096
-"""Bytes from its end at which a file whose size is known in MiB alone is begun anew: it may have all its bytes, and wrong ones."""
+"""A file whose size is known in MiB alone is begun anew so near its end: it may have all its bytes, and wrong ones."""
 RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -118,7 +118,7 @@ def _require_safe(url: str, may_be_local: bool = True) -> None:
 
 
 def _first_byte(entry: PublicWeights, answer: Any, done: int) -> int:
-    """The offset in the file at which an answer begins. Raises BadInput where its whole size is another than the list's."""
+    """The offset in the file at which an answer begins. Raises BadInput for another whole size than the list's."""
     ranged = RANGE.fullmatch(answer.headers.get("Content-Range", "")) if answer.status == PARTIAL else None
     begun, total = (int(ranged[1]), int(ranged[2])) if ranged else (0, answer.length)
     if begun not in (0, done) or (answer.status == PARTIAL and ranged is None):

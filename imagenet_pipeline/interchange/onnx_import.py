@@ -74,7 +74,7 @@ class _Stated:
 
 
 def _stated(model: Any) -> _Stated | None:
-    """The statements of a file of our exporter on itself; None where it is another's, or its notes are no longer whole."""
+    """The statements of our exporter on its file; None for another's file, and for notes that are no longer whole."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
     if not notes.get("written_by", "").startswith(AUTHOR):
         return None

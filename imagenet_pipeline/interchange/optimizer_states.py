@@ -34,7 +34,7 @@ Momentum = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SavedStates:
-    """The content of a file: arrays by the number or name of their parameter, and of a Trainer its optimizer's settings.
+    """The content of a file: arrays by number or name of their parameter, and of a Trainer its optimizer's settings.
 
     An entry has the momentum (None where SGD keeps none) and of float16 parameters the float32 weight.
     """
@@ -55,7 +55,7 @@ class Continued:
     displacements: dict[str, Momentum]
     options: dict[str, Any]
     weights: dict[str, Momentum] = field(default_factory=dict)
-    """The weights of a training in float16 it went on with, float32."""
+    """The float32 weights that a training in float16 keeps beside its own."""
     notes: tuple[str, ...] = ()
 
 
