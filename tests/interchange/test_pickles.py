@@ -119,6 +119,7 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int) -> None:
         (b"}(Nu.", "damaged"),
         (b"}(NNu.", "a key that is neither text nor number"),
         (b"}()Nu.", "a key that is neither text nor number"),
+        (b"}\x8a\x08" + (2**61 - 1).to_bytes(8, "little") + b"Ns.", "an impossible number as a key"),
         (b"h\x07.", "damaged"),
         (b"Iseven\n.", "damaged"),
         (b"I" + b"9" * 5000 + b"\n.", "damaged"),
