@@ -149,7 +149,7 @@ def continued(states: Path, symbol: Path, params: Path, imported: Imported, epoc
             f"{first_few(apart)} have a rate or a decay of their own in MXNet (lr_mult, wd_mult, or a name that no "
             "decay acts on); not here: transfer.rates gives layers a rate"
         )
-    options, more = _options(saved)
+    options, more = stated_options(saved)
     return Continued(epoch, displacements, options, weights, (*notes, *more))
 
 
@@ -223,7 +223,7 @@ def _master(master: AnyArray, stored: AnyArray, where: str) -> Momentum:
     return weight
 
 
-def _options(saved: SavedStates) -> tuple[dict[str, Any], tuple[str, ...]]:
+def stated_options(saved: SavedStates) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The recipe keys that the states say, and notes on what no key says. Module lets scales decay, but no biases."""
     if saved.settings is None:
         return {"optimizer.decay_all": "scales"}, ()
@@ -231,7 +231,8 @@ def _options(saved: SavedStates) -> tuple[dict[str, Any], tuple[str, ...]]:
     schedule = settings.get("lr_scheduler")
     rate = settings.get("lr")
     if isinstance(schedule, Instance) and isinstance(schedule.state, dict):
-        rate = schedule.state.get("base_lr", rate)
+        latest = schedule.state.get("base_lr")
+        rate = latest if isinstance(latest, int | float) else rate if isinstance(rate, int | float) else None
         notes.append(f"its {schedule.name} stood at a rate of {rate}: the recipe's schedule takes its place")
     keys = {"learning_rate": rate, "momentum": settings.get("momentum"), "weight_decay": settings.get("wd")}
     options = {f"optimizer.{key}": float(value) for key, value in keys.items() if isinstance(value, int | float)}
