@@ -106,7 +106,7 @@ def _with_velocities(state: Values) -> dict[str, Array]:
     return {key: value / -rate for key, value in kept if key != "learning_rate"}
 
 
-_SCALES = (".weight", ".slope")
+SCALES = (".weight", ".slope")
 """Ends of names of scales, among those of vectors."""
 
 
@@ -143,7 +143,7 @@ def parameter_groups(
         name: ParameterGroup(
             rates[max(fitting, key=len)] if (fitting := [key for key in rates if _begins(key, layer)]) else 1.0,
             len(shapes[name]) > 1
-            or (name.endswith(_SCALES) if optimizer.decay_all == "scales" else optimizer.decay_all),
+            or (name.endswith(SCALES) if optimizer.decay_all == "scales" else optimizer.decay_all),
             any(_begins(key, layer) for key in frozen),
         )
         for name, layer in layers.items()

@@ -8,13 +8,13 @@ map, Module's names of operators and Gluon's). Defaults of attributes are those 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.interchange.graph import Flow, Folding, Graph, InputScale, Steps, scaled, scaled_by_norm
 from imagenet_pipeline.interchange.params import AnyArray
-from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Node, Symbol
+from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Node, Output, Symbol
 from imagenet_pipeline.networks.shapes import Role, Shape, windows
 
 SKIPPED = ("Dropout", "identity", "_copy", "BlockGrad", "stop_gradient", "Cast", "cast", "amp_cast")
@@ -156,9 +156,9 @@ def partly_reduced(
     try:
         if len(symbol.heads) != 1:
             raise BadInput("the graph has several outputs", found=len(symbol.heads), advice="take the scores alone")
-        root = symbol.heads[0]
-        while symbol.nodes[root[0]].op in (*PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
-            root = symbol.nodes[root[0]].inputs[0]
+        root, temperature = before_softmax(symbol, SKIPPED)
+        if temperature != 1:
+            raise BadInput("the softmax at the end has a temperature", found=temperature)
         for index in sorted(_reached(symbol, root[0])):
             reader.read(index)
         end = reader.flow(root)
@@ -168,6 +168,22 @@ def partly_reduced(
         last = len(reader.steps.all) - 1
         return reader.steps.graph(Flow(last, reader.steps.all[last].shape)), error
     return reader.steps.graph(end), None
+
+
+def before_softmax(symbol: Symbol, skipped: Sequence[str]) -> tuple[Output, float]:
+    """The scores in front of the softmax at the end of a graph, which no network of ours has, and its temperature.
+
+    `skipped` are operators to pass over. A log_softmax in front of the softmax changes nothing; another softmax does.
+    """
+    root, temperature, is_inside = symbol.heads[0], 1.0, False
+    while (node := symbol.nodes[root[0]]).inputs:
+        if node.op in (("log_softmax",) if is_inside else PROBABILITIES):
+            temperature *= Attributes(node.attributes, repr(node.name[:80])).real("temperature", 1.0)
+            is_inside = True
+        elif node.op not in skipped:
+            break
+        root = node.inputs[0]
+    return root, temperature
 
 
 def _reached(symbol: Symbol, root: int) -> set[int]:

@@ -19,7 +19,7 @@ from imagenet_pipeline.interchange import mxnet_array_operators as arrays
 from imagenet_pipeline.interchange import mxnet_image_operators as images
 from imagenet_pipeline.interchange import mxnet_layer_operators as layers
 from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.interchange.graph_operators import NORMS, PROBABILITIES
+from imagenet_pipeline.interchange.graph_operators import NORMS, before_softmax
 from imagenet_pipeline.interchange.layer_graph import Flow, SizeUnfit
 from imagenet_pipeline.interchange.mxnet_operator import (
     COLOURS,
@@ -31,7 +31,7 @@ from imagenet_pipeline.interchange.mxnet_operator import (
 )
 from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Output, Symbol
-from imagenet_pipeline.networks.layers import Flatten, Sequential
+from imagenet_pipeline.networks.layers import Flatten, Scalar, Sequential
 from imagenet_pipeline.networks.shapes import describe
 
 Rule = Callable[[Operator], Flow]
@@ -88,6 +88,8 @@ USUAL_SIZES = (224, 299, 32, 28, 227, 112, 64, 48, 96, 128, 256, 331, 384, 448, 
 LARGEST_SIZE = 1024
 MOST_STEPS = 50_000
 """Nodes followed in search of a size: of the usual sizes, as many are tried."""
+SMALLEST_TEMPERATURE = 1e-6
+"""Of a softmax; none is above the inverse of it either."""
 MOST_WEIGHTLESS = 16
 """Nodes followed back from a layer with weights in search of the image."""
 
@@ -111,7 +113,9 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
     `where` are the files of the symbol and the parameters. A softmax at the end is left off. Raises BadInput for what
     our layers cannot say, naming the operator and the node, and where no size of image fits.
     """
-    root = _before_losses(symbol)
+    root, temperature = before_softmax(symbol, (*LOSSES, *SKIPPED))
+    if not SMALLEST_TEMPERATURE <= temperature <= 1 / SMALLEST_TEMPERATURE:
+        raise BadInput("invalid temperature of the softmax", where=where[0], expected="above 0", found=temperature)
     needed = sorted(_needed(symbol, root))
     _require_known(symbol, needed, where[0])
     failure: BadInput | None = None
@@ -121,7 +125,7 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
         sizes = _Sizes([size] if size else [*([stated] if stated else []), *usual], size is None)
         for side in sizes:
             try:
-                found = _converted(symbol, params, (channels, side, side), (root, needed), where)
+                found = _converted(symbol, params, (channels, side, side), _Wanted(root, temperature, needed), where)
             except SizeUnfit as error:
                 failure = failure or error
                 sizes.narrow(side, error.larger)
@@ -208,14 +212,6 @@ def _output_name(symbol: Symbol, output: Output) -> str:
     return names[-1] if names else node.name
 
 
-def _before_losses(symbol: Symbol) -> Output:
-    """The output of the graph, but for what trains it, and for the softmax at its end, which no network of ours has."""
-    root = symbol.heads[0]
-    while symbol.nodes[root[0]].op in (*LOSSES, *PROBABILITIES, *SKIPPED) and symbol.nodes[root[0]].inputs:
-        root = symbol.nodes[root[0]].inputs[0]
-    return root
-
-
 def _needed(symbol: Symbol, root: Output) -> set[Output]:
     reached, waiting = {root}, [root]
     while waiting:
@@ -282,11 +278,20 @@ def _reads_image(symbol: Symbol, index: int) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """The scores of a graph, the temperature of the softmax behind them, and what they are made of, in order."""
+
+    root: Output
+    temperature: float
+    needed: list[Output]
+
+
 def _converted(
     symbol: Symbol,
     params: Mapping[str, AnyArray],
     image: tuple[int, int, int],
-    wanted: tuple[Output, list[Output]],
+    wanted: _Wanted,
     where: tuple[Path, Path],
 ) -> Layered:
     try:
@@ -295,11 +300,10 @@ def _converted(
         return _read(Conversion(symbol, params, image, False, where), wanted)
 
 
-def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layered:
-    root, needed = wanted
-    for output in needed:
+def _read(conversion: Conversion, wanted: _Wanted) -> Layered:
+    for output in wanted.needed:
         conversion.read(output, _rule)
-    end, graph = conversion.flow(root), conversion.graph
+    end, graph = conversion.flow(wanted.root), conversion.graph
     if end is None or not end.name:
         raise BadInput("the graph has no layers between its input and its output", where=conversion.where)
     if len(end.shape) > 1:
@@ -307,6 +311,8 @@ def _read(conversion: Conversion, wanted: tuple[Output, list[Output]]) -> Layere
             found = "x".join(map(str, end.shape))
             raise SizeUnfit("its output is not a vector of scores", where=conversion.where, found=found)
         end = graph.add("flatten_scores", Flatten(), (end,))
+    if wanted.temperature != 1:
+        end = graph.add("temperature", Scalar("divide", wanted.temperature), (end,))
     network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
     scale = conversion.scale

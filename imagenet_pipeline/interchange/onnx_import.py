@@ -31,7 +31,8 @@ from imagenet_pipeline.networks.shapes import describe, parameters
 from imagenet_pipeline.records.classes import ClassTable
 
 RULES: dict[str, Rule] = {**ARRAY_RULES, **LAYER_RULES}
-_LEFT_OFF = ("Softmax", "LogSoftmax", "Identity", "Cast")
+_LEFT_OFF = ("Softmax", "LogSoftmax")
+_SKIPPED = ("Identity", "Cast")
 _PLAIN = ("", "ai.onnx")
 USUAL_SIZES = (224, 299, 32, 28, 227, 64, 48, 96, 128, 256, 384)
 
@@ -208,11 +209,19 @@ def _read_scaled(source: _Source, image: _Input, split: bool) -> Imported:
 
 
 def _before_softmax(graph: Any, name: str) -> str:
-    """The name of the scores in front of the softmax at the end, which none of our networks has."""
+    """The name of the scores in front of the softmax at the end, which none of our networks has.
+
+    A LogSoftmax in front of it changes nothing; another Softmax does.
+    """
     makers = {output: node for node in graph.node for output in node.output if output}
+    left_off: tuple[str, ...] = _LEFT_OFF
     for _ in graph.node:
         node = makers.get(name)
-        if node is None or node.op_type not in _LEFT_OFF or not node.input or node.input[0] not in makers:
+        if node is None or not node.input or node.input[0] not in makers:
+            break
+        if node.op_type in left_off:
+            left_off = _LEFT_OFF[1:]
+        elif node.op_type not in _SKIPPED:
             break
         name = node.input[0]
     return name

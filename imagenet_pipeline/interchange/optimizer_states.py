@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
+from imagenet_pipeline.engines.optimizer_state import SCALES
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.interchange.frozen import Imported
 from imagenet_pipeline.interchange.params import AnyArray, finite_float32, read_array, read_params
 from imagenet_pipeline.interchange.pickles import Instance, Maker, instance_of, read_pickle
-from imagenet_pipeline.interchange.symbol import VARIABLE, read_symbol
+from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, read_symbol
 
 ARRAYS = ("mxnet.ndarray.ndarray.NDArray", "mxnet.ndarray.NDArray", "mxnet.numpy.multiarray.ndarray")
 BYTES = ("builtins.bytearray", "__builtin__.bytearray")
@@ -29,6 +30,8 @@ SGD = ("mxnet.optimizer.optimizer.SGD", "mxnet.optimizer.SGD", "mxnet.optimizer.
 SCHEDULES = ("LRScheduler", "FactorScheduler", "MultiFactorScheduler", "PolyScheduler", "CosineScheduler")
 CONTENTS = "optimizer state of MXNet's SGD"
 LARGEST_EPOCH = 9999
+MODULE_DECAYS = ("_weight", "_gamma")
+"""Ends of the names of parameters that Module lets decay, where their variables do not say otherwise."""
 Momentum = npt.NDArray[np.float32]
 
 
@@ -140,8 +143,29 @@ def continued(states: Path, symbol: Path, params: Path, imported: Imported, epoc
     notes = (
         [f"their momentum begins anew, since they are written otherwise here: {first_few(unkept)}"] if unkept else []
     )
-    options, more = _options(saved)
+    apart = _apart(symbol, imported, by_name, saved.settings is None)
+    if apart:
+        notes.append(
+            f"{first_few(apart)} have a rate or a decay of their own in MXNet (lr_mult, wd_mult, or a name that no "
+            "decay acts on); not here: transfer.rates gives layers a rate"
+        )
+    options, more = stated_options(saved)
     return Continued(epoch, displacements, options, weights, (*notes, *more))
+
+
+def _apart(symbol: Path, imported: Imported, trained: Mapping[str, object], is_module: bool) -> list[str]:
+    """The trained parameters to which MXNet gives another rate or decay than a run here; Module goes by names."""
+    stated = {node.name: node.attributes for node in read_symbol(symbol).nodes if node.op == VARIABLE}
+    apart = []
+    for ours, theirs in imported.sources.items():
+        if theirs in trained:
+            multipliers = Attributes(stated.get(theirs, {}), f"{symbol}: {theirs[:80]!a}")
+            is_decaying = not is_module or imported.values[ours].ndim > 1 or ours.endswith(SCALES)
+            usual = float(not is_module or theirs.endswith(MODULE_DECAYS))
+            found = multipliers.real("__lr_mult__", 1.0), multipliers.real("__wd_mult__", usual)
+            if found != (1.0, float(is_decaying)):
+                apart.append(theirs)
+    return apart
 
 
 def _names_in_order(saved: SavedStates, symbol: Path, stored: Mapping[str, AnyArray]) -> list[Sequence[str]]:
@@ -199,7 +223,7 @@ def _master(master: AnyArray, stored: AnyArray, where: str) -> Momentum:
     return weight
 
 
-def _options(saved: SavedStates) -> tuple[dict[str, Any], tuple[str, ...]]:
+def stated_options(saved: SavedStates) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The recipe keys that the states say, and notes on what no key says. Module lets scales decay, but no biases."""
     if saved.settings is None:
         return {"optimizer.decay_all": "scales"}, ()
@@ -207,7 +231,8 @@ def _options(saved: SavedStates) -> tuple[dict[str, Any], tuple[str, ...]]:
     schedule = settings.get("lr_scheduler")
     rate = settings.get("lr")
     if isinstance(schedule, Instance) and isinstance(schedule.state, dict):
-        rate = schedule.state.get("base_lr", rate)
+        latest = schedule.state.get("base_lr")
+        rate = latest if isinstance(latest, int | float) else rate if isinstance(rate, int | float) else None
         notes.append(f"its {schedule.name} stood at a rate of {rate}: the recipe's schedule takes its place")
     keys = {"learning_rate": rate, "momentum": settings.get("momentum"), "weight_decay": settings.get("wd")}
     options = {f"optimizer.{key}": float(value) for key, value in keys.items() if isinstance(value, int | float)}

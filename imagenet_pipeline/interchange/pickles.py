@@ -23,6 +23,8 @@ MOST_STEPS = 2_000_000
 """Opcodes of a pickle. The largest published state dicts have some 50,000."""
 LONGEST_LINE = 4096
 LONGEST_NUMBER = 64  # bytes, or digits
+LARGEST_KEY = 2**60
+"""Whole numbers from 2**61 - 1 on could be chosen to have the same hash: a dictionary of them would take for ever."""
 SHOWN = 80
 _MARK = object()
 
@@ -160,6 +162,8 @@ class _Machine:
             # Tuples could be nested so that hashing them took for ever.
             if not isinstance(key, str | int | float | bytes):
                 self._bad("the pickle has a key that is neither text nor number", found=type(key).__name__)
+            if isinstance(key, int) and abs(key) > LARGEST_KEY:
+                self._bad("the pickle has an impossible number as a key", expected="at most 2**60", found=key)
             target[key] = value
 
     def _push_dict(self) -> None:

@@ -174,8 +174,8 @@ def test_a_module_written_in_other_ways(prefixes: bool, tmp_path: Path) -> None:
         ({"hidden": 400}, "found your three has 400 units, lenet's 500"),
         ({"end": lambda end: mx.sym.relu(end)}, "an activation, where lenet ends"),
         (
-            {"end": lambda end: mx.sym.softmax(end) * 2},
-            "found as lenet: 'softmax0': our layers have nothing like operator 'softmax'",
+            {"end": lambda end: mx.sym.softmax(end, name="twice") * 2},
+            "found as lenet: 'twice': our layers have nothing like operator 'softmax'",
         ),
         ({"end": lambda end: mx.sym.concat(end, end)}, ", a concatenation of 2, where lenet ends"),
     ],

@@ -177,6 +177,31 @@ def test_operators_that_mxnet_computes_in_float32(group: str, against_mxnet: Any
     against_mxnet(SIDE).assert_equal(joined(COARSE_GROUPS[group](conv(S.Variable("data")))), "float32", COARSE)
 
 
+def shares(logits: Array) -> Array:
+    """The softmax of each row."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: S.softmax(x, temperature=4.0),
+        lambda x: S.softmax(S.softmax(x)),
+        lambda x: S.SoftmaxOutput(S.log_softmax(x, temperature=2.0)),
+        lambda x: S.exp(S.log_softmax(S.softmax(x))),
+    ],
+)
+def test_the_softmax_left_off_gives_mxnet_s_probabilities(end: Callable[[Any], Any], against_mxnet: Any) -> None:
+    """Of a single softmax; one in front of it, and a temperature, change them."""
+    against = against_mxnet(SIDE)
+    symbol = end(S.FullyConnected(conv(S.Variable("data")), num_hidden=5))
+    wanted, found = against.bound(symbol).forward()[0].asnumpy(), against.read(symbol, SIDE)
+    for engine in against.engines:
+        logits = against.engine_of(engine, found).logits(against.images)
+        assert min(np.abs(part - wanted).max() for part in (logits, shares(logits))) <= LIMIT
+
+
 class Drawing:
     """A random graph: each step reads what earlier ones gave, images [channels, height, width] of even channels."""
 

@@ -428,6 +428,11 @@ def test_several_outputs_and_a_softmax_at_the_end(tmp_path: Path) -> None:
     last = import_onnx(path, output="q").layers
     assert last is not None
     assert len(last.items) == len(layers.items) + 1
+    ends = [node("Softmax", "y", out="p"), node("LogSoftmax", "p", out="r"), node("Softmax", "r", out="s")]
+    path = saved(tmp_path / "twice.onnx", made([*nodes[:-2], *ends], [array("w", 4, 3, 3, 3), *arrays], outputs=("s",)))
+    twice = import_onnx(path).layers
+    assert twice is not None
+    assert [type(layer).__name__ for _, layer in twice.items][-2:] == ["Dense", "Softmax"]
 
 
 def test_data_beside_the_file_is_read_and_data_elsewhere_is_not(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.pickles import Instance, Maker, Name, instance_of, read_pickle
+from imagenet_pipeline.interchange.pickles import LARGEST_KEY, Instance, Maker, Name, instance_of, read_pickle
 
 PLAIN: dict[str, Maker | None] = {
     "_codecs.encode": lambda arguments: arguments[0].encode(arguments[1]),
@@ -26,8 +26,8 @@ PLAIN: dict[str, Maker | None] = {
     "builtins.bytes": lambda arguments: b"",
     "__builtin__.bytes": lambda arguments: b"",
 }
-KEYS = st.text() | st.integers() | st.binary() | st.floats(allow_nan=False)
-SCALARS = st.none() | st.booleans() | KEYS
+KEYS = st.text() | st.integers(-LARGEST_KEY, LARGEST_KEY) | st.binary() | st.floats(allow_nan=False)
+SCALARS = st.none() | st.booleans() | st.integers() | KEYS
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner) | st.tuples(inner) | st.tuples(inner, inner, inner) | st.dictionaries(KEYS, inner),
@@ -119,6 +119,7 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int) -> None:
         (b"}(Nu.", "damaged"),
         (b"}(NNu.", "a key that is neither text nor number"),
         (b"}()Nu.", "a key that is neither text nor number"),
+        (b"}\x8a\x08" + (2**61 - 1).to_bytes(8, "little") + b"Ns.", "an impossible number as a key"),
         (b"h\x07.", "damaged"),
         (b"Iseven\n.", "damaged"),
         (b"I" + b"9" * 5000 + b"\n.", "damaged"),

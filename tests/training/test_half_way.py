@@ -14,7 +14,8 @@ from imagenet_pipeline.config import load_run_recipe
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.mxnet_import import import_mxnet
-from imagenet_pipeline.interchange.optimizer_states import continued, epoch_of, read_states
+from imagenet_pipeline.interchange.optimizer_states import SavedStates, continued, epoch_of, read_states, stated_options
+from imagenet_pipeline.interchange.pickles import Instance
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.engine_setup import resumed_engine
@@ -171,6 +172,30 @@ def test_of_several_devices_numbers_and_names_are_understood(
     assert len(found.displacements) == 10
 
 
+def test_rates_and_decays_of_single_parameters_are_said_not_to_be_kept(mx: Any, tmp_path: Path) -> None:
+    """MXNet lets decay act on what is called _weight or _gamma, and multiplies by what a variable says of itself."""
+    weights = (
+        mx.sym.Variable("fast_weight", lr_mult=10),
+        mx.sym.Variable("kernel.weight"),
+        mx.sym.Variable("free_weight", wd_mult=0),
+    )
+    x = mx.sym.Variable("data")
+    for number, weight in enumerate(weights):
+        x = mx.sym.FullyConnected(x, weight, num_hidden=10, name=f"fc{number}")
+    made = mx.mod.Module(mx.sym.SoftmaxOutput(x, name="softmax"))
+    made.bind([("data", (BATCH, 3, 28, 28))], [("softmax_label", (BATCH,))])
+    made.init_params(mx.init.Xavier())
+    made.init_optimizer(optimizer="sgd", optimizer_params={"momentum": MOMENTUM, "wd": DECAY})
+    losses(mx, made, batches(1))
+    made.save_checkpoint(str(tmp_path / "net"), 1, save_optimizer_states=True)
+    symbol_, params, states = (tmp_path / f"net-{end}" for end in ("symbol.json", "0001.params", "0001.states"))
+    found = continued(states, symbol_, params, import_mxnet(symbol_, params, input_size=28), 1)
+    assert found.notes == (
+        "fast_weight, kernel.weight, free_weight (3 in all) have a rate or a decay of their own in MXNet (lr_mult, "
+        "wd_mult, or a name that no decay acts on); not here: transfer.rates gives layers a rate",
+    )
+
+
 def test_a_trainer_says_its_rate_momentum_and_decay(mx: Any, tmp_path: Path) -> None:
     net, batch = mx.gluon.nn.HybridSequential(prefix="net_"), mx.nd.random.uniform(shape=(4, 3, 28, 28))
     with net.name_scope():
@@ -212,6 +237,17 @@ def test_float16_goes_on_with_its_float32_weights(
     assert master is not None
     assert momentum.tolist() == [[np.float32(-0.1), np.float32(0.1)]]
     assert np.allclose(master, [[0.9, 2.1]])
+
+
+def test_a_rate_that_is_no_number_is_not_shown() -> None:
+    """Lists in lists could make a text of any length of a few bytes."""
+    nested: Any = "end"
+    for _ in range(20):
+        nested = [nested, nested]
+    schedule = Instance("mxnet.lr_scheduler.FactorScheduler", (), {"base_lr": nested})
+    options, notes = stated_options(SavedStates({}, {"lr": 0.5, "momentum": 0.9, "lr_scheduler": schedule}))
+    assert (options["optimizer.learning_rate"], options["optimizer.momentum"]) == (0.5, 0.9)
+    assert max(map(len, notes)) < 200
 
 
 class Evil:
