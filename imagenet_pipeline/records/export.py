@@ -196,7 +196,7 @@ def _samples(
     for position in positions:
         record = records.read(position)
         if len(record.labels) != 1:
-            advice = "`build records` with a label column makes a data set of single labels first"
+            advice = "`build records --label-column K` makes a data set of single labels first"
             raise _no_sample(records, position, "the record has several labels", f"{len(record.labels)}", advice)
         if not record.image:
             raise _no_sample(records, position, "the record has no image", "a header alone")
