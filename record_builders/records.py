@@ -139,7 +139,7 @@ def _photos(file: RecordFile, path: Path) -> list[str]:
     ):
         row = rows.get(number)
         if row is None or float(label) not in row.labels:
-            found = f"labels {row.labels[:6]}" if row else "no such line"
+            found = f"the label {' '.join(f'{number:g}' for number in row.labels[:6])}" if row else "no such line"
             raise BadInput(
                 "the list is of other records",
                 where=path,

@@ -228,6 +228,14 @@ def test_overrides_win(smallest: Path) -> None:
     assert (recipe.epochs, recipe.optimizer.momentum, recipe.schedule.drops) == (7, 0.0, (1, 2))
 
 
+def test_weights_of_the_command_line_put_a_file_s_zero_scales_out_of_force(smallest: Path) -> None:
+    smallest.write_text(smallest.read_text() + "\n[initial]\nzero_last_scale = true\n")
+    assert load_recipe(smallest).initial.zero_last_scale
+    assert not load_recipe(smallest, {"initial.weights": "a.pth"}).initial.zero_last_scale
+    with pytest.raises(BadRecipe, match=r"^command line: .* has no effect with weights; initial.zero_last_scale=false"):
+        load_recipe(smallest, {"initial.weights": "a.pth", "initial.zero_last_scale": True})
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

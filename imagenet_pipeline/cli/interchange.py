@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.export import Change, Exported, TrainedNetwork
-    from imagenet_pipeline.training.checkpoint import Checkpoint as Trained
-from typing import TYPE_CHECKING
-
-from imagenet_pipeline.errors import BadInput
-
-if TYPE_CHECKING:
     from imagenet_pipeline.interchange.frozen import Imported, Normalisation
     from imagenet_pipeline.interchange.optimizer_states import Continued
     from imagenet_pipeline.records.classes import ClassTable
+    from imagenet_pipeline.training.checkpoint import Checkpoint as Trained
 
 
 Calibrate = Annotated[
@@ -240,6 +235,7 @@ def import_network(
       imagenet-pipeline evaluate output/runs/vgg16 --records output/imagenet --split val
     """  # noqa: E501
     from imagenet_pipeline import files
+    from imagenet_pipeline.config import InputRecipe
     from imagenet_pipeline.records.class_names import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
     from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
@@ -263,7 +259,11 @@ def import_network(
     origin = {"files": digests, "normalisation_from": source}
     options = overrides_of(overrides)
     make_run(out, imported, table, normalisation, data, origin, crop_fraction, options, before)
-    imported = replace(imported, notes=(*imported.notes, *(before.notes if before else ())))
+    notes = [*imported.notes, *(before.notes if before else ())]
+    if crop_fraction is None and "input.crop_fraction" not in options:
+        share = f"{InputRecipe().crop_fraction} of the shorter edge"
+        notes.append(f"centre crop {share} assumed in evaluation (--crop-fraction gives another)")
+    imported = replace(imported, notes=tuple(notes))
     _tell(out, imported, table, normalisation, source, before, as_json)
 
 

@@ -289,7 +289,7 @@ class InitialRecipe(Section):
     kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
     """Distribution that weights are drawn from."""
     weights: str = ""
-    """Weights to start from, not drawn: a file (safetensors or MXNet .params), or a run (its best checkpoint)."""
+    """Weights to start from, not drawn: a file (safetensors, .pth, MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
     """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`."""
     mean: tuple[float, ...] = ()
@@ -304,7 +304,9 @@ class InitialRecipe(Section):
         if self.new_head and not self.weights:
             raise ValueError("new_head: has no effect without weights")
         if self.zero_last_scale and self.weights:
-            raise ValueError("zero_last_scale: has no effect with weights, whose scales count")
+            raise ValueError(
+                "zero_last_scale: has no effect with weights; initial.zero_last_scale=false is right there"
+            )
         return self
 
     @model_validator(mode="after")

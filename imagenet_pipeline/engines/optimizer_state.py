@@ -106,7 +106,7 @@ def _with_velocities(state: Values) -> dict[str, Array]:
     return {key: value / -rate for key, value in kept if key != "learning_rate"}
 
 
-SCALES = (".weight", ".slope")
+SCALES = (".weight", ".slope", ".gamma")
 """Ends of names of scales, among those of vectors."""
 
 

@@ -165,7 +165,8 @@ def _import_zoo(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     except Unfit as error:
         raise _unlike(path, name, error) from None
     values = {ours: _usable(arrays[theirs], theirs, path) for ours, theirs in pairing.names.items()}
-    return Imported(name, pairing.classes, size, values, None)
+    notes = () if input_size else (f"input of {size} pixels assumed: the file does not say it (--input gives another)",)
+    return Imported(name, pairing.classes, size, values, None, notes=notes)
 
 
 def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:

@@ -195,7 +195,8 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
         **_schedule(arguments, notes),
     }
     notes.append(_EVALUATION)
-    keys["optimizer.decay_all"] = _decays_all(network, notes)
+    # As Module does: on no bias; and these have no scales.
+    keys["optimizer.decay_all"] = False if network.startswith(_PLAIN) else "scales"
     if arguments["optimizer"].lower() == "lbsgd":
         keys |= _large_batch(arguments, notes)
     elif arguments.given.keys() & {"macrobatch-size", "warmup-epochs", "warmup-strategy"}:
@@ -237,6 +238,9 @@ def _network(arguments: Arguments, side: int, notes: list[str]) -> str:
     if found is None or (name.startswith("resnet") and side <= 32):
         raise _no_network(name, layers, side, depths)
     ours, difference = found
+    if arguments["pretrained-model"] and (_EPSILON in difference or ours.startswith("gluoncv:")):
+        # The files are imported as the layers they have, which are not quite ours.
+        return f"{PRETRAINED}/network.json"
     if difference:
         notes.append(f"--network {name}: {ours} is the nearest; {difference}")
     return ours
@@ -310,9 +314,10 @@ def _initial(arguments: Arguments, notes: list[str]) -> dict[str, Any]:
     if not model:
         return keys
     prefix, epoch = shlex.quote(model)[:200], arguments["load-epoch"] or 0
+    mean, std = (",".join(f"{number:g}" for number in arguments[flag]) for flag in ("rgb-mean", "rgb-std"))
     notes.append(
         f"first: imagenet-pipeline import --symbol {prefix}-symbol.json --params {prefix}-{epoch:04d}.params"
-        f" --out {PRETRAINED}"
+        f" --out {PRETRAINED} --mean {mean} --std {std}"
     )
     return {**keys, "initial.weights": PRETRAINED, "initial.new_head": True}
 
@@ -331,13 +336,6 @@ def _optimizer(arguments: Arguments, notes: list[str]) -> dict[str, Any]:
         notes.append(f"--mom: {name} has no such momentum, in MXNet neither")
     keys = {f"optimizer.{key}": value for key, value in own.items()}
     return {**keys, "optimizer.learning_rate": arguments["lr"], "optimizer.weight_decay": arguments["wd"]}
-
-
-def _decays_all(network: str, notes: list[str]) -> bool:
-    if network.startswith(_PLAIN):
-        return False  # as Module does: no bias
-    notes.append("weight decay: Module spared biases and shifts; here it acts on all (optimizer.decay_all)")
-    return True
 
 
 def _schedule(arguments: Arguments, notes: list[str]) -> dict[str, Any]:

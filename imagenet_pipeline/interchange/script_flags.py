@@ -100,8 +100,9 @@ class Arguments:
             self._values[name] = kind.read(text)
         except (ValueError, OverflowError) as error:
             found = text[:80] or "nothing"
+            advice = "write the value of the variable" if text.startswith("$") else None
             raise BadRecipe(
-                "the value cannot be read", where=f"--{name}", expected=kind.expected, found=found
+                "the value cannot be read", where=f"--{name}", expected=kind.expected, found=found, advice=advice
             ) from error
         self.given[name] = text
 

@@ -90,7 +90,7 @@ def initial_values(
     zeros = _last_scales(network) if zero_last_scale else []
     if zero_last_scale and not zeros:
         what = "no residual body of this network ends in a batch normalisation with a scale"
-        raise BadRecipe(what, where="initial.zero_last_scale", advice="leave it out")
+        raise BadRecipe(what, where="initial.zero_last_scale", advice="initial.zero_last_scale=false")
     values = {
         parameter.name: _values(parameter, report.layer, KINDS[kind], seed)
         for report in describe(network, input_shape)

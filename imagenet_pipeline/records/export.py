@@ -161,15 +161,22 @@ def class_entries(classes: Mapping[int, tuple[str, str]]) -> dict[int, ClassEntr
     """Give the classes, id and name by label, folders of their own: distinct on any file system, none leads outside."""
     entries: dict[int, ClassEntry] = {}
     used: set[str] = set()
+    misleading = _would_be_labels(classes) and any(class_id != name for class_id, name in classes.values())
     ids = {class_id.casefold() for class_id, _ in classes.values()}
     for label, (class_id, name) in classes.items():
         folder = class_id
-        if not _can_be_folder(class_id) or class_id.casefold() in used:
+        if misleading or not _can_be_folder(class_id) or class_id.casefold() in used:
             marked = (f"class-{label}{'-' * marks}" for marks in itertools.count())
             folder = next(word for word in marked if word not in ids)
         used.add(folder.casefold())
         entries[label] = ClassEntry(class_id, name, folder)
     return entries
+
+
+def _would_be_labels(classes: Mapping[int, tuple[str, str]]) -> bool:
+    """Tell whether ids before a tab would be read as labels, which they are not (2, 3, 10 of the labels 0, 1, 2)."""
+    ids = [class_id for class_id, _ in classes.values()]
+    return all(class_id.isdecimal() for class_id in ids) and ids != [str(label) for label in classes]
 
 
 def _can_be_folder(class_id: str) -> bool:
@@ -189,7 +196,7 @@ def _samples(
     for position in positions:
         record = records.read(position)
         if len(record.labels) != 1:
-            advice = "`build records` with a label column makes a data set of single labels first"
+            advice = "`build records --label-column K` makes a data set of single labels first"
             raise _no_sample(records, position, "the record has several labels", f"{len(record.labels)}", advice)
         if not record.image:
             raise _no_sample(records, position, "the record has no image", "a header alone")
@@ -232,7 +239,10 @@ def _listed(samples: Iterator[Sample], path: Path) -> Iterator[Sample]:
 
 
 def _write_classes(path: Path, classes: Mapping[int, ClassEntry]) -> None:
-    lines = [f"{entry.folder}\t{printable(entry.name).strip() or entry.folder}\n" for entry in classes.values()]
+    if _would_be_labels({label: (entry.folder, entry.name) for label, entry in classes.items()}):
+        lines = [f"{entry.folder}\n" for entry in classes.values()]
+    else:
+        lines = [f"{entry.folder}\t{printable(entry.name).strip() or entry.folder}\n" for entry in classes.values()]
     path.write_text("".join(lines), encoding="utf-8")
 
 

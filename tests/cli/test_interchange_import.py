@@ -109,6 +109,16 @@ def test_it_says_which_classes_it_took(files: list[str], tmp_path: Path, capsys:
     assert "classes: 0 = a, 3 = d, in the order list\n" in call(words, capsys)[1]
 
 
+def test_a_crop_that_nothing_states_is_told(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = [*files, "--mean", "0,0,0", "--std", "1,1,1"]
+    line = "centre crop 0.875 of the shorter edge assumed in evaluation (--crop-fraction gives another)\n"
+    assert line in call(plain, capsys)[1]
+    for place, words in enumerate((["--crop-fraction", "1"], ["input.crop_fraction=1.0"])):
+        assert line not in call([*plain, *words, "--out", str(tmp_path / f"{place}")], capsys)[1]
+
+
 def test_the_records_mean_is_a_guess(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,8 @@ def test_scales_decay_and_biases_do_not_as_with_mxnets_module() -> None:
     shapes = {"conv.weight": (4, 3, 3, 3), "norm.weight": (4,), "norm.bias": (4,), "act.slope": (4,), "conv.bias": (4,)}
     found = parameter_groups(shapes, OptimizerRecipe(decay_all="scales"))
     assert [name for name, group in found.items() if group.decays] == ["conv.weight", "norm.weight", "act.slope"]
+    gluon_s = parameter_groups({"f.1.gamma": (4,), "f.1.beta": (4,)}, OptimizerRecipe(decay_all="scales"))
+    assert [name for name, group in gluon_s.items() if group.decays] == ["f.1.gamma"]
 
 
 def test_a_parameter_outside_every_layer_goes_by_its_own_name() -> None:

@@ -135,11 +135,14 @@ python2 fine-tune.py --pretrained-model model/resnet-152 \\
     --data-train data/scene.rec --model-prefix model/Scence-resnet-152 \\
 \t--data-nthreads 48 \\
     --batch-size 16 --num-classes 80 --num-examples 53879
-echo done""": ("resnet152_v2", 16),
+echo done""": ("output/runs/pretrained/network.json", 16),
     "python ~/mxnet/example/image-classification/fine-tune.py --pretrained-model models/resnet-18/resnet-18 --gpus 0"
     " --data-train ../../ifcb_train.rec --data-val ../../ifcb_val.rec --load-epoch 0 --random-crop 0 --random-mirror 0"
     " --num-epochs 10 --rgb-mean 0,0,0 --num-classes 24 --model-prefix models/resnet-18-10/resnet-18-10 --batch-size 32"
-    " --num-examples 23624 --layer-before-fullc 'flatten0'": ("resnet18_v2", 32),
+    " --num-examples 23624 --layer-before-fullc 'flatten0'": (
+        "output/runs/pretrained/network.json",
+        32,
+    ),
     "$PREFIX python ../source/train_imagenet.py --gpus 0 --batch-size 32 --image-shape 3,299,299 --num-epochs 100"
     " --network inception-v3 --data-train $DATASET_DIR": ("inception_v3", 32),
     "./dist_worker.sh 1 1  python train_imagenet.py --network vgg --num-layers 16 --benchmark 1 --kv-store dist_sync"
@@ -171,6 +174,19 @@ def test_fine_tuning_starts_from_the_imported_run() -> None:
     assert (found.optimizer.momentum, found.optimizer.weight_decay, found.augmentation.crop) == (0.0, 0.0, "random")
     assert any("imagenet1k-resnet-50-0007.params" in note for note in recipe.notes)
     assert any(note.startswith("--num-classes 256: the records say") for note in recipe.notes)
+
+
+def test_fine_tuning_of_a_network_unlike_ours_takes_the_layers_of_its_files() -> None:
+    read = recipe_of_command("python fine-tune.py --pretrained-model m/resnet-18 --load-epoch 0 --rgb-mean 0,0,0")
+    assert read.recipe.network == f"{mxnet_script.PRETRAINED}/network.json"
+    (first,) = [note for note in read.notes if note.startswith("first: imagenet-pipeline import")]
+    assert first.endswith(f"--out {mxnet_script.PRETRAINED} --mean 0,0,0 --std 1,1,1")
+
+
+def test_module_s_weight_decay_acts_on_weights_and_scales() -> None:
+    read = recipe_of_command("python train_imagenet.py --gpus 0 --network resnet --num-layers 50")
+    assert read.recipe.optimizer.decay_all == "scales"
+    assert not any("decay" in note for note in read.notes)
 
 
 def test_networks_that_are_named_are_in_the_catalogue() -> None:
@@ -228,7 +244,7 @@ def test_shell_around_a_script_is_left_out(command: str, script: str, flags: tup
         (f"{GLUONCV} --batchsize 3", "unknown flag --batchsize; did you mean --batch-size"),
         (f"{GLUONCV} --num 3", "--num begins several flags; expected one; found --num-gpus"),
         (f"{GLUONCV} --lr", "--lr: the value is missing; expected a number"),
-        (f"{GLUONCV} --lr $LR", "--lr: the value cannot be read; expected a number; found $LR"),
+        (f"{GLUONCV} --lr $LR", "expected a number; found $LR; write the value of the variable"),
         (f"{GLUONCV} --mixup=1", "--mixup: the flag takes no value; found 1"),
         (f"{GLUONCV} extra", "not a flag; expected --name value; found extra"),
         (f"{GLUONCV} --lr nan", "recipe key 'optimizer.learning_rate'"),

@@ -125,6 +125,9 @@ def test_a_list_names_the_photos(pack: Pack, tmp_path: Path, caplog: pytest.LogC
         records.plan(tmp_path / "out", path, val=other, lists=tmp_path / "z.lst")
     with pytest.raises(BadInput, match=r"z\.lst: the list is of other records; expected number 70 with the label 5"):
         records.plan(tmp_path / "out", path, lists=tmp_path / "z.lst")
+    (tmp_path / "y.lst").write_text("70\t8\tcat/0.jpg\n")
+    with pytest.raises(BadInput, match=r"number 70 with the label 5, as record 0 of a\.rec; found the label 8;"):
+        records.plan(tmp_path / "out", path, lists=tmp_path / "y.lst")
 
 
 @pytest.mark.parametrize(

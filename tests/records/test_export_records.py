@@ -28,6 +28,7 @@ from imagenet_pipeline.record_builders import folder as folder_builder
 from imagenet_pipeline.record_builders import listing
 from imagenet_pipeline.records import export
 from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.class_names import names_of, read_classes
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.export import FORMS, class_entries, export_records
 from imagenet_pipeline.records.lists import read_list
@@ -256,6 +257,31 @@ def test_folders_of_classes_stay_inside_and_apart(ids: list[str]) -> None:
         assert folder == Path(folder).name
         assert not folder.startswith(".")
         assert len(folder.encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "text"),
+    [
+        (("2", "10", "33"), ("2", "10", "33"), "2\n10\n33\n"),
+        (("0", "2", "1"), ("0", "2", "1"), "0\n2\n1\n"),
+        (("0", "1", "2"), ("cat", "dog", "emu"), "0\tcat\n1\tdog\n2\temu\n"),
+        (("0", "2", "1"), ("cat", "emu", "dog"), "class-0\tcat\nclass-1\temu\nclass-2\tdog\n"),
+    ],
+)
+def test_ids_that_are_numbers_are_not_read_back_as_labels(
+    ids: tuple[str, ...], names: tuple[str, ...], text: str, small_plan: Any, tmp_path: Path, inline: Executor
+) -> None:
+    plan = dataclasses.replace(small_plan, classes=ClassTable("list", ids, names))
+    build(plan, tmp_path / "set", BuildOptions(resize=16, workers=1), executor=inline)
+    out = tmp_path / "out"
+    export_records(tmp_path / "set", "folder", out)
+    assert (out / "classes.txt").read_text() == text
+    assert read_classes(out / "classes.txt").names == names
+    folders = [line.split("\t")[0] for line in text.splitlines()]
+    assert names_of(folders, out / "classes.txt") == names
+    assert {row.path.split("/")[1]: row.labels[0] for row in read_list(out / "train.lst")} == dict(
+        zip(folders, range(3), strict=True)
+    )
 
 
 def test_a_hostile_class_table_stays_inside(small_plan: Any, tmp_path: Path, inline: Executor) -> None:
