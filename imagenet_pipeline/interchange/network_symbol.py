@@ -78,7 +78,7 @@ def symbol_of(network: Sequential, input_shape: Shape, normalisation: Normalisat
     start = writer.variable("data")
     if normalisation is not None:
         start = writer.normalised(start, len(normalisation[0]))
-    end = follow(plain, "", start, writer.appended)
+    end = writer.ended(follow(plain, "", start, writer.appended))
     names = [node.name for node in writer.nodes]
     if len(set(names)) < len(names):
         same = next(name for name in names if names.count(name) > 1)
@@ -125,6 +125,12 @@ class _SymbolWriter:
         mean, deviation = self.variable(MEAN, **fixed), self.variable(DEVIATION, **fixed)
         centred = self._append("broadcast_sub", "normalisation_centred", (data, mean), {})
         return self._append("broadcast_div", "normalisation_scaled", (centred, deviation), {})
+
+    def ended(self, end: Output) -> Output:
+        """The scores, told from probabilities: a softmax at the very end would be left off by who wants the scores."""
+        if self.nodes[end[0]].op not in ("softmax", "log_softmax"):
+            return end
+        return self._append("_mul_scalar", "scores", (end,), {"scalar": "1.0"})
 
     def appended(self, layer: Layer, path: str, inputs: list[Output]) -> Output:
         """Append a layer, a Residual's sum or a Concat, and say where its result comes out."""

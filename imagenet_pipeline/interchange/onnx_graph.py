@@ -81,6 +81,9 @@ class OnnxGraph:
         """Call what the last layer gives `logits`."""
         if last in (IMAGES, *self._constants) or self.nodes[-1].output[0] != last:
             self._node("Identity", "identity", [last])
+        elif self.nodes[-1].op_type in ("Softmax", "LogSoftmax"):
+            # A softmax at the very end would be left off by who wants the scores before the probabilities.
+            self._node("Mul", "scores", [last, self._number("scores.number", 1.0)])
         self.nodes[-1].output[0] = "logits"
 
     def add(self, layer: Layer, path: str, inputs: list[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from imagenet_pipeline.config import Recipe
@@ -16,6 +17,8 @@ from imagenet_pipeline.interchange.mxnet_import import import_mxnet
 from imagenet_pipeline.interchange.network_symbol import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.onnx_import import import_onnx
+from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import Dense, Flatten, Softmax, stack
 
 LONG = os.environ.get("IMAGENET_PIPELINE_LONG") == "1"
 NORMALISATION = ((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
@@ -43,3 +46,16 @@ def test_graphs_come_back(through: Callable[..., Imported], samples: Mapping[str
         recipe = Recipe(network="", records="", devices="cpu", precision="float32")
         engine = create_engine("auto", Blueprint(imported.layers, sample.size, *NORMALISATION, recipe), imported.values)
         assert sample.difference(engine.logits(sample.images)) <= 1e-5, name
+
+
+def test_a_softmax_that_is_a_layer_comes_back(tmp_path: Path) -> None:
+    network = stack(flat=Flatten(), dense=Dense(5), softmax=Softmax())
+    values = initial_values(network, (3, 6, 6), "he", seed=0)
+    files = export_mxnet(network, values, (3, 6, 6), tmp_path / "net", NORMALISATION)
+    onnx = export_onnx(network, values, (3, 6, 6), tmp_path / "net", NORMALISATION)
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    recipe = Recipe(network="", records="", devices="cpu", precision="float32")
+    for imported in (import_mxnet(*files, None, 6), import_onnx(*onnx, None, 6)):
+        assert imported.layers is not None
+        engine = create_engine("auto", Blueprint(imported.layers, 6, *NORMALISATION, recipe), imported.values)
+        assert np.allclose(engine.logits(images).sum(axis=1), 1, atol=1e-5)
