@@ -104,9 +104,32 @@ def filled(operator: Operator) -> Flow:
     return zeros if bare(operator.node.op) == "zeros_like" else operator.add(Scalar("add", 1.0), zeros)
 
 
+def broadcast_like(operator: Operator) -> Flow:
+    """An array repeated to the size of another, of which nothing else counts."""
+    if operator.attributes.integers("lhs_axes"):
+        raise operator.bad("axes of different places are repeated", expected="no lhs_axes, rhs_axes")
+    zeros = operator.add(Scalar("multiply", 0.0), operator.flow(1), suffix="zeros")
+    return operator.add(Elementwise("add"), operator.flow(), zeros)
+
+
+def norm(operator: Operator) -> Flow:
+    """Length of vectors along axes: the square root of summed squares, or the sum of sizes."""
+    order = operator.attributes.integer("ord", 2)
+    if order not in (1, 2):
+        raise operator.bad("no length of vectors of this order", expected="ord 1 or 2", found=order)
+    sizes = operator.add(Activation("square" if order == 2 else "abs"), operator.flow(), suffix="sizes")
+    if order == 1:
+        return _reduced(operator, sizes, "sum")
+    return operator.add(Activation("sqrt"), _reduced(operator, sizes, "sum", "sum"))
+
+
 def reduction(operator: Operator) -> Flow:
     """Mean, sum, maximum or minimum over axes."""
-    attributes, flow = operator.attributes, operator.flow()
+    return _reduced(operator, operator.flow(), REDUCTIONS[bare(operator.node.op)])
+
+
+def _reduced(operator: Operator, flow: Flow, kind: str, suffix: str = "") -> Flow:
+    attributes = operator.attributes
     asked = attributes.integers("axis")
     count = len(flow.shape)
     if attributes.flag("exclude", False):
@@ -120,7 +143,7 @@ def reduction(operator: Operator) -> Flow:
         return flow
     if len(axes) == count and not keep:
         raise operator.bad(f"{operator.node.op} leaves a single number of an image", expected="keepdims, or fewer axes")
-    return operator.add(Reduce(REDUCTIONS[bare(operator.node.op)], axes, keep), flow)  # type: ignore[arg-type]
+    return operator.add(Reduce(kind, axes, keep), flow, suffix=suffix)  # type: ignore[arg-type]
 
 
 def reshape(operator: Operator) -> Flow:

@@ -69,6 +69,8 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("reciprocal", "rsqrt"), arrays.reciprocal),
     **dict.fromkeys(("ones_like", "zeros_like"), arrays.filled),
     **dict.fromkeys(arrays.REDUCTIONS, arrays.reduction),
+    "norm": arrays.norm,
+    "broadcast_like": arrays.broadcast_like,
     **dict.fromkeys(("Flatten", "flatten"), arrays.flatten),
     **dict.fromkeys(("Reshape", "reshape"), arrays.reshape),
     "transpose": arrays.transpose,

@@ -145,6 +145,8 @@ GROUPS: dict[str, Callable[[Any], list[Any]]] = {
         *[getattr(S, name)(x, axis=(2, 3)) for name in ("mean", "sum", "max", "min")],
         S.sum(x, axis=(0, 1), exclude=True),
         S.max(x, axis=-1),
+        *[S.norm(x, ord=order, axis=1, keepdims=keep) for order, keep in ((1, False), (2, True))],
+        S.broadcast_like(S.mean(x, axis=(2, 3), keepdims=True), x) * x,
     ],
 }  # fmt: skip
 COARSE_GROUPS: dict[str, Callable[[Any], list[Any]]] = {
