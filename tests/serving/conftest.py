@@ -40,7 +40,7 @@ class Site:
 def served(run: Path, top: int = 5, host: str = "127.0.0.1") -> Iterator[Site]:
     listening = listen(host, 0)
     server = page_server(page_app(open_answers(run, top=top), own_names(host, listening)))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
