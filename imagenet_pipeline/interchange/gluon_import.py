@@ -153,6 +153,7 @@ def _imported(path: Path, arrays: Arrays, trunk: Arrays, name: str, input_size: 
 
 
 def _import_zoo(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:
+    """As a network of GluonCV's that is none of ours: its layers, or where its graph is refused, the zoo's own."""
     from imagenet_pipeline.engines.zoos import zoo_network
 
     size = input_size or catalog.INPUT_SIZE
@@ -165,8 +166,27 @@ def _import_zoo(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     except Unfit as error:
         raise _unlike(path, name, error) from None
     values = {ours: _usable(arrays[theirs], theirs, path) for ours, theirs in pairing.names.items()}
-    notes = () if input_size else (f"input of {size} pixels assumed: the file does not say it (--input gives another)",)
-    return Imported(name, pairing.classes, size, values, None, notes=notes)
+    try:
+        return _as_graph(path, name, pairing.classes, values, input_size)
+    except (BadInput, BadRecipe) as error:
+        reason = f"{name} as GluonCV has it, on the gluon engine alone: its graph could not become layers ({error})"
+    assumed = (
+        () if input_size else (f"input of {size} pixels assumed: the file does not say it (--input gives another)",)
+    )
+    return Imported(name, pairing.classes, size, values, None, notes=(reason, *assumed))
+
+
+def _as_graph(path: Path, name: str, classes: int, values: Values, input_size: int | None) -> Imported:
+    """As the layers of the graph that GluonCV makes of its network `name`, or as the network of ours that it is."""
+    from imagenet_pipeline.engines.zoos import zoo_symbol
+    from imagenet_pipeline.interchange.mxnet_import import import_graph
+    from imagenet_pipeline.interchange.symbol import symbol_of_json
+
+    size = input_size or catalog.INPUT_SIZE
+    text, names = zoo_symbol(name, classes, (CHANNELS, size, size))
+    params: dict[str, AnyArray] = {names[ours].partition(":")[2]: array for ours, array in values.items()}
+    found = import_graph(symbol_of_json(text.encode(), path), params, path, input_size)
+    return found if found.layers is None else replace(found, network=name.partition(":")[2])
 
 
 def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:
