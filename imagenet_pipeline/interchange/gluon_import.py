@@ -100,7 +100,7 @@ def import_gluon(path: Path, network: str | None, input_size: int | None = None)
     if not known and name.startswith(_MOBILE):
         return _import_own(path, arrays, name, input_size)
     faults, trunk = [], _trunk(arrays)
-    for word in known or [catalog.entry(name).name]:
+    for word in known or [_listed(name)]:
         try:
             return _imported(path, arrays, trunk, word, input_size)
         except Unfit as error:
@@ -196,7 +196,10 @@ def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     from imagenet_pipeline.interchange.symbol import symbol_of_json
 
     layers = next(iter(_orders(arrays)))[1]
-    text, names = own_symbol(name, max(_classes(layers), 1))
+    try:
+        text, names = own_symbol(name, max(_classes(layers), 1))
+    except BadRecipe as error:
+        raise _at_gluoncv(name, error) from None
     odd = next((word for word in arrays if word not in names), None)
     if odd is not None or len(arrays) < len(set(names.values())):
         found = f"{len(arrays)} arrays" if odd is None else f"your {odd} {arrays[odd].shape}, which it does not have"
@@ -204,6 +207,26 @@ def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     symbol = symbol_of_json(text.encode(), path)
     params = {names[word]: array for word, array in arrays.items()}
     return replace(import_graph(symbol, params, path, input_size), network=name)
+
+
+def _listed(name: str) -> str:
+    """The name in our catalogue. Raises BadRecipe where there is none, which may offer GluonCV's."""
+    try:
+        return catalog.entry(name).name
+    except BadRecipe as error:
+        raise _at_gluoncv(name, error) from None
+
+
+def _at_gluoncv(name: str, error: BadRecipe) -> BadRecipe:
+    """The error for an unknown network, with GluonCV's of this name as advice where it is installed and has one."""
+    from imagenet_pipeline.engines.zoos import zoo_names
+
+    try:
+        known = f"gluoncv:{name.lower()}" in zoo_names("gluoncv")
+    except BadRecipe:
+        return error
+    advice = f"did you mean gluoncv:{name.lower()}?"
+    return BadRecipe(error.what, where=error.where, found=error.found, advice=advice) if known else error
 
 
 def _unlike(path: Path, network: str, fault: Unfit) -> BadInput:
