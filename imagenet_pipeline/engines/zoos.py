@@ -95,6 +95,12 @@ def own_symbol(name: str, classes: int) -> tuple[str, dict[str, str]]:
     return found
 
 
+def zoo_symbol(name: str, classes: int, input_shape: Shape) -> tuple[str, dict[str, str]]:
+    """`engines.gluon.zoo.symbol` of gluoncv:NAME. Raises BadRecipe as that, and where MXNet is missing."""
+    found: tuple[str, dict[str, str]] = _wing("gluoncv").symbol(zoo_network(name, classes), input_shape)
+    return found
+
+
 def zoo_names(library: str) -> list[str]:
     """The classifiers of "gluoncv" or "timm". Raises BadRecipe for another library, or a missing library."""
     if library not in ZOOS:

@@ -6,8 +6,8 @@ The card, `OUT.FORM.json`, says what a program needs to use them: input, normali
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, did_you_mean
-from imagenet_pipeline.interchange.frozen import Normalisation
-from imagenet_pipeline.interchange.graph import require_usable
+from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+from imagenet_pipeline.interchange.graph import is_usable, require_usable
 from imagenet_pipeline.interchange.network_symbol import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
 from imagenet_pipeline.interchange.torch_export import export_pytorch
@@ -200,15 +200,58 @@ def normalisation_beside(file: Path) -> tuple[Normalisation, Path] | None:
 
     Raises BadInput where the card of this very file names none that a network can compute with.
     """
+    found = card_beside(file)
+    if found is None:
+        return None
+    content, card = found
+    mean, std = (_three(content.get(key), card) for key in ("mean", "std"))
+    return require_usable(mean, std, card), card
+
+
+def card_beside(file: Path) -> tuple[dict[str, Any], Path] | None:
+    """The card beside a file of an export, read, and its path; None where it does not name this very file's digest."""
     for form, written in FORMATS.items():
         for ending in (ending for ending in written.endings if file.name.endswith(ending)):
             card = file.with_name(f"{file.name.removesuffix(ending)}.{form}.json")
             content = _earlier(card)
             digests = content.get("files")
             if isinstance(digests, dict) and digests.get(file.name) == files.sha256_of(file):
-                mean, std = (_three(content.get(key), card) for key in ("mean", "std"))
-                return require_usable(mean, std, card), card
+                return content, card
     return None
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Statements of a card, or of an ONNX file's own notes, on an exported network."""
+
+    network: str
+    size: int
+    classes: ClassTable
+    normalisation: Normalisation
+    crop_fraction: float
+
+    def added_to(self, imported: Imported) -> Imported:
+        """The network with its normalisation, unless its graph has one, crop and classes, unless they are others."""
+        if len(self.classes) != imported.classes:
+            return imported
+        normalisation = imported.normalisation or self.normalisation
+        return replace(
+            imported, normalisation=normalisation, crop_fraction=self.crop_fraction, class_table=self.classes
+        )
+
+
+def stated_in(content: Mapping[str, Any]) -> Stated | None:
+    """The statements of a card's content; None where our exporter did not write them, or they are no longer whole."""
+    if not str(content.get("written_by")).startswith(AUTHOR):
+        return None
+    try:
+        classes = ClassTable.from_json(content["classes"])
+        mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
+        size, crop_fraction = int(content["input"]["shape"][-1]), float(content["crop_fraction"])
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError, Damaged, BadInput):
+        return None
+    usable = len(mean) == len(std) == 3 and is_usable(mean, std) and 0 < crop_fraction <= 1 and size > 0
+    return Stated(str(content.get("network", "")), size, classes, (mean, std), crop_fraction) if usable else None
 
 
 def _three(numbers: object, card: Path) -> tuple[float, ...]:

@@ -100,7 +100,7 @@ def import_gluon(path: Path, network: str | None, input_size: int | None = None)
     if not known and name.startswith(_MOBILE):
         return _import_own(path, arrays, name, input_size)
     faults, trunk = [], _trunk(arrays)
-    for word in known or [catalog.entry(name).name]:
+    for word in known or [_listed(name)]:
         try:
             return _imported(path, arrays, trunk, word, input_size)
         except Unfit as error:
@@ -153,6 +153,7 @@ def _imported(path: Path, arrays: Arrays, trunk: Arrays, name: str, input_size: 
 
 
 def _import_zoo(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:
+    """As a network of GluonCV's that is none of ours: its layers, or where its graph is refused, the zoo's own."""
     from imagenet_pipeline.engines.zoos import zoo_network
 
     size = input_size or catalog.INPUT_SIZE
@@ -165,8 +166,27 @@ def _import_zoo(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     except Unfit as error:
         raise _unlike(path, name, error) from None
     values = {ours: _usable(arrays[theirs], theirs, path) for ours, theirs in pairing.names.items()}
-    notes = () if input_size else (f"input of {size} pixels assumed: the file does not say it (--input gives another)",)
-    return Imported(name, pairing.classes, size, values, None, notes=notes)
+    try:
+        return _as_graph(path, name, pairing.classes, values, input_size)
+    except (BadInput, BadRecipe) as error:
+        reason = f"{name} as GluonCV has it, on the gluon engine alone: its graph could not become layers ({error})"
+    assumed = (
+        () if input_size else (f"input of {size} pixels assumed: the file does not say it (--input gives another)",)
+    )
+    return Imported(name, pairing.classes, size, values, None, notes=(reason, *assumed))
+
+
+def _as_graph(path: Path, name: str, classes: int, values: Values, input_size: int | None) -> Imported:
+    """As the layers of the graph that GluonCV makes of its network `name`, or as the network of ours that it is."""
+    from imagenet_pipeline.engines.zoos import zoo_symbol
+    from imagenet_pipeline.interchange.mxnet_import import import_graph
+    from imagenet_pipeline.interchange.symbol import symbol_of_json
+
+    size = input_size or catalog.INPUT_SIZE
+    text, names = zoo_symbol(name, classes, (CHANNELS, size, size))
+    params: dict[str, AnyArray] = {names[ours].partition(":")[2]: array for ours, array in values.items()}
+    found = import_graph(symbol_of_json(text.encode(), path), params, path, input_size)
+    return found if found.layers is None else replace(found, network=name.partition(":")[2])
 
 
 def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -> Imported:
@@ -176,7 +196,10 @@ def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     from imagenet_pipeline.interchange.symbol import symbol_of_json
 
     layers = next(iter(_orders(arrays)))[1]
-    text, names = own_symbol(name, max(_classes(layers), 1))
+    try:
+        text, names = own_symbol(name, max(_classes(layers), 1))
+    except BadRecipe as error:
+        raise _at_gluoncv(name, error) from None
     odd = next((word for word in arrays if word not in names), None)
     if odd is not None or len(arrays) < len(set(names.values())):
         found = f"{len(arrays)} arrays" if odd is None else f"your {odd} {arrays[odd].shape}, which it does not have"
@@ -184,6 +207,26 @@ def _import_own(path: Path, arrays: Arrays, name: str, input_size: int | None) -
     symbol = symbol_of_json(text.encode(), path)
     params = {names[word]: array for word, array in arrays.items()}
     return replace(import_graph(symbol, params, path, input_size), network=name)
+
+
+def _listed(name: str) -> str:
+    """The name in our catalogue. Raises BadRecipe where there is none, which may offer GluonCV's."""
+    try:
+        return catalog.entry(name).name
+    except BadRecipe as error:
+        raise _at_gluoncv(name, error) from None
+
+
+def _at_gluoncv(name: str, error: BadRecipe) -> BadRecipe:
+    """The error for an unknown network, with GluonCV's of this name as advice where it is installed and has one."""
+    from imagenet_pipeline.engines.zoos import zoo_names
+
+    try:
+        known = f"gluoncv:{name.lower()}" in zoo_names("gluoncv")
+    except BadRecipe:
+        return error
+    advice = f"did you mean gluoncv:{name.lower()}?"
+    return BadRecipe(error.what, where=error.where, found=error.found, advice=advice) if known else error
 
 
 def _unlike(path: Path, network: str, fault: Unfit) -> BadInput:

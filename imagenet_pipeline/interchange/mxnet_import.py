@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
-from imagenet_pipeline.interchange.export import require_input_size
+from imagenet_pipeline.interchange.export import Stated, card_beside, require_input_size, stated_in
 from imagenet_pipeline.interchange.frozen import Imported, Normalisation
 from imagenet_pipeline.interchange.graph import Different, Folding, Graph, paired_variables, require_equal_start
 from imagenet_pipeline.interchange.graph_operators import partly_reduced, reduced
@@ -76,7 +76,8 @@ def import_mxnet(
 ) -> Imported:
     """Read a symbol and its values as `network`, or as whichever network of the catalogue it is, or as its own layers.
 
-    `input_size` is the side of the image in pixels, by default that of the network, or one that fits the layers.
+    `input_size` is the side of the image in pixels, by default that of the card beside an export of ours, that of the
+    network, or one that fits the layers; the card also has crop, classes, and mean and std that the graph lacks.
     `output` names the output to take: NODE, NODE_output or NODE_outputK, by default the graph's only one. Raises
     BadInput for damaged files, where the graph is not `network` (it says where the two first differ) and where our
     layers cannot say it. Raises BadRecipe for an unknown `network`, or where `input_size` is too small for it.
@@ -84,7 +85,24 @@ def import_mxnet(
     symbol = with_output(read_symbol(symbol_path), output, symbol_path)
     foreign = _Foreign(symbol, _bare(read_params(params_path), params_path), symbol_path, params_path)
     _require_together(foreign)
-    return _imported(foreign, network, input_size)
+    beside = _stated_beside(symbol_path, params_path)
+    if beside is None:
+        return _imported(foreign, network, input_size)
+    stated, card = beside
+    imported = _imported(foreign, network, input_size or stated.size)
+    origin = imported.normalisation_from if imported.normalisation else str(card)
+    note = f"input, crop and classes, where no option says them, as {card} has them"
+    return replace(stated.added_to(imported), normalisation_from=origin, notes=(*imported.notes, note))
+
+
+def _stated_beside(symbol_path: Path, params_path: Path) -> tuple[Stated, Path] | None:
+    """The statements of the card beside an export of ours, and the card; None where it is not that of both files."""
+    found = card_beside(symbol_path)
+    if found is None or found != card_beside(params_path):
+        return None
+    content, card = found
+    stated = stated_in(content)
+    return None if stated is None else (stated, card)
 
 
 def import_graph(symbol: Symbol, params: dict[str, AnyArray], where: Path, input_size: int | None = None) -> Imported:

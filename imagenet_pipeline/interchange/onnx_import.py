@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, did_you_mean, first_few
-from imagenet_pipeline.interchange.export import AUTHOR
-from imagenet_pipeline.interchange.frozen import Imported, Normalisation, in_float32
-from imagenet_pipeline.interchange.graph import InputScale, is_usable
+from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, first_few
+from imagenet_pipeline.interchange.export import Stated, stated_in
+from imagenet_pipeline.interchange.frozen import Imported, in_float32
+from imagenet_pipeline.interchange.graph import InputScale
 from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit
 from imagenet_pipeline.interchange.mxnet_import import recognised
 from imagenet_pipeline.interchange.onnx_constants import Folder
@@ -28,7 +28,6 @@ from imagenet_pipeline.interchange.onnx_operators import ARRAY_RULES
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Flatten, without_taps
 from imagenet_pipeline.networks.shapes import describe, parameters
-from imagenet_pipeline.records.classes import ClassTable
 
 RULES: dict[str, Rule] = {**ARRAY_RULES, **LAYER_RULES}
 _LEFT_OFF = ("Softmax", "LogSoftmax")
@@ -54,43 +53,24 @@ def import_onnx(
     if imported is None:
         source = _Source(model, path, tensors, initializers, _output(model.graph, output, path))
         imported = _as_layers(source, input_size)
-        if stated is not None and len(stated.classes) == imported.classes:
-            normalisation = imported.normalisation or stated.normalisation
-            imported = replace(imported, normalisation=normalisation, crop_fraction=stated.crop_fraction,
-                               class_table=stated.classes)  # fmt: skip
+        imported = stated.added_to(imported) if stated else imported
     if network is not None and imported.network != network:
         raise BadInput(f"not {network}", where=path, found=imported.network)
     return imported
 
 
-@dataclass(frozen=True)
-class _Stated:
-    """Statements of our exporter on a network in the file's own notes."""
-
-    network: str
-    size: int
-    classes: ClassTable
-    normalisation: Normalisation
-    crop_fraction: float
-
-
-def _stated(model: Any) -> _Stated | None:
+def _stated(model: Any) -> Stated | None:
     """The statements of our exporter on its file; None for another's file, and for notes that are no longer whole."""
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    if not notes.get("written_by", "").startswith(AUTHOR):
-        return None
+    notes: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
     try:
-        classes = ClassTable.from_json(json.loads(notes["classes"]))
-        mean, std = (tuple(map(float, json.loads(notes[key]))) for key in ("mean", "std"))
-        size, crop_fraction = int(json.loads(notes["input"])["shape"][-1]), float(notes["crop_fraction"])
-    except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError, Damaged, BadInput):
+        of_json = {key: json.loads(notes[key]) for key in ("classes", "mean", "std", "input", "crop_fraction")}
+    except (KeyError, ValueError, RecursionError):
         return None
-    usable = len(mean) == len(std) == COLOURS and is_usable(mean, std) and 0 < crop_fraction <= 1 and size > 0
-    return _Stated(notes.get("network", ""), size, classes, (mean, std), crop_fraction) if usable else None
+    return stated_in(notes | of_json)
 
 
 def _own_export(
-    stated: _Stated, initializers: Mapping[str, Any], tensors: Tensors, input_size: int | None
+    stated: Stated, initializers: Mapping[str, Any], tensors: Tensors, input_size: int | None
 ) -> Imported | None:
     """The network of the catalogue that our exporter wrote; None where it is none, or was changed since."""
     name, size, count = stated.network, stated.size, len(stated.classes)

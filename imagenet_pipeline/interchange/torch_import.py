@@ -18,6 +18,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, first_fe
 from imagenet_pipeline.interchange.export import require_input_size
 from imagenet_pipeline.interchange.frozen import Imported, Normalisation, in_float32
 from imagenet_pipeline.interchange.graph import require_usable
+from imagenet_pipeline.interchange.params import LIST_MAGIC
 from imagenet_pipeline.interchange.public_weights import weights_of_digest
 from imagenet_pipeline.interchange.torch_names import NAMINGS, spelled_today, their_names
 from imagenet_pipeline.interchange.weights import read_weights
@@ -61,6 +62,7 @@ def import_torch(path: Path, network: str | None = None, input_size: int | None 
     network of ours: then it says where the nearest differs. Raises BadRecipe for a `network` of which neither has
     weights, or that cannot take `input_size`.
     """
+    _require_no_params(path)
     arrays = read_weights(path)
     names = _recognised(path, arrays) if network is None else _forced(path, arrays, network)
     entry = catalog.entry(names.network)
@@ -81,6 +83,14 @@ def import_torch(path: Path, network: str | None = None, input_size: int | None 
         normalisation_from=stated.origin,
         crop_fraction=stated.crop_fraction,
     )
+
+
+def _require_no_params(path: Path) -> None:
+    with files.regular_file(path) as (stream, _):
+        start = stream.read(8)
+    if start == LIST_MAGIC.to_bytes(8, "little"):
+        what, advice = "the file holds MXNet parameters", "--params FILE, with --symbol FILE or --network NAME"
+        raise BadInput(what, where=path, expected="weights of torchvision or timm", advice=advice)
 
 
 def stated_with(path: Path, network: str) -> Statement:

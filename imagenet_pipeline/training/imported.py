@@ -78,8 +78,7 @@ def make_run(
     if folder.exists():
         raise BadRecipe("the folder exists already", where=folder, advice="choose another --out")
     if len(classes) != imported.classes:
-        what = "the class table does not fit the network"
-        raise BadInput(what, where=folder, expected=f"{imported.classes} classes", found=len(classes))
+        raise _other_classes(folder, imported.classes, len(classes), data)
     recipe = _recipe(imported, data, crop_fraction or imported.crop_fraction, overrides or {}, before)
     epoch = before.epoch if before else 0
     steps = steps_per_epoch(recipe, data) if data and before else 0
@@ -111,6 +110,16 @@ def make_run(
         journal.write("import", network=imported.network, **place, **recipe_entry(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
+
+
+def _other_classes(folder: Path, count: int, found: int, data: DataSet | None) -> BadInput:
+    """The error for a class table of another length than the network has outputs."""
+    advice = "leave --classes out for numbered classes"
+    if data is not None:
+        start = f"initial.weights={folder} initial.new_head=true"
+        advice = f"import it without --records (--mean, --std), then `train` on these records with {start}"
+    what = "the class table does not fit the network"
+    return BadInput(what, where=folder, expected=f"{count} classes", found=found, advice=advice)
 
 
 def _written_network(path: Path, name: str, input_size: int, layers: Sequential) -> str:

@@ -15,7 +15,7 @@ import pytest
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
-from imagenet_pipeline.engines.zoos import is_zoo_name, network_of
+from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.gluon_import import import_gluon, structural_values
 from imagenet_pipeline.interchange.npz import is_npz, read_npz
@@ -41,10 +41,10 @@ LONG_ZOO: dict[str, tuple[str, int]] = {
     "densenet121": ("densenet121", 224), "mobilenet1.0": ("mobilenet1.0", 64),
     "mobilenetv2_1.0": ("mobilenetv2_1.0", 64),
 }  # fmt: skip
-GLUONCV = {"gluoncv:mobilenet0.25": ("gluoncv:mobilenet0.25", 64), "gluoncv:resnet50_v1b": ("resnet50", 64)}
+GLUONCV = {"gluoncv:mobilenet0.25": ("mobilenet0.25", 64), "gluoncv:resnet50_v1b": ("resnet50", 64)}
 LONG_GLUONCV: dict[str, tuple[str, int]] = {
     "gluoncv:resnet50_v1d": ("resnet50_d", 64), "gluoncv:resnet18_v1b": ("resnet18", 64),
-    "gluoncv:googlenet": ("googlenet_bn", 224), "gluoncv:se_resnet50_v1": ("gluoncv:se_resnet50_v1", 64),
+    "gluoncv:googlenet": ("googlenet_bn", 224), "gluoncv:se_resnet50_v1": ("se_resnet50_v1", 64),
     "gluoncv:alexnet": ("alexnet_one_tower", 224), "gluoncv:inceptionv3": ("inception_v3", 299),
 }  # fmt: skip
 
@@ -80,8 +80,6 @@ def fill(mx: Any, block: Any, pixels: Any) -> Any:
 @pytest.mark.parametrize("name", [*ZOO, *GLUONCV, *([*LONG_ZOO, *LONG_GLUONCV] if LONG else [])])
 def test_a_file_of_the_zoos_gives_the_zoos_logits(name: str, prefixed: bool, mx: Any, tmp_path: Path) -> None:
     wanted_name, size = (ZOO | LONG_ZOO | GLUONCV | LONG_GLUONCV)[name]
-    if is_zoo_name(wanted_name) and find_spec("gluoncv") is None:
-        pytest.skip("bash scripts/install_zoo.sh gluoncv")
     images = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     block = zoo_block(name)
     wanted = fill(mx, block, mx.nd.array(((images - 127.0) / 60.0).transpose(0, 3, 1, 2)))
@@ -93,10 +91,42 @@ def test_a_file_of_the_zoos_gives_the_zoos_logits(name: str, prefixed: bool, mx:
     imported = import_gluon(file, name, size)
     assert (imported.network, imported.classes, imported.normalisation) == (wanted_name, 3, None)
     network: Any = imported.layers or network_of(imported.network, 3)
-    scoring = network if is_zoo_name(imported.network) else without_taps(network)
     recipe = Recipe(network="", records="", devices="cpu", precision="float32")
-    engine = create_engine("gluon", Blueprint(scoring, size, (127.0,) * 3, (60.0,) * 3, recipe), imported.values)
+    engine = create_engine(
+        "gluon", Blueprint(without_taps(network), size, (127.0,) * 3, (60.0,) * 3, recipe), imported.values
+    )
     assert np.abs(engine.logits(images) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_a_gluoncv_network_that_is_none_of_ours_becomes_a_run_of_layers(
+    mx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    block, file, run = zoo_block("gluoncv:cifar_resnet20_v1"), tmp_path / "net.params", tmp_path / "run"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.float32)
+    wanted = fill(mx, block, mx.nd.array((pixels - 127.0) / 60.0))
+    block.save_parameters(str(file))
+    words = ["--network", "gluoncv:cifar_resnet20_v1", "--input", "32", "--mean", "127,127,127", "--std", "60,60,60"]
+    done("import", "--params", str(file), *words, "--out", str(run))
+    assert (run / "network.json").is_file()
+    done("export", str(run), "--format", "onnx", "--checkpoint", "latest", "--out", str(tmp_path / "net"))
+    found = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"images": pixels})[0]
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+    def refused(*_: object) -> None:
+        raise BadInput("nothing here says so")
+
+    monkeypatch.setattr("imagenet_pipeline.interchange.mxnet_import.import_graph", refused)
+    imported = import_gluon(file, "gluoncv:cifar_resnet20_v1", 32)
+    assert (imported.network, imported.layers) == ("gluoncv:cifar_resnet20_v1", None)
+    assert imported.notes[0].endswith("its graph could not become layers (nothing here says so)")
+
+
+def done(*words: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 0
 
 
 def gluon_arrays(name: str = "resnet18", classes: int = 4, bias: bool = False) -> dict[str, Any]:
@@ -188,6 +218,14 @@ def test_unknown_names(tmp_path: Path) -> None:
         import_gluon(file, "resnet181")
     with pytest.raises(BadRecipe, match="Gluon knows no such network"):
         import_gluon(file, "timm:resnet18")
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "MobileNetV3_Large", "mobilenetv3_large"])
+def test_a_name_that_gluoncv_has_is_offered(name: str, mx: Any, tmp_path: Path) -> None:
+    if find_spec("gluoncv") is None:
+        pytest.skip("bash scripts/install_zoo.sh gluoncv")
+    with pytest.raises(BadRecipe, match=f"did you mean gluoncv:{name.lower()}\\?$"):
+        import_gluon(saved(tmp_path, gluon_arrays("lenet")), name)
 
 
 def test_npz_and_initial_weights(tmp_path: Path) -> None:

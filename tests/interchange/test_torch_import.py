@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange import public_weights
+from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.public_weights import PUBLIC_WEIGHTS, PublicWeights
 from imagenet_pipeline.interchange.torch_import import import_torch
 from imagenet_pipeline.interchange.torch_names import HALF, IMAGENET, NAMINGS, their_names
@@ -143,6 +144,12 @@ def test_what_is_unclear_is_refused(saved: Saved, squeezed: tuple[Arrays, Arrays
 def test_names_of_quite_another_network_are_shown(saved: Saved) -> None:
     with pytest.raises(BadInput, match=r"known here; found blocks\.0\.weight \(1 in all\)$"):
         import_torch(saved({"blocks.0.weight": np.ones(3, np.float32)}))
+
+
+def test_mxnets_parameters_are_sent_to_their_option(tmp_path: Path) -> None:
+    write_params(tmp_path / "net.params", {"arg:conv_weight": np.ones(3, np.float32)})
+    with pytest.raises(BadInput, match=r"holds MXNet parameters; .*; --params FILE, with --symbol FILE or --network"):
+        import_torch(tmp_path / "net.params")
 
 
 def test_a_network_that_is_named_must_be_it(saved: Saved, squeezed: tuple[Arrays, Arrays]) -> None:

@@ -82,9 +82,12 @@ def test_auxiliary_classifiers_start_drawn(tmp_path: Path) -> None:
     assert any(name.startswith("auxiliary") for name in weights)
 
 
-def test_a_folder_in_use_and_a_table_of_another_length_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="expected 10 classes; found 7"):
+def test_a_folder_in_use_and_a_table_of_another_length_are_refused(digits_records: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected 10 classes; found 7; leave --classes out"):
         make_run(tmp_path / "run", imported(), numbered_classes(7), (MEAN, STD), None, ORIGIN)
+    data = read_data_set(digits_records)
+    with pytest.raises(BadInput, match=r"without --records .* initial\.weights=.*run initial\.new_head=true$"):
+        make_run(tmp_path / "run", imported(classes=7), data.classes, (MEAN, STD), data, ORIGIN)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(BadRecipe, match="the folder exists already"):
         make_run(tmp_path, imported(), numbered_classes(10), (MEAN, STD), None, ORIGIN)
