@@ -12,9 +12,9 @@ from typing import Any
 import tomli_w
 
 from imagenet_pipeline.config import Recipe, option_names, read_recipe, recipe_keys
-from imagenet_pipeline.errors import BadRecipe, printable
+from imagenet_pipeline.errors import BadRecipe, first_few, printable
 from imagenet_pipeline.interchange import gluoncv_script, mxnet_script
-from imagenet_pipeline.interchange.script_flags import CommandLine, read_command, read_flags
+from imagenet_pipeline.interchange.script_flags import CommandLine, read_commands, read_flags
 
 COLUMNS = 118
 _RECORDS = {
@@ -46,7 +46,7 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
     """
     if records is not None and not records.isprintable():
         raise BadRecipe("the folder's name cannot be printed", where="--records", found=ascii(records[:80]))
-    command = read_command(text)
+    command, others = _chosen(read_commands(text))
     name = PurePosixPath(command.script).name
     if _is_gluoncv(command):
         script, title = "train_imagenet.py", gluoncv_script.TITLE
@@ -61,7 +61,8 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
         arguments = read_flags(command.flags, mxnet_script.flags_of(script), title)
         keys, assumed = mxnet_script.translate(arguments)
         build = mxnet_script.records_command(arguments, where)
-    notes = [] if name == script else [f"{name} is taken for {title}"]
+    notes = [f"several commands stand there; this is the recipe of {name}, not of {others}"] if others else []
+    notes += [] if name == script else [f"{name} is taken for {title}"]
     if build and records is None:
         notes.append(f"{_FIRST}{build}")
     notes = [*notes, *_about(command), *assumed, *arguments.without_counterpart()]
@@ -69,6 +70,13 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
     keys = {"records": where, **{key: value for key, value in keys.items() if _is_written(key, value, defaults)}}
     recipe = read_recipe(_nested(keys), "the recipe of this command")
     return ScriptRecipe(title, recipe, tuple(notes), "\n".join([*_head(text, title, notes), *_lines(keys), ""]))
+
+
+def _chosen(commands: Sequence[CommandLine]) -> tuple[CommandLine, str]:
+    """The first command of a script that is known by its name, else the first; and the names of the others."""
+    chosen = next((command for command in commands if PurePosixPath(command.script).name in _RECORDS), commands[0])
+    others = [PurePosixPath(command.script).name for command in commands if command is not chosen]
+    return chosen, first_few(others) if others else ""
 
 
 def _is_gluoncv(command: CommandLine) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config import read_recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange import gluoncv_script, mxnet_script
-from imagenet_pipeline.interchange.script_flags import SWITCH, Flag, read_command
+from imagenet_pipeline.interchange.script_flags import SWITCH, Flag, read_commands
 from imagenet_pipeline.interchange.script_recipe import ScriptRecipe, recipe_of_command
 from imagenet_pipeline.networks import catalog
 
@@ -229,9 +230,77 @@ def test_every_flag_is_translated_or_has_a_reason(flags: dict[str, Flag]) -> Non
     ],
 )
 def test_shell_around_a_script_is_left_out(command: str, script: str, flags: tuple[str, ...]) -> None:
-    read = read_command(command)
+    read = read_commands(command)[0]
     assert (read.script, read.flags) == (script, flags)
     assert read.several_processes == ("launch.py" in command)
+
+
+SCRIPT = """#!/bin/bash
+set -e
+LR=0.4   # don't go above
+export MODEL='resnet50_v1b' EPOCHS="120"
+EPOCHS=90
+MORE="--lr-mode cosine --batch-size ${SIZE}"
+SIZE=64
+FLAGS="--lr-mode cosine"
+FLAGS+=" --batch-size $SIZE"
+GPUS=$(nvidia-smi -L | wc -l)
+python prepare.py --gpus $GPUS
+python train_imagenet.py --model ${MODEL} --lr $LR --num-epochs="$EPOCHS" \\
+  $FLAGS --num-gpus 2 --save-dir '$LR'
+LR=7
+"""
+
+
+def test_a_script_s_own_variables_are_put_in() -> None:
+    read = recipe_of_command(SCRIPT)
+    found = read.recipe
+    assert (found.network, found.epochs, found.batch_size) == ("resnet50", 90, 128)
+    assert (found.optimizer.learning_rate, found.schedule.kind) == (0.4, "cosine")
+    assert any("this is the recipe of train_imagenet.py, not of prepare.py" in note for note in read.notes)
+    assert any(note.startswith("--save-dir $LR: ") for note in read.notes)
+
+
+def test_mxnet_s_script_with_variables() -> None:
+    script = """NET=resnet; DEPTH=50
+DATA="/data/with space"
+if [ -z "$LR" ]; then LR=0.1; fi
+python train_imagenet.py --network $NET --num-layers $DEPTH --data-train "${DATA}/train.rec" --gpus '' """
+    read = recipe_of_command(script)
+    assert read.recipe.network == "resnet50_book"
+    assert any("--train '/data/with space/train.rec'" in note for note in read.notes)
+    with pytest.raises(BadRecipe, match="found \\$LR; write the value of the variable"):
+        recipe_of_command(f"{script} --lr $LR")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["LR=$(echo 1)", "LR=`echo 1`", "LR=${1:-1}", "LR=$1", "LR=$OTHER", "false && LR=1", "true || LR=1", "(LR=1)",
+     "LR=1\nunset LR", "LR=1; for LR in 2 3; do", "for i in 1 2; do LR=$i; done", "LR=(1 2)", "# LR=1", "LR=1 true",
+     "LR=1\nread LR", "X=1 LR=$X"],
+)  # fmt: skip
+def test_a_variable_whose_value_does_not_stand_there_is_left(setting: str) -> None:
+    assert read_commands(f"{setting}\npython train.py --lr $LR")[-1].flags == ("--lr", "$LR")
+
+
+WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABC"), WORDS), max_size=4), WORDS)
+def test_quoted_values_arrive_as_they_are(settings: list[tuple[str, str]], literal: str) -> None:
+    lines = [f"{name}={shlex.quote(value)}" for name, value in settings]
+    command = f'python train.py --end {shlex.quote(literal)} "$A" "${{B}}" $C'
+    values = {"A": "$A", "B": "${B}", "C": "$C", **dict(settings)}
+    command_line = read_commands("\n".join([*lines, command]))[-1]
+    expected = ["--end", literal, values["A"], values["B"], *values["C"].split()]
+    if not {*literal, *"".join(values.values())} & set("();<>|&"):
+        assert list(command_line.flags) == expected
+
+
+def test_values_that_double_are_bounded() -> None:
+    doubling = "\n".join(["A=0123456789", *["A=$A$A"] * 60, "python train_imagenet.py --lr $A"])
+    with pytest.raises(BadRecipe, match="too long"):
+        recipe_of_command(doubling)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +362,7 @@ def names_and_values(flags: dict[str, Flag]) -> st.SearchStrategy[str]:
 @given(
     st.one_of(
         st.text(max_size=60),
+        st.text("AB=$'\"{}\\n;& #|()`if", max_size=30).map(lambda text: f"{text}\npython train.py --lr $A"),
         st.text(max_size=30).map(lambda text: f"python train_imagenet.py {text}"),
         names_and_values(gluoncv_script.FLAGS).map(lambda flags: f"{GLUONCV} {flags}"),
         names_and_values(mxnet_script.FLAGS).map(lambda flags: f"python train_imagenet.py --gpus 0 {flags}"),
