@@ -164,6 +164,30 @@ def test_a_script_of_another_name_is_taken_for_the_one_whose_flags_it_has() -> N
     assert recipe_of_command("python mine.py --model resnet18_v1 --num-gpus 1").script == gluoncv_script.TITLE
 
 
+@pytest.mark.parametrize("script", ["train_cifar10.py", "mine.py"])
+def test_gluoncv_s_script_of_cifar(script: str) -> None:
+    read = recipe_of_command(
+        f"python {script} --num-epochs 200 --mode hybrid --num-gpus 2 -j 8 --batch-size 64 --wd 0.0001 --lr 0.1"
+        " --lr-decay 0.1 --lr-decay-epoch 100,150 --model cifar_resnet110_v1 --drop-rate 0.3 --save-plot-dir plots"
+    )
+    assert keys(read) == {
+        "network": "gluoncv:cifar_resnet110_v1", "records": "output/cifar10", "epochs": 200, "batch_size": 128,
+        "devices": "gpu:0,1", "loader.threads": 8, "input.size": 32, "input.crop_fraction": 1.0,
+        "augmentation.crop": "random", "augmentation.pad": 4, "augmentation.fill": 0, "initial.kind": "xavier",
+        "initial.mean": [125.307, 122.961, 113.8575], "initial.std": [51.5865, 50.847, 51.255],
+        "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9,
+        "optimizer.nesterov": True, "optimizer.weight_decay": 1e-4, "optimizer.decay_all": True,
+        "schedule.kind": "steps", "schedule.drops": [100, 150], "schedule.factor": 0.1,
+    }  # fmt: skip
+    assert read.recipe.augmentation.flip == 0.5
+    assert any(note.startswith("--drop-rate 0.3: ") for note in read.notes)
+    assert (script == "mine.py") == ("mine.py is taken for GluonCV's train_cifar10.py" in read.notes)
+
+
+def test_mxnet_s_script_of_cifar_is_another() -> None:
+    assert recipe_of_command("python train_cifar10.py --network resnet").script == "MXNet's train_cifar10.py"
+
+
 def test_fine_tuning_starts_from_the_imported_run() -> None:
     recipe = recipe_of_command(
         "python fine-tune.py --pretrained-model model/imagenet1k-resnet-50 --load-epoch 7 --data-train caltech.rec"
@@ -209,7 +233,7 @@ def test_other_networks_of_gluoncv(model: str, network: str) -> None:
     assert recipe_of_command(f"python train_imagenet.py --model {model}").recipe.network == network
 
 
-@pytest.mark.parametrize("flags", [gluoncv_script.FLAGS, mxnet_script.FLAGS])
+@pytest.mark.parametrize("flags", [gluoncv_script.FLAGS, gluoncv_script.CIFAR_FLAGS, mxnet_script.FLAGS])
 def test_every_flag_is_translated_or_has_a_reason(flags: dict[str, Flag]) -> None:
     translated = Path(gluoncv_script.__file__).read_text() + Path(mxnet_script.__file__).read_text()
     unread = [
@@ -332,6 +356,9 @@ def test_values_that_double_are_bounded() -> None:
         ("python train_imagenet.py --optimizer signum", "--optimizer: no such update rule here; found signum"),
         ("python train_imagenet.py --gpus a", "--gpus: the value cannot be read; expected numbers"),
         ("python train_imagenet.py --lr-step-epochs often", "--lr-step-epochs: the value cannot be read"),
+        ("python train_cifar10.py --num-gpus 1 --mode hybrid", "train_cifar10.py: no network is named"),
+        ("python train_cifar10.py --model cifar_resnet20_v1 --mixup", "train_cifar10.py: unknown flag --mixup"),
+        ("python train_mnist.py --network mlp", "train_mnist.py: MXNet's script of grey 28 px digits has no recipe"),
         ("python fine-tune.py --pretrained-model mine", "the name does not tell which network it is"),
     ],
 )  # fmt: skip
@@ -366,6 +393,9 @@ def names_and_values(flags: dict[str, Flag]) -> st.SearchStrategy[str]:
         st.text(max_size=30).map(lambda text: f"python train_imagenet.py {text}"),
         names_and_values(gluoncv_script.FLAGS).map(lambda flags: f"{GLUONCV} {flags}"),
         names_and_values(mxnet_script.FLAGS).map(lambda flags: f"python train_imagenet.py --gpus 0 {flags}"),
+        names_and_values(gluoncv_script.CIFAR_FLAGS).map(
+            lambda flags: f"python train_cifar10.py --model cifar_resnet20_v1 {flags}"
+        ),
         names_and_values(mxnet_script.FLAGS).map(lambda flags: f"python fine-tune.py {flags}"),
     )
 )
