@@ -198,6 +198,8 @@ class _Shell:
 
     values: dict[str, str] = field(default_factory=dict)
     depth: int = 0
+    room: int = 5 * LONGEST_TEXT
+    """Letters that values may still put in."""
     is_tested: bool = False
 
     def words(self, part: _Part) -> list[str]:
@@ -228,15 +230,15 @@ class _Shell:
                 self.values[name] = value
             else:
                 self.values.pop(name, None)
-            if len(value) > LONGEST_TEXT:
-                expected = f"up to {LONGEST_TEXT:,} letters"
-                raise BadRecipe("the value of a variable is too long", where=f"--from: {name[:80]}", expected=expected)
 
     def _filled(self, token: _Token, splits: bool) -> str:
         """The text of a token; a variable's value is quoted so that it is read as it is, or as its words."""
         value = self.values.get(token.text.strip("${}")) if token.kind == "variable" else None
         if value is None:
             return token.text
+        self.room -= len(value)
+        if self.room < 0:
+            raise BadRecipe("the values of variables make the command too long", where="--from", found=token.text[:80])
         if token.is_quoted:
             return re.sub(r'([\\"])', r"\\\1", value)
         return (
