@@ -142,7 +142,7 @@ def not_named(names: Iterable[str]) -> list[str]:
 
 
 def test_every_flag_that_a_recipe_is_made_of_is_on_the_page() -> None:
-    names = {*gluoncv_script.FLAGS, *mxnet_script.FLAGS} - {"use-se"}
+    names = {*gluoncv_script.FLAGS, *gluoncv_script.CIFAR_FLAGS, *mxnet_script.FLAGS} - {"use-se"}
     assert not_named([f"--{name}" for name in names]) == []
 
 

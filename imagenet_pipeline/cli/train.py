@@ -204,9 +204,10 @@ def recipe(
 ) -> None:
     """Write the recipe of a command line that trained with MXNet.
 
-    It is read, not run: GluonCV's train_imagenet.py, and train_imagenet.py, train_cifar10.py and fine-tune.py of MXNet's
-    example/image-classification. The comment at the head of the recipe says what it assumes, and which flags have no
-    counterpart and why. A flag that the script has not is an error.
+    It is read, not run: GluonCV's train_imagenet.py and train_cifar10.py, and train_imagenet.py, train_cifar10.py and
+    fine-tune.py of MXNet's example/image-classification. A script's own NAME=value lines are put in. The comment at the head
+    of the recipe says what it assumes, and which flags have no counterpart and why. A flag that the script has not is
+    an error.
 
     \b
     Examples:

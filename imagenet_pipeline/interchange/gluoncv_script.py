@@ -1,4 +1,7 @@
-"""GluonCV's scripts/classification/imagenet/train_imagenet.py (at 5677756), its flags and their recipe."""
+"""GluonCV's scripts/classification: imagenet/train_imagenet.py (at 5677756), cifar/train_cifar10.py (at 1daae5e).
+
+Their flags, and their recipes.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from imagenet_pipeline.interchange.script_flags import (
 )
 
 TITLE = "GluonCV's train_imagenet.py"
+CIFAR_TITLE = "GluonCV's train_cifar10.py"
 _DATA = "~/.mxnet/datasets/imagenet/"
 _GO_ON = "`import` makes a run of a checkpoint, which `train RUN --resume latest` goes on with"
 _DISTILLATION = "there is no distillation"
@@ -76,7 +80,22 @@ FLAGS = {
     "rgb-std": Flag(TRIPLE, [58.393, 57.12, 57.375]),
     "num-training-samples": Flag(INTEGER, 1281167, "the records say how many there are"),
 }
+CIFAR_FLAGS = {
+    **{
+        name: FLAGS[name]
+        for name in ("batch-size", "num-gpus", "model", "num-data-workers", "num-epochs", "lr", "momentum", "wd",
+                     "lr-decay", "lr-decay-epoch", "mode", "save-dir")
+    },
+    "lr-decay-period": Flag(INTEGER, 0, "the script does not read it"),
+    "drop-rate": Flag(NUMBER, 0.0, "GluonCV's wide residual networks are built here without dropout"),
+    "save-period": Flag(INTEGER, 10, "every epoch is a checkpoint; checkpoint.keep says how many stay"),
+    "resume-from": Flag(WORD, None, "`import --params FILE --network NAME` makes a run of it for initial.weights"),
+    "save-plot-dir": Flag(WORD, ".", "the run has its curves.png"),
+}  # fmt: skip
 SHORT = {"-j": "num-data-workers"}
+_CIFAR_MEAN = [125.307, 122.961, 113.8575]
+_CIFAR_STD = [51.5865, 50.847, 51.255]
+"""0.4914, 0.4822, 0.4465 and 0.2023, 0.1994, 0.2010 in the script."""
 
 LARGEST_COUNT = 1024
 """Most devices, and most drops of the rate."""
@@ -104,16 +123,12 @@ _FAMILIES = re.compile(
 def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
     """The keys of the recipe, dotted, and what is assumed or left out."""
     notes: list[str] = []
-    gpus = arguments["num-gpus"]
-    if not 0 <= gpus <= LARGEST_COUNT:
-        raise BadRecipe("the number is out of range", where="--num-gpus", expected=f"0..{LARGEST_COUNT}", found=gpus)
     network = _network(arguments, notes)
     keys = {
         "network": network,
         **precision(arguments["dtype"], network, notes),
         "epochs": arguments["num-epochs"],
-        "batch_size": arguments["batch-size"] * max(1, gpus),
-        "devices": f"gpu:{','.join(map(str, range(gpus)))}" if gpus else "cpu",
+        **_devices(arguments),
         "input.size": arguments["input-size"],
         "input.crop_fraction": arguments["crop-ratio"] if arguments["crop-ratio"] > 0 else 0.875,
         **{f"augmentation.{name}": 0.4 for name in ("brightness", "contrast", "saturation")},
@@ -123,6 +138,7 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
         "initial.std": arguments["rgb-std"],
         "loss.label_smoothing": 0.1 if arguments["label-smoothing"] else 0.0,
         **_optimizer(arguments),
+        "optimizer.decay_all": not arguments["no-wd"],
         **_schedule(arguments, notes),
     }
     if arguments["mixup"]:
@@ -132,6 +148,45 @@ def translate(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
     if arguments["num-data-workers"] is not None:
         keys["loader.threads"] = arguments["num-data-workers"]
     return keys, notes
+
+
+def translate_cifar(arguments: Arguments) -> tuple[dict[str, Any], list[str]]:
+    """The keys of the recipe of train_cifar10.py, dotted, and what is assumed or left out."""
+    if not arguments["model"]:
+        raise BadRecipe("no network is named", where=CIFAR_TITLE, expected="--model NAME, as cifar_resnet110_v1")
+    notes = [
+        "records: the script downloads CIFAR-10; here they are a data set that `build records` makes of MXNet's "
+        "cifar10_train.rec and cifar10_val.rec, or `build folder` of its images"
+    ]
+    keys = {
+        "network": _classifier(arguments["model"].lower(), notes),
+        "epochs": arguments["num-epochs"],
+        **_devices(arguments),
+        "input.size": 32,
+        "input.crop_fraction": 1.0,
+        "augmentation.crop": "random",
+        "augmentation.pad": 4,
+        "augmentation.fill": 0,
+        "augmentation.flip": 0.5,
+        "initial.kind": "xavier",
+        "initial.mean": _CIFAR_MEAN,
+        "initial.std": _CIFAR_STD,
+        **_optimizer(arguments),
+        "optimizer.decay_all": True,
+        **steps(arguments["lr-decay-epoch"], arguments["lr-decay"], arguments["num-epochs"], notes),
+    }
+    if arguments["num-data-workers"] is not None:
+        keys["loader.threads"] = arguments["num-data-workers"]
+    return keys, notes
+
+
+def _devices(arguments: Arguments) -> dict[str, Any]:
+    """The keys of the GPUs; the script's batch is that of one."""
+    gpus = arguments["num-gpus"]
+    if not 0 <= gpus <= LARGEST_COUNT:
+        raise BadRecipe("the number is out of range", where="--num-gpus", expected=f"0..{LARGEST_COUNT}", found=gpus)
+    devices = f"gpu:{','.join(map(str, range(gpus)))}" if gpus else "cpu"
+    return {"batch_size": arguments["batch-size"] * max(1, gpus), "devices": devices}
 
 
 def records_command(arguments: Arguments, records: str) -> str:
@@ -159,6 +214,11 @@ def _network(arguments: Arguments, notes: list[str]) -> str:
         name += "_bn"
     if name.startswith("resnext") and arguments["use-se"]:
         name = f"se_{name}"
+    return _classifier(name, notes)
+
+
+def _classifier(name: str, notes: list[str]) -> str:
+    """Our name of a network of GluonCV's."""
     if name == "inceptionv3":
         notes.append("inception_v3 is trained with its auxiliary head, GluonCV's without")
     if re.fullmatch(r"resnet(50|101|152)_v1", name):
@@ -180,7 +240,6 @@ def _optimizer(arguments: Arguments) -> dict[str, Any]:
         "optimizer.momentum": arguments["momentum"],
         "optimizer.nesterov": arguments["momentum"] != 0,
         "optimizer.weight_decay": arguments["wd"],
-        "optimizer.decay_all": not arguments["no-wd"],
     }
 
 

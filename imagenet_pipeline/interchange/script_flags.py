@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,9 +16,21 @@ from typing import Any
 from imagenet_pipeline.errors import BadRecipe, did_you_mean, first_few
 
 LONGEST_TEXT = 100_000
-_COMMENT = re.compile(r"^\s*#.*$", re.M)
-_CONTINUED = re.compile(r"\\\r?\n")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_VARIABLE = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
+_OF_VALUES = r"(?P<variable>\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\}))|(?P<substitution>[$`])"
+_QUOTED = re.compile(rf'(?P<continued>\\\r?\n)|(?P<letter>\\.)|(?P<quote>")|{_OF_VALUES}', re.S | re.A)
+_BARE = re.compile(
+    r"(?P<comment>(?<![^\s;&|()])#[^\n]*)|(?P<continued>\\\r?\n)|(?P<letter>\\.|'[^']*(?:'|\Z))|"
+    rf'(?P<quote>")|(?P<end>&&|\|\||[;\n|()]|(?<![<>])&(?!>))|{_OF_VALUES}',
+    re.S | re.A,
+)
+"""What has a meaning to a shell within double quotes, and outside."""
+_BLOCK_BEGINS = frozenset(("if", "for", "while", "until", "case", "select"))
+_BLOCK_ENDS = frozenset(("fi", "done", "esac"))
+_BEFORE_COMMANDS = ("then", "do", "else")
+_TESTS = frozenset(("[", "[[", "test", "!", "grep", "false"))
+_CHANGERS = ("for", "select", "read", "unset", "local", "declare", "readonly", "typeset")
+"""Commands whose words may be variables that change."""
 _SHELL = frozenset("();<>|&")
 _LAUNCHERS = ("launch.py", "horovodrun", "mpirun", "mpiexec")
 
@@ -115,45 +127,141 @@ class Arguments:
         ]
 
 
-def read_command(text: str) -> CommandLine:
-    """Find the first command that calls a Python script, in a shell command or script.
+def read_commands(text: str) -> list[CommandLine]:
+    """Find the commands that call a Python script, in a shell command or script, in order.
 
-    Raises BadRecipe, one line, where there is none.
+    Variables that stand there as NAME=value are put in; nothing is run. Raises BadRecipe, one line, if there is none.
     """
     if len(text) > LONGEST_TEXT:
         raise BadRecipe("the command is too long", where="--from", expected=f"up to {LONGEST_TEXT:,} letters")
-    words = _shell_words(_CONTINUED.sub(" ", _COMMENT.sub("", text)).strip().replace("\n", " ; "))
-    scripts = [at for at, word in enumerate(words) if _is_script(word)]
-    if not scripts:
-        found = " ".join(words)[:80] or "nothing"
+    shell, found, said = _Shell(), list[CommandLine](), list[str]()
+    for part in _parts(text):
+        try:
+            words = shell.words(part)
+        except ValueError as error:
+            if found:
+                break
+            what = f"the quotes of the command do not match ({str(error).lower()})"
+            raise BadRecipe(what, where="--from", found=text[:80]) from error
+        at = next((at for at, word in enumerate(words) if _is_script(word)), None)
+        if at is not None:
+            found.append(CommandLine(words[at], tuple(words[at + 1 :]), tuple(words[:at])))
+        said += words
+    if not found:
         expected = "a command with a Python script, as in 'python train_imagenet.py --model resnet50_v1b'"
-        raise BadRecipe("no training script is named", where="--from", expected=expected, found=found)
-    at = scripts[0]
-    return CommandLine(words[at], tuple(words[at + 1 :]), tuple(words[:at]))
+        shown = " ".join(said)[:80] or "nothing"
+        raise BadRecipe("no training script is named", where="--from", expected=expected, found=shown)
+    return found
 
 
 def _is_script(word: str) -> bool:
     return word.endswith(".py") and not _VARIABLE.match(word) and PurePosixPath(word).name not in _LAUNCHERS
 
 
-def _shell_words(text: str) -> list[str]:
-    """Words of the first command that has a script, redirections and what follows it left out."""
+@dataclass(frozen=True)
+class _Token:
+    """A stretch of shell text: "text", or what a group of the patterns found, maybe within double quotes."""
+
+    kind: str
+    text: str
+    is_quoted: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A simple command, and the signs of the shell before and behind it."""
+
+    tokens: tuple[_Token, ...]
+    before: str
+    behind: str
+
+
+def _parts(text: str) -> Iterator[_Part]:
+    """Cut a script into its simple commands, without comments."""
+    tokens: list[_Token] = []
+    before, at, is_quoted = "", 0, False
+    while match := (_QUOTED if is_quoted else _BARE).search(text, at):
+        tokens.append(_Token("text", text[at : match.start()], is_quoted))
+        at, kind = match.end(), str(match.lastgroup)
+        if kind == "end":
+            yield _Part(tuple(tokens), before, match[0])
+            tokens, before = [], match[0]
+        elif kind not in ("comment", "continued"):
+            tokens.append(_Token(kind, match[0], is_quoted))
+        is_quoted ^= kind == "quote"
+    yield _Part((*tokens, _Token("text", text[at:], is_quoted)), before, "")
+
+
+@dataclass
+class _Shell:
+    """The variables of a script as it goes on. One that is set under a condition has no value."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    depth: int = 0
+    room: int = 5 * LONGEST_TEXT
+    """Letters that values may still put in."""
+    is_tested: bool = False
+
+    def words(self, part: _Part) -> list[str]:
+        """Words of a command, and none of one that sets variables. Raises ValueError for quotes that do not match."""
+        whole = _words("".join(self._filled(token, splits=False) for token in part.tokens))
+        self.depth += bool(_BLOCK_BEGINS.intersection(whole[:1])) - bool(_BLOCK_ENDS.intersection(whole[:1]))
+        is_certain = self.depth <= 0 and part.before not in ("||", "(") and part.behind not in ("(", "|", "&")
+        is_certain &= not (part.before == "&&" and self.is_tested)
+        self.is_tested = bool(_TESTS.intersection(whole[:1])) or (part.before == "&&" and self.is_tested)
+        rest = whole[1:] if whole[:1] and whole[0] in _BEFORE_COMMANDS else whole
+        if rest and all(map(_VARIABLE.match, rest if rest[0] != "export" else rest[1:])):
+            self._set([word for word in rest if word != "export"], part, is_certain)
+            return []
+        if rest and rest[0] in _CHANGERS:
+            for word in rest[1:]:
+                self.values.pop(word.partition("=")[0], None)
+        return _words("".join(self._filled(token, splits=True) for token in part.tokens))
+
+    def _set(self, words: Sequence[str], part: _Part, is_certain: bool) -> None:
+        names = [_VARIABLE.split(word)[1] for word in words]
+        used = {token.text.strip("${}") for token in part.tokens if token.kind == "variable"}
+        is_plain = not any(token.kind == "substitution" for token in part.tokens)
+        is_plain &= all(name in self.values for name in used) and (len(names) == 1 or used.isdisjoint(names))
+        for name, word in zip(names, words, strict=True):
+            _, _, plus, value = _VARIABLE.split(word)
+            value = self.values.get(name, "") + value if plus else value
+            if is_certain and is_plain:
+                self.values[name] = value
+            else:
+                self.values.pop(name, None)
+
+    def _filled(self, token: _Token, splits: bool) -> str:
+        """The text of a token; a variable's value is quoted so that it is read as it is, or as its words."""
+        value = self.values.get(token.text.strip("${}")) if token.kind == "variable" else None
+        if value is None:
+            return token.text
+        self.room -= len(value)
+        if self.room < 0:
+            raise BadRecipe("the values of variables make the command too long", where="--from", found=token.text[:80])
+        if token.is_quoted:
+            return re.sub(r'([\\"])', r"\\\1", value)
+        return (
+            " ".join(shlex.quote(word) if word else "" for word in re.split(r"\s+", value))
+            if splits
+            else shlex.quote(value)
+        )
+
+
+def _words(text: str) -> list[str]:
+    """Words of a simple command, up to its redirections where a script is among them."""
     reader = shlex.shlex(text, posix=True, punctuation_chars=True)
     reader.whitespace_split, reader.commenters = True, ""
     words: list[str] = []
-    try:
-        for word in reader:
-            if not word or not _SHELL.issuperset(word):
-                words.append(word)
-            elif any(map(_is_script, words)):
-                if words[-1] in ("1", "2") and re.search(rf"{words[-1]}>", text):
-                    words.pop()  # the number of a redirected stream
-                break
-            else:
-                words.clear()  # `cd somewhere && python ...`
-    except ValueError as error:
-        what = f"the quotes of the command do not match ({str(error).lower()})"
-        raise BadRecipe(what, where="--from", found=text[:80]) from error
+    for word in reader:
+        if not word or not _SHELL.issuperset(word):
+            words.append(word)
+        elif any(map(_is_script, words)):
+            if words[-1] in ("1", "2") and re.search(rf"{words[-1]}>", text):
+                words.pop()  # the number of a redirected stream
+            break
+        else:
+            words.clear()
     return words
 
 

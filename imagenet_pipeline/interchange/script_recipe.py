@@ -12,9 +12,9 @@ from typing import Any
 import tomli_w
 
 from imagenet_pipeline.config import Recipe, option_names, read_recipe, recipe_keys
-from imagenet_pipeline.errors import BadRecipe, printable
+from imagenet_pipeline.errors import BadRecipe, first_few, printable
 from imagenet_pipeline.interchange import gluoncv_script, mxnet_script
-from imagenet_pipeline.interchange.script_flags import CommandLine, read_command, read_flags
+from imagenet_pipeline.interchange.script_flags import CommandLine, read_commands, read_flags
 
 COLUMNS = 118
 _RECORDS = {
@@ -46,14 +46,23 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
     """
     if records is not None and not records.isprintable():
         raise BadRecipe("the folder's name cannot be printed", where="--records", found=ascii(records[:80]))
-    command = read_command(text)
+    command, others = _chosen(read_commands(text))
     name = PurePosixPath(command.script).name
-    if _is_gluoncv(command):
+    if name == "train_mnist.py":
+        advice = "`train network=lenet` does, on a data set of colour images that `build folder` or `build list` makes"
+        raise BadRecipe("MXNet's script of grey 28 px digits has no recipe here", where=name, advice=advice)
+    build: str | None = None
+    if _is_gluoncv(command) and _is_cifar(command):
+        script, title = "train_cifar10.py", gluoncv_script.CIFAR_TITLE
+        where = records or _RECORDS[script]
+        arguments = read_flags(command.flags, gluoncv_script.CIFAR_FLAGS, title, gluoncv_script.SHORT)
+        keys, assumed = gluoncv_script.translate_cifar(arguments)
+    elif _is_gluoncv(command):
         script, title = "train_imagenet.py", gluoncv_script.TITLE
-        where = records or "output/imagenet"
+        where = records or _RECORDS[script]
         arguments = read_flags(command.flags, gluoncv_script.FLAGS, title, gluoncv_script.SHORT)
         keys, assumed = gluoncv_script.translate(arguments)
-        build: str | None = gluoncv_script.records_command(arguments, where)
+        build = gluoncv_script.records_command(arguments, where)
     else:
         script = mxnet_script.known_script(name, command.names())
         title = f"MXNet's {script}"
@@ -61,7 +70,8 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
         arguments = read_flags(command.flags, mxnet_script.flags_of(script), title)
         keys, assumed = mxnet_script.translate(arguments)
         build = mxnet_script.records_command(arguments, where)
-    notes = [] if name == script else [f"{name} is taken for {title}"]
+    notes = [f"several commands stand there; this is the recipe of {name}, not of {others}"] if others else []
+    notes += [] if name == script else [f"{name} is taken for {title}"]
     if build and records is None:
         notes.append(f"{_FIRST}{build}")
     notes = [*notes, *_about(command), *assumed, *arguments.without_counterpart()]
@@ -71,11 +81,28 @@ def recipe_of_command(text: str, records: str | None = None) -> ScriptRecipe:
     return ScriptRecipe(title, recipe, tuple(notes), "\n".join([*_head(text, title, notes), *_lines(keys), ""]))
 
 
+def _chosen(commands: Sequence[CommandLine]) -> tuple[CommandLine, str]:
+    """The first command of a script that is known by its name, else the first; and the names of the others."""
+    chosen = next((command for command in commands if PurePosixPath(command.script).name in _RECORDS), commands[0])
+    others = [PurePosixPath(command.script).name for command in commands if command is not chosen]
+    return chosen, first_few(others) if others else ""
+
+
 def _is_gluoncv(command: CommandLine) -> bool:
     """Tell the scripts apart, which share a name, by the flags that only one of them has."""
     names = command.names()
-    theirs, mxnets = set(gluoncv_script.FLAGS) - {"network"}, set(mxnet_script.FLAGS)
+    theirs = {*gluoncv_script.FLAGS, *gluoncv_script.CIFAR_FLAGS} - {"network"}
+    mxnets = set(mxnet_script.FLAGS)
     return len(names & (theirs - mxnets)) > len(names & (mxnets - theirs))
+
+
+def _is_cifar(command: CommandLine) -> bool:
+    """Tell GluonCV's two scripts apart: by their names, or else by the flags and networks of one of them."""
+    name = PurePosixPath(command.script).name
+    if name in ("train_cifar10.py", "train_imagenet.py"):
+        return name == "train_cifar10.py"
+    own = set(gluoncv_script.CIFAR_FLAGS) - set(gluoncv_script.FLAGS)
+    return bool(command.names() & own) or any("cifar_" in word.lower() for word in command.flags)
 
 
 def _about(command: CommandLine) -> Iterator[str]:

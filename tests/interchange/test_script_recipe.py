@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config import read_recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange import gluoncv_script, mxnet_script
-from imagenet_pipeline.interchange.script_flags import SWITCH, Flag, read_command
+from imagenet_pipeline.interchange.script_flags import SWITCH, Flag, read_commands
 from imagenet_pipeline.interchange.script_recipe import ScriptRecipe, recipe_of_command
 from imagenet_pipeline.networks import catalog
 
@@ -163,6 +164,30 @@ def test_a_script_of_another_name_is_taken_for_the_one_whose_flags_it_has() -> N
     assert recipe_of_command("python mine.py --model resnet18_v1 --num-gpus 1").script == gluoncv_script.TITLE
 
 
+@pytest.mark.parametrize("script", ["train_cifar10.py", "mine.py"])
+def test_gluoncv_s_script_of_cifar(script: str) -> None:
+    read = recipe_of_command(
+        f"python {script} --num-epochs 200 --mode hybrid --num-gpus 2 -j 8 --batch-size 64 --wd 0.0001 --lr 0.1"
+        " --lr-decay 0.1 --lr-decay-epoch 100,150 --model cifar_resnet110_v1 --drop-rate 0.3 --save-plot-dir plots"
+    )
+    assert keys(read) == {
+        "network": "gluoncv:cifar_resnet110_v1", "records": "output/cifar10", "epochs": 200, "batch_size": 128,
+        "devices": "gpu:0,1", "loader.threads": 8, "input.size": 32, "input.crop_fraction": 1.0,
+        "augmentation.crop": "random", "augmentation.pad": 4, "augmentation.fill": 0, "initial.kind": "xavier",
+        "initial.mean": [125.307, 122.961, 113.8575], "initial.std": [51.5865, 50.847, 51.255],
+        "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9,
+        "optimizer.nesterov": True, "optimizer.weight_decay": 1e-4, "optimizer.decay_all": True,
+        "schedule.kind": "steps", "schedule.drops": [100, 150], "schedule.factor": 0.1,
+    }  # fmt: skip
+    assert read.recipe.augmentation.flip == 0.5
+    assert any(note.startswith("--drop-rate 0.3: ") for note in read.notes)
+    assert (script == "mine.py") == ("mine.py is taken for GluonCV's train_cifar10.py" in read.notes)
+
+
+def test_mxnet_s_script_of_cifar_is_another() -> None:
+    assert recipe_of_command("python train_cifar10.py --network resnet").script == "MXNet's train_cifar10.py"
+
+
 def test_fine_tuning_starts_from_the_imported_run() -> None:
     recipe = recipe_of_command(
         "python fine-tune.py --pretrained-model model/imagenet1k-resnet-50 --load-epoch 7 --data-train caltech.rec"
@@ -208,7 +233,7 @@ def test_other_networks_of_gluoncv(model: str, network: str) -> None:
     assert recipe_of_command(f"python train_imagenet.py --model {model}").recipe.network == network
 
 
-@pytest.mark.parametrize("flags", [gluoncv_script.FLAGS, mxnet_script.FLAGS])
+@pytest.mark.parametrize("flags", [gluoncv_script.FLAGS, gluoncv_script.CIFAR_FLAGS, mxnet_script.FLAGS])
 def test_every_flag_is_translated_or_has_a_reason(flags: dict[str, Flag]) -> None:
     translated = Path(gluoncv_script.__file__).read_text() + Path(mxnet_script.__file__).read_text()
     unread = [
@@ -229,9 +254,78 @@ def test_every_flag_is_translated_or_has_a_reason(flags: dict[str, Flag]) -> Non
     ],
 )
 def test_shell_around_a_script_is_left_out(command: str, script: str, flags: tuple[str, ...]) -> None:
-    read = read_command(command)
+    read = read_commands(command)[0]
     assert (read.script, read.flags) == (script, flags)
     assert read.several_processes == ("launch.py" in command)
+
+
+SCRIPT = """#!/bin/bash
+set -e
+LR=0.4   # don't go above
+export MODEL='resnet50_v1b' EPOCHS="120"
+EPOCHS=90
+MORE="--lr-mode cosine --batch-size ${SIZE}"
+SIZE=64
+FLAGS="--lr-mode cosine"
+FLAGS+=" --batch-size $SIZE"
+GPUS=$(nvidia-smi -L | wc -l)
+python prepare.py --gpus $GPUS
+python train_imagenet.py --model ${MODEL} --lr $LR --num-epochs="$EPOCHS" \\
+  $FLAGS --num-gpus 2 --save-dir '$LR'
+LR=7
+"""
+
+
+def test_a_script_s_own_variables_are_put_in() -> None:
+    read = recipe_of_command(SCRIPT)
+    found = read.recipe
+    assert (found.network, found.epochs, found.batch_size) == ("resnet50", 90, 128)
+    assert (found.optimizer.learning_rate, found.schedule.kind) == (0.4, "cosine")
+    assert any("this is the recipe of train_imagenet.py, not of prepare.py" in note for note in read.notes)
+    assert any(note.startswith("--save-dir $LR: ") for note in read.notes)
+
+
+def test_mxnet_s_script_with_variables() -> None:
+    script = """NET=resnet; DEPTH=50
+DATA="/data/with space"
+if [ -z "$LR" ]; then LR=0.1; fi
+python train_imagenet.py --network $NET --num-layers $DEPTH --data-train "${DATA}/train.rec" --gpus '' """
+    read = recipe_of_command(script)
+    assert read.recipe.network == "resnet50_book"
+    assert any("--train '/data/with space/train.rec'" in note for note in read.notes)
+    with pytest.raises(BadRecipe, match="found \\$LR; write the value of the variable"):
+        recipe_of_command(f"{script} --lr $LR")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["LR=$(echo 1)", "LR=`echo 1`", "LR=${1:-1}", "LR=$1", "LR=$OTHER", "false && LR=1", "true || LR=1", "(LR=1)",
+     "LR=1\nunset LR", "LR=1; for LR in 2 3; do", "for i in 1 2; do LR=$i; done", "LR=(1 2)", "# LR=1", "LR=1 true",
+     "LR=1\nread LR", "X=1 LR=$X"],
+)  # fmt: skip
+def test_a_variable_whose_value_does_not_stand_there_is_left(setting: str) -> None:
+    assert read_commands(f"{setting}\npython train.py --lr $LR")[-1].flags == ("--lr", "$LR")
+
+
+WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABC"), WORDS), max_size=4), WORDS)
+def test_quoted_values_arrive_as_they_are(settings: list[tuple[str, str]], literal: str) -> None:
+    lines = [f"{name}={shlex.quote(value)}" for name, value in settings]
+    command = f'python train.py --end {shlex.quote(literal)} "$A" "${{B}}" $C'
+    values = {"A": "$A", "B": "${B}", "C": "$C", **dict(settings)}
+    command_line = read_commands("\n".join([*lines, command]))[-1]
+    expected = ["--end", literal, values["A"], values["B"], *values["C"].split()]
+    if not {*literal, *"".join(values.values())} & set("();<>|&"):
+        assert list(command_line.flags) == expected
+
+
+def test_values_that_double_are_bounded() -> None:
+    doubling = "\n".join(["A=0123456789", *["A=$A$A"] * 60, "python train_imagenet.py --lr $A"])
+    for text in (doubling, f"A={'0' * 40_000}\npython train_imagenet.py --lr {'$A' * 20_000}"):
+        with pytest.raises(BadRecipe, match="the values of variables make the command too long"):
+            recipe_of_command(text)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +357,9 @@ def test_shell_around_a_script_is_left_out(command: str, script: str, flags: tup
         ("python train_imagenet.py --optimizer signum", "--optimizer: no such update rule here; found signum"),
         ("python train_imagenet.py --gpus a", "--gpus: the value cannot be read; expected numbers"),
         ("python train_imagenet.py --lr-step-epochs often", "--lr-step-epochs: the value cannot be read"),
+        ("python train_cifar10.py --num-gpus 1 --mode hybrid", "train_cifar10.py: no network is named"),
+        ("python train_cifar10.py --model cifar_resnet20_v1 --mixup", "train_cifar10.py: unknown flag --mixup"),
+        ("python train_mnist.py --network mlp", "train_mnist.py: MXNet's script of grey 28 px digits has no recipe"),
         ("python fine-tune.py --pretrained-model mine", "the name does not tell which network it is"),
     ],
 )  # fmt: skip
@@ -293,9 +390,13 @@ def names_and_values(flags: dict[str, Flag]) -> st.SearchStrategy[str]:
 @given(
     st.one_of(
         st.text(max_size=60),
+        st.text("AB=$'\"{}\\n;& #|()`if", max_size=30).map(lambda text: f"{text}\npython train.py --lr $A"),
         st.text(max_size=30).map(lambda text: f"python train_imagenet.py {text}"),
         names_and_values(gluoncv_script.FLAGS).map(lambda flags: f"{GLUONCV} {flags}"),
         names_and_values(mxnet_script.FLAGS).map(lambda flags: f"python train_imagenet.py --gpus 0 {flags}"),
+        names_and_values(gluoncv_script.CIFAR_FLAGS).map(
+            lambda flags: f"python train_cifar10.py --model cifar_resnet20_v1 {flags}"
+        ),
         names_and_values(mxnet_script.FLAGS).map(lambda flags: f"python fine-tune.py {flags}"),
     )
 )
