@@ -21,6 +21,17 @@ def first_few(names: Collection[str]) -> str:
     return f"{', '.join(shown)}{', ...' if len(names) > len(shown) else ''} ({len(names)} in all)"
 
 
+def counted(count: int, noun: str) -> str:
+    """Put a number before a noun: "1 class", "1,000 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def extent(lowest: int, highest: int) -> str:
+    """Phrase a range of whole numbers: "0..9", and of a single one "4"."""
+    return f"{lowest:,}..{highest:,}" if lowest != highest else f"{lowest:,}"
+
+
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
     """Advise the nearest of `names`, whatever their capitals, or `otherwise` where none is near."""
     by_folded = {known.casefold(): known for known in names}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput, first_few, printable
+from imagenet_pipeline.errors import BadInput, counted, extent, first_few, printable
 from imagenet_pipeline.records.class_names import read_classes
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.lists import Row, read_list, require_no_backslashes
@@ -131,7 +131,7 @@ def _numbered(train: _List) -> ClassTable:
             f"no training image has label {lacking}",
             where=train.path,
             expected=f"labels 0..{len(labels) - 1}, as there are {len(labels):,}",
-            found=f"{labels[0]:,}..{labels[-1]:,} (the highest in {highest})",
+            found=f"{extent(int(labels[0]), int(labels[-1]))} (the highest in {highest})",
             advice=f"{_guess(labels)}, or name every class with --classes",
         )
     names = tuple(map(str, labels.tolist()))
@@ -159,7 +159,7 @@ def _require_in_table(lists: Iterable[_List], classes: int) -> None:
             raise BadInput(
                 "the label is out of range",
                 where=current.where(int(np.argmax(current.images.labels))),
-                expected=f"0..{classes - 1}, as there are {classes:,} classes",
+                expected=f"{extent(0, classes - 1)}, the labels of {counted(classes, 'class')}",
                 found=f"{labels[-1]:,}",
                 advice=BEGIN_AT_ONE if begin_at_one else None,
             )

@@ -177,11 +177,9 @@ def _say(found: Mapping[str, Sequence[RecordFile]], table: ClassTable, labels: S
     files = [file for files in found.values() for file in files]
     for file in files:
         if file.without_image:
-            log.info(
-                "%s: %s", file.path, f"{file.without_image:,} records without an image are left out, as headers are"
-            )
+            log.info("%s: %s", file.path, f"records without an image: {file.without_image:,}, left out, as headers are")
         if (repeats := len(file) - len(np.unique(file.numbers))) > 0:
-            log.info("%s: %s", file.path, f"{repeats:,} records carry the number of an earlier one; they are kept")
+            log.info("%s: %s", file.path, f"records with the number of an earlier one: {repeats:,}, kept")
     _say_empty(found.get("train", ()), table, labels)
 
 

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, WorkerLost
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, WorkerLost, counted, extent
 
 KINDS = {BadRecipe: 2, BadInput: 3, Damaged: 4, OutOfRoom: 5, WorkerLost: 6}
 
@@ -41,3 +41,9 @@ def test_pickling_keeps_kind_fields_and_line(kind: type[PipelineError]) -> None:
 
 def test_what_a_file_calls_itself_cannot_move_the_cursor() -> None:
     assert str(BadInput("no class \x1b[2J", found="ü")) == "no class \\x1b[2J; found ü"
+
+
+def test_numbers_stand_before_the_right_form_of_a_noun() -> None:
+    said = [counted(1, "class"), counted(2, "class"), counted(1, "epoch"), counted(0, "epoch"), counted(1000, "image")]
+    assert said == ["1 class", "2 classes", "1 epoch", "0 epochs", "1,000 images"]
+    assert (extent(4, 4), extent(0, 1000)) == ("4", "0..1,000")

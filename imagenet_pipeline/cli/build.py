@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from imagenet_pipeline.api import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, options_of, plan_of, store
 from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
-from imagenet_pipeline.errors import BadRecipe, PipelineError, first_few
+from imagenet_pipeline.errors import BadRecipe, PipelineError, counted, first_few
 
 
 class _Builders(TyperGroup):
@@ -402,7 +402,8 @@ def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -
         if common.as_json:
             say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
         else:
-            say(f"{out}: {list_names(plan.counts)} in {len(plan.classes):,} classes; lists only, no image was read")
+            contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
+            say(f"{out}: {contents}; lists only, no image was read")
         return
     started = time.monotonic()
     summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}))
@@ -416,7 +417,7 @@ def _say_summary(summary: Any, seconds: float) -> None:
     done = f"built in {seconds:.1f} s"
     if summary.already_built:
         done = f"was damaged, and is mended: {first_few(summary.remade)}" if summary.remade else "was built already"
-    contents = f"{list_names(summary.records)} in {summary.classes:,} classes, {summary.bytes:,} bytes"
+    contents = f"{list_names(summary.records)} in {counted(summary.classes, 'class')}, {summary.bytes:,} bytes"
     say(f"{summary.folder}: {done}: {contents}")
     stored = {"unchanged" if name == "kept" else name: count for name, count in summary.actions.items()}
     stored.pop("damaged", None)  # said by itself: those are unchanged or resized as well

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagenet_pipeline.cli.output import WHICH, Json, overrides_of, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe, PipelineError
+from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
 
 if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.results import Findings
@@ -137,7 +137,7 @@ def _say(findings: Findings, page: Path | None) -> None:
         _say_members(findings)
     for note in findings.examination.notes:
         say(note)
-    say(f"{who(result)}: {result.images:,} {result.split} images, {seen(result.crops)}")
+    say(f"{who(result)}: {counted(result.images, f'{result.split} image')}, {seen(result.crops)}")
     rates = {"rank-1": figures.rank1}
     if findings.says_rank5:
         rates["rank-5"] = figures.rank5
@@ -149,8 +149,8 @@ def _say(findings: Findings, page: Path | None) -> None:
         say(f"{name:<7} {rate.percent:.2f} %  ({of})")
     kind, span = findings.examination.loss_kind, figures.loss.interval
     unit = "nats" if kind == "cross_entropy" else f"({kind})"
-    said = f"  (95 %: {span[0]:.4f} to {span[1]:.4f})" if span else ""
-    say(f"loss    {figures.loss.value:.4f} {unit}{said}")
+    said = f"  (95 %: {span[0]:z.4f} to {span[1]:z.4f})" if span else ""
+    say(f"loss    {figures.loss.value:z.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
     if page:
         say(f"report: {page}")
@@ -177,7 +177,7 @@ def _say_members(findings: Findings) -> None:
         (
             f"{result.rank1:.2f}",
             *([f"{result.rank5:.2f}"] if rank5 else []),
-            f"{result.loss:.4f}",
+            f"{result.loss:z.4f}",
             *difference_cells(gap),
         )
         for result, gap in zip([*members, examination.result], [None, *findings.differences], strict=True)
@@ -219,7 +219,7 @@ def features(
         say_json({**answer, "file": out, "bytes": out.stat().st_size})
         return
     shape = f" ({'x'.join(map(str, extraction.shape))})" if len(extraction.shape) > 1 else ""
-    say(f"{extraction.network}, {extraction.checkpoint}: {layer} gives {extraction.features:,} numbers{shape}")
+    say(f"{extraction.network}, {extraction.checkpoint}: {layer} gives {counted(extraction.features, 'number')}{shape}")
     say(f"{out}: {list_names(extraction.images)}, {out.stat().st_size:,} bytes, {images_per_second:,.0f} images/s")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, counted, extent
 
 if TYPE_CHECKING:
     from imagenet_pipeline.interchange.export import Change, Exported, TrainedNetwork
@@ -146,7 +146,7 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
     shape = ", ".join(map(str, entry["shape"]))
     say(f"{exported.content['network']} of {trained.origin}: {entry['type']} [{shape}], {entry['values']}, to logits")
     ends = ", ".join(f"{label} is {table.ids[label]}" for label in sorted({0, len(table) - 1}))
-    say(f"{len(table):,} classes, order {table.order}: {ends}; all in {exported.card}")
+    say(f"{counted(len(table), 'class')}, order {table.order}: {ends}; all in {exported.card}")
     if "int8" in exported.content:
         _say_int8(exported.content["int8"])
 
@@ -154,13 +154,13 @@ def _say(trained: TrainedNetwork, exported: Exported) -> None:
 def _say_int8(int8: dict[str, Any]) -> None:
     seen, scored = int8["calibration"], int8["scored"]
     sizes = "int8 {int8:,} bytes, float32 {float32:,}".format(**int8["bytes"])
-    say(f"{sizes}; calibrated on {seen['images']:,} {seen['split']} images of {seen['records']}")
+    say(f"{sizes}; calibrated on {counted(seen['images'], seen['split'] + ' image')} of {seen['records']}")
     if scored is None:
         say("not scored: no records of these classes have a split val or test")
         return
     for name in (name for name in ("rank1", "rank5") if name in scored):
         words = "int8 {int8:.2f} %, float32 {float32:.2f} %".format(**scored[name])
-        say(f"{name[:4]}-{name[4:]}: {words}  ({scored['images']:,} {scored['split']} images)")
+        say(f"{name[:4]}-{name[4:]}: {words}  ({counted(scored['images'], scored['split'] + ' image')})")
 
 
 Records = Annotated[Path | None, typer.Option(help="A data set of its classes: gives class table, mean, std.")]
@@ -238,7 +238,7 @@ def import_network(
     from imagenet_pipeline.config import InputRecipe
     from imagenet_pipeline.records.class_names import read_classes
     from imagenet_pipeline.records.manifest import read_data_set
-    from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, numbered_classes
+    from imagenet_pipeline.training.imported import crop_of_card, make_run, normalisation_of, notes_on, numbered_classes
 
     if records is not None and classes is not None:
         raise BadRecipe("--records has a class table already", advice="leave --classes out")
@@ -259,7 +259,7 @@ def import_network(
     origin = {"files": digests, "normalisation_from": source}
     options = overrides_of(overrides)
     make_run(out, imported, table, normalisation, data, origin, crop_fraction, options, before)
-    notes = [*imported.notes, *(before.notes if before else ())]
+    notes = [*imported.notes, *(notes_on(before, options) if before else ())]
     if crop_fraction is None and "input.crop_fraction" not in options:
         share = f"{InputRecipe().crop_fraction} of the shorter edge"
         notes.append(f"centre crop {share} assumed in evaluation (--crop-fraction gives another)")
@@ -350,7 +350,7 @@ def _tell(
         )  # fmt: skip
         return
     size, arrays = imported.input_size, len(imported.values)
-    say(f"{out}: {imported.network}, {imported.classes} classes, {size} px, {arrays} arrays")
+    say(f"{out}: {imported.network}, {counted(imported.classes, 'class')}, {size} px, {arrays} arrays")
     if before:
         momenta = f"the momentum of {len(before.displacements)} arrays"
         say(f"after epoch {before.epoch}, with {momenta}: train {out} --resume latest goes on")
@@ -360,7 +360,7 @@ def _tell(
     guess = ": the mean of these records, if that is what it was trained with" if is_guess else ""
     say(f"mean {_words(mean)}  std {_words(std)}  from {source}{guess}")
     if table.order == NUMBERED:
-        say(f"classes: numbered 0..{len(table) - 1}; --records or --classes names them")
+        say(f"classes: numbered {extent(0, len(table) - 1)}; --records or --classes names them")
     else:
         ends = ", ".join(f"{label} = {table.ids[label]}" for label in sorted({0, len(table) - 1}))
         say(f"classes: {ends}, in the order {table.order}")

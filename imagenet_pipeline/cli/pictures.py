@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.progress import Bar
 
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
@@ -181,7 +181,7 @@ def classes(folder: DataSet, out: Out, as_json: Json = False) -> None:
         say_json({"picture": out, "images": counts})
         return
     for split, each in counts.items():
-        say(f"{split}: {each.sum():,} images, {each.min():,} to {each.max():,} a class")
+        say(f"{split}: {counted(int(each.sum()), 'image')}, {each.min():,} to {each.max():,} a class")
     say(f"classes: {out}")
 
 
@@ -213,7 +213,7 @@ def sizes(folder: DataSet, out: Out, as_json: Json = False) -> None:
     say_table(["split", "", "least", "median", "most"], rows)
     for split, count in unreadable.items():
         if count:
-            say(f"{split}: {count:,} images whose header cannot be read")
+            say(f"{split}: {counted(count, 'image')} whose header cannot be read")
     say(f"sizes: {out}")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import Json, Negative, list_names, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.progress import Bar
 
 PROBLEMS_SHOWN = 20
@@ -48,7 +48,7 @@ def verify(
         _say_problems(report.problems)
         state = f"{len(report.problems):,} wrong" if report.problems else "undamaged"
         looked = _looked_at(report, not no_decode)
-        say(f"{path}: {state}: {report.records:,} records{looked}, {time.monotonic() - started:.1f} s")
+        say(f"{path}: {state}: {counted(report.records, 'record')}{looked}, {time.monotonic() - started:.1f} s")
         if report.problems and path.is_dir():
             say(f"to mend it: {REBUILD}")
     if report.problems:
@@ -70,14 +70,14 @@ def _say_problems(problems: Sequence[Any]) -> None:
 def _looked_at(report: Any, decode: bool) -> str:
     """Name what was checked besides the frames."""
     checked = report.readable - report.unchecked
-    parts = [f"{checked:,} checksums right"] if checked else []
+    parts = [f"{counted(checked, 'checksum')} right"] if checked else []
     if report.unchecked:
         parts.append(f"{report.unchecked:,} without a checksum")
-        parts.append(f"{report.decoded:,} images decoded" if decode else "no image decoded, the frames alone")
+        parts.append(f"{counted(report.decoded, 'image')} decoded" if decode else "no image decoded, the frames alone")
     if report.without_image:
         parts.append(f"{report.without_image:,} without an image")
     if report.compared:
-        parts.append(f"{report.compared:,} numbers compared with the .idx")
+        parts.append(f"{counted(report.compared, 'number')} compared with the .idx")
     return "".join(f", {part}" for part in parts)
 
 
@@ -154,13 +154,13 @@ def _several(names: Sequence[str]) -> str:
 
 
 def _say_inspection(report: Any) -> None:
-    say(f"{report.path}: {list_names(report.splits) or f'{report.count:,} records'}")
+    say(f"{report.path}: {list_names(report.splits) or counted(report.count, 'record')}")
     if report.mean and report.std:
         say("mean R, G, B: " + _three(report.mean) + "; standard deviation: " + _three(report.std))
     counts = sorted(report.class_counts.values())
     if counts:
         each = f"{counts[0]:,} to {counts[-1]:,}" if counts[0] < counts[-1] else f"{counts[0]:,}"
-        say(f"{report.split or 'file'}: {len(counts):,} {'class' if len(counts) == 1 else 'classes'} of {each} records")
+        say(f"{report.split or 'file'}: {counted(len(counts), 'class')} of {each} records")
     say_table(
         ["record", "number", "label", "class", "size", "bytes", "checksum"],
         [

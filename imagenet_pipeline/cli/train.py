@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import Json, Negative, Overrides, overrides_of, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.progress import Bar
 
 
@@ -70,7 +70,8 @@ def _write_network(name: str | None, out: Path, classes: int | None, input_size:
     if as_json:
         say_json(made)
         return
-    say(f"{out}: {entry.name}, {written.classes:,} classes, {written.input_size} px; train it with network={out}")
+    shown = f"{entry.name}, {counted(written.classes, 'class')}, {written.input_size} px"
+    say(f"{out}: {shown}; train it with network={out}")
 
 
 def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
@@ -227,7 +228,7 @@ def recipe(
         answer = {"script": read.script, "recipe": read.recipe.model_dump(mode="json"), "notes": read.notes}
         say_json({**answer, "text": read.text, "written": out})
     elif out is not None:
-        say(f"{out}: {read.recipe.network}, {read.recipe.epochs} epochs, as {read.script} has it")
+        say(f"{out}: {read.recipe.network}, {counted(read.recipe.epochs, 'epoch')}, as {read.script} has it")
         for note in read.notes:
             say(f"- {note}")
     else:
@@ -269,8 +270,7 @@ def train(
         say_json(result)
         return
     state = "finished" if result.finished else "stopped"
-    epochs = "1 epoch" if result.epoch == 1 else f"{result.epoch} epochs"
-    say(f"{result.run}: {state} after {epochs}, {result.step:,} steps")
+    say(f"{result.run}: {state} after {counted(result.epoch, 'epoch')}, {counted(result.step, 'step')}")
     say(f"curves: {result.run / 'curves.png'}  history: {result.run / 'history.csv'}")
 
 
@@ -353,8 +353,8 @@ def loader(
         say_json(figure)
         return
     say(
-        f"{figure.images_per_second:,.0f} images/s, {figure.threads} threads, {size} px, "
-        f"{figure.images:,} images in {figure.seconds:.2f} s"
+        f"{figure.images_per_second:,.0f} images/s, {counted(figure.threads, 'thread')}, {size} px, "
+        f"{counted(figure.images, 'image')} in {figure.seconds:.2f} s"
     )
 
 
@@ -426,7 +426,7 @@ def find_rate(
 
 
 def _say_curve(curve: Any, out: Path | None) -> None:
-    say(f"{len(curve.losses)} steps; the end: {curve.ended}")
+    say(f"{counted(len(curve.losses), 'step')}; the end: {curve.ended}")
     if curve.suggestion is None:
         say("the loss never fell: other rates (--from, --to), more --steps, or another recipe may show more")
     else:

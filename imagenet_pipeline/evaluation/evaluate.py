@@ -17,7 +17,7 @@ import numpy as np
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_run_recipe
 from imagenet_pipeline.engines import Engine, is_installed
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, counted, extent
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
 from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, Whole, require_finite, score_split
 from imagenet_pipeline.records.classes import NUMBERED, ClassTable
@@ -271,7 +271,7 @@ def numbering_of(state: State, data: DataSet) -> Numbering:
         return Numbering(theirs if unnamed else own, np.arange(len(theirs)))
     label_of = {name: label for label, name in enumerate(own.ids)}
     relabel = np.array([label_of[name] for name in theirs.ids], np.int64)
-    note = f"the records have {len(theirs):,} of the network's {len(own):,} classes, matched by class id"
+    note = f"the records have {len(theirs):,} of the network's {counted(len(own), 'class')}, matched by class id"
     return Numbering(own, relabel, note)
 
 
@@ -289,7 +289,7 @@ def sorted_numbers(table: ClassTable) -> Whole:
         raise BadInput(
             "the network's classes are not ImageNet's",
             expected=f"{IMAGENET_CLASSES:,} WordNet ids",
-            found=f"{len(table):,} classes, {table.ids[0]} first",
+            found=f"{counted(len(table), 'class')}, {table.ids[0]} first",
         )
     numbers: Whole = np.argsort(np.argsort(table.ids))
     return np.arange(len(table)) if table.order == NUMBERED else numbers
@@ -311,8 +311,8 @@ def _by_label(own: ClassTable, data: DataSet) -> Numbering:
         raise BadInput(
             "the file's labels are not the network's",
             where=data.folder,
-            expected=f"0..{len(own) - 1}",
-            found=f"{labels[0]}..{labels[-1]}",
+            expected=extent(0, len(own) - 1),
+            found=extent(int(labels[0]), int(labels[-1])),
             advice="name the classes of its labels: build records --test FILE.rec --classes NAMES --out DIR",
         )
     note = f"{data.folder} names no classes: its labels are taken for the network's numbers, 0 for {own.names[0]}"

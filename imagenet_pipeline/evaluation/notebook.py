@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagenet_pipeline.errors import counted
 from imagenet_pipeline.evaluation.predict import Prediction, read_picture
 from imagenet_pipeline.evaluation.report import curves, text
 from imagenet_pipeline.records.image import Rejected, encode_jpeg, encode_png, shrink
@@ -29,9 +30,9 @@ def evaluation_html(report: EvaluationReport) -> str:
     if says_rank5(report.classes):
         hits = _share(report.rank5_hits, report.images)
         rows.append(("rank-5", f"{report.rank5:.2f} %", _span(report.rank5_interval), hits))
-    rows.append(("loss", f"{report.loss:.4f}", _span(report.loss_interval, 4), report.loss_kind.replace("_", "-")))
+    rows.append(("loss", f"{report.loss:z.4f}", _span(report.loss_interval, 4), report.loss_kind.replace("_", "-")))
     rows.append(("calibration error", f"{100 * report.calibration_error:.2f} %", "", "expected, 15 bins"))
-    title = f"{report.network}, {report.checkpoint}: {report.images:,} {report.split} images"
+    title = f"{report.network}, {report.checkpoint}: {counted(report.images, f'{report.split} image')}"
     return _table(title, ("", "", "95 %", "of"), rows)
 
 

@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom, counted
 from imagenet_pipeline.evaluation.features import FeatureFile, FeatureSplit, new_archive, write_array
 from imagenet_pipeline.evaluation.scoring import Whole
 from imagenet_pipeline.progress import Bar
@@ -171,7 +171,7 @@ def _folds(train: FeatureSplit, path: Path) -> int:
     counts = np.bincount(train.labels)
     counts = counts[counts > 0]
     if len(counts) < 2 or counts.min() < 2:
-        expected, found = "2 classes or more, each of 2 records or more", f"{len(counts)} classes"
+        expected, found = "2 classes or more, each of 2 records or more", counted(len(counts), "class")
         found += f", the smallest of {counts.min()}" if len(counts) else ""
         raise BadInput("too few training records for a probe", where=path, expected=expected, found=found)
     return min(FOLDS, int(counts.min()))

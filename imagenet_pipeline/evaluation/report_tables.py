@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagenet_pipeline.errors import printable
+from imagenet_pipeline.errors import counted, printable
 from imagenet_pipeline.evaluation.compare import Ensemble, Examination
 from imagenet_pipeline.evaluation.evaluate import Evaluation
 from imagenet_pipeline.evaluation.results import Figures, Findings
@@ -57,7 +57,7 @@ def title(examination: Examination) -> str:
     """The title of a report: network, number of images and split."""
     result = examination.result
     name = result.network if isinstance(result, Evaluation) else who(result)
-    return f"{name} on {result.images:,} {result.split} images"
+    return f"{name} on {counted(result.images, f'{result.split} image')}"
 
 
 def sources(examination: Examination) -> str:
@@ -78,7 +78,9 @@ def headlines(findings: Findings) -> list[Headline]:
     found = [
         _headline("rank-1", figures.rank1, f"; {findings.chance}"),
         *([_headline("rank-5", figures.rank5)] if findings.says_rank5 else []),
-        Headline("loss", f"{figures.loss.value:.4f}", _mean_span(figures.loss), LOSSES[findings.examination.loss_kind]),
+        Headline(
+            "loss", f"{figures.loss.value:z.4f}", _mean_span(figures.loss), LOSSES[findings.examination.loss_kind]
+        ),
     ]
     error = f"{100 * figures.calibration.error:.2f} %"
     found.append(Headline("calibration error", error, "", "expected, 15 bins"))
@@ -182,7 +184,7 @@ def dependence_table(examination: Examination, member: Evaluation) -> Table:
     crop = f"{member.input_size} px, {100 * member.crop_fraction:g} % of the shorter edge, {seen(member.crops)}"
     rows = [
         ["checkpoint", f"{member.checkpoint} of {member.run}"],
-        ["network", f"{member.network}, {member.classes:,} classes"],
+        ["network", f"{member.network}, {counted(member.classes, 'class')}"],
         ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
         ["versions", versions],
         ["input", crop],
@@ -232,7 +234,7 @@ def _headline(name: str, rate: Rate, beside: str = "") -> Headline:
 def _figure_cells(figures: Figures, with_rank5: bool) -> list[str]:
     rates = [figures.rank1, *([figures.rank5] if with_rank5 else []), *([figures.real] if figures.real else [])]
     cells = [f"{rate.percent:.2f} ({_span(rate.interval)})" for rate in rates]
-    return [*cells, f"{figures.loss.value:.4f}", f"{100 * figures.calibration.error:.2f}"]
+    return [*cells, f"{figures.loss.value:z.4f}", f"{100 * figures.calibration.error:.2f}"]
 
 
 def _mean_span(found: Mean) -> str:

@@ -91,7 +91,7 @@ LARGEST_SIZE = 1024
 MOST_STEPS = 50_000
 """Nodes followed in search of a size: of the usual sizes, as many are tried."""
 SMALLEST_TEMPERATURE = 1e-6
-"""Of a softmax; none is above the inverse of it either."""
+"""Lowest temperature of a softmax; none is above the inverse of it either."""
 MOST_WEIGHTLESS = 16
 """Nodes followed back from a layer with weights in search of the image."""
 

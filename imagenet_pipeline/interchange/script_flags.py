@@ -24,7 +24,7 @@ _BARE = re.compile(
     rf'(?P<quote>")|(?P<end>&&|\|\||[;\n|()]|(?<![<>])&(?!>))|{_OF_VALUES}',
     re.S | re.A,
 )
-"""What has a meaning to a shell within double quotes, and outside."""
+"""Signs that have a meaning to a shell within double quotes, and outside."""
 _BLOCK_BEGINS = frozenset(("if", "for", "while", "until", "case", "select"))
 _BLOCK_ENDS = frozenset(("fi", "done", "esac"))
 _BEFORE_COMMANDS = ("then", "do", "else")

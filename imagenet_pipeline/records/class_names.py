@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged, first_few, printable
+from imagenet_pipeline.errors import BadInput, Damaged, counted, extent, first_few, printable
 from imagenet_pipeline.records.classes import ClassTable
 
 FILE_LIMIT_BYTES = 64 * 2**20
@@ -133,7 +133,7 @@ def _readings(path: Path) -> list[_Rows]:
     readings = [_rows_of_json(_parsed(text, path), path)] if is_json else _readings_of_text(text, path)
     rows = readings[0]
     if not 0 < len(rows.names) <= CLASSES_LIMIT:
-        found = f"{len(rows.names):,} classes"
+        found = counted(len(rows.names), "class")
         raise BadInput(
             "the file's number of classes is out of range",
             where=path,
@@ -237,8 +237,8 @@ def _by_label(rows: _Rows, path: Path) -> _Rows:
         return rows
     if sorted(labels) != list(range(len(labels))):
         advice = "subtract one from each" if sorted(labels) == list(range(1, len(labels) + 1)) else None
-        found = f"{min(labels):,}..{max(labels):,}"[:80]
-        expected = f"0..{len(labels) - 1}, once each"
+        found = extent(min(labels), max(labels))[:80]
+        expected = f"{extent(0, len(labels) - 1)}, once each"
         raise BadInput("the classes are not numbered from 0", where=path, expected=expected, found=found, advice=advice)
     order = sorted(range(len(labels)), key=labels.__getitem__)
     ids = tuple(rows.ids[row] for row in order) if rows.ids else None

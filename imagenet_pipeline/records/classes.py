@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, Damaged, counted
 
 NUMBERED = "numbered"
 """Class order where nobody named the classes: of a network imported so, and of a lone record file."""
@@ -70,7 +70,7 @@ def require_same(first: ClassTable, second: ClassTable, where: object) -> None:
     if first.ids == second.ids:
         return
     if len(first) != len(second):
-        difference = (f"{len(first)} classes", f"{len(second)} classes")
+        difference = (counted(len(first), "class"), counted(len(second), "class"))
     else:
         label = next(i for i, (a, b) in enumerate(zip(first.ids, second.ids, strict=True)) if a != b)
         difference = (f"label {label} = {first.ids[label]}", f"label {label} = {second.ids[label]}")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, Damaged, counted
 from imagenet_pipeline.records import image, recordio
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Plan
 from imagenet_pipeline.records.reader import Numbers, require_record_file
@@ -225,7 +225,7 @@ def _label(labels: tuple[float, ...], column: int | None, where: str) -> int:
 
 def _words(labels: tuple[float, ...]) -> str:
     shown = " ".join(f"{label:g}" for label in labels[:_SHOWN_LABELS])
-    return f"{len(labels)} numbers, {shown}{' ...' if len(labels) > _SHOWN_LABELS else ''}"
+    return f"{counted(len(labels), 'number')}, {shown}{' ...' if len(labels) > _SHOWN_LABELS else ''}"
 
 
 def _detection(labels: tuple[float, ...]) -> str:

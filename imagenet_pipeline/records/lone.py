@@ -43,7 +43,7 @@ def _read_file(path: Path, _: tuple[int, int]) -> DataSet:
         found = scan(path, progress=bar.show)
     _require_whole(found)
     if found.without_image:
-        log.info("%s", printable(f"{path}: {found.without_image:,} records without an image are left out"))
+        log.info("%s", printable(f"{path}: records without an image: {found.without_image:,}, left out"))
     labels, classes = np.unique(found.labels, return_inverse=True)
     names = tuple(map(str, labels.tolist()))
     table, digest = ClassTable(NUMBERED, names, names), files.sha256_of(path)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, extent
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.classes import ClassTable
 
@@ -122,7 +122,9 @@ def _check(name: str, images: Images, classes: int) -> None:
         raise BadInput(f"{name}: {len(images.paths)} paths but {len(images.labels)} labels")
     lowest, highest = int(images.labels.min()), int(images.labels.max())
     if lowest < 0 or highest >= min(classes, LARGEST_EXACT_LABEL):
-        raise BadInput(f"{name}: a label is out of range", expected=f"0..{classes - 1}", found=f"{lowest}..{highest}")
+        raise BadInput(
+            f"{name}: a label is out of range", expected=extent(0, classes - 1), found=extent(lowest, highest)
+        )
     joined = "\n".join(images.paths)
     if joined.count("\n") != len(images) - 1 or "\t" in joined:
         raise BadInput(f"{name}: a path holds a tab or a line break, which a list cannot hold")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
+from imagenet_pipeline.errors import BadInput, Damaged, PipelineError, extent
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.image import calm, decode_rgb, refuse_damaged
@@ -283,7 +283,7 @@ def _check_list(report: VerifyReport, path: Path, rows: Rows, classes: int) -> N
             report.add(path, f"row {i + 1} says {row}, the record {other}", record=i)
     outside = sum(not 0 <= label < classes for _, labels in rows for label in labels)
     if outside:
-        report.add(path, f"{outside} labels are outside 0..{classes - 1}")
+        report.add(path, f"labels outside {extent(0, classes - 1)}: {outside:,}")
 
 
 def _check_digest(report: VerifyReport, path: Path, digest: str) -> bool:

@@ -23,7 +23,7 @@ from imagenet_pipeline.config import (
 )
 from imagenet_pipeline.config.reading import recipe_fault
 from imagenet_pipeline.engines import Array
-from imagenet_pipeline.errors import BadInput, BadRecipe, printable
+from imagenet_pipeline.errors import BadInput, BadRecipe, counted, printable
 from imagenet_pipeline.interchange.frozen import THE_GRAPH, Imported, Normalisation
 from imagenet_pipeline.interchange.optimizer_states import Continued
 from imagenet_pipeline.networks import catalog
@@ -119,7 +119,7 @@ def _other_classes(folder: Path, count: int, found: int, data: DataSet | None) -
         start = f"initial.weights={folder} initial.new_head=true"
         advice = f"import it without --records (--mean, --std), then `train` on these records with {start}"
     what = "the class table does not fit the network"
-    return BadInput(what, where=folder, expected=f"{count} classes", found=found, advice=advice)
+    return BadInput(what, where=folder, expected=counted(count, "class"), found=found, advice=advice)
 
 
 def _written_network(path: Path, name: str, input_size: int, layers: Sequential) -> str:
@@ -165,6 +165,23 @@ def crop_of_card(path: Path) -> float | None:
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise BadInput("not the card of an export", where=path, expected="crop_fraction above 0, up to 1", found=share)
     return float(share)
+
+
+def notes_on(before: Continued, overrides: Mapping[str, Any]) -> list[str]:
+    """Sentences on what is otherwise in the training that goes on, with these recipe keys, than in that before."""
+    ours = {
+        "our default augmentation": any(key.startswith("augmentation.") for key in overrides),
+        "the engine's own precision": "precision" in overrides,
+    }
+    assumed = " and ".join(phrase for phrase, is_given in ours.items() if not is_given)
+    if not assumed:
+        return [*before.notes]
+    note = (
+        f"training goes on with {assumed}; on equal batches its losses are MXNet's with precision=float32 and "
+        "augmentation.* as its iterator had it: without rand_crop and rand_mirror, on images of the input's size, "
+        "augmentation.crop=centre augmentation.flip=0 (docs/mxnet.md has the others)"
+    )
+    return [*before.notes, note]
 
 
 def numbered_classes(count: int) -> ClassTable:

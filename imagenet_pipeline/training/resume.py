@@ -16,7 +16,7 @@ from imagenet_pipeline.config import Recipe, find_recipe, load_recipe, options, 
 from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.zoos import network_of
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
 from imagenet_pipeline.processes import available_processors, memory_bytes
@@ -245,7 +245,8 @@ def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
         # A kill just after a checkpoint leaves its line to the restart.
         run.journal.write(**run.rows[-1])
     if run.epoch >= run.recipe.epochs:
-        log.info("all %d epochs are done; epochs=%d would go on", run.epoch, run.epoch + 1)
+        done = f"all {run.epoch} epochs are" if run.epoch != 1 else "the only epoch is"
+        log.info("%s done; epochs=%d would go on", done, run.epoch + 1)
     if not run.is_done(run.epoch) and run.start:
         branch = set_aside_later(run.folder, run.start.folder)
         if branch:
@@ -343,7 +344,7 @@ def _tell(run: Run) -> dict[str, Any]:
     _tell_warmup(run)
     frozen = frozen_layers(run.recipe, run.epoch)
     for layer in frozen:
-        log.info("%s: frozen for the first %d epochs", layer, run.recipe.transfer.frozen[layer])
+        log.info("%s: frozen for the first %s", layer, counted(run.recipe.transfer.frozen[layer], "epoch"))
     return {"frozen": [*frozen]} if frozen else {}
 
 

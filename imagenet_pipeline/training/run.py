@@ -16,7 +16,7 @@ import numpy as np
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import NO_TOTALS, Engine, Totals
-from imagenet_pipeline.errors import BadRecipe, Damaged
+from imagenet_pipeline.errors import BadRecipe, Damaged, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
@@ -121,7 +121,7 @@ class Run:
         with together(self.engine):
             if self.leads:
                 left = f"; {', '.join(frozen)} still frozen" if frozen else ""
-                log.info("after %d epochs: %s thawed%s", epoch, ", ".join(thawed), left)
+                log.info("after %s: %s thawed%s", counted(epoch, "epoch"), ", ".join(thawed), left)
                 self.journal.write("thaw", epoch=epoch, thawed=thawed, frozen=[*frozen])
 
 
@@ -163,7 +163,7 @@ class Pass:
     def state(self) -> list[str]:
         """Loss, rank-1, speed, waiting for data and learning rate, for the progress bar."""
         return [
-            f"loss {self.totals.loss:.3f}",
+            f"loss {self.totals.loss:z.3f}",
             f"rank-1 {self.totals.rank1:.1f} %",
             f"{self.images / self.seconds:.0f} img/s",
             f"wait {self.wait_seconds / self.seconds:.1%}",

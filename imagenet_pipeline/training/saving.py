@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.errors import counted
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.distributed import settle, together
@@ -107,9 +108,9 @@ def _complaint(run: Run, row: dict[str, Any]) -> str:
 
 
 def _summary(row: dict[str, Any], epochs: int, classes: int) -> str:
-    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  rank-1 {row['train_rank1']:.2f} %"
+    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  rank-1 {row['train_rank1']:.2f} %"
     if "validation_loss" in row:
-        line += f"  val loss {row['validation_loss']:.4f}  val rank-1 {row['validation_rank1']:.2f} %"
+        line += f"  val loss {row['validation_loss']:z.4f}  val rank-1 {row['validation_rank1']:.2f} %"
         if says_rank5(classes):
             line += f"  val rank-5 {row['validation_rank5']:.2f} %"
     return line + (
@@ -138,7 +139,11 @@ def note_end(run: Run, outcome: Outcome) -> Outcome:
                 run.journal.write("end", epoch=outcome.epoch, step=outcome.step, **early)
             if early:
                 patience = run.recipe.stopping.patience_epochs
-                log.info("validation rank-1 got no better in %d epochs: done after epoch %d", patience, outcome.epoch)
+                log.info(
+                    "validation rank-1 got no better in %s: done after epoch %d",
+                    counted(patience, "epoch"),
+                    outcome.epoch,
+                )
             _draw(run, outcome.step)
     return outcome
 

@@ -68,7 +68,7 @@ def test_a_head_is_trained_alone_and_then_everything(
         code, _, _ = call("train", world / "recipe.toml", *words, "--run", run)
     assert code == 0
     assert "conv2: frozen for the first 2 epochs" in caplog.text
-    assert "after 1 epochs: conv1 thawed; conv2 still frozen" in caplog.text
+    assert "after 1 epoch: conv1 thawed; conv2 still frozen" in caplog.text
     first, one, two = (
         load((folder / "weights.safetensors").read_bytes())
         for folder in (

@@ -159,7 +159,7 @@ def test_memory_is_looked_at_before_the_features_are(file: Path, monkeypatch: py
     [
         ({"val": clouds(14, 1)}, "the file has no training features; found features of val"),
         ({"train": clouds(8, 1)}, "2 records or more; found 7 classes, the smallest of 1"),
-        ({"train": (np.ones((4, 2), np.float32), [0, 0, 0, 0])}, "found 1 classes"),
+        ({"train": (np.ones((4, 2), np.float32), [0, 0, 0, 0])}, "found 1 class"),
         ({"train": (np.zeros((0, 2), np.float32), [])}, "found 0 classes"),
         ({"train": (np.ones((4, 2), np.float32), [0, 0, 9, 9])}, "a label that none of the 7 classes has in train"),
         ({"train": (np.ones((4, 2), np.float32), [0, 0, 1])}, "4 rows and 3 labels"),

@@ -112,7 +112,7 @@ def test_a_class_that_has_a_name_need_have_no_image(tmp_path: Path, caplog: pyte
     assert plan.classes.names == ("ground", "cat", "great white", "dog")
     assert "classes without a training image: 0 = ground, 2 = great white (2 in all)" in caplog.text
     (tmp_path / "names.txt").write_text("cat\ndog\nemu\n")
-    says = "a.lst:2: the label is out of range; expected 0..2, as there are 3 classes; found 3; labels begin at 1"
+    says = "a.lst:2: the label is out of range; expected 0..2, the labels of 3 classes; found 3; labels begin at 1"
     with pytest.raises(BadInput, match=says):
         listing.plan(path, tmp_path, classes=tmp_path / "names.txt")
 
@@ -121,7 +121,7 @@ def test_a_held_out_label_that_is_not_trained_on_is_an_error(tmp_path: Path) -> 
     train = write_list(tmp_path / "a.lst", (0, "a.jpg"), (1, "b.jpg"))
     val = write_list(tmp_path / "v.lst", (0, "c.jpg"), (2, "d.jpg"))
     with pytest.raises(
-        BadInput, match=r"v.lst:2: the label is out of range; expected 0..1, as there are 2 classes; found 2"
+        BadInput, match=r"v.lst:2: the label is out of range; expected 0..1, the labels of 2 classes; found 2"
     ):
         listing.plan(train, tmp_path, val_list=val)
 

@@ -94,7 +94,7 @@ def test_headers_of_a_face_set_are_no_samples(
     assert plan.splits["train"].labels.tolist() == [0, 0, 1]
     assert plan.splits["train"].paths == ["train.rec/1", "train.rec/2", "train.rec/3"]
     assert plan.record_files["train"][0].without_image == 3
-    assert "3 records without an image are left out" in caplog.text
+    assert "records without an image: 3, left out" in caplog.text
     (tmp_path / "a.rec").write_bytes(faces[0])
     with pytest.raises(BadInput, match="holds no record with an image; found 1 without an image, 0 damaged"):
         records.plan(tmp_path / "out", tmp_path / "a.rec")
@@ -116,7 +116,7 @@ def test_a_list_names_the_photos(pack: Pack, tmp_path: Path, caplog: pytest.LogC
     plan = records.plan(tmp_path / "out", path, val=other, lists=tmp_path / "a.lst")
     assert plan.record_files["train"][0].names == ["cat/1.jpg", "cat/2.jpg"]
     assert plan.record_files["val"][0].names == ()
-    assert "b.rec: 1 records carry the number of an earlier one" in caplog.text
+    assert "b.rec: records with the number of an earlier one: 1, kept" in caplog.text
     plan = records.plan(tmp_path / "out", path, val=other, lists=[tmp_path / "a.lst", tmp_path / "z.lst"])
     assert plan.record_files["val"][0].names == ["dog/1.jpg"] * 2
     assert plan.source["photos_named"] == ["train.rec", "val.rec"]

@@ -14,11 +14,19 @@ from imagenet_pipeline.config import load_run_recipe
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.mxnet_import import import_mxnet
-from imagenet_pipeline.interchange.optimizer_states import SavedStates, continued, epoch_of, read_states, stated_options
+from imagenet_pipeline.interchange.optimizer_states import (
+    Continued,
+    SavedStates,
+    continued,
+    epoch_of,
+    read_states,
+    stated_options,
+)
 from imagenet_pipeline.interchange.pickles import Instance
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.engine_setup import resumed_engine
+from imagenet_pipeline.training.imported import notes_on
 from imagenet_pipeline.training.journal import Journal, branches
 
 RATE, MOMENTUM, DECAY, BATCH, STEPS = 0.05, 0.9, 1e-2, 16, 10
@@ -310,3 +318,13 @@ def test_states_of_another_network_or_optimizer(broken_off: tuple[Path, list[flo
 
 def test_epochs_by_names() -> None:
     assert [epoch_of(Path(name)) for name in ("a/net-0005.states", "net.states", "x-0012.params")] == [5, None, 12]
+
+
+def test_what_differs_from_mxnet_s_training_is_one_sentence() -> None:
+    before = Continued(3, {}, {}, notes=("kept",))
+    kept, said = notes_on(before, {})
+    assert kept == "kept"
+    assert "our default augmentation and the engine's own precision;" in said
+    assert "precision=float32" in said
+    assert "with our default augmentation;" in notes_on(before, {"precision": "float32"})[1]
+    assert notes_on(before, {"precision": "float32", "augmentation.flip": 0.0}) == ["kept"]
