@@ -23,6 +23,7 @@ from imagenet_pipeline.networks.shapes import Role, Shape
 
 Variables = tuple[tuple[Role, str], ...]
 """The parameters of a step: their role and their names in the graph."""
+COLOURS = 3
 LARGEST = 2**31 - 1
 
 
@@ -161,6 +162,14 @@ class InputScale:
     def none(cls, channels: int) -> InputScale:
         """The scale of an input used as it comes."""
         return cls((0.0,) * channels, (1.0,) * channels)
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Mean and std of R, G and B, a single number being that of each; None where they change nothing."""
+        if not any(self.mean) and set(self.std) == {1.0}:
+            return None
+        times = COLOURS if len(self.mean) == 1 else 1
+        return self.mean * times, self.std * times
 
 
 def scaled(

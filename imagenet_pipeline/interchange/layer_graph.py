@@ -15,12 +15,14 @@ import numpy.typing as npt
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.params import AnyArray, finite_float32
 from imagenet_pipeline.networks.graph import arrange
-from imagenet_pipeline.networks.layers import Activation, Dense, Graph, Layer, Sequential, walk
+from imagenet_pipeline.networks.layers import Activation, Dense, Flatten, Graph, Layer, Sequential, walk
 from imagenet_pipeline.networks.shapes import LayerReport, Parameter, Shape, TooSmall, layer_report
 
 LONGEST_NAME = 80
 MOST_CHANNELS = 2**20
 """Channels that may share one stored slope, of which each gets a copy."""
+LOWEST = -3.4028234663852886e38
+"""The lowest number of float32: no maximum is below it."""
 MOST_COPIES = 16
 """Times that all the numbers of a file may be held, where layers share them."""
 
@@ -35,6 +37,10 @@ class Flow:
 
     name: str
     shape: Shape
+
+
+class TwoScales(Exception):
+    """The input is used both as it comes and normalised, or normalised in two ways."""
 
 
 class SizeUnfit(BadInput):
@@ -90,6 +96,17 @@ class LayerGraph:
         self._links.append(tuple(flow.name for flow in inputs))
         self._values[free] = values
         return Flow(free, report.output_shape)
+
+    def scores(self, end: Flow | None, where: object) -> Flow:
+        """The end of the graph as a vector. Raises BadInput where no layer makes it, SizeUnfit where it is a map."""
+        if end is None or not end.name:
+            raise BadInput("the graph has no layers between its input and its output", where=where)
+        if len(end.shape) == 1:
+            return end
+        if math.prod(end.shape[1:]) > 1:
+            found = "x".join(map(str, end.shape))
+            raise SizeUnfit("its output is not a vector of scores", where=where, found=found)
+        return self.add("flatten_scores", Flatten(), (end,))
 
     def network(self, end: Flow) -> tuple[Sequential, dict[str, npt.NDArray[np.float32]], dict[str, str]]:
         """The layers that `end` comes from as a network; their values, and the file's names of these, by our names."""

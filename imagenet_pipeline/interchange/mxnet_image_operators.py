@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from imagenet_pipeline.interchange.layer_graph import Flow
+from imagenet_pipeline.interchange.layer_graph import LOWEST, Flow
 from imagenet_pipeline.interchange.mxnet_layer_operators import Pair, count, window
 from imagenet_pipeline.interchange.mxnet_operator import Operator
 from imagenet_pipeline.interchange.params import AnyArray
@@ -24,8 +24,6 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import Shape, windows
 
-LOWEST = -3.4028234663852886e38
-"""The lowest number of float32: no maximum is below it."""
 LARGEST_SIDE = 4096
 
 

@@ -309,9 +309,7 @@ def _matched_folding(candidate: _Candidate, foreign: _Foreign, ours: Graph, fold
     ours_there = symbol_names(candidate.network, candidate.image)
     sources = {name: names[ours_there[name].partition(":")[2]] for name in candidate.declared}
     values = _values(candidate, foreign, sources, theirs)
-    scale = theirs.scale
-    plain = not any(scale.mean) and set(scale.std) == {1.0}
-    return _Match(values, None if plain else (scale.mean, scale.std), sources)
+    return _Match(values, theirs.scale.normalisation, sources)
 
 
 def _starts_with_norm(graph: Graph) -> bool:

@@ -6,7 +6,6 @@ between them, until its dense layers fit what reaches them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +18,18 @@ from imagenet_pipeline.interchange import mxnet_array_operators as arrays
 from imagenet_pipeline.interchange import mxnet_image_operators as images
 from imagenet_pipeline.interchange import mxnet_layer_operators as layers
 from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.graph import COLOURS
 from imagenet_pipeline.interchange.graph_operators import NORMS, before_softmax
-from imagenet_pipeline.interchange.layer_graph import Flow, SizeUnfit
+from imagenet_pipeline.interchange.layer_graph import Flow, SizeUnfit, TwoScales
 from imagenet_pipeline.interchange.mxnet_operator import (
-    COLOURS,
     SKIPPED,
     Conversion,
     Operator,
-    TwoScales,
     data_variable,
 )
 from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Output, Symbol
-from imagenet_pipeline.networks.layers import Flatten, Scalar, Sequential
+from imagenet_pipeline.networks.layers import Scalar, Sequential
 from imagenet_pipeline.networks.shapes import describe
 
 Rule = Callable[[Operator], Flow]
@@ -305,20 +303,11 @@ def _converted(
 def _read(conversion: Conversion, wanted: _Wanted) -> Layered:
     for output in wanted.needed:
         conversion.read(output, _rule)
-    end, graph = conversion.flow(wanted.root), conversion.graph
-    if end is None or not end.name:
-        raise BadInput("the graph has no layers between its input and its output", where=conversion.where)
-    if len(end.shape) > 1:
-        if math.prod(end.shape[1:]) > 1:
-            found = "x".join(map(str, end.shape))
-            raise SizeUnfit("its output is not a vector of scores", where=conversion.where, found=found)
-        end = graph.add("flatten_scores", Flatten(), (end,))
+    graph, scale = conversion.graph, conversion.scale
+    end = graph.scores(conversion.flow(wanted.root), conversion.where)
     if wanted.temperature != 1:
         end = graph.add("temperature", Scalar("divide", wanted.temperature), (end,))
     network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
-    scale = conversion.scale
-    is_plain = scale is None or (not any(scale.mean) and set(scale.std) == {1.0})
-    times = COLOURS if scale and len(scale.mean) == 1 else 1
-    normalisation = None if scale is None or is_plain else (scale.mean * times, scale.std * times)
+    normalisation = scale.normalisation if scale else None
     return Layered(network, values, sources, graph.image.shape[1], end.shape[0], normalisation, tuple(graph.notes))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.graph import InputScale, scaled
-from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, Stored
+from imagenet_pipeline.interchange.graph import COLOURS, InputScale, scaled
+from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, Stored, TwoScales
 from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.interchange.symbol import VARIABLE, Attributes, Node, Output, Symbol
 from imagenet_pipeline.networks.layers import Constant, Greyscale, Layer
@@ -17,11 +17,6 @@ from imagenet_pipeline.networks.shapes import Shape
 
 SKIPPED = ("identity", "_copy", "BlockGrad", "stop_gradient", "Cast", "cast", "amp_cast")
 STOPPED = ("BlockGrad", "stop_gradient")
-COLOURS = 3
-
-
-class TwoScales(Exception):
-    """The input is used both as it comes and normalised, or normalised in two ways."""
 
 
 class Conversion:

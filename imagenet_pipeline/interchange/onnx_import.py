@@ -17,16 +17,16 @@ from typing import Any
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, first_few
 from imagenet_pipeline.interchange.export import Stated, stated_in
 from imagenet_pipeline.interchange.frozen import Imported, in_float32
-from imagenet_pipeline.interchange.graph import InputScale
-from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit
+from imagenet_pipeline.interchange.graph import COLOURS, InputScale
+from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, TwoScales
 from imagenet_pipeline.interchange.mxnet_import import recognised
 from imagenet_pipeline.interchange.onnx_constants import Folder
 from imagenet_pipeline.interchange.onnx_file import Tensors, import_onnx_package, names_read, needed_nodes, read_model
 from imagenet_pipeline.interchange.onnx_layer_operators import LAYER_RULES
-from imagenet_pipeline.interchange.onnx_node import COLOURS, Conversion, Image, Operator, Rule, TwoScales, Value
+from imagenet_pipeline.interchange.onnx_node import Conversion, Image, Operator, Rule, Value
 from imagenet_pipeline.interchange.onnx_operators import ARRAY_RULES
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import Flatten, without_taps
+from imagenet_pipeline.networks.layers import without_taps
 from imagenet_pipeline.networks.shapes import describe, parameters
 
 RULES: dict[str, Rule] = {**ARRAY_RULES, **LAYER_RULES}
@@ -269,20 +269,10 @@ def _value(operator: Operator, folder: Folder) -> Value | tuple[Value, ...]:
 
 def _imported(conversion: Conversion, value: Value) -> Imported:
     graph, path = conversion.graph, conversion.path
-    end = value if isinstance(value, Flow) else None
-    if end is None or not end.name:
-        raise BadInput("the graph has no layers between its image and its output", where=path)
-    if len(end.shape) > 1:
-        if math.prod(end.shape[1:]) > 1:
-            found = "x".join(map(str, end.shape))
-            raise SizeUnfit("its output is not a vector of scores", where=path, found=found)
-        end = graph.add("flatten_scores", Flatten(), (end,))
+    end = graph.scores(value if isinstance(value, Flow) else None, path)
     network, values, _ = graph.network(end)
     describe(network, graph.image.shape)
-    scale = conversion.scale
-    is_plain = scale is None or (not any(scale.mean) and set(scale.std) == {1.0})
-    times = COLOURS if scale and len(scale.mean) == 1 else 1
-    normalisation = None if scale is None or is_plain else (scale.mean * times, scale.std * times)
+    normalisation = conversion.scale.normalisation if conversion.scale else None
     notes, image = tuple(graph.notes), graph.image.shape
     ours, difference = recognised(network, values, image, path)
     if ours is not None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from imagenet_pipeline.interchange.layer_graph import Flow, Stored
+from imagenet_pipeline.interchange.layer_graph import LOWEST, Flow, Stored
 from imagenet_pipeline.interchange.onnx_node import Operator, Rule
 from imagenet_pipeline.interchange.onnx_operators import shaped
 from imagenet_pipeline.interchange.params import AnyArray
@@ -34,7 +34,6 @@ from imagenet_pipeline.networks.layers import (
 )
 from imagenet_pipeline.networks.shapes import Shape, windows
 
-LOWEST = -3.4028234663852886e38  # of float32: no maximum is below it
 TINY = 1e-24
 _PADS = ("constant", "edge", "reflect")
 Pair = tuple[int, int]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.graph import InputScale, scaled
-from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit
+from imagenet_pipeline.interchange.graph import COLOURS, InputScale, scaled
+from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, TwoScales
 from imagenet_pipeline.interchange.onnx_file import Tensors
 from imagenet_pipeline.interchange.params import AnyArray
 from imagenet_pipeline.interchange.symbol import Attributes
@@ -20,7 +20,6 @@ from imagenet_pipeline.networks.shapes import Shape
 
 BATCH = 3 * 2**28
 """Stands in computed shapes for the number of images: no axis is as long, and float32 holds it exactly."""
-COLOURS = 3
 _WEIGHT_ENDINGS = (".weight", "_weight", ".gamma", "_gamma", ".kernel", "_kernel", ".scale", "_scale")
 
 
@@ -107,10 +106,6 @@ class Conversion:
         made = self.graph.add(name, Transpose(axes), (flow,), where=where)
         self.turned[made.name] = flow, axes
         return made
-
-
-class TwoScales(Exception):
-    """The input is used both as it comes and normalised, or normalised in two ways."""
 
 
 @dataclass(frozen=True)
