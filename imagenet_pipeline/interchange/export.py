@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,10 @@ def _write(trained: TrainedNetwork, form: str, out: Path, raw: bool, content: di
     if network.engine is not None:
         return export_zoo(network, trained.values, trained.input_shape, out, normalisation, form)
     writer = format_of(form)
-    notes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
-    more = (notes,) if writer.takes_notes else ()
-    return writer.write(network, trained.values, trained.input_shape, out, normalisation, *more)
+    written = partial(writer.write, network, trained.values, trained.input_shape, out, normalisation)
+    if not writer.takes_notes:
+        return written()
+    return written({key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()})
 
 
 def _content(trained: TrainedNetwork, form: str, raw: bool) -> dict[str, Any]:

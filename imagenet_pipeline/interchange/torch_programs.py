@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from imagenet_pipeline import files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation, freeze
@@ -21,22 +20,14 @@ def export_torchscript(
 
     Raises BadRecipe where torch is missing or cannot write the network, and as `freeze` does.
     """
-    programs = torch_programs()
-    module = _module(programs, network, values, input_shape, normalisation)
-    target = out.with_name(f"{out.name}.pt")
-    files.write_whole(target, programs.script_bytes(module, input_shape))
-    return [target]
+    return _export(network, values, input_shape, out, normalisation, ".pt")
 
 
 def export_torch_program(
     network: Sequential, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
 ) -> list[Path]:
     """Write `out`.pt2, for `torch.export.load`; the number of images is open. Raises as `export_torchscript` does."""
-    programs = torch_programs()
-    module = _module(programs, network, values, input_shape, normalisation)
-    target = out.with_name(f"{out.name}.pt2")
-    files.write_whole(target, programs.program_bytes(module, input_shape))
-    return [target]
+    return _export(network, values, input_shape, out, normalisation, ".pt2")
 
 
 def torch_programs() -> ModuleType:
@@ -52,13 +43,17 @@ def torch_programs() -> ModuleType:
     return programs
 
 
-def _module(
-    programs: ModuleType,
+def _export(
     network: Sequential,
     values: Values,
     input_shape: Shape,
+    out: Path,
     normalisation: Normalisation | None,
-) -> object:
-    """The module of the Python file that --format pytorch writes."""
+    ending: str,
+) -> list[Path]:
+    """Write the program of the module in the Python file that --format pytorch writes."""
+    programs = torch_programs()
     frozen = freeze(network, values, input_shape)
-    return programs.module_of(module_text(frozen, "exported", normalisation), frozen.values)
+    module = programs.module_of(module_text(frozen, "exported", normalisation), frozen.values)
+    written: list[Path] = programs.write_program(module, input_shape, out, ending)
+    return written

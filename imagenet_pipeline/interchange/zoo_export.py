@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,28 +108,19 @@ def _export_onnx(
     return [target]
 
 
-def _export_torchscript(
-    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+def _export_program(
+    network: ZooNetwork,
+    values: Values,
+    input_shape: Shape,
+    out: Path,
+    normalisation: Normalisation | None,
+    ending: str,
 ) -> list[Path]:
     from imagenet_pipeline.engines.pytorch import programs
     from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 
     module = pytorch_zoo.scoring_module(network, values, input_shape, normalisation)
-    target = out.with_name(f"{out.name}.pt")
-    files.write_whole(target, programs.script_bytes(module, input_shape))
-    return [target]
-
-
-def _export_torch_program(
-    network: ZooNetwork, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
-) -> list[Path]:
-    from imagenet_pipeline.engines.pytorch import programs
-    from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
-
-    module = pytorch_zoo.scoring_module(network, values, input_shape, normalisation)
-    target = out.with_name(f"{out.name}.pt2")
-    files.write_whole(target, programs.program_bytes(module, input_shape))
-    return [target]
+    return programs.write_program(module, input_shape, out, ending)
 
 
 def _export_pytorch(
@@ -164,8 +156,8 @@ WRITERS: dict[str, dict[str, Writer]] = {
     "timm": {
         "pytorch": _export_pytorch,
         "onnx": _export_onnx,
-        "torchscript": _export_torchscript,
-        "torch-export": _export_torch_program,
+        "torchscript": partial(_export_program, ending=".pt"),
+        "torch-export": partial(_export_program, ending=".pt2"),
     },
 }
 """Formats a zoo's networks can be written in, and what writes them."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from imagenet_pipeline import files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe
@@ -27,6 +29,14 @@ def module_of(text: str, values: Values) -> Any:
     module = names["network"]()
     module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in values.items()})
     return module.eval()
+
+
+def write_program(module: Any, input_shape: Shape, out: Path, ending: str) -> list[Path]:
+    """Write `out` with the ending .pt, as `script_bytes` says, or .pt2, as `program_bytes` does. Raises as they do."""
+    content = {".pt": script_bytes, ".pt2": program_bytes}[ending](module, input_shape)
+    target = out.with_name(f"{out.name}{ending}")
+    files.write_whole(target, content)
+    return [target]
 
 
 def script_bytes(module: Any, input_shape: Shape) -> bytes:
