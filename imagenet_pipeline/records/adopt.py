@@ -37,7 +37,7 @@ from imagenet_pipeline.records.foreign import Damage, RecordFile, RecordsPlan, s
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, ForeignShard, Manifest, Shard, Split
 from imagenet_pipeline.records.reader import Numbers
 from imagenet_pipeline.records.shard import ColourSums
-from imagenet_pipeline.records.tasks import Progress, executor_for, note_progress, run_tasks
+from imagenet_pipeline.records.tasks import Progress, Task, executor_for, note_progress, run_tasks
 
 BESIDE = ("classes.json", "mean.json", "rejects.csv")
 WITHOUT_IMAGE = "without-image"
@@ -82,13 +82,9 @@ def adopt(
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Stretch(Task):
     """Samples of a record file that lie together, for a worker to look at, and the damage met between."""
 
-    key: str
-    name: str
-    split: str
-    building: Path
     file: Path
     rows: range
     positions: Numbers
@@ -101,16 +97,6 @@ class Stretch:
     def images(self) -> int:
         """Number of its samples."""
         return len(self.rows)
-
-    @property
-    def marker(self) -> Path:
-        """The file whose presence says that all was looked at, and what was found."""
-        return self.building / f"{self.name}.json"
-
-    @property
-    def notes(self) -> Path:
-        """The file that grows by a line for some images each."""
-        return self.building / f"{self.name}.progress"
 
     def make(self) -> int:
         """Look at every sample and write the marker; returns how many are rejected, damaged frames included."""
@@ -137,25 +123,10 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class WholeFile:
+class WholeFile(Task):
     """The digest of a record file, which a worker makes while others look at its images."""
 
-    key: str
-    name: str
-    split: str
-    building: Path
     file: Path
-    images: int = 0
-
-    @property
-    def marker(self) -> Path:
-        """The file that has the digest."""
-        return self.building / f"{self.name}.json"
-
-    @property
-    def notes(self) -> Path:
-        """No file: there is no progress to note."""
-        return self.building / f"{self.name}.progress"
 
     def make(self) -> int:
         """Write the marker; rejects nothing."""
@@ -163,10 +134,10 @@ class WholeFile:
         return 0
 
 
-Task = Stretch | WholeFile
+Work = Stretch | WholeFile
 
 
-def make(task: Task) -> int:
+def make(task: Work) -> int:
     """Do a task in whatever process this is."""
     return task.make()
 
@@ -185,8 +156,8 @@ def _claim(plan: RecordsPlan) -> str:
     return digest_of([plan.digest, [os.path.realpath(file.path) for file in plan.by_name.values()]])
 
 
-def _tasks(plan: RecordsPlan, out: Path, building: Path, keep_damaged: bool) -> list[Task]:
-    tasks: list[Task] = []
+def _tasks(plan: RecordsPlan, out: Path, building: Path, keep_damaged: bool) -> list[Work]:
+    tasks: list[Work] = []
     facts = [plan.digest, keep_damaged, image.library_versions()]
     for split, names in plan.names.items():
         for name in names:
@@ -219,7 +190,7 @@ def _examine(
     options: BuildOptions,
     progress: Progress | None,
     executor: Executor | None,
-) -> list[Task]:
+) -> list[Work]:
     """Do what is not done yet of the tasks. Raises BadInput at too many rejects, and where a file has changed."""
     tasks = _tasks(plan, out, building, options.keep_damaged)
     pending = [task for task in tasks if not _is_done(task)]
@@ -233,7 +204,7 @@ def _examine(
     return tasks
 
 
-def _is_done(task: Task) -> bool:
+def _is_done(task: Work) -> bool:
     try:
         marker = files.read_json(task.marker)
         return bool(marker["key"] == task.key and not marker["rejects"])
@@ -242,7 +213,7 @@ def _is_done(task: Task) -> bool:
 
 
 def _write(
-    plan: RecordsPlan, out: Path, tasks: Sequence[Task], stored: Mapping[str, Any], versions: Mapping[str, str]
+    plan: RecordsPlan, out: Path, tasks: Sequence[Work], stored: Mapping[str, Any], versions: Mapping[str, str]
 ) -> None:
     """Write everything beside the records, from the markers; the manifest last."""
     markers = {task.name: files.read_json(task.marker) for task in tasks}

@@ -25,7 +25,7 @@ from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
-from imagenet_pipeline.records.tasks import Progress, executor_for, run_tasks
+from imagenet_pipeline.records.tasks import Progress, Task, executor_for, run_tasks
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
@@ -294,7 +294,7 @@ def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:
     return min(count, max(1, round(options.shards * count / largest)))
 
 
-def too_many(out: Path, tasks: Sequence[finish.Examined], rejected: int, max_rejects: int) -> BadInput:
+def too_many(out: Path, tasks: Sequence[Task], rejected: int, max_rejects: int) -> BadInput:
     """The error at too many rejects, once their list is written."""
     _, path, reason = next(finish.rejects(tasks))
     damaged = sum(reason.startswith(image.DAMAGED) for _, _, reason in finish.rejects(tasks))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import sqrt
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.manifest import REBUILD, Manifest, Shard, Split
 from imagenet_pipeline.records.plan import Plan
 from imagenet_pipeline.records.shard import ShardTask
+from imagenet_pipeline.records.tasks import Task
 
 MARKERS = "markers.txt"
 """The markers of all shards, kept beside a finished data set so that damage can be mended: SHA-256, then JSON."""
@@ -59,7 +60,7 @@ def write_data_set(
     ).write(out)
 
 
-def require_kept(plan: Plan, split: str, kept: Sequence[int], out: Path, tasks: Sequence[Examined]) -> None:
+def require_kept(plan: Plan, split: str, kept: Sequence[int], out: Path, tasks: Sequence[Task]) -> None:
     """Raise BadInput where no image of a split is kept, or none of a class to train on; the rejects are written."""
     labels = plan.splits[split].labels
     if not len(kept):
@@ -88,17 +89,7 @@ def _keep_markers(out: Path, markers: Mapping[str, Marker]) -> None:
     files.write_whole(out / MARKERS, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
-class Examined(Protocol):
-    """A task whose marker lists the images that it rejected: (number, path, reason)."""
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def marker(self) -> Path: ...
-
-
-def write_rejects(out: Path, tasks: Sequence[Examined]) -> Path:
+def write_rejects(out: Path, tasks: Sequence[Task]) -> Path:
     """Write `rejects.csv` (split, path, reason) from the markers there are; returns its path."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -108,7 +99,7 @@ def write_rejects(out: Path, tasks: Sequence[Examined]) -> Path:
     return out / "rejects.csv"
 
 
-def rejects(tasks: Sequence[Examined]) -> Iterator[tuple[str, str, str]]:
+def rejects(tasks: Sequence[Task]) -> Iterator[tuple[str, str, str]]:
     """(split, path, reason) of every image rejected so far, from the markers there are."""
     for task in tasks:
         if task.marker.exists():

@@ -18,18 +18,14 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import image, recordio
-from imagenet_pipeline.records.tasks import note_progress
+from imagenet_pipeline.records.tasks import Task, note_progress
 
 
 @dataclass(frozen=True)
-class ShardTask:
+class ShardTask(Task):
     """Everything a worker anywhere needs to make a shard; numbers run from `first_number`."""
 
-    key: str
-    name: str
-    split: str
     folder: Path
-    building: Path
     root: Path
     follow_links: bool
     first_number: int
@@ -50,16 +46,6 @@ class ShardTask:
     def sources(self) -> Sequence[str]:
         """The file that each photo is read from: its own, or the archive that its path begins with."""
         return self.paths if self.spans is None else [path.partition("/")[0] for path in self.paths]
-
-    @property
-    def marker(self) -> Path:
-        """The file whose presence says that this shard is finished."""
-        return self.building / f"{self.name}.json"
-
-    @property
-    def notes(self) -> Path:
-        """The file that grows by a line for some images each."""
-        return self.building / f"{self.name}.progress"
 
 
 @dataclass

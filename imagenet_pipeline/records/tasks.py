@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import OutOfRoom, WorkerLost
@@ -18,17 +19,29 @@ PROGRESS_LINE_BYTES = 2
 Progress = Callable[[int, int], None]
 
 
-class Task(Protocol):
-    """A part of the work: its name, its number of images, and the file that grows by a line as they are done."""
+@dataclass(frozen=True)
+class Task:
+    """A part of the work on a split, for a worker anywhere; its files are in `building` until all is done."""
+
+    key: str
+    name: str
+    split: str
+    building: Path
 
     @property
-    def name(self) -> str: ...
+    def images(self) -> int:
+        """Number of its images."""
+        return 0
 
     @property
-    def images(self) -> int: ...
+    def marker(self) -> Path:
+        """The file whose presence says that the task is finished; it lists rejected images: (number, path, reason)."""
+        return self.building / f"{self.name}.json"
 
     @property
-    def notes(self) -> Path: ...
+    def notes(self) -> Path:
+        """The file that grows by a line for some images each."""
+        return self.building / f"{self.name}.progress"
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
