@@ -82,21 +82,7 @@ def make_run(
     recipe = _recipe(imported, data, crop_fraction or imported.crop_fraction, overrides or {}, before)
     epoch = before.epoch if before else 0
     steps = steps_per_epoch(recipe, data) if data and before else 0
-    state = State(
-        epoch=epoch,
-        step=epoch * steps,
-        network=imported.network,
-        input_size=imported.input_size,
-        classes=classes.ids,
-        class_names=classes.names,
-        class_order=classes.order,
-        mean=normalisation[0],
-        std=normalisation[1],
-        data_digest=data.digest if data else IMPORTED,
-        engine=recipe.engine,
-        versions={"imagenet_pipeline": __version__},
-        crop_fraction=recipe.input.crop_fraction,
-    )
+    state = replace(_state(imported, classes, normalisation, data, recipe), epoch=epoch, step=epoch * steps)
     with files.whole_folder(folder) as part:
         if imported.layers is not None:
             own = _written_network(part / FILE_NAME, imported.network, imported.input_size, imported.layers)
@@ -110,6 +96,27 @@ def make_run(
         journal.write("import", network=imported.network, **place, **recipe_entry(part, recipe), **origin)
         write_history(part, journal.events())
         prune(part, "all")
+
+
+def _state(
+    imported: Imported, classes: ClassTable, normalisation: Normalisation, data: DataSet | None, recipe: Recipe
+) -> State:
+    """The state of a checkpoint before any step of ours."""
+    return State(
+        epoch=0,
+        step=0,
+        network=imported.network,
+        input_size=imported.input_size,
+        classes=classes.ids,
+        class_names=classes.names,
+        class_order=classes.order,
+        mean=normalisation[0],
+        std=normalisation[1],
+        data_digest=data.digest if data else IMPORTED,
+        engine=recipe.engine,
+        versions={"imagenet_pipeline": __version__},
+        crop_fraction=recipe.input.crop_fraction,
+    )
 
 
 def _other_classes(folder: Path, count: int, found: int, data: DataSet | None) -> BadInput:
