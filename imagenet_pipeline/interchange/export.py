@@ -20,8 +20,7 @@ from imagenet_pipeline.interchange.frozen import Imported, Normalisation
 from imagenet_pipeline.interchange.graph import is_usable, require_usable
 from imagenet_pipeline.interchange.network_symbol import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
-from imagenet_pipeline.interchange.torch_export import export_pytorch
-from imagenet_pipeline.interchange.torch_programs import export_torch_program, export_torchscript
+from imagenet_pipeline.interchange.torch_export import export_pytorch, export_torch_program, export_torchscript
 from imagenet_pipeline.interchange.zoo_export import export_zoo
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps

@@ -1,4 +1,4 @@
-"""Write a network as a plain PyTorch module: a readable Python file, and its weights as safetensors.
+"""Write a network for PyTorch: a readable Python file with its weights as safetensors, or a program for LibTorch.
 
 The Python text is generated from the description. No text of a user goes into it: layers' names are checked to be
 plain words, numbers are written by `repr`.
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill, indent
+from types import ModuleType
 
 from safetensors.numpy import save
 
@@ -54,6 +55,52 @@ def export_pytorch(
     files.write_whole(weights, save(frozen.values, metadata={"format": "pt"}))
     files.write_whole(code, module_text(frozen, out.name, normalisation))
     return [weights, code]
+
+
+def export_torchscript(
+    network: Sequential, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    """Write `out`.pt, for `torch.jit.load` in Python and in C++. Images and logits are those of `export_pytorch`.
+
+    Raises BadRecipe where torch is missing or cannot write the network, and as `freeze` does.
+    """
+    return _export_program(network, values, input_shape, out, normalisation, ".pt")
+
+
+def export_torch_program(
+    network: Sequential, values: Values, input_shape: Shape, out: Path, normalisation: Normalisation | None
+) -> list[Path]:
+    """Write `out`.pt2, for `torch.export.load`; the number of images is open. Raises as `export_torchscript` does."""
+    return _export_program(network, values, input_shape, out, normalisation, ".pt2")
+
+
+def _programs() -> ModuleType:
+    """The engine's part that writes programs. Raises BadRecipe where PyTorch is not installed."""
+    try:
+        from imagenet_pipeline.engines.pytorch import programs
+    except (ImportError, OSError) as error:
+        raise BadRecipe(
+            f"this format is written by PyTorch, which cannot be imported ({error})",
+            where="--format",
+            advice="pip install 'imagenet-pipeline[pytorch]'",
+        ) from error
+    return programs
+
+
+def _export_program(
+    network: Sequential,
+    values: Values,
+    input_shape: Shape,
+    out: Path,
+    normalisation: Normalisation | None,
+    ending: str,
+) -> list[Path]:
+    """Write the program of the module in the Python file that --format pytorch writes."""
+    programs = _programs()
+    frozen = freeze(network, values, input_shape)
+    module = programs.module_of(module_text(frozen, "exported", normalisation), frozen.values)
+    written: list[Path] = programs.write_program(module, input_shape, out, ending)
+    return written
 
 
 def require_module_name(name: str) -> None:

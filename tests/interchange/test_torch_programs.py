@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.torch_programs import export_torch_program, export_torchscript
+from imagenet_pipeline.interchange.torch_export import export_torch_program, export_torchscript
 from imagenet_pipeline.networks.layers import Dense, Flatten, Graph, Scalar, stack
 from imagenet_pipeline.networks.shapes import parameters
 
