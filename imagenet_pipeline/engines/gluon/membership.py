@@ -124,8 +124,11 @@ class Membership:
         while True:
             try:
                 connection = socket.create_connection(address, timeout=5)
-                keep_alive(connection)
-                return connection
+                if connection.getsockname() != connection.getpeername():
+                    keep_alive(connection)
+                    return connection
+                # The system gave it the scheduler's own port to call from, and so it called itself.
+                connection.close()
             except OSError as error:
                 if time.monotonic() > self._until:
                     raise self._nobody(f"no scheduler answers ({error})") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -63,23 +62,10 @@ class Cluster:
     told: list[Any]
 
 
-def free_port() -> int:
-    """A port that is free, and the next as well."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("", port + 1))
-            except OSError:
-                continue
-            return port
-
-
-def run_cluster(workers: int, servers: int, *words: object) -> tuple[list[int], list[str], float]:
+def run_cluster(port: int, workers: int, servers: int, *words: object) -> tuple[list[int], list[str], float]:
     """Exit codes and stderr of the scheduler, the servers, the workers; seconds from the first end to the last."""
-    counts = {"DMLC_NUM_WORKER": str(workers), "DMLC_NUM_SERVER": str(servers)}
-    root = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(free_port()), "DMLC_NODE_HOST": "127.0.0.1"}
+    counts = {"DMLC_NUM_WORKER": str(workers), "DMLC_NUM_SERVER": str(servers), "IMAGENET_PIPELINE_JOIN_SECONDS": "90"}
+    root = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": "127.0.0.1"}
     repository = str(HARNESS.parents[3])
     environment = {**os.environ, **counts, **root, "OMP_NUM_THREADS": "1", "PYTHONPATH": repository}
     processes = [
@@ -96,7 +82,7 @@ def run_cluster(workers: int, servers: int, *words: object) -> tuple[list[int], 
         while all(process.poll() is None for process in processes) and time.monotonic() < until:
             time.sleep(0.05)
         began = time.monotonic()
-        lines = [process.communicate(timeout=60)[1] for process in processes]
+        lines = [process.communicate(timeout=150)[1] for process in processes]
         return [process.returncode for process in processes], lines, time.monotonic() - began
     finally:
         for process in processes:
@@ -114,10 +100,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=CLUSTERS, ids=lambda sizes: f"{sizes[0]} workers, {sizes[1]} servers")
-def cluster(request: pytest.FixtureRequest, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+def cluster(
+    request: pytest.FixtureRequest, recipe: Path, free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Cluster:
     """A cluster that did all of `cluster_harness.work`."""
     (workers, servers), folder = request.param, tmp_path_factory.mktemp("cluster")
-    codes, lines, _ = run_cluster(workers, servers, recipe, folder)
+    codes, lines, _ = run_cluster(free_port(), workers, servers, recipe, folder)
     assert codes == [0] * (1 + servers + workers), "".join(lines)
     told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(workers)]
     return Cluster(workers, folder, [dict(np.load(folder / f"{rank}.npz")) for rank in range(workers)], told)
@@ -187,8 +175,10 @@ def test_every_record_is_scored_once(cluster: Cluster) -> None:
         assert scored["loss"] == pytest.approx(alone.loss, rel=1e-12)
 
 
-def test_a_worker_that_is_killed_ends_all_within_seconds_and_is_named(tmp_path: Path) -> None:
-    codes, lines, seconds = run_cluster(2, 1, "die", tmp_path)
+def test_a_worker_that_is_killed_ends_all_within_seconds_and_is_named(
+    free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    codes, lines, seconds = run_cluster(free_port(), 2, 1, "die", tmp_path)
     assert sorted(codes) == [-9, 6, 6, 6]
     assert seconds < 10
     for code, said in zip(codes, lines, strict=True):

@@ -13,6 +13,9 @@ from subprocess import PIPE
 
 import pytest
 
+from imagenet_pipeline.engines.gluon.cluster import Cluster
+from imagenet_pipeline.engines.gluon.membership import Membership
+
 PROGRAM = """
 import os, signal, sys, time
 from imagenet_pipeline.engines.gluon.cluster import read_cluster
@@ -48,16 +51,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def port() -> int:
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("", 0))
-            found = int(first.getsockname()[1])
-            try:
-                second.bind(("", found + 1))
-            except OSError:
-                continue
-            return found
+def port(free_port: Callable[[], int]) -> int:
+    return free_port()
 
 
 @pytest.fixture
@@ -185,3 +180,19 @@ def test_a_port_that_is_taken_is_named(start: Start, port: int) -> None:
         code, said = ended(start("scheduler"))
     assert code == 2
     assert f"DMLC_PS_ROOT_PORT: port {port + 1} cannot be opened (Address already in use); choose another" in said
+
+
+def test_a_worker_that_reached_itself_calls_again(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """While nobody listens at a port, Linux may let a process call it from that port, and so reach itself."""
+    cluster = Cluster("worker", "127.0.0.1", port, servers=0, workers=1, patience_seconds=30)
+    with socket.socket() as itself, socket.create_server(("127.0.0.1", 0)) as scheduler:
+        itself.bind(("127.0.0.1", port + 1))
+        itself.connect(("127.0.0.1", port + 1))
+        called = iter([itself, socket.create_connection(scheduler.getsockname())])
+        monkeypatch.setattr(socket, "create_connection", lambda *_, **__: next(called))
+        answering, _ = scheduler.accept()
+        with answering:
+            answering.sendall(b'{"start": true}\n')
+            Membership(cluster).fail("that is all")
+            assert b"that is all" in answering.recv(4096)
+        assert itself.fileno() == -1
