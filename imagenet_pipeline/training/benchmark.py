@@ -70,7 +70,7 @@ def measure_steps(
         for done in range(rounds):
             if synthetic:
                 still.append(stepping.run(repeat(_first(recipe, data, records)), SETTLING_STEPS).seconds)
-            with closing(endless_batches(recipe, data, records)) as batches:
+            with closing(endless_batches(recipe, data, records, engine.host_array)) as batches:
                 fed.append(stepping.run(batches, recipe.loader.prefetch + SETTLING_STEPS))
             show(done + 1, rounds)
     return _speed(recipe, engine, steps, fed, still)

@@ -62,7 +62,10 @@ def find_rate(
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
-    with RecordSet.open(data.folder, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
+    with (
+        RecordSet.open(data.folder, "train") as records,
+        closing(endless_batches(recipe, data, records, engine.host_array)) as batches,
+    ):
         for step, rate, batch in zip(count(), rates, batches, strict=False):
             engine.train_batch(batch.images, batch.training_targets, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss

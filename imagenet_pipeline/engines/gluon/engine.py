@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -98,9 +98,15 @@ class GluonEngine:
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
     def logits(self, images: Images) -> Array:
+        return self.issue_logits(images)()
+
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
         nothing = np.zeros(len(images), np.int64)
-        parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
-        return np.concatenate(parts)
+        parts = [self._network(share) for share, _ in self._shares(images, nothing)]
+        return lambda: np.concatenate([part.asnumpy() for part in parts])
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         # A hybridized network is a single operator, which hides its layers.

@@ -4,7 +4,7 @@ that train together; and the loss scale of float16 training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,6 +60,7 @@ class PyTorchEngine:
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         recipe = blueprint.recipe
         self._device = parse_device(recipe.devices, this_process())
+        self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
@@ -106,6 +107,7 @@ class PyTorchEngine:
             self._optimizer.update(learning_rate)
             self._averages.update()
         self._add(sum(metrics), len(labels))
+        self._await_copies()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def score_batch(self, images: Images, labels: Labels) -> None:
@@ -113,16 +115,41 @@ class PyTorchEngine:
         logits = self._evaluated(images)
         losses = losses_of(logits, targets, self._loss, training=False)
         self._add(metrics_of(losses, logits, targets), len(labels))
+        self._await_copies()
 
     def totals(self) -> Totals:
         counts = torch.stack(self._metrics).double().cpu().numpy() if self._metrics else np.zeros((0, 3))
         images, self._images, self._metrics = self._images, 0, []
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def logits(self, images: Images) -> Array:
-        logits: Array = self._evaluated(images).cpu().numpy()
-        return logits
+        wait: Callable[[], Array] = self.issue_logits(images)
+        return wait()
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
+        # Copied now: a copy issued later would wait for the batches in between.
+        logits = self._evaluated(images).to("cpu", non_blocking=True)
+        copied = self._event()
+        self._await_copies()
+
+        def read() -> Array:
+            if copied is not None:
+                copied.synchronize()
+            array: Array = logits.numpy()
+            return array
+
+        return read
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        if self._copies is None:
+            return np.empty(shape, dtype)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        try:
+            array: npt.NDArray[Any] = torch.empty(shape, dtype=kind, pin_memory=True).numpy()
+        except RuntimeError as error:
+            raise MemoryError(str(error)) from error
+        return array
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         self._train_mode(False)
@@ -171,11 +198,28 @@ class PyTorchEngine:
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def _put(self, array: npt.NDArray[Any]) -> Any:
+        """The array on the device, copied on a stream of its own, which waits for no step; `_await_copies` ends it.
+
+        From pinned memory (`host_array`) the copy costs Python no time.
+        """
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        if self._device.type == "cpu":
+        if self._copies is None:
             return tensor
-        # Only from pinned memory does a copy not wait for the steps before it.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        with torch.cuda.stream(self._copies):
+            copied = tensor.to(self._device, non_blocking=True)
+        steps = torch.cuda.current_stream(self._device)
+        steps.wait_stream(self._copies)
+        copied.record_stream(steps)
+        return copied
+
+    def _await_copies(self) -> None:
+        """Wait until the host's arrays have been read; they have been, mostly, when the work on them is issued."""
+        if self._copies is not None:
+            self._copies.synchronize()
+
+    def _event(self) -> Any | None:
+        """The end of all that has been issued; None on a CPU, which never runs behind."""
+        return None if self._copies is None else torch.cuda.current_stream(self._device).record_event()
 
     def _autocast(self) -> Any:
         half = self.precision in ("bfloat16", "float16")
@@ -226,8 +270,9 @@ class PyTorchEngine:
     def _add(self, metrics: Any, images: int) -> None:
         self._metrics.append(metrics)
         self._images += images
-        if self._device.type == "cuda":
-            self._events.append(torch.cuda.current_stream(self._device).record_event())
+        event = self._event()
+        if event is not None:
+            self._events.append(event)
             if len(self._events) > STEPS_IN_FLIGHT:
                 self._events.pop(0).synchronize()
 
