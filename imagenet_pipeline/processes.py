@@ -61,7 +61,7 @@ def memory_bytes(root: Path = _ROOT) -> int | None:
 
 
 def _processors(quota: str) -> float:
-    """Processors of a quota, "150000 100000": microseconds of their time in each period of so many; no limit if none."""
+    """Processors of a quota, "150000 100000": microseconds of their time in a period of so many; of none, no limit."""
     time_us, _, period_us = quota.partition(" ")
     limited = time_us.isdecimal() and period_us.isdecimal() and int(period_us)
     return int(time_us) / int(period_us) if limited else math.inf
@@ -75,7 +75,7 @@ def _limits(root: Path, controller: str, unified: str, separate: str) -> Iterato
     """
     mounts = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+        number, controllers, group = [*line.split(":", 2), "", ""][:3]
         if controller in controllers.split(","):
             # The folder has the name of all, or of this controller alone.
             folders, names = [mounts / controllers, mounts / controller], separate.split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ class GluonEngine:
         recipe = blueprint.recipe
         self._contexts = parse_contexts(recipe.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
-        _refuse_compilation(recipe)
+        _refuse_pytorchs(recipe)
         self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
@@ -219,7 +220,12 @@ def choose_precision(precision: str) -> str:
     return "float32" if precision == "auto" else precision
 
 
-def _refuse_compilation(recipe: Recipe) -> None:
+def _refuse_pytorchs(recipe: Recipe) -> None:
+    """Raise BadRecipe for a key of the pytorch engine alone."""
+    for key, word in (("gradient_compression", "none"), ("sync_batch_norm", False)):
+        if (found := getattr(recipe, key)) != word:
+            what, advice = f"the gluon engine has no {key}", f"{key}={str(word).lower()} or engine=pytorch"
+            raise BadRecipe(what, where=f"{key} = {json.dumps(found)}", advice=advice)
     if recipe.compile:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"

@@ -5,7 +5,7 @@ Gradients of a class's logit by the output of a layer; `engines/gluon/network.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,6 +117,7 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, layer: layers.BatchNorm, owned: dict[str, Any]) -> None:
         super().__init__()
         self.layer = layer
+        self.over_ranks: Callable[..., tuple[Any, Any, Any]] | None = None
         for name, tensor in owned.items():
             # Without scale the weight is 1, whatever was stored.
             fixed = name == "weight" and not layer.scale
@@ -125,6 +126,11 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
     def forward(self, x: Any) -> Any:
         if not self.training or self.layer.frozen:
             return self._normalised(x, False)
+        if self.over_ranks is not None:
+            normalised, *statistics = self.over_ranks(x, self.weight, self.bias, self.layer.epsilon)
+            for running, new in zip((self.running_mean, self.running_var), statistics, strict=True):
+                running.data.lerp_(new, 1 - self.layer.momentum)
+            return normalised
         count = x.numel() // x.shape[1]
         before = self.running_var * self.layer.momentum
         normalised = self._normalised(x, True)
@@ -140,6 +146,13 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
         momentum = 1 - self.layer.momentum
         statistics = (self.running_mean, self.running_var)
         return torch.batch_norm(x, self.weight, self.bias, *statistics, by_batch, momentum, self.layer.epsilon, True)
+
+
+def normalise_together(module: Any, over_ranks: Callable[..., tuple[Any, Any, Any]]) -> None:
+    """Let every batch normalisation of a module that trains go by all ranks' images (`distributed.py`)."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.over_ranks = over_ranks
 
 
 class _Plain(torch.nn.Module):  # type: ignore[misc]
