@@ -141,8 +141,8 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         if self.by_batch and self.over_ranks is not None:
-            normalised, *statistics = self.over_ranks(x, self.weight, self.bias, self.layer.epsilon)
-            for running, new in zip((self.running_mean, self.running_var), statistics, strict=True):
+            normalised, mean, variance = self.over_ranks(x, self.weight, self.bias, self.layer.epsilon)
+            for running, new in ((self.running_mean, mean), (self.running_var, variance)):
                 running.data.lerp_(new, 1 - self.layer.momentum)
             return normalised
         self.count = x.numel() // x.shape[1]
