@@ -10,15 +10,34 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, in_cluster
-from imagenet_pipeline.engines.devices import CPU_CONTEXTS, micro_batches, parse_devices, require_there
+from imagenet_pipeline.engines import (
+    Array,
+    Blueprint,
+    Images,
+    Labels,
+    Targets,
+    Totals,
+    Values,
+    check_fits,
+    in_cluster,
+    may_have_gpus,
+)
+from imagenet_pipeline.engines.devices import (
+    CPU_CONTEXTS,
+    micro_batches,
+    naming_memory,
+    parse_devices,
+    require_gpus,
+    require_there,
+    tell_automatic,
+)
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
 from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
 from imagenet_pipeline.engines.gluon.optimizer import Optimizer
-from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx
+from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
@@ -28,6 +47,7 @@ STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of the devices: bounds the memory of queued batches."""
 
 
+@naming_memory
 class GluonEngine:
     """See `engines.Engine`; it waits for the step just issued where there are moving averages."""
 
@@ -210,8 +230,8 @@ class GluonEngine:
 
 
 def choose_precision(precision: str) -> str:
-    """The precision to compute in; "auto" is float32. Raises BadRecipe for the half precisions."""
-    if precision in ("bfloat16", "float16"):
+    """The precision to compute in; "auto" is float32. Raises BadRecipe for those below."""
+    if precision in ("bfloat16", "float16", "tf32"):
         raise BadRecipe(
             "the gluon engine computes in float32 or float64",
             where=f"precision = {precision!r}",
@@ -257,9 +277,11 @@ def parse_contexts(devices: str) -> list[Any]:
     "auto" is the first GPU, or else the CPU.
     """
     gpus = gpu_count()
-    kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1 or gpu:0,1")
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1, gpu:all or gpu:0,1")
+    if devices == "auto":
+        tell_automatic("gluon", gpus, min(gpus, 1), why_no_gpu() if not gpus and may_have_gpus() else "")
     if kind == "gpu":
-        require_there(devices, words, gpus, f"{gpus} GPUs that MXNet can use")
+        require_gpus(devices, words, "gluon", gpus, why_no_gpu)
     else:
         require_there(devices, words, CPU_CONTEXTS, f"contexts cpu:0 to cpu:{CPU_CONTEXTS - 1}")
     return [mx.Context(kind, int(word)) for word in words]

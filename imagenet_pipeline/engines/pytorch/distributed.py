@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.errors import BadRecipe, WorkerLost, is_out_of_memory
 from imagenet_pipeline.processes import this_process
 
 distributed = torch.distributed
@@ -200,4 +200,6 @@ def joined_group(device: Any) -> ProcessGroup:
 
 def _is_of_network(error: RuntimeError) -> bool:
     words = str(error).lower()
+    if is_out_of_memory(error):
+        return False
     return isinstance(error, distributed.DistError) or any(word in words for word in ("gloo", "nccl", "connection"))

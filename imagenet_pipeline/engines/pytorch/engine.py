@@ -23,7 +23,7 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
 )
-from imagenet_pipeline.engines.devices import micro_batches
+from imagenet_pipeline.engines.devices import micro_batches, naming_memory
 from imagenet_pipeline.engines.ema import Averages, rule_state
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
@@ -32,6 +32,7 @@ from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
+    allow_tf32,
     choose_precision,
     compiled,
     device_name,
@@ -49,6 +50,7 @@ STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
 
 
+@naming_memory
 class PyTorchEngine:
     """See `engines.Engine`.
 
@@ -187,6 +189,7 @@ class PyTorchEngine:
         return torch.autocast(self._device.type, getattr(torch, self.precision) if half else None, enabled=half)
 
     def _train_mode(self, training: bool) -> None:
+        allow_tf32(self.precision == "tf32")  # of the process, where another engine may compute in another precision
         if self._network.training != training:
             self._network.train(training)
             for norm in self._fixed_norms:
