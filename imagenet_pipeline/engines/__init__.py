@@ -198,7 +198,8 @@ def choose_engine(devices: str, network: str = "") -> str:
     """Choose the engine that "auto" stands for, at this moment on this machine.
 
     A zoo's network brings its own, and torchrun starts PyTorch. Else Gluon where it is installed, unless GPUs are asked
-    for and PyTorch alone sees some; frameworks are imported only then. Raises BadRecipe where there is neither.
+    for, or "auto" may take one, and PyTorch alone can use some; frameworks are imported only then. Raises BadRecipe
+    where there is neither.
     """
     if is_zoo_name(network):
         return ZOOS[network.partition(":")[0]]
@@ -208,13 +209,22 @@ def choose_engine(devices: str, network: str = "") -> str:
         raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=f"pip install {packages}")
     if "gluon" not in installed or ("pytorch" in installed and this_process().launched):
         return installed[-1]
-    if "pytorch" in installed and devices.startswith("gpu") and not _gpus("gluon") and _gpus("pytorch"):
+    wanted = devices.startswith("gpu") or (devices == "auto" and may_have_gpus())
+    if "pytorch" in installed and wanted and not gpus_seen("gluon") and gpus_seen("pytorch"):
         return "pytorch"
     return "gluon"
 
 
-def _gpus(engine: str) -> int:
-    """Count the GPUs that an engine's framework sees; a framework that cannot be imported sees none."""
+def may_have_gpus() -> bool:
+    """Tell a machine that shows no GPU, so that no framework need be imported to count them."""
+    if sys.platform == "linux":
+        # Of NVIDIA's driver, of Windows' Linux, of AMD's driver.
+        return any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "dxg", "kfd"))
+    return sys.platform == "win32"
+
+
+def gpus_seen(engine: str) -> int:
+    """Count the GPUs that an engine can use; one whose framework cannot be imported uses none."""
     try:
         runtime = importlib.import_module(f"imagenet_pipeline.engines.{engine}.runtime")
     except (ImportError, OSError):
@@ -276,7 +286,8 @@ def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
         from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 
         require_no_cluster(engine)
-    if engine != "pytorch" or "," not in devices or this_process().launched:
+    several = "," in devices or (devices == "gpu:all" and engine == "pytorch" and gpus_seen(engine) > 1)
+    if engine != "pytorch" or not several or this_process().launched:
         return False
     try:
         from imagenet_pipeline.engines.pytorch.launch import launch
@@ -325,5 +336,10 @@ def not_importable(engine: str, error: ImportError | OSError, alone: bool = Fals
         advice = f"{python}pip install {package}{instead}"
         return BadRecipe(f"the {engine} engine is not installed ({error})", advice=advice)
     # A shared library that is missing or does not fit says so in an OSError or a bare ImportError.
+    if "libcuda.so" in str(error):
+        return BadRecipe(
+            f"the {engine} engine is built for GPUs, and the NVIDIA driver is missing (libcuda.so)",
+            advice=f"install the driver, or the build for CPUs: pip install {package}",
+        )
     what = f"the {engine} engine is installed but cannot be imported ({ascii(str(error))[1:-1][:200]})"
     return BadRecipe(what, advice=f"mend it: pip install --force-reinstall {package}")

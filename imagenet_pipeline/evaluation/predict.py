@@ -174,7 +174,7 @@ class Classifier:
 
     def images_together(self, crops: Crops = 1) -> int:
         """The number of images that go to the engine at once."""
-        return max(1, self.recipe.batch_size // crops)
+        return max(1, self.recipe.images_per_step // crops)
 
     def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
         """Cut the crops that the network sees, [crops, S, S, 3], from an image [H, W, 3]. Threads may share it."""

@@ -47,12 +47,12 @@ def records_to_read(recipe: Recipe, others: Path | None = None) -> DataSet:
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
     """Count the whole batches in the training records. Raises BadRecipe where there is none."""
     images = data.counts.get("train", 0)
-    if images < recipe.batch_size:
+    if images < recipe.images_per_step:
         raise BadRecipe(
             "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
-            found=recipe.batch_size,
+            found=recipe.images_per_step,
         )  # fmt: skip
-    return images // recipe.batch_size
+    return images // recipe.images_per_step
 
 
 def loader_of(
@@ -71,7 +71,7 @@ def loader_of(
     return Loader(
         records,
         size,
-        max(1, recipe.batch_size // crops),
+        max(1, recipe.images_per_step // crops),
         threads=recipe.loader.threads,
         prefetch=recipe.loader.prefetch,
         classes=classes,

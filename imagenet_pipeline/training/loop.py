@@ -134,7 +134,7 @@ def validate(run: Run, records: RecordSet, step: int, interruption: Interruption
     settle(engine)
     with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
         shown = watched(batches, "validation", shown=run.leads)
-        totals = score(engine, _until_asked(run, shown, len(records) // recipe.batch_size, interruption))
+        totals = score(engine, _until_asked(run, shown, len(records) // recipe.images_per_step, interruption))
     if not np.isfinite(totals.loss):
         raise diverged(run, f"the validation loss is not finite ({totals.loss})", step - 1)
     return totals if totals.images == len(records) else None

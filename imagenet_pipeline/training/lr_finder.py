@@ -80,7 +80,7 @@ def find_rate(
                 break
     if not losses:
         raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
-    key_factor = (recipe.optimizer.reference_batch_size or recipe.batch_size) / recipe.batch_size
+    key_factor = (recipe.optimizer.reference_batch_size or recipe.images_per_step) / recipe.images_per_step
     return curve_of(rates[: len(losses)], np.array(losses), steps, key_factor, ended)
 
 

@@ -23,15 +23,16 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
 )
-from imagenet_pipeline.engines.devices import micro_batches
+from imagenet_pipeline.engines.devices import micro_batches, naming_memory
 from imagenet_pipeline.engines.ema import Averages, rule_state
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
-from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
+from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
 from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
-from imagenet_pipeline.engines.pytorch.network import build, gradients_of, watched_layer
+from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
+    allow_tf32,
     choose_precision,
     compiled,
     device_name,
@@ -40,6 +41,7 @@ from imagenet_pipeline.engines.pytorch.runtime import (
     torch,
     versions_of,
 )
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
 from imagenet_pipeline.processes import this_process
@@ -48,6 +50,7 @@ STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
 
 
+@naming_memory
 class PyTorchEngine:
     """See `engines.Engine`.
 
@@ -77,6 +80,10 @@ class PyTorchEngine:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
         self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
+        if recipe.sync_batch_norm and self.ranks > 1:
+            _require_own(blueprint)
+            normalise_together(built.module, normalised_over_ranks)
+        self._compression = recipe.gradient_compression
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
         self._compile = recipe.compile
         if self._compile:
@@ -187,7 +194,7 @@ class PyTorchEngine:
     def _parallel(self) -> Any:
         """The network whose gradients are averaged over the ranks; made at the first step, which is collective."""
         self._group.require_equal(self.values())
-        return self._group.parallel(self._network)
+        return self._group.parallel(self._network, self._compression)
 
     @cached_property
     def _training_network(self) -> Any:
@@ -226,6 +233,7 @@ class PyTorchEngine:
         return torch.autocast(self._device.type, getattr(torch, self.precision) if half else None, enabled=half)
 
     def _train_mode(self, training: bool) -> None:
+        allow_tf32(self.precision == "tf32")  # of the process, where another engine may compute in another precision
         if self._network.training != training:
             self._network.train(training)
             for norm in self._fixed_norms:
@@ -306,7 +314,9 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
         module = zoo.build(network, input_shape, blueprint.recipe.seed)
-        module.to(device, dtype, memory_format=torch.channels_last)
+        module.to(device, dtype)
+        for parameter in module.parameters():
+            parameter.data = _channels_last(parameter.data)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
     tensors = {name: _zeros(parameter, dtype, device) for name, parameter in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
@@ -325,9 +335,21 @@ def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
 
 def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:
     tensor = torch.zeros(parameter.shape, dtype=dtype, device=device)
-    if tensor.ndim == 4:
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return torch.nn.Parameter(tensor, requires_grad=parameter.trainable)
+    return torch.nn.Parameter(_channels_last(tensor), requires_grad=parameter.trainable)
+
+
+def _channels_last(tensor: Any) -> Any:
+    # With strides that say so where a size of 1 leaves several, as their gradients' do: `contiguous` would keep them.
+    return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor) if tensor.ndim == 4 else tensor
+
+
+def _require_own(blueprint: Blueprint) -> None:
+    if blueprint.network.engine is not None:
+        raise BadRecipe(
+            "the normalisations of a zoo's network each go by their own process's images",
+            where="sync_batch_norm = true",
+            advice=f"sync_batch_norm=false, or a network of our own in place of {blueprint.network}",
+        )
 
 
 class Normalised(torch.nn.Module):  # type: ignore[misc]

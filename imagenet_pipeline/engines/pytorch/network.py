@@ -5,7 +5,7 @@ Gradients of a class's logit by the output of a layer; `engines/gluon/network.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,7 @@ class _Root(torch.nn.Module):  # type: ignore[misc]
         self.norms = [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def forward(self, x: Any) -> list[Any]:
-        moving = [norm for norm in self.norms if norm.by_batch]
+        moving = [norm for norm in self.norms if norm.by_batch and norm.over_ranks is None]
         # Gradients do not depend on them; `data` keeps autograd from thinking so.
         variances = [norm.running_var.data for norm in moving]
         kept = torch._foreach_mul(variances, [norm.layer.momentum for norm in moving]) if moving else []
@@ -125,6 +125,8 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, layer: layers.BatchNorm, owned: dict[str, Any]) -> None:
         super().__init__()
         self.layer = layer
+        self.over_ranks: Callable[..., tuple[Any, Any, Any]] | None = None
+        """Normalises in training in the place of PyTorch's; gives biased mean and variance as well."""
         self.count = 0
         """Numbers that a channel's last statistics were taken of."""
         for name, tensor in owned.items():
@@ -138,12 +140,24 @@ class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
         return self.training and not self.layer.frozen
 
     def forward(self, x: Any) -> Any:
+        if self.by_batch and self.over_ranks is not None:
+            normalised, mean, variance = self.over_ranks(x, self.weight, self.bias, self.layer.epsilon)
+            for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+                running.data.lerp_(new, 1 - self.layer.momentum)
+            return normalised
         self.count = x.numel() // x.shape[1]
         momentum = 1 - self.layer.momentum
         statistics = (self.running_mean, self.running_var)
         return torch.batch_norm(
             x, self.weight, self.bias, *statistics, self.by_batch, momentum, self.layer.epsilon, True
         )
+
+
+def normalise_together(module: Any, over_ranks: Callable[..., tuple[Any, Any, Any]]) -> None:
+    """Let every batch normalisation of a module that trains go by all ranks' images (`distributed.py`)."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.over_ranks = over_ranks
 
 
 def _make_biased(variances: list[Any], kept: list[Any], counts: list[int]) -> None:

@@ -35,7 +35,7 @@ from imagenet_pipeline.networks.layers import (
     stack,
     without_taps,
 )
-from imagenet_pipeline.processes import RankedProcess
+from imagenet_pipeline.processes import RankedProcess, available_processors
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., Engine]
@@ -314,7 +314,7 @@ def test_a_compiler_that_fails_is_one_line(
 
 def test_all_processors_are_used_unless_told_otherwise() -> None:
     words = "from imagenet_pipeline.engines.pytorch.runtime import torch; print(torch.get_num_threads())"
-    for setting, wanted in (({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)):
+    for setting, wanted in (({}, available_processors()), ({"OMP_NUM_THREADS": "1"}, 1)):
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         done = subprocess.run(
             [sys.executable, "-c", words], env={**environment, **setting}, capture_output=True, text=True, check=True
