@@ -417,6 +417,8 @@ class Recipe(Section):
     float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
+    deterministic: bool = False
+    """Let equal runs on GPUs end in equal bytes too, as on CPUs they always do; slower, and not of every layer."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Micro-batches that a batch is computed in, their gradients added: less memory, the same step."""
     gradient_compression: Literal["none", "bfloat16"] = "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,9 @@ class GluonEngine:
         recipe = blueprint.recipe
         self._contexts = parse_contexts(recipe.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
+        if recipe.deterministic and any(context.device_type == "gpu" for context in self._contexts):
+            # MXNet asks for it when it chooses the algorithms of a layer.
+            os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
         _refuse_pytorchs(recipe)
         self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)

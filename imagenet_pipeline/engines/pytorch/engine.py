@@ -33,9 +33,11 @@ from imagenet_pipeline.engines.pytorch.network import build, gradients_of, norma
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
     allow_tf32,
+    choose_algorithms,
     choose_precision,
     compiled,
     device_name,
+    naming_algorithms,
     parse_device,
     require_compiler,
     torch,
@@ -55,7 +57,7 @@ class PyTorchEngine:
     """See `engines.Engine`.
 
     On a CPU equal runs give equal bytes. A GPU's kernels add in no fixed order and are chosen by trial, so its
-    runs differ in the last bits.
+    runs differ in the last bits, unless the recipe is `deterministic`.
     """
 
     name = "pytorch"
@@ -63,7 +65,10 @@ class PyTorchEngine:
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         recipe = blueprint.recipe
         self._device = parse_device(recipe.devices, this_process())
-        self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        on_gpu = self._device.type == "cuda"
+        self._deterministic = recipe.deterministic and on_gpu
+        choose_algorithms(self._deterministic)
+        self._copies = torch.cuda.Stream(self._device) if on_gpu else None
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
@@ -90,6 +95,8 @@ class PyTorchEngine:
             require_compiler()
         self._optimizer = Optimizer(recipe.optimizer, self._trained, groups)
         self._accumulation = recipe.accumulation
+        # A graph's gradients do not outlive the next micro-batch, and DDP's exchange is no part of one.
+        self._graphs = on_gpu and self.ranks == 1 and self._accumulation == 1
         self._loss_scale = LossScale() if self.precision == "float16" else None
         live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
         self._averages = Averages(recipe.average_decay, live, torch.clone, _approach)
@@ -98,6 +105,7 @@ class PyTorchEngine:
         self._images = 0
 
     @naming_lost_ranks
+    @naming_algorithms
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         if self._draws:
             torch.manual_seed(self._group.seed(seed))
@@ -198,7 +206,7 @@ class PyTorchEngine:
 
     @cached_property
     def _training_network(self) -> Any:
-        return compiled(self._parallel) if self._compile else self._parallel
+        return compiled(self._parallel, self._graphs) if self._compile else self._parallel
 
     @property
     def _dtype(self) -> Any:
@@ -233,7 +241,9 @@ class PyTorchEngine:
         return torch.autocast(self._device.type, getattr(torch, self.precision) if half else None, enabled=half)
 
     def _train_mode(self, training: bool) -> None:
-        allow_tf32(self.precision == "tf32")  # of the process, where another engine may compute in another precision
+        # Both hold for the process, where another engine may have been told otherwise.
+        allow_tf32(self.precision == "tf32")
+        choose_algorithms(self._deterministic)
         if self._network.training != training:
             self._network.train(training)
             for norm in self._fixed_norms:
