@@ -304,7 +304,7 @@ class Streams:
 def test_a_gpu_s_copies_are_awaited_before_a_call_returns(
     make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The calls alone, for want of a GPU: steps wait for copies, Python for the batch's copies and for an older step."""
+    """The calls alone, for want of a GPU: steps wait for copies, Python for the batch and an older step."""
     engine: Any = make_engine(LINEAR, engine="pytorch")
     streams = engine._copies = Streams(monkeypatch)
     put = ["copy", "step waits"] * 2
