@@ -123,3 +123,7 @@ class WorkerLost(PipelineError):
     """A worker process died (exit code 6)."""
 
     exit_code = 6
+
+
+class Negative(Exception):
+    """The check said no (exit code 1); what it found has been printed."""

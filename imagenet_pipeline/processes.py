@@ -142,9 +142,14 @@ def tell_launcher(line: str) -> bool:
 
 
 def end_with_launcher() -> None:
-    """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux)."""
+    """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux).
+
+    Signals that our launcher held back from a process that was only starting come now.
+    """
     if this_process().launched:
         _end_with_parent(signal.SIGTERM)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class _Worker(SpawnProcess):

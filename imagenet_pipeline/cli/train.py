@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, Negative, Overrides, overrides_of, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe, counted
+from imagenet_pipeline.cli.output import Json, Overrides, overrides_of, say, say_json, say_table
+from imagenet_pipeline.errors import BadRecipe, Negative, counted
 from imagenet_pipeline.progress import Bar
 
 
