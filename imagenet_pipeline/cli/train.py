@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -360,26 +361,73 @@ def loader(
 
 @benchmark_app.command()
 def step(
+    context: typer.Context,
     recipe: RecipeFile,
     overrides: Overrides = None,
     synthetic: Annotated[bool, typer.Option(help="Also on a synthetic batch, in turn.")] = False,
     steps: Annotated[int, typer.Option(help="Steps a round.")] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds; the median of them counts.")] = 5,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="On the first 1, 2, 4 ... of the devices, as many images on each.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a recipe's training step, the loader feeding it, and with --synthetic what the loader costs it.
 
-    Example: imagenet-pipeline benchmark step config/demo.toml --synthetic
-    """
-    from imagenet_pipeline.config import load_recipe
-    from imagenet_pipeline.training.benchmark import measure_steps
+    On several devices, and by a launcher in several processes, it is the step of all together. --scaling says how
+    much of a device's speed is left when there are more of them: the efficiency.
 
-    with Bar("benchmark", "rounds") as bar:
-        speed = measure_steps(load_recipe(recipe, overrides_of(overrides)), steps, rounds, synthetic, bar.show)
-    if as_json:
-        say_json(speed)
+    \b
+    Examples:
+      imagenet-pipeline benchmark step config/demo.toml --synthetic
+      imagenet-pipeline benchmark step config/imagenet/resnet50.toml devices=gpu:0,1,2,3 --scaling
+    """
+    from imagenet_pipeline.config import find_recipe, load_recipe
+    from imagenet_pipeline.engines import launch_ranks, taking_part
+    from imagenet_pipeline.training.benchmark import measure_scaling, measure_steps
+    from imagenet_pipeline.training.engine_setup import with_engine
+
+    changes = overrides_of(overrides)
+    planned = with_engine(load_recipe(recipe, changes))
+    if scaling:
+        words = ["--steps", str(steps), "--rounds", str(rounds), *(["--synthetic"] if synthetic else [])]
+        with Bar("scaling", "numbers of devices") as bar:
+            speeds = measure_scaling(find_recipe(recipe), changes, planned, words, bar.show)
+        _say_scaling(speeds, as_json)
         return
-    say(f"{speed.engine} on {', '.join(speed.devices)}, {speed.precision}, batches of {speed.batch_size}")
+    with taking_part(), Bar("benchmark", "rounds") as bar:
+        if launch_ranks(planned.engine, planned.devices, context.obj):
+            return
+        speed = measure_steps(planned, steps, rounds, synthetic, bar.show)
+    if as_json and speed:
+        say_json(speed)
+    elif speed:
+        _say_speed(speed)
+
+
+def _say_scaling(speeds: Sequence[Any], as_json: bool) -> None:
+    if as_json:
+        say_json({"scaling": [dataclasses.asdict(scaled) for scaled in speeds]})
+        return
+    say_table(
+        ["devices", "batch", "ms a step", "images/s", "waiting %", "efficiency"],
+        [
+            (
+                scaled.devices,
+                scaled.speed["batch_size"],
+                f"{1000 * scaled.speed['seconds']:.1f}",
+                f"{scaled.speed['images_per_second']:,.0f}",
+                f"{100 * scaled.speed['wait_share']:.1f}",
+                f"{scaled.efficiency:.2f}",
+            )
+            for scaled in speeds
+        ],
+    )
+
+
+def _say_speed(speed: Any) -> None:
+    together = f" in each of {speed.processes} processes" if speed.processes > 1 else ""
+    say(f"{speed.engine} on {', '.join(speed.devices)}{together}, {speed.precision}, batches of {speed.batch_size}")
     say(
         f"fed        {1000 * speed.seconds:.1f} ms a step (best round {1000 * speed.best_seconds:.1f}), "
         f"{speed.images_per_second:,.0f} images/s, waiting {speed.wait_share:.1%}"
@@ -391,6 +439,7 @@ def step(
 
 
 def find_rate(
+    context: typer.Context,
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Picture of the curve to write, PNG.")] = None,
@@ -409,12 +458,19 @@ def find_rate(
     """
     from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.drawing import require_png
+    from imagenet_pipeline.engines import launch_ranks, taking_part
+    from imagenet_pipeline.training.engine_setup import with_engine
     from imagenet_pipeline.training.lr_finder import draw_rates, find_rate
 
     if out:
         require_png(out)
-    with Bar("find-rate", "steps") as bar:
-        curve = find_rate(load_recipe(recipe, overrides_of(overrides)), lowest, highest, steps, bar.show)
+    planned = with_engine(load_recipe(recipe, overrides_of(overrides)))
+    with taking_part(), Bar("find-rate", "steps") as bar:
+        if launch_ranks(planned.engine, planned.devices, context.obj):
+            return
+        curve = find_rate(planned, lowest, highest, steps, bar.show)
+    if curve is None:
+        return
     if out:
         draw_rates(curve, out)
     if as_json:

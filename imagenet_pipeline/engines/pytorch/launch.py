@@ -22,7 +22,7 @@ from typing import Any
 from torch.distributed.elastic import multiprocessing as elastic
 
 from imagenet_pipeline.engines.pytorch.runtime import listed_devices, torch
-from imagenet_pipeline.errors import Negative, PipelineError, WorkerLost
+from imagenet_pipeline.errors import Negative, WorkerLost, error_of
 from imagenet_pipeline.processes import SIGNALS
 
 SECONDS_TO_LEAVE = 5.0
@@ -158,10 +158,7 @@ def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words:
     if line == "":
         return Negative()
     if line is not None:
-        kind = next((kind for kind in PipelineError.__subclasses__() if kind.exit_code == code), PipelineError)
-        error = kind(line)
-        error.exit_code = code
-        return error
+        return error_of(line, code)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return WorkerLost(
         f"rank {rank} of {len(names)} ({names[rank]}, process {pid}) {how}",
