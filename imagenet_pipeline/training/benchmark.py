@@ -66,8 +66,9 @@ def measure_steps(
 ) -> StepSpeed | None:
     """Time training steps of a fresh network, as an epoch runs them; keeps nothing.
 
-    Processes that train together do so here, and all but the first return None. Every fed round starts the loader anew and first uses up what it had prepared ahead, so that loading keeps pace
-    in what is measured. `show` is told (rounds done, rounds). Raises BadRecipe for counts below 1.
+    Processes that train together do so here, and all but the first return None. Every fed round starts the loader
+    anew and first uses up what it had prepared ahead, so that loading keeps pace in what is measured. `show` is told
+    (rounds done, rounds). Raises BadRecipe for counts below 1.
     """
     if steps < 1 or rounds < 1:
         raise BadRecipe("too few", where="--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
