@@ -18,6 +18,7 @@ from imagenet_pipeline.processes import (
     RankedProcess,
     available_processors,
     memory_bytes,
+    run_apart,
     tell_launcher,
     this_process,
 )
@@ -122,6 +123,13 @@ def test_memory_is_bounded_by_the_containers_limit(tmp_path: Path) -> None:
     assert memory_bytes(system(tmp_path / "1", V1, **{"memory/docker/4f/memory.limit_in_bytes": "4096\n"})) == 4096
     unlimited = {"memory/memory.limit_in_bytes": "9223372036854771712\n"}
     assert memory_bytes(system(tmp_path / "none", V1, **unlimited)) == machine
+
+
+def test_what_runs_apart_answers_or_raises_its_own_error() -> None:
+    assert json.loads(run_apart(["networks", "lenet", "--json"], os.environ))["name"] == "lenet"
+    with pytest.raises(BadRecipe, match=r"^network: no network is called 'lenot'; did you mean lenet") as raised:
+        run_apart(["networks", "lenot"], os.environ)
+    assert raised.value.exit_code == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
