@@ -4,7 +4,7 @@ that train together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,25 +23,29 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
 )
-from imagenet_pipeline.engines.devices import micro_batches
+from imagenet_pipeline.engines.devices import micro_batches, naming_memory
 from imagenet_pipeline.engines.ema import Averages, rule_state
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
-from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
+from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
 from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
 from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
-from imagenet_pipeline.engines.pytorch.network import build, gradients_of, watched_layer
+from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
+    allow_tf32,
+    choose_algorithms,
     choose_precision,
     compiled,
     device_name,
+    naming_algorithms,
     parse_device,
     require_compiler,
     torch,
     versions_of,
 )
 from imagenet_pipeline.engines.pytorch.tensor_list import copy_unless
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
 from imagenet_pipeline.processes import this_process
@@ -50,11 +54,12 @@ STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
 
 
+@naming_memory
 class PyTorchEngine:
     """See `engines.Engine`.
 
     On a CPU equal runs give equal bytes. A GPU's kernels add in no fixed order and are chosen by trial, so its
-    runs differ in the last bits.
+    runs differ in the last bits, unless the recipe is `deterministic`.
     """
 
     name = "pytorch"
@@ -62,6 +67,10 @@ class PyTorchEngine:
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         recipe = blueprint.recipe
         self._device = parse_device(recipe.devices, this_process())
+        on_gpu = self._device.type == "cuda"
+        self._deterministic = recipe.deterministic and on_gpu
+        choose_algorithms(self._deterministic)
+        self._copies = torch.cuda.Stream(self._device) if on_gpu else None
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
@@ -78,12 +87,18 @@ class PyTorchEngine:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
         self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
+        if recipe.sync_batch_norm and self.ranks > 1:
+            _require_own(blueprint)
+            normalise_together(built.module, normalised_over_ranks)
+        self._compression = recipe.gradient_compression
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
         self._compile = recipe.compile
         if self._compile:
             require_compiler()
         self._optimizer = Optimizer(recipe.optimizer, self._trained, groups)
         self._accumulation = recipe.accumulation
+        # A graph's gradients do not outlive the next micro-batch, and DDP's exchange is no part of one.
+        self._graphs = on_gpu and self.ranks == 1 and self._accumulation == 1
         self._loss_scale = LossScale(self._device) if self.precision == "float16" else None
         live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
         self._averages = Averages(recipe.average_decay, live, torch.clone, self._approach)
@@ -93,6 +108,7 @@ class PyTorchEngine:
         self._images = 0
 
     @naming_lost_ranks
+    @naming_algorithms
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         if self._draws:
             torch.manual_seed(self._group.seed(seed))
@@ -107,6 +123,7 @@ class PyTorchEngine:
                 metrics.append(self._backward(*batch, len(batches)))
         self._step(learning_rate)
         self._add(sum(metrics), len(labels))
+        self._await_copies()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def score_batch(self, images: Images, labels: Labels) -> None:
@@ -114,16 +131,41 @@ class PyTorchEngine:
         logits = self._evaluated(images)
         losses = losses_of(logits, targets, self._loss, training=False)
         self._add(metrics_of(losses, logits, targets), len(labels))
+        self._await_copies()
 
     def totals(self) -> Totals:
         counts = torch.stack(self._metrics).double().cpu().numpy() if self._metrics else np.zeros((0, 3))
         images, self._images, self._metrics = self._images, 0, []
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def logits(self, images: Images) -> Array:
-        logits: Array = self._evaluated(images).cpu().numpy()
-        return logits
+        wait: Callable[[], Array] = self.issue_logits(images)
+        return wait()
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
+        # Copied now: a copy issued later would wait for the batches in between.
+        logits = self._evaluated(images).to("cpu", non_blocking=True)
+        copied = self._event()
+        self._await_copies()
+
+        def read() -> Array:
+            if copied is not None:
+                copied.synchronize()
+            array: Array = logits.numpy()
+            return array
+
+        return read
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        if self._copies is None:
+            return np.empty(shape, dtype)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        try:
+            array: npt.NDArray[Any] = torch.empty(shape, dtype=kind, pin_memory=True).numpy()
+        except RuntimeError as error:
+            raise MemoryError(str(error)) from error
+        return array
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         self._train_mode(False)
@@ -163,28 +205,48 @@ class PyTorchEngine:
     def _parallel(self) -> Any:
         """The network whose gradients are averaged over the ranks; made at the first step, which is collective."""
         self._group.require_equal(self.values())
-        return self._group.parallel(self._network)
+        return self._group.parallel(self._network, self._compression)
 
     @cached_property
     def _training_network(self) -> Any:
-        return compiled(self._parallel) if self._compile else self._parallel
+        return compiled(self._parallel, self._graphs) if self._compile else self._parallel
 
     @property
     def _dtype(self) -> Any:
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def _put(self, array: npt.NDArray[Any]) -> Any:
+        """The array on the device, copied on a stream of its own, which waits for no step; `_await_copies` ends it.
+
+        From pinned memory (`host_array`) the copy costs Python no time.
+        """
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        if self._device.type == "cpu":
+        if self._copies is None:
             return tensor
-        # Only from pinned memory does a copy not wait for the steps before it.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        with torch.cuda.stream(self._copies):
+            copied = tensor.to(self._device, non_blocking=True)
+        steps = torch.cuda.current_stream(self._device)
+        steps.wait_stream(self._copies)
+        copied.record_stream(steps)
+        return copied
+
+    def _await_copies(self) -> None:
+        """Wait until the host's arrays have been read; they have been, mostly, when the work on them is issued."""
+        if self._copies is not None:
+            self._copies.synchronize()
+
+    def _event(self) -> Any | None:
+        """The end of all that has been issued; None on a CPU, which never runs behind."""
+        return None if self._copies is None else torch.cuda.current_stream(self._device).record_event()
 
     def _autocast(self) -> Any:
         half = self.precision in ("bfloat16", "float16")
         return torch.autocast(self._device.type, getattr(torch, self.precision) if half else None, enabled=half)
 
     def _train_mode(self, training: bool) -> None:
+        # Both hold for the process, where another engine may have been told otherwise.
+        allow_tf32(self.precision == "tf32")
+        choose_algorithms(self._deterministic)
         if self._network.training != training:
             self._network.train(training)
             for norm in self._fixed_norms:
@@ -245,8 +307,9 @@ class PyTorchEngine:
     def _add(self, metrics: Any, images: int) -> None:
         self._metrics.append(metrics)
         self._images += images
-        if self._device.type == "cuda":
-            self._events.append(torch.cuda.current_stream(self._device).record_event())
+        event = self._event()
+        if event is not None:
+            self._events.append(event)
             if len(self._events) > STEPS_IN_FLIGHT:
                 self._events.pop(0).synchronize()
 
@@ -275,7 +338,9 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
         module = zoo.build(network, input_shape, blueprint.recipe.seed)
-        module.to(device, dtype, memory_format=torch.channels_last)
+        module.to(device, dtype)
+        for parameter in module.parameters():
+            parameter.data = _channels_last(parameter.data)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
     tensors = {name: _zeros(parameter, dtype, device) for name, parameter in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
@@ -294,9 +359,21 @@ def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
 
 def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:
     tensor = torch.zeros(parameter.shape, dtype=dtype, device=device)
-    if tensor.ndim == 4:
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return torch.nn.Parameter(tensor, requires_grad=parameter.trainable)
+    return torch.nn.Parameter(_channels_last(tensor), requires_grad=parameter.trainable)
+
+
+def _channels_last(tensor: Any) -> Any:
+    # With strides that say so where a size of 1 leaves several, as their gradients' do: `contiguous` would keep them.
+    return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor) if tensor.ndim == 4 else tensor
+
+
+def _require_own(blueprint: Blueprint) -> None:
+    if blueprint.network.engine is not None:
+        raise BadRecipe(
+            "the normalisations of a zoo's network each go by their own process's images",
+            where="sync_batch_norm = true",
+            advice=f"sync_batch_norm=false, or a network of our own in place of {blueprint.network}",
+        )
 
 
 class Normalised(torch.nn.Module):  # type: ignore[misc]
