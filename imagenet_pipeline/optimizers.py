@@ -289,10 +289,10 @@ def _length(array: Any) -> Any:
 
 
 def _not_zero(length: Any) -> Any:
-    return length + (length == 0) * 1.0
+    return length + (length == 0)
 
 
 def _trusted(ratio: Any, first: Any, second: Any) -> Any:
     # A comparison and no branch: a branch would wait for the device.
-    known = (first > 0) * 1.0 * (second > 0)
-    return ratio * known + (1 - known)
+    known = (first > 0) * (second > 0)
+    return ratio * known + (known == 0)

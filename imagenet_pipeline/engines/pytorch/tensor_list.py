@@ -21,36 +21,62 @@ from imagenet_pipeline.optimizers import Step, excess
 class TensorList:
     """Tensors of any shapes, the same type and device. An operand is another list, `Numbers`, a number, a tensor with
     no dimension, or one with a number for each tensor of the list.
+
+    The product with a number waits for the sum it may be part of, which is then one operation and needs no memory of
+    its own. So a rule must not change a list in place between its product and the use of that.
     """
 
-    def __init__(self, tensors: Sequence[Any]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Sequence[Any], factor: float | None = None) -> None:
+        self._tensors, self._factor = tensors, factor
+
+    @property
+    def tensors(self) -> Sequence[Any]:
+        """The tensors, multiplied by what waited."""
+        if self._factor is not None:
+            self._tensors, self._factor = torch._foreach_mul(self._tensors, self._factor), None
+        return self._tensors
 
     def __add__(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_add(self.tensors, _operand(other)))
-
-    def __sub__(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_sub(self.tensors, _operand(other)))
-
-    def __mul__(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_mul(self.tensors, _operand(other)))
-
-    def __truediv__(self, other: Any) -> TensorList:
-        return TensorList(torch._foreach_div(self.tensors, _operand(other)))
-
-    __radd__, __rmul__ = __add__, __mul__
+        if not isinstance(other, TensorList):
+            return TensorList(torch._foreach_add(self.tensors, _operand(other)))
+        if self._factor is not None and other._factor is None:
+            return other + self
+        return TensorList(torch._foreach_add(self.tensors, other._tensors, alpha=other._alpha))
 
     def __iadd__(self, other: Any) -> TensorList:
-        torch._foreach_add_(self.tensors, _operand(other))
+        # A product that waited becomes tensors of its own here, as the sum would.
+        if isinstance(other, TensorList) and self._factor is not None and other._factor is None:
+            return other + self
+        if isinstance(other, TensorList):
+            torch._foreach_add_(self.tensors, other._tensors, alpha=other._alpha)
+        else:
+            torch._foreach_add_(self.tensors, _operand(other))
         return self
+
+    def __sub__(self, other: TensorList) -> TensorList:
+        return self + -1.0 * other
+
+    def __mul__(self, other: Any) -> TensorList:
+        if isinstance(other, int | float):
+            return TensorList(self._tensors, self._alpha * other)
+        return TensorList(torch._foreach_mul(self.tensors, _operand(other)))
+
+    __radd__, __rmul__ = __add__, __mul__
 
     def __imul__(self, other: Any) -> TensorList:
         torch._foreach_mul_(self.tensors, _operand(other))
         return self
 
+    def __truediv__(self, other: Any) -> TensorList:
+        return TensorList(torch._foreach_div(self.tensors, _operand(other)))
+
     def __itruediv__(self, other: Any) -> TensorList:
         torch._foreach_div_(self.tensors, _operand(other))
         return self
+
+    @property
+    def _alpha(self) -> float:
+        return 1.0 if self._factor is None else self._factor
 
     def sqrt(self) -> TensorList:
         """Square root of every number."""
@@ -61,10 +87,8 @@ class TensorList:
         return TensorList(torch._foreach_sign(self.tensors))
 
     def length(self) -> Any:
-        """The norm of each tensor [tensors]."""
-        # In float32 a CPU is 6e-6 short on a weight of 512 x 4608.
-        lengths = torch._foreach_norm(self.tensors, dtype=torch.float64)
-        return torch.stack(lengths).to(self.tensors[0].dtype)
+        """The norm of each tensor, float64 [tensors]: in float32 a CPU is 6e-6 short on a weight of 512 x 4608."""
+        return torch.stack(torch._foreach_norm(self.tensors, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -118,35 +142,37 @@ def joint_step(steps: Sequence[Step]) -> Step:
 
 
 class RowLimit:
-    """`limited_norm` of many weights at once. Rows of the same length are measured together, in one copy of them all.
+    """`limited_norm` of many weights at once.
 
-    The weights are kept, and must stay where they are in memory; those of one dimension are left alone.
+    Rows are measured in a copy of them all, in a block for each power of 2: those shorter end in zeros. The weights are
+    kept, and must stay where they are in memory; those of one dimension are left alone.
     """
 
     def __init__(self, weights: Sequence[Any]) -> None:
-        self._weights = sorted((weight.detach() for weight in weights if weight.ndim > 1), key=_row_size)
-        by_length: dict[int, list[Any]] = {}
-        for weight in self._weights:
-            by_length.setdefault(_row_size(weight), []).append(weight)
-        rows = {size: sum(len(weight) for weight in alike) for size, alike in by_length.items()}
-        first = weights[0]
-        self._blocks = [first.new_empty((count, size)) for size, count in rows.items()]
-        self._factors = first.new_empty(sum(rows.values()))
-        self._copies, self._divisors = [], []
-        blocks = zip(self._blocks, by_length.values(), strict=True)
-        parts = [part for block, alike in blocks for part in block.split([len(weight) for weight in alike])]
-        factors = self._factors.split([len(weight) for weight in self._weights]) if self._weights else ()
-        for weight, part, factor in zip(self._weights, parts, factors, strict=True):
-            self._copies.append(_laid_out_as(weight, part))
-            self._divisors.append(factor.view(-1, *(1,) * (weight.ndim - 1)))
+        by_size: dict[int, list[Any]] = {}
+        for weight in (weight.detach() for weight in weights if weight.ndim > 1):
+            by_size.setdefault(2 ** (weight[0].numel() - 1).bit_length(), []).append(weight)
+        self._weights = [weight for alike in by_size.values() for weight in alike]
+        self._copies, self._divisors, self._blocks = [], [], []
+        lengths = weights[0].new_empty(sum(len(weight) for weight in self._weights))
+        self._lengths, self._factors, first = lengths, torch.empty_like(lengths), 0
+        for size, alike in by_size.items():
+            block = lengths.new_zeros((sum(len(weight) for weight in alike), size))
+            self._blocks.append((block, lengths[first : first + len(block)]))
+            for weight, rows in zip(alike, block.split([len(weight) for weight in alike]), strict=True):
+                self._copies.append(_beginnings_of(rows, weight))
+                factors = self._factors[first : first + len(weight)]
+                self._divisors.append(factors.view(-1, *(1,) * (weight.ndim - 1)))
+                first += len(weight)
 
     def limit(self, length: float, overflow: Any | None) -> None:
         """Scale down the rows of the weights that are longer, unless there was an overflow."""
         if not self._weights:
             return
         torch._foreach_copy_(self._copies, self._weights)
-        lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in self._blocks])
-        self._factors.copy_(excess(lengths, length))
+        for block, lengths in self._blocks:
+            torch.linalg.vector_norm(block, dim=1, out=lengths)
+        self._factors.copy_(excess(self._lengths, length))
         if overflow is None:
             torch._foreach_div_(self._weights, self._divisors)
         else:
@@ -182,12 +208,9 @@ def _alike(values: Sequence[float]) -> float | Numbers:
     return values[0] if len(set(values)) == 1 else Numbers(tuple(values))
 
 
-def _row_size(weight: Any) -> int:
-    return int(weight[0].numel())
-
-
-def _laid_out_as(weight: Any, rows: Any) -> Any:
-    # The order within a row does not matter for its length, but lists alike in memory are copied by a single kernel.
-    if weight.stride(0) == rows.stride(0):
-        return rows.as_strided(weight.shape, weight.stride())
-    return rows.view(weight.shape)
+def _beginnings_of(rows: Any, weight: Any) -> Any:
+    # The order within a row does not matter for its length, but the weight's own is copied fastest.
+    size = weight[0].numel()
+    if weight.stride(0) == size:
+        return rows.as_strided(weight.shape, (rows.stride(0), *weight.stride()[1:]))
+    return rows[:, :size].unflatten(1, weight.shape[1:])
