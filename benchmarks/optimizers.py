@@ -39,6 +39,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sgd, decay_all=false": {"decay_all": False},
     "lamb, all of them": {"name": "lamb", "clip_norm": 1.0, "l1": 1e-5, "max_norm": 2.0, "decay_all": False},
 }
+TORCH_OPTIM = {
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "rmsprop": "RMSprop",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+}
 VARIANTS: dict[str, dict[str, Any]] = {name: {"name": name} for name in OPTIMIZERS.names()} | OPTIONS
 
 
@@ -61,7 +70,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=4, help="longest side of an array; 0 leaves them whole")
     parser.add_argument("--steps", type=int, default=9, help="measured steps of each")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.engine == "pytorch" and arguments.contexts != 1:
+        parser.error("on pytorch every device has a process of its own: --contexts 1")
+    return arguments
 
 
 def resnet50(side: int) -> Shapes:
@@ -114,12 +126,9 @@ def on_pytorch(recipe: OptimizerRecipe, shapes: Shapes, arguments: argparse.Name
         "ours": lambda: optimizer.update(RATE),
         "each": torch.no_grad()(one_by_one(recipe, each, torch.zeros_like)),
     }
-    kind = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "rmsprop": "RMSprop"} | {
-        "adagrad": "Adagrad", "adadelta": "Adadelta"
-    }  # fmt: skip
-    if recipe.name in kind:
+    if recipe.name in TORCH_OPTIM:
         momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov} if recipe.name == "sgd" else {}
-        steps["theirs"] = getattr(torch.optim, kind[recipe.name])(
+        steps["theirs"] = getattr(torch.optim, TORCH_OPTIM[recipe.name])(
             theirs.values(), lr=RATE, weight_decay=recipe.weight_decay, foreach=True, **momentum
         ).step
     return {"steps": steps, "count": count, "finish": lambda: None}

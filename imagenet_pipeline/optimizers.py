@@ -121,14 +121,14 @@ def rmsprop(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, 
     """
     gradient = _decayed(weight, gradient, step)
     squares = _mean_of_squares(slots[0], gradient, step.recipe.decay)
-    return _moved(weight, gradient / (root(squares) + step.recipe.epsilon), step.rate), (squares,)
+    return _moved(weight, gradient / _root_plus(squares, step.recipe.epsilon), step.rate), (squares,)
 
 
 def adagrad(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
     """Duchi et al. 2011, diagonal:  G = g + d w;  s = s + G^2;  w = w - r G / (sqrt(s) + epsilon)."""
     gradient = _decayed(weight, gradient, step)
     squares = slots[0] + gradient * gradient
-    return _moved(weight, gradient / (root(squares) + step.recipe.epsilon), step.rate), (squares,)
+    return _moved(weight, gradient / _root_plus(squares, step.recipe.epsilon), step.rate), (squares,)
 
 
 def adadelta(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
@@ -140,7 +140,9 @@ def adadelta(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any,
     squares, moves = slots
     gradient = _decayed(weight, gradient, step)
     squares = _mean_of_squares(squares, gradient, step.recipe.decay)
-    move = gradient * (root(moves + step.recipe.epsilon) / root(squares + step.recipe.epsilon))
+    move = root(moves + step.recipe.epsilon)
+    move /= root(squares + step.recipe.epsilon)
+    move *= gradient
     moves = _mean_of_squares(moves, move, step.recipe.decay)
     return _moved(weight, move, step.rate), (squares, moves)
 
@@ -253,6 +255,12 @@ def _mean_of_squares(mean: Any, value: Any, share: float) -> Any:
     squares *= 1 - share
     squares += share * mean
     return squares
+
+
+def _root_plus(squares: Any, epsilon: float) -> Any:
+    divisor = root(squares)
+    divisor += epsilon
+    return divisor
 
 
 def _moments(gradient: Any, slots: Slots, step: Step) -> Slots:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from imagenet_pipeline.config import OptimizerRecipe
@@ -54,18 +54,17 @@ class Optimizer:
             return
         weights = list(moving.values())
         gradients = _laid_out_as(weights, [weight.grad for weight in weights])
-        steps = [self._state.step(name, rate) for name in moving]
         if self._recipe.clip_norm:
             _clip(gradients, self._recipe.clip_norm)
         if self._recipe.l1:
-            l1 = joint_step(steps).recipe.l1
+            l1 = joint_step(self._steps(moving, rate)).recipe.l1
             gradients = with_l1(TensorList(weights), TensorList(gradients), l1).tensors
         if self._fused is not None:
             self._update_fused(weights, gradients, rate, overflow)
         elif self._state.rule.on_lists:
-            self._update_lists(moving, gradients, joint_step(steps), overflow)
+            self._update_lists(moving, gradients, joint_step(self._steps(moving, rate)), overflow)
         else:
-            self._update_written(moving, gradients, steps, overflow)
+            self._update_written(moving, gradients, self._steps(moving, rate), overflow)
         if self._recipe.max_norm:
             if tuple(moving) not in self._row_limits:
                 self._row_limits = {tuple(moving): RowLimit(weights)}
@@ -99,6 +98,9 @@ class Optimizer:
         for name, weight in self._parameters.items() if self._fused is not None else ():
             self._fused.state[weight]["step"].fill_(self._state.taken(name))
 
+    def _steps(self, names: Iterable[str], rate: float) -> list[Step]:
+        return [self._state.step(name, rate) for name in names]
+
     def _update_fused(self, weights: list[Any], gradients: Sequence[Any], rate: float, overflow: Any | None) -> None:
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
@@ -113,7 +115,8 @@ class Optimizer:
         moved, slots = self._state.rule.update(TensorList(weights), TensorList(gradients), kept, step)
         if overflow is None:
             torch._foreach_copy_(weights, moved.tensors)
-            self._slots.update(zip(moving, zip(*(slot.tensors for slot in slots), strict=True), strict=True))
+            if slots:
+                self._slots.update(zip(moving, zip(*(slot.tensors for slot in slots), strict=True), strict=True))
         else:
             for targets, values in zip((TensorList(weights), *kept), (moved, *slots), strict=True):
                 copy_unless(overflow, targets.tensors, values.tensors)
