@@ -1,5 +1,5 @@
 """The PyTorch engine: a channels-last network, from pixels to logits, on one device, which may be one of several
-that train together; and the loss scale of float16 training.
+that train together.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from imagenet_pipeline.engines.ema import Averages, rule_state
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
+from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
 from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
@@ -43,6 +44,7 @@ from imagenet_pipeline.engines.pytorch.runtime import (
     torch,
     versions_of,
 )
+from imagenet_pipeline.engines.pytorch.tensor_list import copy_unless
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
@@ -97,9 +99,10 @@ class PyTorchEngine:
         self._accumulation = recipe.accumulation
         # A graph's gradients do not outlive the next micro-batch, and DDP's exchange is no part of one.
         self._graphs = on_gpu and self.ranks == 1 and self._accumulation == 1
-        self._loss_scale = LossScale() if self.precision == "float16" else None
+        self._loss_scale = LossScale(self._device) if self.precision == "float16" else None
         live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
-        self._averages = Averages(recipe.average_decay, live, torch.clone, _approach)
+        self._averages = Averages(recipe.average_decay, live, torch.clone, self._approach)
+        self._overflow: Any | None = None
         self._metrics: list[Any] = []
         self._events: list[Any] = []
         self._images = 0
@@ -118,9 +121,7 @@ class PyTorchEngine:
         for number, batch in enumerate(batches, 1):
             with self._exchanging(number == len(batches)):
                 metrics.append(self._backward(*batch, len(batches)))
-        if self._may_step():
-            self._optimizer.update(learning_rate)
-            self._averages.update()
+        self._step(learning_rate)
         self._add(sum(metrics), len(labels))
         self._await_copies()
 
@@ -189,10 +190,12 @@ class PyTorchEngine:
             tensor.copy_(torch.tensor(values[name]))
 
     def optimizer_state(self) -> dict[str, Array]:
+        self._take_back_skipped()
         scale = {} if self._loss_scale is None else self._loss_scale.state()
         return self._optimizer.state() | self._averages.state(self._means()) | scale
 
     def set_optimizer_state(self, state: Values) -> None:
+        self._take_back_skipped()
         self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, lambda mean, values: mean.copy_(torch.tensor(values)))
         if self._loss_scale is not None:
@@ -276,10 +279,26 @@ class PyTorchEngine:
         """Context of a micro-batch: ranks exchange gradients with the last micro-batch alone."""
         return nullcontext() if last else self._group.no_sync(self._parallel)
 
-    def _may_step(self) -> bool:
-        if self._loss_scale is None:
-            return True
-        return self._loss_scale.unscale([tensor.grad for tensor in self._trained.values() if tensor.grad is not None])
+    def _step(self, learning_rate: float) -> None:
+        self._take_back_skipped()
+        if self._loss_scale is not None:
+            gradients = [tensor.grad for tensor in self._trained.values() if tensor.grad is not None]
+            self._overflow = self._loss_scale.unscale(gradients)
+        self._optimizer.update(learning_rate, self._overflow)
+        self._averages.update()
+
+    def _take_back_skipped(self) -> None:
+        """Count float16's last step as not taken where it was not; called before a count is used."""
+        if self._loss_scale is not None and self._loss_scale.skipped():
+            self._optimizer.take_back()
+            self._averages.take_back()
+
+    def _approach(self, means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+        if self._overflow is None:
+            torch._foreach_lerp_(means, arrays, share)
+        else:
+            copy_unless(self._overflow, means, torch._foreach_lerp(means, arrays, share))
+        return means
 
     def _means(self) -> dict[str, Array]:
         means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
@@ -293,11 +312,6 @@ class PyTorchEngine:
             self._events.append(event)
             if len(self._events) > STEPS_IN_FLIGHT:
                 self._events.pop(0).synchronize()
-
-
-def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
-    torch._foreach_lerp_(means, arrays, share)
-    return means
 
 
 def _on_host(tensor: Any) -> Array:
@@ -376,45 +390,3 @@ class Normalised(torch.nn.Module):  # type: ignore[misc]
         mean, std = (numbers.repeat(images.shape[2]) for numbers in (self.mean, self.std))
         pixels = (images.flatten(2) - mean) / std
         return self.body(pixels.view(images.shape).permute(0, 3, 1, 2))
-
-
-START = 2.0**16
-"""The first factor; a factor too large costs a few skipped steps, too small costs accuracy."""
-STEPS_TO_GROW = 2000
-"""Good steps in a row after which the factor doubles."""
-
-
-class LossScale:
-    """Micikevicius et al. 2018, section 3.2, with the factor chosen as training goes ("dynamic", its section 4).
-
-    A step whose gradients are not all finite is skipped and halves the factor, to no less than 1. To know, Python
-    waits for the device in every step.
-    """
-
-    def __init__(self) -> None:
-        self._scale = START
-        self._good_steps = 0
-
-    def scaled(self, loss: Any) -> Any:
-        """The loss to take the gradient of."""
-        return loss * self._scale
-
-    def unscale(self, gradients: list[Any]) -> bool:
-        """Divide the gradients by the factor, in place; true where the step shall be taken."""
-        torch._foreach_mul_(gradients, 1 / self._scale)
-        finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))))
-        self._good_steps = self._good_steps + 1 if finite else 0
-        if not finite:
-            self._scale = max(self._scale / 2, 1.0)
-        elif self._good_steps == STEPS_TO_GROW:
-            self._scale, self._good_steps = 2 * self._scale, 0
-        return finite
-
-    def state(self) -> dict[str, Array]:
-        """`loss_scale` [2]: the factor, and the good steps since it last changed."""
-        return {"loss_scale": np.array([self._scale, self._good_steps], np.float64)}
-
-    def set_state(self, state: Values) -> None:
-        """Go on from an optimizer state that has a loss scale."""
-        if "loss_scale" in state:
-            self._scale, self._good_steps = float(state["loss_scale"][0]), int(state["loss_scale"][1])
