@@ -61,7 +61,7 @@ class GluonEngine:
         recipe = blueprint.recipe
         self._contexts = parse_contexts(recipe.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
-        _refuse_pytorchs(recipe)
+        refuse_keys_of_pytorch(recipe)
         self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
@@ -240,7 +240,7 @@ def choose_precision(precision: str) -> str:
     return "float32" if precision == "auto" else precision
 
 
-def _refuse_pytorchs(recipe: Recipe) -> None:
+def refuse_keys_of_pytorch(recipe: Recipe) -> None:
     """Raise BadRecipe for a key of the pytorch engine alone."""
     for key, word in (("gradient_compression", "none"), ("sync_batch_norm", False)):
         if (found := getattr(recipe, key)) != word:

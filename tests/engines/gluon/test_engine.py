@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
-from imagenet_pipeline.engines.gluon.engine import GluonEngine, parse_contexts
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines.gluon.engine import GluonEngine, parse_contexts, refuse_keys_of_pytorch
 from imagenet_pipeline.engines.gluon.engine import mx as mxnet
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
@@ -126,6 +127,18 @@ def test_half_precisions_are_refused(make_engine: MakeEngine, precision: str) ->
 def test_compilation_is_refused(make_engine: MakeEngine) -> None:
     with pytest.raises(BadRecipe, match="compile = true: the gluon engine compiles its own way"):
         make_engine(LINEAR, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sync_batch_norm", True, r"^sync_batch_norm = true: the gluon engine has no .*; sync_batch_norm=false or"),
+        ("gradient_compression", "bfloat16", r'^gradient_compression = "bfloat16": .*; gradient_compression=none or'),
+    ],
+)
+def test_keys_of_pytorchs_processes_are_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(BadRecipe, match=message):
+        refuse_keys_of_pytorch(Recipe(network="", records="", **{key: value}))
 
 
 def test_auto_is_float32(make_engine: MakeEngine) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.config import LossRecipe, Recipe
+from imagenet_pipeline.engines import Blueprint, Engine
 from imagenet_pipeline.engines.pytorch import runtime as pytorch_runtime
+from imagenet_pipeline.engines.pytorch.engine import require_own_normalisation
 from imagenet_pipeline.engines.pytorch.runtime import choose_precision, parse_device
 from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
+from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,
@@ -320,3 +322,10 @@ def test_all_processors_are_used_unless_told_otherwise() -> None:
             [sys.executable, "-c", words], env={**environment, **setting}, capture_output=True, text=True, check=True
         )
         assert int(done.stdout) == wanted
+
+
+def test_a_zoos_network_is_not_normalised_over_ranks() -> None:
+    recipe = Recipe(network="timm:resnet18", records="", sync_batch_norm=True)
+    blueprint = Blueprint(ZooNetwork("timm", "resnet18", 5), 32, (0.0,) * 3, (1.0,) * 3, recipe)
+    with pytest.raises(BadRecipe, match=r"sync_batch_norm = true: the normalisations of a zoo's .* timm:resnet18"):
+        require_own_normalisation(blueprint)
