@@ -60,6 +60,34 @@ def memory_bytes(root: Path = _ROOT) -> int | None:
     )
 
 
+def available_memory_bytes(root: Path = _ROOT) -> int | None:
+    """Memory that processes here may still take, in bytes; None where the system does not say.
+
+    Free memory and what the system can give up, such as cached files; within a container, of its own.
+    """
+    free = [
+        int(line.split()[1]) << 10
+        for line in _text(root / "proc/meminfo").splitlines()
+        if line.startswith("MemAvailable:")
+    ]
+    limits, used, parts = (
+        list(_limits(root, "memory", unified, separate))
+        for unified, separate in (
+            ("memory.max", "memory.limit_in_bytes"),
+            ("memory.current", "memory.usage_in_bytes"),
+            ("memory.stat", "memory.stat"),
+        )
+    )
+    for limit, taken, stat in zip(limits, used, parts, strict=True):
+        if limit.isdecimal() and taken.isdecimal():
+            # "total_" is v1's word for a group with those within it.
+            cached = [
+                int(words[-1]) for words in map(str.split, stat.splitlines()) if words[0].endswith("inactive_file")
+            ]
+            free.append(max(0, int(limit) - int(taken) + max(cached, default=0)))
+    return min(free, default=None)
+
+
 def _processors(quota: str) -> float:
     """Processors of a quota, "150000 100000": microseconds of their time in each period of so many; no limit if none."""
     time_us, _, period_us = quota.partition(" ")

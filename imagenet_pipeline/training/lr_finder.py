@@ -19,7 +19,7 @@ from imagenet_pipeline.drawing import COLOURS, png
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import endless_batches, records_of
-from imagenet_pipeline.training.engine_setup import lone_engine
+from imagenet_pipeline.training.engine_setup import lone_engine, settled
 from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
@@ -58,6 +58,7 @@ def find_rate(
     """
     _require_range(lowest, highest, steps)
     data = records_of(recipe)
+    recipe = settled(recipe, data)
     engine = lone_engine(recipe, data)
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
