@@ -210,25 +210,23 @@ class _Trial:
         return peak + slope * (images - last) + prepared
 
 
-_trial: _Trial | None = None
+_trials: list[_Trial] = []
+"""That of this process, once there is one."""
 
 
 def _begin(recipe: Recipe, neighbours: int) -> None:
     """Build the engine of this process, which is nobody's rank."""
-    global _trial
     for name in [name for name in os.environ if name == "RANK" or name.startswith("DMLC_")]:
         del os.environ[name]
-    _trial = _Trial(recipe, neighbours)
+    _trials[:] = [_Trial(recipe, neighbours)]
 
 
 def _devices() -> int:
-    assert _trial is not None
-    return _trial.devices
+    return _trials[0].devices
 
 
 def _fits(images: int) -> bool:
-    assert _trial is not None
-    return _trial.fits(images)
+    return _trials[0].fits(images)
 
 
 def _peak_bytes() -> int:

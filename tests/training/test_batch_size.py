@@ -71,6 +71,8 @@ def tries(engine: Any, inline: Any, monkeypatch: pytest.MonkeyPatch) -> Callable
     With `bytes_an_image` the process's peak grows by them instead, of `free_bytes`.
     """
 
+    trained = engine.train_batch
+
     def feign(capacity: int = 10**9, bytes_an_image: int = 0, free_bytes: int = 10**15) -> list[int]:
         tried: list[int] = []
 
@@ -84,8 +86,6 @@ def tries(engine: Any, inline: Any, monkeypatch: pytest.MonkeyPatch) -> Callable
             tried.append(len(images))
             if targets.ndim == 1:  # the plain engine knows no shares of classes
                 trained(self, images, targets, rate, seed)
-
-        trained = engine.train_batch
 
         monkeypatch.setattr(batch_size, "local_pool", pool)
         monkeypatch.setattr(engine, "train_batch", step)
