@@ -62,6 +62,46 @@ def memory_bytes(root: Path = _ROOT) -> int | None:
     )
 
 
+def available_memory_bytes(root: Path = _ROOT) -> int | None:
+    """Memory that this process may still take, in bytes; None where the system does not say.
+
+    Free memory and what the system can give up, such as cached files; within a container, of its own; within a limit
+    of the address space (`ulimit -v`), what is left of it.
+    """
+    free = [
+        int(line.split()[1]) << 10
+        for line in _text(root / "proc/meminfo").splitlines()
+        if line.startswith("MemAvailable:")
+    ]
+    limits, used, parts = (
+        list(_limits(root, "memory", unified, separate))
+        for unified, separate in (
+            ("memory.max", "memory.limit_in_bytes"),
+            ("memory.current", "memory.usage_in_bytes"),
+            ("memory.stat", "memory.stat"),
+        )
+    )
+    for limit, taken, stat in zip(limits, used, parts, strict=True):
+        if limit.isdecimal() and taken.isdecimal():
+            # "total_" is v1's word for a group with those within it.
+            cached = [
+                int(words[-1]) for words in map(str.split, stat.splitlines()) if words[0].endswith("inactive_file")
+            ]
+            free.append(max(0, int(limit) - int(taken) + max(cached, default=0)))
+    return min([*free, *_address_space_left(root)], default=None)
+
+
+def _address_space_left(root: Path) -> list[int]:
+    pages = _text(root / "proc/self/statm").split()
+    if sys.platform == "win32" or not pages:
+        return []
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - taken)]
+
+
 def _processors(quota: str) -> float:
     """Processors of a quota, "150000 100000": microseconds of their time in a period of so many; of none, no limit."""
     time_us, _, period_us = quota.partition(" ")

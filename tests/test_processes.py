@@ -16,6 +16,7 @@ from imagenet_pipeline.loading import loader
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.processes import (
     RankedProcess,
+    available_memory_bytes,
     available_processors,
     memory_bytes,
     run_apart,
@@ -130,6 +131,23 @@ def test_what_runs_apart_answers_or_raises_its_own_error() -> None:
     with pytest.raises(BadRecipe, match=r"^network: no network is called 'lenot'; did you mean lenet") as raised:
         run_apart(["networks", "lenot"], os.environ)
     assert raised.value.exit_code == 2
+
+
+def test_available_memory_is_what_the_machine_and_the_container_have_left(tmp_path: Path) -> None:
+    """Cached files count as free: the system gives them up."""
+    machine = "MemTotal: 9 kB\nMemAvailable: 4096 kB\n"
+    used = {"memory.max": "3145728\n", "memory.current": "2097152\n", "memory.stat": "anon 1\ninactive_file 524288\n"}
+    unlimited = {**used, "memory.max": "max\n"}
+    v1 = {"limit_in_bytes": "2000", "usage_in_bytes": "1500", "stat": "inactive_file 0\ntotal_inactive_file 100\n"}
+    found = [
+        system(tmp_path / "2", "0::/\n", **used),
+        system(tmp_path / "max", "0::/\n", **unlimited),
+        system(tmp_path / "1", V1, **{f"memory/docker/4f/memory.{name}": text for name, text in v1.items()}),
+    ]
+    for root in found:
+        (root / "proc/meminfo").write_text(machine)
+    assert [available_memory_bytes(root) for root in found] == [3 << 19, 4 << 20, 600]
+    assert available_memory_bytes(system(tmp_path / "unknown", "")) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -26,7 +26,7 @@ from imagenet_pipeline.processes import available_processors, run_apart, this_pr
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import endless_batches, records_of
-from imagenet_pipeline.training.engine_setup import fresh_engine
+from imagenet_pipeline.training.engine_setup import fresh_engine, settled
 from imagenet_pipeline.training.resume import processor_name
 from imagenet_pipeline.training.schedule import learning_rate
 
@@ -73,6 +73,7 @@ def measure_steps(
     if steps < 1 or rounds < 1:
         raise BadRecipe("too few", where="--steps and --rounds", expected="at least 1", found=f"{steps}, {rounds}")
     data = records_of(recipe)
+    recipe = settled(recipe, data)
     engine = fresh_engine(recipe, data)
     share = Share(engine.rank, engine.ranks)
     stepping = _Stepping(engine, learning_rate(recipe, 0, 1), steps)

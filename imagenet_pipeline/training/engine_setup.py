@@ -21,6 +21,7 @@ from imagenet_pipeline.engines import (
     Values,
     choose_engine,
     create_engine,
+    in_cluster,
     is_installed,
 )
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
@@ -30,6 +31,7 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_file_name
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
@@ -41,6 +43,18 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     beginning = beginning_of(recipe, network, data)
     blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0))
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
+
+
+def settled(recipe: Recipe, data: DataSet) -> Recipe:
+    """The recipe with the batch that fits, where `batch_size` is "auto", for what trains without a run.
+
+    Raises BadRecipe for "auto" in any of several processes that train together.
+    """
+    if recipe.batch_size != "auto" or this_process().ranks > 1 or in_cluster():
+        return recipe.model_copy(update={"batch_size": recipe.images_per_step})
+    from imagenet_pipeline.training.batch_size import find_batch_size
+
+    return find_batch_size(recipe, data).settle(recipe)
 
 
 def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:

@@ -21,7 +21,7 @@ from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import endless_batches, records_of
 from imagenet_pipeline.training.distributed import reduced
-from imagenet_pipeline.training.engine_setup import fresh_engine
+from imagenet_pipeline.training.engine_setup import fresh_engine, settled
 from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
@@ -61,6 +61,7 @@ def find_rate(
     """
     _require_range(lowest, highest, steps)
     data = records_of(recipe)
+    recipe = settled(recipe, data)
     engine = fresh_engine(recipe, data)
     share = Share(engine.rank, engine.ranks)
     rates = np.geomspace(lowest, highest, steps)

@@ -65,7 +65,7 @@ class GluonEngine:
         if recipe.deterministic and any(context.device_type == "gpu" for context in self._contexts):
             # MXNet asks for it when it chooses the algorithms of a layer.
             os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
-        _refuse_pytorchs(recipe)
+        refuse_keys_of_pytorch(recipe)
         self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
@@ -163,6 +163,11 @@ class GluonEngine:
         self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, _fill)
 
+    def forget_batches(self) -> None:
+        """Be able to go on where memory ran out: MXNet leaves the error in arrays that are used again."""
+        self._metrics, self._images = [], 0
+        self._hybridize()
+
     def _prepare(self, values: Values) -> None:
         everything = mx.gluon.ParameterDict()
         for parameter in self._moving if self._accumulation > 1 else ():
@@ -250,7 +255,7 @@ def choose_precision(precision: str) -> str:
     return "float32" if precision == "auto" else precision
 
 
-def _refuse_pytorchs(recipe: Recipe) -> None:
+def refuse_keys_of_pytorch(recipe: Recipe) -> None:
     """Raise BadRecipe for a key of the pytorch engine alone."""
     for key, word in (("gradient_compression", "none"), ("sync_batch_norm", False)):
         if (found := getattr(recipe, key)) != word:

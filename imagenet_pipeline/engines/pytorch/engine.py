@@ -88,7 +88,7 @@ class PyTorchEngine:
         groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
         self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
         if recipe.sync_batch_norm and self.ranks > 1:
-            _require_own(blueprint)
+            require_own_normalisation(blueprint)
             normalise_together(built.module, normalised_over_ranks)
         self._compression = recipe.gradient_compression
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
@@ -367,7 +367,8 @@ def _channels_last(tensor: Any) -> Any:
     return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor) if tensor.ndim == 4 else tensor
 
 
-def _require_own(blueprint: Blueprint) -> None:
+def require_own_normalisation(blueprint: Blueprint) -> None:
+    """Raise BadRecipe for a zoo's network, whose normalisations know of no other ranks."""
     if blueprint.network.engine is not None:
         raise BadRecipe(
             "the normalisations of a zoo's network each go by their own process's images",

@@ -73,8 +73,11 @@ def stepped_alike(engine: Any) -> Any:
 
 
 def work(recipe: Path, folder: Path) -> None:
+    from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.evaluation.evaluate import evaluate
+    from imagenet_pipeline.training.benchmark import measure_steps
     from imagenet_pipeline.training.loop import train
+    from imagenet_pipeline.training.lr_finder import find_rate
     from imagenet_pipeline.training.resume import open_run
 
     found, told = {}, {}
@@ -93,6 +96,10 @@ def work(recipe: Path, folder: Path) -> None:
     told["trained"] = dataclasses.asdict(train(run))
     told["scored"] = dataclasses.asdict(evaluate(folder / "run", "latest"))
     told["ranks"] = engine.ranks
+    curve = find_rate(load_recipe(recipe), 1e-4, 1.0, 20, lambda *_: None)
+    told["searched"] = None if curve is None else curve.losses.tolist()
+    speed = measure_steps(load_recipe(recipe), 2, 1, True, lambda *_: None)
+    told["measured"] = None if speed is None else [speed.processes, speed.batch_size]
     np.savez(folder / f"{engine.rank}.npz", **found)
     (folder / f"{engine.rank}.json").write_text(json.dumps(told, default=str))
 

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.lr_finder import find_rate
 from imagenet_pipeline.training.resume import open_run
 
 pytestmark = pytest.mark.gluon
@@ -163,7 +165,16 @@ def test_a_run_has_the_losses_and_counts_of_one_worker(cluster: Cluster, recipe:
         for key in ("train_rank1", "train_rank5", "validation_rank1", "validation_rank5", "step"):
             assert found[key] == alone[key]
         for key in ("train_loss", "validation_loss"):
-            assert found[key] == pytest.approx(alone[key], rel=1e-9)
+            assert found[key] == pytest.approx(alone[key], rel=1e-14)
+
+
+def test_a_search_of_the_rate_and_a_benchmark_are_those_of_all_workers(cluster: Cluster, recipe: Path) -> None:
+    alone = find_rate(load_recipe(recipe), 1e-4, 1.0, 20, lambda *_: None)
+    assert alone is not None
+    first, *others = cluster.told
+    np.testing.assert_allclose(first["searched"], alone.losses, rtol=1e-12)
+    assert first["measured"] == [cluster.workers, 120]
+    assert {(told["searched"], told["measured"]) for told in others} <= {(None, None)}
 
 
 def test_every_record_is_scored_once(cluster: Cluster) -> None:

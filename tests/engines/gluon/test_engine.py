@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("imagenet_pipeline.engines.gluon.runtime")
 
-from imagenet_pipeline.engines.gluon.engine import GluonEngine, parse_contexts
+from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.engines.gluon.engine import GluonEngine, parse_contexts, refuse_keys_of_pytorch
 from imagenet_pipeline.engines.gluon.engine import mx as mxnet
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
@@ -89,10 +90,11 @@ def test_devices_drop_different_values(difference: Difference, make_engine: Make
 
 
 @pytest.mark.parametrize(
-    "devices", ["tpu", "cpu:x", "cpu:-1", "cpu:0,0", "cpu:0,", "gpu:a", "auto:1", "", "cpu,gpu", "cpu:0;1", "CPU:²"]
+    "devices",
+    ["tpu", "cpu:x", "cpu:-1", "cpu:0,0", "cpu:0,", "gpu:a", "cpu:all", "auto:all", "", "cpu,gpu", "cpu:0;1", "CPU:²"],
 )
 def test_a_devices_word_that_means_nothing_is_refused(devices: str) -> None:
-    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, cpu:0,1 or gpu:0,1"):
+    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, cpu:0,1, gpu:all or gpu:0,1"):
         parse_contexts(devices)
 
 
@@ -110,6 +112,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
         parse_contexts("gpu:0,2")
     assert parse_contexts("auto") == [mx.gpu(0)]
+    assert parse_contexts("gpu:all") == [mx.gpu(0), mx.gpu(1)]
 
 
 def test_a_huge_cpu_number_is_refused_instead_of_filling_the_memory() -> None:
@@ -126,6 +129,18 @@ def test_half_precisions_are_refused(make_engine: MakeEngine, precision: str) ->
 def test_compilation_is_refused(make_engine: MakeEngine) -> None:
     with pytest.raises(BadRecipe, match="compile = true: the gluon engine compiles its own way"):
         make_engine(LINEAR, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sync_batch_norm", True, r"^sync_batch_norm = true: the gluon engine has no .*; sync_batch_norm=false or"),
+        ("gradient_compression", "bfloat16", r'^gradient_compression = "bfloat16": .*; gradient_compression=none or'),
+    ],
+)
+def test_keys_of_pytorchs_processes_are_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(BadRecipe, match=message):
+        refuse_keys_of_pytorch(Recipe(network="", records="", **{key: value}))
 
 
 def test_auto_is_float32(make_engine: MakeEngine) -> None:

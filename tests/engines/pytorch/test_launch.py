@@ -20,6 +20,7 @@ from imagenet_pipeline.engines.pytorch.launch import launch
 from imagenet_pipeline.errors import BadRecipe, Negative
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.training.journal import Journal
 
 LONG = pytest.mark.skipif(
     not os.environ.get("IMAGENET_PIPELINE_LONG"), reason="many processes: IMAGENET_PIPELINE_LONG=1 runs it"
@@ -202,7 +203,7 @@ def test_several_processes_train_and_score_as_one_does(recipe: Path, tmp_path: P
     keys = ("train_loss", "train_rank1", "train_rank5", "validation_loss", "validation_rank1", "validation_rank5")
     assert len(rows[0]) == 2
     for alone, together in zip(*rows, strict=True):
-        assert [together[key] for key in keys] == pytest.approx([alone[key] for key in keys], rel=1e-9)
+        assert [together[key] for key in keys] == pytest.approx([alone[key] for key in keys], rel=1e-13)
     keys = ("images", "rank1_hits", "rank5_hits")
     assert [scores[0][key] for key in keys] == [scores[1][key] for key in keys]
     assert scores[0]["images"] == 300
@@ -215,6 +216,19 @@ def test_torchrun_trains_and_evaluates(recipe: Path, tmp_path: Path) -> None:
     ended = end(start("train", recipe, "--run", run, "--json", launcher=launcher))
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["step"] == 18
+    alone = tmp_path / "alone"
+    assert end(start("train", recipe, "--run", alone, "devices=cpu")).code == 0
+    losses = [
+        [event[key] for event in Journal(folder).events() if event["event"] == "epoch"]
+        for folder in (run, alone)
+        for key in ("train_loss", "validation_loss")
+    ]
+    assert losses[:2] == [pytest.approx(values, rel=1e-13) for values in losses[2:]]
+    searched = end(start("find-rate", recipe, "--steps", "20", "--json", launcher=launcher))
+    assert searched.code == 0, searched.err
+    assert len(json.loads(searched.out)["losses"]) > 5
+    measured = end(start("benchmark", "step", recipe, "--steps", "2", "--json", launcher=launcher))
+    assert json.loads(measured.out)["processes"] == 2
     answer = end(start("evaluate", run, "--split", "test", "--json", launcher=launcher))
     assert json.loads(answer.out)["images"] == 300
     assert json.loads(answer.out)["processes"] == 2
