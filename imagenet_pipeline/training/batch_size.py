@@ -38,7 +38,9 @@ MARGIN = 16
 SHARE_OF_MEMORY = 0.8
 """Of the machine's memory that is free, for all of its processes together."""
 SECONDS_A_TRIAL = 5.0
-"""On a CPU larger batches than one that took so long are not tried: what they take is extrapolated."""
+"""On a CPU, batches larger than one that took so long are extrapolated, and the one that is found is tried."""
+GROWTH_BYTES = 2**26
+"""Least growth of the memory from batch to batch that is taken for theirs alone."""
 
 _Result = TypeVar("_Result")
 
@@ -82,6 +84,8 @@ def find_batch_size(recipe: Recipe, data: DataSet) -> Found:
         unit = math.lcm(2 if recipe.augmentation.mixes else 1, recipe.accumulation * devices)
         most = max(1, data.counts.get("train", 0) // (unit * ranks))
         units = largest(lambda units: trials.fits(unit * (units + units // MARGIN)), most)
+        while units and not trials.holds(unit * (units + units // MARGIN)):
+            units -= max(1, units // FINENESS)
     if not units:
         what = f"not even a batch of {counted(unit, 'image')} fits"
         raise OutOfRoom(what, where="batch_size = 'auto'", advice="lower input.size or take a smaller network")
@@ -147,9 +151,16 @@ class _Trials:
             raise WorkerLost(what, advice="give batch_size a number") from error
 
     def fits(self, images: int) -> bool:
-        """Try a batch of so many images."""
+        """Try a batch of so many images, or on a CPU extrapolate what it takes."""
+        return self._survives(_fits, images)
+
+    def holds(self, images: int) -> bool:
+        """Try a batch of so many images in any case, unless it was tried."""
+        return self._survives(_holds, images)
+
+    def _survives(self, question: Callable[[int], bool], images: int) -> bool:
         try:
-            return self._ask(_fits, images)
+            return self._ask(question, images)
         except (OutOfRoom, BrokenProcessPool):  # Linux kills a process that takes too much
             self._end()
             return False
@@ -177,18 +188,31 @@ class _Trial:
         self._room = math.inf if free is None else _peak_bytes() + SHARE_OF_MEMORY * free / neighbours
         self._measured: list[tuple[int, int]] = []
         self._slow = False
+        self._tried = 0
 
     def fits(self, images: int) -> bool:
+        """Take less than the room there is, as a trial or, once they take long, the smaller batches tell."""
         if self._expected_bytes(images) > self._room:
             return False
         if not self._slow:
             started = time.monotonic()
-            self._train_and_score(images)
+            self._try(images)
             on_cpu = self.engine.device_names[0].startswith("cpu")
-            self._slow = on_cpu and time.monotonic() - started > SECONDS_A_TRIAL and bool(self._measured)
-            if not self._measured or images > self._measured[-1][0]:
-                self._measured.append((images, _peak_bytes()))
+            grown = len(self._measured) > 1 and self._measured[-1][1] - self._measured[-2][1] > GROWTH_BYTES
+            self._slow = on_cpu and time.monotonic() - started > SECONDS_A_TRIAL and grown
         return self._expected_bytes(images) <= self._room
+
+    def holds(self, images: int) -> bool:
+        """Take less than the room there is, as a trial shows."""
+        if images > self._tried:
+            self._try(images)
+        return self._expected_bytes(images) <= self._room
+
+    def _try(self, images: int) -> None:
+        self._train_and_score(images)
+        self._tried = max(images, self._tried)
+        if not self._measured or images > self._measured[-1][0]:
+            self._measured.append((images, _peak_bytes()))
 
     def _train_and_score(self, images: int) -> None:
         """Two steps, of which the second has the rule's state beside it, and a batch of the validation."""
@@ -227,6 +251,10 @@ def _devices() -> int:
 
 def _fits(images: int) -> bool:
     return _trials[0].fits(images)
+
+
+def _holds(images: int) -> bool:
+    return _trials[0].holds(images)
 
 
 def _peak_bytes() -> int:

@@ -132,8 +132,19 @@ def test_slow_steps_are_not_tried_further_but_extrapolated(
     monkeypatch.setattr(engine, "device_names", ("cpu",))
     monkeypatch.setattr(batch_size, "SECONDS_A_TRIAL", -1.0)
     tried = tries(bytes_an_image=MEGABYTE, free_bytes=500 * MEGABYTE)
-    assert 300 < search(recipe).images < 400
-    assert max(tried) == 2
+    found = search(recipe).images
+    assert 300 < found < 400
+    # Two steps each: up to the first whose memory shows, and what was found with its margin.
+    assert sorted(set(tried)) == [1, 2, 4, 8, 17, 34, 68, 136, found + found // 16]
+
+
+def test_what_was_extrapolated_too_far_is_lowered(
+    recipe: Path, tries: Callable[..., list[int]], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "device_names", ("cpu",))
+    monkeypatch.setattr(batch_size, "SECONDS_A_TRIAL", -1.0)
+    tries(capacity=200, bytes_an_image=MEGABYTE, free_bytes=500 * MEGABYTE)
+    assert 150 < search(recipe).images < 200
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
