@@ -428,12 +428,13 @@ def loader(
     the loader. Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
-    from imagenet_pipeline.records.manifest import read_data_set
+    from imagenet_pipeline.records.manifest import is_data_set, read_data_set
     from imagenet_pipeline.records.reader import RecordSet
 
     path = Path(records)
-    opened = RecordSet.open(path, split)
-    classes = len(read_data_set(path).classes) if path.is_dir() else None
+    data = read_data_set(path) if is_data_set(path) else None
+    opened = RecordSet.of(data, split) if data else RecordSet.open(path)
+    classes = len(data.classes) if data else None
     made = Loader(opened, size, batch_size, threads, prefetch, classes)
     weakref.finalize(made, opened.close)
     return made

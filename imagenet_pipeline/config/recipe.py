@@ -368,7 +368,7 @@ class LoaderRecipe(Section):
     window_shards: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
     cache: str = ""
-    """Folder for the shards of records in object storage; "" is one for each data set in the user's own cache folder."""
+    """Folder for shards of records in object storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
     """Bound of that folder, GB (10^9 bytes) of shards; 0 is room for all of them."""
 

@@ -68,7 +68,8 @@ def window_order(sizes: Sequence[int], window_shards: int, seed: int, epoch: int
     for window, first in enumerate(range(0, len(sizes), window_shards)):
         positions = [np.arange(edges[at], edges[at + 1]) for at in shards[first : first + window_shards]]
         order.append(_generator(seed, _WITHIN_WINDOW, epoch, window).permutation(np.concatenate(positions)))
-    return np.concatenate(order).astype(np.int64, copy=False)
+    whole: NDArray[np.int64] = np.concatenate(order).astype(np.int64, copy=False)
+    return whole
 
 
 def uniforms(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -177,8 +178,8 @@ def read_data_set(folder: Path | str, cache: str = "", cache_gb: float = 0) -> D
     most. Raises BadInput where there is no finished data set, as with a lone record file; Damaged where a file is not
     as it was written.
     """
-    if files.is_remote(folder):
-        from imagenet_pipeline.records.cache import open_data_set
+    if is_remote(folder):
+        from imagenet_pipeline.records.stored import open_data_set
 
         return open_data_set(str(folder), cache, cache_gb)
     folder = Path(folder)
@@ -199,6 +200,20 @@ def read_data_set(folder: Path | str, cache: str = "", cache_gb: float = 0) -> D
         std=(std[0], std[1], std[2]),
         digest=files.sha256_of(folder / MANIFEST),
     )
+
+
+def is_remote(folder: Path | str) -> bool:
+    """Tell the address of a data set in object storage, "s3://bucket/imagenet", from a path of this machine."""
+    if ":/" not in str(folder):
+        return False
+    from imagenet_pipeline import storage  # not on the way of records that are here
+
+    return storage.is_remote(folder)
+
+
+def is_data_set(path: Path | str) -> bool:
+    """Tell what may be a data set, a folder or an address, from a file."""
+    return is_remote(path) or os.path.isdir(path)
 
 
 def no_split(folder: object, split: str | None, there: Collection[str]) -> BadRecipe:

@@ -30,6 +30,7 @@ from imagenet_pipeline.records.manifest import (
     ForeignShard,
     Manifest,
     Shard,
+    is_remote,
     no_split,
     read_data_set,
 )
@@ -135,10 +136,10 @@ class RecordSet:
         Raises BadInput where there is no such thing, BadRecipe for a split there is not, Damaged where files
         are missing or cut (BadInput where the file is another's).
         """
-        if files.is_remote(path):
+        if is_remote(path):
             return cls.of(read_data_set(path), split)
         path = Path(path)
-        if os.path.isfile(path):
+        if path.is_file():
             require_record_file(path)
             return cls(path.name, [path], checked=is_ours(path))
         if not os.path.isdir(path):
@@ -168,13 +169,8 @@ class RecordSet:
         records = cls(f"{name}:{split}", [folder / shard.file for shard in shards], own, own, indices, cached)
         if len(records) != count:
             records.close()
-            raise Damaged(
-                "the index has another number of records",
-                where=name,
-                expected=count,
-                found=len(records),
-                advice=REBUILD,
-            )
+            what = "the index has another number of records"
+            raise Damaged(what, where=name, expected=count, found=len(records), advice=REBUILD)
         return records
 
     @property
@@ -220,26 +216,27 @@ class RecordSet:
 
     def first_labels(self) -> NDArray[np.float32]:
         """The first label of every record, float32 [len], from the headers alone (no checksum is read)."""
-        labels = np.zeros(len(self), np.float32)
-        for position in range(len(self)):
-            file, row = self._locate(position)
-            classes = self._indices[file].classes
-            if classes is not None:
-                labels[position] = classes[row]
-                continue
-            head = self._opened.read(file, 36, int(self._indices[file].starts[row]))
+        labels, known = np.zeros(len(self), np.float32), [index.classes is not None for index in self._indices]
+        for index, start in zip(self._indices, self._starts, strict=False):
+            if index.classes is not None:
+                labels[start : start + len(index)] = index.classes
+        unknown = np.flatnonzero(~np.repeat(known, self.sizes))
+        for position, head in zip(unknown, self._heads(unknown, 36), strict=True):
             flag, label = struct.unpack_from("<If", head.ljust(36, b"\0"), 8)
             labels[position] = struct.unpack_from("<f", head, 32)[0] if flag and len(head) == 36 else label
         return labels
 
     def numbers(self) -> list[int]:
         """The number of every record, from the headers alone (no checksum is read)."""
-        numbers: list[int] = []
-        for position in range(len(self)):
-            file, _ = self._locate(position)
-            head = self._opened.read(file, 24, self.location(position)[2])
-            numbers += struct.unpack_from("<Q", head.ljust(24, b"\0"), 16)
-        return numbers
+        heads = self._heads(np.arange(len(self)), 24)
+        return [struct.unpack_from("<Q", head.ljust(24, b"\0"), 16)[0] for head in heads]
+
+    def _heads(self, positions: Numbers, size_bytes: int) -> Iterator[bytes]:
+        """Yield the first bytes of records, one after the other."""
+        with self.ahead(positions) as records:
+            for position in positions:
+                file, row = self._locate(int(position))
+                yield records._opened.read(file, size_bytes, int(self._indices[file].starts[row]))
 
     def image_head(self, position: int, limit_bytes: int) -> tuple[bytes, int]:
         """Read the first bytes of a record's image, and their number in all, by a short read (no checksum is read).

@@ -62,7 +62,7 @@ def find_rate(
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
-    with RecordSet.open(data.folder, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
+    with RecordSet.of(data, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
         for step, rate, batch in zip(count(), rates, batches, strict=False):
             engine.train_batch(batch.images, batch.training_targets, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss
@@ -76,7 +76,7 @@ def find_rate(
                 ended = f"the loss passed {TOO_HIGH:g} times its best at {rate:.3g}"
                 break
     if not losses:
-        raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
+        raise BadRecipe("the very first loss is not finite", where=data.name, advice="give a lower --from")
     key_factor = (recipe.optimizer.reference_batch_size or recipe.batch_size) / recipe.batch_size
     return curve_of(rates[: len(losses)], np.array(losses), steps, key_factor, ended)
 

@@ -37,6 +37,7 @@ from imagenet_pipeline.training.data import (
     require_sizes,
     require_validation,
     steps_per_epoch,
+    with_window,
 )
 from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
 from imagenet_pipeline.training.engine_setup import as_kept, frozen_layers, new_engine, resumed_engine, with_engine
@@ -51,13 +52,15 @@ from imagenet_pipeline.training.restart import (
     rate_in_force,
     require_unchanged,
     say_other_threads,
+    with_same_window,
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
-OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
+OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch",
+               "loader.cache", "loader.cache_gb")  # fmt: skip
 """Recipe keys in which processes that train together may differ; the files they name are compared by content."""
 
 
@@ -169,6 +172,7 @@ def _new_run(settings: RunSettings) -> Run:
     folder, recipe = settings.folder, settings.recipe
     _require_no_run(folder)
     data = records_of(recipe)
+    recipe = with_window(recipe, data)
     steps = _possible_steps(recipe, data)
     engine, beginning = new_engine(recipe, data)
     entry = beginning.journal_entry
@@ -204,12 +208,13 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     rate_given = "optimizer.learning_rate" in settings.given
     journal = Journal(folder)
     events = journal.events()
-    begun = begun_with(events, folder)
+    begun, recipe = with_same_window(begun_with(events, folder), recipe, events)
     start = load_checkpoint(find_checkpoint(folder, resume))
     state = start.state
     require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
+    recipe = with_window(recipe, data)
     steps = _possible_steps(recipe, data)
     start = _placed(start, steps)
     state = start.state
@@ -306,7 +311,7 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
         raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
-        raise BadInput("the records are not those this run began with", where=data.folder, advice="start a new run")
+        raise BadInput("the records are not those this run began with", where=data.name, advice="start a new run")
 
 
 def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
