@@ -118,13 +118,15 @@ class ShardCache:
         `admitted` is called once there is room for it. Raises Ended once `stopped` says so while it waits, what
         `Storage.download` raises, and OutOfRoom where others keep all the room for long.
         """
-        path = self.folder / shard.file
-        while (descriptor := self._opened(shard)) is None:
-            with self.lock(shard.file, stopped):
-                if not path.exists():
+        descriptor = self._opened(shard)
+        while descriptor is None:
+            with self.lock(shard.file, stopped):  # nobody takes it away before it is open
+                descriptor = self._opened(shard)
+                if descriptor is None:
                     self._make_room(shard, stopped)
                     admitted()
-                    self.storage.download(shard.file, path, shard.bytes, shard.sha256)
+                    self.storage.download(shard.file, self.folder / shard.file, shard.bytes, shard.sha256)
+                    descriptor = self._opened(shard)
         return descriptor
 
     @contextlib.contextmanager
@@ -192,12 +194,9 @@ class ShardCache:
         return taken <= limit_bytes
 
     def _taken_away(self, path: Path, shard: Shard) -> bool:
-        with files.explaining(path):
-            if path.name == shard.file:
-                return files.remove_unheld(path)
-            with contextlib.suppress(files.Held), files.claim(self.folder / LOCKS / shard.file, path, "fetching"):
-                path.unlink(missing_ok=True)
-                return True
+        """Remove a shard, or a part, unless it is being read or fetched."""
+        with contextlib.suppress(files.Held), files.claim(self.folder / LOCKS / shard.file, path, "fetching"):
+            return files.remove_unheld(path)
         return False
 
 

@@ -318,7 +318,7 @@ def shard_index(folder: Path, shard: Shard) -> Index:
     """The index of a data set's record file. Raises Damaged where it cannot belong to the file."""
     if isinstance(shard, ForeignShard):
         return _read_samples(folder / shard.index_file, shard)
-    return file_index(folder / shard.file, ours=True)
+    return file_index(folder / shard.file, ours=True, size_bytes=shard.bytes)
 
 
 def _read_samples(path: Path, shard: ForeignShard) -> Index:
@@ -358,8 +358,8 @@ def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
             yield int(number), name, path
 
 
-def file_index(path: Path, ours: bool) -> Index:
-    """The index of a record file, from the `.idx` beside it if there is any, else from the frames.
+def file_index(path: Path, ours: bool, size_bytes: int | None = None) -> Index:
+    """The index of a record file of that size, from the `.idx` beside it if there is any, else from the frames.
 
     Raises Damaged (BadInput unless the file is `ours`) where the `.idx` cannot belong to the file, or the
     frames are not whole.
@@ -370,10 +370,9 @@ def file_index(path: Path, ours: bool) -> Index:
         if damage is not None:
             raise _at(str(damage.where), damage, ours)
         return scanned
-    size_bytes = path.stat().st_size
     keys, offsets = _read_index(index, ours)
     order = np.argsort(offsets, kind="stable")
-    keys, edges = keys[order], np.append(offsets[order], size_bytes)
+    keys, edges = keys[order], np.append(offsets[order], path.stat().st_size if size_bytes is None else size_bytes)
     if edges[0] != 0 or (np.diff(edges) <= 0).any() or (edges % 4).any():
         raise _failure(ours)(
             "index does not belong to these records, or they were cut",
