@@ -154,12 +154,11 @@ def test_an_error_of_fetching_comes_where_its_batch_would(opened: Callable[..., 
     content = bytearray((store / last).read_bytes())
     content[100] ^= 1
     (store / last).write_bytes(content)
-    whole = 0
-    with RecordSet.of(data, "train") as records:
+    with RecordSet.of(data, "train") as records, loader(records).evaluation() as batches:
+        for _ in range((len(records) - records.sizes[-1]) // 10):
+            next(batches)
         with pytest.raises(Damaged, match=rf"store/{last}: other bytes than were put here") as caught:
-            for batch in loader(records).evaluation():
-                whole += len(batch.records)
-        assert whole // 10 == (len(records) - records.sizes[-1]) // 10
+            next(batches)
     assert "\n" not in str(caught.value)
     assert not (data.folder / last).exists()
 
@@ -193,7 +192,7 @@ def test_a_record_damaged_in_the_cache_is_said_to_be_fetched_again(opened: Calla
         content = bytearray(path.read_bytes())
         content[offset + 60] ^= 1
         path.write_bytes(content)
-        with pytest.raises(Damaged, match="record 3, offset .*remove the file, and it is fetched again"):
+        with pytest.raises(Damaged, match=r"record 3, offset .*remove the file, and it is fetched again"):
             records.read(3)
 
 
