@@ -45,7 +45,7 @@ build_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option(help="Folder of the data set.")]
+Out = Annotated[Path, typer.Option(help="Folder of the data set, or its address: s3://bucket/folder.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
 ]
@@ -395,9 +395,12 @@ def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Pa
 def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
+    from imagenet_pipeline.storage import Storage, is_remote
 
     plan = plan_of(builder, out, options)
     if common.lists_only:
+        if is_remote(out):
+            raise BadRecipe("--lists-only writes into a folder of this machine", where=f"--out {Storage(out)}")
         paths = write_lists(plan, out)
         if common.as_json:
             say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
@@ -429,7 +432,7 @@ def _say_summary(summary: Any, seconds: float) -> None:
     if without_image:
         say(f"records without an image: {without_image:,}, left out")
     if any(summary.rejected.values()):
-        say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
+        say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder}/rejects.csv")
     if summary.changed:
         say(
             f"photos of another size or time than when they were stored: {first_few(summary.changed)}; the records "

@@ -12,12 +12,12 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, first_few
@@ -29,6 +29,7 @@ from imagenet_pipeline.records.tasks import Progress, Task, executor_for, run_ta
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
+AnyShard = TypeVar("AnyShard", bound=ShardTask)
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -71,11 +72,12 @@ class BuildOptions:
 class BuildSummary:
     """The outcome of a build: records and rejects per split, and what was done to the images, by kind.
 
+    `folder` is an address, text, where the data set was made into object storage.
     Of a data set that was there already: the files that were damaged and are `remade`, and the photos whose size or
     time has `changed` since they were stored.
     """
 
-    folder: Path
+    folder: Path | str
     records: dict[str, int]
     rejected: dict[str, int]
     actions: dict[str, int]
@@ -139,26 +141,30 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
     versions = image.library_versions()
     key = _key(plan, options, versions)
     with claimed(out, _claim(plan, options, versions)) as building:
-        tasks = _tasks(plan, out, building, options, key)
+        tasks = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
-        _make(plan, out, options, tasks, pending, progress, executor)
+        make_shards(out, options, tasks, pending, progress, executor)
         finish.write_data_set(plan, out, tasks, options.stored, versions)
 
 
-def _make(
-    plan: Plan,
+def make_shards(
     out: Path,
     options: BuildOptions,
-    tasks: Sequence[ShardTask],
-    pending: Sequence[ShardTask],
+    tasks: Sequence[AnyShard],
+    pending: Sequence[AnyShard],
     progress: Progress | None,
     executor: Executor | None,
+    make: Callable[[AnyShard], int] = make_shard,
+    kept: Sequence[AnyShard] | None = None,
 ) -> None:
-    """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost."""
-    files.check_free_space(out, _estimated_bytes(options, pending))
+    """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost.
+
+    There must be room in `out` for those `kept` there together, by default all that are pending.
+    """
+    files.check_free_space(out, _estimated_bytes(options, pending if kept is None else kept))
     with executor_for(options.workers, executor, len(pending)) as pool:
-        rejected = run_tasks(make_shard, tasks, pending, pool, options.max_rejects, progress)
+        rejected = run_tasks(make, tasks, pending, pool, options.max_rejects, progress)
     if rejected > options.max_rejects:
         raise too_many(out, tasks, rejected, options.max_rejects)
 
@@ -184,11 +190,11 @@ def _mend(
     key = _key(plan, options, versions)
     with claimed(out, _claim(plan, options, versions)) as building:
         remade = building / "remade"
-        tasks = [replace(task, folder=remade) for task in _tasks(plan, out, building, options, key)]
+        tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
         pending = [task for task in wanted if not is_finished(task)]
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
-        _make(plan, out, replace(options, max_rejects=2**31), wanted, pending, progress, executor)
+        make_shards(out, replace(options, max_rejects=2**31), wanted, pending, progress, executor)
         if repair.needs_markers(manifest, damage):
             finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
         repair.put_back(out, remade, manifest, damage, wanted)
@@ -199,7 +205,7 @@ def _changed_photos(plan: Plan, out: Path, options: BuildOptions) -> list[str]:
     """Paths of the photos whose size or time is not what it was when they were stored; none where the root is gone."""
     if not Path(plan.root).is_dir():
         return []
-    return repair.changed_since(out, _tasks(plan, out, out / BUILDING, options, key=""))
+    return repair.changed_since(out, shard_tasks(plan, out, out / BUILDING, options, key=""))
 
 
 def _require_folders(plan: Plan) -> None:
@@ -257,7 +263,8 @@ def claimed(out: Path, key: str) -> Iterator[Path]:
         yield building
 
 
-def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: str) -> list[ShardTask]:
+def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: str) -> list[ShardTask]:
+    """Divide a plan into the shards that `options` ask for."""
     tasks = []
     for split, images in plan.splits.items():
         shards = _shard_count(plan, split, options)

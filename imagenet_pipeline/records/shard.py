@@ -6,7 +6,7 @@ import base64
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,14 +103,15 @@ def make_shard(task: ShardTask) -> int:
     return len(rejects)
 
 
-def is_finished(task: ShardTask) -> bool:
+def is_finished(task: ShardTask, size_of: Callable[[str], int | None] | None = None) -> bool:
     """Check that the shard is committed, its files are there in full, and its photos are those it was made from.
 
-    One with rejects is looked at again.
+    `size_of` says the size in bytes of a file elsewhere. A shard with rejects is looked at again.
     """
     try:
         marker = files.read_json(task.marker)
-        sizes = [(task.folder / f"{task.name}{end}").stat().st_size for end in (".rec", ".idx")]
+        names = [f"{task.name}{end}" for end in (".rec", ".idx")]
+        sizes = [size_of(name) if size_of else (task.folder / name).stat().st_size for name in names]
         expected = [marker["shard"]["bytes"], marker["index_bytes"]]
         whole = bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
         return whole and not changed_sources(task, marker)
