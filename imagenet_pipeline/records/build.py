@@ -98,7 +98,8 @@ def build(
     """Make the data set of `plan` in the folder `out`, or finish a build that was begun there.
 
     `progress(done, total)` is called with image counts about twice a second. `executor` may be any
-    concurrent.futures executor whose workers see the same files; by default local processes.
+    concurrent.futures executor whose workers see the same files (`tasks.reached` has Dask's); by default local
+    processes.
     Of a finished data set in `out` what is damaged or missing is made again, to the same bytes.
     Raises BadInput (another data set is in `out`, too many rejects, photos of damaged shards have changed),
     OutOfRoom, WorkerLost.
@@ -163,7 +164,7 @@ def make_shards(
     There must be room in `out` for those `kept` there together, by default all that are pending.
     """
     files.check_free_space(out, _estimated_bytes(options, pending if kept is None else kept))
-    with executor_for(options.workers, executor, len(pending)) as pool:
+    with executor_for(options.workers, executor, pending) as pool:
         rejected = run_tasks(make, tasks, pending, pool, options.max_rejects, progress)
     if rejected > options.max_rejects:
         raise too_many(out, tasks, rejected, options.max_rejects)
@@ -260,7 +261,10 @@ def claimed(out: Path, key: str) -> Iterator[Path]:
         files.remove_parts(out)
         files.remove_parts(building)
         files.write_json(begun, key)
-        yield building
+        try:
+            yield building
+        finally:
+            files.remove_parts(out)  # of workers that were killed: nobody writes here now
 
 
 def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: str) -> list[ShardTask]:

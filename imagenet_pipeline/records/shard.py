@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import image, recordio
-from imagenet_pipeline.records.tasks import Task, note_progress
+from imagenet_pipeline.records.tasks import Task, note_progress, require_wanted
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class ShardTask(Task):
     def sources(self) -> Sequence[str]:
         """The file that each photo is read from: its own, or the archive that its path begins with."""
         return self.paths if self.spans is None else [path.partition("/")[0] for path in self.paths]
+
+    @property
+    def first_file(self) -> Path:
+        """The file that its first photo is read from."""
+        return self.root / self.sources[0]
 
 
 @dataclass
@@ -82,6 +87,7 @@ def make_shard(task: ShardTask) -> int:
         entries = _write_records(task, stream, rejects, actions, colours)
         stream.flush()
         _read_back(task, Path(stream.name), entries)
+        require_wanted(task)
     index_file = record_file.with_suffix(".idx")
     files.write_whole(index_file, "".join([f"{number}\t{offset}\n" for number, offset in entries]))
     marker = {
