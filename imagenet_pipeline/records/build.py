@@ -140,8 +140,8 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
 
 def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
-    key = _key(plan, options, versions)
-    with claimed(out, _claim(plan, options, versions)) as building:
+    key = shard_key(plan, options, versions)
+    with claimed(out, claim_key(plan, options, versions)) as building:
         tasks = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
@@ -188,8 +188,8 @@ def _mend(
     log.warning("%s: damaged or missing: %s; made again from the photos", out, first_few(damage))
     _require_folders(plan)
     versions = image.library_versions()
-    key = _key(plan, options, versions)
-    with claimed(out, _claim(plan, options, versions)) as building:
+    key = shard_key(plan, options, versions)
+    with claimed(out, claim_key(plan, options, versions)) as building:
         remade = building / "remade"
         tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
@@ -215,14 +215,16 @@ def _require_folders(plan: Plan) -> None:
             raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
 
 
-def _key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+def shard_key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+    """The key of a shard's marker: what decides its bytes, and where its photos are."""
     # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
     return digest_of([plan.digest, options.stored, dict(versions), os.path.realpath(plan.root)])
 
 
-def _claim(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+def claim_key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+    """The key of an unfinished build."""
     # A build that damaged photos have stopped goes on with --keep-damaged, as its error says: its shards are made anew.
-    return _key(plan, replace(options, keep_damaged=False), versions)
+    return shard_key(plan, replace(options, keep_damaged=False), versions)
 
 
 def manifest_there(plan: Plan, out: Path, stored: Mapping[str, Any]) -> Manifest | None:

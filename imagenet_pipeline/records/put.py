@@ -24,10 +24,12 @@ from imagenet_pipeline.records.adopt import adopt
 from imagenet_pipeline.records.build import (
     BuildOptions,
     BuildSummary,
+    claim_key,
     claimed,
     digest_of,
     make_shards,
     manifest_there,
+    shard_key,
     shard_tasks,
     summarise,
 )
@@ -59,9 +61,9 @@ def working_folder(storage: Storage) -> Path:
 
     Raises BadInput and BadRecipe where the store does not answer or lets nobody in.
     """
-    storage.exists(MANIFEST)
     if storage.scheme in ("http", "https"):
         raise BadRecipe("a web server is read from, not written to", where=storage, expected="s3://, gs:// or a folder")
+    storage.exists(MANIFEST)
     name = str(storage).rpartition("/")[2]
     return cache_folder() / "builds" / f"{name}-{hashlib.sha256(str(storage).encode()).hexdigest()[:12]}"
 
@@ -78,8 +80,6 @@ def build_remote(
     Where it is there already nothing is done; where objects of it are missing or cut it is made again. Raises BadInput
     where another data set is there, or another build under way.
     """
-    if isinstance(plan, RecordsPlan) and plan.in_place:
-        raise BadRecipe("--adopt leaves record files where they are", where=storage, advice="leave it out to put them")
     work, stored = working_folder(storage), options.stored
     if isinstance(plan, RecordsPlan):
         stored = {"keep_damaged": True} if options.keep_damaged else {}
@@ -155,14 +155,15 @@ def _make(
 ) -> None:
     """Make and put every shard that is not there yet; what else a data set has is written into the working folder."""
     require_apart(plan, work)
-    key = digest_of([plan.digest, options.stored, image.library_versions()])
-    with claimed(work, key) as building:
+    versions = image.library_versions()
+    key = shard_key(plan, options, versions)
+    with claimed(work, claim_key(plan, options, versions)) as building:
         tasks = [PutTask(**vars(task), storage=storage) for task in shard_tasks(plan, work, building, options, key)]
         sizes = storage.list()
         pending = [task for task in tasks if not _is_put(task, sizes)]
         in_work = pending[: options.workers or available_processors()]
         make_shards(work, options, tasks, pending, progress, executor, make_and_put, in_work)
-        finish.write_data_set(plan, work, tasks, options.stored, image.library_versions())
+        finish.write_data_set(plan, work, tasks, options.stored, versions)
 
 
 def _is_put(task: PutTask, sizes: Mapping[str, int]) -> bool:
