@@ -34,13 +34,13 @@ from imagenet_pipeline.records.build import (
     summarise,
 )
 from imagenet_pipeline.records.foreign import RecordsPlan
-from imagenet_pipeline.records.manifest import MANIFEST, Manifest, Shard
+from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest, Shard
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
 from imagenet_pipeline.records.tasks import Progress
 from imagenet_pipeline.storage import Storage, cache_folder
 
-BUILDING_OBJECT = "building.json"
+BUILDING_OBJECT = f"{BUILDING}/build.json"
 """The object that says, until there is a manifest, which build is under way at an address."""
 PUT = ".put"
 """Folder in a working folder: of each file that was put, and is there whole, its SHA-256."""
@@ -141,8 +141,8 @@ def _claim(plan: Plan, storage: Storage, stored: Mapping[str, Any], work: Path) 
                 advice=f"run that build again to finish it, or remove {BUILDING_OBJECT} there",
             )
     else:
-        files.write_whole(work / BUILDING_OBJECT, key)
-        storage.upload(work / BUILDING_OBJECT, BUILDING_OBJECT)
+        files.write_whole(work / PUT / "build.json", key)
+        storage.upload(work / PUT / "build.json", BUILDING_OBJECT)
 
 
 def _make(

@@ -70,7 +70,7 @@ def test_the_bytes_are_those_of_a_local_build(
     summary = build_remote(small_plan, there, OPTIONS, executor=inline)
     assert (summary.folder, summary.already_built, summary.records["train"]) == (str(there), False, 18)
     assert digests(there) == local
-    assert puts(object_store)[0] == BUILDING_OBJECT
+    assert puts(object_store)[0] == "build.json"
     assert puts(object_store)[-1] == "manifest.json"
     assert not working_folder(there).exists()
     object_store.requests.clear()
@@ -100,7 +100,7 @@ def test_a_failed_build_goes_on(
     ):
         build_remote(small_plan, there, OPTIONS, executor=inline)
     assert not there.exists("manifest.json")
-    with pytest.raises(BadInput, match=r"an unfinished build of another plan.*remove building.json there"):
+    with pytest.raises(BadInput, match=r"an unfinished build of another plan.*remove .building/build.json there"):
         build_remote(small_plan, there, replace(OPTIONS, quality=50), executor=inline)
     there.remove("train-00000-of-00003.rec")
     object_store.requests.clear()
