@@ -183,9 +183,12 @@ class ShardCache:
         """Take shards away, the longest unused first, until what is left beside `wanted` is within the limit."""
         there: list[tuple[float, Path, Shard]] = []
         for shard in self._shards:
-            for path in (self.folder / shard.file, self.folder / f"{shard.file}.part"):
-                if shard.file != wanted.file and path.exists():
-                    there.append((path.stat().st_mtime, path, shard))
+            # The part first: it may become the shard between the two looks, and none begins while we hold the lock.
+            for path in (self.folder / f"{shard.file}.part", self.folder / shard.file):
+                with contextlib.suppress(FileNotFoundError):
+                    if shard.file != wanted.file:
+                        there.append((path.stat().st_mtime, path, shard))
+                        break
         taken = sum(shard.bytes for _, _, shard in there)
         for _, path, shard in sorted(there, key=lambda entry: entry[0]):
             if taken <= limit_bytes:

@@ -250,6 +250,20 @@ def test_what_is_wrong_with_a_cache_is_one_line(
         data.cache.window_shards(data.manifest.splits["train"].shards, "auto")
 
 
+def test_a_full_disk_is_one_line_and_is_gone_on_with(opened: Callable[..., DataSet]) -> None:
+    resource = pytest.importorskip("resource")
+    data = opened()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RecordSet.of(data, "train") as records:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        try:
+            with pytest.raises(OutOfRoom, match=r"cache/train-00000-of-00008\.rec\.part: cannot be written"):
+                numbers(loader(records).evaluation())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert numbers(loader(records).evaluation()) == records.numbers()
+
+
 def test_a_manifest_that_differs_from_its_shards_is_told_at_once(opened: Callable[..., DataSet], store: Path) -> None:
     with open(store / "train-00002-of-00008.rec", "ab") as stream:
         stream.write(b"more")
