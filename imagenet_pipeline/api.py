@@ -29,6 +29,8 @@ from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.registry import Registry
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.evaluation.predict import Prediction
     from imagenet_pipeline.evaluation.results import EvaluationReport
@@ -89,23 +91,28 @@ def register_builder(name: str, plan: Builder) -> None:
     BUILDERS.register(name, plan)
 
 
-def build(builder: str, *, out: AnyPath, **options: Any) -> BuildSummary:
+def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None, **options: Any) -> BuildSummary:
     """Make a data set of records in the folder `out`, or finish a build that was begun there.
+
+    `out` may be an address in object storage, "s3://bucket/imagenet".
 
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
     `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
-    workers, max_rejects, keep_damaged ("records" has the last three alone). Raises BadRecipe for an option there is
-    not, and as `records.build.build` does.
+    workers, max_rejects, keep_damaged ("records" has the last three alone). `executor` does the work elsewhere: a
+    scheduler of Dask ("dask://10.0.0.1:8786"), or any concurrent.futures executor whose workers see the same files.
+    Raises BadRecipe for an option there is not, and as `records.build.build` does.
     """
     from imagenet_pipeline.records.build import BuildOptions
+    from imagenet_pipeline.records.tasks import reached
 
     names = [field.name for field in fields(BuildOptions)]
     given = {name: options.pop(name) for name in names if name in options}
     stored = BuildOptions(**STORED.get(builder, {}) | given)
-    return store(plan_of(builder, out, options, names), out, stored)
+    with reached(executor) as there:
+        return store(plan_of(builder, out, options, names), out, stored, there)
 
 
 def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequence[str] = ()) -> Plan:
@@ -130,7 +137,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    plan = function(**given, **({"out": Path(out)} if "out" in inspect.signature(function).parameters else {}))
+    place = _local(out)
+    plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
         raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
@@ -153,17 +161,33 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def store(plan: Plan, out: AnyPath, options: BuildOptions) -> BuildSummary:
+def store(plan: Plan, out: AnyPath, options: BuildOptions, executor: Executor | None = None) -> BuildSummary:
     """Make the data set of a plan, with a progress bar."""
     from imagenet_pipeline.records.build import build as build_records
     from imagenet_pipeline.records.foreign import RecordsPlan
+    from imagenet_pipeline.storage import Storage, is_remote
 
     with Bar("build", "images") as bar:
+        if is_remote(out):
+            from imagenet_pipeline.records.put import build_remote
+
+            return build_remote(plan, Storage(out), options, bar.show, executor)
         if isinstance(plan, RecordsPlan):
             from imagenet_pipeline.records.adopt import adopt
 
-            return adopt(plan, Path(out), options, bar.show)
-        return build_records(plan, Path(out), options, bar.show)
+            return adopt(plan, Path(out), options, bar.show, executor)
+        return build_records(plan, Path(out), options, bar.show, executor)
+
+
+def _local(out: AnyPath) -> Path:
+    """The folder of this machine in which a data set is made; a store that it is for has answered."""
+    from imagenet_pipeline.storage import Storage, is_remote
+
+    if not is_remote(out):
+        return Path(out)
+    from imagenet_pipeline.records.put import working_folder
+
+    return working_folder(Storage(out))
 
 
 def _as_path(value: Any, hint: Any) -> Any:
@@ -428,12 +452,13 @@ def loader(
     the loader. Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
-    from imagenet_pipeline.records.manifest import read_data_set
+    from imagenet_pipeline.records.manifest import is_data_set, read_data_set
     from imagenet_pipeline.records.reader import RecordSet
 
     path = Path(records)
-    opened = RecordSet.open(path, split)
-    classes = len(read_data_set(path).classes) if path.is_dir() else None
+    data = read_data_set(path) if is_data_set(path) else None
+    opened = RecordSet.of(data, split) if data else RecordSet.open(path)
+    classes = len(data.classes) if data else None
     made = Loader(opened, size, batch_size, threads, prefetch, classes)
     weakref.finalize(made, opened.close)
     return made

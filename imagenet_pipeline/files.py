@@ -28,6 +28,11 @@ from typing import Any, BinaryIO
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 
+try:
+    import fcntl
+except ImportError:  # Windows, which removes no open file anyway
+    fcntl = None  # type: ignore[assignment]
+
 POINTER, POINTER_ADVICE = "a Git LFS pointer, not the file itself", "fetch the file with `git lfs pull`"
 PART_MARK = ".part-"
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -239,8 +244,8 @@ def remove_folder(folder: Path) -> None:
 def claim(path: Path, where: Path, work: str) -> AbstractContextManager[Any]:
     """Hold the lock file `path` until the block ends; the kernel lets go of it however the process ends.
 
-    The file itself stays, and means nothing unless it is held. Raises BadInput, saying that another process is at
-    this `work` in `where`, if it is held already.
+    The file itself stays, and means nothing unless it is held. Raises Held, a BadInput saying that another process is
+    at this `work` in `where`, if it is held already.
     """
     import filelock  # not before it is needed: it takes as long to import as all the rest of a command's start
 
@@ -249,9 +254,33 @@ def claim(path: Path, where: Path, work: str) -> AbstractContextManager[Any]:
         try:
             return filelock.FileLock(path, mode=0o644, thread_local=False).acquire(blocking=False)
         except filelock.Timeout as error:
-            raise BadInput(f"another process is {work} here", where=where) from error
+            raise Held(f"another process is {work} here", where=where) from error
         except NotImplementedError as error:  # an older filelock's answer where there is no flock
             raise BadInput(f"cannot be locked ({error})", where=path) from error
+
+
+class Held(BadInput):
+    """What `claim` was to hold is another's."""
+
+
+def hold(descriptor: int) -> bool:
+    """Hold an open file with all others who do so, until it is closed; False where it is about to be removed."""
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def remove_unheld(path: Path) -> bool:
+    """Remove a file unless somebody, in any process, has a `hold` of it; tells whether it is gone."""
+    held = contextlib.suppress(FileNotFoundError, BlockingIOError, PermissionError)
+    with held, open(path, "r+b") if fcntl else contextlib.nullcontext() as stream:
+        if fcntl and stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    return not path.exists()
 
 
 def sync_folder(folder: Path) -> None:
@@ -299,13 +328,9 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
         existing = existing.parent
     free_bytes = shutil.disk_usage(existing).free
     if free_bytes < needed_bytes:
-        raise OutOfRoom(
-            "not enough free disk space",
-            where=folder,
-            expected=f"{needed_bytes:,} bytes",
-            found=f"{free_bytes:,} bytes free",
-            advice="free some room or write elsewhere",
-        )
+        needed, free = f"{needed_bytes:,} bytes", f"{free_bytes:,} bytes free"
+        advice = "free some room or write elsewhere"
+        raise OutOfRoom("not enough free disk space", where=folder, expected=needed, found=free, advice=advice)
 
 
 def require_ending(path: Path, endings: str | Sequence[str], what: str, advice: str | None = None) -> None:

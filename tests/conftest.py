@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 import os
 import tarfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -302,3 +306,86 @@ def make_run(photo_records: Path) -> Callable[..., Path]:
         return place
 
     return make
+
+
+class ObjectStore:
+    """A bucket of a real S3 server on this machine. `url` is its address; `endpoint` that of the server.
+
+    `fail("500", 2, "GET", "train.rec")`: the next two such requests of objects named so fail. Faults are "500" or a
+    status, "cut" (half of the answer, then the line closes), "wrong" (a byte of it changed), "slow" (a second), or a
+    function that is called before the answer. `requests` are those that came: method, path and range.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application, self._faults = application, []  # type: ignore[var-annotated]
+        self.requests: list[tuple[str, str, str]] = []
+        self.endpoint = self.url = ""
+
+    def fail(self, fault: str | Callable[[], None], times: int = 1, method: str = "", ending: str = "") -> None:
+        self._faults += [(fault, method, ending)] * times
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        self.requests.append((method, path, environ.get("HTTP_RANGE", "")))
+        meant = [entry for entry in self._faults if entry[1] in ("", method) and path.endswith(entry[2])]
+        fault = meant[0][0] if meant else ""
+        if meant:
+            self._faults.remove(meant[0])
+        if callable(fault):
+            fault()
+        if fault == "slow":
+            time.sleep(1)
+        if str(fault).isdigit():
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response(f"{fault} Fault", [("Content-Length", "0")])
+            return []
+        content = b"".join(self._application(environ, start_response))
+        if fault == "cut":
+            return [content[: len(content) // 2]]
+        return [bytes([content[0] ^ 1]) + content[1:] if fault == "wrong" else content]
+
+
+@pytest.fixture(scope="session")
+def _object_server() -> Iterator[ObjectStore]:
+    server = pytest.importorskip("moto.server")
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, type: str, message: str, *args: Any) -> None:
+            pass
+
+    store = ObjectStore(server.DomainDispatcherApplication(server.create_backend_app))
+    http_server = make_server("127.0.0.1", 0, store, threaded=True, request_handler=Quiet)
+    store.endpoint = f"http://127.0.0.1:{http_server.server_port}"
+    thread = threading.Thread(target=http_server.serve_forever, daemon=True)
+    thread.start()
+    yield store
+    http_server.shutdown()
+    http_server.server_close()
+    thread.join()
+
+
+_buckets = itertools.count()
+
+
+@pytest.fixture
+def object_store(_object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectStore:
+    """An empty bucket, with the environment in which this process and those it starts find it."""
+    pytest.importorskip("s3fs")
+    from urllib.request import Request, urlopen
+
+    bucket = f"bucket{next(_buckets)}"
+    environment = {
+        "AWS_ENDPOINT_URL": _object_server.endpoint, "AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "s3cr3t",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": str(tmp_path / "no"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no"), "NO_PROXY": "127.0.0.1",
+        "IMAGENET_PIPELINE_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with contextlib.closing(urlopen(Request(f"{_object_server.endpoint}/{bucket}", method="PUT"))):
+        pass
+    _object_server.url = f"s3://{bucket}"
+    _object_server._faults.clear()
+    _object_server.requests.clear()
+    return _object_server

@@ -259,7 +259,7 @@ def test_a_loader_gives_batches_and_closes_its_files_when_it_is_gone(world: Path
     with loader.training(seed=0, epoch=0) as batches:
         assert {batch.images.shape for batch in batches} == {(8, 24, 24, 3)}
     del loader, batches
-    assert not records._descriptors
+    assert not records._opened._descriptors
     [file] = (world / "data").glob("val*.rec")
     with ip.loader(str(file), size=24, batch_size=8, threads=0).evaluation() as batches:
         assert sum(len(batch.labels) for batch in batches) == 6

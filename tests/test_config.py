@@ -48,7 +48,7 @@ OPTIONS = [
     "schedule.kind", "schedule.drops", "schedule.factor", "schedule.power", "schedule.warmup_epochs",
     "schedule.start_share", "schedule.end_share", "schedule.patience_epochs", "stopping.patience_epochs",
     "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "log.loggers", "loader.threads",
-    "loader.prefetch",
+    "loader.prefetch", "loader.window_shards", "loader.cache", "loader.cache_gb",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ OPEN_SECTIONS = ("transfer.frozen.", "transfer.rates.")
 KEY_AND_VALUE = re.compile(r"([a-z][a-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*)=\S+")
 WORDS_OF_OTHERS = {"rotate", "kv_store", "table"}
 """MXNet's, which the pages for its users name, and the builder that a page adds."""
-FOLDERS = ("config", "scripts", "benchmarks", "tests", "record_builders", "docs")
+FOLDERS = ("config", "scripts", "deploy", "benchmarks", "tests", "record_builders", "docs")
 
 ROOMS = [
     path.name for path in (REPOSITORY / "imagenet_pipeline").iterdir() if path.is_dir() and path.name not in FOLDERS
@@ -101,7 +101,7 @@ def key_faults(word: str, line: str, dotted: bool = True) -> Iterator[str]:
 
 
 def files_missing(line: str) -> Iterator[str]:
-    for path in re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w/.-]*\.(?:toml|sh|py|md)\b", line):
+    for path in re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w/.-]*\.(?:toml|sh|py|md|yaml)\b", line):
         if not (REPOSITORY / path).exists() and not path.startswith("docs/reference/"):
             yield f"{line}: no file {path}"
     for path in re.findall(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w/]*\.py\b", line):

@@ -45,7 +45,7 @@ build_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option(help="Folder of the data set.")]
+Out = Annotated[Path, typer.Option(help="Folder of the data set, or its address: s3://bucket/folder.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
 ]
@@ -54,6 +54,10 @@ Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-e
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
 Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
+AtExecutor = Annotated[
+    str | None,
+    typer.Option("--executor", metavar="dask://HOST:PORT", help="Have the workers of a Dask scheduler do the work."),
+]
 MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this cannot be used.")]
 KeepDamaged = Annotated[
     bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
@@ -67,9 +71,10 @@ ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check t
 
 @dataclass(frozen=True)
 class Common:
-    """Options of every builder's command: how images are `stored`, and what is printed."""
+    """Options of every builder's command: how images are `stored`, by whose workers, and what is printed."""
 
     stored: Mapping[str, Any]
+    executor: str | None = None
     lists_only: bool = False
     as_json: bool = False
 
@@ -80,6 +85,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "pass_through": (PassThrough, False),
     "shards": (Shards, None),
     "workers": (Workers, None),
+    "executor": (AtExecutor, None),
     "max_rejects": (MaxRejects, 0),
     "keep_damaged": (KeepDamaged, False),
     "lists_only": (ListsOnly, False),
@@ -97,7 +103,7 @@ def taking_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 
         def run(**given: Any) -> None:
             shared = {name: given.pop(name) for name in names or _COMMON}
-            said = {name: shared.pop(name) for name in ("lists_only", "as_json") if name in shared}
+            said = {name: shared.pop(name) for name in ("executor", "lists_only", "as_json") if name in shared}
             command(**given, common=Common(shared, **said))
 
         shared = [
@@ -250,7 +256,7 @@ def listing(
 
 
 @build_app.command()
-@taking_common("workers", "as_json")
+@taking_common("workers", "executor", "as_json")
 def digits(out: Out, seed: Seed = 42, *, common: Common) -> None:
     """Build scikit-learn's 1,797 handwritten digits, through a miniature ILSVRC2015 tree: data that is always there.
 
@@ -260,7 +266,7 @@ def digits(out: Out, seed: Seed = 42, *, common: Common) -> None:
 
 
 @build_app.command()
-@taking_common("workers", "as_json")
+@taking_common("workers", "executor", "as_json")
 def fer2013(
     csv: Annotated[
         Path, typer.Option(help="fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too.")
@@ -289,7 +295,7 @@ def fer2013(
 
 
 @build_app.command()
-@taking_common("workers", "max_rejects", "keep_damaged", "lists_only", "as_json")
+@taking_common("workers", "executor", "max_rejects", "keep_damaged", "lists_only", "as_json")
 def ckplus(
     root: Annotated[Path, typer.Option(help="A sub-folder an emotion, of faces S010_004_00000017.png.")],
     out: Out,
@@ -311,7 +317,7 @@ _RecordFiles = list[Path] | None
 
 
 @build_app.command()
-@taking_common("workers", "max_rejects", "keep_damaged", "as_json")
+@taking_common("workers", "executor", "max_rejects", "keep_damaged", "as_json")
 def records(
     train: Annotated[_RecordFiles, typer.Option(metavar="FILE.rec", help="Records; may be repeated.")] = None,
     val: Annotated[_RecordFiles, typer.Option(metavar="FILE.rec", help="Records for val; may be repeated.")] = None,
@@ -352,6 +358,8 @@ def records(
     found = [*(train or ()), *(val or ()), *(test or ())]
     if out is None and not (adopt and found):
         raise BadRecipe("no folder for the data set", where="build records", expected="--out DIR, or --adopt")
+    if adopt and out is not None and _address(out):
+        raise BadRecipe("--adopt leaves record files where they are", where=f"--out {_address(out)}")
     options: dict[str, Any] = {"train": train or (), "val": val or (), "test": test or (), "lists": lists or ()}
     options |= {"classes": classes, "label_column": label_column, "adopt": adopt}
     _make("records", found[0].parent if out is None else out, options, common)
@@ -392,12 +400,22 @@ def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Pa
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typer.Option()])
 
 
+def _address(out: Path) -> str:
+    """The address that --out is, for people; "" for a folder."""
+    from imagenet_pipeline.storage import Storage, is_remote
+
+    return str(Storage(out)) if is_remote(out) else ""
+
+
 def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
+    from imagenet_pipeline.records.tasks import reached
 
-    plan = plan_of(builder, out, options)
     if common.lists_only:
+        if _address(out):
+            raise BadRecipe("--lists-only writes into a folder of this machine", where=f"--out {_address(out)}")
+        plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)
         if common.as_json:
             say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
@@ -405,8 +423,10 @@ def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -
             contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
             say(f"{out}: {contents}; lists only, no image was read")
         return
-    started = time.monotonic()
-    summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}))
+    with reached(common.executor) as executor:
+        plan = plan_of(builder, out, options)
+        started = time.monotonic()
+        summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}), executor)
     if common.as_json:
         say_json(summary)
         return
@@ -429,7 +449,7 @@ def _say_summary(summary: Any, seconds: float) -> None:
     if without_image:
         say(f"records without an image: {without_image:,}, left out")
     if any(summary.rejected.values()):
-        say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder / 'rejects.csv'}")
+        say(f"rejected: {list_names(summary.rejected)}; reasons in {summary.folder}/rejects.csv")
     if summary.changed:
         say(
             f"photos of another size or time than when they were stored: {first_few(summary.changed)}; the records "

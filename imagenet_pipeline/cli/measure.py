@@ -36,10 +36,11 @@ def loader(
 
     Example: imagenet-pipeline benchmark loader output/imagenet --size 224 --threads 2
     """
+    from imagenet_pipeline.records.manifest import is_data_set
     from imagenet_pipeline.records.reader import RecordSet
     from imagenet_pipeline.training.benchmark import measure
 
-    with RecordSet.open(path, split if path.is_dir() else None) as records:
+    with RecordSet.open(path, split if is_data_set(path) else None) as records:
         figure: Any = measure(records, size=size, threads="auto" if threads is None else threads)
     if as_json:
         say_json(figure)

@@ -365,6 +365,12 @@ class LoaderRecipe(Section):
     """Decoding threads; 0 decodes in the training thread; "auto" is a thread for each processor."""
     prefetch: Annotated[int, Field(ge=1, le=64)] = 4
     """Batches prepared ahead."""
+    window_shards: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
+    cache: str = ""
+    """Folder for shards of records in object storage; "" is one for each data set in the user's own cache folder."""
+    cache_gb: Annotated[float, Field(ge=0)] = 0.0
+    """Bound of that folder, GB (10^9 bytes) of shards; 0 is room for all of them."""
 
 
 def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
@@ -401,7 +407,7 @@ class Recipe(Section):
     network: str
     """A name that `networks` lists, or gluoncv:NAME, or timm:NAME, or a network's file, PATH/network.json."""
     records: str
-    """Folder of the data set, as `build` made it."""
+    """Folder of the data set, as `build` made it, or its address in object storage, "s3://bucket/imagenet"."""
     engine: Literal["auto", "gluon", "pytorch"] = "auto"
     """MXNet/Gluon or PyTorch; "auto" is Gluon where it is installed and has the devices, and for good in a run."""
     epochs: Annotated[int, Field(ge=1)] = 90

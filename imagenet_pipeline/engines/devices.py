@@ -146,7 +146,7 @@ def _naming(engine: Any) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        if hasattr(engine, "forget_batches"):
+        if engine.demand.images and hasattr(engine, "forget_batches"):
             engine.forget_batches()
         raise out_of_memory(engine, engine.demand) from error
 

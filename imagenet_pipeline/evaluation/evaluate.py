@@ -178,7 +178,7 @@ def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, recor
     data = records_to_read(recipe, records)
     numbering = numbering_of(checkpoint.state, data)
     if not data.count(split):
-        raise no_split(data.folder, split, [name for name, count in data.counts.items() if count])
+        raise no_split(data.name, split, [name for name, count in data.counts.items() if count])
     return Candidate(run, recipe, checkpoint, data, numbering)
 
 
@@ -304,18 +304,18 @@ def _by_number(own: ClassTable, theirs: ClassTable) -> Numbering:
 def _by_label(own: ClassTable, data: DataSet) -> Numbering:
     label_of, theirs = {name: label for label, name in enumerate(own.ids)}, data.classes.ids
     if all(name in label_of for name in theirs):
-        note = f"{data.folder} names no classes: its labels are taken for the network's classes of those names"
+        note = f"{data.name} names no classes: its labels are taken for the network's classes of those names"
         return Numbering(own, np.array([label_of[name] for name in theirs], np.int64), note)
     labels = np.array(theirs, np.int64)
     if labels[0] < 0 or labels[-1] >= len(own):
         raise BadInput(
             "the file's labels are not the network's",
-            where=data.folder,
+            where=data.name,
             expected=extent(0, len(own) - 1),
             found=extent(int(labels[0]), int(labels[-1])),
             advice="name the classes of its labels: build records --test FILE.rec --classes NAMES --out DIR",
         )
-    note = f"{data.folder} names no classes: its labels are taken for the network's numbers, 0 for {own.names[0]}"
+    note = f"{data.name} names no classes: its labels are taken for the network's numbers, 0 for {own.names[0]}"
     return Numbering(own, labels, f"{note}; nothing here can check it")
 
 

@@ -116,7 +116,7 @@ def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
     there = {split: data.count(split) for split in SPLITS if data.count(split)}
     for split in splits:
         if split not in there:
-            raise no_split(data.folder, split, there)
+            raise no_split(data.name, split, there)
     return {split: there[split] for split in there if split in splits}
 
 

@@ -58,7 +58,7 @@ class Int8Plan:
             sizes = {"float32": before.stat().st_size, "int8": path.stat().st_size}
             scored = self._scores(self.scored, before, path) if self.scored else None
         data, split, images = self.calibration
-        seen = {"records": str(data.folder), "split": split, "images": images}
+        seen = {"records": data.name, "split": split, "images": images}
         runtime = require_runtime().__version__
         return {
             "int8": {"method": METHOD, "onnxruntime": runtime, "calibration": seen, "bytes": sizes, "scored": scored}
@@ -67,7 +67,7 @@ class Int8Plan:
     def _images(self) -> Iterator[Pixels]:
         data, split, count = self.calibration
         size, crop_fraction = self.view
-        with RecordSet.open(data.folder, split) as records, Bar("calibration", "images") as bar:
+        with RecordSet.of(data, split) as records, Bar("calibration", "images") as bar:
             spread = _Spread(records, count)
             loader = Loader(spread, size, BATCH, threads=self.recipe.loader.threads, prefetch=2)
             with loader.evaluation(crop_fraction) as batches:
@@ -82,7 +82,7 @@ class Int8Plan:
         _, *outcomes = score_split(source, 1, members, classes)
         by_form: dict[str, Outcomes] = dict(zip(("float32", "int8"), outcomes, strict=True))
         found: dict[str, Any] = {
-            "records": str(source.data.folder),
+            "records": source.data.name,
             "split": source.split,
             "images": len(outcomes[0]),
             "rank1": {form: 100.0 * float(own.rank1_right.mean()) for form, own in by_form.items()},
@@ -108,7 +108,7 @@ def int8_plan(
     data = other or own
     split = calibrate if calibrate in SPLITS else next((name for name in SPLITS if data.counts.get(name)), "train")
     if not data.counts.get(split or ""):
-        raise no_split(data.folder, split, [name for name, count in data.counts.items() if count])
+        raise no_split(data.name, split, [name for name, count in data.counts.items() if count])
     normalisation = (state.mean, state.std) if raw else None
     return Int8Plan(
         state,

@@ -188,7 +188,7 @@ def dependence_table(examination: Examination, member: Evaluation) -> Table:
         ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
         ["versions", versions],
         ["input", crop],
-        ["data", f"{member.split} of {examination.data.folder}"],
+        ["data", f"{member.split} of {examination.data.name}"],
         ["weights, SHA-256", member.weights_digest],
         ["data manifest, SHA-256", member.data_digest],
         ["recipe, SHA-256", member.recipe_digest],

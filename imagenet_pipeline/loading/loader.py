@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,10 +24,11 @@ from numpy.typing import DTypeLike, NDArray
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
-from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order
+from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
+from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
 
 # Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over; even, so
@@ -88,6 +90,7 @@ class Loader:
     classes: labels must be below this; None takes any whole number from 0.
     share: this process's part of each batch; the ranks' shares together are the batch.
     empty: makes the arrays of the batches.
+    window_shards: record files whose records are shuffled together, 0 for all.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
     """
 
@@ -101,6 +104,7 @@ class Loader:
         classes: int | None = None,
         share: Share = WHOLE,
         empty: Empty = np.empty,
+        window_shards: int = 0,
     ) -> None:
         self.records = records
         self.size = size
@@ -112,6 +116,7 @@ class Loader:
         self.classes = classes
         self.share = share
         self.empty = empty
+        self.window_shards = window_shards
         if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
                 "the loader's settings are out of range",
@@ -146,7 +151,8 @@ class Loader:
         if not 0 <= start_step <= steps:
             raise BadRecipe("the epoch has no such step", expected=f"0 to {steps}", found=start_step)
         cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
-        order = epoch_order(len(self.records), seed, epoch)
+        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
+        order = window_order(sizes, self.window_shards, seed, epoch)
 
         def prepare(positions: range, slot: _Slot) -> _Images:
             return TrainingImages(augmentation, seed, epoch, positions, slot.images, slot.labels, slot.targets)
@@ -195,6 +201,7 @@ class Batches:
         mixed: bool = False,
     ) -> None:
         self._loader = loader
+        self._records = loader.records
         self._order = order
         self._prepare = prepare
         self._crops = crops
@@ -228,7 +235,11 @@ class Batches:
         upcoming = iter(cuts)
         ahead = min(self._loader.prefetch if self._loader.threads else 0, len(cuts) - 1)
         pool = ThreadPoolExecutor(self._loader.threads, "loading") if self._loader.threads else _ThisThread()
-        try:
+        with ExitStack() as ending:
+            ending.callback(pool.shutdown, wait=True, cancel_futures=True)
+            if isinstance(self._records, RecordSet):  # its end, before the pool's, ends every waiting for a file
+                positions = [self._order[cut.start : cut.stop] for cut in cuts] or [self._order[:0]]
+                self._records = ending.enter_context(self._records.ahead(np.concatenate(positions)))
             resumed = time.perf_counter()
             slots = self._slots(ahead + 1, max(map(len, cuts), default=0))
             started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
@@ -239,8 +250,6 @@ class Batches:
                 yield slot.batch(cut, time.perf_counter() - resumed)
                 resumed = time.perf_counter()
                 started.extend(self._start(pool, slot, cut) for cut in islice(upcoming, 1))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, pool: Executor, slot: _Slot, cut: range) -> tuple[_Slot, range, list[Future[None]]]:
         images = self._prepare(cut, slot)
@@ -249,7 +258,7 @@ class Batches:
 
     def _fill(self, slot: _Slot, piece: range, first: int, images: _Images) -> None:
         for position in piece:
-            sample = read_sample(self._loader.records, int(self._order[position]), self._loader.classes)
+            sample = read_sample(self._records, int(self._order[position]), self._loader.classes)
             row = position - first
             slot.labels[row] = sample.label
             slot.records[row] = sample.number

@@ -6,6 +6,7 @@ A key is the whole tuple, never a sum: with seed + epoch, runs of neighbouring s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ _ORDER = 1
 FIRST_UNIFORMS = 2
 SECOND_UNIFORMS = 3
 """A stream of its own for what came later, so that older recipes keep every draw."""
+_SHARDS, _WITHIN_WINDOW = 4, 5
 _WORD = 1 << 32
 
 
@@ -49,6 +51,25 @@ def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> NDAr
     if not shuffle:
         return np.arange(count, dtype=np.int64)
     return _generator(seed, _ORDER, epoch).permutation(count).astype(np.int64, copy=False)
+
+
+def window_order(sizes: Sequence[int], window_shards: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The records of an epoch in the order of their use where `window_shards` of the shards are at hand at a time.
+
+    The shards of `sizes` records are shuffled, and then the records of every `window_shards` of them that follow each
+    other: int64 [sum(sizes)], a permutation. As long as the records of one window are read, no other shard is needed.
+    With 0, or as many as there are, it is `epoch_order`. Raises BadRecipe for a negative seed or epoch.
+    """
+    edges = np.cumsum([0, *sizes])
+    if not 0 < window_shards < len(sizes):
+        return epoch_order(int(edges[-1]), seed, epoch)
+    shards = _generator(seed, _SHARDS, epoch).permutation(len(sizes))
+    order = []
+    for window, first in enumerate(range(0, len(sizes), window_shards)):
+        positions = [np.arange(edges[at], edges[at + 1]) for at in shards[first : first + window_shards]]
+        order.append(_generator(seed, _WITHIN_WINDOW, epoch, window).permutation(np.concatenate(positions)))
+    whole: NDArray[np.int64] = np.concatenate(order).astype(np.int64, copy=False)
+    return whole
 
 
 def uniforms(

@@ -5,7 +5,6 @@ For the sizes, headers alone are read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Header, Rejected, decode_rgb, read_header
 from imagenet_pipeline.records.inspect import class_of, within
 from imagenet_pipeline.records.lone import read_records
-from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.manifest import DataSet, is_data_set, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
 
@@ -51,8 +50,8 @@ def montage(path: Path, out: Path, records: range = FIRST_FORTY, split: str | No
     is nothing to draw, or more than 400, BadRecipe for a name that is no PNG's.
     """
     require_png(out)
-    data = read_data_set(path) if os.path.isdir(path) else None
-    with RecordSet.open(path, split or next(iter(data.counts)) if data else None) as found:
+    data = read_data_set(path) if is_data_set(path) else None
+    with RecordSet.of(data, split or next(iter(data.counts))) if data else RecordSet.open(path) as found:
         positions = list(within(records, found))
         if not 1 <= len(positions) <= MONTAGE_LIMIT:
             expected = f"1..{MONTAGE_LIMIT}"

@@ -37,7 +37,14 @@ from imagenet_pipeline.records.foreign import Damage, RecordFile, RecordsPlan, s
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, ForeignShard, Manifest, Shard, Split
 from imagenet_pipeline.records.reader import Numbers
 from imagenet_pipeline.records.shard import ColourSums
-from imagenet_pipeline.records.tasks import Progress, Task, executor_for, note_progress, run_tasks
+from imagenet_pipeline.records.tasks import (
+    Progress,
+    Task,
+    executor_for,
+    note_progress,
+    require_wanted,
+    run_tasks,
+)
 
 BESIDE = ("classes.json", "mean.json", "rejects.csv")
 WITHOUT_IMAGE = "without-image"
@@ -98,6 +105,11 @@ class Stretch(Task):
         """Number of its samples."""
         return len(self.rows)
 
+    @property
+    def first_file(self) -> Path:
+        """The record file."""
+        return self.file
+
     def make(self) -> int:
         """Look at every sample and write the marker; returns how many are rejected, damaged frames included."""
         image.calm()
@@ -117,6 +129,7 @@ class Stretch(Task):
                 except (image.Rejected, Damaged) as reason:
                     rejects.append((row, f"{self.file.name}/{position}", str(reason)))
                     checksums.append(None)
+        require_wanted(self)
         found = {"checksums": checksums, "rejects": rejects, "actions": dict(actions), "colours": vars(colours)}
         files.write_json(self.marker, {"key": self.key, **found})
         return len(rejects)
@@ -128,9 +141,16 @@ class WholeFile(Task):
 
     file: Path
 
+    @property
+    def first_file(self) -> Path:
+        """The record file."""
+        return self.file
+
     def make(self) -> int:
         """Write the marker; rejects nothing."""
-        files.write_json(self.marker, {"key": self.key, "sha256": files.sha256_of(self.file), "rejects": []})
+        found = {"sha256": files.sha256_of(self.file), "rejects": []}
+        require_wanted(self)
+        files.write_json(self.marker, {"key": self.key, **found})
         return 0
 
 
@@ -194,7 +214,7 @@ def _examine(
     """Do what is not done yet of the tasks. Raises BadInput at too many rejects, and where a file has changed."""
     tasks = _tasks(plan, out, building, options.keep_damaged)
     pending = [task for task in tasks if not _is_done(task)]
-    with executor_for(options.workers, executor, len(pending)) as pool:
+    with executor_for(options.workers, executor, pending) as pool:
         rejected = run_tasks(make, tasks, pending, pool, options.max_rejects, progress)
     if rejected > options.max_rejects:
         raise too_many(out, tasks, rejected, options.max_rejects)

@@ -12,12 +12,12 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, first_few
@@ -29,6 +29,7 @@ from imagenet_pipeline.records.tasks import Progress, Task, executor_for, run_ta
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
+AnyShard = TypeVar("AnyShard", bound=ShardTask)
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -71,11 +72,12 @@ class BuildOptions:
 class BuildSummary:
     """The outcome of a build: records and rejects per split, and what was done to the images, by kind.
 
+    `folder` is an address, text, where the data set was made into object storage.
     Of a data set that was there already: the files that were damaged and are `remade`, and the photos whose size or
     time has `changed` since they were stored.
     """
 
-    folder: Path
+    folder: Path | str
     records: dict[str, int]
     rejected: dict[str, int]
     actions: dict[str, int]
@@ -96,7 +98,8 @@ def build(
     """Make the data set of `plan` in the folder `out`, or finish a build that was begun there.
 
     `progress(done, total)` is called with image counts about twice a second. `executor` may be any
-    concurrent.futures executor whose workers see the same files; by default local processes.
+    concurrent.futures executor whose workers see the same files (`tasks.reached` has Dask's); by default local
+    processes.
     Of a finished data set in `out` what is damaged or missing is made again, to the same bytes.
     Raises BadInput (another data set is in `out`, too many rejects, photos of damaged shards have changed),
     OutOfRoom, WorkerLost.
@@ -137,28 +140,32 @@ def summarise(out: Path, already_built: bool) -> BuildSummary:
 
 def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | None, executor: Executor | None) -> None:
     versions = image.library_versions()
-    key = _key(plan, options, versions)
-    with claimed(out, _claim(plan, options, versions)) as building:
-        tasks = _tasks(plan, out, building, options, key)
+    key = shard_key(plan, options, versions)
+    with claimed(out, claim_key(plan, options, versions)) as building:
+        tasks = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
-        _make(plan, out, options, tasks, pending, progress, executor)
+        make_shards(out, options, tasks, pending, progress, executor)
         finish.write_data_set(plan, out, tasks, options.stored, versions)
 
 
-def _make(
-    plan: Plan,
+def make_shards(
     out: Path,
     options: BuildOptions,
-    tasks: Sequence[ShardTask],
-    pending: Sequence[ShardTask],
+    tasks: Sequence[AnyShard],
+    pending: Sequence[AnyShard],
     progress: Progress | None,
     executor: Executor | None,
+    make: Callable[[AnyShard], int] = make_shard,
+    kept: Sequence[AnyShard] | None = None,
 ) -> None:
-    """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost."""
-    files.check_free_space(out, _estimated_bytes(options, pending))
-    with executor_for(options.workers, executor, len(pending)) as pool:
-        rejected = run_tasks(make_shard, tasks, pending, pool, options.max_rejects, progress)
+    """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost.
+
+    There must be room in `out` for those `kept` there together, by default all that are pending.
+    """
+    files.check_free_space(out, _estimated_bytes(options, pending if kept is None else kept))
+    with executor_for(options.workers, executor, pending) as pool:
+        rejected = run_tasks(make, tasks, pending, pool, options.max_rejects, progress)
     if rejected > options.max_rejects:
         raise too_many(out, tasks, rejected, options.max_rejects)
 
@@ -181,14 +188,14 @@ def _mend(
     log.warning("%s: damaged or missing: %s; made again from the photos", out, first_few(damage))
     _require_folders(plan)
     versions = image.library_versions()
-    key = _key(plan, options, versions)
-    with claimed(out, _claim(plan, options, versions)) as building:
+    key = shard_key(plan, options, versions)
+    with claimed(out, claim_key(plan, options, versions)) as building:
         remade = building / "remade"
-        tasks = [replace(task, folder=remade) for task in _tasks(plan, out, building, options, key)]
+        tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
         pending = [task for task in wanted if not is_finished(task)]
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
-        _make(plan, out, replace(options, max_rejects=2**31), wanted, pending, progress, executor)
+        make_shards(out, replace(options, max_rejects=2**31), wanted, pending, progress, executor)
         if repair.needs_markers(manifest, damage):
             finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
         repair.put_back(out, remade, manifest, damage, wanted)
@@ -199,7 +206,7 @@ def _changed_photos(plan: Plan, out: Path, options: BuildOptions) -> list[str]:
     """Paths of the photos whose size or time is not what it was when they were stored; none where the root is gone."""
     if not Path(plan.root).is_dir():
         return []
-    return repair.changed_since(out, _tasks(plan, out, out / BUILDING, options, key=""))
+    return repair.changed_since(out, shard_tasks(plan, out, out / BUILDING, options, key=""))
 
 
 def _require_folders(plan: Plan) -> None:
@@ -208,14 +215,16 @@ def _require_folders(plan: Plan) -> None:
             raise BadInput("no such folder", where=plan.root / folder, advice="images are looked for there")
 
 
-def _key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+def shard_key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+    """The key of a shard's marker: what decides its bytes, and where its photos are."""
     # The root decides what is read, but not a byte of the manifest: the same photos may lie anywhere.
     return digest_of([plan.digest, options.stored, dict(versions), os.path.realpath(plan.root)])
 
 
-def _claim(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+def claim_key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
+    """The key of an unfinished build."""
     # A build that damaged photos have stopped goes on with --keep-damaged, as its error says: its shards are made anew.
-    return _key(plan, replace(options, keep_damaged=False), versions)
+    return shard_key(plan, replace(options, keep_damaged=False), versions)
 
 
 def manifest_there(plan: Plan, out: Path, stored: Mapping[str, Any]) -> Manifest | None:
@@ -254,10 +263,14 @@ def claimed(out: Path, key: str) -> Iterator[Path]:
         files.remove_parts(out)
         files.remove_parts(building)
         files.write_json(begun, key)
-        yield building
+        try:
+            yield building
+        finally:
+            files.remove_parts(out)  # of workers that were killed: nobody writes here now
 
 
-def _tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: str) -> list[ShardTask]:
+def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, key: str) -> list[ShardTask]:
+    """Divide a plan into the shards that `options` ask for."""
     tasks = []
     for split, images in plan.splits.items():
         shards = _shard_count(plan, split, options)

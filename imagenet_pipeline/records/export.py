@@ -21,7 +21,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, printabl
 from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, read_header
-from imagenet_pipeline.records.manifest import no_split, read_data_set
+from imagenet_pipeline.records.manifest import is_data_set, no_split, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
 
@@ -128,7 +128,7 @@ def export_records(
 
 def _opened(path: Path, split: str | None) -> tuple[ClassTable | None, dict[str, RecordSet]]:
     """The class table, where there is one, and the records of the splits; those of a lone file are a split."""
-    if not os.path.isdir(path):
+    if not is_data_set(path):
         name = path.stem if path.stem in SPLITS else SPLITS[0]
         if split not in (None, name):
             raise no_split(path, split, [name])
@@ -136,7 +136,7 @@ def _opened(path: Path, split: str | None) -> tuple[ClassTable | None, dict[str,
     data = read_data_set(path)
     if split is not None and split not in data.counts:
         raise no_split(path, split, data.counts)
-    return data.classes, {name: RecordSet.open(path, name) for name in data.counts if split in (None, name)}
+    return data.classes, {name: RecordSet.of(data, name) for name in data.counts if split in (None, name)}
 
 
 def _labels(records: RecordSet, table: ClassTable | None) -> list[int]:

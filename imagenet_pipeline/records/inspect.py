@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.records.lists import read_list
+from imagenet_pipeline.records.manifest import DataSet, is_data_set, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 
 FIRST_EIGHT = range(8)
@@ -57,21 +58,20 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
 
     Positions past the end are left out. Raises BadInput where all are, or Damaged naming the record.
     """
-    path = Path(path)
-    data_set = read_data_set(path) if os.path.isdir(path) else None
+    data_set = read_data_set(path) if is_data_set(path) else None
     classes = data_set.classes if data_set else None
     splits = data_set.counts if data_set else {}
     split = split or next(iter(splits), None)
-    with RecordSet.open(path, split if data_set else None) as found:
+    with RecordSet.of(data_set, split) if data_set else RecordSet.open(path) as found:
         shown = [_info(found, position, classes) for position in within(records, found)]
         several = any(len(record.labels) > 1 for record in shown)
         return Inspection(
-            path=str(path),
+            path=data_set.name if data_set else str(path),
             split=split,
             splits=splits,
             count=len(found),
             classes=len(classes) if classes else None,
-            class_counts={} if several else _class_counts(found, classes),
+            class_counts={} if several else _class_counts(_labels(found, data_set, split), classes),
             mean=data_set.mean if data_set else None,
             std=data_set.std if data_set else None,
             records=shown,
@@ -87,8 +87,15 @@ def within(records: range, found: RecordSet) -> range:
     return there
 
 
-def _class_counts(found: RecordSet, classes: ClassTable | None) -> dict[str, int]:
-    labels, counts = np.unique(found.first_labels(), return_counts=True)
+def _labels(found: RecordSet, data_set: DataSet | None, split: str | None) -> NDArray[np.float32]:
+    """The label of every record; of a data set in object storage by its list, which is here."""
+    if data_set is None or data_set.cache is None or data_set.manifest.labels is not None:
+        return found.first_labels()
+    return np.array([row.labels[0] for row in read_list(data_set.folder / f"{split}.lst")], np.float32)
+
+
+def _class_counts(labels: NDArray[np.float32], classes: ClassTable | None) -> dict[str, int]:
+    labels, counts = np.unique(labels, return_counts=True)
     named = [(class_of(float(label), classes)[0] or f"{label:g}") for label in labels]
     return dict(zip(named, counts.tolist(), strict=True))
 

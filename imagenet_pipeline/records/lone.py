@@ -19,7 +19,7 @@ from imagenet_pipeline.errors import BadInput, printable
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.classes import NUMBERED, ClassTable
 from imagenet_pipeline.records.foreign import RecordFile, scan, state_of
-from imagenet_pipeline.records.manifest import DataSet, Manifest, Split, read_data_set
+from imagenet_pipeline.records.manifest import DataSet, Manifest, Split, is_remote, read_data_set
 from imagenet_pipeline.records.reader import Index
 
 LONE_SPLIT = "test"
@@ -28,13 +28,14 @@ LONE_SPLIT = "test"
 log = logging.getLogger("imagenet_pipeline")
 
 
-def read_records(path: Path) -> DataSet:
-    """Read a data set folder, or a record file of any program, to be read and not to train on.
+def read_records(path: Path | str, cache: str = "", cache_gb: float = 0) -> DataSet:
+    """Read a data set, as `read_data_set` does, or a record file of any program, to be read and not to train on.
 
     Raises as `read_data_set`, and BadInput for a file that is no whole record file of images with a class each.
     """
-    path = Path(path)
-    return _read_file(path, state_of(path)) if path.is_file() else read_data_set(path)
+    if not is_remote(path) and Path(path).is_file():
+        return _read_file(Path(path), state_of(Path(path)))
+    return read_data_set(path, cache, cache_gb)
 
 
 @lru_cache(maxsize=2)

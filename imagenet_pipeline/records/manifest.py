@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import SPLITS
 
 if TYPE_CHECKING:
+    from imagenet_pipeline.records.cache import ShardCache
     from imagenet_pipeline.records.reader import Index
 
 MANIFEST = "manifest.json"
@@ -120,7 +122,11 @@ class Manifest(_Frozen):
         path = Path(folder) / MANIFEST
         if not path.is_file():
             raise _no_manifest(Path(folder))
-        body = files.read_json(path)
+        return cls.parsed(files.read_json(path), path)
+
+    @classmethod
+    def parsed(cls, body: Any, path: object) -> Manifest:
+        """Check what was read at `path`. Raises Damaged if it is not whole."""
         if not isinstance(body, dict) or body.pop("digest", None) != _digest(body):
             raise Damaged("the manifest has changed since it was written", where=path, advice=REBUILD)
         try:
@@ -138,7 +144,7 @@ class DataSet:
     """A finished data set. `mean` and `std` are those of R, G, B over all training pixels, 0..255.
 
     `samples` are those of a lone record file, whose path is then `folder` (`records/lone.py`): it is a data set to be
-    read alone, and its `mean` and `std` are not known (NaN).
+    read alone, and its `mean` and `std` are not known (NaN). Of a data set in object storage `folder` is its `cache`'s.
     """
 
     folder: Path
@@ -148,6 +154,12 @@ class DataSet:
     std: tuple[float, float, float]
     digest: str
     samples: Index | None = None
+    cache: ShardCache | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder, or the address in object storage."""
+        return str(self.folder if self.cache is None else self.cache.storage)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -159,12 +171,17 @@ class DataSet:
         return self.counts.get(split, 0) if self.samples is None else len(self.samples)
 
 
-def read_data_set(folder: Path) -> DataSet:
+def read_data_set(folder: Path | str, cache: str = "", cache_gb: float = 0) -> DataSet:
     """Read a data set's small files and check them against the manifest (`verify` checks the records).
 
-    Raises BadInput where there is no finished data set, as with a lone record file; Damaged where a file is not as it
-    was written.
+    `folder` may be an address in object storage, whose shards then go through the folder `cache`, of `cache_gb` at
+    most. Raises BadInput where there is no finished data set, as with a lone record file; Damaged where a file is not
+    as it was written.
     """
+    if is_remote(folder):
+        from imagenet_pipeline.records.stored import open_data_set
+
+        return open_data_set(str(folder), cache, cache_gb)
     folder = Path(folder)
     if folder.is_file():
         raise _lone_file(folder)
@@ -185,7 +202,21 @@ def read_data_set(folder: Path) -> DataSet:
     )
 
 
-def no_split(folder: Path, split: str | None, there: Collection[str]) -> BadRecipe:
+def is_remote(folder: Path | str) -> bool:
+    """Tell the address of a data set in object storage, "s3://bucket/imagenet", from a path of this machine."""
+    if ":/" not in str(folder):
+        return False
+    from imagenet_pipeline import storage  # not on the way of records that are here
+
+    return storage.is_remote(folder)
+
+
+def is_data_set(path: Path | str) -> bool:
+    """Tell what may be a data set, a folder or an address, from a file."""
+    return is_remote(path) or os.path.isdir(path)
+
+
+def no_split(folder: object, split: str | None, there: Collection[str]) -> BadRecipe:
     """The error for a split that a data set does not have, or has no records of."""
     return BadRecipe(f"no split {split!r}", where=folder, expected=f"one of {', '.join(there)}")
 

@@ -11,8 +11,11 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +24,20 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.lists import read_list
-from imagenet_pipeline.records.manifest import REBUILD, DataSet, ForeignShard, Manifest, Shard, no_split
+from imagenet_pipeline.records.manifest import (
+    REBUILD,
+    DataSet,
+    ForeignShard,
+    Manifest,
+    Shard,
+    is_remote,
+    no_split,
+    read_data_set,
+)
 from imagenet_pipeline.records.recordio import ImageRecord
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.records.cache import ShardCache
 
 Numbers = NDArray[np.int64]
 
@@ -53,6 +68,42 @@ class Index:
         return cls(keys, edges[:-1], edges[1:])
 
 
+class RecordFiles(Protocol):
+    """Where the bytes of record files come from; the files are numbered, and threads share them."""
+
+    def read(self, file: int, size_bytes: int, offset: int) -> bytes:
+        """Up to so many bytes of a file. Raises OSError."""
+
+    def close(self) -> None: ...
+
+
+class CachedFiles(RecordFiles, Protocol):
+    """Those of a data set in object storage, which come into a cache as they are needed."""
+
+    def ahead(self, order: Numbers) -> AbstractContextManager[RecordFiles]:
+        """While the block runs, files [n] are fetched in the order in which the reads of a pass will need them."""
+
+
+class OpenFiles:
+    """Files of this machine, all of them open."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises Damaged, naming the first that cannot be read."""
+        self._descriptors: list[int] = []
+        try:
+            self._descriptors.extend(os.open(path, files.READING) for path in paths)
+        except OSError as error:
+            self.close()
+            raise Damaged(f"cannot be read ({error.strerror})", where=error.filename) from error
+
+    def read(self, file: int, size_bytes: int, offset: int) -> bytes:
+        return files.read_at(self._descriptors[file], size_bytes, offset)
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
 class RecordSet:
     """The records of `.rec` files, by position 0..len-1 in file order."""
 
@@ -63,63 +114,83 @@ class RecordSet:
         checked: bool = False,
         numbered: bool = False,
         indices: Sequence[Index] | None = None,
+        cached: CachedFiles | None = None,
     ) -> None:
         """Use `RecordSet.open`.
 
         `checked`: the files are ours, every record must carry a checksum; `numbered`: and the number its
-        index says. `indices` stand in for the `.idx` files.
+        index says. `indices` stand in for the `.idx` files, `cached` for files that may not be there yet.
         """
         self.name = name
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
         self._indices = [file_index(path, checked) for path in paths] if indices is None else indices
         self._starts = np.cumsum([0, *map(len, self._indices)])
-        self._descriptors: list[int] = []
-        try:
-            self._descriptors.extend(os.open(path, files.READING) for path in paths)
-        except OSError as error:
-            self.close()
-            raise Damaged(f"cannot be read ({error.strerror})", where=error.filename) from error
+        self._cached = cached
+        self._opened: RecordFiles = cached or OpenFiles(paths)
 
     @classmethod
     def open(cls, path: Path, split: str | None = None) -> RecordSet:
-        """Open a split of a data set folder, or a `.rec` file (ours or another's, with or without `.idx`).
+        """Open a split of a data set, or a `.rec` file (ours or another's, with or without `.idx`).
 
         Raises BadInput where there is no such thing, BadRecipe for a split there is not, Damaged where files
         are missing or cut (BadInput where the file is another's).
         """
+        if is_remote(path):
+            return cls.of(read_data_set(path), split)
         path = Path(path)
-        if os.path.isfile(path):
+        if path.is_file():
             require_record_file(path)
             return cls(path.name, [path], checked=is_ours(path))
         if not os.path.isdir(path):
             raise BadInput("no such data set or record file", where=path)
-        splits = Manifest.read(path).splits
-        if split is None or split not in splits:
-            raise no_split(path, split, splits)
-        shards = splits[split].shards
-        for shard in shards:
-            shard.require_size(path)
-        indices = [shard_index(path, shard) for shard in shards]
-        own = not any(isinstance(shard, ForeignShard) for shard in shards)
-        records = cls(f"{path}:{split}", [path / shard.file for shard in shards], own, own, indices)
-        if len(records) != (count := splits[split].records):
-            records.close()
-            raise Damaged(
-                "the index has another number of records",
-                where=path,
-                expected=count,
-                found=len(records),
-                advice=REBUILD,
-            )
-        return records
+        return cls._of_split(path, split, Manifest.read(path), str(path), None)
 
     @classmethod
-    def of(cls, data: DataSet, split: str) -> RecordSet:
+    def of(cls, data: DataSet, split: str | None) -> RecordSet:
         """Open a split of a data set, or a lone file's samples. Raises as `open`."""
-        if data.samples is None:
-            return cls.open(data.folder, split)
-        return cls(str(data.folder), [data.folder], indices=[data.samples])
+        if data.samples is not None:
+            return cls(str(data.folder), [data.folder], indices=[data.samples])
+        return cls._of_split(data.folder, split, data.manifest, data.name, data.cache)
+
+    @classmethod
+    def _of_split(
+        cls, folder: Path, split: str | None, manifest: Manifest, name: str, cache: ShardCache | None
+    ) -> RecordSet:
+        if split is None or split not in manifest.splits:
+            raise no_split(name, split, manifest.splits)
+        shards, count = manifest.splits[split].shards, manifest.splits[split].records
+        if cache is None:
+            for shard in shards:
+                shard.require_size(folder)
+        indices = [shard_index(folder, shard) for shard in shards]
+        own = not any(isinstance(shard, ForeignShard) for shard in shards)
+        cached = None if cache is None else cache.files(shards)
+        records = cls(f"{name}:{split}", [folder / shard.file for shard in shards], own, own, indices, cached)
+        if len(records) != count:
+            records.close()
+            what = "the index has another number of records"
+            raise Damaged(what, where=name, expected=count, found=len(records), advice=REBUILD)
+        return records
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of records in each file."""
+        return list(map(len, self._indices))
+
+    @contextmanager
+    def ahead(self, positions: Numbers) -> Iterator[RecordSet]:
+        """Yield these records for a pass that reads `positions` in about this order, and no others.
+
+        Files that come into a cache are fetched ahead of it; an error of that is raised by the first read it concerns.
+        """
+        if self._cached is None:
+            yield self
+            return
+        with self._cached.ahead(np.searchsorted(self._starts, positions, side="right") - 1) as opened:
+            records = copy(self)
+            records._opened = opened
+            yield records
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -129,12 +200,14 @@ class RecordSet:
         file, row = self._locate(position)
         index = self._indices[file]
         start, end = int(index.starts[row]), int(index.ends[row])
-        kept = index.checksums is not None
         try:
-            return self._read(file, row, start, end)
+            framed = self._opened.read(file, end - start, start)
+        except OSError as error:
+            raise self._at(file, row, Damaged(f"cannot be read ({error.strerror})")) from error
+        try:
+            return self._unpacked(framed, file, row, end - start)
         except Damaged as error:
-            where = f"{self.files[file]}, record {row}, offset {start}"
-            raise _at(where, error, self._checked or kept, REBUILD if self._numbered or kept else None) from error
+            raise self._at(file, row, error) from error
 
     def location(self, position: int) -> tuple[Path, int, int]:
         """Locate a record: (file, key in its index, or row where that is another's, offset in bytes)."""
@@ -143,26 +216,27 @@ class RecordSet:
 
     def first_labels(self) -> NDArray[np.float32]:
         """The first label of every record, float32 [len], from the headers alone (no checksum is read)."""
-        labels = np.zeros(len(self), np.float32)
-        for position in range(len(self)):
-            file, row = self._locate(position)
-            classes = self._indices[file].classes
-            if classes is not None:
-                labels[position] = classes[row]
-                continue
-            head = files.read_at(self._descriptors[file], 36, int(self._indices[file].starts[row]))
+        labels, known = np.zeros(len(self), np.float32), [index.classes is not None for index in self._indices]
+        for index, start in zip(self._indices, self._starts, strict=False):
+            if index.classes is not None:
+                labels[start : start + len(index)] = index.classes
+        unknown = np.flatnonzero(~np.repeat(known, self.sizes))
+        for position, head in zip(unknown, self._heads(unknown, 36), strict=True):
             flag, label = struct.unpack_from("<If", head.ljust(36, b"\0"), 8)
             labels[position] = struct.unpack_from("<f", head, 32)[0] if flag and len(head) == 36 else label
         return labels
 
     def numbers(self) -> list[int]:
         """The number of every record, from the headers alone (no checksum is read)."""
-        numbers: list[int] = []
-        for position in range(len(self)):
-            file, _ = self._locate(position)
-            head = files.read_at(self._descriptors[file], 24, self.location(position)[2])
-            numbers += struct.unpack_from("<Q", head.ljust(24, b"\0"), 16)
-        return numbers
+        heads = self._heads(np.arange(len(self)), 24)
+        return [struct.unpack_from("<Q", head.ljust(24, b"\0"), 16)[0] for head in heads]
+
+    def _heads(self, positions: Numbers, size_bytes: int) -> Iterator[bytes]:
+        """Yield the first bytes of records, one after the other."""
+        with self.ahead(positions) as records:
+            for position in positions:
+                file, row = self._locate(int(position))
+                yield records._opened.read(file, size_bytes, int(self._indices[file].starts[row]))
 
     def image_head(self, position: int, limit_bytes: int) -> tuple[bytes, int]:
         """Read the first bytes of a record's image, and their number in all, by a short read (no checksum is read).
@@ -170,7 +244,7 @@ class RecordSet:
         Of a record that is split because it holds the magic number, the whole image. Raises as `read`.
         """
         file, row = self._locate(position)
-        framed = files.read_at(self._descriptors[file], limit_bytes, int(self._indices[file].starts[row]))
+        framed = self._opened.read(file, limit_bytes, int(self._indices[file].starts[row]))
         head = recordio.whole_frame_head(framed)
         if head is None:
             image = self.read(position).image
@@ -180,8 +254,7 @@ class RecordSet:
 
     def close(self) -> None:
         """Close the files; reading is over."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        self._opened.close()
 
     def __enter__(self) -> RecordSet:
         return self
@@ -189,18 +262,23 @@ class RecordSet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, file: int, row: int, start: int, end: int) -> ImageRecord:
-        try:
-            framed = files.read_at(self._descriptors[file], end - start, start)
-        except OSError as error:
-            raise Damaged(f"cannot be read ({error.strerror})") from error
+    def _at(self, file: int, row: int, error: Damaged) -> PipelineError:
+        index = self._indices[file]
+        kept = index.checksums is not None
+        advice = REBUILD if self._numbered or kept else None
+        if self._cached is not None:
+            advice = "remove the file, and it is fetched again"
+        where = f"{self.files[file]}, record {row}, offset {int(index.starts[row])}"
+        return _at(where, error, self._checked or kept, advice)
+
+    def _unpacked(self, framed: bytes, file: int, row: int, size_bytes: int) -> ImageRecord:
         index = self._indices[file]
         if index.checksums is not None and recordio.checksum(framed) != index.checksums[row]:
             raise Damaged("checksum wrong")
         data, length = recordio.read_frame(framed)
-        if length != end - start:
+        if length != size_bytes:
             raise Damaged(
-                "the record and the index differ in length", expected=f"{end - start} bytes", found=f"{length}"
+                "the record and the index differ in length", expected=f"{size_bytes} bytes", found=f"{length}"
             )
         record = recordio.unpack(data)
         if self._checked and not record.checked:
@@ -240,7 +318,7 @@ def shard_index(folder: Path, shard: Shard) -> Index:
     """The index of a data set's record file. Raises Damaged where it cannot belong to the file."""
     if isinstance(shard, ForeignShard):
         return _read_samples(folder / shard.index_file, shard)
-    return file_index(folder / shard.file, ours=True)
+    return file_index(folder / shard.file, ours=True, size_bytes=shard.bytes)
 
 
 def _read_samples(path: Path, shard: ForeignShard) -> Index:
@@ -280,8 +358,8 @@ def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
             yield int(number), name, path
 
 
-def file_index(path: Path, ours: bool) -> Index:
-    """The index of a record file, from the `.idx` beside it if there is any, else from the frames.
+def file_index(path: Path, ours: bool, size_bytes: int | None = None) -> Index:
+    """The index of a record file of that size, from the `.idx` beside it if there is any, else from the frames.
 
     Raises Damaged (BadInput unless the file is `ours`) where the `.idx` cannot belong to the file, or the
     frames are not whole.
@@ -292,10 +370,9 @@ def file_index(path: Path, ours: bool) -> Index:
         if damage is not None:
             raise _at(str(damage.where), damage, ours)
         return scanned
-    size_bytes = path.stat().st_size
     keys, offsets = _read_index(index, ours)
     order = np.argsort(offsets, kind="stable")
-    keys, edges = keys[order], np.append(offsets[order], size_bytes)
+    keys, edges = keys[order], np.append(offsets[order], path.stat().st_size if size_bytes is None else size_bytes)
     if edges[0] != 0 or (np.diff(edges) <= 0).any() or (edges % 4).any():
         raise _failure(ours)(
             "index does not belong to these records, or they were cut",

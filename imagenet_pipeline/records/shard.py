@@ -6,7 +6,7 @@ import base64
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import image, recordio
-from imagenet_pipeline.records.tasks import Task, note_progress
+from imagenet_pipeline.records.tasks import Task, note_progress, require_wanted
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class ShardTask(Task):
     def sources(self) -> Sequence[str]:
         """The file that each photo is read from: its own, or the archive that its path begins with."""
         return self.paths if self.spans is None else [path.partition("/")[0] for path in self.paths]
+
+    @property
+    def first_file(self) -> Path:
+        """The file that its first photo is read from."""
+        return self.root / self.sources[0]
 
 
 @dataclass
@@ -82,6 +87,7 @@ def make_shard(task: ShardTask) -> int:
         entries = _write_records(task, stream, rejects, actions, colours)
         stream.flush()
         _read_back(task, Path(stream.name), entries)
+        require_wanted(task)
     index_file = record_file.with_suffix(".idx")
     files.write_whole(index_file, "".join([f"{number}\t{offset}\n" for number, offset in entries]))
     marker = {
@@ -103,14 +109,15 @@ def make_shard(task: ShardTask) -> int:
     return len(rejects)
 
 
-def is_finished(task: ShardTask) -> bool:
+def is_finished(task: ShardTask, size_of: Callable[[str], int | None] | None = None) -> bool:
     """Check that the shard is committed, its files are there in full, and its photos are those it was made from.
 
-    One with rejects is looked at again.
+    `size_of` says the size in bytes of a file elsewhere. A shard with rejects is looked at again.
     """
     try:
         marker = files.read_json(task.marker)
-        sizes = [(task.folder / f"{task.name}{end}").stat().st_size for end in (".rec", ".idx")]
+        names = [f"{task.name}{end}" for end in (".rec", ".idx")]
+        sizes = [size_of(name) if size_of else (task.folder / name).stat().st_size for name in names]
         expected = [marker["shard"]["bytes"], marker["index_bytes"]]
         whole = bool(marker["key"] == task.key and sizes == expected and not marker["rejects"])
         return whole and not changed_sources(task, marker)

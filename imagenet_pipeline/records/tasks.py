@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import OutOfRoom, WorkerLost
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom, WorkerLost
 from imagenet_pipeline.processes import available_processors, local_pool
 
 PROGRESS_STEP = 32
@@ -21,17 +24,26 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A part of the work on a split, for a worker anywhere; its files are in `building` until all is done."""
+    """A part of the work on a split, for a worker anywhere; its files are in `building` until all is done.
+
+    `ticket` is a file there that says to a worker of a cluster that the build which gave it the task still wants it.
+    """
 
     key: str
     name: str
     split: str
     building: Path
+    ticket: str = field(default="", kw_only=True)
 
     @property
     def images(self) -> int:
         """Number of its images."""
         return 0
+
+    @property
+    def first_file(self) -> Path:
+        """The file that it reads first."""
+        return self.building
 
     @property
     def marker(self) -> Path:
@@ -47,9 +59,61 @@ class Task:
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
+class Cluster(Executor):
+    """An executor on several machines, which says itself how many tasks it takes at a time."""
+
+    @abstractmethod
+    def working_on(self, tasks: Sequence[Task]) -> AbstractContextManager[Callable[[], int]]:
+        """Check the workers that are there; yield how many tasks may run now, which waits while there are no workers.
+
+        What still runs or waits when the block ends is called off. Raises BadRecipe or BadInput for a worker that
+        would make other bytes, WorkerLost.
+        """
+
+    @abstractmethod
+    def result_of(self, future: Future[int], task: Task) -> int:
+        """The result of a task that has ended. Raises WorkerLost, and what the task raised."""
+
+
+@contextlib.contextmanager
+def reached(executor: Executor | str | None) -> Iterator[Executor | None]:
+    """Yield the executor at an address, "dask://10.0.0.1:8786"; one that is given, or none, as it is.
+
+    Raises BadRecipe for an address that is none, WorkerLost for one that does not answer.
+    """
+    if not isinstance(executor, str):
+        yield executor
+        return
+    try:
+        from imagenet_pipeline.records import dask_cluster
+    except ImportError as error:
+        advice = "pip install 'imagenet-pipeline[dask]'"
+        raise BadRecipe(f"Dask cannot be imported ({error})", where=executor, advice=advice) from error
+    with dask_cluster.connected(executor) as cluster:
+        yield cluster
+
+
+def require_wanted(task: Task) -> None:
+    """Raise BadInput in a worker of a cluster that does not see the ticket of its task, or sees it no longer.
+
+    Opened, not looked for: on a network file system opening alone asks the server.
+    """
+    if task.ticket:
+        try:
+            files.open_regular(task.building / task.ticket).close()
+        except OSError as error:
+            raise BadInput(
+                "the folder that the build writes is not seen, or the build has ended",
+                where=task.building / task.ticket,
+                found=error.strerror or str(error),
+                advice="every worker must see the folder of the data set under the same path",
+            ) from error
+
+
 def note_progress(task: Task, done: int) -> None:
-    """Note, for `run_tasks` in another process, that so many images of a task are done."""
+    """Note, for `run_tasks` in another process, that so many images of a task are done. Raises as `require_wanted`."""
     if done % PROGRESS_STEP == 0 and done:
+        require_wanted(task)
         files.append_line(task.notes, ".", durable=False)
 
 
@@ -62,22 +126,31 @@ def noted_images(task: Task) -> int:
     return min(lines * PROGRESS_STEP, task.images)
 
 
+Pool = tuple[Executor | None, Callable[[], int]]
+"""An executor, none where there is nothing to do, and how many tasks it takes at a time as things stand."""
+
+
 @contextlib.contextmanager
-def executor_for(workers: int | None, executor: Executor | None, pending: int) -> Iterator[tuple[Executor | None, int]]:
-    """Yield the executor given, or else local processes for so many pending tasks, and how many may run at a time."""
+def executor_for(workers: int | None, executor: Executor | None, pending: Sequence[Task]) -> Iterator[Pool]:
+    """Yield the executor given, or else local processes for the pending tasks, at most so many `workers`."""
     parallel = workers or available_processors()
-    if executor is not None or not pending:
-        yield executor, parallel
+    if not pending:
+        yield None, lambda: parallel
+    elif isinstance(executor, Cluster):
+        with executor.working_on(pending) as there:
+            yield executor, lambda: min(there(), workers or len(pending))
+    elif executor is not None:
+        yield executor, lambda: parallel
     else:
-        with local_pool(min(parallel, pending)) as pool:
-            yield pool, parallel
+        with local_pool(min(parallel, len(pending))) as pool:
+            yield pool, lambda: parallel
 
 
 def run_tasks(
     make: Callable[[AnyTask], int],
     tasks: Sequence[AnyTask],
     pending: Sequence[AnyTask],
-    pool: tuple[Executor | None, int],
+    pool: Pool,
     max_rejects: int,
     progress: Progress | None,
 ) -> int:
@@ -87,26 +160,29 @@ def run_tasks(
     """
     total = sum(task.images for task in tasks)
     done = total - sum(task.images for task in pending)
-    waiting = iter(pending)
+    waiting = deque(pending)
     running: dict[Future[int], AnyTask] = {}
     rejected = 0
     executor, parallel = pool
-    while executor is not None:
-        while len(running) < parallel and rejected <= max_rejects and (task := next(waiting, None)):
+    while executor is not None and (waiting or running):
+        free = parallel() - len(running)
+        while waiting and free > 0:
+            task = waiting.popleft()
             running[executor.submit(make, task)] = task
-        if not running:
-            break
+            free -= 1
         for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-            rejected += _result(future, running)
+            rejected += _result(future, running, executor)
             done += running.pop(future).images
+        if rejected > max_rejects:
+            waiting.clear()
         if progress is not None:
             progress(done + sum(map(noted_images, running.values())), total)
     return rejected
 
 
-def _result(future: Future[int], running: dict[Future[int], AnyTask]) -> int:
+def _result(future: Future[int], running: dict[Future[int], Any], executor: Executor) -> int:
     try:
-        return future.result()
+        return executor.result_of(future, running[future]) if isinstance(executor, Cluster) else future.result()
     except BrokenExecutor as error:
         names = ", ".join(sorted(task.name for task in running.values()))
         raise WorkerLost(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError, extent
@@ -17,7 +18,7 @@ from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.image import calm, decode_rgb, refuse_damaged
 from imagenet_pipeline.records.lists import read_list
-from imagenet_pipeline.records.manifest import ForeignShard, Manifest, Shard
+from imagenet_pipeline.records.manifest import ForeignShard, Manifest, Shard, is_remote, read_data_set
 from imagenet_pipeline.records.reader import (
     RecordSet,
     file_index,
@@ -29,6 +30,9 @@ from imagenet_pipeline.records.reader import (
 )
 from imagenet_pipeline.records.recordio import MAGIC_BYTES
 from imagenet_pipeline.records.repair import markers_whole
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.records.cache import ShardCache
 
 RECORDS_TOGETHER = 256
 
@@ -87,14 +91,19 @@ def _silent(done: int, total: int) -> None:
 
 
 def verify(path: Path, progress: Progress | None = None, decode: bool = True) -> VerifyReport:
-    """Check a data set folder or a `.rec` file, ours or another's. Raises BadInput if there is neither.
+    """Check a data set or a `.rec` file, ours or another's. Raises BadInput if there is neither.
 
     `decode`: decode the images of records without a checksum, too. `progress(done, total)` is called with record
     counts now and then.
     """
     calm()
-    path = Path(path)
     tell = progress or _silent
+    if is_remote(path):
+        data = read_data_set(path)
+        report = VerifyReport(data.name)
+        _check_data_set(report, data.folder, data.manifest, tell, data.cache)
+        return report
+    path = Path(path)
     report = VerifyReport(str(path))
     if os.path.isfile(path):
         require_record_file(path)
@@ -114,18 +123,32 @@ def verify(path: Path, progress: Progress | None = None, decode: bool = True) ->
     return report
 
 
-def _check_data_set(report: VerifyReport, folder: Path, manifest: Manifest, tell: Progress) -> None:
+def _check_data_set(
+    report: VerifyReport, folder: Path, manifest: Manifest, tell: Progress, cache: ShardCache | None = None
+) -> None:
     total = sum(split.records for split in manifest.splits.values())
     for name, digest in manifest.files.items():
         _check_digest(report, folder / name, digest)
-    if not markers_whole(folder):
+    if cache is None and not markers_whole(folder):
         report.add(folder / MARKERS, "has changed since it was written (SHA-256 differs)")
     for name, split in manifest.splits.items():
         rows: Rows = []
         for shard in split.shards:
-            rows += _check_shard(report, folder, shard, lambda done, _: tell(done, total))
+            rows += _check_stored(report, folder, shard, lambda done, _: tell(done, total), cache)
         if len(rows) == split.records and not any(isinstance(shard, ForeignShard) for shard in split.shards):
             _check_list(report, folder / f"{name}.lst", rows, manifest.classes)
+
+
+def _check_stored(report: VerifyReport, folder: Path, shard: Shard, tell: Progress, cache: ShardCache | None) -> Rows:
+    """Check a shard, which in object storage is fetched for as long as that takes."""
+    if cache is None:
+        return _check_shard(report, folder, shard, tell)
+    try:
+        with cache.visited(shard):
+            return _check_shard(report, folder, shard, tell)
+    except Damaged as error:
+        report.add(folder / shard.file, str(error))
+        return []
 
 
 def _check_shard(report: VerifyReport, folder: Path, shard: Shard, tell: Progress) -> Rows:

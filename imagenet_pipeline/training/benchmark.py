@@ -79,7 +79,7 @@ def measure_steps(
     stepping = _Stepping(engine, learning_rate(recipe, 0, 1), steps)
     fed: list[_Round] = []
     still: list[float] = []
-    with RecordSet.open(data.folder, "train") as records:
+    with RecordSet.of(data, "train") as records:
         for done in range(rounds):
             if synthetic:
                 still.append(stepping.run(repeat(_first(recipe, data, records, share)), SETTLING_STEPS).seconds)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Generator
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def records_of(recipe: Recipe) -> DataSet:
     """Read the data set of a recipe. Raises BadRecipe where it names none, as that of an import without records."""
     if not recipe.records:
         raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
-    return read_data_set(Path(recipe.records))
+    return read_data_set(recipe.records, recipe.loader.cache, recipe.loader.cache_gb)
 
 
 def records_to_read(recipe: Recipe, others: Path | None = None) -> DataSet:
@@ -41,7 +42,25 @@ def records_to_read(recipe: Recipe, others: Path | None = None) -> DataSet:
     # Not on the way of training, which needs a data set that was built.
     from imagenet_pipeline.records.lone import read_records
 
-    return read_records(others or Path(recipe.records)) if others or recipe.records else records_of(recipe)
+    if not others and not recipe.records:
+        return records_of(recipe)
+    return read_records(others or recipe.records, recipe.loader.cache if not others else "", recipe.loader.cache_gb)
+
+
+def with_window(recipe: Recipe, data: DataSet) -> Recipe:
+    """Settle "auto": the number of shards that are shuffled together, as `loader.window_shards` describes.
+
+    Raises BadRecipe where a cache cannot hold them, OutOfRoom where its disk cannot.
+    """
+    wanted, split = recipe.loader.window_shards, data.manifest.splits.get("train")
+    if data.cache is not None and split is not None:
+        wanted = data.cache.window_shards(split.shards, wanted)
+    return with_window_shards(recipe, 0 if wanted == "auto" else wanted)
+
+
+def with_window_shards(recipe: Recipe, window_shards: int | Literal["auto"]) -> Recipe:
+    """Copy the recipe with this `loader.window_shards`."""
+    return recipe.model_copy(update={"loader": recipe.loader.model_copy(update={"window_shards": window_shards})})
 
 
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
@@ -49,7 +68,7 @@ def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
     images = data.counts.get("train", 0)
     if images < recipe.images_per_step:
         raise BadRecipe(
-            "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
+            "batch_size exceeds the training records", where=data.name, expected=f"at most {images}",
             found=recipe.images_per_step,
         )  # fmt: skip
     return images // recipe.images_per_step
@@ -77,6 +96,7 @@ def loader_of(
         classes=classes,
         share=share,
         empty=empty,
+        window_shards=0 if recipe.loader.window_shards == "auto" else recipe.loader.window_shards,
     )
 
 
@@ -90,7 +110,7 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
         if goes_by_scores and not data.counts.get("val"):
             raise BadRecipe(
                 f"recipe key {key!r} needs the split val, which these records lack",
-                where=data.folder,
+                where=data.name,
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
             )
@@ -103,12 +123,12 @@ def require_its_classes(state: State, data: DataSet) -> None:
     """
     unnamed = state.data_digest == IMPORTED and state.class_order == NUMBERED
     if not unnamed or len(state.classes) != len(data.classes):
-        require_same(state.class_table, data.classes, where=data.folder)
+        require_same(state.class_table, data.classes, where=data.name)
     elif state.classes != data.classes.ids:
         log.info(
             "the network was imported without the names of its %d classes: they are taken to be those of %s, in "
             "its order (%s); nothing here can check their order",
-            len(state.classes), data.folder, data.classes.order,
+            len(state.classes), data.name, data.classes.order,
         )  # fmt: skip
 
 
@@ -151,6 +171,7 @@ def endless_batches(
     A batch is valid until the next is asked for. Raises BadRecipe for a batch larger than the records.
     """
     steps_per_epoch(recipe, data)
+    recipe = with_window(recipe, data)
     for epoch in count():
         size = training_size(recipe.input, epoch)
         loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty)

@@ -141,7 +141,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     """
     shape, initial = (len(data.mean), recipe.input.size, recipe.input.size), recipe.initial
     if not initial.weights:
-        source = _given(recipe) or ((data.mean, data.std), str(data.folder / "mean.json"))
+        source = _given(recipe) or ((data.mean, data.std), f"{data.name}/mean.json")
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
         return Beginning(values, source[0], _journal_entry(*source))
     # Only a run that begins with a file needs what reads other programs' files.
@@ -216,7 +216,7 @@ def _of_the_records(file: Path, data: DataSet) -> tuple[Normalisation, str]:
         "trained with others, give initial.mean=[R,G,B] initial.std=[R,G,B]",
         file,
     )
-    return (data.mean, data.std), str(data.folder / "mean.json")
+    return (data.mean, data.std), f"{data.name}/mean.json"
 
 
 def _words(normalisation: Normalisation) -> str:

@@ -154,7 +154,7 @@ def normalisation_of(
     if imported.normalisation is not None:
         return imported.normalisation, imported.normalisation_from
     if data is not None:
-        return (data.mean, data.std), str(data.folder / "mean.json")
+        return (data.mean, data.std), f"{data.name}/mean.json"
     raise BadRecipe(
         "the normalisation of the network's input is unknown",
         advice="give --mean R,G,B and --std R,G,B (0,0,0 and 1,1,1 for not at all), or --records",
@@ -225,7 +225,7 @@ def _fine_tuning(imported: Imported, data: DataSet | None, crop_fraction: float 
     try:
         return Recipe(
             network=imported.network,
-            records=str(data.folder) if data else "",
+            records=data.name if data else "",
             epochs=10,
             batch_size=batch_size,
             input=InputRecipe(size=imported.input_size, crop_fraction=crop_fraction or InputRecipe().crop_fraction),

@@ -33,10 +33,10 @@ def train(run: Run) -> Outcome:
     with run.resources as resources:
         if run.is_done(run.epoch):
             return note_end(run, outcome)
-        records = resources.enter_context(RecordSet.open(run.data.folder, "train"))
+        records = resources.enter_context(RecordSet.of(run.data, "train"))
         validation = None
         if run.data.counts.get("val"):
-            validation = resources.enter_context(RecordSet.open(run.data.folder, "val"))
+            validation = resources.enter_context(RecordSet.of(run.data, "val"))
         interruption = resources.enter_context(Interruption(lambda how: _answer(run, how)))
 
         while not run.is_done(outcome.epoch):

@@ -68,7 +68,7 @@ def find_rate(
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
     with (
-        RecordSet.open(data.folder, "train") as records,
+        RecordSet.of(data, "train") as records,
         closing(endless_batches(recipe, data, records, share, engine.host_array)) as batches,
     ):
         for step, rate, batch in zip(count(), rates, batches, strict=False):
@@ -85,7 +85,7 @@ def find_rate(
                 ended = f"the loss passed {TOO_HIGH:g} times its best at {rate:.3g}"
                 break
     if not losses:
-        raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
+        raise BadRecipe("the very first loss is not finite", where=data.name, advice="give a lower --from")
     if engine.rank:
         return None
     key_factor = (recipe.optimizer.reference_batch_size or recipe.images_per_step) / recipe.images_per_step

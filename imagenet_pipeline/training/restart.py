@@ -12,6 +12,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.training.data import with_window_shards
 from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Event
 from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
@@ -20,7 +21,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 _OF_WEIGHTS = ("network", "input.size")
 """Keys a restart cannot change: the weights would not mean the same."""
-_OF_ORDER = ("seed", "batch_size")
+_OF_ORDER = ("seed", "batch_size", "loader.window_shards")
 """Nor these, once there was a step: the position in the order of images would not."""
 _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
@@ -49,6 +50,19 @@ def begun_with(events: list[Event], folder: Path) -> Recipe:
     if digest is not None and path.exists() and files.sha256_of(path) != digest:
         log.warning("%s: has changed since the last start; what differs in what is trained now is said below", path)
     return load_recipe(path) if recorded is None else read_recipe(recorded, str(path))
+
+
+def with_same_window(begun: Recipe, now: Recipe, events: list[Event]) -> tuple[Recipe, Recipe]:
+    """Both recipes with `loader.window_shards` as it is in force: "auto" goes on with that of the last start.
+
+    It stays "auto" where no start has settled it, after an import; older versions knew no windows.
+    """
+    if begun.loader.window_shards == "auto":
+        imported = bool(_starts(events)) and _starts(events)[-1]["event"] == "import"
+        begun = with_window_shards(begun, now.loader.window_shards if imported else 0)
+    if now.loader.window_shards == "auto":
+        now = with_window_shards(now, begun.loader.window_shards)
+    return begun, now
 
 
 def engine_of_last_start(events: list[Event]) -> str | None:

@@ -37,6 +37,7 @@ from imagenet_pipeline.training.data import (
     require_sizes,
     require_validation,
     steps_per_epoch,
+    with_window,
 )
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares, together
 from imagenet_pipeline.training.engine_setup import (
@@ -59,6 +60,7 @@ from imagenet_pipeline.training.restart import (
     rate_in_force,
     require_unchanged,
     say_other_threads,
+    with_same_window,
 )
 from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
@@ -176,6 +178,7 @@ def _new_run(settings: RunSettings) -> Run:
     folder, recipe = settings.folder, settings.recipe
     _require_no_run(folder)
     data = records_of(recipe)
+    recipe = with_window(recipe, data)
     _require_possible(recipe, data)
     recipe, engine, beginning = _begun(recipe, data)
     entry, steps = beginning.journal_entry, steps_per_epoch(recipe, data)
@@ -226,12 +229,13 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     rate_given = "optimizer.learning_rate" in settings.given
     journal = Journal(folder)
     events = journal.events()
-    begun = begun_with(events, folder)
+    begun, recipe = with_same_window(begun_with(events, folder), recipe, events)
     start = load_checkpoint(find_checkpoint(folder, resume))
     state = start.state
     require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
+    recipe = with_window(recipe, data)
     _require_possible(recipe, data)
     steps = steps_per_epoch(recipe, data)
     start = _placed(start, steps)
@@ -319,7 +323,7 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
         raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
-        raise BadInput("the records are not those this run began with", where=data.folder, advice="start a new run")
+        raise BadInput("the records are not those this run began with", where=data.name, advice="start a new run")
 
 
 def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:

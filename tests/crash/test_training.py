@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.storage import Storage
 
 HARNESS = Path(__file__).with_name("training_harness.py")
 REPOSITORY = HARNESS.parent.parent.parent
@@ -46,6 +49,7 @@ learning_rate = 0.002
 kind = "cosine"
 [checkpoint]
 every_steps = {every_steps}
+{more}
 """
 """19 steps an epoch of a network with dropout and batch normalisation; "auto" is bfloat16 on PyTorch where it pays."""
 
@@ -89,14 +93,37 @@ def died(process: subprocess.Popen[str], trace: Path, new_steps: int, then_secon
 def test_killed_again_and_again_a_run_ends_in_the_same_bytes(
     engine: str, optimizer: str, augmentation: str, records: Path, tmp_path: Path
 ) -> None:
-    keys = {"engine": engine, "optimizer": optimizer, "augmentation": augmentation, "records": records}
+    keys = {"engine": engine, "optimizer": optimizer, "augmentation": augmentation, "records": records, "more": ""}
+    require_the_same_end(tmp_path, keys, keys)
+
+
+@pytest.mark.skipif(KILLS == 3, reason="a run more: IMAGENET_PIPELINE_LONG=1 runs it")
+def test_killed_again_and_again_with_a_cache_of_three_shards(object_store: Any, tmp_path: Path) -> None:
+    sharded = tmp_path / "sharded"
+    build(digits.plan(sharded), sharded, BuildOptions(resize=0, workers=1, shards=8))
+    for path in sharded.iterdir():
+        if path.is_file():
+            Storage(object_store.url).upload(path, path.name)
+    largest = max(shard.bytes for shard in read_data_set(sharded).manifest.shards)
+    window = "[loader]\nwindow_shards = 1\n"
+    cache = f"cache = '{tmp_path / 'cache'}'\ncache_gb = {3 * largest / 1e9}"
+    keys = {"engine": "pytorch", "optimizer": "sgd", "augmentation": ""}
+    require_the_same_end(
+        tmp_path,
+        {**keys, "records": sharded, "more": window},
+        {**keys, "records": object_store.url, "more": window + cache},
+    )
+
+
+def require_the_same_end(tmp_path: Path, unbroken: dict[str, Any], broken: dict[str, Any]) -> None:
+    """Train two recipes, the second of which is killed again and again, and compare steps and weights."""
     recipe = tmp_path / "unbroken.toml"
-    recipe.write_text(RECIPE.format(epochs=STEPS // 19, every_steps=0, **keys))
+    recipe.write_text(RECIPE.format(epochs=STEPS // 19, every_steps=0, **unbroken))
     process = life(recipe, tmp_path / "unbroken", tmp_path / "unbroken.trace", threads=1)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     recipe = tmp_path / "broken.toml"
-    recipe.write_text(RECIPE.format(epochs=STEPS // 19, every_steps=EVERY_STEPS, **keys))
+    recipe.write_text(RECIPE.format(epochs=STEPS // 19, every_steps=EVERY_STEPS, **broken))
 
     moments, kills = random.Random(KILLS), 0
     run, trace = tmp_path / "broken", tmp_path / "broken.trace"
@@ -118,6 +145,6 @@ def test_killed_again_and_again_a_run_ends_in_the_same_bytes(
     assert {*taken} == {*expected}
     last = f"epoch-{STEPS // 19:04d}"
     for name in ("weights.safetensors", "optimizer.safetensors"):
-        whole, broken = (tmp_path / one / "checkpoints" / last / name for one in ("unbroken", "broken"))
-        assert files.sha256_of(whole) == files.sha256_of(broken), name
+        whole, again = (tmp_path / one / "checkpoints" / last / name for one in ("unbroken", "broken"))
+        assert files.sha256_of(whole) == files.sha256_of(again), name
     assert not [path for path in run.rglob("*") if files.PART_MARK in path.name]

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.order import BLOCK, SECOND_UNIFORMS, WHOLE, Share, epoch_order, uniforms
+from imagenet_pipeline.loading.order import BLOCK, SECOND_UNIFORMS, WHOLE, Share, epoch_order, uniforms, window_order
 
 GOLDEN_ORDER = [7, 2, 0, 5, 6, 3, 4, 1]
+GOLDEN_WINDOWS = [3, 1, 0, 2, 4, 7, 5, 6]
 GOLDEN_UNIFORMS = [[0.08629884621401296, 0.09538921285584301], [0.45479219149261807, 0.37242006732363475]]
 
 seeds = st.integers(0, 2**64 - 1)
@@ -75,3 +76,39 @@ def test_negative_keys_are_refused(seed: int, epoch: int) -> None:
         epoch_order(3, seed, epoch)
     with pytest.raises(BadRecipe, match="negative"):
         uniforms(seed, epoch, range(2), 1)
+
+
+sizes = st.lists(st.integers(0, 40), max_size=12)
+
+
+@given(sizes, st.integers(0, 14), seeds, epochs)
+def test_in_windows_every_record_comes_once_and_few_shards_are_needed_at_a_time(
+    sizes: list[int], window_shards: int, seed: int, epoch: int
+) -> None:
+    order = window_order(sizes, window_shards, seed, epoch)
+    assert order.dtype == np.int64
+    assert np.array_equal(np.sort(order), np.arange(sum(sizes)))
+    assert np.array_equal(order, window_order(sizes, window_shards, seed, epoch))
+    if not 0 < window_shards < len(sizes):
+        assert np.array_equal(order, epoch_order(sum(sizes), seed, epoch))
+        return
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)[order]
+    seen: list[int] = []
+    for shard in shard_of.tolist():
+        if shard not in seen:
+            # Only once all records of the window before are out does a shard of the next one come.
+            done = [(shard_of[: int(np.argmax(shard_of == shard))] == earlier).sum() for earlier in seen]
+            unfinished = [earlier for earlier, count in zip(seen, done, strict=True) if count < sizes[earlier]]
+            assert len(unfinished) < window_shards
+            seen.append(shard)
+
+
+def test_shards_and_their_records_are_shuffled_anew_each_epoch() -> None:
+    orders = [window_order([9, 9, 9, 9], 2, 7, epoch) for epoch in range(6)]
+    assert len({tuple(order) for order in orders}) == 6
+    assert len({tuple(np.unique(order[:18] // 9)) for order in orders}) > 1
+    assert any((np.diff(order[:18] // 9) != 0).sum() > 3 for order in orders)
+
+
+def test_the_order_in_windows_is_written_down() -> None:
+    assert window_order([3, 2, 3], 2, 7, 1).tolist() == GOLDEN_WINDOWS

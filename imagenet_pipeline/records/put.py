@@ -1,0 +1,212 @@
+"""A data set made straight into object storage: each shard is put when it is finished, the manifest last of all.
+
+It is made in a working folder of this machine, which holds no more than the shards in work, and goes when all is put.
+There is no data set at the address before its manifest is; until then an object says which build is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from imagenet_pipeline import files
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, first_few
+from imagenet_pipeline.processes import available_processors
+from imagenet_pipeline.records import finish, image
+from imagenet_pipeline.records.adopt import adopt
+from imagenet_pipeline.records.build import (
+    BuildOptions,
+    BuildSummary,
+    claim_key,
+    claimed,
+    digest_of,
+    make_shards,
+    manifest_there,
+    shard_key,
+    shard_tasks,
+    summarise,
+)
+from imagenet_pipeline.records.foreign import RecordsPlan
+from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest, Shard
+from imagenet_pipeline.records.plan import Plan, require_apart
+from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
+from imagenet_pipeline.records.tasks import Progress
+from imagenet_pipeline.storage import Storage, cache_folder
+
+BUILDING_OBJECT = f"{BUILDING}/build.json"
+"""The object that says, until there is a manifest, which build is under way at an address."""
+PUT = ".put"
+"""Folder in a working folder: of each file that was put, and is there whole, its SHA-256."""
+MANIFEST_LIMIT_BYTES = 2**28
+
+log = logging.getLogger("imagenet_pipeline")
+
+
+@dataclass(frozen=True)
+class PutTask(ShardTask):
+    """A shard that is put as soon as it is made."""
+
+    storage: Storage = field(kw_only=True)
+
+
+def working_folder(storage: Storage) -> Path:
+    """The folder of this machine in which the data set for an address is made.
+
+    Raises BadInput and BadRecipe where the store does not answer or lets nobody in.
+    """
+    if storage.scheme in ("http", "https"):
+        raise BadRecipe("a web server is read from, not written to", where=storage, expected="s3://, gs:// or a folder")
+    storage.exists(MANIFEST)
+    name = str(storage).rpartition("/")[2]
+    return cache_folder() / "builds" / f"{name}-{hashlib.sha256(str(storage).encode()).hexdigest()[:12]}"
+
+
+def build_remote(
+    plan: Plan,
+    storage: Storage,
+    options: BuildOptions,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> BuildSummary:
+    """Make the data set of `plan` at an address, or finish a build that was begun there; as `build.build` otherwise.
+
+    Where it is there already nothing is done; where objects of it are missing or cut it is made again. Raises BadInput
+    where another data set is there, or another build under way.
+    """
+    work, stored = working_folder(storage), options.stored
+    if isinstance(plan, RecordsPlan):
+        stored = {"keep_damaged": True} if options.keep_damaged else {}
+    summary = _summary_there(plan, storage, stored)
+    if summary is None:
+        with files.explaining(work):
+            work.mkdir(parents=True, exist_ok=True)
+            _claim(plan, storage, stored, work)
+            if isinstance(plan, RecordsPlan):
+                adopt(plan, work, options, progress, executor)
+            else:
+                _make(plan, storage, work, options, progress, executor)
+            summary = summarise(work, already_built=False)
+            _put_rest(storage, work)
+    shutil.rmtree(work, ignore_errors=True)
+    return replace(summary, folder=str(storage))
+
+
+def make_and_put(task: PutTask) -> int:
+    """Make a shard, put it with its index, and remove it from this machine; returns how many images were rejected."""
+    rejected = 0 if is_finished(task) else make_shard(task)
+    shard = _shard(task)
+    for name, digest in ((shard.index_file, shard.index_sha256), (shard.file, shard.sha256)):
+        _put(task.storage, task.folder, name, digest)
+        (task.folder / name).unlink()
+    return rejected
+
+
+def _summary_there(plan: Plan, storage: Storage, stored: Mapping[str, Any]) -> BuildSummary | None:
+    """The summary of the data set at an address; None where there is none, or not all of it. Raises BadInput."""
+    if not storage.exists(MANIFEST):
+        return None
+    content = storage.read(MANIFEST, MANIFEST_LIMIT_BYTES)
+    with tempfile.TemporaryDirectory(prefix="imagenet_pipeline_") as folder:
+        files.write_whole(Path(folder) / MANIFEST, content)
+        try:
+            manifest = manifest_there(plan, Path(folder), stored)
+        except BadInput as error:
+            what = error.what.replace("the folder holds", "the address holds")
+            raise BadInput(what, where=storage, advice="choose another address, or remove what is there") from error
+        lacking = [] if manifest is None else _lacking(storage, manifest)
+        if manifest is not None and not lacking:
+            return summarise(Path(folder), already_built=True)
+    if lacking:
+        log.warning("%s: missing or cut: %s; the data set is made again", storage, first_few(lacking))
+    storage.remove(MANIFEST)
+    return None
+
+
+def _claim(plan: Plan, storage: Storage, stored: Mapping[str, Any], work: Path) -> None:
+    """Say at the address which build is under way. Raises BadInput where another is."""
+    decisive = {name: value for name, value in stored.items() if name != "keep_damaged"}
+    key = files.json_bytes(digest_of([plan.digest, decisive, image.library_versions()]))
+    if storage.exists(BUILDING_OBJECT):
+        if storage.read(BUILDING_OBJECT, 2**12) != key:
+            raise BadInput(
+                "an unfinished build of another plan, other options or library versions is there",
+                where=storage,
+                advice=f"run that build again to finish it, or remove {BUILDING_OBJECT} there",
+            )
+    else:
+        files.write_whole(work / PUT / "build.json", key)
+        storage.upload(work / PUT / "build.json", BUILDING_OBJECT)
+
+
+def _make(
+    plan: Plan,
+    storage: Storage,
+    work: Path,
+    options: BuildOptions,
+    progress: Progress | None,
+    executor: Executor | None,
+) -> None:
+    """Make and put every shard that is not there yet; what else a data set has is written into the working folder."""
+    require_apart(plan, work)
+    versions = image.library_versions()
+    key = shard_key(plan, options, versions)
+    with claimed(work, claim_key(plan, options, versions)) as building:
+        tasks = [PutTask(**vars(task), storage=storage) for task in shard_tasks(plan, work, building, options, key)]
+        sizes = storage.list()
+        pending = [task for task in tasks if not _is_put(task, sizes)]
+        in_work = pending[: options.workers or available_processors()]
+        make_shards(work, options, tasks, pending, progress, executor, make_and_put, in_work)
+        finish.write_data_set(plan, work, tasks, options.stored, versions)
+
+
+def _is_put(task: PutTask, sizes: Mapping[str, int]) -> bool:
+    """Tell whether the shard of a task is there, whole, from the photos as they are; `sizes` are those of objects."""
+    if not is_finished(task, sizes.get):
+        return False
+    note = task.folder / PUT / f"{task.name}.rec"
+    return note.is_file() and note.read_text() == _shard(task).sha256
+
+
+def _shard(task: PutTask) -> Shard:
+    return Shard.model_validate(files.read_json(task.marker)["shard"])
+
+
+def _put(storage: Storage, work: Path, name: str, sha256: str) -> None:
+    """Put a file of the working folder, unless these very bytes were put before and are there."""
+    note = work / PUT / name
+    if not (note.is_file() and note.read_text() == sha256 and storage.size(name) == (work / name).stat().st_size):
+        storage.upload(work / name, name)
+        files.write_whole(note, sha256)
+
+
+def _put_rest(storage: Storage, work: Path) -> None:
+    """Put what is not there yet of a finished data set, and when all is, the manifest."""
+    manifest = Manifest.read(work)
+    digests = dict(manifest.files)
+    for shard in manifest.shards:
+        digests |= {shard.file: shard.sha256, shard.index_file: shard.index_sha256}
+    if (work / finish.MARKERS).is_file():
+        digests[finish.MARKERS] = files.sha256_of(work / finish.MARKERS)
+    for name, digest in digests.items():
+        if (work / name).exists():  # the shards of a plan are put already
+            _put(storage, work, name, digest)
+    if lacking := _lacking(storage, manifest):
+        advice = "run the same build again"
+        raise Damaged(f"objects are missing or cut: {first_few(lacking)}", where=storage, advice=advice)
+    storage.upload(work / MANIFEST, MANIFEST)
+    storage.remove(BUILDING_OBJECT)
+
+
+def _lacking(storage: Storage, manifest: Manifest) -> list[str]:
+    """Names of the objects of a data set that are not there, or of record files with another size."""
+    sizes = storage.list()
+    cut = [shard.file for shard in manifest.shards if sizes.get(shard.file) != shard.bytes]
+    beside = [*manifest.files, *(shard.index_file for shard in manifest.shards)]
+    return cut + [name for name in beside if name not in sizes]

@@ -1,0 +1,172 @@
+"""Data sets that are made straight into object storage, of a real S3 server on this machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagenet_pipeline as ip
+from imagenet_pipeline import storage
+from imagenet_pipeline.cli import main
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.put import BUILDING_OBJECT, build_remote, working_folder
+from imagenet_pipeline.storage import Storage
+
+OPTIONS = BuildOptions(resize=32, shards=3, workers=1)
+PROGRAM = """
+import pickle, sys
+from imagenet_pipeline.records.build import BuildOptions
+from imagenet_pipeline.records.put import build_remote
+from imagenet_pipeline.storage import Storage
+
+if __name__ == "__main__":
+    plan = pickle.load(sys.stdin.buffer)
+    build_remote(plan, Storage(sys.argv[1]), BuildOptions(resize=32, shards=3, workers=1))
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAUSES_SECONDS", (0.01, 0.01))
+
+
+@pytest.fixture
+def there(object_store: Any) -> Storage:
+    return Storage(f"{object_store.url}/set")
+
+
+@pytest.fixture(scope="module")
+def local(small_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the files of the same data set, made on this machine."""
+    out = tmp_path_factory.mktemp("local") / "set"
+    build(small_plan, out, OPTIONS)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+
+
+def digests(there: Storage) -> dict[str, str]:
+    return {name: hashlib.sha256(there.read(name, 2**24)).hexdigest() for name in there.list()}
+
+
+def puts(object_store: Any) -> list[str]:
+    return [path.rpartition("/")[2] for method, path, _ in object_store.requests if method == "PUT"]
+
+
+def test_the_bytes_are_those_of_a_local_build(
+    there: Storage, object_store: Any, small_plan: Any, local: dict[str, str], inline: Executor
+) -> None:
+    summary = build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert (summary.folder, summary.already_built, summary.records["train"]) == (str(there), False, 18)
+    assert digests(there) == local
+    assert puts(object_store)[0] == "build.json"
+    assert puts(object_store)[-1] == "manifest.json"
+    assert not working_folder(there).exists()
+    object_store.requests.clear()
+    again = build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert (again, puts(object_store)) == (replace(summary, already_built=True), [])
+
+
+def test_a_shard_is_put_when_it_is_made_and_takes_no_more_room(
+    there: Storage, small_plan: Any, inline: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+
+    def look(done: int, total: int) -> None:
+        nonlocal most
+        most = max(most, len(list(working_folder(there).glob("*.rec"))))
+
+    build_remote(small_plan, there, OPTIONS, look, inline)
+    assert most == 0
+
+
+def test_a_failed_build_goes_on(
+    there: Storage, object_store: Any, small_plan: Any, local: dict[str, str], inline: Executor
+) -> None:
+    object_store.fail("500", 3, "PUT", "train-00001-of-00003.rec")
+    with pytest.raises(
+        BadInput, match=r"train-00001-of-00003.rec: the store fails, 3 times .*the same command goes on"
+    ):
+        build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert not there.exists("manifest.json")
+    with pytest.raises(BadInput, match=r"an unfinished build of another plan.*remove .building/build.json there"):
+        build_remote(small_plan, there, replace(OPTIONS, quality=50), executor=inline)
+    there.remove("train-00000-of-00003.rec")
+    object_store.requests.clear()
+    object_store.fail("403", 1, "PUT", "manifest.json")
+    with pytest.raises(BadInput, match="refuses access"):
+        build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert "train-00000-of-00003.rec" in puts(object_store)
+    assert "val.rec" in puts(object_store)
+    object_store.requests.clear()
+    there.remove("train.lst")
+    build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert puts(object_store) == ["train.lst", "manifest.json"]
+    assert digests(there) == local
+
+
+def test_what_is_there_is_left_alone_or_mended(
+    there: Storage, small_plan: Any, local: dict[str, str], inline: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_remote(small_plan, there, OPTIONS, executor=inline)
+    with pytest.raises(BadInput, match=r"^s3://bucket\d+/set: the address holds another data set already .*choose"):
+        build_remote(small_plan, there, replace(OPTIONS, quality=50), executor=inline)
+    assert digests(there) == local
+    there.remove("val.rec")
+    build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert "missing or cut: val.rec" in caplog.text
+    assert digests(there) == local
+
+
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    object_store: Any, small_plan: Any, local: dict[str, str], inline: Executor
+) -> None:
+    names = ["train-00001-of-00003.rec"]
+    if os.environ.get("IMAGENET_PIPELINE_LONG"):
+        names = random.Random(7).choices([*local, BUILDING_OBJECT], k=20)
+    for number, name in enumerate(names):
+        place = Storage(f"{object_store.url}/set{number}")
+        words = [sys.executable, "-c", PROGRAM, str(place)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+            object_store.fail(functools.partial(os.kill, process.pid, signal.SIGKILL), 1, "PUT", f"/{name}")
+            process.communicate(pickle.dumps(small_plan))
+        assert process.returncode == -signal.SIGKILL
+        assert name == "manifest.json" or not place.exists("manifest.json")
+        build_remote(small_plan, place, OPTIONS, executor=inline)
+        assert digests(place) == local
+
+
+def test_every_builder_and_what_cannot_be_put(
+    there: Storage, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], inline: Executor
+) -> None:
+    def run(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out + captured.err
+
+    train = data_set / "train-00000-of-00002.rec"
+    for is_there in (False, True):
+        summary = ip.build("records", train=train, out=str(there), executor=inline)
+        assert (summary.folder, summary.already_built) == (str(there), is_there)
+    assert there.read("train.rec", 2**24) == train.read_bytes()
+    assert not working_folder(there).exists()
+    code, said = run("build", "records", "--train", train, "--adopt", "--out", there)
+    assert (code, said.count("\n"), "--adopt leaves record files" in said) == (2, 1, True)
+    code, said = run("build", "folder", "--root", tmp_path, "--out", there, "--lists-only")
+    assert (code, said.count("\n"), "--lists-only writes into a folder" in said) == (2, 1, True)
+    code, said = run("build", "folder", "--root", tmp_path, "--out", "s3://not-there/set")
+    assert (code, said) == (3, "error: s3://not-there/set: no such bucket\n")
+    code, said = run("build", "folder", "--root", tmp_path, "--out", "http://127.0.0.1:1/set")
+    assert (code, "a web server is read from" in said) == (2, True)

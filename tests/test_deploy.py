@@ -1,0 +1,170 @@
+"""The files in deploy/: what they name is there, and their commands are those of this package and of torchrun.
+
+Slurm's and Kubernetes' own parts are stood in for; no cluster and no Docker daemon is at hand.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from imagenet_pipeline.cli import app
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEPLOY = REPOSITORY / "deploy"
+SLURM = {
+    "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[0-1]", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "0",
+    "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "16",
+}  # fmt: skip
+STAND_INS = {
+    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "scontrol": 'case "$1" in show) printf "127.0.0.1\\nnode1\\n" ;; *) echo "$@" >> "$PLACE/scontrol" ;; esac',
+    "scancel": 'echo "$@" >> "$PLACE/scancel"; kill -TERM "$(cat "$PLACE/torchrun.pid")"',
+    "torchrun": 'printf "%s\\n" "$@" > "$PLACE/torchrun"; echo $OMP_NUM_THREADS > "$PLACE/threads"; exit "${CODE:-0}"',
+}
+WAITING = (
+    'trap "exit 1" TERM; echo $$ > "$PLACE/pid"; mv "$PLACE/pid" "$PLACE/torchrun.pid"; while :; do sleep 0.05; done'
+)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Variables of a job, and a folder of stand-ins first on the PATH; they write into the folder `place`."""
+    (tmp_path / "bin").mkdir()
+    for name, script in STAND_INS.items():
+        write_command(tmp_path, name, script)
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return {**inherited, **SLURM, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PLACE": str(tmp_path)}
+
+
+def write_command(place: Path, name: str, script: str) -> None:
+    path = place / "bin" / name
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def require_command(words: list[str]) -> Any:
+    """Check torchrun's words, and those of ours behind them; torchrun's answer."""
+    marker = words.index("--")
+    assert words[marker + 1 : marker + 3] == ["imagenet_pipeline", "train"]
+    train: Any = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    train.make_context("train", words[marker + 3 :])
+    torchrun = pytest.importorskip("torch.distributed.run")
+    return torchrun.get_args_parser().parse_args(words)
+
+
+def run_slurm(environment: dict[str, str], place: Path, code: int = 0) -> list[str]:
+    command = ["bash", str(DEPLOY / "slurm.sh"), "demo", str(place / "run"), "records=s3://bucket/digits"]
+    result = subprocess.run(command, env={**environment, "CODE": str(code)}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (code, "")
+    return (place / "torchrun").read_text().splitlines()
+
+
+def test_the_slurm_job_starts_torchrun_and_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
+    words = run_slurm(environment, tmp_path)
+    given = require_command(words)
+    assert (given.nnodes, given.nproc_per_node, given.node_rank) == ("2", "4", 0)
+    assert (given.master_addr, given.master_port) == ("127.0.0.1", 29500)
+    assert "--resume" not in words
+    assert (tmp_path / "threads").read_text() == "4\n"
+    (tmp_path / "run" / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    words = run_slurm(environment, tmp_path, code=1)
+    assert words[-2:] == ["--resume", "latest"]
+    require_command(words)
+    assert not (tmp_path / "scontrol").exists()
+
+
+def test_the_slurm_job_is_queued_again_before_its_time_is_over(environment: dict[str, str], tmp_path: Path) -> None:
+    write_command(tmp_path, "torchrun", WAITING)
+    command = ["bash", str(DEPLOY / "slurm.sh"), "demo", str(tmp_path / "run")]
+    with subprocess.Popen(command, env=environment) as job:
+        end = time.monotonic() + 60
+        while not (tmp_path / "torchrun.pid").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 1
+    assert (tmp_path / "scancel").read_text() == "--signal=TERM 7.0\n"
+    assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
+
+
+def test_the_slurm_job_says_how_it_is_used(environment: dict[str, str]) -> None:
+    result = subprocess.run(["bash", str(DEPLOY / "slurm.sh")], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.pytorch
+@pytest.mark.skipif(not os.environ.get("IMAGENET_PIPELINE_LONG"), reason="trains: IMAGENET_PIPELINE_LONG=1")
+def test_the_slurm_job_trains(environment: dict[str, str], data_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "torchrun").unlink()
+    environment = {
+        **environment, "SLURM_JOB_NUM_NODES": "1", "SLURM_GPUS_ON_NODE": "2", "PYTHONPATH": str(REPOSITORY),
+        "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    keys = [f"records={data_set}", "devices=cpu", "batch_size=6", "precision=float32", "augmentation.crop=centre"]
+    for epochs in (1, 2):
+        command = ["bash", str(DEPLOY / "slurm.sh"), "demo", str(tmp_path / "run"), *keys, f"epochs={epochs}"]
+        assert subprocess.run(command, env=environment).returncode == 0
+        assert (tmp_path / "run" / "checkpoints" / f"epoch-000{epochs}").is_dir()
+
+
+def test_the_parts_of_the_kubernetes_job_fit(environment: dict[str, str], tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    service, job = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    spec, template = job["spec"], job["spec"]["template"]
+    pod, (container,) = template["spec"], template["spec"]["containers"]
+    assert service["spec"]["selector"] == template["metadata"]["labels"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert pod["restartPolicy"] == "Never"
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert spec["completions"] == spec["parallelism"] == int(variables["NODES"])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == int(variables["GPUS"])
+    variables["RUN"] = str(tmp_path / "run")
+    for start in ("new", "again"):
+        command = [*container["command"], *container["args"]]
+        subprocess.run(command, env={**environment, **variables, "JOB_COMPLETION_INDEX": "1"}, check=True)
+        words = (tmp_path / "torchrun").read_text().splitlines()
+        given = require_command(words)
+        assert ("--resume" in words) is (start == "again")
+        assert (given.nnodes, given.nproc_per_node, given.node_rank) == ("2", "8", 1)
+        assert given.master_addr == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+        (tmp_path / "run" / "checkpoints" / "epoch-0001").mkdir(parents=True, exist_ok=True)
+
+
+def test_the_dockerfile_names_what_is_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    lines = [line for line in re.sub(r"\\\n\s*", "", text).splitlines() if line and not line.startswith("#")]
+    steps = [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines]
+    assert {kind for kind, _ in steps} <= {"ARG", "FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "ENTRYPOINT", "CMD"}
+    for kind, rest in steps:
+        if kind == "COPY" and not rest.startswith("--from"):
+            assert [name for name in rest.split()[:-1] if not (REPOSITORY / name).exists()] == []
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    extras = next(rest for kind, rest in steps if rest.startswith("EXTRAS=")).partition("=")[2].split(",")
+    assert set(extras) <= set(setup["options.extras_require"])
+    assert dict(steps)["USER"] not in ("root", "0")
+    assert dict(steps)["ENTRYPOINT"] == '["imagenet-pipeline"]'
+    commands = [line for line in text.splitlines() if line.startswith("#   docker run")]
+    verbs = [shlex.split(line.partition("imagenet-pipeline:")[2])[1] for line in commands]
+    assert len(verbs) == 2
+    assert set(verbs) <= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_what_could_not_be_run_is_said() -> None:
+    for name in ("Dockerfile", "slurm.sh", "kubernetes.yaml"):
+        head = (DEPLOY / name).read_text().partition("\n\n")[0]
+        assert re.search(r"[Nn]ot built here|never on a real|never applied", head), name
