@@ -92,9 +92,7 @@ def register_builder(name: str, plan: Builder) -> None:
 
 
 def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None, **options: Any) -> BuildSummary:
-    """Make a data set of records in the folder `out`, or finish a build that was begun there.
-
-    `out` may be an address in object storage, "s3://bucket/imagenet".
+    """Make a data set of records in the folder or at the address (s3://) `out`, or finish a build begun there.
 
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
@@ -122,6 +120,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     `build` has besides, for advice.
     """
     from imagenet_pipeline.records.plan import Plan
+    from imagenet_pipeline.records.put import working_folder
 
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
     parameters, hints = options_of(function), hints_of(function)
@@ -137,7 +136,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    place = _local(out)
+    place = working_folder(out)
     plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
@@ -163,31 +162,10 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def store(plan: Plan, out: AnyPath, options: BuildOptions, executor: Executor | None = None) -> BuildSummary:
     """Make the data set of a plan, with a progress bar."""
-    from imagenet_pipeline.records.build import build as build_records
-    from imagenet_pipeline.records.foreign import RecordsPlan
-    from imagenet_pipeline.storage import Storage, is_remote
+    from imagenet_pipeline.records.put import store as store_records
 
     with Bar("build", "images") as bar:
-        if is_remote(out):
-            from imagenet_pipeline.records.put import build_remote
-
-            return build_remote(plan, Storage(out), options, bar.show, executor)
-        if isinstance(plan, RecordsPlan):
-            from imagenet_pipeline.records.adopt import adopt
-
-            return adopt(plan, Path(out), options, bar.show, executor)
-        return build_records(plan, Path(out), options, bar.show, executor)
-
-
-def _local(out: AnyPath) -> Path:
-    """The folder of this machine in which a data set is made; a store that it is for has answered."""
-    from imagenet_pipeline.storage import Storage, is_remote
-
-    if not is_remote(out):
-        return Path(out)
-    from imagenet_pipeline.records.put import working_folder
-
-    return working_folder(Storage(out))
+        return store_records(plan, out, options, bar.show, executor)
 
 
 def _as_path(value: Any, hint: Any) -> Any:

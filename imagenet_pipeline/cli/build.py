@@ -358,8 +358,6 @@ def records(
     found = [*(train or ()), *(val or ()), *(test or ())]
     if out is None and not (adopt and found):
         raise BadRecipe("no folder for the data set", where="build records", expected="--out DIR, or --adopt")
-    if adopt and out is not None and _address(out):
-        raise BadRecipe("--adopt leaves record files where they are", where=f"--out {_address(out)}")
     options: dict[str, Any] = {"train": train or (), "val": val or (), "test": test or (), "lists": lists or ()}
     options |= {"classes": classes, "label_column": label_column, "adopt": adopt}
     _make("records", found[0].parent if out is None else out, options, common)
@@ -400,21 +398,12 @@ def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Pa
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typer.Option()])
 
 
-def _address(out: Path) -> str:
-    """The address that --out is, for people; "" for a folder."""
-    from imagenet_pipeline.storage import Storage, is_remote
-
-    return str(Storage(out)) if is_remote(out) else ""
-
-
 def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
     from imagenet_pipeline.records.tasks import reached
 
     if common.lists_only:
-        if _address(out):
-            raise BadRecipe("--lists-only writes into a folder of this machine", where=f"--out {_address(out)}")
         plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)
         if common.as_json:
