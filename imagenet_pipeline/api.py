@@ -5,8 +5,7 @@
 The command line calls the same functions. Paths are text or `Path`; bad input raises an exception of
 `imagenet_pipeline.errors`. Keys of a recipe are given as on the command line: those of the recipe itself by name
 (`epochs=15`), those of its sections dotted, in `options` (`options={"input.size": 64}`).
-Progress is a bar on a terminal; log lines go to the logger "imagenet_pipeline": `logging.basicConfig(level="INFO")`
-shows them.
+Progress is a bar on a terminal; `logging.basicConfig(level="INFO")` shows log lines, of the logger "imagenet_pipeline".
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import tempfile
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -29,8 +29,6 @@ from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.registry import Registry
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.evaluation.predict import Prediction
     from imagenet_pipeline.evaluation.results import EvaluationReport
@@ -99,16 +97,14 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
 
     `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
-    workers, max_rejects, keep_damaged ("records" has the last three alone). `executor` does the work elsewhere: a
-    scheduler of Dask ("dask://10.0.0.1:8786"), or any concurrent.futures executor whose workers see the same files.
-    Raises BadRecipe for an option there is not, and as `records.build.build` does.
+    workers, max_rejects, keep_damaged ("records" has the last three alone). `executor` is any of concurrent.futures,
+    or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.tasks import reached
 
     names = [field.name for field in fields(BuildOptions)]
-    given = {name: options.pop(name) for name in names if name in options}
-    stored = BuildOptions(**STORED.get(builder, {}) | given)
+    stored = BuildOptions(**STORED.get(builder, {}) | {name: options.pop(name) for name in names if name in options})
     with reached(executor) as there:
         return store(plan_of(builder, out, options, names), out, stored, there)
 

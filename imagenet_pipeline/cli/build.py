@@ -54,10 +54,7 @@ Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-e
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
 Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
-AtExecutor = Annotated[
-    str | None,
-    typer.Option("--executor", metavar="dask://HOST:PORT", help="Have the workers of a Dask scheduler do the work."),
-]
+AtExecutor = Annotated[str | None, typer.Option("--executor", help="dask://HOST:PORT: work on a Dask cluster.")]
 MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this cannot be used.")]
 KeepDamaged = Annotated[
     bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
@@ -407,19 +404,16 @@ def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -
         plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)
         if common.as_json:
-            say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
-        else:
-            contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
-            say(f"{out}: {contents}; lists only, no image was read")
-        return
+            return say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
+        contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
+        return say(f"{out}: {contents}; lists only, no image was read")
     with reached(common.executor) as executor:
         plan = plan_of(builder, out, options)
         started = time.monotonic()
         summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}), executor)
     if common.as_json:
-        say_json(summary)
-        return
-    _say_summary(summary, time.monotonic() - started)
+        return say_json(summary)
+    return _say_summary(summary, time.monotonic() - started)
 
 
 def _say_summary(summary: Any, seconds: float) -> None:
