@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,7 +165,9 @@ def test_every_builder_and_what_cannot_be_put(
     assert not working_folder(str(there)).exists()
     code, said = run("build", "records", "--train", train, "--adopt", "--out", there)
     assert (code, said.count("\n"), "take that folder as --out, or leave out --adopt" in said) == (3, 1, True)
-    code, said = run("build", "folder", "--root", photos.parent, "--out", there, "--lists-only")
+    for name in ("cat", "dog"):
+        shutil.copytree(photos, tmp_path / "photos" / name)
+    code, said = run("build", "folder", "--root", tmp_path / "photos", "--out", there, "--lists-only")
     assert (code, said.count("\n"), "--lists-only is for a folder" in said) == (2, 1, True)
     code, said = run("build", "folder", "--root", tmp_path, "--out", "s3://not-there/set")
     assert (code, said) == (3, "error: s3://not-there/set: no such bucket\n")
