@@ -42,6 +42,8 @@ SIGHT_SECONDS = 60.0
 """Time that a network file system may take to show here what a worker has written."""
 TICKET = "ticket-"
 _COMPARED_BYTES = 2**16
+_OTHER_INSTALLATION = ("ModuleNotFoundError", "ImportError", "AttributeError", "deserialization of the task graph")
+"""Words in the errors that Dask makes of those that it cannot send."""
 _GOES_ON = "the same build goes on"
 
 log = logging.getLogger("imagenet_pipeline")
@@ -106,7 +108,14 @@ def _described(content: tuple[int, str] | None) -> str:
 def make_alike(expected: Expected, make: Callable[[Any], int], task: Task) -> int:
     """Do a task in a worker of the cluster, which may have joined after the others were checked."""
     require_alike(expected, task, distributed.get_worker())
-    return make(task)
+    try:
+        return make(task)
+    except PipelineError:
+        raise
+    except Exception as error:
+        log.exception("%s", task.name)
+        # A client of Dask 2026.8 waits for ever for an error whose traceback cannot be pickled.
+        raise error.with_traceback(None) from None
 
 
 def scheduler_address(address: str) -> str:
@@ -310,7 +319,7 @@ class DaskCluster(Cluster):
                 return self._lost(f"the connection was lost over {where}", _cause(error))
             case MemoryError():
                 return OutOfRoom("out of memory", where=where, advice="start fewer workers a machine")
-            case ImportError() | AttributeError():
-                advice = f"install the same imagenet-pipeline everywhere, for the scheduler too, and {_GOES_ON}"
-                return BadRecipe("cannot do the work", where=where, found=error, advice=advice)
+        if isinstance(error, ImportError | AttributeError) or any(word in str(error) for word in _OTHER_INSTALLATION):
+            advice = f"install the same imagenet-pipeline for the scheduler and every worker, and {_GOES_ON}"
+            return BadRecipe("cannot do the work", where=where, found=str(error).partition(". ")[0], advice=advice)
         return error

@@ -242,6 +242,26 @@ def test_a_worker_that_would_make_other_bytes_is_named(
     wait_for(lambda: threads_of(cluster) == 2)
 
 
+def test_an_odd_error_of_a_worker_comes_home(
+    cluster: DaskCluster, small_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask's own client waits for ever for this."""
+
+    def fail(*_: object) -> None:
+        fail()
+
+    def no_module(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'imagenet_pipeline'")
+
+    for make, kind, line in (
+        (fail, Exception, "RecursionError|recursion depth"),
+        (no_module, BadRecipe, "train-0000.-of-00006: cannot do the work; found No module .* for the scheduler"),
+    ):
+        monkeypatch.setattr("imagenet_pipeline.records.build.make_shard", make)
+        with pytest.raises(kind, match=line):
+            build(small_plan, tmp_path, OPTIONS, executor=cluster)
+
+
 def test_a_worker_that_sees_other_files_is_named(
     cluster: DaskCluster, small_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
