@@ -118,8 +118,11 @@ class Optimizer:
             if slots:
                 self._slots.update(zip(moving, zip(*(slot.tensors for slot in slots), strict=True), strict=True))
         else:
-            for targets, values in zip((TensorList(weights), *kept), (moved, *slots), strict=True):
-                copy_unless(overflow, targets.tensors, values.tensors)
+            copy_unless(
+                overflow,
+                [*weights, *(tensor for slot in kept for tensor in slot.tensors)],
+                [tensor for new in (moved, *slots) for tensor in new.tensors],
+            )
 
     def _update_written(
         self, moving: dict[str, Any], gradients: Sequence[Any], steps: list[Step], overflow: Any | None
