@@ -5,8 +5,7 @@
 The command line calls the same functions. Paths are text or `Path`; bad input raises an exception of
 `imagenet_pipeline.errors`. Keys of a recipe are given as on the command line: those of the recipe itself by name
 (`epochs=15`), those of its sections dotted, in `options` (`options={"input.size": 64}`).
-Progress is a bar on a terminal; log lines go to the logger "imagenet_pipeline": `logging.basicConfig(level="INFO")`
-shows them.
+Progress is a bar on a terminal; `logging.basicConfig(level="INFO")` shows log lines, of the logger "imagenet_pipeline".
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import tempfile
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -29,8 +29,6 @@ from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.registry import Registry
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.evaluation.predict import Prediction
     from imagenet_pipeline.evaluation.results import EvaluationReport
@@ -92,25 +90,21 @@ def register_builder(name: str, plan: Builder) -> None:
 
 
 def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None, **options: Any) -> BuildSummary:
-    """Make a data set of records in the folder `out`, or finish a build that was begun there.
-
-    `out` may be an address in object storage, "s3://bucket/imagenet".
+    """Make a data set of records in the folder or at the address (s3://) `out`, or finish a build begun there.
 
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
     `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
-    workers, max_rejects, keep_damaged ("records" has the last three alone). `executor` does the work elsewhere: a
-    scheduler of Dask ("dask://10.0.0.1:8786"), or any concurrent.futures executor whose workers see the same files.
-    Raises BadRecipe for an option there is not, and as `records.build.build` does.
+    workers, max_rejects, keep_damaged ("records" has the last three alone). `executor` is any of concurrent.futures,
+    or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.tasks import reached
 
     names = [field.name for field in fields(BuildOptions)]
-    given = {name: options.pop(name) for name in names if name in options}
-    stored = BuildOptions(**STORED.get(builder, {}) | given)
+    stored = BuildOptions(**STORED.get(builder, {}) | {name: options.pop(name) for name in names if name in options})
     with reached(executor) as there:
         return store(plan_of(builder, out, options, names), out, stored, there)
 
@@ -122,6 +116,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     `build` has besides, for advice.
     """
     from imagenet_pipeline.records.plan import Plan
+    from imagenet_pipeline.records.put import working_folder
 
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
     parameters, hints = options_of(function), hints_of(function)
@@ -137,7 +132,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    place = _local(out)
+    place = working_folder(out)
     plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
@@ -163,31 +158,10 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def store(plan: Plan, out: AnyPath, options: BuildOptions, executor: Executor | None = None) -> BuildSummary:
     """Make the data set of a plan, with a progress bar."""
-    from imagenet_pipeline.records.build import build as build_records
-    from imagenet_pipeline.records.foreign import RecordsPlan
-    from imagenet_pipeline.storage import Storage, is_remote
+    from imagenet_pipeline.records.put import store as store_records
 
     with Bar("build", "images") as bar:
-        if is_remote(out):
-            from imagenet_pipeline.records.put import build_remote
-
-            return build_remote(plan, Storage(out), options, bar.show, executor)
-        if isinstance(plan, RecordsPlan):
-            from imagenet_pipeline.records.adopt import adopt
-
-            return adopt(plan, Path(out), options, bar.show, executor)
-        return build_records(plan, Path(out), options, bar.show, executor)
-
-
-def _local(out: AnyPath) -> Path:
-    """The folder of this machine in which a data set is made; a store that it is for has answered."""
-    from imagenet_pipeline.storage import Storage, is_remote
-
-    if not is_remote(out):
-        return Path(out)
-    from imagenet_pipeline.records.put import working_folder
-
-    return working_folder(Storage(out))
+        return store_records(plan, out, options, bar.show, executor)
 
 
 def _as_path(value: Any, hint: Any) -> Any:

@@ -48,6 +48,12 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return bool(_ADDRESS.fullmatch(os.fspath(path)) or _SQUEEZED.fullmatch(os.fspath(path)))
 
 
+def require_folder(path: str | os.PathLike[str], option: str) -> None:
+    """Raise BadRecipe, naming the `option` that needs a folder of this machine, where `path` is an address."""
+    if is_remote(path):
+        raise BadRecipe(f"{option} is for a folder of this machine", where=f"--out {Storage(path)}")
+
+
 def cache_folder() -> Path:
     """Folder for what can be made again: IMAGENET_PIPELINE_CACHE, else imagenet-pipeline in the user's own."""
     own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -82,7 +88,12 @@ class Storage:
         return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._base + self._query,)
+        return type(self), (self.url,)
+
+    @property
+    def url(self) -> str:
+        """The address as it was given, secrets included."""
+        return self._base + self._query
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Read an object of at most `limit_bytes` whole. Raises BadInput for a larger one, or where there is none."""

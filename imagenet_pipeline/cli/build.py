@@ -54,10 +54,7 @@ Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-e
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
 Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core]; bytes never depend on it.")]
-AtExecutor = Annotated[
-    str | None,
-    typer.Option("--executor", metavar="dask://HOST:PORT", help="Have the workers of a Dask scheduler do the work."),
-]
+AtExecutor = Annotated[str | None, typer.Option("--executor", help="dask://HOST:PORT: work on a Dask cluster.")]
 MaxRejects = Annotated[int, typer.Option(min=0, help="Stop when more images than this cannot be used.")]
 KeepDamaged = Annotated[
     bool, typer.Option("--keep-damaged", help="Store images part of whose picture is lost, too, and count them.")
@@ -358,8 +355,6 @@ def records(
     found = [*(train or ()), *(val or ()), *(test or ())]
     if out is None and not (adopt and found):
         raise BadRecipe("no folder for the data set", where="build records", expected="--out DIR, or --adopt")
-    if adopt and out is not None and _address(out):
-        raise BadRecipe("--adopt leaves record files where they are", where=f"--out {_address(out)}")
     options: dict[str, Any] = {"train": train or (), "val": val or (), "test": test or (), "lists": lists or ()}
     options |= {"classes": classes, "label_column": label_column, "adopt": adopt}
     _make("records", found[0].parent if out is None else out, options, common)
@@ -400,37 +395,25 @@ def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Pa
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typer.Option()])
 
 
-def _address(out: Path) -> str:
-    """The address that --out is, for people; "" for a folder."""
-    from imagenet_pipeline.storage import Storage, is_remote
-
-    return str(Storage(out)) if is_remote(out) else ""
-
-
 def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
     from imagenet_pipeline.records.tasks import reached
 
     if common.lists_only:
-        if _address(out):
-            raise BadRecipe("--lists-only writes into a folder of this machine", where=f"--out {_address(out)}")
         plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)
         if common.as_json:
-            say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
-        else:
-            contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
-            say(f"{out}: {contents}; lists only, no image was read")
-        return
+            return say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
+        contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
+        return say(f"{out}: {contents}; lists only, no image was read")
     with reached(common.executor) as executor:
         plan = plan_of(builder, out, options)
         started = time.monotonic()
         summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}), executor)
     if common.as_json:
-        say_json(summary)
-        return
-    _say_summary(summary, time.monotonic() - started)
+        return say_json(summary)
+    return _say_summary(summary, time.monotonic() - started)
 
 
 def _say_summary(summary: Any, seconds: float) -> None:

@@ -8,6 +8,7 @@ that still works for it stops within some images and writes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -16,14 +17,15 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import distributed
-from distributed.comm import CommClosedError
+from distributed.comm import CommClosedError, connect
+from distributed.core import send_recv
 from distributed.scheduler import KilledWorker
 
 from imagenet_pipeline import __version__, files
@@ -137,9 +139,18 @@ def connected(address: str) -> Iterator[DaskCluster]:
 
 
 def _client(address: str, url: str) -> Any:
+    """Connect to a scheduler, once it has said that it is one: a Client waits long for other servers."""
+    security = distributed.Security().get_connection_args("client")  # from Dask's own configuration
+    if url.startswith("tls:") and security["ssl_context"] is None:
+        advice = "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__KEY and ...__CLIENT__CERT name them"
+        raise BadRecipe("Dask's configuration names no TLS files", where=address, advice=advice)
     try:
-        return distributed.Client(url, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError, CommClosedError) as error:
+        with ThreadPoolExecutor(1) as thread:  # which has no event loop, as a notebook has
+            kind = thread.submit(asyncio.run, asyncio.wait_for(_kind(url, security), CONNECT_SECONDS)).result()
+        if kind == "Scheduler":
+            return distributed.Client(url, timeout=CONNECT_SECONDS, set_as_default=False)
+        found = f"a {kind}"
+    except OSError as error:
         raise WorkerLost(
             f"no scheduler of Dask answers within {CONNECT_SECONDS:.0f} s",
             where=address,
@@ -147,14 +158,25 @@ def _client(address: str, url: str) -> Any:
             advice="start it: dask scheduler; and see that its port is open to this machine",
         ) from error
     except Exception as error:
-        advice = "give the scheduler's address, as `dask scheduler` prints it, and the same versions of dask everywhere"
-        raise BadRecipe("what answers is no scheduler of Dask", where=address, found=error, advice=advice) from error
+        found = _cause(error) or type(error).__name__
+    advice = "give the scheduler's address, as `dask scheduler` prints it, and install the same dask everywhere"
+    raise BadRecipe("what answers is no scheduler of Dask", where=address, found=found, advice=advice)
 
 
-def _cause(error: BaseException) -> str:
+async def _kind(url: str, security: dict[str, Any]) -> str:
+    """Ask a server of Dask for its kind: "Scheduler", "Worker", "Nanny"."""
+    comm = await connect(url, timeout=CONNECT_SECONDS, **security)
+    try:
+        return str((await send_recv(comm, op="identity"))["type"])
+    finally:
+        comm.abort()
+
+
+def _cause(error: BaseException) -> str | None:
+    """The words of the first of a chain of errors; None where it has none."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error) or type(error).__name__
+    return str(error) or None
 
 
 @contextlib.contextmanager
@@ -179,14 +201,18 @@ class DaskCluster(Cluster):
     def __init__(self, client: Any, address: str) -> None:
         self.address = address
         self._client = client
-        self._executor = client.get_executor(pure=False)
         self._ticket = ""
+        self._at_work: dict[Future[int], Any] = {}
+        """Dask's own future of each of ours, which ends when that does; what it has to say is asked of it."""
 
     def submit(self, make: Callable[..., int], /, *args: Any, **kwargs: Any) -> Future[int]:  # type: ignore[override]
         """Have a worker do a task. Raises WorkerLost."""
         task = replace(args[0], ticket=self._ticket)
+        future: Future[int] = Future()
         with self._losing("the scheduler takes no work"):
-            future: Future[int] = self._executor.submit(make_alike, Expected.of(task), make, task)
+            made = self._client.submit(make_alike, Expected.of(task), make, task, pure=False)
+            made.add_done_callback(lambda _: future.set_result(0))
+        self._at_work[future] = made
         return future
 
     @contextlib.contextmanager
@@ -206,7 +232,8 @@ class DaskCluster(Cluster):
         finally:
             (building / self._ticket).unlink(missing_ok=True)
             with contextlib.suppress(Exception):
-                self._executor.shutdown(wait=False)
+                self._client.cancel(list(self._at_work.values()))
+            self._at_work.clear()
 
     def _require_alike(self, task: Task) -> None:
         """Ask the workers that are there now. Raises as `require_alike`."""
@@ -217,13 +244,15 @@ class DaskCluster(Cluster):
                 raise self._explained(answer, f"worker {worker}")
 
     def result_of(self, future: Future[int], task: Task) -> int:
-        """As `Cluster` says."""
-        try:
-            rejected = future.result()
-        except (Exception, CancelledError) as error:
+        """As `Cluster` says; read from the marker, since a worker may be gone with the result that it had."""
+        made = self._at_work.pop(future)
+        if made.status == "finished":
+            self._await_sight(task.marker)
+            return len(files.read_json(task.marker)["rejects"])
+        if made.status == "error":
+            error = made.exception()
             raise self._explained(error, task.name) from error
-        self._await_sight(task.marker)
-        return rejected
+        raise self._lost("the scheduler is gone, or has dropped the work")
 
     def _await_sight(self, marker: Path) -> None:
         """Wait until this machine sees what a worker has written. Raises BadInput where it does not."""
@@ -261,10 +290,9 @@ class DaskCluster(Cluster):
         try:
             yield
         except Exception as error:
-            raise self._lost(what, error) from error
+            raise self._lost(what, _cause(error)) from error
 
-    def _lost(self, what: str, error: BaseException) -> WorkerLost:
-        found = _cause(error)
+    def _lost(self, what: str, found: str | None = None) -> WorkerLost:
         return WorkerLost(what, where=self.address, found=found, advice=f"start it again, and {_GOES_ON}")
 
     def _explained(self, error: BaseException, where: str) -> BaseException:
@@ -278,10 +306,8 @@ class DaskCluster(Cluster):
                     where=where,
                     advice=f"their logs say why; with too little memory, start fewer of them a machine; {_GOES_ON}",
                 )
-            case CancelledError():
-                return self._lost("the scheduler is gone, or has dropped the work", error)
             case TimeoutError() | CommClosedError():
-                return self._lost(f"the connection was lost over {where}", error)
+                return self._lost(f"the connection was lost over {where}", _cause(error))
             case MemoryError():
                 return OutOfRoom("out of memory", where=where, advice="start fewer workers a machine")
             case ImportError() | AttributeError():

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline.errors import BadInput, extent
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.storage import require_folder
 
 SPLITS = ("train", "val", "test")
 LARGEST_EXACT_LABEL = 2**24
@@ -94,7 +95,8 @@ def require_apart(plan: Plan, out: Path) -> None:
 
 
 def write_lists(plan: Plan, out: Path) -> dict[str, Path]:
-    """Write `{train,val,test}.lst` and `classes.json` into `out`; the paths of the lists, by split."""
+    """Write `{train,val,test}.lst` and `classes.json` into the folder `out`; the paths of the lists, by split."""
+    require_folder(out, "--lists-only")
     require_apart(plan, out)
     written = {}
     for name, images in plan.splits.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from imagenet_pipeline.records.adopt import adopt
 from imagenet_pipeline.records.build import (
     BuildOptions,
     BuildSummary,
+    build,
     claim_key,
     claimed,
     digest_of,
@@ -38,7 +40,7 @@ from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest, Sha
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
 from imagenet_pipeline.records.tasks import Progress
-from imagenet_pipeline.storage import Storage, cache_folder
+from imagenet_pipeline.storage import Storage, cache_folder, is_remote
 
 BUILDING_OBJECT = f"{BUILDING}/build.json"
 """The object that says, until there is a manifest, which build is under way at an address."""
@@ -56,11 +58,29 @@ class PutTask(ShardTask):
     storage: Storage = field(kw_only=True)
 
 
-def working_folder(storage: Storage) -> Path:
-    """The folder of this machine in which the data set for an address is made.
+def store(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    options: BuildOptions,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> BuildSummary:
+    """Make the data set of `plan` in the folder, or at the address, `out`. Raises as `build` and `build_remote`."""
+    if is_remote(out):
+        return build_remote(plan, Storage(out), options, progress, executor)
+    if isinstance(plan, RecordsPlan):
+        return adopt(plan, Path(out), options, progress, executor)
+    return build(plan, Path(out), options, progress, executor)
 
-    Raises BadInput and BadRecipe where the store does not answer or lets nobody in.
+
+def working_folder(out: str | os.PathLike[str]) -> Path:
+    """The folder of this machine in which a data set is made: `out`, or for an address one in the cache folder.
+
+    Raises BadInput and BadRecipe where the store of an address does not answer or lets nobody in.
     """
+    if not is_remote(out):
+        return Path(out)
+    storage = Storage(out)
     if storage.scheme in ("http", "https"):
         raise BadRecipe("a web server is read from, not written to", where=storage, expected="s3://, gs:// or a folder")
     storage.exists(MANIFEST)
@@ -80,7 +100,7 @@ def build_remote(
     Where it is there already nothing is done; where objects of it are missing or cut it is made again. Raises BadInput
     where another data set is there, or another build under way.
     """
-    work, stored = working_folder(storage), options.stored
+    work, stored = working_folder(storage.url), options.stored
     if isinstance(plan, RecordsPlan):
         stored = {"keep_damaged": True} if options.keep_damaged else {}
     summary = _summary_there(plan, storage, stored)

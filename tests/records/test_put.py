@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_the_bytes_are_those_of_a_local_build(
     assert digests(there) == local
     assert puts(object_store)[0] == "build.json"
     assert puts(object_store)[-1] == "manifest.json"
-    assert not working_folder(there).exists()
+    assert not working_folder(str(there)).exists()
     object_store.requests.clear()
     again = build_remote(small_plan, there, OPTIONS, executor=inline)
     assert (again, puts(object_store)) == (replace(summary, already_built=True), [])
@@ -85,7 +86,7 @@ def test_a_shard_is_put_when_it_is_made_and_takes_no_more_room(
 
     def look(done: int, total: int) -> None:
         nonlocal most
-        most = max(most, len(list(working_folder(there).glob("*.rec"))))
+        most = max(most, len(list(working_folder(str(there)).glob("*.rec"))))
 
     build_remote(small_plan, there, OPTIONS, look, inline)
     assert most == 0
@@ -148,7 +149,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
 
 
 def test_every_builder_and_what_cannot_be_put(
-    there: Storage, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], inline: Executor
+    there: Storage, data_set: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], inline: Executor
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
@@ -161,11 +162,13 @@ def test_every_builder_and_what_cannot_be_put(
         summary = ip.build("records", train=train, out=str(there), executor=inline)
         assert (summary.folder, summary.already_built) == (str(there), is_there)
     assert there.read("train.rec", 2**24) == train.read_bytes()
-    assert not working_folder(there).exists()
+    assert not working_folder(str(there)).exists()
     code, said = run("build", "records", "--train", train, "--adopt", "--out", there)
-    assert (code, said.count("\n"), "--adopt leaves record files" in said) == (2, 1, True)
-    code, said = run("build", "folder", "--root", tmp_path, "--out", there, "--lists-only")
-    assert (code, said.count("\n"), "--lists-only writes into a folder" in said) == (2, 1, True)
+    assert (code, said.count("\n"), "take that folder as --out, or leave out --adopt" in said) == (3, 1, True)
+    for name in ("cat", "dog"):
+        shutil.copytree(photos, tmp_path / "photos" / name)
+    code, said = run("build", "folder", "--root", tmp_path / "photos", "--out", there, "--lists-only")
+    assert (code, said.count("\n"), "--lists-only is for a folder" in said) == (2, 1, True)
     code, said = run("build", "folder", "--root", tmp_path, "--out", "s3://not-there/set")
     assert (code, said) == (3, "error: s3://not-there/set: no such bucket\n")
     code, said = run("build", "folder", "--root", tmp_path, "--out", "http://127.0.0.1:1/set")
