@@ -48,7 +48,7 @@ def verify(
         _say_problems(report.problems)
         state = f"{len(report.problems):,} wrong" if report.problems else "undamaged"
         looked = _looked_at(report, not no_decode)
-        say(f"{path}: {state}: {counted(report.records, 'record')}{looked}, {time.monotonic() - started:.1f} s")
+        say(f"{report.path}: {state}: {counted(report.records, 'record')}{looked}, {time.monotonic() - started:.1f} s")
         if report.problems and path.is_dir():
             say(f"to mend it: {REBUILD}")
     if report.problems:
