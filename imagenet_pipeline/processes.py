@@ -14,16 +14,18 @@ from __future__ import annotations
 import _thread
 import contextlib
 import ctypes
+import functools
 import json
 import math
 import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -32,7 +34,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, PipelineError
+from imagenet_pipeline.errors import BadRecipe, PipelineError, error_of
 
 _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -101,7 +103,7 @@ def _address_space_left(root: Path) -> list[int]:
 
 
 def _processors(quota: str) -> float:
-    """Processors of a quota, "150000 100000": microseconds of their time in each period of so many; no limit if none."""
+    """Processors of a quota, "150000 100000": microseconds of their time in a period of so many; of none, no limit."""
     time_us, _, period_us = quota.partition(" ")
     limited = time_us.isdecimal() and period_us.isdecimal() and int(period_us)
     return int(time_us) / int(period_us) if limited else math.inf
@@ -115,7 +117,7 @@ def _limits(root: Path, controller: str, unified: str, separate: str) -> Iterato
     """
     mounts = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+        number, controllers, group = [*line.split(":", 2), "", ""][:3]
         if controller in controllers.split(","):
             # The folder has the name of all, or of this controller alone.
             folders, names = [mounts / controllers, mounts / controller], separate.split()
@@ -182,9 +184,36 @@ def tell_launcher(line: str) -> bool:
 
 
 def end_with_launcher() -> None:
-    """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux)."""
+    """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux).
+
+    Signals that our launcher held back from a process that was only starting come now.
+    """
     if this_process().launched:
         _end_with_parent(signal.SIGTERM)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def run_apart(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a command line of this program in a process of its own, which ends with this one; what it has answered.
+
+    Raises its own error.
+    """
+    command = [sys.executable, "-m", "imagenet_pipeline", *words]
+    # Of a Ctrl-C at the terminal this process alone speaks.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, process_group=0,
+        preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
+    ) as process:  # fmt: skip
+        try:
+            answer, said = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line] or [f"ended with exit code {process.returncode}"]
+        raise error_of(lines[-1].removeprefix("error: "), process.returncode)
+    return answer
 
 
 class _Worker(SpawnProcess):

@@ -19,6 +19,7 @@ from imagenet_pipeline.processes import (
     available_memory_bytes,
     available_processors,
     memory_bytes,
+    run_apart,
     tell_launcher,
     this_process,
 )
@@ -140,6 +141,13 @@ def test_available_memory_is_what_the_machine_and_the_container_have_left(tmp_pa
         (root / "proc/meminfo").write_text(machine)
     assert [available_memory_bytes(root) for root in found] == [3 << 19, 4 << 20, 600]
     assert available_memory_bytes(system(tmp_path / "unknown", "")) is None
+
+
+def test_what_runs_apart_answers_or_raises_its_own_error() -> None:
+    assert json.loads(run_apart(["networks", "lenet", "--json"], os.environ))["name"] == "lenet"
+    with pytest.raises(BadRecipe, match=r"^network: no network is called 'lenot'; did you mean lenet") as raised:
+        run_apart(["networks", "lenot"], os.environ)
+    assert raised.value.exit_code == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

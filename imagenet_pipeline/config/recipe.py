@@ -417,8 +417,14 @@ class Recipe(Section):
     float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
+    deterministic: bool = False
+    """Let equal runs on GPUs end in equal bytes too, as on CPUs they always do; slower, and not of every layer."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Micro-batches that a batch is computed in, their gradients added: less memory, the same step."""
+    gradient_compression: Literal["none", "bfloat16"] = "none"
+    """Number format in which the pytorch engine's processes exchange gradients: half the bytes, 8 bits of precision."""
+    sync_batch_norm: bool = False
+    """Normalise a batch over all of the pytorch engine's processes, as one process does, not each its own share."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()

@@ -2,7 +2,8 @@
 
 An engine builds a network out of its description, keeps its parameters on the devices, and trains on, scores and
 predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
-just issued: losses and hits stay on the device until `totals` is called.
+just issued: losses and hits stay on the device until `totals` is called. But the images and labels of a batch have
+left the host, and may be overwritten, as soon as the call that was given them returns.
 
 `imagenet_pipeline/optimizers.py` writes the update rules, shared by the engines. The losses of an image with logits s,
 target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
@@ -18,7 +19,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -145,6 +146,15 @@ class Engine(Protocol):
 
     def logits(self, images: Images) -> Array:
         """Logits [n, classes], before the softmax: float64 where that is the precision, or else float32."""
+
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
+        """Issue the computation of `logits`; the function returned waits for them, and for nothing issued since."""
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A new array, not filled, in the memory from which copies to the device are fastest.
+
+        Raises MemoryError where there is not so much of it.
+        """
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         """Output of `layer` for each image, and the gradient by it of the image's logit for its class.

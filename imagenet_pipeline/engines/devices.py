@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -89,14 +90,15 @@ def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> 
 
 
 _Engine = TypeVar("_Engine")
-_WITH_IMAGES = ("train_batch", "score_batch", "logits", "layer_gradients")
+_WITH_IMAGES = ("train_batch", "score_batch", "logits", "issue_logits", "layer_gradients")
 """Methods whose first argument are images."""
 
 
 def naming_memory(engine: type[_Engine]) -> type[_Engine]:
     """The same class of engine, but OutOfRoom, with what to lower, where it runs out of memory, its host's included."""
     for name, method in list(vars(engine).items()):
-        if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
+        # Whoever asks for a `host_array` knows what to lower.
+        if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")) and name != "host_array":
             setattr(engine, name, _guarded(method))
     return engine
 
@@ -122,16 +124,31 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
         elif name in _WITH_IMAGES:
             images = arguments[0] if arguments else named["images"]
             engine.demand = _Demand(engine.demand.recipe, len(images), images.shape[1], name == "train_batch")
-        try:
-            return method(engine, *arguments, **named)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if name != "__init__" and hasattr(engine, "forget_batches"):
-                engine.forget_batches()
-            raise out_of_memory(engine, engine.demand) from error
+        with _naming(engine):
+            found = method(engine, *arguments, **named)
+        return _guarded_read(engine, found) if name == "issue_logits" else found
 
     return guarded
+
+
+def _guarded_read(engine: Any, read: Callable[[], Any]) -> Callable[[], Any]:
+    def guarded() -> Any:
+        with _naming(engine):
+            return read()
+
+    return guarded
+
+
+@contextmanager
+def _naming(engine: Any) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if engine.demand.images and hasattr(engine, "forget_batches"):
+            engine.forget_batches()
+        raise out_of_memory(engine, engine.demand) from error
 
 
 def out_of_memory(engine: Any, demand: _Demand) -> OutOfRoom:

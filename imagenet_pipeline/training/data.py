@@ -10,9 +10,11 @@ from collections.abc import Generator
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 from imagenet_pipeline.config import InputRecipe, Recipe
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.loader import Batch, Loader
+from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
@@ -54,11 +56,17 @@ def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
 
 
 def loader_of(
-    recipe: Recipe, records: RecordSet, size: int, classes: int, share: Share = WHOLE, crops: int = 1
+    recipe: Recipe,
+    records: RecordSet,
+    size: int,
+    classes: int,
+    share: Share = WHOLE,
+    crops: int = 1,
+    empty: Empty = np.empty,
 ) -> Loader:
     """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
 
-    Several `crops` of an image count as images of the batch.
+    Several `crops` of an image count as images of the batch. `empty` is the `host_array` of the engine to be fed.
     """
     return Loader(
         records,
@@ -68,6 +76,7 @@ def loader_of(
         prefetch=recipe.loader.prefetch,
         classes=classes,
         share=share,
+        empty=empty,
     )
 
 
@@ -134,13 +143,16 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
             )
 
 
-def endless_batches(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
-    """The batches of a run's epochs in order, without end; the generator is to be closed.
+def endless_batches(
+    recipe: Recipe, data: DataSet, records: RecordSet, share: Share = WHOLE, empty: Empty = np.empty
+) -> Generator[Batch, None, None]:
+    """The batches of a run's epochs in order, without end; of several processes, its share. It is to be closed.
 
     A batch is valid until the next is asked for. Raises BadRecipe for a batch larger than the records.
     """
     steps_per_epoch(recipe, data)
     for epoch in count():
-        loader = loader_of(recipe, records, training_size(recipe.input, epoch), len(data.classes))
+        size = training_size(recipe.input, epoch)
+        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty)
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

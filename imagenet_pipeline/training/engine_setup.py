@@ -34,6 +34,7 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
+from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
@@ -56,14 +57,15 @@ def settled(recipe: Recipe, data: DataSet) -> Recipe:
     return find_batch_size(recipe, data).settle(recipe)
 
 
-def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
-    """Create a fresh engine as a run would, for benchmarks and the LR finder.
+def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
+    """Create an engine that begins as a run's would, for benchmarks and the LR finder. Collective.
 
-    Raises BadRecipe in any of several processes that train together.
+    Raises BadRecipe where processes that train together do not mean the same, or cannot share a batch evenly.
     """
-    engine, _ = new_engine(recipe, data)
-    if engine.ranks > 1:
-        raise BadRecipe("this command measures a single process", found=f"{engine.ranks} processes that train together")
+    engine, beginning = new_engine(recipe, data)
+    facts = {"the content of initial.weights": repr(beginning.journal_entry.get("initial_weights", {}).get("sha256"))}
+    require_agreement(engine, facts_of(recipe, data, engine) | facts)
+    require_even_shares(recipe, engine)
     return engine
 
 

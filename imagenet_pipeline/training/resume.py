@@ -38,7 +38,7 @@ from imagenet_pipeline.training.data import (
     require_validation,
     steps_per_epoch,
 )
-from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
+from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares, together
 from imagenet_pipeline.training.engine_setup import (
     Beginning,
     as_kept,
@@ -64,9 +64,6 @@ from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
-
-OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
-"""Recipe keys in which processes that train together may differ; the files they name are compared by content."""
 
 
 @dataclass(frozen=True)
@@ -303,25 +300,15 @@ def _claimed(run: Run) -> Iterator[None]:
 
 def _require_agreement(run: Run, weights_digest: str = "") -> None:
     """Raise BadRecipe where processes that train together do not mean the same run. Collective."""
-    engine, start = run.engine, run.start
-    facts = {f"recipe key {key!r}": repr(value) for key, value in options(run.recipe) if key not in OF_ONE_RANK}
-    facts |= {
-        "recipe key 'network'": _identity(run),
-        "the engine": f"{engine.name} {engine.versions} {engine.precision}",
-        "the records' content": run.data.digest,
+    start = run.start
+    facts = {
         "the content of initial.weights": weights_digest,
         "the normalisation of the input": repr(run.normalisation),
         "the checkpoint to go on from": f"{start.folder.name} {start.weights_digest}" if start else "",
         "the history so far": repr(run.rows),
     }
-    require_agreement(engine, facts)
-    require_even_shares(run.recipe, engine)
-
-
-def _identity(run: Run) -> str:
-    """The network's name; the layers of a file, which may have another path in each process."""
-    name = run.recipe.network
-    return catalog.file_copy(name, len(run.data.classes)) if is_file_name(name) else repr(name)
+    require_agreement(run.engine, facts_of(run.recipe, run.data, run.engine) | facts)
+    require_even_shares(run.recipe, run.engine)
 
 
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,10 @@ class GluonEngine:
         recipe = blueprint.recipe
         self._contexts = parse_contexts(recipe.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
-        _refuse_compilation(recipe)
+        if recipe.deterministic and any(context.device_type == "gpu" for context in self._contexts):
+            # MXNet asks for it when it chooses the algorithms of a layer.
+            os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
+        _refuse_pytorchs(recipe)
         self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
@@ -118,9 +123,15 @@ class GluonEngine:
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
     def logits(self, images: Images) -> Array:
+        return self.issue_logits(images)()
+
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
         nothing = np.zeros(len(images), np.int64)
-        parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
-        return np.concatenate(parts)
+        parts = [self._network(share) for share, _ in self._shares(images, nothing)]
+        return lambda: np.concatenate([part.asnumpy() for part in parts])
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         # A hybridized network is a single operator, which hides its layers.
@@ -244,7 +255,12 @@ def choose_precision(precision: str) -> str:
     return "float32" if precision == "auto" else precision
 
 
-def _refuse_compilation(recipe: Recipe) -> None:
+def _refuse_pytorchs(recipe: Recipe) -> None:
+    """Raise BadRecipe for a key of the pytorch engine alone."""
+    for key, word in (("gradient_compression", "none"), ("sync_batch_norm", False)):
+        if (found := getattr(recipe, key)) != word:
+            what, advice = f"the gluon engine has no {key}", f"{key}={str(word).lower()} or engine=pytorch"
+            raise BadRecipe(what, where=f"{key} = {json.dumps(found)}", advice=advice)
     if recipe.compile:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"

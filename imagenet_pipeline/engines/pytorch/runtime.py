@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from imagenet_pipeline.engines import may_have_gpus
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_gpus, require_there, tell_automatic
 from imagenet_pipeline.errors import BadRecipe, is_out_of_memory
 from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 def import_torch() -> Any:
@@ -25,7 +30,6 @@ def import_torch() -> Any:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_processors() // here.local_ranks))
-    torch.backends.cudnn.benchmark = True
     return torch
 
 
@@ -38,6 +42,38 @@ def allow_tf32(allowed: bool) -> None:
 
 
 allow_tf32(False)
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """Let GPUs take from now on algorithms that give equal bytes for equal numbers, or the fastest, found by trial."""
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        # Read when cuBLAS is first used; PyTorch refuses to call it deterministic without.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Memory that an operator is to write to need not be filled before: none here reads what it did not write.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def naming_algorithms(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """The same function, but BadRecipe where an operator has no deterministic algorithm on this device."""
+
+    @functools.wraps(call)
+    def guarded(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
+        try:
+            return call(*arguments, **named)
+        except RuntimeError as error:
+            operator, found, _ = str(error).partition(" does not have a deterministic implementation")
+            if not found:
+                raise
+            raise BadRecipe(
+                f"PyTorch has no deterministic algorithm for {_short(operator)} on this device",
+                where="deterministic = true",
+                advice="train with deterministic=false, or a network without it",
+            ) from error
+
+    return guarded
 
 
 def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
@@ -156,12 +192,18 @@ def require_compiler() -> None:
         )
 
 
-def compiled(network: Any) -> Any:
-    """The network compiled at its first step, which raises BadRecipe where the compiler does not work."""
+def compiled(network: Any, graphs: bool) -> Any:
+    """The network compiled at its first step, which raises BadRecipe where the compiler does not work.
+
+    With `graphs` a GPU is given all kernels of a step at once, as a CUDA graph: what a step returns, and the gradients
+    it leaves, hold until the next.
+    """
     # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken run.
-    inner = torch.compile(network, dynamic=False)
+    inner = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
 
     def step(images: Any) -> Any:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         try:
             return inner(images)
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -179,5 +221,5 @@ def _compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception | str) -> str:
     return ascii(" ".join(str(error).split()))[1:-1][:200]

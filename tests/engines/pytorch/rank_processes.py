@@ -21,7 +21,7 @@ from torch import (
     distributed,
 )
 
-from imagenet_pipeline.config import OptimizerRecipe, Recipe
+from imagenet_pipeline.config import InputRecipe, LoaderRecipe, OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, score_split
@@ -43,6 +43,8 @@ from imagenet_pipeline.networks.layers import (
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.benchmark import measure_steps
+from imagenet_pipeline.training.lr_finder import find_rate
 from imagenet_pipeline.training.metrics import score
 
 Arrays = dict[str, Any]
@@ -60,6 +62,11 @@ TAPPED = stack(
 NORMALISED = stack(
     conv=Conv(6, 3, pad=1), norm=BatchNorm(momentum=0.5), flatten=Flatten(), classifier=Dense(CLASSES)
 )  # fmt: skip
+SLENDER = stack(
+    first=Conv(8, 7, stride=2, pad=3), point=Conv(6, 1), depth=Conv(6, 3, groups=6, pad=1), norm=BatchNorm(),
+    half=Conv(5, 1, stride=2), grey=Conv(1, 1), flatten=Flatten(), classifier=Dense(CLASSES),
+)  # fmt: skip
+"""Weights whose strides a size of 1 leaves open."""
 DROPPING = stack(flatten=Flatten(), drop=Dropout(0.5), classifier=Dense(CLASSES))
 
 
@@ -67,7 +74,7 @@ def engine_of(
     network: Sequential, seed: int = 1, optimizer: Arrays | None = None, frozen: tuple[str, ...] = (), **named: Any
 ) -> Engine:
     rule = OptimizerRecipe(**(optimizer or {"momentum": 0.9, "weight_decay": 0.01}))
-    recipe = Recipe(network="", records="", precision="float64", optimizer=rule, **named)
+    recipe = Recipe(network="", records="", optimizer=rule, **{"precision": "float64", **named})
     blueprint = Blueprint(network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, frozen)
     return create_engine("pytorch", blueprint, initial_values(network, blueprint.input_shape, "msra", seed))
 
@@ -111,6 +118,24 @@ def normalised() -> Arrays:
     engine.set_values(engine.values())
     again = {f"again/{name}": value for name, value in engine.values().items()}
     return {**found, **averages, **again, "own": own}
+
+
+def synchronised() -> Arrays:
+    return steps_of(engine_of(NORMALISED, sync_batch_norm=True), 5)
+
+
+def compressed() -> Arrays:
+    engine = engine_of(TAPPED, gradient_compression="bfloat16")
+    before = {f"before/{name}": value for name, value in engine.values().items()}
+    return steps_of(engine, 5) | before
+
+
+def slender() -> Arrays:
+    """Gradients lie as their weights do, within what the ranks exchange."""
+    engine: Any = engine_of(SLENDER, precision="float32", sync_batch_norm=True)
+    found = steps_of(engine, 3)
+    strides = {name: [tensor.stride(), tensor.grad.stride()] for name, tensor in engine._trained.items()}
+    return found | {f"strides/{name}": pair for name, pair in strides.items()}
 
 
 def dropping() -> Arrays:
@@ -157,6 +182,20 @@ def scoring() -> Arrays:
         "loss": totals.loss,
         **{f"outcomes/{name}": column for name, column in vars(outcomes).items()},
     }
+
+
+def measured() -> Arrays:
+    """A search of the rate, and a benchmark; what the ranks but the first are left with."""
+    rule = OptimizerRecipe(momentum=0.9)
+    recipe = Recipe(
+        network="lenet", records=os.environ["RANK_RECORDS"], engine="pytorch", devices="cpu", batch_size=60,
+        precision="float64", optimizer=rule, input=InputRecipe(size=28), loader=LoaderRecipe(threads=0),
+    )  # fmt: skip
+    curve = find_rate(recipe, 1e-4, 1.0, 20, lambda *_: None)
+    speed = measure_steps(recipe, 2, 1, True, lambda *_: None)
+    if curve is None or speed is None:
+        return {"said": [curve is None, speed is None]}
+    return {"losses": curve.losses, "suggestion": curve.suggestion, "speed": [speed.processes, speed.batch_size]}
 
 
 def _rest(batch: Any) -> tuple[Any, ...]:
