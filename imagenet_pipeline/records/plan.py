@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from imagenet_pipeline.errors import BadInput, extent
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.storage import require_folder
 
 SPLITS = ("train", "val", "test")
 LARGEST_EXACT_LABEL = 2**24
@@ -96,6 +95,8 @@ def require_apart(plan: Plan, out: Path) -> None:
 
 def write_lists(plan: Plan, out: Path) -> dict[str, Path]:
     """Write `{train,val,test}.lst` and `classes.json` into the folder `out`; the paths of the lists, by split."""
+    from imagenet_pipeline.storage import require_folder  # training reads this module, and has no use for it
+
     require_folder(out, "--lists-only")
     require_apart(plan, out)
     written = {}
