@@ -81,9 +81,11 @@ def require_alike(expected: Expected, task: Task, dask_worker: Any) -> None:
     """Raise, in a worker, BadRecipe for other versions than expected, BadInput where it does not see the same files."""
     worker = f"worker {dask_worker.address}"
     own = versions()
-    other = [f"{name} {own[name]}" for name in own if own[name] != expected.versions[name]]
+    other = [f"{name} {own[name]}" for name in own if own[name] != expected.versions.get(name)]
     if other:
-        wanted = ", ".join(f"{name} {expected.versions[name]}" for name in own if own[name] != expected.versions[name])
+        wanted = ", ".join(
+            f"{name} {expected.versions.get(name)}" for name in own if own[name] != expected.versions.get(name)
+        )
         advice = f"install the same on every machine, start its worker again, and {_GOES_ON}"
         raise BadRecipe("would make other bytes", where=worker, expected=wanted, found=", ".join(other), advice=advice)
     try:

@@ -64,7 +64,7 @@ class Machines:
         self.scheduler = self._start(
             "dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", "at.json"
         )
-        wait_for((folder / "at.json").is_file)
+        wait_for(lambda: (folder / "at.json").is_file() and (folder / "at.json").read_text().endswith("}"))
         self.address = json.loads((folder / "at.json").read_text())["address"].replace("tcp:", "dask:")
 
     def _start(self, module: str, *words: object) -> subprocess.Popen[bytes]:
