@@ -1,8 +1,8 @@
-"""The written update rules on MXNet arrays; MXNet's fused kernel for plain momentum in float32."""
+"""The written update rules on MXNet's arrays, a call a context; MXNet's fused kernel for plain momentum in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,22 +48,13 @@ class Optimizer:
             name: [[mx.nd.zeros_like(parameter.data(context)) for _ in self._slot_names] for context in contexts]
             for name, parameter in parameters.items()
         }
+        self._calls = list(self._calls_of_a_step(len(contexts)))
 
     def update(self, rate: float, batch_size: int) -> None:
         """Apply the gradients, summed over `batch_size` images, at this learning rate."""
         self._state.count()
-        moving = list(self._moving())
-        if self._recipe.clip_norm:
-            self._clip(moving, 1.0 / batch_size)
-        if self._fused:
-            for group in self._groups(moving):
-                self._update_fused(group, rate, 1.0 / batch_size)
-            self._last_rate = rate
-        else:
-            self._update_written(moving, rate, 1.0 / batch_size)
-        if self._recipe.max_norm:
-            for _, weight, _, _ in moving:
-                weight[:] = limited_norm(weight, self._recipe.max_norm)
+        for call in self._calls:
+            call(rate, 1.0 / batch_size, self._state.steps)
 
     def state(self) -> dict[str, Array]:
         """The optimizer state by name (`OptimizerState.arrays`; the fused sgd's: `displacement/PARAMETER` and the
@@ -91,44 +82,58 @@ class Optimizer:
                 for slots in copies:
                     slots[index][:] = mx.nd.array(arrays[f"{slot}/{name}"], dtype=slots[index].dtype)
 
-    def _moving(self) -> Iterator[Moving]:
-        for name in self._state.moving:
-            parameter = self._parameters[name]
-            for copies in zip(parameter.list_data(), parameter.list_grad(), self._slots[name], strict=True):
-                yield name, *copies
+    def _calls_of_a_step(self, contexts: int) -> Iterator[Callable[[float, float, int], None]]:
+        """Work of a step, in order: given the learning rate, a factor of the gradients and the number of the step."""
+        recipe, named = self._recipe, [(self._parameters[name], self._slots[name]) for name in self._state.moving]
+        weights = [[parameter.list_data()[index] for parameter, _ in named] for index in range(contexts)]
+        gradients = [[parameter.list_grad()[index] for parameter, _ in named] for index in range(contexts)]
+        if not self._fused:
+            slots = [[copies[index] for _, copies in named] for index in range(contexts)]
+            moving = [_flat(zip(*pair, strict=True)) for pair in zip(weights, slots, strict=True)]
+            yield _in_one_call(self._written, [[*own, *more] for own, more in zip(moving, gradients, strict=True)])
+            return
+        if recipe.clip_norm:
+            yield _in_one_call(lambda arrays, _, rescale, __: _clipped(arrays, recipe.clip_norm, rescale), gradients)
+        yield self._update_fused
+        if recipe.max_norm:
+            yield _in_one_call(lambda arrays, *_: [limited_norm(array, recipe.max_norm) for array in arrays], weights)
 
-    def _clip(self, moving: list[Moving], rescale: float) -> None:
-        """Every context has the same gradients, and takes their norm for itself."""
-        on_contexts: dict[str, list[Any]] = {}
-        for _, _, gradient, _ in moving:
-            on_contexts.setdefault(str(gradient.context), []).append(gradient)
-        for gradients in on_contexts.values():
-            squares = mx.nd.add_n(*[(gradient * gradient).sum() for gradient in gradients])
-            factor = clip_factor(squares.sqrt() * rescale, self._recipe.clip_norm)
-            for gradient in gradients:
-                gradient *= factor.reshape((1,) * gradient.ndim)
+    def _written(self, arrays: list[Any], rate: float, rescale: float, steps: int) -> list[Any]:
+        """New weights and slots, given [weight, *slots] of each parameter and then the gradients."""
+        moving = self._state.moving
+        gradients = arrays[-len(moving) :]
+        if self._recipe.clip_norm:
+            gradients = _clipped(gradients, self._recipe.clip_norm, rescale)
+        results: list[Any] = []
+        own = iter(arrays)
+        for name, gradient in zip(moving, gradients, strict=True):
+            weight, *slots = (next(own) for _ in range(1 + len(self._slot_names)))
+            step = self._state.step(name, rate, steps)
+            gradient = with_l1(weight, gradient * rescale, step.recipe.l1)
+            moved, changed = self._state.rule.update(weight, gradient, tuple(slots), step)
+            results += [limited_norm(moved, self._recipe.max_norm) if self._recipe.max_norm else moved, *changed]
+        return results
 
-    def _update_written(self, moving: list[Moving], rate: float, rescale: float) -> None:
-        for name, weight, gradient, slots in moving:
-            step = self._state.step(name, rate)
-            gradient *= rescale
-            gradient = with_l1(weight, gradient, step.recipe.l1)
-            moved, slots[:] = self._state.rule.update(weight, gradient, tuple(slots), step)
-            moved.copyto(weight)
+    def _update_fused(self, rate: float, rescale: float, _: int) -> None:
+        for group in self._groups():
+            self._update_group(group, rate, rescale)
+        self._last_rate = rate
 
-    def _groups(self, moving: list[Moving]) -> Iterator[list[Moving]]:
+    def _groups(self) -> Iterator[list[Moving]]:
         """Arrays of the same device and length, which the fused kernel walks side by side.
 
         It looks at every array of a call for each number of the longest: with VGG-16's in a single call it took 1.5 s.
         """
         alike: dict[tuple[str, int], list[Moving]] = {}
-        for name, weight, gradient, slots in moving:
-            alike.setdefault((str(weight.context), weight.size), []).append((name, weight, gradient, slots))
+        for name in self._state.moving:
+            parameter = self._parameters[name]
+            for copies in zip(parameter.list_data(), parameter.list_grad(), self._slots[name], strict=True):
+                alike.setdefault((str(copies[0].context), copies[0].size), []).append((name, *copies))
         for group in alike.values():
             for first in range(0, len(group), self._ARRAYS_A_CALL):
                 yield group[first : first + self._ARRAYS_A_CALL]
 
-    def _update_fused(self, group: list[Moving], rate: float, rescale: float) -> None:
+    def _update_group(self, group: list[Moving], rate: float, rescale: float) -> None:
         mx.nd.multi_sgd_mom_update(
             *[array for _, weight, gradient, slots in group for array in (weight, gradient, *slots)],
             out=[weight for _, weight, _, _ in group],
@@ -138,6 +143,26 @@ class Optimizer:
             momentum=self._recipe.momentum * rate / self._last_rate if self._last_rate else self._recipe.momentum,
             rescale_grad=rescale,
         )
+
+
+def _in_one_call(function: Any, arrays: list[list[Any]]) -> Callable[[float, float, int], None]:
+    # Plain momentum needs none of it.
+    from imagenet_pipeline.engines.gluon.tracing import InOneCall
+
+    return InOneCall(function, arrays)
+
+
+def _clipped(gradients: list[Any], limit: float, rescale: float) -> list[Any]:
+    """Every context has the same gradients, and takes their norm for itself."""
+    from imagenet_pipeline.engines.gluon.tracing import add_up
+
+    length = add_up([(gradient * gradient).sum() for gradient in gradients]).sqrt() * rescale
+    factor = clip_factor(length, limit)
+    return [gradient * factor.reshape((1,) * gradient.ndim) for gradient in gradients]
+
+
+def _flat(pairs: Iterable[tuple[Any, list[Any]]]) -> list[Any]:
+    return [array for weight, slots in pairs for array in (weight, *slots)]
 
 
 def _displacements(state: Values, velocities: dict[str, Array]) -> tuple[float, dict[str, Array]]:
