@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.engines.optimizer_state import OptimizerState, ParameterGroup
-from imagenet_pipeline.optimizers import clip_factor, limited_norm, with_l1
+from imagenet_pipeline.optimizers import OPTIMIZERS, clip_factor, limited_norm, with_l1
 
 Moving = tuple[str, Any, Any, list[Any]]
 """A parameter's name, its weight, gradient and slots on one context."""
@@ -48,11 +49,13 @@ class Optimizer:
             name: [[mx.nd.zeros_like(parameter.data(context)) for _ in self._slot_names] for context in contexts]
             for name, parameter in parameters.items()
         }
-        self._calls = list(self._calls_of_a_step(len(contexts)))
+        self._contexts = range(len(contexts))
+        self._calls: list[Callable[[float, float, int], None]] = []
 
     def update(self, rate: float, batch_size: int) -> None:
         """Apply the gradients, summed over `batch_size` images, at this learning rate."""
         self._state.count()
+        self._calls = self._calls or list(self._calls_of_a_step())
         for call in self._calls:
             call(rate, 1.0 / batch_size, self._state.steps)
 
@@ -75,6 +78,7 @@ class Optimizer:
         if not state:
             return
         arrays = self._state.read(state)
+        self._calls = []
         if self._fused:
             self._last_rate, arrays = _displacements(state, arrays)
         for index, slot in enumerate(self._slot_names):
@@ -82,40 +86,70 @@ class Optimizer:
                 for slots in copies:
                     slots[index][:] = mx.nd.array(arrays[f"{slot}/{name}"], dtype=slots[index].dtype)
 
-    def _calls_of_a_step(self, contexts: int) -> Iterator[Callable[[float, float, int], None]]:
+    def _calls_of_a_step(self) -> Iterator[Callable[[float, float, int], None]]:
         """Work of a step, in order: given the learning rate, a factor of the gradients and the number of the step."""
-        recipe, named = self._recipe, [(self._parameters[name], self._slots[name]) for name in self._state.moving]
-        weights = [[parameter.list_data()[index] for parameter, _ in named] for index in range(contexts)]
-        gradients = [[parameter.list_grad()[index] for parameter, _ in named] for index in range(contexts)]
+        # Plain momentum needs none of this.
+        from imagenet_pipeline.engines.gluon.tracing import InOneCall
+
+        moving = [(self._parameters[name], self._slots[name]) for name in self._state.moving]
+        weights = [[parameter.list_data()[index] for parameter, _ in moving] for index in self._contexts]
+        gradients = [[parameter.list_grad()[index] for parameter, _ in moving] for index in self._contexts]
+        slots = [[copies[index] for _, copies in moving] for index in self._contexts]
         if not self._fused:
-            slots = [[copies[index] for _, copies in named] for index in range(contexts)]
-            moving = [_flat(zip(*pair, strict=True)) for pair in zip(weights, slots, strict=True)]
-            yield _in_one_call(self._written, [[*own, *more] for own, more in zip(moving, gradients, strict=True)])
+            copies = zip(weights, slots, gradients, strict=True)
+            items = [[[w, *s, g] for w, s, g in zip(*context, strict=True)] for context in copies]
+            yield InOneCall(self._written, items, self._kinds())
             return
-        if recipe.clip_norm:
-            yield _in_one_call(lambda arrays, _, rescale, __: _clipped(arrays, recipe.clip_norm, rescale), gradients)
-        yield self._update_fused
-        if recipe.max_norm:
-            yield _in_one_call(lambda arrays, *_: [limited_norm(array, recipe.max_norm) for array in arrays], weights)
-
-    def _written(self, arrays: list[Any], rate: float, rescale: float, steps: int) -> list[Any]:
-        """New weights and slots, given [weight, *slots] of each parameter and then the gradients."""
-        moving = self._state.moving
-        gradients = arrays[-len(moving) :]
         if self._recipe.clip_norm:
-            gradients = _clipped(gradients, self._recipe.clip_norm, rescale)
-        results: list[Any] = []
-        own = iter(arrays)
-        for name, gradient in zip(moving, gradients, strict=True):
-            weight, *slots = (next(own) for _ in range(1 + len(self._slot_names)))
-            step = self._state.step(name, rate, steps)
-            gradient = with_l1(weight, gradient * rescale, step.recipe.l1)
-            moved, changed = self._state.rule.update(weight, gradient, tuple(slots), step)
-            results += [limited_norm(moved, self._recipe.max_norm) if self._recipe.max_norm else moved, *changed]
-        return results
+            items = [[[gradient] for gradient in context] for context in gradients]
+            yield InOneCall(self._clipped, items, [None] * len(moving))
+        yield functools.partial(self._update_fused, list(self._groups()))
+        if self._recipe.max_norm:
+            items = [[[weight] for weight in context if weight.ndim > 1] for context in weights]
+            yield InOneCall(self._limited, items, [weight.ndim for (weight,) in items[0]])
 
-    def _update_fused(self, rate: float, rescale: float, _: int) -> None:
-        for group in self._groups():
+    def _kinds(self) -> list[Hashable]:
+        """What the numbers of a parameter's step depend on. A rule of another package may look at the shape as well."""
+        if not OPTIMIZERS.is_shipped(self._recipe.name):
+            return []
+        groups = ((name, self._state.groups[name]) for name in self._state.moving)
+        return [
+            (len(self._parameters[name].shape), group.rate, group.decays, self._state.taken(name))
+            for name, group in groups
+        ]
+
+    def _written(
+        self, indexes: list[int], items: list[list[Any]], rate: float, rescale: float, steps: int
+    ) -> list[list[Any]]:
+        """New [weight, *slots] of these of the moving parameters, given [weight, *slots, gradient] of each."""
+        gradients = [[gradient] for *_, gradient in items]
+        if self._recipe.clip_norm:
+            gradients = self._clipped(indexes, gradients, rate, rescale, steps)
+        moved = []
+        for index, (weight, *slots, _), (gradient,) in zip(indexes, items, gradients, strict=True):
+            step = self._state.step(self._state.moving[index], rate, steps)
+            gradient = with_l1(weight, gradient * rescale, step.recipe.l1)
+            new, changed = self._state.rule.update(weight, gradient, tuple(slots), step)
+            moved.append([new, *changed])
+        if self._recipe.max_norm:
+            moved = [[limited_norm(weight, self._recipe.max_norm), *slots] for weight, *slots in moved]
+        return moved
+
+    def _clipped(
+        self, indexes: list[int], items: list[list[Any]], rate: float, rescale: float, steps: int
+    ) -> list[list[Any]]:
+        """Gradients scaled down. Every context has the same gradients, and takes their norm for itself."""
+        from imagenet_pipeline.engines.gluon.tracing import add_up
+
+        length = add_up([(gradient * gradient).sum() for (gradient,) in items]).sqrt() * rescale
+        factor = clip_factor(length, self._recipe.clip_norm)
+        return [[gradient * factor.reshape((1,) * gradient.ndim)] for (gradient,) in items]
+
+    def _limited(self, indexes: list[int], items: list[list[Any]], *numbers: float) -> list[list[Any]]:
+        return [[limited_norm(weight, self._recipe.max_norm)] for (weight,) in items]
+
+    def _update_fused(self, groups: list[list[Moving]], rate: float, rescale: float, steps: int) -> None:
+        for group in groups:
             self._update_group(group, rate, rescale)
         self._last_rate = rate
 
@@ -143,26 +177,6 @@ class Optimizer:
             momentum=self._recipe.momentum * rate / self._last_rate if self._last_rate else self._recipe.momentum,
             rescale_grad=rescale,
         )
-
-
-def _in_one_call(function: Any, arrays: list[list[Any]]) -> Callable[[float, float, int], None]:
-    # Plain momentum needs none of it.
-    from imagenet_pipeline.engines.gluon.tracing import InOneCall
-
-    return InOneCall(function, arrays)
-
-
-def _clipped(gradients: list[Any], limit: float, rescale: float) -> list[Any]:
-    """Every context has the same gradients, and takes their norm for itself."""
-    from imagenet_pipeline.engines.gluon.tracing import add_up
-
-    length = add_up([(gradient * gradient).sum() for gradient in gradients]).sqrt() * rescale
-    factor = clip_factor(length, limit)
-    return [gradient * factor.reshape((1,) * gradient.ndim) for gradient in gradients]
-
-
-def _flat(pairs: Iterable[tuple[Any, list[Any]]]) -> list[Any]:
-    return [array for weight, slots in pairs for array in (weight, *slots)]
 
 
 def _displacements(state: Values, velocities: dict[str, Array]) -> tuple[float, dict[str, Array]]:

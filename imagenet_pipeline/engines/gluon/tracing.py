@@ -12,7 +12,7 @@ for all work queued before. What cannot be traced runs on the arrays themselves.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from imagenet_pipeline.engines.gluon.runtime import mx
 Shape = tuple[int, ...]
 Note = tuple[str, tuple[int | None, ...], Any, Shape]
 """An operation, the positions of its operands on the tape (None: the next number), its settings, its result's shape."""
-Function = Callable[..., list[Any]]
+Function = Callable[..., list[list[Any]]]
 
 _BROADCAST = {
     "add": "broadcast_add",
@@ -43,16 +43,31 @@ _NUMBERS_A_GROUP = 2**20
 
 
 class Tape:
-    """Notes of what is done with arrays, and the numbers they meet, in order."""
+    """Notes of what is done with arrays, the numbers they meet, in order, and the arrays that results replace."""
 
     def __init__(self) -> None:
         self.notes: list[Note] = []
         self.numbers: list[float] = []
+        self.results: dict[int, int] = {}
 
     def note(self, operation: str, operands: tuple[int | None, ...], settings: Any, shape: Shape) -> Traced:
         """Note an operation; its result."""
         self.notes.append((operation, operands, settings, shape))
         return Traced(self, len(self.notes) - 1, shape)
+
+    def array(self, shape: Shape) -> Traced:
+        """Note an array that is given; these come first."""
+        return self.note("array", (), (), shape)
+
+    def replace(self, array: Traced, result: Traced) -> None:
+        """Let a result replace an array that was given."""
+        if result.shape != array.shape:
+            raise TypeError("not traced: a result of another shape than the array it replaces")
+        self.results[array.index] = result.index
+
+    def does_as(self, other: Tape) -> bool:
+        """Whether it notes the same, but for the numbers."""
+        return self.notes == other.notes and self.results == other.results
 
 
 class Traced:
@@ -177,102 +192,115 @@ def add_up(arrays: Sequence[Any]) -> Any:
 
 
 class InOneCall:
-    """Apply `function(arrays, *numbers)` to arrays on every context: its results replace the first of them.
+    """Apply `function(indexes, items, *numbers)` to the arrays of items on every context, in place.
 
-    `arrays` are those of each context, alike in number and shapes. The numbers are Python's; an int is a count. The
-    function is pure but for what it reads of its owner, and that must not change its results' numbers.
+    `items[context][index]` are an item's arrays. The function gives the results of each item at these indexes, which
+    replace the first of its arrays. The numbers are Python's, an int is a count; what else the function reads stays.
+    Items of the same of the `kinds` meet the same numbers: but for the first time, one of a kind is traced.
     """
 
-    def __init__(self, function: Function, arrays: list[list[Any]]) -> None:
+    def __init__(self, function: Function, items: list[list[list[Any]]], kinds: Iterable[Hashable] = ()) -> None:
         self._function = function
-        self._arrays = arrays
+        self._items = items
+        self._all = list(range(len(items[0])))
+        first = {kind: index for index, kind in reversed(list(enumerate(kinds)))}
+        self._examples = sorted(first.values()) or self._all
         self._graphs: list[_Graph] = []
+        self._observed: list[tuple[float, ...]] = []
         self._is_traced = True
 
     def __call__(self, *numbers: float) -> None:
-        graph = self._graph_of(numbers) if self._is_traced else None
-        if graph is not None:
-            graph.run()
-            return
-        for arrays in self._arrays:
-            for result, array in zip(self._function(arrays, *numbers), arrays, strict=False):
-                result.copyto(array)
+        """Queue a step with these numbers."""
+        if self._is_traced:
+            try:
+                graph, values = self._graph_and_values(numbers)
+            except Exception:
+                # Of somebody's own rule, which may do anything. An error of its own comes again, on the arrays.
+                self._is_traced = False
+            else:
+                graph.run(values)
+                return
+        for items in self._items:
+            for results, arrays in zip(self._function(self._all, items, *numbers), items, strict=True):
+                for result, array in zip(results, arrays, strict=False):
+                    result.copyto(array)
 
-    def _graph_of(self, numbers: tuple[float, ...]) -> _Graph | None:
-        try:
-            tape, results = self._trace(numbers)
-        except Exception:
-            # Of somebody's own rule, which may do anything. An error of its own comes again, on the arrays.
-            self._is_traced = False
-            return None
-        found = next((graph for graph in self._graphs if (graph.notes, graph.results) == (tape.notes, results)), None)
-        if found is None and not _overwrites_nothing_read_later(tape.notes, results):
-            self._is_traced = False
-            return None
-        if found is None or not found.fits(tape.numbers):
-            others = found.observed if found else [self._trace(_changed(numbers))[0].numbers]
-            self._graphs = [graph for graph in self._graphs if graph is not found]
-            found = _Graph(tape.notes, results, [tape.numbers, *others], self._arrays)
-            self._graphs.append(found)
-        found.take(tape.numbers)
-        return found
+    def _graph_and_values(self, numbers: tuple[float, ...]) -> tuple[_Graph, list[float]]:
+        """The graph for these numbers, and the values of its inputs."""
+        seen = self._trace(self._examples, numbers)
+        for graph in self._graphs:
+            values = graph.values(seen)
+            if values is not None:
+                return graph, values
+        self._observed.append(numbers)
+        steps = [numbers, *self._observed, _changed(self._observed[0])]
+        wholes = [self._trace(self._all, step) for step in steps]
+        examples = [self._trace(self._examples, step) for step in steps]
+        if not set(_columns(wholes)) <= set(_columns(examples)):
+            self._examples, examples = self._all, wholes
+        graph = _Graph(wholes, examples, [[array for item in items for array in item] for items in self._items])
+        self._graphs = [graph, *(other for other in self._graphs if not other.example.does_as(graph.example))]
+        values = graph.values(examples[0])
+        assert values is not None
+        return graph, values
 
-    def _trace(self, numbers: tuple[float, ...]) -> tuple[Tape, list[int]]:
+    def _trace(self, indexes: list[int], numbers: tuple[float, ...]) -> Tape:
         tape = Tape()
-        traced = [tape.note("array", (), (), array.shape) for array in self._arrays[0]]
-        results = self._function(traced, *numbers)
-        if [result.shape for result in results] != [array.shape for array, _ in zip(traced, results, strict=False)]:
-            raise TypeError("not traced: results of other shapes than the arrays they replace")
-        return tape, [result.index for result in results]
+        items = [[tape.array(array.shape) for array in self._items[0][index]] for index in indexes]
+        for arrays, results in zip(items, self._function(indexes, items, *numbers), strict=True):
+            for array, result in zip(arrays, results, strict=False):
+                tape.replace(array, result)
+        return tape
 
 
 class _Graph:
-    """A tape as MXNet's graph, given the numbers on it in several steps: those that change are inputs.
+    """A tape as MXNet's graph. `wholes` are tapes of several steps, the first of which counts; `examples` are parts.
 
-    Numbers that were equal in every step share an input.
+    Numbers that were the same in each of those steps are constants; others are inputs, those that were always equal to
+    each other the same input.
     """
 
-    def __init__(
-        self, notes: list[Note], results: list[int], observed: list[list[float]], arrays: list[list[Any]]
-    ) -> None:
-        self.notes, self.results, self.observed = notes, results, observed
-        columns = list(zip(*observed, strict=True))
+    def __init__(self, wholes: list[Tape], examples: list[Tape], arrays: list[list[Any]]) -> None:
+        columns, own = _columns(examples), _columns(wholes)
         first = {column: position for position, column in reversed(list(enumerate(columns)))}
-        self._first = np.array([first[column] for column in columns], np.int64)
-        self._constants = {first[column]: column[0] for column in first if len(set(column)) == 1}
-        self._changing = [position for position in first.values() if position not in self._constants]
-        inputs = {position: mx.sym.var(f"number{position}") for position in self._changing}
-        symbols = _symbols(notes, iter([inputs.get(first[column], column[0]) for column in columns]))
-        outputs = mx.sym.Group(list(_copied_together(symbols, notes, results, arrays[0][0].dtype)))
+        self.example = examples[0]
+        self._first = [first[column] for column in columns]
+        self._constants = [(first[column], column[0]) for column in first if len(set(column)) == 1]
+        self._changing = {first[column]: column for column in set(own) if len(set(column)) > 1}
+        inputs = {column: mx.sym.var(f"number{position}") for position, column in self._changing.items()}
+        symbols = _symbols(wholes[0].notes, iter([inputs.get(column, column[0]) for column in own]))
+        outputs = mx.sym.Group(list(_copied_together(symbols, wholes[0], arrays[0][0].dtype)))
         names = outputs.list_inputs()
         flags = {"static_alloc": True, "static_shape": True, "data_indices": [], "param_indices": [*range(len(names))]}
         self._call = mx.nd.CachedOp(outputs, [(key, str(value)) for key, value in flags.items()])
-        self._inputs, self._numbers, self._outputs = [], [], []
-        for own in arrays:
-            numbers = {f"number{position}": _number(own[0]) for position in self._changing}
-            named = {f"array{index}": array for index, array in enumerate(own)} | numbers
-            self._inputs.append([named[name] for name in names])
-            self._numbers.append(list(numbers.values()))
-            self._outputs.append(own[: len(results)])
-        self._values: list[float] = []
+        self._contexts: list[tuple[list[Any], list[Any], list[Any]]] = []
+        for copies in arrays:
+            numbers = [mx.nd.zeros((1,), ctx=copies[0].context, dtype=copies[0].dtype) for _ in self._changing]
+            named = {f"array{index}": array for index, array in enumerate(copies)}
+            named |= {f"number{position}": number for position, number in zip(self._changing, numbers, strict=True)}
+            replaced = [copies[array] for array in wholes[0].results]
+            self._contexts.append(([named[name] for name in names], numbers, replaced))
 
-    def fits(self, numbers: list[float]) -> bool:
-        """Whether these numbers are those it has, but for its inputs."""
-        found = np.array(numbers)
-        constants = all(numbers[position] == value for position, value in self._constants.items())
-        return constants and bool((found[self._first] == found).all())
+    def values(self, example: Tape) -> list[float] | None:
+        """The values of its inputs in this step; None where another graph is needed."""
+        numbers = example.numbers
+        if not example.does_as(self.example) or any(numbers[position] != value for position, value in self._constants):
+            return None
+        alike = all(numbers[first] == number for first, number in zip(self._first, numbers, strict=True))
+        return [numbers[position] for position in self._changing] if alike else None
 
-    def take(self, numbers: list[float]) -> None:
-        """Keep the numbers of the next run."""
-        self._values = [numbers[position] for position in self._changing]
-
-    def run(self) -> None:
+    def run(self, values: list[float]) -> None:
         """Queue the call of each context."""
-        for inputs, numbers, outputs in zip(self._inputs, self._numbers, self._outputs, strict=True):
-            for array, value in zip(numbers, self._values, strict=True):
+        for inputs, numbers, replaced in self._contexts:
+            for array, value in zip(numbers, values, strict=True):
                 context, dtype = str(array.context), np.dtype(array.dtype).name
                 mx.nd._internal._full(shape=(1,), ctx=context, dtype=dtype, value=value, out=array)
-            self._call(*inputs, out=outputs)
+            self._call(*inputs, out=replaced)
+
+
+def _columns(tapes: list[Tape]) -> list[tuple[float, ...]]:
+    """The numbers at each place of the first tape: its own, and those of all that note the same."""
+    return list(zip(*(tape.numbers for tape in tapes if tape.does_as(tapes[0])), strict=True))
 
 
 def _symbols(notes: list[Note], numbers: Iterator[Any]) -> list[Any]:
@@ -295,32 +323,35 @@ def _symbols(notes: list[Note], numbers: Iterator[Any]) -> list[Any]:
     return symbols
 
 
-def _copied_together(symbols: list[Any], notes: list[Note], results: list[int], dtype: Any) -> Iterable[Any]:
-    """The results as outputs of the graph, those of a group by one operation; MXNet issues each that has outputs alone.
+def _copied_together(symbols: list[Any], tape: Tape, dtype: Any) -> Iterator[Any]:
+    """The results as outputs of the graph, a group of them by one operation; what has outputs MXNet issues by itself.
 
-    In other types than float32 MXNet has none such on CPUs.
+    In other types than float32 MXNet has no such operation on CPUs.
     """
+    if not _overwrites_nothing_read_later(tape):
+        raise TypeError("not traced: an array is read after it was replaced")
     if np.dtype(dtype) != np.float32:
-        yield from (mx.sym.identity(symbols[index]) for index in results)
+        yield from (mx.sym.identity(symbols[result]) for result in tape.results.values())
         return
     group: list[Any] = []
     size = 0
-    for position, index in enumerate(results, 1):
-        group.append(symbols[index])
-        size += int(np.prod(notes[index][3]))
-        if size > _NUMBERS_A_GROUP or position == len(results):
+    for position, result in enumerate(tape.results.values(), 1):
+        group.append(symbols[result])
+        size += int(np.prod(tape.notes[result][3]))
+        if size > _NUMBERS_A_GROUP or position == len(tape.results):
             yield from mx.sym.amp_multicast(*group, num_outputs=len(group))
             group, size = [], 0
 
 
-def _overwrites_nothing_read_later(notes: list[Note], results: list[int]) -> bool:
-    """Whether all that reads an array with a result is on the way to that result, so that it comes before."""
-    readers: dict[int, set[int]] = {array: set() for array in range(len(results))}
-    for index, (_, operands, *_) in enumerate(notes):
+def _overwrites_nothing_read_later(tape: Tape) -> bool:
+    """Whether all that reads an array is on the way to the result that replaces it, and so comes before."""
+    readers: dict[int, set[int]] = {array: set() for array in tape.results}
+    for index, (_, operands, *_) in enumerate(tape.notes):
         for operand in operands:
             if operand in readers:
                 readers[operand].add(index)
-    return all(array == result or readers[array] <= _way_to(notes, result) for array, result in enumerate(results))
+    results = tape.results.items()
+    return all(array == result or readers[array] <= _way_to(tape.notes, result) for array, result in results)
 
 
 def _way_to(notes: list[Note], result: int) -> set[int]:
@@ -331,10 +362,6 @@ def _way_to(notes: list[Note], result: int) -> set[int]:
             seen.add(index)
             waiting += [operand for operand in notes[index][1] if operand is not None]
     return seen
-
-
-def _number(like: Any) -> Any:
-    return mx.nd.zeros((1,), ctx=like.context, dtype=like.dtype)
 
 
 def _changed(numbers: tuple[float, ...]) -> tuple[float, ...]:
