@@ -183,3 +183,33 @@ def _displacements(state: Values, velocities: dict[str, Array]) -> tuple[float, 
     if "learning_rate" in state:
         return float(state["learning_rate"][0]), {key: np.asarray(value) for key, value in state.items()}
     return 1.0, {key.replace("velocity/", "displacement/", 1): -value for key, value in velocities.items()}
+
+
+class Approach:
+    """Move means by a share of the way to their arrays (`engines.ema.Averages`), a call a context."""
+
+    def __init__(self) -> None:
+        self._means: list[Any] = []
+        self._calls: list[Callable[[float], None]] = []
+
+    def __call__(self, means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+        """The means themselves, moved."""
+        if len(means) != len(self._means) or any(mean is not old for mean, old in zip(means, self._means, strict=True)):
+            self._means, self._calls = means, list(_approaches(means, arrays))
+        for call in self._calls:
+            call(share)
+        return means
+
+
+def _approaches(means: list[Any], arrays: list[Any]) -> Iterator[Callable[[float], None]]:
+    from imagenet_pipeline.engines.gluon.tracing import InOneCall
+
+    on_contexts: dict[str, list[list[Any]]] = {}
+    for mean, array in zip(means, arrays, strict=True):
+        on_contexts.setdefault(str(mean.context), []).append([mean, array])
+    for items in on_contexts.values():
+        yield InOneCall(_approached, [items], [None] * len(items))
+
+
+def _approached(indexes: list[int], items: list[list[Any]], share: float) -> list[list[Any]]:
+    return [[mean + share * (array - mean)] for mean, array in items]

@@ -39,7 +39,7 @@ _BROADCAST = {
 }
 """Python's operators, by their names in `operator`, and MXNet's operations for operands of different shapes."""
 _NUMBERS_A_GROUP = 2**20
-"""Results of about so many numbers are copied into their arrays together, and wait for that in memory."""
+"""Results of about so many numbers are copied into their arrays together, and wait for that; larger are not copied."""
 
 
 class Tape:
@@ -269,7 +269,7 @@ class _Graph:
         self._changing = {first[column]: column for column in set(own) if len(set(column)) > 1}
         inputs = {column: mx.sym.var(f"number{position}") for position, column in self._changing.items()}
         symbols = _symbols(wholes[0].notes, iter([inputs.get(column, column[0]) for column in own]))
-        outputs = mx.sym.Group(list(_copied_together(symbols, wholes[0], arrays[0][0].dtype)))
+        outputs = mx.sym.Group(list(_outputs(symbols, wholes[0], arrays[0][0].dtype)))
         names = outputs.list_inputs()
         flags = {"static_alloc": True, "static_shape": True, "data_indices": [], "param_indices": [*range(len(names))]}
         self._call = mx.nd.CachedOp(outputs, [(key, str(value)) for key, value in flags.items()])
@@ -323,24 +323,38 @@ def _symbols(notes: list[Note], numbers: Iterator[Any]) -> list[Any]:
     return symbols
 
 
-def _copied_together(symbols: list[Any], tape: Tape, dtype: Any) -> Iterator[Any]:
-    """The results as outputs of the graph, a group of them by one operation; what has outputs MXNet issues by itself.
+def _outputs(symbols: list[Any], tape: Tape, dtype: Any) -> Iterator[Any]:
+    """The results as outputs of the graph; MXNet issues what has outputs by itself, so small ones leave in groups.
 
-    In other types than float32 MXNet has no such operation on CPUs.
+    An operation copies a group into the arrays. In other types than float32 MXNet has none such on CPUs.
     """
     if not _overwrites_nothing_read_later(tape):
         raise TypeError("not traced: an array is read after it was replaced")
-    if np.dtype(dtype) != np.float32:
-        yield from (mx.sym.identity(symbols[result]) for result in tape.results.values())
-        return
     group: list[Any] = []
     size = 0
-    for position, result in enumerate(tape.results.values(), 1):
-        group.append(symbols[result])
-        size += int(np.prod(tape.notes[result][3]))
-        if size > _NUMBERS_A_GROUP or position == len(tape.results):
-            yield from mx.sym.amp_multicast(*group, num_outputs=len(group))
+    for result in tape.results.values():
+        numbers = int(np.prod(tape.notes[result][3]))
+        if np.dtype(dtype) != np.float32 or numbers > _NUMBERS_A_GROUP:
+            yield from _copied_together(group)
+            yield _by_itself(symbols, tape, result)
             group, size = [], 0
+            continue
+        group.append(symbols[result])
+        size += numbers
+        if size > _NUMBERS_A_GROUP:
+            yield from _copied_together(group)
+            group, size = [], 0
+    yield from _copied_together(group)
+
+
+def _copied_together(group: list[Any]) -> Iterable[Any]:
+    return mx.sym.amp_multicast(*group, num_outputs=len(group)) if group else ()
+
+
+def _by_itself(symbols: list[Any], tape: Tape, result: int) -> Any:
+    # An array that was given, or another's result, must be copied; any other result is written where it belongs.
+    is_own = tape.notes[result][0] != "array" and list(tape.results.values()).count(result) == 1
+    return symbols[result] if is_own else mx.sym.identity(symbols[result])
 
 
 def _overwrites_nothing_read_later(tape: Tape) -> bool:
