@@ -39,6 +39,21 @@ def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "failed to allocate", "bad_alloc", "alloc_failed",
+    "allocation_failed", "cudaerrormemoryallocation",
+)  # fmt: skip
+"""Words of PyTorch, MXNet, CUDA, cuBLAS, cuDNN and C++, in small letters."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an error of NumPy or a framework that ran out of memory, on any device, from all others."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+
+
 class PipelineError(Exception):
     """Base of every error this package raises on purpose."""
 

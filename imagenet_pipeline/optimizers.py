@@ -33,11 +33,18 @@ _NOT_FOR_SLOTS = {"average", "missed", "steps"}
 
 @dataclass(frozen=True)
 class Step:
-    """The numbers of a step: learning rate, count of steps with this step, and the recipe's section `optimizer`."""
+    """The numbers of a step: learning rate, count of steps with this step, and the recipe's section `optimizer`.
 
-    rate: float
+    For a rule `on_lists` the rate, as the recipe's weight decay, may be several, which compute as a float does.
+    """
+
+    rate: Any
     count: int
     recipe: Any
+
+    def of_count(self, number: Callable[[int], float]) -> Any:
+        """A number that depends on the count, for the array of the step: for each of them where it is of several."""
+        return number(self.count)
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,14 @@ class UpdateRule:
     """An optimizer: `update(weight, gradient, slots, step)` returns the new weight and slots.
 
     `slots` are their names, `keys` those of the recipe's section `optimizer` that it reads beside what every optimizer
-    does (`weight_decay` and the like).
+    does (`weight_decay` and the like). `on_lists` where weight, gradient and slots may be lists of arrays that compute
+    as an array does, and the numbers of the step some for each array; any other rule is given one array at a time.
     """
 
     slots: tuple[str, ...]
     update: Update
     keys: tuple[str, ...] = ()
+    on_lists: bool = False
 
     def __post_init__(self) -> None:
         taken = _NOT_FOR_SLOTS.intersection(self.slots)
@@ -98,10 +107,9 @@ def nadam(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Sl
     """
     gradient = _decayed(weight, gradient, step)
     first, second = _moments(gradient, slots, step)
-    here, ahead = (_nadam_momentum(step.recipe.beta1, count) for count in (step.count, step.count + 1))
-    product, product_ahead = (_nadam_product(step.recipe.beta1, count) for count in (step.count, step.count + 1))
-    mixed = gradient * ((1 - here) / (1 - product))
-    mixed += first * (ahead / (1 - product_ahead))
+    beta1 = step.recipe.beta1
+    mixed = gradient * step.of_count(lambda count: (1 - _nadam_momentum(beta1, count)) / _nadam_rest(beta1, count))
+    mixed += first * step.of_count(lambda count: _nadam_momentum(beta1, count + 1) / _nadam_rest(beta1, count + 1))
     mixed /= _root_of_moment(second, step)
     return _moved(weight, mixed, step.rate), (first, second)
 
@@ -113,14 +121,14 @@ def rmsprop(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, 
     """
     gradient = _decayed(weight, gradient, step)
     squares = _mean_of_squares(slots[0], gradient, step.recipe.decay)
-    return _moved(weight, gradient / (root(squares) + step.recipe.epsilon), step.rate), (squares,)
+    return _moved(weight, gradient / _root_plus(squares, step.recipe.epsilon), step.rate), (squares,)
 
 
 def adagrad(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
     """Duchi et al. 2011, diagonal:  G = g + d w;  s = s + G^2;  w = w - r G / (sqrt(s) + epsilon)."""
     gradient = _decayed(weight, gradient, step)
     squares = slots[0] + gradient * gradient
-    return _moved(weight, gradient / (root(squares) + step.recipe.epsilon), step.rate), (squares,)
+    return _moved(weight, gradient / _root_plus(squares, step.recipe.epsilon), step.rate), (squares,)
 
 
 def adadelta(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
@@ -132,7 +140,9 @@ def adadelta(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any,
     squares, moves = slots
     gradient = _decayed(weight, gradient, step)
     squares = _mean_of_squares(squares, gradient, step.recipe.decay)
-    move = gradient * (root(moves + step.recipe.epsilon) / root(squares + step.recipe.epsilon))
+    move = root(moves + step.recipe.epsilon)
+    move /= root(squares + step.recipe.epsilon)
+    move *= gradient
     moves = _mean_of_squares(moves, move, step.recipe.decay)
     return _moved(weight, move, step.rate), (squares, moves)
 
@@ -168,15 +178,15 @@ OPTIMIZERS = Registry(
     "optimizer",
     "optimizers",
     {
-        "sgd": UpdateRule(("velocity",), sgd, ("momentum", "nesterov")),
-        "adam": UpdateRule(_MOMENTS, adam, _MOMENT_KEYS),
-        "adamw": UpdateRule(_MOMENTS, adamw, _MOMENT_KEYS),
-        "nadam": UpdateRule(_MOMENTS, nadam, _MOMENT_KEYS),
-        "rmsprop": UpdateRule(("mean_square",), rmsprop, ("decay", "epsilon")),
-        "adagrad": UpdateRule(("sum_square",), adagrad, ("epsilon",)),
-        "adadelta": UpdateRule(("mean_square", "mean_square_move"), adadelta, ("decay", "epsilon")),
-        "lamb": UpdateRule(_MOMENTS, lamb, _MOMENT_KEYS),
-        "lars": UpdateRule(("velocity",), lars, ("momentum", "epsilon", "trust")),
+        "sgd": UpdateRule(("velocity",), sgd, ("momentum", "nesterov"), on_lists=True),
+        "adam": UpdateRule(_MOMENTS, adam, _MOMENT_KEYS, on_lists=True),
+        "adamw": UpdateRule(_MOMENTS, adamw, _MOMENT_KEYS, on_lists=True),
+        "nadam": UpdateRule(_MOMENTS, nadam, _MOMENT_KEYS, on_lists=True),
+        "rmsprop": UpdateRule(("mean_square",), rmsprop, ("decay", "epsilon"), on_lists=True),
+        "adagrad": UpdateRule(("sum_square",), adagrad, ("epsilon",), on_lists=True),
+        "adadelta": UpdateRule(("mean_square", "mean_square_move"), adadelta, ("decay", "epsilon"), on_lists=True),
+        "lamb": UpdateRule(_MOMENTS, lamb, _MOMENT_KEYS, on_lists=True),
+        "lars": UpdateRule(("velocity",), lars, ("momentum", "epsilon", "trust"), on_lists=True),
     },
     UpdateRule,
 )
@@ -201,13 +211,17 @@ def limited_norm(weight: Any, limit: float) -> Any:
         return weight
     rows = weight.reshape((weight.shape[0], -1))
     lengths = root((rows * rows).sum(1))
-    excess = (lengths > limit) * (lengths / limit - 1)
-    return weight / (1 + excess).reshape((-1,) + (1,) * (len(weight.shape) - 1))
+    return weight / excess(lengths, limit).reshape((-1,) + (1,) * (len(weight.shape) - 1))
 
 
 def clip_factor(length: Any, limit: float) -> Any:
     """Factor of a gradient of this norm: min(1, limit / norm) (Pascanu et al. 2013, algorithm 1)."""
-    return 1 / (1 + (length > limit) * (length / limit - 1))
+    return 1 / excess(length, limit)
+
+
+def excess(length: Any, limit: float) -> Any:
+    """Factor by which a norm is over its limit: max(1, norm / limit)."""
+    return 1 + (length > limit) * (length / limit - 1)
 
 
 def root(array: Any) -> Any:
@@ -220,7 +234,7 @@ def sign(array: Any) -> Any:
     return array.sign() if hasattr(array, "sign") else (array > 0) * (0 * array + 1) - (array < 0)
 
 
-def _moved(weight: Any, move: Any, rate: float) -> Any:
+def _moved(weight: Any, move: Any, rate: Any) -> Any:
     """w - r u, in the memory of the move u, which must be the rule's own."""
     move *= -rate
     move += weight
@@ -243,6 +257,12 @@ def _mean_of_squares(mean: Any, value: Any, share: float) -> Any:
     return squares
 
 
+def _root_plus(squares: Any, epsilon: float) -> Any:
+    divisor = root(squares)
+    divisor += epsilon
+    return divisor
+
+
 def _moments(gradient: Any, slots: Slots, step: Step) -> Slots:
     first = slots[0] * step.recipe.beta1
     first += (1 - step.recipe.beta1) * gradient
@@ -251,14 +271,14 @@ def _moments(gradient: Any, slots: Slots, step: Step) -> Slots:
 
 def _root_of_moment(second: Any, step: Step) -> Any:
     corrected = root(second)
-    corrected /= math.sqrt(1 - step.recipe.beta2**step.count)
+    corrected /= step.of_count(lambda count: math.sqrt(1 - step.recipe.beta2**count))
     corrected += step.recipe.epsilon
     return corrected
 
 
 def _adam_direction(moments: Slots, step: Step) -> Any:
     direction = moments[0] / _root_of_moment(moments[1], step)
-    direction /= 1 - step.recipe.beta1**step.count
+    direction /= step.of_count(lambda count: 1 - step.recipe.beta1**count)
     return direction
 
 
@@ -266,21 +286,21 @@ def _nadam_momentum(beta1: float, count: int) -> float:
     return float(beta1 * (1 - 0.5 * 0.96 ** (0.004 * count)))
 
 
-def _nadam_product(beta1: float, count: int) -> float:
-    # The first 64 factors are below 0.57, so later ones change 1 - product by less than its last bit.
-    return math.prod(_nadam_momentum(beta1, step) for step in range(1, min(count, 64) + 1))
+def _nadam_rest(beta1: float, count: int) -> float:
+    # 1 - M(t). The first 64 factors are below 0.57, so later ones change it by less than its last bit.
+    return 1 - math.prod(_nadam_momentum(beta1, step) for step in range(1, min(count, 64) + 1))
 
 
 def _length(array: Any) -> Any:
     # MXNet's own norm() adds float32 squares one by one: measured 13 % short on a weight of 4096 x 25088.
-    return root((array * array).sum())
+    return array.length() if hasattr(array, "length") else root((array * array).sum())
 
 
 def _not_zero(length: Any) -> Any:
-    return length + (length == 0) * 1.0
+    return length + (length == 0)
 
 
 def _trusted(ratio: Any, first: Any, second: Any) -> Any:
     # A comparison and no branch: a branch would wait for the device.
-    known = (first > 0) * 1.0 * (second > 0)
-    return ratio * known + (1 - known)
+    known = (first > 0) * (second > 0)
+    return ratio * known + (known == 0)

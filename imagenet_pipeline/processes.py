@@ -15,6 +15,7 @@ import _thread
 import contextlib
 import ctypes
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -35,18 +36,64 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError
 
 _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ROOT = Path("/")
 
 
-def available_processors() -> int:
-    """Number of processors this process may run on; all of the machine's where the system does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_processors(root: Path = _ROOT) -> int:
+    """Number of processors this process may use, at least 1: those it may run on, within the quota of its container.
+
+    A quota of one and a half processors is two: with one the half would idle. All of the machine's where the system
+    does not say. `root` holds the system's /proc and /sys.
+    """
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [_processors(text) for text in _limits(root, "cpu", "cpu.max", "cpu.cfs_quota_us cpu.cfs_period_us")]
+    return max(1, math.ceil(min([own, *quotas])))
 
 
-def memory_bytes() -> int | None:
-    """Memory of this machine, in bytes; None where the system does not say."""
+def memory_bytes(root: Path = _ROOT) -> int | None:
+    """Memory of this machine, or what its container may take of it, in bytes; None where the system does not say."""
     if not hasattr(os, "sysconf"):
         return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = _limits(root, "memory", "memory.max", "memory.limit_in_bytes")
+    return min(
+        [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(int(text) for text in limits if text.isdecimal())]
+    )
+
+
+def _processors(quota: str) -> float:
+    """Processors of a quota, "150000 100000": microseconds of their time in a period of so many; of none, no limit."""
+    time_us, _, period_us = quota.partition(" ")
+    limited = time_us.isdecimal() and period_us.isdecimal() and int(period_us)
+    return int(time_us) / int(period_us) if limited else math.inf
+
+
+def _limits(root: Path, controller: str, unified: str, separate: str) -> Iterator[str]:
+    """The limits that this process's control groups and those around them set on what a controller controls.
+
+    `unified` is the file of cgroup v2, `separate` those of v1, whose words come joined (Linux,
+    Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/).
+    """
+    mounts = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, group = [*line.split(":", 2), "", ""][:3]
+        if controller in controllers.split(","):
+            # The folder has the name of all, or of this controller alone.
+            folders, names = [mounts / controllers, mounts / controller], separate.split()
+        elif number == "0" and not controllers:
+            folders, names = [mounts, mounts / "unified"], [unified]
+        else:
+            continue
+        # Within a container its own group is often mounted as the root, whatever name it has outside.
+        parents = [PurePosixPath(group), *PurePosixPath(group).parents]
+        for folder in (folder / str(parent).lstrip("/") for folder in folders for parent in parents):
+            yield " ".join(_text(folder / name) for name in names)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _end_with_parent(number: signal.Signals) -> None:

@@ -7,7 +7,7 @@ workers=$1
 shift
 export DMLC_PS_ROOT_URI=127.0.0.1 DMLC_NODE_HOST=127.0.0.1 DMLC_PS_ROOT_PORT=${DMLC_PS_ROOT_PORT:-9091}
 export DMLC_NUM_SERVER=1 DMLC_NUM_WORKER=$workers
-processors=$(($(nproc) / workers))
+processors=$(($(python -c "from imagenet_pipeline.processes import available_processors as count; print(count())") / workers))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processors > 0 ? processors : 1))}
 
 DMLC_ROLE=scheduler imagenet-pipeline "$@" &

@@ -14,7 +14,13 @@ import pytest
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading import loader
 from imagenet_pipeline.loading.loader import Loader
-from imagenet_pipeline.processes import RankedProcess, tell_launcher, this_process
+from imagenet_pipeline.processes import (
+    RankedProcess,
+    available_processors,
+    memory_bytes,
+    tell_launcher,
+    this_process,
+)
 
 TOLD = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
@@ -65,6 +71,57 @@ def test_processes_on_one_machine_share_its_processors(monkeypatch: pytest.Monke
     assert Loader([], size=1, batch_size=1).threads == 4  # type: ignore[arg-type]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert Loader([], size=1, batch_size=1).threads == 1  # type: ignore[arg-type]
+
+
+GROUP = "system.slice/docker-4f"
+V1 = "12:memory:/docker/4f\n5:cpu,cpuacct:/docker/4f\n0::/\n"
+
+
+def system(root: Path, groups: str, **texts: str) -> Path:
+    """A root whose process is in these control groups; texts of files by their path."""
+    written = {"proc/self/cgroup": groups} | {f"sys/fs/cgroup/{name}": text for name, text in texts.items()}
+    for name, text in written.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("groups", "texts", "wanted"),
+    [
+        (f"0::/{GROUP}\n", {f"{GROUP}/cpu.max": "150000 100000\n"}, 2),
+        (f"0::/{GROUP}\n", {f"{GROUP}/cpu.max": "max 100000\n", "system.slice/cpu.max": "300000 100000\n"}, 3),
+        (f"0::/{GROUP}\n", {f"{GROUP}/cpu.max": "200000 100000\n", "system.slice/cpu.max": "100000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "10000 100000\n"}, 1),
+        # A container with the host's names, and its own group as the root.
+        (f"0::/{GROUP}\n", {"cpu.max": "400000 100000\n"}, 4),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 3),
+        (V1, {"cpu/docker/4f/cpu.cfs_quota_us": "50000\n", "cpu/docker/4f/cpu.cfs_period_us": "25000\n"}, 2),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        (V1, {"unified/cpu.max": "500000 100000\n"}, 5),
+        (f"0::/{GROUP}\n", {f"{GROUP}/cpu.max": "\u00e9\n"}, 64),
+        ("what is this", {"cpu.max": "100000 100000\n"}, 64),
+        ("0::/\n", {"cpu.max": "100000 0\n"}, 64),
+        ("0::/\n", {}, 64),
+    ],
+)
+def test_processors_are_bounded_by_the_containers_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, texts: dict[str, str], wanted: int
+) -> None:
+    """By its own group's and by those around it, in either version of Linux's control groups."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_processors(system(tmp_path, groups, **texts)) == wanted
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7}, raising=False)
+    assert available_processors(tmp_path) == 1
+
+
+def test_memory_is_bounded_by_the_containers_limit(tmp_path: Path) -> None:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_bytes(system(tmp_path / "2", "0::/\n", **{"memory.max": "1048576\n"})) == 2**20
+    assert memory_bytes(system(tmp_path / "max", "0::/\n", **{"memory.max": "max\n"})) == machine
+    assert memory_bytes(system(tmp_path / "1", V1, **{"memory/docker/4f/memory.limit_in_bytes": "4096\n"})) == 4096
+    unlimited = {"memory/memory.limit_in_bytes": "9223372036854771712\n"}
+    assert memory_bytes(system(tmp_path / "none", V1, **unlimited)) == machine
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

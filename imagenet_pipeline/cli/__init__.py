@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 from imagenet_pipeline import __version__
 from imagenet_pipeline.cli import build, emotion, evaluate, fetch, interchange, pictures, predict, records, train
 from imagenet_pipeline.cli.output import Negative, say
-from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError
+from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError, is_out_of_memory
 from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
 
 app = typer.Typer(
@@ -120,7 +120,7 @@ def _explain(error: BaseException, verb: str) -> int:
         case KeyboardInterrupt() | typer.Abort():
             goes_on = "; what was finished is kept, and the same command goes on" if verb == "build" else ""
             return _fail(f"interrupted{goes_on}", _INTERRUPTED)
-        case MemoryError():
+        case Exception() if is_out_of_memory(error):
             advice = "take a smaller batch_size, or fewer threads or workers"
             return _fail(f"out of memory; {advice}", OutOfRoom.exit_code)
         case BrokenPipeError():

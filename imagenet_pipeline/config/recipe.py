@@ -406,18 +406,25 @@ class Recipe(Section):
     """MXNet/Gluon or PyTorch; "auto" is Gluon where it is installed and has the devices, and for good in a run."""
     epochs: Annotated[int, Field(ge=1)] = 90
     """Passes over the training images."""
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    """Images a step, over all devices together."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 256
+    """Images a step, over all devices together; "auto" finds, as a run begins, the most that fit."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of everything drawn: weights, order of images, augmentation, dropout."""
     devices: str = "auto"
-    """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3": the ctx list."""
-    precision: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
-    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy."""
+    """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
+    precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
+    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy; "tf32" is
+    float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
+    deterministic: bool = False
+    """Let equal runs on GPUs end in equal bytes too, as on CPUs they always do; slower, and not of every layer."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Micro-batches that a batch is computed in, their gradients added: less memory, the same step."""
+    gradient_compression: Literal["none", "bfloat16"] = "none"
+    """Number format in which the pytorch engine's processes exchange gradients: half the bytes, 8 bits of precision."""
+    sync_batch_norm: bool = False
+    """Normalise a batch over all of the pytorch engine's processes, as one process does, not each its own share."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()
@@ -432,12 +439,22 @@ class Recipe(Section):
     log: LogRecipe = LogRecipe()
     loader: LoaderRecipe = LoaderRecipe()
 
+    @property
+    def images_per_step(self) -> int:
+        """The `batch_size`, once it is a number. Raises BadRecipe where it is still to be found."""
+        if self.batch_size == "auto":
+            what = "only the start of a training finds the batch that fits"
+            raise BadRecipe(what, where="batch_size = 'auto'", advice="give a number")
+        return self.batch_size
+
     @model_validator(mode="after")
     def _check_mixing(self) -> Recipe:
         if not self.augmentation.mixes:
             return self
         if self.loss.kind == "hinge":
             raise ValueError("loss.kind: hinge looks at one class an image, and augmentation.mixup and cutmix make two")
+        if self.batch_size == "auto":
+            return self
         try:
             require_even_batch(self.batch_size, mixes=True)
         except BadRecipe as error:

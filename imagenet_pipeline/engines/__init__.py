@@ -2,7 +2,8 @@
 
 An engine builds a network out of its description, keeps its parameters on the devices, and trains on, scores and
 predicts batches. Normalisation, layout and precision are its own affair. It never waits for the step it has
-just issued: losses and hits stay on the device until `totals` is called.
+just issued: losses and hits stay on the device until `totals` is called. But the images and labels of a batch have
+left the host, and may be overwritten, as soon as the call that was given them returns.
 
 `imagenet_pipeline/optimizers.py` writes the update rules, shared by the engines. The losses of an image with logits s,
 target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
@@ -18,7 +19,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -146,6 +147,15 @@ class Engine(Protocol):
     def logits(self, images: Images) -> Array:
         """Logits [n, classes], before the softmax: float64 where that is the precision, or else float32."""
 
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
+        """Issue the computation of `logits`; the function returned waits for them, and for nothing issued since."""
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A new array, not filled, in the memory from which copies to the device are fastest.
+
+        Raises MemoryError where there is not so much of it.
+        """
+
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         """Output of `layer` for each image, and the gradient by it of the image's logit for its class.
 
@@ -188,7 +198,8 @@ def choose_engine(devices: str, network: str = "") -> str:
     """Choose the engine that "auto" stands for, at this moment on this machine.
 
     A zoo's network brings its own, and torchrun starts PyTorch. Else Gluon where it is installed, unless GPUs are asked
-    for and PyTorch alone sees some; frameworks are imported only then. Raises BadRecipe where there is neither.
+    for, or "auto" may take one, and PyTorch alone can use some; frameworks are imported only then. Raises BadRecipe
+    where there is neither.
     """
     if is_zoo_name(network):
         return ZOOS[network.partition(":")[0]]
@@ -198,13 +209,22 @@ def choose_engine(devices: str, network: str = "") -> str:
         raise BadRecipe("no engine is installed", expected="MXNet or PyTorch", advice=f"pip install {packages}")
     if "gluon" not in installed or ("pytorch" in installed and this_process().launched):
         return installed[-1]
-    if "pytorch" in installed and devices.startswith("gpu") and not _gpus("gluon") and _gpus("pytorch"):
+    wanted = devices.startswith("gpu") or (devices == "auto" and may_have_gpus())
+    if "pytorch" in installed and wanted and not gpus_seen("gluon") and gpus_seen("pytorch"):
         return "pytorch"
     return "gluon"
 
 
-def _gpus(engine: str) -> int:
-    """Count the GPUs that an engine's framework sees; a framework that cannot be imported sees none."""
+def may_have_gpus() -> bool:
+    """Tell a machine that shows no GPU, so that no framework need be imported to count them."""
+    if sys.platform == "linux":
+        # Of NVIDIA's driver, of Windows' Linux, of AMD's driver.
+        return any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "dxg", "kfd"))
+    return sys.platform == "win32"
+
+
+def gpus_seen(engine: str) -> int:
+    """Count the GPUs that an engine can use; one whose framework cannot be imported uses none."""
     try:
         runtime = importlib.import_module(f"imagenet_pipeline.engines.{engine}.runtime")
     except (ImportError, OSError):
@@ -266,7 +286,8 @@ def launch_ranks(engine: str, devices: str, words: Sequence[str]) -> bool:
         from imagenet_pipeline.engines.gluon.cluster import require_no_cluster
 
         require_no_cluster(engine)
-    if engine != "pytorch" or "," not in devices or this_process().launched:
+    several = "," in devices or (devices == "gpu:all" and engine == "pytorch" and gpus_seen(engine) > 1)
+    if engine != "pytorch" or not several or this_process().launched:
         return False
     try:
         from imagenet_pipeline.engines.pytorch.launch import launch
@@ -315,5 +336,10 @@ def not_importable(engine: str, error: ImportError | OSError, alone: bool = Fals
         advice = f"{python}pip install {package}{instead}"
         return BadRecipe(f"the {engine} engine is not installed ({error})", advice=advice)
     # A shared library that is missing or does not fit says so in an OSError or a bare ImportError.
+    if "libcuda.so" in str(error):
+        return BadRecipe(
+            f"the {engine} engine is built for GPUs, and the NVIDIA driver is missing (libcuda.so)",
+            advice=f"install the driver, or the build for CPUs: pip install {package}",
+        )
     what = f"the {engine} engine is installed but cannot be imported ({ascii(str(error))[1:-1][:200]})"
     return BadRecipe(what, advice=f"mend it: pip install --force-reinstall {package}")

@@ -48,6 +48,10 @@ class Averages:
             moved = iter(self._approach(_flat(self.means), _flat(self._arrays), 1 - kept))
             self.means = {name: [next(moved) for _ in means] for name, means in self.means.items()}
 
+    def take_back(self) -> None:
+        """Count the last update as not done, because its step was not taken and the means have stayed."""
+        self.steps -= bool(self._decay)
+
     def state(self, means: Values) -> dict[str, Array]:
         """`average/NAME` and `average_steps` [1], given the means as NumPy arrays; empty before the first step."""
         if not means:

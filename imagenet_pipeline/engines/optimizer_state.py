@@ -38,11 +38,11 @@ class OptimizerState:
         undecayed = recipe.model_copy(update={"weight_decay": 0.0, "l1": 0.0})
         self._recipes = {name: recipe if group.decays else undecayed for name, group in self.groups.items()}
 
-    def count(self) -> None:
-        """Count another step of all parameters that move."""
-        self.steps += 1
+    def count(self, steps: int = 1) -> None:
+        """Count another step of all parameters that move; -1 takes back one that turns out not to have been taken."""
+        self.steps += steps
         for name, group in self.groups.items():
-            self._missed[name] += group.frozen
+            self._missed[name] += steps * group.frozen
 
     def step(self, name: str, rate: float, steps: int | None = None) -> Step:
         """The numbers of a parameter's step at this learning rate: of the step counted last, or of another."""

@@ -232,7 +232,7 @@ def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engin
         raise BadRecipe("the engines of these runs must have the same rank and number of processes", advice=advice)
     facts = {"split": split, "crops": str(crops), "records": candidates[0].data.digest}
     for number, candidate in enumerate(candidates, 1):
-        state, batch_size = candidate.checkpoint.state, candidates[0].recipe.batch_size
+        state, batch_size = candidate.checkpoint.state, candidates[0].recipe.images_per_step
         name = f"checkpoint {number}" if len(candidates) > 1 else "checkpoint"
         facts[name] = candidate.checkpoint.weights_digest
         facts[f"recipe of {name}"] = repr([state.input_size, state.crop_fraction, batch_size])

@@ -30,7 +30,8 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.scoring import require_finite
+from imagenet_pipeline.evaluation.scoring import one_behind, require_finite
+from imagenet_pipeline.loading.loader import Batches
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
@@ -122,17 +123,21 @@ def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
 def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], engine: Engine, source: _Origin) -> None:
     recipe, checkpoint, data = source
     labels, numbers = np.empty(shape[0], np.int64), np.empty(shape[0], np.int64)
-    with RecordSet.of(data, split) as records, open_rows(
-        archive, f"{split}_{FEATURES}", shape
-    ) as write, loader_of(recipe, records, checkpoint.state.input_size, len(data.classes)).evaluation(
-        checkpoint.state.crop_fraction
-    ) as batches:  # fmt: skip
+
+    def issued(batches: Batches) -> Iterator[Callable[[], Array]]:
         for batch in watched(batches, split):
-            rows = engine.logits(batch.images).reshape(len(batch.labels), -1)
-            require_finite(rows, checkpoint.folder)
-            write(rows)
-            own = slice(batch.first_position, batch.first_position + len(rows))
+            own = slice(batch.first_position, batch.first_position + len(batch.labels))
             labels[own], numbers[own] = batch.labels, batch.records
+            yield engine.issue_logits(batch.images)
+
+    size, crop_fraction = checkpoint.state.input_size, checkpoint.state.crop_fraction
+    with RecordSet.of(data, split) as records, open_rows(archive, f"{split}_{FEATURES}", shape) as write:
+        loader = loader_of(recipe, records, size, len(data.classes), empty=engine.host_array)
+        with loader.evaluation(crop_fraction) as batches:
+            for wait in one_behind(issued(batches)):
+                rows = wait()
+                require_finite(rows, checkpoint.folder)
+                write(rows)
     for name, column in ((LABELS, labels), (RECORDS, numbers)):
         write_array(archive, f"{split}_{name}", column)
 

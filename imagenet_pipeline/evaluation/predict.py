@@ -26,7 +26,7 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
-from imagenet_pipeline.evaluation.scoring import log_probabilities, require_finite
+from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
@@ -41,7 +41,7 @@ from imagenet_pipeline.training.engine_setup import build_engine
 log = logging.getLogger("imagenet_pipeline")
 
 BATCHES_AHEAD = 2
-"""Batches of views that are made ready beside the batch in use."""
+"""Batches of views that are made ready beside the two in use: one being computed, one being read."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,17 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: 
     def start(batch: Sequence[Path]) -> list[Future[Pixels | str]]:
         return [pool.submit(_views, classifier, path, crops) for path in batch]
 
-    try:
+    def issued() -> Iterator[_Issued]:
         upcoming = iter(batches)
         started = deque((batch, start(batch)) for batch in islice(upcoming, BATCHES_AHEAD))
         while started:
             batch, views = started.popleft()
             started.extend((following, start(following)) for following in islice(upcoming, 1))
-            yield from _predictions(classifier, batch, [future.result() for future in views], top)
+            yield _issue(classifier, batch, [future.result() for future in views])
+
+    try:
+        for batch in one_behind(issued()):
+            yield from _predictions(classifier, batch, top)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -118,20 +122,31 @@ def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
         return str(reason)
 
 
-def _predictions(
-    classifier: Classifier, paths: Sequence[Path], views: Sequence[Pixels | str], top: int
-) -> Iterator[Prediction]:
-    readable = [crops for crops in views if not isinstance(crops, str)]
-    rows = iter(classifier.probabilities_of(np.stack(readable)) if readable else ())
-    for path, crops in zip(paths, views, strict=True):
-        if isinstance(crops, str):
-            yield Prediction(path, (), crops)
-        else:
-            yield Prediction(path, best_choices(next(rows), classifier.classes, top))
-
-
 Probabilities = npt.NDArray[np.float64]
 """[n, classes]."""
+
+
+@dataclass(frozen=True)
+class _Issued:
+    """Pictures whose classes the engine computes, each with the reason why it cannot be read, or nothing."""
+
+    paths: Sequence[Path]
+    reasons: Sequence[str]
+    probabilities: Callable[[], Probabilities] | None
+    """Waits for those of the pictures that can be read; None where there is no such picture."""
+
+
+def _issue(classifier: Classifier, paths: Sequence[Path], views: Sequence[Pixels | str]) -> _Issued:
+    readable = [crops for crops in views if not isinstance(crops, str)]
+    reasons = [crops if isinstance(crops, str) else "" for crops in views]
+    return _Issued(paths, reasons, classifier.issue_probabilities(np.stack(readable)) if readable else None)
+
+
+def _predictions(classifier: Classifier, batch: _Issued, top: int) -> Iterator[Prediction]:
+    rows = iter(batch.probabilities() if batch.probabilities else ())
+    for path, reason in zip(batch.paths, batch.reasons, strict=True):
+        choices = () if reason else best_choices(next(rows), classifier.classes, top)
+        yield Prediction(path, choices, reason)
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ class Classifier:
 
     def images_together(self, crops: Crops = 1) -> int:
         """The number of images that go to the engine at once."""
-        return max(1, self.recipe.batch_size // crops)
+        return max(1, self.recipe.images_per_step // crops)
 
     def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
         """Cut the crops that the network sees, [crops, S, S, 3], from an image [H, W, 3]. Threads may share it."""
@@ -173,9 +188,18 @@ class Classifier:
 
         Raises BadInput where the network's output is not finite.
         """
-        logits = self.engine.logits(views.reshape(-1, *views.shape[2:]))
-        require_finite(logits, self.checkpoint.folder)
-        return np.exp(log_probabilities(logits, views.shape[1]))
+        return self.issue_probabilities(views)()
+
+    def issue_probabilities(self, views: Pixels) -> Callable[[], Probabilities]:
+        """Issue the computation of `probabilities_of`; the function returned waits for them, and or raises."""
+        logits, crops = self.engine.issue_logits(views.reshape(-1, *views.shape[2:])), views.shape[1]
+
+        def read() -> Probabilities:
+            found = logits()
+            require_finite(found, self.checkpoint.folder)
+            return np.exp(log_probabilities(found, crops))
+
+        return read
 
 
 def open_classifier(run: Path, which: str = "best", overrides: dict[str, object] | None = None) -> Classifier:

@@ -27,6 +27,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom, counted
 from imagenet_pipeline.evaluation.features import FeatureFile, FeatureSplit, new_archive, write_array
 from imagenet_pipeline.evaluation.scoring import Whole
+from imagenet_pipeline.processes import memory_bytes
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 
@@ -164,7 +165,8 @@ def _free_memory_bytes() -> int | None:
     except OSError:
         return None  # not Linux: let the system say so
     fields = dict(line.split(":") for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    return min(available, memory_bytes() or available)  # of a container's share nobody says how much is free
 
 
 def _folds(train: FeatureSplit, path: Path) -> int:

@@ -6,11 +6,11 @@ are float64, averaged over the crops of an image.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ class Scorer(Protocol):
     @property
     def ranks(self) -> int: ...
 
-    def logits(self, images: Images) -> Array: ...
+    def issue_logits(self, images: Images) -> Callable[[], Array]: ...
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
 
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
 
@@ -71,23 +73,54 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
     Every record is scored once over all ranks, whatever the batch size. Memory does not grow with the number of
     classes. Collective.
     """
-    engine, view = members[0].engine, members[0].view
     parts: list[list[tuple[int, Outcomes]]] = [[] for _ in range(1 + len(members))]
-    for batches in _shown(source, engine, crops, {member.view for member in members}):
-        at, numbers = batches[view].first_position, batches[view].records
-        labels, logs = source.relabel[batches[view].labels], []
-        for member, own in zip(members, parts[1:], strict=True):
-            logits = _finite(member.engine.logits(batches[member.view].images))
+    for batch in one_behind(_issued(source, crops, members)):
+        logs = []
+        for member, wait, own in zip(members, batch.logits, parts[1:], strict=True):
+            logits = _finite(wait())
             with np.errstate(invalid="ignore"):
                 logs.append(log_probabilities(logits, crops))
             # A single crop ranks by the scores themselves: what rounds to the same probability is not a tie.
             ranked = logits if crops == 1 else logs[-1]
-            own.append((at, outcomes_of(numbers, labels, ranked, logs[-1], member.loss_kind)))
+            outcomes = outcomes_of(batch.numbers, batch.labels, ranked, logs[-1], member.loss_kind)
+            own.append((batch.first_position, outcomes))
         if len(members) > 1:
             mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
-            parts[0].append((at, outcomes_of(numbers, labels, mean, mean, "cross_entropy")))
+            outcomes = outcomes_of(batch.numbers, batch.labels, mean, mean, "cross_entropy")
+            parts[0].append((batch.first_position, outcomes))
     count = source.data.count(source.split)
-    return [gathered(engine, count, classes, own) for own in parts[len(members) == 1 :]]
+    return [gathered(members[0].engine, count, classes, own) for own in parts[len(members) == 1 :]]
+
+
+@dataclass(frozen=True)
+class _Issued:
+    """A batch whose logits the engines compute; `logits` has a function of each member that waits for its own."""
+
+    first_position: int
+    numbers: Whole
+    labels: Whole
+    logits: list[Callable[[], Array]]
+
+
+def _issued(source: RelabelledSplit, crops: Crops, members: Sequence[Member]) -> Iterator[_Issued]:
+    engine, view = members[0].engine, members[0].view
+    for batches in _shown(source, engine, crops, {member.view for member in members}):
+        logits = [member.engine.issue_logits(batches[member.view].images) for member in members]
+        own = batches[view]
+        # Copies, since the loader fills the batch again while the logits are computed.
+        yield _Issued(own.first_position, own.records.copy(), source.relabel[own.labels], logits)
+
+
+_Item = TypeVar("_Item")
+
+
+def one_behind(issued: Iterable[_Item]) -> Iterator[_Item]:
+    """Yield each item after the next was made: the devices work on the next while Python waits for and reads this."""
+    waiting: list[_Item] = []
+    for item in issued:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
 
 
 def _finite(logits: Array) -> Array:
@@ -105,7 +138,7 @@ def _shown(
         for size, crop_fraction in views:
             records = stack.enter_context(RecordSet.of(source.data, source.split))
             share = Share(engine.rank, engine.ranks)
-            loader = loader_of(recipe, records, size, len(source.relabel), share, crops)
+            loader = loader_of(recipe, records, size, len(source.relabel), share, crops, engine.host_array)
             passes[size, crop_fraction] = stack.enter_context(loader.evaluation(crop_fraction, crops))
         total = min(map(len, passes.values()))
         for done in range(1, total + 1):
@@ -153,7 +186,7 @@ def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_k
     top = top_classes(ranked, PREDICTIONS)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
-    return Outcomes(numbers.copy(), labels.copy(), top, confidence, losses_of(logs, labels, loss_kind))
+    return Outcomes(numbers, labels, top, confidence, losses_of(logs, labels, loss_kind))
 
 
 def losses_of(logs: Logs, labels: Whole, kind: str) -> Reals:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ class OnnxScorer:
         pixels = pixels_of(images, self._normalisation)
         scores: npt.NDArray[np.float32] = self._session.run(["logits"], {"images": pixels})[0]
         return scores
+
+    def issue_logits(self, images: Images) -> Callable[[], npt.NDArray[np.float32]]:
+        """Give the logits to who asks for them: ONNX Runtime computes at once."""
+        logits = self.logits(images)
+        return lambda: logits
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An empty array."""
+        return np.empty(shape, dtype)
 
     def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The same: there is one rank."""

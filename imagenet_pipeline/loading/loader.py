@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
@@ -35,6 +35,10 @@ _PIECE = 8
 
 DEFAULT_AUGMENTATION = Augmentation()
 """Random-resized crop and flip."""
+
+
+Empty = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
+"""Makes an array of a shape and type, not filled; `engines.Engine.host_array`, or NumPy's."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Loader:
     prefetch: batches prepared ahead; with the batch in use they bound the memory.
     classes: labels must be below this; None takes any whole number from 0.
     share: this process's part of each batch; the ranks' shares together are the batch.
+    empty: makes the arrays of the batches.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
     """
 
@@ -95,6 +100,7 @@ class Loader:
         prefetch: int = 4,
         classes: int | None = None,
         share: Share = WHOLE,
+        empty: Empty = np.empty,
     ) -> None:
         self.records = records
         self.size = size
@@ -105,6 +111,7 @@ class Loader:
         self.prefetch = prefetch
         self.classes = classes
         self.share = share
+        self.empty = empty
         if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
                 "the loader's settings are out of range",
@@ -251,23 +258,33 @@ class Batches:
 
     def _slots(self, count: int, records: int) -> list[_Slot]:
         try:
-            return [_Slot(records, self._crops, self._loader.size, self._target_classes) for _ in range(count)]
+            return [self._slot(records) for _ in range(count)]
         except MemoryError as error:
             raise OutOfRoom(
                 f"not enough memory for {count} batches of {records * self._crops} images",
                 advice="take a smaller batch_size or loader.prefetch",
             ) from error
 
+    def _slot(self, records: int) -> _Slot:
+        loader, classes = self._loader, self._target_classes
+        return _Slot(
+            images=loader.empty((records * self._crops, loader.size, loader.size, 3), np.uint8),
+            labels=loader.empty((records,), np.int64),
+            records=np.empty(records, np.int64),
+            targets=None if classes is None else loader.empty((records, classes), np.float32),
+            crops=self._crops,
+        )
 
+
+@dataclass(frozen=True)
 class _Slot:
     """Preallocated arrays of a batch, filled again and again."""
 
-    def __init__(self, records: int, crops: int, size: int, target_classes: int | None) -> None:
-        self.images = np.empty((records * crops, size, size, 3), np.uint8)
-        self.labels = np.empty(records, np.int64)
-        self.records = np.empty(records, np.int64)
-        self.targets = None if target_classes is None else np.empty((records, target_classes), np.float32)
-        self.crops = crops
+    images: Pixels
+    labels: NDArray[np.int64]
+    records: NDArray[np.int64]
+    targets: NDArray[np.float32] | None
+    crops: int
 
     def batch(self, cut: range, wait_seconds: float) -> Batch:
         count = len(cut)

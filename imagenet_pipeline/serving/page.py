@@ -35,7 +35,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from imagenet_pipeline.errors import BadRecipe, PipelineError
+from imagenet_pipeline.errors import BadRecipe, OutOfRoom, PipelineError
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES, Rejected
 from imagenet_pipeline.serving.answers import Answers
 
@@ -157,7 +157,7 @@ def _refusal(error: Exception) -> JSONResponse:
             said, status = str(error), 415
         case TimeoutError():
             said, status = "The upload took too long.", 408
-        case MemoryError():
+        case MemoryError() | OutOfRoom():
             said, status = "There is too little memory for this photo.", 503
         case _:
             said, status = str(error), 500

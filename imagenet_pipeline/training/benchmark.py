@@ -70,7 +70,7 @@ def measure_steps(
         for done in range(rounds):
             if synthetic:
                 still.append(stepping.run(repeat(_first(recipe, data, records)), SETTLING_STEPS).seconds)
-            with closing(endless_batches(recipe, data, records)) as batches:
+            with closing(endless_batches(recipe, data, records, engine.host_array)) as batches:
                 fed.append(stepping.run(batches, recipe.loader.prefetch + SETTLING_STEPS))
             show(done + 1, rounds)
     return _speed(recipe, engine, steps, fed, still)
@@ -118,13 +118,13 @@ def _speed(recipe: Recipe, engine: Engine, steps: int, fed: list[_Round], still:
         engine=engine.name,
         devices=engine.device_names,
         precision=engine.precision,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.images_per_step,
         steps=steps,
         rounds=len(fed),
         seconds=seconds,
         best_seconds=min(turn.seconds for turn in fed),
         wait_share=sum(turn.wait_seconds for turn in fed) / sum(turn.seconds for turn in fed),
-        images_per_second=recipe.batch_size / seconds,
+        images_per_second=recipe.images_per_step / seconds,
         synthetic_seconds=statistics.median(still) if still else None,
         best_synthetic_seconds=min(still) if still else None,
         ratio=statistics.median(turn.seconds / alone for turn, alone in zip(fed, still, strict=True))

@@ -10,9 +10,11 @@ from collections.abc import Generator
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 from imagenet_pipeline.config import InputRecipe, Recipe
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.loader import Batch, Loader
+from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
@@ -45,29 +47,36 @@ def records_to_read(recipe: Recipe, others: Path | None = None) -> DataSet:
 def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
     """Count the whole batches in the training records. Raises BadRecipe where there is none."""
     images = data.counts.get("train", 0)
-    if images < recipe.batch_size:
+    if images < recipe.images_per_step:
         raise BadRecipe(
             "batch_size exceeds the training records", where=data.folder, expected=f"at most {images}",
-            found=recipe.batch_size,
+            found=recipe.images_per_step,
         )  # fmt: skip
-    return images // recipe.batch_size
+    return images // recipe.images_per_step
 
 
 def loader_of(
-    recipe: Recipe, records: RecordSet, size: int, classes: int, share: Share = WHOLE, crops: int = 1
+    recipe: Recipe,
+    records: RecordSet,
+    size: int,
+    classes: int,
+    share: Share = WHOLE,
+    crops: int = 1,
+    empty: Empty = np.empty,
 ) -> Loader:
     """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
 
-    Several `crops` of an image count as images of the batch.
+    Several `crops` of an image count as images of the batch. `empty` is the `host_array` of the engine to be fed.
     """
     return Loader(
         records,
         size,
-        max(1, recipe.batch_size // crops),
+        max(1, recipe.images_per_step // crops),
         threads=recipe.loader.threads,
         prefetch=recipe.loader.prefetch,
         classes=classes,
         share=share,
+        empty=empty,
     )
 
 
@@ -134,13 +143,16 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
             )
 
 
-def endless_batches(recipe: Recipe, data: DataSet, records: RecordSet) -> Generator[Batch, None, None]:
+def endless_batches(
+    recipe: Recipe, data: DataSet, records: RecordSet, empty: Empty = np.empty
+) -> Generator[Batch, None, None]:
     """The batches of a run's epochs in order, without end; the generator is to be closed.
 
     A batch is valid until the next is asked for. Raises BadRecipe for a batch larger than the records.
     """
     steps_per_epoch(recipe, data)
     for epoch in count():
-        loader = loader_of(recipe, records, training_size(recipe.input, epoch), len(data.classes))
+        size = training_size(recipe.input, epoch)
+        loader = loader_of(recipe, records, size, len(data.classes), empty=empty)
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

@@ -52,7 +52,7 @@ def _number(fact: str) -> float:
 def require_even_shares(recipe: Recipe, engine: Engine) -> None:
     """Raise BadRecipe where a batch cannot be cut evenly into ranks (of whole pairs, to mix) and their parts."""
     mixes = recipe.augmentation.mixes
-    require_even_batch(recipe.batch_size, engine.ranks, recipe.accumulation, mixes=mixes)
+    require_even_batch(recipe.images_per_step, engine.ranks, recipe.accumulation, mixes=mixes)
 
 
 def agreed(engine: Engine, *flags: bool) -> tuple[bool, ...]:

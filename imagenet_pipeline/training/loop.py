@@ -80,7 +80,8 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     """
     recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
     passed = begun(run, epoch)
-    loader = loader_of(recipe, records, training_size(recipe.input, epoch), len(run.data.classes), run.share)
+    size, classes = training_size(recipe.input, epoch), len(run.data.classes)
+    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (
@@ -128,11 +129,12 @@ def _read(run: Run, passed: Pass) -> None:
 def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
     """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
     recipe, engine = run.recipe, run.engine
-    loader = loader_of(recipe, records, recipe.input.scored_size, len(run.data.classes), run.share)
+    size, classes = recipe.input.scored_size, len(run.data.classes)
+    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
     settle(engine)
     with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
         shown = watched(batches, "validation", shown=run.leads)
-        totals = score(engine, _until_asked(run, shown, len(records) // recipe.batch_size, interruption))
+        totals = score(engine, _until_asked(run, shown, len(records) // recipe.images_per_step, interruption))
     if not np.isfinite(totals.loss):
         raise diverged(run, f"the validation loss is not finite ({totals.loss})", step - 1)
     return totals if totals.images == len(records) else None

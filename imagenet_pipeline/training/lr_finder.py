@@ -62,7 +62,10 @@ def find_rate(
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
-    with RecordSet.open(data.folder, "train") as records, closing(endless_batches(recipe, data, records)) as batches:
+    with (
+        RecordSet.open(data.folder, "train") as records,
+        closing(endless_batches(recipe, data, records, engine.host_array)) as batches,
+    ):
         for step, rate, batch in zip(count(), rates, batches, strict=False):
             engine.train_batch(batch.images, batch.training_targets, float(rate), step_seed(recipe.seed, step))
             loss = engine.totals().loss
@@ -77,7 +80,7 @@ def find_rate(
                 break
     if not losses:
         raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
-    key_factor = (recipe.optimizer.reference_batch_size or recipe.batch_size) / recipe.batch_size
+    key_factor = (recipe.optimizer.reference_batch_size or recipe.images_per_step) / recipe.images_per_step
     return curve_of(rates[: len(losses)], np.array(losses), steps, key_factor, ended)
 
 

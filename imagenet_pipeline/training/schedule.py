@@ -24,7 +24,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, rows: Sequenc
 def highest_rate(recipe: Recipe) -> float:
     """`optimizer.learning_rate` for the recipe's own batch size."""
     optimizer = recipe.optimizer
-    return optimizer.learning_rate * recipe.batch_size / (optimizer.reference_batch_size or recipe.batch_size)
+    return optimizer.learning_rate * recipe.images_per_step / (optimizer.reference_batch_size or recipe.images_per_step)
 
 
 def relative_rate(

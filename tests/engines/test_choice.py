@@ -40,7 +40,7 @@ def test_the_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(engines, "is_installed", installed.__contains__)
-    monkeypatch.setattr(engines, "_gpus", with_gpus.count)
+    monkeypatch.setattr(engines, "gpus_seen", with_gpus.count)
     assert choose_engine(devices, network) == chosen
 
 

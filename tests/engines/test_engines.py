@@ -239,6 +239,39 @@ def test_every_image_is_counted_once_whatever_the_batch_size(
     assert engine.totals().images == 0
 
 
+def test_logits_of_several_batches_may_be_issued_before_any_is_read(
+    make_engine: MakeEngine, make_batch: MakeBatch, plain_network: Sequential
+) -> None:
+    engine = make_engine(plain_network)
+    batches = [make_batch(count, seed=count)[0] for count in (4, 4, 3)]
+    alone = [engine.logits(images) for images in batches]
+    room = engine.host_array(batches[0].shape, np.uint8)
+    waits = []
+    for images in batches:
+        room[: len(images)] = images
+        waits.append(engine.issue_logits(room[: len(images)]))
+        room[:] = 0
+    found = [wait() for wait in reversed(waits)]
+    for logits, wanted in zip(reversed(found), alone, strict=True):
+        np.testing.assert_array_equal(logits, wanted)
+
+
+def test_a_batch_may_be_overwritten_at_once(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
+    engines = [make_engine(LINEAR) for _ in range(2)]
+    room, labels_room = engines[1].host_array((5, 12, 12, 3), np.uint8), engines[1].host_array((5,), np.int64)
+    for seed in range(4):
+        images, labels = make_batch(5, seed)
+        engines[0].train_batch(images, labels, 0.01, seed)
+        room[:], labels_room[:] = images, labels
+        engines[1].train_batch(room, labels_room, 0.01, seed)
+        room[:], labels_room[:] = 255 - images, (labels + 1) % 7
+        engines[1].score_batch(room, labels_room)
+        engines[0].score_batch(255 - images, (labels + 1) % 7)
+        room[:], labels_room[:] = 0, 0
+    losses = [engine.totals().step_losses for engine in engines]
+    np.testing.assert_array_equal(*losses)
+
+
 def test_training_counts_before_the_step(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
     images, labels = make_batch(9)
     engine = make_engine(LINEAR)

@@ -12,7 +12,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import Crops, candidate_of, evaluate, open_checkpoint, score_candidates
-from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, score_split
+from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, one_behind, score_split
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.loader import Loader, read_sample
 from imagenet_pipeline.records.reader import RecordSet
@@ -96,10 +96,65 @@ def test_scores_of_one_crop_that_round_to_the_same_probability_are_no_tie(
     candidate = candidate_of(tmp_path / "run", open_checkpoint(make_run(tmp_path / "run"), "best", {}), "test", None)
     engine, classes = candidate.engine(), len(candidate.numbering.table)
     rising = np.arange(classes, dtype=np.float32) * np.float32(1e-30)
-    monkeypatch.setattr(engine, "logits", lambda images: np.tile(rising, (len(images), 1)))
+    monkeypatch.setattr(engine, "issue_logits", lambda images: lambda: np.tile(rising, (len(images), 1)))
     source = RelabelledSplit(candidate.data, "test", candidate.numbering.relabel, candidate.recipe)
     (outcomes,) = score_split(source, 1, [Member(engine, (28, 0.875), "cross_entropy")], classes)
     assert outcomes.top[:, 0].tolist() == [classes - 1] * len(outcomes)
+
+
+class Watched:
+    """An engine that lists what is asked of it; what it gives for a batch shows when it is read."""
+
+    rank, ranks = 0, 1
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.calls: list[str] = []
+        self.arrays: list[Any] = []
+
+    def host_array(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.arrays.append(np.empty(shape, dtype))
+        return self.arrays[-1]
+
+    def issue_logits(self, images: Any) -> Callable[[], Any]:
+        number = sum(call.startswith("issue") for call in self.calls)
+        self.calls.append(f"issue {number}")
+        assert any(np.shares_memory(images, array) for array in self.arrays)
+        logits = self.engine.logits(images)
+
+        def read() -> Any:
+            self.calls.append(f"read {number}")
+            return logits
+
+        return read
+
+
+def test_an_engine_has_the_next_batch_before_its_logits_of_this_are_read(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    candidate = candidate_of(tmp_path / "run", open_checkpoint(make_run(tmp_path / "run"), "best", {}), "test", None)
+    engine, classes = candidate.engine(), len(candidate.numbering.table)
+    recipe = candidate.recipe.model_copy(
+        update={"batch_size": 5, "loader": candidate.recipe.loader.model_copy(update={"prefetch": 1})}
+    )
+    source = RelabelledSplit(candidate.data, "test", candidate.numbering.relabel, recipe)
+    watched: Any = Watched(engine)
+    found, alone = (
+        score_split(source, 1, [Member(each, (28, 0.875), "cross_entropy")], classes)[0] for each in (watched, engine)
+    )
+    assert watched.calls == ["issue 0", "issue 1", "read 0", "issue 2", "read 1", "read 2"]
+    assert found.numbers.tolist() == alone.numbers.tolist() == list(range(12))
+    np.testing.assert_array_equal(found.labels, alone.labels)
+    np.testing.assert_array_equal(found.losses, alone.losses)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_items_come_one_behind(count: int) -> None:
+    made: list[int] = []
+    items = (made.append(number) or number for number in range(count))
+    for number in one_behind(items):
+        assert len(made) == min(number + 2, count)
+    assert made == list(range(count))
 
 
 def test_hinge_is_the_run_s_own_loss(make_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -170,6 +170,26 @@ def test_an_impossible_evaluation_is_refused(memory: Memory, crop_fraction: floa
         Loader(memory, 8, 8).evaluation(crop_fraction, crops)
 
 
+def test_batches_lie_in_the_arrays_they_are_given(memory: Memory) -> None:
+    """Once for a pass, however long: an engine's are costly to make."""
+    made: list[Any] = []
+
+    def empty(shape: tuple[int, ...], dtype: Any) -> Any:
+        made.append(np.empty(shape, dtype))
+        return made[-1]
+
+    loader = Loader(memory, 8, 2, threads=2, prefetch=2, classes=10, empty=empty)
+    found = []
+    with loader.training(0, 0, Augmentation(mixup=0.2)) as batches:
+        for batch in batches:
+            arrays = (batch.images, batch.labels, batch.targets)
+            assert all(any(np.shares_memory(array, room) for room in made) for array in arrays)
+            found.append(batch.images.tobytes())
+    assert len(made) == 3 * 3
+    plain = Loader(memory, 8, 2, threads=0, classes=10).training(0, 0, Augmentation(mixup=0.2))
+    assert found == [batch.images.tobytes() for batch in plain]
+
+
 def test_batches_that_no_memory_can_hold_are_refused(memory: Memory) -> None:
     with pytest.raises(OutOfRoom, match=r"not enough memory.*smaller batch_size"):
         content(Loader(memory, 2**20, 37).evaluation(1.0, 10))

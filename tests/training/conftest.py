@@ -101,6 +101,7 @@ class PlainEngine:
     device_names = ("plain(0)",)
     precision = "float64"
     threads = 1
+    host_array = staticmethod(np.empty)
     built: ClassVar[list[Blueprint]] = []
     """What engines were built from since the test began."""
 

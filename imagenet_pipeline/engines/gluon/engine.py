@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Array, Blueprint, Images, Labels, Targets, Totals, Values, check_fits, in_cluster
-from imagenet_pipeline.engines.devices import CPU_CONTEXTS, micro_batches, parse_devices, require_there
+from imagenet_pipeline.engines import (
+    Array,
+    Blueprint,
+    Images,
+    Labels,
+    Targets,
+    Totals,
+    Values,
+    check_fits,
+    in_cluster,
+    may_have_gpus,
+)
+from imagenet_pipeline.engines.devices import (
+    CPU_CONTEXTS,
+    micro_batches,
+    naming_memory,
+    parse_devices,
+    require_gpus,
+    require_there,
+    tell_automatic,
+)
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
 from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
 from imagenet_pipeline.engines.gluon.optimizer import Approach, Optimizer
-from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx
+from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout
@@ -27,6 +48,7 @@ STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of the devices: bounds the memory of queued batches."""
 
 
+@naming_memory
 class GluonEngine:
     """See `engines.Engine`; it waits for the step just issued where there are moving averages."""
 
@@ -40,7 +62,10 @@ class GluonEngine:
         recipe = blueprint.recipe
         self._contexts = parse_contexts(recipe.devices)
         self.device_names = tuple(str(context) for context in self._contexts)
-        _refuse_compilation(recipe)
+        if recipe.deterministic and any(context.device_type == "gpu" for context in self._contexts):
+            # MXNet asks for it when it chooses the algorithms of a layer.
+            os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
+        _refuse_pytorchs(recipe)
         self.precision = self._dtype = choose_precision(recipe.precision)
         built, self._draws = build_network(blueprint)
         self._parameters, self._tap_weights, self._layers = built.parameters, built.tap_weights, built.layers
@@ -98,9 +123,15 @@ class GluonEngine:
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
     def logits(self, images: Images) -> Array:
+        return self.issue_logits(images)()
+
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
         nothing = np.zeros(len(images), np.int64)
-        parts = [self._network(share).asnumpy() for share, _ in self._shares(images, nothing)]
-        return np.concatenate(parts)
+        parts = [self._network(share) for share, _ in self._shares(images, nothing)]
+        return lambda: np.concatenate([part.asnumpy() for part in parts])
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         # A hybridized network is a single operator, which hides its layers.
@@ -209,8 +240,8 @@ class GluonEngine:
 
 
 def choose_precision(precision: str) -> str:
-    """The precision to compute in; "auto" is float32. Raises BadRecipe for the half precisions."""
-    if precision in ("bfloat16", "float16"):
+    """The precision to compute in; "auto" is float32. Raises BadRecipe for those below."""
+    if precision in ("bfloat16", "float16", "tf32"):
         raise BadRecipe(
             "the gluon engine computes in float32 or float64",
             where=f"precision = {precision!r}",
@@ -219,7 +250,12 @@ def choose_precision(precision: str) -> str:
     return "float32" if precision == "auto" else precision
 
 
-def _refuse_compilation(recipe: Recipe) -> None:
+def _refuse_pytorchs(recipe: Recipe) -> None:
+    """Raise BadRecipe for a key of the pytorch engine alone."""
+    for key, word in (("gradient_compression", "none"), ("sync_batch_norm", False)):
+        if (found := getattr(recipe, key)) != word:
+            what, advice = f"the gluon engine has no {key}", f"{key}={str(word).lower()} or engine=pytorch"
+            raise BadRecipe(what, where=f"{key} = {json.dumps(found)}", advice=advice)
     if recipe.compile:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"
@@ -245,9 +281,11 @@ def parse_contexts(devices: str) -> list[Any]:
     "auto" is the first GPU, or else the CPU.
     """
     gpus = gpu_count()
-    kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1 or gpu:0,1")
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1, gpu:all or gpu:0,1")
+    if devices == "auto":
+        tell_automatic("gluon", gpus, min(gpus, 1), why_no_gpu() if not gpus and may_have_gpus() else "")
     if kind == "gpu":
-        require_there(devices, words, gpus, f"{gpus} GPUs that MXNet can use")
+        require_gpus(devices, words, "gluon", gpus, why_no_gpu)
     else:
         require_there(devices, words, CPU_CONTEXTS, f"contexts cpu:0 to cpu:{CPU_CONTEXTS - 1}")
     return [mx.Context(kind, int(word)) for word in words]

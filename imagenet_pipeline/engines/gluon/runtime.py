@@ -44,8 +44,41 @@ def import_mxnet() -> Any:
 
 
 def gpu_count() -> int:
-    """Number of GPUs that MXNet can use."""
-    return int(mx.context.num_gpus())
+    """Number of GPUs that MXNet can use: the first so many, of those that its CUDA knows."""
+    try:
+        gpus = int(mx.context.num_gpus())
+    except mx.base.MXNetError:
+        return 0  # `why_no_gpu` says it where it matters
+    return next((number for number in range(gpus) if not _is_known(number)), gpus)
+
+
+def why_no_gpu() -> str:
+    """Say why MXNet can use no GPU: its build, the environment, the driver or the GPU."""
+    if not mx.runtime.Features().is_enabled("CUDA"):
+        return "this MXNet is built without CUDA: pip install 'imagenet-pipeline[gluon-cu112]'"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides them"
+    try:
+        gpus = int(mx.context.num_gpus())
+    except mx.base.MXNetError as error:
+        return f"the NVIDIA driver is missing or too old: {str(error).strip().splitlines()[-1][:200]}"
+    return "MXNet's CUDA 11.2 ends with Ampere and Ada, and the GPU is newer" if gpus else "there is none"
+
+
+_NEWEST_GPUS = 8
+"""Major compute capability of Ampere and Ada, the newest that CUDA 11.2 makes kernels for."""
+_MAJOR_CAPABILITY = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, cuda.h
+
+
+def _is_known(number: int) -> bool:
+    """Tell whether CUDA 11.2 knows this GPU; also true where the driver does not answer."""
+    major = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return True
+    failed = driver.cuInit(0) or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR_CAPABILITY, number)
+    return bool(failed) or major.value <= _NEWEST_GPUS
 
 
 def compute_threads() -> int:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.errors import BadRecipe, WorkerLost, is_out_of_memory
 from imagenet_pipeline.processes import this_process
 
 distributed = torch.distributed
@@ -63,8 +63,12 @@ class ProcessGroup:
         # In 32 bits: of a CPU's generator the upper half of a seed changes nothing.
         return int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0]) if self.rank else seed
 
-    def parallel(self, network: Any) -> Any:
-        """The network, whose gradients `backward` now leaves averaged over the ranks. Collective."""
+    def parallel(self, network: Any, compression: str = "none") -> Any:
+        """The network, whose gradients `backward` now leaves averaged over the ranks. Collective.
+
+        They lie in the buffers that are exchanged, so none is copied back: a step sets them to None, not to zero.
+        `compression` is the recipe's `gradient_compression`.
+        """
         if self.ranks == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
         # Compiled, it would warn the user of profiler annotations that it leaves out.
@@ -72,7 +76,12 @@ class ProcessGroup:
         with warnings.catch_warnings():
             # Newer releases would have the first word said in two, which older ones do not know.
             warnings.simplefilter("ignore", FutureWarning)
-            return torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, init_sync=False)
+            parallel = torch.nn.parallel.DistributedDataParallel(
+                network, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+            )
+        if compression == "bfloat16":
+            parallel.register_comm_hook(None, lambda _, bucket: _averaged_in_bfloat16(bucket))
+        return parallel
 
     def no_sync(self, parallel: Any) -> AbstractContextManager[Any]:
         """Let `backward` add up this rank's own gradients; the next outside this context averages the sums."""
@@ -99,18 +108,74 @@ class ProcessGroup:
 
     def require_equal(self, values: Values) -> None:
         """Raise BadRecipe where the ranks hold different values. Collective."""
-        digest = 0
+        digests = np.zeros(self.ranks)
         for name in sorted(values):
-            digest = zlib.crc32(np.ascontiguousarray(values[name]).tobytes(), zlib.crc32(name.encode(), digest))
-        halves = np.array([digest & 0xFFFF, digest >> 16], np.float64)
-        sums, squares = np.split(self.sum(np.concatenate([halves, halves**2])), 2)
-        # Equal numbers, and no others, have no variance; so every rank finds out, not only the odd rank.
-        if not np.array_equal(self.ranks * squares, sums**2):
+            digest = zlib.crc32(name.encode(), int(digests[self.rank]))
+            digests[self.rank] = zlib.crc32(np.ascontiguousarray(values[name]).tobytes(), digest)
+        digests = self.sum(digests)
+        odd = np.flatnonzero(digests != digests[0])
+        if len(odd):
             raise BadRecipe(
-                "the ranks start from different weights",
-                where=f"rank {self.rank} of {self.ranks}",
+                "the weights to start from differ from those of rank 0",
+                where=f"rank {', '.join(map(str, odd))} of {self.ranks}",
                 advice="give every machine the same recipe, initial.weights, checkpoints and versions",
             )
+
+
+def _averaged_in_bfloat16(bucket: Any) -> Any:
+    # PyTorch's own hook for it refuses all but NCCL; gloo, too, adds this format up.
+    gradients = bucket.buffer()
+    shares = gradients.to(torch.bfloat16).div_(distributed.get_world_size())
+    sums = distributed.all_reduce(shares, async_op=True).get_future()
+    return sums.then(lambda done: gradients.copy_(done.value()[0]))
+
+
+def normalised_over_ranks(x: Any, weight: Any, bias: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    """Batch normalisation of [n, channels, ...] by all ranks' values; mean and variance [channels] besides. Collective.
+
+    Every rank has as many values. The gradient is that of a single process with the whole batch. Not PyTorch's
+    SyncBatchNorm, which runs on GPUs alone.
+    """
+    normalised, mean, variance = _NormalisedOverRanks.apply(x, weight, bias, epsilon)
+    return normalised, mean, variance
+
+
+class _NormalisedOverRanks(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(context: Any, x: Any, weight: Any, bias: Any, epsilon: float) -> tuple[Any, Any, Any]:
+        mean, variance = _statistics_over_ranks(x.to(weight.dtype))
+        context.save_for_backward(x, weight, mean, variance)
+        context.mark_non_differentiable(mean, variance)
+        context.epsilon = epsilon
+        return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True), mean, variance
+
+    @staticmethod
+    def backward(context: Any, gradient: Any, *_: Any) -> tuple[Any, ...]:
+        x, weight, mean, variance = context.saved_tensors
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, context.epsilon, [False, True, True]
+        )
+        # Ioffe & Szegedy 2015, section 3; DistributedDataParallel averages the parameters' own gradients.
+        means = torch.stack([of_weight, of_bias])
+        distributed.all_reduce(means)
+        means *= x.shape[1] / (x.numel() * distributed.get_world_size())
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        inverse = (variance + context.epsilon).rsqrt()
+        slope, level, centre, scale = (
+            numbers.view(per_channel) for numbers in (means[0] * inverse, means[1], mean, weight * inverse)
+        )
+        return ((gradient - level - (x - centre) * slope) * scale).to(x.dtype), of_weight, of_bias, None
+
+
+def _statistics_over_ranks(x: Any) -> tuple[Any, Any]:
+    """Mean and variance of each channel over all ranks' values, from those of each rank: no squares that cancel."""
+    table = x.new_zeros(distributed.get_world_size(), 2, x.shape[1])
+    variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+    table[distributed.get_rank()] = torch.stack([mean, variance])
+    distributed.all_reduce(table)
+    means, variances = table.unbind(1)
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
 
 
 @functools.cache
@@ -135,4 +200,6 @@ def joined_group(device: Any) -> ProcessGroup:
 
 def _is_of_network(error: RuntimeError) -> bool:
     words = str(error).lower()
+    if is_out_of_memory(error):
+        return False
     return isinstance(error, distributed.DistError) or any(word in words for word in ("gloo", "nccl", "connection"))

@@ -1,10 +1,10 @@
 """The PyTorch engine: a channels-last network, from pixels to logits, on one device, which may be one of several
-that train together; and the loss scale of float16 training.
+that train together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,23 +23,29 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
 )
-from imagenet_pipeline.engines.devices import micro_batches
+from imagenet_pipeline.engines.devices import micro_batches, naming_memory
 from imagenet_pipeline.engines.ema import Averages, rule_state
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
-from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks
+from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
+from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
 from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
-from imagenet_pipeline.engines.pytorch.network import build, gradients_of, watched_layer
+from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
+    allow_tf32,
+    choose_algorithms,
     choose_precision,
     compiled,
     device_name,
+    naming_algorithms,
     parse_device,
     require_compiler,
     torch,
     versions_of,
 )
+from imagenet_pipeline.engines.pytorch.tensor_list import copy_unless
+from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Dropout, Tap
 from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
 from imagenet_pipeline.processes import this_process
@@ -48,11 +54,12 @@ STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of a GPU: bounds the memory of queued batches."""
 
 
+@naming_memory
 class PyTorchEngine:
     """See `engines.Engine`.
 
     On a CPU equal runs give equal bytes. A GPU's kernels add in no fixed order and are chosen by trial, so its
-    runs differ in the last bits.
+    runs differ in the last bits, unless the recipe is `deterministic`.
     """
 
     name = "pytorch"
@@ -60,6 +67,10 @@ class PyTorchEngine:
     def __init__(self, blueprint: Blueprint, values: Values | None) -> None:
         recipe = blueprint.recipe
         self._device = parse_device(recipe.devices, this_process())
+        on_gpu = self._device.type == "cuda"
+        self._deterministic = recipe.deterministic and on_gpu
+        choose_algorithms(self._deterministic)
+        self._copies = torch.cuda.Stream(self._device) if on_gpu else None
         self._group = joined_group(self._device)
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
@@ -76,20 +87,28 @@ class PyTorchEngine:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
         self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
+        if recipe.sync_batch_norm and self.ranks > 1:
+            _require_own(blueprint)
+            normalise_together(built.module, normalised_over_ranks)
+        self._compression = recipe.gradient_compression
         self._network = Normalised(built.module, blueprint, self._dtype, self._device).eval()
         self._compile = recipe.compile
         if self._compile:
             require_compiler()
         self._optimizer = Optimizer(recipe.optimizer, self._trained, groups)
         self._accumulation = recipe.accumulation
-        self._loss_scale = LossScale() if self.precision == "float16" else None
+        # A graph's gradients do not outlive the next micro-batch, and DDP's exchange is no part of one.
+        self._graphs = on_gpu and self.ranks == 1 and self._accumulation == 1
+        self._loss_scale = LossScale(self._device) if self.precision == "float16" else None
         live = {name: [tensor.detach()] for name, tensor in self._tensors.items()}
-        self._averages = Averages(recipe.average_decay, live, torch.clone, _approach)
+        self._averages = Averages(recipe.average_decay, live, torch.clone, self._approach)
+        self._overflow: Any | None = None
         self._metrics: list[Any] = []
         self._events: list[Any] = []
         self._images = 0
 
     @naming_lost_ranks
+    @naming_algorithms
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
         if self._draws:
             torch.manual_seed(self._group.seed(seed))
@@ -102,10 +121,9 @@ class PyTorchEngine:
         for number, batch in enumerate(batches, 1):
             with self._exchanging(number == len(batches)):
                 metrics.append(self._backward(*batch, len(batches)))
-        if self._may_step():
-            self._optimizer.update(learning_rate)
-            self._averages.update()
+        self._step(learning_rate)
         self._add(sum(metrics), len(labels))
+        self._await_copies()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def score_batch(self, images: Images, labels: Labels) -> None:
@@ -113,16 +131,41 @@ class PyTorchEngine:
         logits = self._evaluated(images)
         losses = losses_of(logits, targets, self._loss, training=False)
         self._add(metrics_of(losses, logits, targets), len(labels))
+        self._await_copies()
 
     def totals(self) -> Totals:
         counts = torch.stack(self._metrics).double().cpu().numpy() if self._metrics else np.zeros((0, 3))
         images, self._images, self._metrics = self._images, 0, []
         return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def logits(self, images: Images) -> Array:
-        logits: Array = self._evaluated(images).cpu().numpy()
-        return logits
+        wait: Callable[[], Array] = self.issue_logits(images)
+        return wait()
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def issue_logits(self, images: Images) -> Callable[[], Array]:
+        # Copied now: a copy issued later would wait for the batches in between.
+        logits = self._evaluated(images).to("cpu", non_blocking=True)
+        copied = self._event()
+        self._await_copies()
+
+        def read() -> Array:
+            if copied is not None:
+                copied.synchronize()
+            array: Array = logits.numpy()
+            return array
+
+        return read
+
+    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        if self._copies is None:
+            return np.empty(shape, dtype)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        try:
+            array: npt.NDArray[Any] = torch.empty(shape, dtype=kind, pin_memory=True).numpy()
+        except RuntimeError as error:
+            raise MemoryError(str(error)) from error
+        return array
 
     def layer_gradients(self, images: Images, layer: str, classes: Labels) -> tuple[Array, Array]:
         self._train_mode(False)
@@ -147,10 +190,12 @@ class PyTorchEngine:
             tensor.copy_(torch.tensor(values[name]))
 
     def optimizer_state(self) -> dict[str, Array]:
+        self._take_back_skipped()
         scale = {} if self._loss_scale is None else self._loss_scale.state()
         return self._optimizer.state() | self._averages.state(self._means()) | scale
 
     def set_optimizer_state(self, state: Values) -> None:
+        self._take_back_skipped()
         self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, lambda mean, values: mean.copy_(torch.tensor(values)))
         if self._loss_scale is not None:
@@ -160,28 +205,48 @@ class PyTorchEngine:
     def _parallel(self) -> Any:
         """The network whose gradients are averaged over the ranks; made at the first step, which is collective."""
         self._group.require_equal(self.values())
-        return self._group.parallel(self._network)
+        return self._group.parallel(self._network, self._compression)
 
     @cached_property
     def _training_network(self) -> Any:
-        return compiled(self._parallel) if self._compile else self._parallel
+        return compiled(self._parallel, self._graphs) if self._compile else self._parallel
 
     @property
     def _dtype(self) -> Any:
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def _put(self, array: npt.NDArray[Any]) -> Any:
+        """The array on the device, copied on a stream of its own, which waits for no step; `_await_copies` ends it.
+
+        From pinned memory (`host_array`) the copy costs Python no time.
+        """
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        if self._device.type == "cpu":
+        if self._copies is None:
             return tensor
-        # Only from pinned memory does a copy not wait for the steps before it.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        with torch.cuda.stream(self._copies):
+            copied = tensor.to(self._device, non_blocking=True)
+        steps = torch.cuda.current_stream(self._device)
+        steps.wait_stream(self._copies)
+        copied.record_stream(steps)
+        return copied
+
+    def _await_copies(self) -> None:
+        """Wait until the host's arrays have been read; they have been, mostly, when the work on them is issued."""
+        if self._copies is not None:
+            self._copies.synchronize()
+
+    def _event(self) -> Any | None:
+        """The end of all that has been issued; None on a CPU, which never runs behind."""
+        return None if self._copies is None else torch.cuda.current_stream(self._device).record_event()
 
     def _autocast(self) -> Any:
         half = self.precision in ("bfloat16", "float16")
         return torch.autocast(self._device.type, getattr(torch, self.precision) if half else None, enabled=half)
 
     def _train_mode(self, training: bool) -> None:
+        # Both hold for the process, where another engine may have been told otherwise.
+        allow_tf32(self.precision == "tf32")
+        choose_algorithms(self._deterministic)
         if self._network.training != training:
             self._network.train(training)
             for norm in self._fixed_norms:
@@ -214,10 +279,26 @@ class PyTorchEngine:
         """Context of a micro-batch: ranks exchange gradients with the last micro-batch alone."""
         return nullcontext() if last else self._group.no_sync(self._parallel)
 
-    def _may_step(self) -> bool:
-        if self._loss_scale is None:
-            return True
-        return self._loss_scale.unscale([tensor.grad for tensor in self._trained.values() if tensor.grad is not None])
+    def _step(self, learning_rate: float) -> None:
+        self._take_back_skipped()
+        if self._loss_scale is not None:
+            gradients = [tensor.grad for tensor in self._trained.values() if tensor.grad is not None]
+            self._overflow = self._loss_scale.unscale(gradients)
+        self._optimizer.update(learning_rate, self._overflow)
+        self._averages.update()
+
+    def _take_back_skipped(self) -> None:
+        """Count float16's last step as not taken where it was not; called before a count is used."""
+        if self._loss_scale is not None and self._loss_scale.skipped():
+            self._optimizer.take_back()
+            self._averages.take_back()
+
+    def _approach(self, means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+        if self._overflow is None:
+            torch._foreach_lerp_(means, arrays, share)
+        else:
+            copy_unless(self._overflow, means, torch._foreach_lerp(means, arrays, share))
+        return means
 
     def _means(self) -> dict[str, Array]:
         means = {name: _on_host(mean) for name, (mean,) in self._averages.means.items()}
@@ -226,15 +307,11 @@ class PyTorchEngine:
     def _add(self, metrics: Any, images: int) -> None:
         self._metrics.append(metrics)
         self._images += images
-        if self._device.type == "cuda":
-            self._events.append(torch.cuda.current_stream(self._device).record_event())
+        event = self._event()
+        if event is not None:
+            self._events.append(event)
             if len(self._events) > STEPS_IN_FLIGHT:
                 self._events.pop(0).synchronize()
-
-
-def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
-    torch._foreach_lerp_(means, arrays, share)
-    return means
 
 
 def _on_host(tensor: Any) -> Array:
@@ -261,7 +338,9 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
     network, input_shape = blueprint.network, blueprint.input_shape
     if network.engine is not None:
         module = zoo.build(network, input_shape, blueprint.recipe.seed)
-        module.to(device, dtype, memory_format=torch.channels_last)
+        module.to(device, dtype)
+        for parameter in module.parameters():
+            parameter.data = _channels_last(parameter.data)
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
     tensors = {name: _zeros(parameter, dtype, device) for name, parameter in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
@@ -280,9 +359,21 @@ def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:
 
 def _zeros(parameter: Parameter, dtype: Any, device: Any) -> Any:
     tensor = torch.zeros(parameter.shape, dtype=dtype, device=device)
-    if tensor.ndim == 4:
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return torch.nn.Parameter(tensor, requires_grad=parameter.trainable)
+    return torch.nn.Parameter(_channels_last(tensor), requires_grad=parameter.trainable)
+
+
+def _channels_last(tensor: Any) -> Any:
+    # With strides that say so where a size of 1 leaves several, as their gradients' do: `contiguous` would keep them.
+    return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor) if tensor.ndim == 4 else tensor
+
+
+def _require_own(blueprint: Blueprint) -> None:
+    if blueprint.network.engine is not None:
+        raise BadRecipe(
+            "the normalisations of a zoo's network each go by their own process's images",
+            where="sync_batch_norm = true",
+            advice=f"sync_batch_norm=false, or a network of our own in place of {blueprint.network}",
+        )
 
 
 class Normalised(torch.nn.Module):  # type: ignore[misc]
@@ -299,45 +390,3 @@ class Normalised(torch.nn.Module):  # type: ignore[misc]
         mean, std = (numbers.repeat(images.shape[2]) for numbers in (self.mean, self.std))
         pixels = (images.flatten(2) - mean) / std
         return self.body(pixels.view(images.shape).permute(0, 3, 1, 2))
-
-
-START = 2.0**16
-"""The first factor; a factor too large costs a few skipped steps, too small costs accuracy."""
-STEPS_TO_GROW = 2000
-"""Good steps in a row after which the factor doubles."""
-
-
-class LossScale:
-    """Micikevicius et al. 2018, section 3.2, with the factor chosen as training goes ("dynamic", its section 4).
-
-    A step whose gradients are not all finite is skipped and halves the factor, to no less than 1. To know, Python
-    waits for the device in every step.
-    """
-
-    def __init__(self) -> None:
-        self._scale = START
-        self._good_steps = 0
-
-    def scaled(self, loss: Any) -> Any:
-        """The loss to take the gradient of."""
-        return loss * self._scale
-
-    def unscale(self, gradients: list[Any]) -> bool:
-        """Divide the gradients by the factor, in place; true where the step shall be taken."""
-        torch._foreach_mul_(gradients, 1 / self._scale)
-        finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))))
-        self._good_steps = self._good_steps + 1 if finite else 0
-        if not finite:
-            self._scale = max(self._scale / 2, 1.0)
-        elif self._good_steps == STEPS_TO_GROW:
-            self._scale, self._good_steps = 2 * self._scale, 0
-        return finite
-
-    def state(self) -> dict[str, Array]:
-        """`loss_scale` [2]: the factor, and the good steps since it last changed."""
-        return {"loss_scale": np.array([self._scale, self._good_steps], np.float64)}
-
-    def set_state(self, state: Values) -> None:
-        """Go on from an optimizer state that has a loss scale."""
-        if "loss_scale" in state:
-            self._scale, self._good_steps = float(state["loss_scale"][0]), int(state["loss_scale"][1])

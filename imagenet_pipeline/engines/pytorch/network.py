@@ -5,7 +5,7 @@ Gradients of a class's logit by the output of a layer; `engines/gluon/network.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,14 +83,20 @@ class _Root(torch.nn.Module):  # type: ignore[misc]
         self.layers = layers
         self.items = nn.ModuleList(items)
         self.taps = taps
+        self.norms = [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def forward(self, x: Any) -> list[Any]:
+        moving = [norm for norm in self.norms if norm.by_batch and norm.over_ranks is None]
+        # Gradients do not depend on them; `data` keeps autograd from thinking so.
+        variances = [norm.running_var.data for norm in moving]
+        kept = torch._foreach_mul(variances, [norm.layer.momentum for norm in moving]) if moving else []
         heads = []
         for index, item in enumerate(self.items):
             if index not in self.taps:
                 x = item(x)
             elif self.training:
                 heads.append(item(x))
+        _make_biased(variances, kept, [norm.count for norm in moving])
         return [x, *heads]
 
 
@@ -114,32 +120,60 @@ class _Weighted(torch.nn.Module):  # type: ignore[misc]
 
 
 class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
+    """A single kernel; `_Root` makes the running variances of all layers together those of the written layer."""
+
     def __init__(self, layer: layers.BatchNorm, owned: dict[str, Any]) -> None:
         super().__init__()
         self.layer = layer
+        self.over_ranks: Callable[..., tuple[Any, Any, Any]] | None = None
+        """Normalises in training in the place of PyTorch's; gives biased mean and variance as well."""
+        self.count = 0
+        """Numbers that a channel's last statistics were taken of."""
         for name, tensor in owned.items():
             # Without scale the weight is 1, whatever was stored.
             fixed = name == "weight" and not layer.scale
             setattr(self, name, torch.ones_like(tensor, requires_grad=False) if fixed else tensor)
 
-    def forward(self, x: Any) -> Any:
-        if not self.training or self.layer.frozen:
-            return self._normalised(x, False)
-        count = x.numel() // x.shape[1]
-        before = self.running_var * self.layer.momentum
-        normalised = self._normalised(x, True)
-        # PyTorch has added the unbiased variance, count / (count - 1) times ours (and not a number for a single value).
-        # The gradient does not depend on it; `data` keeps autograd from thinking so.
-        if count > 1:
-            self.running_var.data.lerp_(before, 1 / count)
-        else:
-            self.running_var.data.copy_(before)
-        return normalised
+    @property
+    def by_batch(self) -> bool:
+        """True where it normalises by the batch, which moves the running statistics."""
+        return self.training and not self.layer.frozen
 
-    def _normalised(self, x: Any, by_batch: bool) -> Any:
+    def forward(self, x: Any) -> Any:
+        if self.by_batch and self.over_ranks is not None:
+            normalised, mean, variance = self.over_ranks(x, self.weight, self.bias, self.layer.epsilon)
+            for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+                running.data.lerp_(new, 1 - self.layer.momentum)
+            return normalised
+        self.count = x.numel() // x.shape[1]
         momentum = 1 - self.layer.momentum
         statistics = (self.running_mean, self.running_var)
-        return torch.batch_norm(x, self.weight, self.bias, *statistics, by_batch, momentum, self.layer.epsilon, True)
+        return torch.batch_norm(
+            x, self.weight, self.bias, *statistics, self.by_batch, momentum, self.layer.epsilon, True
+        )
+
+
+def normalise_together(module: Any, over_ranks: Callable[..., tuple[Any, Any, Any]]) -> None:
+    """Let every batch normalisation of a module that trains go by all ranks' images (`distributed.py`)."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.over_ranks = over_ranks
+
+
+def _make_biased(variances: list[Any], kept: list[Any], counts: list[int]) -> None:
+    """Turn what PyTorch has added to the `kept` share of each running variance into the biased variance of the batch.
+
+    It adds the unbiased variance, of n numbers n / (n - 1) times ours, and not a number where n is 1. Layers of the
+    same n go in one call.
+    """
+    for count in dict.fromkeys(counts):
+        moved, before = (
+            [array for array, own in zip(arrays, counts, strict=True) if own == count] for arrays in (variances, kept)
+        )
+        if count > 1:
+            torch._foreach_lerp_(moved, before, 1 / count)
+        else:
+            torch._foreach_copy_(moved, before)
 
 
 class _Plain(torch.nn.Module):  # type: ignore[misc]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_there
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.engines import may_have_gpus
+from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_gpus, require_there, tell_automatic
+from imagenet_pipeline.errors import BadRecipe, is_out_of_memory
 from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 def import_torch() -> Any:
@@ -23,13 +30,50 @@ def import_torch() -> Any:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_processors() // here.local_ranks))
-    torch.backends.cudnn.benchmark = True
-    # float32 means float32: cuDNN would round the factors of convolutions to 10 bits.
-    torch.backends.cudnn.allow_tf32 = False
     return torch
 
 
 torch: Any = import_torch()
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let GPUs round the factors of float32 products to 10 bits from now on (TF32), as cuDNN would by itself, or not."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+allow_tf32(False)
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """Let GPUs take from now on algorithms that give equal bytes for equal numbers, or the fastest, found by trial."""
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        # Read when cuBLAS is first used; PyTorch refuses to call it deterministic without.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Memory that an operator is to write to need not be filled before: none here reads what it did not write.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def naming_algorithms(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """The same function, but BadRecipe where an operator has no deterministic algorithm on this device."""
+
+    @functools.wraps(call)
+    def guarded(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
+        try:
+            return call(*arguments, **named)
+        except RuntimeError as error:
+            operator, found, _ = str(error).partition(" does not have a deterministic implementation")
+            if not found:
+                raise
+            raise BadRecipe(
+                f"PyTorch has no deterministic algorithm for {_short(operator)} on this device",
+                where="deterministic = true",
+                advice="train with deterministic=false, or a network without it",
+            ) from error
+
+    return guarded
 
 
 def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
@@ -53,33 +97,52 @@ def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
             found=len(words),
             advice="devices=auto gives each process its own",
         )
+    if devices == "auto" and not here.launched:
+        gpus = gpu_count()
+        tell_automatic("pytorch", gpus, min(gpus, 1), why_no_gpu() if not gpus and may_have_gpus() else "")
     if kind == "cpu":
         return torch.device("cpu")
     number = words[here.local_rank] if ":" in devices else str(here.local_rank)
-    require_there(devices, [number], gpu_count(), _gpus_found())
+    require_gpus(devices, [number], "pytorch", gpu_count(), why_no_gpu)
     return torch.device("cuda", int(number))
 
 
 def gpu_count() -> int:
     """Number of GPUs that PyTorch can use."""
-    return int(torch.cuda.device_count())
+    with warnings.catch_warnings():
+        # Of a driver that is too old: `why_no_gpu` says it where it matters.
+        warnings.simplefilter("ignore", UserWarning)
+        return int(torch.cuda.device_count())
+
+
+def why_no_gpu() -> str:
+    """Say why PyTorch can use no GPU: its build, the environment, or the driver."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"PyTorch {torch.__version__} is built without CUDA; docs/install.md has the build with it"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides them"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        if "no NVIDIA driver" in str(error):
+            return "the NVIDIA driver is missing"
+        if "too old" in str(error):
+            return f"the NVIDIA driver is too old for CUDA {torch.version.cuda}"
+        return f"the driver says: {_short(error)}"
+    return "there is none"
 
 
 def listed_devices(devices: str) -> tuple[str, list[str]]:
     """Read the recipe's `devices`: "cpu" or "gpu", and all numbers. Raises BadRecipe for a device that is not there."""
     gpus = gpu_count()
-    kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3")
+    kind, words = parse_devices(devices, gpus, expected="auto, cpu, gpu, gpu:all, cpu:0,1 or gpu:0,1,2,3")
     if kind == "gpu":
-        require_there(devices, words, gpus, _gpus_found())
+        require_gpus(devices, words, "pytorch", gpus, why_no_gpu)
     elif len(words) == 1:
         require_there(devices, words, 1, "the one device cpu:0")
     else:
         require_there(devices, words, CPU_CONTEXTS, f"cpu:0 to cpu:{CPU_CONTEXTS - 1}, a process each")
     return kind, words
-
-
-def _gpus_found() -> str:
-    return f"{gpu_count()} GPUs that PyTorch can use"
 
 
 def choose_precision(precision: str, device: Any) -> str:
@@ -88,18 +151,20 @@ def choose_precision(precision: str, device: Any) -> str:
     Raises BadRecipe for a precision the device lacks.
     """
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        lacking = set() if fast else {"bfloat16"}
+        # NVIDIA's GPUs have bfloat16 and TF32 since Ampere, AMD's bfloat16 alone.
+        amd = torch.version.hip is not None
+        fast = amd or torch.cuda.get_device_capability(device) >= (8, 0)
+        lacking = ({"tf32"} if amd else set()) if fast else {"bfloat16", "tf32"}
     else:
         # A step of ResNet-18 took 0.3 of its float32 time with AMX, 0.6 to 0.7 with AVX-512's dot products alone.
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
-        lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
+        lacking = {"tf32"} if torch.cpu._is_amx_fp16_supported() else {"tf32", "float16"}
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             lacking.add("bfloat16")
     if precision in lacking:
         raise BadRecipe(
-            f"no fast {precision} on this {'CPU' if device.type == 'cpu' else 'GPU'}",
+            f"no fast {precision} on {'this CPU' if device.type == 'cpu' else device_name(device)}",
             where=f"precision = {precision!r}",
             advice="precision=auto takes the fastest there is",
         )
@@ -127,15 +192,23 @@ def require_compiler() -> None:
         )
 
 
-def compiled(network: Any) -> Any:
-    """The network compiled at its first step, which raises BadRecipe where the compiler does not work."""
+def compiled(network: Any, graphs: bool) -> Any:
+    """The network compiled at its first step, which raises BadRecipe where the compiler does not work.
+
+    With `graphs` a GPU is given all kernels of a step at once, as a CUDA graph: what a step returns, and the gradients
+    it leaves, hold until the next.
+    """
     # Symbolic sizes fail on some networks, and would give a restarted run other kernels than an unbroken run.
-    inner = torch.compile(network, dynamic=False)
+    inner = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
 
     def step(images: Any) -> Any:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         try:
             return inner(images)
         except torch._dynamo.exc.TorchDynamoException as error:
+            if is_out_of_memory(error):
+                raise
             raise BadRecipe(
                 f"compile = true: the step cannot be compiled ({_short(error)})",
                 advice=f"mend the compiler {_compiler()}, or train with compile=false",
@@ -148,5 +221,5 @@ def _compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception | str) -> str:
     return ascii(" ".join(str(error).split()))[1:-1][:200]

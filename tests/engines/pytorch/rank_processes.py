@@ -60,6 +60,11 @@ TAPPED = stack(
 NORMALISED = stack(
     conv=Conv(6, 3, pad=1), norm=BatchNorm(momentum=0.5), flatten=Flatten(), classifier=Dense(CLASSES)
 )  # fmt: skip
+SLENDER = stack(
+    first=Conv(8, 7, stride=2, pad=3), point=Conv(6, 1), depth=Conv(6, 3, groups=6, pad=1), norm=BatchNorm(),
+    half=Conv(5, 1, stride=2), grey=Conv(1, 1), flatten=Flatten(), classifier=Dense(CLASSES),
+)  # fmt: skip
+"""Weights whose strides a size of 1 leaves open."""
 DROPPING = stack(flatten=Flatten(), drop=Dropout(0.5), classifier=Dense(CLASSES))
 
 
@@ -67,7 +72,7 @@ def engine_of(
     network: Sequential, seed: int = 1, optimizer: Arrays | None = None, frozen: tuple[str, ...] = (), **named: Any
 ) -> Engine:
     rule = OptimizerRecipe(**(optimizer or {"momentum": 0.9, "weight_decay": 0.01}))
-    recipe = Recipe(network="", records="", precision="float64", optimizer=rule, **named)
+    recipe = Recipe(network="", records="", optimizer=rule, **{"precision": "float64", **named})
     blueprint = Blueprint(network, SIZE, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, frozen)
     return create_engine("pytorch", blueprint, initial_values(network, blueprint.input_shape, "msra", seed))
 
@@ -111,6 +116,24 @@ def normalised() -> Arrays:
     engine.set_values(engine.values())
     again = {f"again/{name}": value for name, value in engine.values().items()}
     return {**found, **averages, **again, "own": own}
+
+
+def synchronised() -> Arrays:
+    return steps_of(engine_of(NORMALISED, sync_batch_norm=True), 5)
+
+
+def compressed() -> Arrays:
+    engine = engine_of(TAPPED, gradient_compression="bfloat16")
+    before = {f"before/{name}": value for name, value in engine.values().items()}
+    return steps_of(engine, 5) | before
+
+
+def slender() -> Arrays:
+    """Gradients lie as their weights do, within what the ranks exchange."""
+    engine: Any = engine_of(SLENDER, precision="float32", sync_batch_norm=True)
+    found = steps_of(engine, 3)
+    strides = {name: [tensor.stride(), tensor.grad.stride()] for name, tensor in engine._trained.items()}
+    return found | {f"strides/{name}": pair for name, pair in strides.items()}
 
 
 def dropping() -> Arrays:

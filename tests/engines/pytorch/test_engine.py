@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from imagenet_pipeline.networks.layers import (
     stack,
     without_taps,
 )
-from imagenet_pipeline.processes import RankedProcess
+from imagenet_pipeline.processes import RankedProcess, available_processors
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., Engine]
@@ -275,6 +276,106 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_device("auto", ranks[1])
 
 
+class Streams:
+    """A GPU's streams as `torch.cuda` has them, which list what is asked of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: self._copying())
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None, raising=False)
+
+    @contextlib.contextmanager
+    def _copying(self) -> Iterator[None]:
+        self.calls.append("copy")
+        yield
+
+    def wait_stream(self, stream: Any) -> None:
+        self.calls.append("step waits")
+
+    def record_event(self) -> Any:
+        self.calls.append("event")
+        return self
+
+    def synchronize(self) -> None:
+        self.calls.append("synchronize")
+
+
+def test_a_gpu_s_copies_are_awaited_before_a_call_returns(
+    make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls alone, for want of a GPU: steps wait for copies, Python for the batch and an older step."""
+    engine: Any = make_engine(LINEAR, engine="pytorch")
+    streams = engine._copies = Streams(monkeypatch)
+    put = ["copy", "step waits"] * 2
+    for number in range(4):
+        engine.train_batch(*make_batch(5), 0.1, 0)
+        old_step = ["synchronize"] if number >= 2 else []
+        assert streams.calls == [*put, "event", *old_step, "synchronize"]
+        streams.calls.clear()
+    read = engine.issue_logits(make_batch(5)[0])
+    assert streams.calls == ["copy", "step waits", "event", "synchronize"]
+    assert read().shape == (5, 7)
+    assert streams.calls[4:] == ["synchronize"]
+
+
+def test_memory_to_copy_from_that_cannot_be_had_is_a_memory_error(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = make_engine(LINEAR, engine="pytorch")
+    assert engine.host_array((2, 3), np.float32).shape == (2, 3)
+    engine._copies = Streams(monkeypatch)
+    with pytest.raises(MemoryError):  # here for want of CUDA
+        engine.host_array((2, 3), np.uint8)
+
+
+@pytest.fixture
+def any_algorithms() -> Iterator[None]:
+    yield
+    pytorch_runtime.choose_algorithms(False)
+
+
+@pytest.mark.usefixtures("any_algorithms")
+def test_an_operator_that_is_not_deterministic_is_named(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
+    engine: Any = make_engine(TAPPED, engine="pytorch")
+    engine._deterministic = True  # as on a GPU
+    plain = make_engine(TAPPED, engine="pytorch")
+    for each in (engine, plain):
+        each.train_batch(*make_batch(5), 0.1, 0)
+    assert torch.are_deterministic_algorithms_enabled() is False
+    assert {name: value.tobytes() for name, value in engine.values().items()} == {
+        name: value.tobytes() for name, value in plain.values().items()
+    }
+
+    def put(module: Any, inputs: Any, output: Any) -> None:
+        torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+
+    engine._layers["relu"].register_forward_hook(put)
+    plain._layers["relu"].register_forward_hook(put)  # type: ignore[attr-defined]
+    with pytest.raises(BadRecipe, match=r"deterministic = true: PyTorch has no deterministic algorithm for put_ on"):
+        engine.train_batch(*make_batch(5), 0.1, 0)
+    plain.train_batch(*make_batch(5), 0.1, 0)
+
+
+def test_a_gpu_gets_a_compiled_step_as_a_graph(
+    make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def compile(network: Any, dynamic: bool, mode: str | None) -> Any:
+        calls.append(mode)
+        return lambda x: calls.append("step") or network(x)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("begin"))
+    for graphs in (True, False):
+        engine: Any = make_engine(LINEAR, engine="pytorch")
+        engine._compile, engine._graphs = True, graphs or engine._graphs
+        for _ in range(2):
+            engine.train_batch(*make_batch(5), 0.1, 0)
+    assert calls == ["reduce-overhead", "begin", "step", "begin", "step", None, "step", "step"]
+
+
 def test_compilation_needs_a_compiler(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pytorch_runtime.shutil, "which", lambda name: None)
     with pytest.raises(BadRecipe, match=r"compile = true needs the compiler g\+\+; install it"):
@@ -304,7 +405,7 @@ def test_a_compiler_that_fails_is_one_line(
     def failing(_: Any) -> Any:
         raise torch._inductor.exc.InductorError(RuntimeError("C++ compile error\n\n\x1b[2J" + 900 * "x"), None)
 
-    monkeypatch.setattr(torch, "compile", lambda network, dynamic: failing)
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic, mode: failing)
     engine = make_engine(LINEAR, engine="pytorch", compile=True)
     with pytest.raises(BadRecipe, match=r"compile = true: the step cannot be compiled \(.*compile=false") as caught:
         engine.train_batch(*make_batch(5), 0.1, 0)
@@ -314,7 +415,7 @@ def test_a_compiler_that_fails_is_one_line(
 
 def test_all_processors_are_used_unless_told_otherwise() -> None:
     words = "from imagenet_pipeline.engines.pytorch.runtime import torch; print(torch.get_num_threads())"
-    for setting, wanted in (({}, len(os.sched_getaffinity(0))), ({"OMP_NUM_THREADS": "1"}, 1)):
+    for setting, wanted in (({}, available_processors()), ({"OMP_NUM_THREADS": "1"}, 1)):
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         done = subprocess.run(
             [sys.executable, "-c", words], env={**environment, **setting}, capture_output=True, text=True, check=True

@@ -115,3 +115,58 @@ def test_without_scale_the_stored_weight_changes_nothing(training: bool) -> None
         tensors["norm.weight"].fill_(stored)
         found.append(pytorch_network.build(network, tensors).train(training)(x)[0])
     assert torch.equal(*found)
+
+
+class Counted(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
+    """Lists the operators that are issued while it lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, call: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.names.append(str(call))
+        return call(*arguments, **(named or {}))
+
+
+NORMS = stack(
+    frozen=BatchNorm(frozen=True),
+    norm1=BatchNorm(momentum=0.5),
+    norm2=BatchNorm(epsilon=1e-2),
+    conv=Conv(4, 3, stride=3),
+    norm3=BatchNorm(),
+    pool=GlobalAveragePool(),
+    norm4=BatchNorm(momentum=0.2),
+)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_running_statistics_of_every_layer_are_those_of_its_own_input(images: int) -> None:
+    values = initial_values(NORMS, SHAPE, "he", 1)
+    tensors = {
+        name: torch.nn.Parameter(torch.tensor(values[name], dtype=torch.float64), requires_grad="running" not in name)
+        for name in values
+    }
+    built = pytorch_network.build(NORMS, tensors)
+    seen: dict[str, Any] = {}
+    for name in ("norm1", "norm2", "norm3", "norm4"):
+        built.layers[name].register_forward_pre_hook(lambda module, x, name=name: seen.setdefault(name, x[0].detach()))
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    built.train()(torch.tensor(np.random.default_rng(0).normal(size=(images, *SHAPE))))
+    for name, x in seen.items():
+        layer = built.layers[name].layer
+        for statistic, batch in (("running_mean", x.mean((0, 2, 3))), ("running_var", x.var((0, 2, 3), correction=0))):
+            wanted = layer.momentum * before[f"{name}.{statistic}"] + (1 - layer.momentum) * batch
+            torch.testing.assert_close(tensors[f"{name}.{statistic}"].detach(), wanted, rtol=1e-13, atol=1e-15)
+    for name in ("frozen.running_mean", "frozen.running_var"):
+        assert torch.equal(tensors[name], before[name])
+
+
+def test_batch_normalisation_is_an_operator_a_layer() -> None:
+    network = stack(**{f"norm{number}": BatchNorm() for number in range(20)})
+    built, x = pytorch_network.build(network, zeros(network)).train(), torch.ones(2, *SHAPE)
+    with torch.no_grad(), Counted() as counted:
+        built(x)
+    own = [name for name in counted.names if name not in ("aten.empty.memory_format", "aten.detach.default")]
+    assert own.count("aten.native_batch_norm.default") == 20
+    assert len(own) <= 22

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.pytorch import engine as pytorch_engine
-from imagenet_pipeline.engines.pytorch.engine import LossScale
+from imagenet_pipeline.engines.pytorch import loss_scale
+from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, stack
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., Engine]
 MakeBatch = Callable[..., tuple[Any, Any]]
 torch: Any = pytorch
+CPU = torch.device("cpu")
 
 NETWORK = stack(conv=Conv(4, 3), relu=Activation("relu"), flatten=Flatten(), classifier=Dense(7))
 
@@ -27,7 +29,9 @@ NETWORK = stack(conv=Conv(4, 3), relu=Activation("relu"), flatten=Flatten(), cla
 def step(scale: LossScale, value: float) -> bool:
     """One whose gradients are this number, one of them spoilt where it is not finite."""
     gradients = [scale.scaled(torch.full((2, 3), 0.5)), scale.scaled(torch.tensor([1.0, value]))]
-    taken = scale.unscale(gradients)
+    taken = not scale.unscale(gradients).item()
+    assert scale.skipped() != taken
+    assert not scale.skipped()
     if taken:
         assert (gradients[0] == 0.5).all()
         assert gradients[1].tolist() == [1.0, value]
@@ -38,11 +42,11 @@ def step(scale: LossScale, value: float) -> bool:
 @given(st.lists(st.sampled_from([1.0, 2.0, -3.0, float("inf"), float("nan")]), max_size=40))
 def test_it_moves_as_pytorchs_does(values: list[float]) -> None:
     """Except that ours stops falling at 1."""
-    ours, weight = LossScale(), torch.zeros(1, requires_grad=True)
+    ours, weight = LossScale(CPU), torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=1.0)
     theirs = torch.amp.GradScaler("cpu", growth_interval=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytorch_engine, "STEPS_TO_GROW", 3)
+        patch.setattr(loss_scale, "STEPS_TO_GROW", 3)
         for value in values:
             optimizer.zero_grad()
             theirs.scale(weight * value).backward()
@@ -58,18 +62,18 @@ def test_it_moves_as_pytorchs_does(values: list[float]) -> None:
 
 
 def test_it_falls_to_one_and_grows_again() -> None:
-    scale = LossScale()
+    scale = LossScale(CPU)
     for _ in range(40):
         assert not step(scale, float("nan"))
     assert scale.state()["loss_scale"].tolist() == [1, 0]
-    scale.set_state({"loss_scale": np.array([8.0, pytorch_engine.STEPS_TO_GROW - 1])})
+    scale.set_state({"loss_scale": np.array([8.0, loss_scale.STEPS_TO_GROW - 1])})
     assert step(scale, 2.0)
     assert scale.state()["loss_scale"].tolist() == [16, 0]
 
 
 def test_large_gradients_are_no_overflow() -> None:
     """Their squares would be."""
-    assert step(LossScale(), 2.0**100)
+    assert step(LossScale(CPU), 2.0**100)
 
 
 @pytest.fixture
