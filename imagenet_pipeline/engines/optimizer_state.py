@@ -44,9 +44,10 @@ class OptimizerState:
         for name, group in self.groups.items():
             self._missed[name] += steps * group.frozen
 
-    def step(self, name: str, rate: float) -> Step:
-        """The numbers of a parameter's step at this learning rate."""
-        return Step(rate * self.groups[name].rate, self.taken(name), self._recipes[name])
+    def step(self, name: str, rate: float, steps: int | None = None) -> Step:
+        """The numbers of a parameter's step at this learning rate: of the step counted last, or of another."""
+        count = (self.steps if steps is None else steps) - self._missed[name]
+        return Step(rate * self.groups[name].rate, count, self._recipes[name])
 
     def taken(self, name: str) -> int:
         """Steps a parameter has moved in."""

@@ -37,7 +37,7 @@ from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
 from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
-from imagenet_pipeline.engines.gluon.optimizer import Optimizer
+from imagenet_pipeline.engines.gluon.optimizer import Approach, Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
@@ -86,7 +86,7 @@ class GluonEngine:
         self._loss = recipe.loss
         self._optimizer = Optimizer(recipe.optimizer, self._trained, self._contexts, groups)
         self._reducer = self._make_reducer()
-        self._averages = Averages(recipe.average_decay, self._copies(), mx.nd.NDArray.copy, _approach)
+        self._averages = Averages(recipe.average_decay, self._copies(), mx.nd.NDArray.copy, Approach())
         self._metrics: list[list[Any]] = []
         self._images = 0
 
@@ -265,12 +265,6 @@ def refuse_keys_of_pytorch(recipe: Recipe) -> None:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"
         )
-
-
-def _approach(means: list[Any], arrays: list[Any], share: float) -> list[Any]:
-    for mean, array in zip(means, arrays, strict=True):
-        mean += share * (array - mean)
-    return means
 
 
 def _fill(array: Any, values: Array) -> None:

@@ -1,8 +1,9 @@
-"""The written update rules on MXNet arrays; MXNet's fused kernel for plain momentum in float32."""
+"""The written update rules on MXNet's arrays, a call a context; MXNet's fused kernel for plain momentum in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.engines.optimizer_state import OptimizerState, ParameterGroup
-from imagenet_pipeline.optimizers import clip_factor, limited_norm, with_l1
+from imagenet_pipeline.optimizers import OPTIMIZERS, clip_factor, limited_norm, with_l1
 
 Moving = tuple[str, Any, Any, list[Any]]
 """A parameter's name, its weight, gradient and slots on one context."""
@@ -48,22 +49,15 @@ class Optimizer:
             name: [[mx.nd.zeros_like(parameter.data(context)) for _ in self._slot_names] for context in contexts]
             for name, parameter in parameters.items()
         }
+        self._contexts = range(len(contexts))
+        self._calls: list[Callable[[float, float, int], None]] = []
 
     def update(self, rate: float, batch_size: int) -> None:
         """Apply the gradients, summed over `batch_size` images, at this learning rate."""
         self._state.count()
-        moving = list(self._moving())
-        if self._recipe.clip_norm:
-            self._clip(moving, 1.0 / batch_size)
-        if self._fused:
-            for group in self._groups(moving):
-                self._update_fused(group, rate, 1.0 / batch_size)
-            self._last_rate = rate
-        else:
-            self._update_written(moving, rate, 1.0 / batch_size)
-        if self._recipe.max_norm:
-            for _, weight, _, _ in moving:
-                weight[:] = limited_norm(weight, self._recipe.max_norm)
+        self._calls = self._calls or list(self._calls_of_a_step())
+        for call in self._calls:
+            call(rate, 1.0 / batch_size, self._state.steps)
 
     def state(self) -> dict[str, Array]:
         """The optimizer state by name (`OptimizerState.arrays`; the fused sgd's: `displacement/PARAMETER` and the
@@ -84,6 +78,7 @@ class Optimizer:
         if not state:
             return
         arrays = self._state.read(state)
+        self._calls = []
         if self._fused:
             self._last_rate, arrays = _displacements(state, arrays)
         for index, slot in enumerate(self._slot_names):
@@ -91,44 +86,88 @@ class Optimizer:
                 for slots in copies:
                     slots[index][:] = mx.nd.array(arrays[f"{slot}/{name}"], dtype=slots[index].dtype)
 
-    def _moving(self) -> Iterator[Moving]:
-        for name in self._state.moving:
-            parameter = self._parameters[name]
-            for copies in zip(parameter.list_data(), parameter.list_grad(), self._slots[name], strict=True):
-                yield name, *copies
+    def _calls_of_a_step(self) -> Iterator[Callable[[float, float, int], None]]:
+        """Work of a step, in order: given the learning rate, a factor of the gradients and the number of the step."""
+        # Plain momentum needs none of this.
+        from imagenet_pipeline.engines.gluon.tracing import InOneCall
 
-    def _clip(self, moving: list[Moving], rescale: float) -> None:
-        """Every context has the same gradients, and takes their norm for itself."""
-        on_contexts: dict[str, list[Any]] = {}
-        for _, _, gradient, _ in moving:
-            on_contexts.setdefault(str(gradient.context), []).append(gradient)
-        for gradients in on_contexts.values():
-            squares = mx.nd.add_n(*[(gradient * gradient).sum() for gradient in gradients])
-            factor = clip_factor(squares.sqrt() * rescale, self._recipe.clip_norm)
-            for gradient in gradients:
-                gradient *= factor.reshape((1,) * gradient.ndim)
+        moving = [(self._parameters[name], self._slots[name]) for name in self._state.moving]
+        weights = [[parameter.list_data()[index] for parameter, _ in moving] for index in self._contexts]
+        gradients = [[parameter.list_grad()[index] for parameter, _ in moving] for index in self._contexts]
+        slots = [[copies[index] for _, copies in moving] for index in self._contexts]
+        if not self._fused:
+            copies = zip(weights, slots, gradients, strict=True)
+            items = [[[w, *s, g] for w, s, g in zip(*context, strict=True)] for context in copies]
+            yield InOneCall(self._written, items, self._kinds())
+            return
+        if self._recipe.clip_norm:
+            items = [[[gradient] for gradient in context] for context in gradients]
+            yield InOneCall(self._clipped, items, [None] * len(moving))
+        yield functools.partial(self._update_fused, list(self._groups()))
+        if self._recipe.max_norm:
+            items = [[[weight] for weight in context if weight.ndim > 1] for context in weights]
+            yield InOneCall(self._limited, items, [weight.ndim for (weight,) in items[0]])
 
-    def _update_written(self, moving: list[Moving], rate: float, rescale: float) -> None:
-        for name, weight, gradient, slots in moving:
-            step = self._state.step(name, rate)
-            gradient *= rescale
-            gradient = with_l1(weight, gradient, step.recipe.l1)
-            moved, slots[:] = self._state.rule.update(weight, gradient, tuple(slots), step)
-            moved.copyto(weight)
+    def _kinds(self) -> list[Hashable]:
+        """What the numbers of a parameter's step depend on. A rule of another package may look at the shape as well."""
+        if not OPTIMIZERS.is_shipped(self._recipe.name):
+            return []
+        groups = ((name, self._state.groups[name]) for name in self._state.moving)
+        return [
+            (len(self._parameters[name].shape), group.rate, group.decays, self._state.taken(name))
+            for name, group in groups
+        ]
 
-    def _groups(self, moving: list[Moving]) -> Iterator[list[Moving]]:
+    def _written(
+        self, indexes: list[int], items: list[list[Any]], rate: float, rescale: float, steps: int
+    ) -> list[list[Any]]:
+        """New [weight, *slots] of these of the moving parameters, given [weight, *slots, gradient] of each."""
+        gradients = [[gradient] for *_, gradient in items]
+        if self._recipe.clip_norm:
+            gradients = self._clipped(indexes, gradients, rate, rescale, steps)
+        moved = []
+        for index, (weight, *slots, _), (gradient,) in zip(indexes, items, gradients, strict=True):
+            step = self._state.step(self._state.moving[index], rate, steps)
+            gradient = with_l1(weight, gradient * rescale, step.recipe.l1)
+            new, changed = self._state.rule.update(weight, gradient, tuple(slots), step)
+            moved.append([new, *changed])
+        if self._recipe.max_norm:
+            moved = [[limited_norm(weight, self._recipe.max_norm), *slots] for weight, *slots in moved]
+        return moved
+
+    def _clipped(
+        self, indexes: list[int], items: list[list[Any]], rate: float, rescale: float, steps: int
+    ) -> list[list[Any]]:
+        """Gradients scaled down. Every context has the same gradients, and takes their norm for itself."""
+        from imagenet_pipeline.engines.gluon.tracing import add_up
+
+        length = add_up([(gradient * gradient).sum() for (gradient,) in items]).sqrt() * rescale
+        factor = clip_factor(length, self._recipe.clip_norm)
+        return [[gradient * factor.reshape((1,) * gradient.ndim)] for (gradient,) in items]
+
+    def _limited(self, indexes: list[int], items: list[list[Any]], *numbers: float) -> list[list[Any]]:
+        return [[limited_norm(weight, self._recipe.max_norm)] for (weight,) in items]
+
+    def _update_fused(self, groups: list[list[Moving]], rate: float, rescale: float, steps: int) -> None:
+        for group in groups:
+            self._update_group(group, rate, rescale)
+        self._last_rate = rate
+
+    def _groups(self) -> Iterator[list[Moving]]:
         """Arrays of the same device and length, which the fused kernel walks side by side.
 
         It looks at every array of a call for each number of the longest: with VGG-16's in a single call it took 1.5 s.
         """
         alike: dict[tuple[str, int], list[Moving]] = {}
-        for name, weight, gradient, slots in moving:
-            alike.setdefault((str(weight.context), weight.size), []).append((name, weight, gradient, slots))
+        for name in self._state.moving:
+            parameter = self._parameters[name]
+            for copies in zip(parameter.list_data(), parameter.list_grad(), self._slots[name], strict=True):
+                alike.setdefault((str(copies[0].context), copies[0].size), []).append((name, *copies))
         for group in alike.values():
             for first in range(0, len(group), self._ARRAYS_A_CALL):
                 yield group[first : first + self._ARRAYS_A_CALL]
 
-    def _update_fused(self, group: list[Moving], rate: float, rescale: float) -> None:
+    def _update_group(self, group: list[Moving], rate: float, rescale: float) -> None:
         mx.nd.multi_sgd_mom_update(
             *[array for _, weight, gradient, slots in group for array in (weight, gradient, *slots)],
             out=[weight for _, weight, _, _ in group],
@@ -144,3 +183,33 @@ def _displacements(state: Values, velocities: dict[str, Array]) -> tuple[float, 
     if "learning_rate" in state:
         return float(state["learning_rate"][0]), {key: np.asarray(value) for key, value in state.items()}
     return 1.0, {key.replace("velocity/", "displacement/", 1): -value for key, value in velocities.items()}
+
+
+class Approach:
+    """Move means by a share of the way to their arrays (`engines.ema.Averages`), a call a context."""
+
+    def __init__(self) -> None:
+        self._means: list[Any] = []
+        self._calls: list[Callable[[float], None]] = []
+
+    def __call__(self, means: list[Any], arrays: list[Any], share: float) -> list[Any]:
+        """The means themselves, moved."""
+        if len(means) != len(self._means) or any(mean is not old for mean, old in zip(means, self._means, strict=True)):
+            self._means, self._calls = means, list(_approaches(means, arrays))
+        for call in self._calls:
+            call(share)
+        return means
+
+
+def _approaches(means: list[Any], arrays: list[Any]) -> Iterator[Callable[[float], None]]:
+    from imagenet_pipeline.engines.gluon.tracing import InOneCall
+
+    on_contexts: dict[str, list[list[Any]]] = {}
+    for mean, array in zip(means, arrays, strict=True):
+        on_contexts.setdefault(str(mean.context), []).append([mean, array])
+    for items in on_contexts.values():
+        yield InOneCall(_approached, [items], [None] * len(items))
+
+
+def _approached(indexes: list[int], items: list[list[Any]], share: float) -> list[list[Any]]:
+    return [[mean + share * (array - mean)] for mean, array in items]
