@@ -260,7 +260,7 @@ def claim(path: Path, where: Path, work: str) -> AbstractContextManager[Any]:
 
 
 class Held(BadInput):
-    """What `claim` was to hold is another's."""
+    """The hold that `claim` was to take is another's."""
 
 
 def hold(descriptor: int) -> bool:

@@ -105,7 +105,7 @@ def naming_memory(engine: type[_Engine]) -> type[_Engine]:
 
 @dataclass
 class _Demand:
-    """What an engine was last given to compute. Gluon computes it later, and reports what failed in another call."""
+    """Batch an engine was last given to compute. Gluon computes it later, and reports what failed in another call."""
 
     recipe: Recipe
     images: int = 0

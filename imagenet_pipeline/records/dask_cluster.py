@@ -51,7 +51,7 @@ log = logging.getLogger("imagenet_pipeline")
 
 @dataclass(frozen=True)
 class Expected:
-    """What a worker must have like the machine that builds: versions, and a file's size and first bytes (or none)."""
+    """Versions, and a file's size and first bytes (or none), that a worker must have like the machine that builds."""
 
     versions: dict[str, str]
     file: Path
@@ -59,7 +59,7 @@ class Expected:
 
     @classmethod
     def of(cls, task: Task) -> Expected:
-        """What the worker of a task must have like this machine."""
+        """Look up on this machine what the worker of a task must have like it."""
         return cls(versions(), task.first_file, content_of(task.first_file))
 
 

@@ -69,7 +69,7 @@ class Index:
 
 
 class RecordFiles(Protocol):
-    """Where the bytes of record files come from; the files are numbered, and threads share them."""
+    """Record files, numbered, as a source of bytes that threads share."""
 
     def read(self, file: int, size_bytes: int, offset: int) -> bytes:
         """Up to so many bytes of a file. Raises OSError."""
@@ -78,10 +78,10 @@ class RecordFiles(Protocol):
 
 
 class CachedFiles(RecordFiles, Protocol):
-    """Those of a data set in object storage, which come into a cache as they are needed."""
+    """Record files of a data set in object storage, which come into a cache as they are needed."""
 
     def ahead(self, order: Numbers) -> AbstractContextManager[RecordFiles]:
-        """While the block runs, files [n] are fetched in the order in which the reads of a pass will need them."""
+        """Fetch files [n], while the block runs, in the order in which the reads of a pass will need them."""
 
 
 class OpenFiles:

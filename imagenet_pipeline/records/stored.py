@@ -24,7 +24,7 @@ from imagenet_pipeline.storage import DOWNLOADS, Storage, cache_folder
 
 MARKER = "cache.json"
 LARGEST_BYTES = 2**31
-"""Of a small file, which is held in memory."""
+"""Limit of a small file, which is held in memory."""
 FETCHED_TOGETHER = 8
 
 

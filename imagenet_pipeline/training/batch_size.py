@@ -36,7 +36,7 @@ FINENESS = 8
 MARGIN = 16
 """A batch fits where one larger by a sixteenth does: a run has more beside it, such as copies of gradients."""
 SHARE_OF_MEMORY = 0.8
-"""Of the machine's memory that is free, for all of its processes together."""
+"""Share, of the machine's memory that is free, for all of its processes together."""
 SECONDS_A_TRIAL = 5.0
 """On a CPU, batches larger than one that took so long are extrapolated, and the one that is found is tried."""
 GROWTH_BYTES = 2**26
@@ -54,7 +54,7 @@ class Found:
     limit: str
 
     def entry(self) -> dict[str, Any]:
-        """What the journal keeps of the search."""
+        """Entry of the journal about the search."""
         return {"batch_size_found": asdict(self)}
 
     def settle(self, recipe: Recipe) -> Recipe:
@@ -235,7 +235,7 @@ class _Trial:
 
 
 _trials: list[_Trial] = []
-"""That of this process, once there is one."""
+"""Trial of this process, once there is one."""
 
 
 def _begin(recipe: Recipe, neighbours: int) -> None:

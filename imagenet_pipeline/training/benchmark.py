@@ -42,7 +42,7 @@ class StepSpeed:
     processes: int
     """Processes that trained together, each on as many devices."""
     devices: tuple[str, ...]
-    """Those of the first process."""
+    """Devices of the first process."""
     precision: str
     batch_size: int
     steps: int
