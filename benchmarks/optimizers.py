@@ -1,9 +1,10 @@
 """Operator calls and host time of an optimizer's step over ResNet-50's 161 arrays, every rule and option.
 
-    python benchmarks/optimizers.py [--engine pytorch] [--contexts 1] [--side 4] [--steps 9] [--json]
+    python benchmarks/optimizers.py [--engine pytorch|gluon] [--contexts 1] [--side 4] [--steps 9] [--json]
 
 "ours" is the engine's optimizer, "each" the written rule of `imagenet_pipeline/optimizers.py` on one array after the
-other, "theirs" the framework's own optimizer of that name, where it has one. Host time is what Python and the framework
+other, "theirs" the framework's own optimizer of that name, where it has one
+(on Gluon gluon.Trainer with the nearest). Host time is what Python and the framework
 take to issue a step, so every side of an array is cut to `--side` numbers, which cost next to nothing to compute;
 `--side 0` leaves the arrays whole. Steps of the three alternate in one process, and the best of each counts.
 """
@@ -124,7 +125,7 @@ def on_pytorch(recipe: OptimizerRecipe, shapes: Shapes, arguments: argparse.Name
     optimizer = Optimizer(recipe, ours)
     steps = {
         "ours": lambda: optimizer.update(RATE),
-        "each": torch.no_grad()(one_by_one(recipe, each, torch.zeros_like)),
+        "each": torch.no_grad()(one_by_one(recipe, each, torch.zeros_like, torch.Tensor.copy_)),
     }
     if recipe.name in TORCH_OPTIM:
         momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov} if recipe.name == "sgd" else {}
@@ -134,8 +135,10 @@ def on_pytorch(recipe: OptimizerRecipe, shapes: Shapes, arguments: argparse.Name
     return {"steps": steps, "count": count, "finish": lambda: None}
 
 
-def one_by_one(recipe: OptimizerRecipe, weights: dict[str, Any], zeros: Callable[[Any], Any]) -> Act:
-    """The written rule, and what a recipe adds to it, on one tensor after the other."""
+def one_by_one(
+    recipe: OptimizerRecipe, weights: dict[str, Any], zeros: Callable[[Any], Any], write: Callable[[Any, Any], Any]
+) -> Act:
+    """The written rule, and what a recipe adds to it, on one tensor after the other; `write(weight, moved)`."""
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     state = OptimizerState(recipe, shapes, None)
     slots = {name: tuple(zeros(weight) for _ in state.rule.slots) for name, weight in weights.items()}
@@ -150,12 +153,84 @@ def one_by_one(recipe: OptimizerRecipe, weights: dict[str, Any], zeros: Callable
             numbers = state.step(name, RATE)
             gradient = with_l1(weight, gradients[name], numbers.recipe.l1)
             moved, slots[name] = state.rule.update(weight, gradient, slots[name], numbers)
-            weight.copy_(limited_norm(moved, recipe.max_norm) if recipe.max_norm else moved)
+            write(weight, limited_norm(moved, recipe.max_norm) if recipe.max_norm else moved)
 
     return step
 
 
-ENGINES = {"pytorch": on_pytorch}
+GLUON_TRAINER: dict[str, tuple[str, dict[str, Any]]] = {
+    "adam": ("adam", {}),
+    "adamw": ("adam", {}),
+    "nadam": ("nadam", {}),
+    "rmsprop": ("rmsprop", {}),
+    "adagrad": ("adagrad", {}),
+    "adadelta": ("adadelta", {}),
+    "lamb": ("lamb", {}),
+    "lars": ("lars", {"momentum": 0.9}),
+}
+"""MXNet's name for an optimizer like ours, or the nearest: it has no AdamW, clipping, l1 or limited norm of its own."""
+
+
+def on_gluon(recipe: OptimizerRecipe, shapes: Shapes, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Steps of the three on CPU contexts, and how to count Python's calls into MXNet in a step."""
+    from imagenet_pipeline.engines.gluon.optimizer import Optimizer
+    from imagenet_pipeline.engines.gluon.runtime import mx
+
+    contexts = [mx.cpu(index) for index in range(arguments.contexts)]
+    library = mx.base._LIB
+    calls = [0]
+
+    def counted(function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            calls[0] += 1
+            return function(*given)
+
+        return call
+
+    for name in ("MXImperativeInvokeEx", "MXInvokeCachedOpEx"):
+        setattr(library, name, counted(getattr(library, name)))
+
+    def made() -> dict[str, Any]:
+        found = {name: mx.gluon.Parameter(name.replace(".", "_"), shape=shape) for name, shape in shapes.items()}
+        for name, value in values(shapes).items():
+            found[name].initialize(ctx=contexts)
+            found[name].set_data(mx.nd.array(value))
+            for gradient in found[name].list_grad():
+                gradient[:] = mx.nd.array(value)
+        return found
+
+    def count(step: Act) -> int:
+        calls[0] = 0
+        step()
+        return calls[0]
+
+    ours, each, theirs = made(), made(), made()
+    rates = iter(RATE * (1 + 1e-5 * step) for step in range(10**6))  # as with a schedule, every step has another
+    optimizer = Optimizer(recipe, ours, contexts)
+    name, options = GLUON_TRAINER.get(recipe.name, ("nag" if recipe.nesterov else "sgd", {"momentum": recipe.momentum}))
+    options = {"learning_rate": RATE, "wd": recipe.weight_decay} | options
+    trainer = mx.gluon.Trainer(list(theirs.values()), name, options, kvstore=None, update_on_kvstore=False)
+    weights = [weight for parameter in theirs.values() for weight in parameter.list_data()]
+
+    def their_step() -> None:
+        trainer.set_learning_rate(next(rates))
+        for weight in weights:
+            weight._fresh_grad = True  # as after a backward pass
+        trainer.update(1)
+
+    copies = ({name: parameter.data(context) for name, parameter in each.items()} for context in contexts)
+    on_contexts = [
+        one_by_one(recipe, own, mx.nd.zeros_like, lambda weight, moved: moved.copyto(weight)) for own in copies
+    ]
+    steps = {
+        "ours": lambda: optimizer.update(next(rates), 1),
+        "each": lambda: [step() for step in on_contexts],
+        "theirs": their_step,
+    }
+    return {"steps": steps, "count": count, "finish": mx.nd.waitall}
+
+
+ENGINES = {"pytorch": on_pytorch, "gluon": on_gluon}
 
 
 def measured(subject: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -221,8 +221,11 @@ class InOneCall:
                 graph.run(values)
                 return
         for items in self._items:
+            given = {id(array) for arrays in items for array in arrays}
             for results, arrays in zip(self._function(self._all, items, *numbers), items, strict=True):
-                for result, array in zip(results, arrays, strict=False):
+                # A result may be an array that was given, and that is about to be replaced.
+                kept = [result.copy() if id(result) in given else result for result in results]
+                for result, array in zip(kept, arrays, strict=False):
                     result.copyto(array)
 
     def _graph_and_values(self, numbers: tuple[float, ...]) -> tuple[_Graph, list[float]]:
@@ -359,13 +362,16 @@ def _by_itself(symbols: list[Any], tape: Tape, result: int) -> Any:
 
 def _overwrites_nothing_read_later(tape: Tape) -> bool:
     """Whether all that reads an array is on the way to the result that replaces it, and so comes before."""
+    ways = {array: _way_to(tape.notes, result) for array, result in tape.results.items()}
     readers: dict[int, set[int]] = {array: set() for array in tape.results}
-    for index, (_, operands, *_) in enumerate(tape.notes):
-        for operand in operands:
+    for index in set().union(*ways.values()):
+        for operand in tape.notes[index][1]:
             if operand in readers:
                 readers[operand].add(index)
-    results = tape.results.items()
-    return all(array == result or readers[array] <= _way_to(tape.notes, result) for array, result in results)
+    return all(
+        (array == result or result not in readers) and readers[array] <= ways[array]
+        for array, result in tape.results.items()
+    )
 
 
 def _way_to(notes: list[Note], result: int) -> set[int]:

@@ -122,8 +122,11 @@ def test_a_huge_cpu_number_is_refused_instead_of_filling_the_memory() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precisions_are_refused(make_engine: MakeEngine, precision: str) -> None:
-    with pytest.raises(BadRecipe, match=rf"precision = '{precision}': the gluon engine .*; take precision=auto or"):
+    with pytest.raises(
+        BadRecipe, match=rf"precision = '{precision}': the gluon engine .*; take precision=auto or"
+    ) as caught:
         make_engine(LINEAR, precision=precision)
+    assert ("float16 matrices on GPUs alone" in str(caught.value)) == (precision == "float16")
 
 
 def test_compilation_is_refused(make_engine: MakeEngine) -> None:
