@@ -61,10 +61,6 @@ class Registry(Generic[Item]):
         """Every name: shipped, then registered, then offered by entry points."""
         return tuple(dict.fromkeys([*self._shipped, *self._items, *self._entry_points]))
 
-    def is_shipped(self, name: str) -> bool:
-        """Whether the item of this name is this package's own."""
-        return name in self._shipped
-
     def __contains__(self, name: object) -> bool:
         return name in self._shipped or name in self._items or name in self._entry_points
 

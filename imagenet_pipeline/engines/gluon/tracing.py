@@ -66,7 +66,7 @@ class Tape:
         self.results[array.index] = result.index
 
     def does_as(self, other: Tape) -> bool:
-        """Whether it notes the same, but for the numbers."""
+        """True where it notes the same, but for the numbers."""
         return self.notes == other.notes and self.results == other.results
 
 
@@ -361,7 +361,7 @@ def _by_itself(symbols: list[Any], tape: Tape, result: int) -> Any:
 
 
 def _overwrites_nothing_read_later(tape: Tape) -> bool:
-    """Whether all that reads an array is on the way to the result that replaces it, and so comes before."""
+    """True where all that reads an array is on the way to the result that replaces it, and so comes before."""
     ways = {array: _way_to(tape.notes, result) for array, result in tape.results.items()}
     readers: dict[int, set[int]] = {array: set() for array in tape.results}
     for index in set().union(*ways.values()):
