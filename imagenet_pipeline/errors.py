@@ -123,3 +123,15 @@ class WorkerLost(PipelineError):
     """A worker process died (exit code 6)."""
 
     exit_code = 6
+
+
+def error_of(line: str, exit_code: int) -> PipelineError:
+    """The error with which another process of this program has ended: its line and its exit code."""
+    kind = next((kind for kind in PipelineError.__subclasses__() if kind.exit_code == exit_code), PipelineError)
+    error = kind(line)
+    error.exit_code = exit_code
+    return error
+
+
+class Negative(Exception):
+    """The check said no (exit code 1); what it found has been printed."""

@@ -14,16 +14,18 @@ from __future__ import annotations
 import _thread
 import contextlib
 import ctypes
+import functools
 import json
 import math
 import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -32,7 +34,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, PipelineError
+from imagenet_pipeline.errors import BadRecipe, PipelineError, error_of
 
 _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -58,6 +60,46 @@ def memory_bytes(root: Path = _ROOT) -> int | None:
     return min(
         [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(int(text) for text in limits if text.isdecimal())]
     )
+
+
+def available_memory_bytes(root: Path = _ROOT) -> int | None:
+    """Memory that this process may still take, in bytes; None where the system does not say.
+
+    Free memory and what the system can give up, such as cached files; within a container, of its own; within a limit
+    of the address space (`ulimit -v`), what is left of it.
+    """
+    free = [
+        int(line.split()[1]) << 10
+        for line in _text(root / "proc/meminfo").splitlines()
+        if line.startswith("MemAvailable:")
+    ]
+    limits, used, parts = (
+        list(_limits(root, "memory", unified, separate))
+        for unified, separate in (
+            ("memory.max", "memory.limit_in_bytes"),
+            ("memory.current", "memory.usage_in_bytes"),
+            ("memory.stat", "memory.stat"),
+        )
+    )
+    for limit, taken, stat in zip(limits, used, parts, strict=True):
+        if limit.isdecimal() and taken.isdecimal():
+            # "total_" is v1's word for a group with those within it.
+            cached = [
+                int(words[-1]) for words in map(str.split, stat.splitlines()) if words[0].endswith("inactive_file")
+            ]
+            free.append(max(0, int(limit) - int(taken) + max(cached, default=0)))
+    return min([*free, *_address_space_left(root)], default=None)
+
+
+def _address_space_left(root: Path) -> list[int]:
+    pages = _text(root / "proc/self/statm").split()
+    if sys.platform == "win32" or not pages:
+        return []
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - taken)]
 
 
 def _processors(quota: str) -> float:
@@ -142,9 +184,36 @@ def tell_launcher(line: str) -> bool:
 
 
 def end_with_launcher() -> None:
-    """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux)."""
+    """Be asked to save and leave, as by SIGTERM, when the launcher itself is killed (on Linux).
+
+    Signals that our launcher held back from a process that was only starting come now.
+    """
     if this_process().launched:
         _end_with_parent(signal.SIGTERM)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def run_apart(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a command line of this program in a process of its own, which ends with this one; what it has answered.
+
+    Raises its own error.
+    """
+    command = [sys.executable, "-m", "imagenet_pipeline", *words]
+    # Of a Ctrl-C at the terminal this process alone speaks.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, process_group=0,
+        preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
+    ) as process:  # fmt: skip
+        try:
+            answer, said = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line] or [f"ended with exit code {process.returncode}"]
+        raise error_of(lines[-1].removeprefix("error: "), process.returncode)
+    return answer
 
 
 class _Worker(SpawnProcess):

@@ -16,8 +16,10 @@ from imagenet_pipeline.loading import loader
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.processes import (
     RankedProcess,
+    available_memory_bytes,
     available_processors,
     memory_bytes,
+    run_apart,
     tell_launcher,
     this_process,
 )
@@ -122,6 +124,30 @@ def test_memory_is_bounded_by_the_containers_limit(tmp_path: Path) -> None:
     assert memory_bytes(system(tmp_path / "1", V1, **{"memory/docker/4f/memory.limit_in_bytes": "4096\n"})) == 4096
     unlimited = {"memory/memory.limit_in_bytes": "9223372036854771712\n"}
     assert memory_bytes(system(tmp_path / "none", V1, **unlimited)) == machine
+
+
+def test_available_memory_is_what_the_machine_and_the_container_have_left(tmp_path: Path) -> None:
+    """Cached files count as free: the system gives them up."""
+    machine = "MemTotal: 9 kB\nMemAvailable: 4096 kB\n"
+    used = {"memory.max": "3145728\n", "memory.current": "2097152\n", "memory.stat": "anon 1\ninactive_file 524288\n"}
+    unlimited = {**used, "memory.max": "max\n"}
+    v1 = {"limit_in_bytes": "2000", "usage_in_bytes": "1500", "stat": "inactive_file 0\ntotal_inactive_file 100\n"}
+    found = [
+        system(tmp_path / "2", "0::/\n", **used),
+        system(tmp_path / "max", "0::/\n", **unlimited),
+        system(tmp_path / "1", V1, **{f"memory/docker/4f/memory.{name}": text for name, text in v1.items()}),
+    ]
+    for root in found:
+        (root / "proc/meminfo").write_text(machine)
+    assert [available_memory_bytes(root) for root in found] == [3 << 19, 4 << 20, 600]
+    assert available_memory_bytes(system(tmp_path / "unknown", "")) is None
+
+
+def test_what_runs_apart_answers_or_raises_its_own_error() -> None:
+    assert json.loads(run_apart(["networks", "lenet", "--json"], os.environ))["name"] == "lenet"
+    with pytest.raises(BadRecipe, match=r"^network: no network is called 'lenot'; did you mean lenet") as raised:
+        run_apart(["networks", "lenot"], os.environ)
+    assert raised.value.exit_code == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -15,9 +15,20 @@ import typer
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli import build, emotion, evaluate, fetch, interchange, pictures, predict, records, train
-from imagenet_pipeline.cli.output import Negative, say
-from imagenet_pipeline.errors import BadInput, OutOfRoom, PipelineError, is_out_of_memory
+from imagenet_pipeline.cli import (
+    build,
+    emotion,
+    evaluate,
+    fetch,
+    interchange,
+    measure,
+    pictures,
+    predict,
+    records,
+    train,
+)
+from imagenet_pipeline.cli.output import say
+from imagenet_pipeline.errors import BadInput, Negative, OutOfRoom, PipelineError, is_out_of_memory
 from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
 
 app = typer.Typer(
@@ -59,8 +70,8 @@ app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")
 app.command()(emotion.emotion)
 app.command()(predict.serve)
-app.add_typer(train.benchmark_app, name="benchmark")
-app.command()(train.find_rate)
+app.add_typer(measure.benchmark_app, name="benchmark")
+app.command()(measure.find_rate)
 app.command()(evaluate.features)
 app.command()(evaluate.probe)
 app.command()(interchange.export)
@@ -111,6 +122,7 @@ def _join_ranks() -> bool:
 def _explain(error: BaseException, verb: str) -> int:
     match error:
         case Negative():
+            tell_launcher("")
             return 1
         case PipelineError():
             return _fail(str(error), error.exit_code)

@@ -31,10 +31,6 @@ def overrides_of(words: Sequence[str] | None) -> dict[str, Any]:
     return parse_overrides(words or [])
 
 
-class Negative(Exception):
-    """The check said no (exit code 1); what it found has been printed."""
-
-
 def say(line: str = "") -> None:
     """Print a line of the answer; names from files in it may hold anything."""
     print(printable(line))

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Json, Negative, list_names, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe, counted
+from imagenet_pipeline.cli.output import Json, list_names, say, say_json, say_table
+from imagenet_pipeline.errors import BadRecipe, Negative, counted
 from imagenet_pipeline.progress import Bar
 
 PROBLEMS_SHOWN = 20

@@ -146,6 +146,8 @@ def _naming(engine: Any) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        if engine.demand.images and hasattr(engine, "forget_batches"):
+            engine.forget_batches()
         raise out_of_memory(engine, engine.demand) from error
 
 
@@ -153,6 +155,8 @@ def out_of_memory(engine: Any, demand: _Demand) -> OutOfRoom:
     """The error of devices whose memory does not hold a batch, or where there was none yet, the network."""
     names = getattr(engine, "device_names", ())
     where = ", ".join(names) or f"devices = {demand.recipe.devices!r}"
+    if getattr(engine, "ranks", 1) > 1:
+        where = f"rank {engine.rank}, {where}"
     parts, devices = (demand.recipe.accumulation if demand.training else 1), max(1, len(names))
     held = demand.images // (parts * devices)
     if not held:

@@ -144,15 +144,15 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
 
 
 def endless_batches(
-    recipe: Recipe, data: DataSet, records: RecordSet, empty: Empty = np.empty
+    recipe: Recipe, data: DataSet, records: RecordSet, share: Share = WHOLE, empty: Empty = np.empty
 ) -> Generator[Batch, None, None]:
-    """The batches of a run's epochs in order, without end; the generator is to be closed.
+    """The batches of a run's epochs in order, without end; of several processes, its share. It is to be closed.
 
     A batch is valid until the next is asked for. Raises BadRecipe for a batch larger than the records.
     """
     steps_per_epoch(recipe, data)
     for epoch in count():
         size = training_size(recipe.input, epoch)
-        loader = loader_of(recipe, records, size, len(data.classes), empty=empty)
+        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty)
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

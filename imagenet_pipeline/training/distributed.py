@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.config import Recipe, require_even_batch
+from imagenet_pipeline.config import Recipe, options, require_even_batch
 from imagenet_pipeline.engines import Engine, Totals
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.networks.catalog import file_copy, is_file_name
+from imagenet_pipeline.records.manifest import DataSet
 
 
 def require_agreement(engine: Engine, facts: Mapping[str, str]) -> None:
@@ -34,6 +36,23 @@ def require_agreement(engine: Engine, facts: Mapping[str, str]) -> None:
                 where=f"rank {', '.join(map(str, ranks))} of {engine.ranks}",
                 advice="start every process with the same recipe, records, run folder and programs",
             )
+
+
+OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
+"""Recipe keys in which processes that train together may differ; the files they name are compared by content."""
+
+
+def facts_of(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, str]:
+    """List what all processes that train a recipe together must have alike, by a name for the user."""
+    name = recipe.network
+    # A file may have another path in each process.
+    network = file_copy(name, len(data.classes)) if is_file_name(name) else repr(name)
+    facts = {f"recipe key {key!r}": repr(value) for key, value in options(recipe) if key not in OF_ONE_RANK}
+    return facts | {
+        "recipe key 'network'": network,
+        "the engine": f"{engine.name} {engine.versions} {engine.precision}",
+        "the records' content": data.digest,
+    }
 
 
 def _differing(engine: Engine, facts: Mapping[str, str]) -> dict[str, list[int]]:

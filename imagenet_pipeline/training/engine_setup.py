@@ -21,6 +21,7 @@ from imagenet_pipeline.engines import (
     Values,
     choose_engine,
     create_engine,
+    in_cluster,
     is_installed,
 )
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
@@ -30,8 +31,10 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_file_name
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
+from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
@@ -42,14 +45,27 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
-def lone_engine(recipe: Recipe, data: DataSet) -> Engine:
-    """Create a fresh engine as a run would, for benchmarks and the LR finder.
+def settled(recipe: Recipe, data: DataSet) -> Recipe:
+    """The recipe with the batch that fits, where `batch_size` is "auto", for what trains without a run.
 
-    Raises BadRecipe in any of several processes that train together.
+    Raises BadRecipe for "auto" in any of several processes that train together.
     """
-    engine, _ = new_engine(recipe, data)
-    if engine.ranks > 1:
-        raise BadRecipe("this command measures a single process", found=f"{engine.ranks} processes that train together")
+    if recipe.batch_size != "auto" or this_process().ranks > 1 or in_cluster():
+        return recipe.model_copy(update={"batch_size": recipe.images_per_step})
+    from imagenet_pipeline.training.batch_size import find_batch_size
+
+    return find_batch_size(recipe, data).settle(recipe)
+
+
+def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
+    """Create an engine that begins as a run's would, for benchmarks and the LR finder. Collective.
+
+    Raises BadRecipe where processes that train together do not mean the same, or cannot share a batch evenly.
+    """
+    engine, beginning = new_engine(recipe, data)
+    facts = {"the content of initial.weights": repr(beginning.journal_entry.get("initial_weights", {}).get("sha256"))}
+    require_agreement(engine, facts_of(recipe, data, engine) | facts)
+    require_even_shares(recipe, engine)
     return engine
 
 

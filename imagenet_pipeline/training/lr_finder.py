@@ -17,9 +17,11 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.drawing import COLOURS, png
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import endless_batches, records_of
-from imagenet_pipeline.training.engine_setup import lone_engine
+from imagenet_pipeline.training.distributed import reduced
+from imagenet_pipeline.training.engine_setup import fresh_engine, settled
 from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
@@ -49,37 +51,43 @@ class RateCurve:
 
 def find_rate(
     recipe: Recipe, lowest: float, highest: float, steps: int, show: Callable[[int, int, str], None]
-) -> RateCurve:
+) -> RateCurve | None:
     """Train a fresh network for up to `steps` steps at rates that grow from `lowest` to `highest` by equal factors.
 
     It trains as the recipe's first epochs would, schedule aside, and keeps nothing. It ends early when the mean of
     the losses so far passes 4 times its best or the loss is not finite. `show` is told (steps done, steps, what was
-    found). Raises BadRecipe for rates that do not grow and for fewer than FEWEST_STEPS steps.
+    found). Processes that train together do so here, and all but the first return None. Raises BadRecipe for rates
+    that do not grow and for fewer than FEWEST_STEPS steps.
     """
     _require_range(lowest, highest, steps)
     data = records_of(recipe)
-    engine = lone_engine(recipe, data)
+    recipe = settled(recipe, data)
+    engine = fresh_engine(recipe, data)
+    share = Share(engine.rank, engine.ranks)
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     ended = f"the highest rate, {highest:g}"
     with (
         RecordSet.open(data.folder, "train") as records,
-        closing(endless_batches(recipe, data, records, engine.host_array)) as batches,
+        closing(endless_batches(recipe, data, records, share, engine.host_array)) as batches,
     ):
         for step, rate, batch in zip(count(), rates, batches, strict=False):
             engine.train_batch(batch.images, batch.training_targets, float(rate), step_seed(recipe.seed, step))
-            loss = engine.totals().loss
+            loss = reduced(engine, engine.totals()).loss
             if not math.isfinite(loss):
                 ended = f"the loss was no longer finite at {rate:.3g}"
                 break
             losses.append(loss)
             latest = mean_so_far(np.array(losses))
-            show(step + 1, steps, f"  rate {rate:.3g}  loss {latest[-1]:.3f}")
+            if engine.rank == 0:
+                show(step + 1, steps, f"  rate {rate:.3g}  loss {latest[-1]:.3f}")
             if latest[-1] > TOO_HIGH * latest.min():
                 ended = f"the loss passed {TOO_HIGH:g} times its best at {rate:.3g}"
                 break
     if not losses:
         raise BadRecipe("the very first loss is not finite", where=data.folder, advice="give a lower --from")
+    if engine.rank:
+        return None
     key_factor = (recipe.optimizer.reference_batch_size or recipe.images_per_step) / recipe.images_per_step
     return curve_of(rates[: len(losses)], np.array(losses), steps, key_factor, ended)
 

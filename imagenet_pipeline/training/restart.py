@@ -57,6 +57,13 @@ def engine_of_last_start(events: list[Event]) -> str | None:
     return engine
 
 
+def batch_size_of_last_start(events: list[Event]) -> int | None:
+    """The batch of a run's last start, which "auto" goes on with; None where the journal does not say."""
+    recorded = _last(events, "recipe")
+    batch_size = None if recorded is None else recorded.get("batch_size")
+    return batch_size if isinstance(batch_size, int) else None
+
+
 def _starts(events: list[Event]) -> list[Event]:
     return [event for event in events if event["event"] in ("start", "resume", "import")]
 

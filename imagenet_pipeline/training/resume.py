@@ -38,12 +38,20 @@ from imagenet_pipeline.training.data import (
     require_validation,
     steps_per_epoch,
 )
-from imagenet_pipeline.training.distributed import require_agreement, require_even_shares, together
-from imagenet_pipeline.training.engine_setup import as_kept, frozen_layers, new_engine, resumed_engine, with_engine
+from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares, together
+from imagenet_pipeline.training.engine_setup import (
+    Beginning,
+    as_kept,
+    frozen_layers,
+    new_engine,
+    resumed_engine,
+    with_engine,
+)
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
     AskedRate,
+    batch_size_of_last_start,
     begun_with,
     carried_overrides,
     changes_of,
@@ -56,9 +64,6 @@ from imagenet_pipeline.training.run import Run
 from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
-
-OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch")
-"""Recipe keys in which processes that train together may differ; the files they name are compared by content."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +120,16 @@ def run_settings(
     folder = Path(folder)
     journal = Journal(folder)
     carried: dict[str, Any] = {}
-    engine = None
+    engine = found = None
     if resume is not None and journal.exists():
         events = journal.events()
-        engine = engine_of_last_start(events)
+        engine, found = engine_of_last_start(events), batch_size_of_last_start(events)
         carried = {key: value for key, value in carried_overrides(events).items() if key not in given}
         if is_file_name(str(carried.get("network", ""))):
             carried["network"] = str(folder / FILE_NAME)
     settled = with_engine(load_recipe(recipe, {**carried, **given}), engine)
+    if found is not None and settled.batch_size == "auto":
+        settled = settled.model_copy(update={"batch_size": found})
     return RunSettings(settled, folder, resume, given, carried)
 
 
@@ -169,9 +176,9 @@ def _new_run(settings: RunSettings) -> Run:
     folder, recipe = settings.folder, settings.recipe
     _require_no_run(folder)
     data = records_of(recipe)
-    steps = _possible_steps(recipe, data)
-    engine, beginning = new_engine(recipe, data)
-    entry = beginning.journal_entry
+    _require_possible(recipe, data)
+    recipe, engine, beginning = _begun(recipe, data)
+    entry, steps = beginning.journal_entry, steps_per_epoch(recipe, data)
     run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
     _require_agreement(run, entry.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
@@ -182,6 +189,21 @@ def _new_run(settings: RunSettings) -> Run:
             origin = {**provenance(recipe, data, engine), **recipe_entry(folder, recipe)}
             run.journal.write("start", overrides=settings.overrides, **entry, **frozen, **origin)
     return run
+
+
+def _begun(recipe: Recipe, data: DataSet) -> tuple[Recipe, Engine, Beginning]:
+    """The engine of a new run, and the recipe with the batch that fits, where that is to be found. Collective then."""
+    if recipe.batch_size != "auto":
+        steps_per_epoch(recipe, data)
+        return recipe, *new_engine(recipe, data)
+    # Only a run that looks for it needs what finds it.
+    from imagenet_pipeline.training.batch_size import agreed, find_batch_size
+
+    found = find_batch_size(recipe, data)
+    engine, beginning = new_engine(recipe, data)
+    found = agreed(engine, found)
+    entry = {**beginning.journal_entry, **found.entry()}
+    return found.settle(recipe), engine, replace(beginning, journal_entry=entry)
 
 
 def _keep_recipe(run: Run) -> None:
@@ -210,7 +232,8 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
     _require_its_own(start, recipe, data)
-    steps = _possible_steps(recipe, data)
+    _require_possible(recipe, data)
+    steps = steps_per_epoch(recipe, data)
     start = _placed(start, steps)
     state = start.state
     rows = _rows_until(events, state, folder)
@@ -277,25 +300,15 @@ def _claimed(run: Run) -> Iterator[None]:
 
 def _require_agreement(run: Run, weights_digest: str = "") -> None:
     """Raise BadRecipe where processes that train together do not mean the same run. Collective."""
-    engine, start = run.engine, run.start
-    facts = {f"recipe key {key!r}": repr(value) for key, value in options(run.recipe) if key not in OF_ONE_RANK}
-    facts |= {
-        "recipe key 'network'": _identity(run),
-        "the engine": f"{engine.name} {engine.versions} {engine.precision}",
-        "the records' content": run.data.digest,
+    start = run.start
+    facts = {
         "the content of initial.weights": weights_digest,
         "the normalisation of the input": repr(run.normalisation),
         "the checkpoint to go on from": f"{start.folder.name} {start.weights_digest}" if start else "",
         "the history so far": repr(run.rows),
     }
-    require_agreement(engine, facts)
-    require_even_shares(run.recipe, engine)
-
-
-def _identity(run: Run) -> str:
-    """The network's name; the layers of a file, which may have another path in each process."""
-    name = run.recipe.network
-    return catalog.file_copy(name, len(run.data.classes)) if is_file_name(name) else repr(name)
+    require_agreement(run.engine, facts_of(run.recipe, run.data, run.engine) | facts)
+    require_even_shares(run.recipe, run.engine)
 
 
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
@@ -328,12 +341,11 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
     return rows
 
 
-def _possible_steps(recipe: Recipe, data: DataSet) -> int:
-    """Count the batches of an epoch. Raises BadRecipe for records, sizes or loggers that cannot be had."""
+def _require_possible(recipe: Recipe, data: DataSet) -> None:
+    """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
     require_sizes(recipe, network_of(recipe.network, len(data.classes)))
     require_loggers(recipe.log.loggers)
-    return steps_per_epoch(recipe, data)
 
 
 def _tell(run: Run) -> dict[str, Any]:

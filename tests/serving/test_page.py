@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.predict import open_classifier
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
 from imagenet_pipeline.records.image import upright_rgb
@@ -129,6 +129,20 @@ def test_what_is_no_photo_is_refused_in_a_line(odd_site: Any, content: bytes, st
     assert says in answer["error"]
     assert "\n" not in answer["error"]
     assert odd_site.look(encoded(np.zeros((9, 9, 3), np.uint8)))[0] == 200
+
+
+def test_a_photo_that_memory_does_not_hold_is_refused_and_the_next_is_answered(
+    odd_site: Any, class_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = encoded(np.zeros((9, 9, 3), np.uint8))
+
+    def full(engine: Any, images: Any) -> Any:
+        raise OutOfRoom("out of memory", where="gpu:0")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(class_of("pytorch"), "logits", full)
+        assert odd_site.look(photo) == (503, {"error": "There is too little memory for this photo."})
+    assert odd_site.look(photo)[0] == 200
 
 
 def test_many_at_once_are_all_answered(odd_site: Any) -> None:

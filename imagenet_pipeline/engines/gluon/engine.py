@@ -163,6 +163,11 @@ class GluonEngine:
         self._optimizer.set_state(rule_state(state))
         self._averages.restore(state, _fill)
 
+    def forget_batches(self) -> None:
+        """Be able to go on where memory ran out: MXNet leaves the error in arrays that are used again."""
+        self._metrics, self._images = [], 0
+        self._hybridize()
+
     def _prepare(self, values: Values) -> None:
         everything = mx.gluon.ParameterDict()
         for parameter in self._moving if self._accumulation > 1 else ():

@@ -70,8 +70,8 @@ class PyTorchEngine:
         on_gpu = self._device.type == "cuda"
         self._deterministic = recipe.deterministic and on_gpu
         choose_algorithms(self._deterministic)
-        self._copies = torch.cuda.Stream(self._device) if on_gpu else None
         self._group = joined_group(self._device)
+        self._copies = torch.cuda.Stream(self._device) if on_gpu else None
         self.rank, self.ranks = self._group.rank, self._group.ranks
         self.device_names: tuple[str, ...] = (device_name(self._device),)
         self.versions = versions_of(self._device)

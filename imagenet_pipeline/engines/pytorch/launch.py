@@ -22,7 +22,8 @@ from typing import Any
 from torch.distributed.elastic import multiprocessing as elastic
 
 from imagenet_pipeline.engines.pytorch.runtime import listed_devices, torch
-from imagenet_pipeline.errors import PipelineError, WorkerLost
+from imagenet_pipeline.errors import Negative, WorkerLost, error_of
+from imagenet_pipeline.processes import SIGNALS
 
 SECONDS_TO_LEAVE = 5.0
 """Time the other ranks have once a rank has failed; those that wait for it on a GPU would not leave by themselves."""
@@ -48,42 +49,64 @@ def launch(devices: str, words: Sequence[str]) -> None:
         if not failed:
             return
         error = _error(failed, context, names, words)
-    for number in asked & {-code for code in failed.values()}:
-        os.kill(os.getpid(), number)  # end as the ranks did, who were not yet where they could save
+    for number in asked:
+        if {-number, 128 + number} & set(failed.values()):
+            os.kill(os.getpid(), number)  # end as the ranks did, who were not yet where they could save
     raise error
 
 
 @contextmanager
 def _started(names: Sequence[str], words: Sequence[str], port: int, folder: str, asked: set[int]) -> Iterator[Any]:
     """The processes, at whose end none is left; signals passed on to them are added to `asked`."""
-    ranks = range(len(names))
     # Python gives signals, and their handlers, to the main thread alone.
     heard = _PASSED_ON if threading.current_thread() is threading.main_thread() else []
     before = {number: signal.getsignal(number) for number in heard}
-    # It would speak of signals and exit codes a second time.
-    logging.getLogger(elastic.api.__name__).disabled = True
-    context = elastic.start_processes(
-        name="imagenet-pipeline",
-        entrypoint=sys.executable,
-        args=dict.fromkeys(ranks, ("-m", "imagenet_pipeline", *words)),
-        envs={rank: _environment(rank, len(names), port) for rank in ranks},
-        logs_specs=elastic.DefaultLogsSpecs(folder),
-    )
+    pids: dict[int, int] = {}
 
     def pass_on(number: int, frame: object) -> None:
         asked.add(number)
-        for pid in context.pids().values():
+        for pid in pids.values():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    for number in heard:
-        signal.signal(number, pass_on)
+    def hear() -> None:
+        for number in heard:
+            signal.signal(number, pass_on)
+
     try:
-        yield context
+        hear()
+        context = _start(names, words, port, folder)
+        pids.update(context.pids())
+        hear()  # older releases of PyTorch have put handlers of their own in their place
+        for number in [*asked]:
+            pass_on(number, None)
+        try:
+            yield context
+        finally:
+            context.close()
     finally:
-        context.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _start(names: Sequence[str], words: Sequence[str], port: int, folder: str) -> Any:
+    """Start the processes, from which signals are held back until they can answer (`processes.end_with_launcher`)."""
+    ranks = range(len(names))
+    # It would speak of signals and exit codes a second time.
+    logging.getLogger(elastic.api.__name__).disabled = True
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "none"
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a process has the mask of the thread that starts it
+    try:
+        return elastic.start_processes(
+            name="imagenet-pipeline",
+            entrypoint=sys.executable,
+            args=dict.fromkeys(ranks, ("-m", "imagenet_pipeline", *words)),
+            envs={rank: _environment(rank, len(names), port) for rank in ranks},
+            logs_specs=elastic.DefaultLogsSpecs(folder),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        del os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]
 
 
 def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -127,16 +150,15 @@ def _exit_code(pid: int) -> int | None:
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
-def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words: Sequence[str]) -> PipelineError:
+def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words: Sequence[str]) -> Exception:
     """The error of the rank that failed, rather than of a rank that only lost it."""
     rank = min(failed, key=lambda rank: failed[rank] == WorkerLost.exit_code)
     code, pid = failed[rank], context.pids()[rank]
     line = _own_line(Path(context.error_files[rank]))
+    if line == "":
+        return Negative()
     if line is not None:
-        kind = next((kind for kind in PipelineError.__subclasses__() if kind.exit_code == code), PipelineError)
-        error = kind(line)
-        error.exit_code = code
-        return error
+        return error_of(line, code)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return WorkerLost(
         f"rank {rank} of {len(names)} ({names[rank]}, process {pid}) {how}",
@@ -145,7 +167,7 @@ def _error(failed: Mapping[int, int], context: Any, names: Sequence[str], words:
 
 
 def _own_line(file: Path) -> str | None:
-    """Message the rank left for us (`processes.tell_launcher`)."""
+    """Message the rank left for us (`processes.tell_launcher`); empty where its answer was no."""
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["message"])
     except (OSError, ValueError, KeyError, TypeError):

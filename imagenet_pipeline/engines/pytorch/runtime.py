@@ -37,7 +37,7 @@ torch: Any = import_torch()
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Let GPUs round the factors of float32 products to 10 bits from now on (TF32), as cuDNN would by itself, or not."""
+    """Let GPUs round the factors of float32 products to TF32's 10 bits from now on, or not."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 

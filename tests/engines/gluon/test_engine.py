@@ -89,10 +89,11 @@ def test_devices_drop_different_values(difference: Difference, make_engine: Make
 
 
 @pytest.mark.parametrize(
-    "devices", ["tpu", "cpu:x", "cpu:-1", "cpu:0,0", "cpu:0,", "gpu:a", "auto:1", "", "cpu,gpu", "cpu:0;1", "CPU:²"]
+    "devices",
+    ["tpu", "cpu:x", "cpu:-1", "cpu:0,0", "cpu:0,", "gpu:a", "cpu:all", "auto:all", "", "cpu,gpu", "cpu:0;1", "CPU:²"],
 )
 def test_a_devices_word_that_means_nothing_is_refused(devices: str) -> None:
-    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, cpu:0,1 or gpu:0,1"):
+    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, cpu:0,1, gpu:all or gpu:0,1"):
         parse_contexts(devices)
 
 
@@ -110,6 +111,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
         parse_contexts("gpu:0,2")
     assert parse_contexts("auto") == [mx.gpu(0)]
+    assert parse_contexts("gpu:all") == [mx.gpu(0), mx.gpu(1)]
 
 
 def test_a_huge_cpu_number_is_refused_instead_of_filling_the_memory() -> None:

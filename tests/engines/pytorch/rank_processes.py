@@ -21,7 +21,7 @@ from torch import (
     distributed,
 )
 
-from imagenet_pipeline.config import OptimizerRecipe, Recipe
+from imagenet_pipeline.config import InputRecipe, LoaderRecipe, OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, score_split
@@ -43,6 +43,8 @@ from imagenet_pipeline.networks.layers import (
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.training.benchmark import measure_steps
+from imagenet_pipeline.training.lr_finder import find_rate
 from imagenet_pipeline.training.metrics import score
 
 Arrays = dict[str, Any]
@@ -180,6 +182,20 @@ def scoring() -> Arrays:
         "loss": totals.loss,
         **{f"outcomes/{name}": column for name, column in vars(outcomes).items()},
     }
+
+
+def measured() -> Arrays:
+    """A search of the rate, and a benchmark; what the ranks but the first are left with."""
+    rule = OptimizerRecipe(momentum=0.9)
+    recipe = Recipe(
+        network="lenet", records=os.environ["RANK_RECORDS"], engine="pytorch", devices="cpu", batch_size=60,
+        precision="float64", optimizer=rule, input=InputRecipe(size=28), loader=LoaderRecipe(threads=0),
+    )  # fmt: skip
+    curve = find_rate(recipe, 1e-4, 1.0, 20, lambda *_: None)
+    speed = measure_steps(recipe, 2, 1, True, lambda *_: None)
+    if curve is None or speed is None:
+        return {"said": [curve is None, speed is None]}
+    return {"losses": curve.losses, "suggestion": curve.suggestion, "speed": [speed.processes, speed.batch_size]}
 
 
 def _rest(batch: Any) -> tuple[Any, ...]:

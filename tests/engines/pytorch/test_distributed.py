@@ -19,7 +19,8 @@ Arrays = dict[str, Any]
 Found = Callable[[str, int], list[Arrays]]
 SCENARIOS = [
     "plain:1,2,4", "accumulated:1,2", "frozen:1,2", "normalised:1,2", "synchronised:1,2,3", "slender:1,2",
-    "compressed:2", "dropping:2", "summed:3", "differing:3", "scoring:1,2,3", "lost:3",
+    "compressed:2", "dropping:2", "summed:3", "differing:3", "scoring:1,2,3", "measured:1,2",
+    "lost:3",
 ]  # fmt: skip
 
 
@@ -122,6 +123,19 @@ def test_ranks_that_start_from_different_weights_all_say_so(found: Found) -> Non
     assert {error.partition(";")[0] for error in errors} == {
         "rank 2 of 3: the weights to start from differ from those of rank 0"
     }
+
+
+def test_a_search_of_the_rate_goes_as_that_of_one_process(found: Found) -> None:
+    (alone,), (first, second) = found("measured", 1), found("measured", 2)
+    assert len(alone["losses"]) > 5
+    np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-12)
+    assert first["suggestion"] == alone["suggestion"]
+    assert second["said"].tolist() == [True, True]
+
+
+def test_a_benchmark_is_that_of_all_processes(found: Found) -> None:
+    assert found("measured", 1)[0]["speed"].tolist() == [1, 60]
+    assert found("measured", 2)[0]["speed"].tolist() == [2, 60]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -15,8 +15,9 @@ import pytest
 
 from imagenet_pipeline.config import LossRecipe
 from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines.pytorch import engine as pytorch_engine
 from imagenet_pipeline.engines.pytorch import runtime as pytorch_runtime
-from imagenet_pipeline.engines.pytorch.runtime import choose_precision, parse_device
+from imagenet_pipeline.engines.pytorch.runtime import choose_precision, listed_devices, parse_device
 from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
@@ -214,7 +215,7 @@ def test_auto_takes_bfloat16_where_it_is_fast(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert choose_precision("auto", CPU) == chosen
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: amx or avx512)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0) if amx or avx512 else (7, 5))
     assert choose_precision("auto", torch.device("cuda", 0)) == chosen
 
 
@@ -222,17 +223,43 @@ def test_a_precision_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
     with pytest.raises(BadRecipe, match=r"precision = 'float16': no fast float16 on this CPU; precision=auto takes"):
         choose_precision("float16", CPU)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(BadRecipe, match="no fast bfloat16 on this GPU"):
-        choose_precision("bfloat16", torch.device("cuda", 0))
-    assert choose_precision("float16", torch.device("cuda", 0)) == "float16"
+    with pytest.raises(BadRecipe, match=r"precision = 'tf32': no fast tf32 on this CPU"):
+        choose_precision("tf32", CPU)
+
+
+def test_a_precision_is_asked_of_the_very_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer, older = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device.index])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: ["H100", "Tesla T4"][device.index])
+    assert [choose_precision("auto", device) for device in (newer, older)] == ["bfloat16", "float32"]
+    for precision in ("bfloat16", "tf32"):
+        assert choose_precision(precision, newer) == precision
+        with pytest.raises(BadRecipe, match=rf"no fast {precision} on gpu:1 \(Tesla T4\)"):
+            choose_precision(precision, older)
+    assert choose_precision("float16", older) == "float16"
+
+
+def test_tf32_is_in_force_while_its_engine_computes(
+    make_engine: MakeEngine, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flags() -> set[bool]:
+        return {torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32}
+
+    full = make_engine(LINEAR, size=4, engine="pytorch", **PLAIN)
+    monkeypatch.setattr(pytorch_engine, "choose_precision", lambda *_: "tf32")
+    rounded = make_engine(LINEAR, size=4, engine="pytorch", **PLAIN)
+    rounded.train_batch(*make_batch(4, size=4), 0.1, seed=0)
+    assert flags() == {True}
+    assert {value.dtype for value in rounded.values().values()} == {np.dtype(np.float32)}
+    full.score_batch(*make_batch(4, size=4))
+    assert flags() == {False}
 
 
 @pytest.mark.parametrize(
-    "devices", ["tpu", "mps", "cpu:x", "cpu:-1", "cpu:0,0", "gpu:a", "auto:1", "", "cpu,gpu", "CPU:²"]
+    "devices", ["tpu", "mps", "cpu:x", "cpu:-1", "cpu:0,0", "gpu:a", "cpu:all", "auto:all", "", "cpu,gpu", "CPU:²"]
 )
 def test_a_devices_word_that_means_nothing_is_refused(devices: str) -> None:
-    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, gpu, cpu:0,1 or gpu:0,1,2,3"):
+    with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, gpu, gpu:all, cpu:0,1 or"):
         parse_device(devices)
 
 
@@ -241,6 +268,7 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_device("auto") == parse_device("gpu") == parse_device("gpu:0") == torch.device("cuda", 0)
     assert parse_device("gpu:1") == torch.device("cuda", 1)
     assert parse_device("cpu") == parse_device("cpu:0") == CPU
+    assert listed_devices("gpu:all") == ("gpu", ["0", "1"])
     with pytest.raises(BadRecipe, match=r"a process for each device, and only one process runs; take devices=gpu:0"):
         parse_device("gpu:0,1")
     with pytest.raises(BadRecipe, match=r"no device number 2; found 2 GPUs"):
@@ -272,7 +300,7 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadRecipe, match=r"no device number 64; found cpu:0 to cpu:63, a process each"):
         parse_device("cpu:0,64", ranks[0])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadRecipe, match=r"no device number 1; found 1 GPUs"):
+    with pytest.raises(BadRecipe, match=r"no device number 1; found 1 GPU that"):
         parse_device("auto", ranks[1])
 
 

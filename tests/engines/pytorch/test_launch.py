@@ -17,7 +17,7 @@ import pytest
 
 from imagenet_pipeline.engines import launch_ranks
 from imagenet_pipeline.engines.pytorch.launch import launch
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, Negative
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 
@@ -136,6 +136,28 @@ def test_a_thread_may_launch_too(capfd: pytest.CaptureFixture[str]) -> None:
     thread.start()
     thread.join()
     assert json.loads(capfd.readouterr().out)["name"] == "lenet"
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, *(pytest.param(later, marks=LONG) for later in (0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4))]
+)
+def test_ctrl_c_before_the_ranks_could_answer_is_one_line(recipe: Path, tmp_path: Path, seconds: float) -> None:
+    process = start("train", recipe, "--run", tmp_path / "run", "devices=cpu:0,1", "epochs=1000")
+    wait_for(lambda: ranks_of(process), process)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    ended = end(process)
+    if seconds and ended.code == 0:  # they were quick enough to begin, and so to save
+        assert "as asked, and saved" in ended.err
+    else:
+        assert (ended.code, ended.out, ended.err.replace("\n\n", "\n")) == (130, "", "error: interrupted\n")
+
+
+def test_an_answer_of_no_is_passed_on_without_a_word(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.rec").touch()
+    with pytest.raises(Negative):
+        launch("cpu:0,1", ["verify", str(tmp_path / "empty.rec"), "--json"])
+    assert "error" not in capfd.readouterr().err
 
 
 def test_a_killed_rank_ends_the_run_and_another_start_goes_on(recipe: Path, tmp_path: Path) -> None:
