@@ -88,9 +88,6 @@ class Optimizer:
 
     def _calls_of_a_step(self) -> Iterator[Callable[[float, float, int], None]]:
         """Work of a step, in order: given the learning rate, a factor of the gradients and the number of the step."""
-        # Plain momentum needs none of this.
-        from imagenet_pipeline.engines.gluon.tracing import InOneCall
-
         moving = [(self._parameters[name], self._slots[name]) for name in self._state.moving]
         weights = [[parameter.list_data()[index] for parameter, _ in moving] for index in self._contexts]
         gradients = [[parameter.list_grad()[index] for parameter, _ in moving] for index in self._contexts]
@@ -98,15 +95,15 @@ class Optimizer:
         if not self._fused:
             copies = zip(weights, slots, gradients, strict=True)
             items = [[[w, *s, g] for w, s, g in zip(*context, strict=True)] for context in copies]
-            yield InOneCall(self._written, items, self._kinds())
+            yield _in_one_call(self._written, items, self._kinds())
             return
         if self._recipe.clip_norm:
             items = [[[gradient] for gradient in context] for context in gradients]
-            yield InOneCall(self._clipped, items, [None] * len(moving))
+            yield _in_one_call(self._clipped, items, [None] * len(moving))
         yield functools.partial(self._update_fused, list(self._groups()))
         if self._recipe.max_norm:
             items = [[[weight] for weight in context if weight.ndim > 1] for context in weights]
-            yield InOneCall(self._limited, items, [weight.ndim for (weight,) in items[0]])
+            yield _in_one_call(self._limited, items, [weight.ndim for (weight,) in items[0]])
 
     def _kinds(self) -> list[Hashable]:
         """What the numbers of a parameter's step depend on. A rule of another package may look at the shape as well."""
@@ -201,14 +198,21 @@ class Approach:
         return means
 
 
-def _approaches(means: list[Any], arrays: list[Any]) -> Iterator[Callable[[float], None]]:
+def _in_one_call(
+    function: Callable[..., list[list[Any]]], items: list[list[list[Any]]], kinds: list[Hashable]
+) -> Callable[..., None]:
+    # Imported where it is needed: plain momentum does without.
     from imagenet_pipeline.engines.gluon.tracing import InOneCall
 
+    return InOneCall(function, items, kinds)
+
+
+def _approaches(means: list[Any], arrays: list[Any]) -> Iterator[Callable[[float], None]]:
     on_contexts: dict[str, list[list[Any]]] = {}
     for mean, array in zip(means, arrays, strict=True):
         on_contexts.setdefault(str(mean.context), []).append([mean, array])
     for items in on_contexts.values():
-        yield InOneCall(_approached, [items], [None] * len(items))
+        yield _in_one_call(_approached, [items], [None] * len(items))
 
 
 def _approached(indexes: list[int], items: list[list[Any]], share: float) -> list[list[Any]]:
