@@ -198,8 +198,10 @@ class Approach:
         return means
 
 
-def _in_one_call(function: Any, items: list[list[list[Any]]], kinds: list[Hashable]) -> Callable[..., None]:
-    """A function of the arrays on every context, as one call of each; plain momentum does without."""
+def _in_one_call(
+    function: Callable[..., list[list[Any]]], items: list[list[list[Any]]], kinds: list[Hashable]
+) -> Callable[..., None]:
+    # Imported where it is needed: plain momentum does without.
     from imagenet_pipeline.engines.gluon.tracing import InOneCall
 
     return InOneCall(function, items, kinds)

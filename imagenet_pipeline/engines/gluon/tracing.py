@@ -244,7 +244,8 @@ class InOneCall:
         graph = _Graph(wholes, examples, [[array for item in items for array in item] for items in self._items])
         self._graphs = [graph, *(other for other in self._graphs if not other.example.does_as(graph.example))]
         values = graph.values(examples[0])
-        assert values is not None
+        if values is None:
+            raise ValueError("not traced: a number that is NaN")
         return graph, values
 
     def _trace(self, indexes: list[int], numbers: tuple[float, ...]) -> Tape:

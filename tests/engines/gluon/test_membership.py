@@ -193,6 +193,8 @@ def test_a_worker_that_reached_itself_calls_again(monkeypatch: pytest.MonkeyPatc
         answering, _ = scheduler.accept()
         with answering:
             answering.sendall(b'{"start": true}\n')
-            Membership(cluster).fail("that is all")
-            assert b"that is all" in answering.recv(4096)
+            membership = Membership(cluster)
+            membership.fail("that is all")
+            with membership._connection:
+                assert b"that is all" in answering.recv(4096)
         assert itself.fileno() == -1
