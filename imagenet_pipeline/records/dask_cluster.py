@@ -157,7 +157,9 @@ def _client(address: str, url: str) -> Any:
         raise BadRecipe("Dask's configuration names no TLS files", where=address, advice=advice)
     try:
         with ThreadPoolExecutor(1) as thread:  # which has no event loop, as a notebook has
-            kind = thread.submit(asyncio.run, asyncio.wait_for(_kind(url, security), CONNECT_SECONDS)).result()
+            # Longer than Dask tries, whose error says more.
+            asked = asyncio.wait_for(_kind(url, security), CONNECT_SECONDS + 2)
+            kind = thread.submit(asyncio.run, asked).result()
         if kind == "Scheduler":
             return distributed.Client(url, timeout=CONNECT_SECONDS, set_as_default=False)
         found = f"a {kind}"
