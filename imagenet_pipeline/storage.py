@@ -32,7 +32,8 @@ RANGE_BYTES = 2**24
 UPLOAD_PART_BYTES = 50 * 2**20
 """Larger files are put in parts of so many bytes, as ETags tell."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-_SQUEEZED = re.compile(rf"({'|'.join(EXTRAS)}):/([^/].*)", re.DOTALL)
+_SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/([^/].*))?", re.DOTALL)
+"""An address as a Path has it, which takes "//" for "/"."""
 _SILENT = {"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionTimeoutError"}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}
 _USAGE = {"ValueError", "TypeError", "ParamValidationError", "InvalidURL", "NotImplementedError"}
@@ -44,8 +45,18 @@ log = logging.getLogger("imagenet_pipeline")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Tell an address from a folder of this machine: "s3://bucket/set", also as a Path, which lacks a slash."""
-    return bool(_ADDRESS.fullmatch(os.fspath(path)) or _SQUEEZED.fullmatch(os.fspath(path)))
+    """Tell an address from a folder of this machine: "s3://bucket/set", also as a Path, which lacks a slash.
+
+    One of a kind that there is not is an address, too, and `Storage` says so; but not where a folder "kind:" is here.
+    """
+    text = os.fspath(path)
+    if _ADDRESS.fullmatch(text):
+        return True
+    squeezed = _SQUEEZED.fullmatch(text)
+    if squeezed is None or (squeezed[2] is None and not isinstance(path, Path)):
+        return False
+    is_known = squeezed[1].lower() in EXTRAS
+    return is_known or (squeezed[2] is not None and not os.path.exists(f"{squeezed[1]}:"))
 
 
 def require_folder(path: str | os.PathLike[str], option: str) -> None:
@@ -70,11 +81,13 @@ class Storage:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
         if squeezed := _SQUEEZED.fullmatch(text):
-            text = f"{squeezed[1]}://{'/' if squeezed[1] == 'file' else ''}{squeezed[2]}"
+            text = f"{squeezed[1]}://{'/' if squeezed[1].lower() == 'file' else ''}{squeezed[2] or ''}"
         found = _ADDRESS.fullmatch(text)
         self.scheme = found[1].lower() if found else ""
+        text = f"{self.scheme}://{found[2]}" if found else text
         self._base, mark, query = text.partition("?") if self.scheme in ("http", "https") else (text, "", "")
-        self._base, self._query = self._base.rstrip("/"), mark + query
+        kind, slashes, place = self._base.partition("://")
+        self._base, self._query = kind + slashes + place.rstrip("/"), mark + query
         if self.scheme not in EXTRAS:
             advice = did_you_mean(self.scheme, EXTRAS, f"there are {', '.join(EXTRAS)}")
             raise BadRecipe("no such kind of storage", where=self, found=self.scheme or text, advice=advice)

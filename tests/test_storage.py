@@ -35,7 +35,8 @@ def bucket(object_store: Any, tmp_path: Path) -> Storage:
     return folder
 
 
-def test_addresses_are_told_from_folders() -> None:
+def test_addresses_are_told_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for address in (
         "s3://b/x",
         "gs://b/x",
@@ -50,6 +51,20 @@ def test_addresses_are_told_from_folders() -> None:
     assert is_remote(Path("s3://bucket/set"))
     assert str(Storage(Path("s3://bucket/set"))) == "s3://bucket/set"
     assert str(Storage(Path("file:///tmp/x"))) == "file:///tmp/x"
+    assert str(Storage(Path("FILE:///tmp/x"))) == "file:///tmp/x"
+    assert Storage(Path("S3://Bucket/Set")).url == Storage("S3://Bucket/Set").url == "s3://Bucket/Set"
+    for mistyped in ("s4://b/x", "S3://b/x", "sftp://h/x"):
+        assert is_remote(Path(mistyped)), mistyped
+    assert is_remote(Path("s3://"))
+    for empty in ("s3://", Path("s3://")):
+        with pytest.raises(BadRecipe, match="^s3://: the address names no bucket or folder"):
+            Storage(empty)
+    with pytest.raises(BadRecipe, match=r"^s4://b/x: no such kind of storage; found s4; did you mean s3"):
+        Storage(Path("s4://b/x"))
+    (tmp_path / "data:").mkdir()
+    assert not is_remote(Path("data:/x"))
+    for folder in ("data:x", "C://data", "C:/x", "data:", "/s4:/x"):
+        assert not is_remote(Path(folder)), folder
     for folder in ("data", "/data", "./s3", r"C:\data", "C:/data", "C://data", "a b://c", "s3:", "s3:x", ""):
         assert not is_remote(folder), folder
 

@@ -149,7 +149,13 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
 
 
 def test_every_builder_and_what_cannot_be_put(
-    there: Storage, data_set: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], inline: Executor
+    there: Storage,
+    data_set: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    inline: Executor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
@@ -173,3 +179,7 @@ def test_every_builder_and_what_cannot_be_put(
     assert (code, said) == (3, "error: s3://not-there/set: no such bucket\n")
     code, said = run("build", "folder", "--root", tmp_path, "--out", "http://127.0.0.1:1/set")
     assert (code, "a web server is read from" in said) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    code, said = run("build", "folder", "--root", tmp_path / "photos", "--out", "s4://bucket/set")
+    assert (code, said.count("\n"), "no such kind of storage; found s4; did you mean s3" in said) == (2, 1, True)
+    assert not (tmp_path / "s4:").exists()
