@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, PipelineError, did_you_mean
@@ -34,6 +35,12 @@ UPLOAD_PART_BYTES = 50 * 2**20
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/([^/].*))?", re.DOTALL)
 """An address as a Path has it, which takes "//" for "/"."""
+_NOT_A_BUCKET = re.compile(r"[^/]*@|(?!arn:)[^/]*:.*@", re.DOTALL)
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
+}
 _SILENT = {"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionTimeoutError"}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}
 _USAGE = {"ValueError", "TypeError", "ParamValidationError", "InvalidURL", "NotImplementedError"}
@@ -91,12 +98,16 @@ class Storage:
         if self.scheme not in EXTRAS:
             advice = did_you_mean(self.scheme, EXTRAS, f"there are {', '.join(EXTRAS)}")
             raise BadRecipe("no such kind of storage", where=self, found=self.scheme or text, advice=advice)
+        if self.scheme not in ("http", "https") and _NOT_A_BUCKET.match(found[2]):  # type: ignore[index]
+            advice = f"credentials come from {_CREDENTIALS.get(self.scheme, 'where its library looks for them')}"
+            raise BadRecipe("an address in a bucket has no user and no password", where=f"{self.scheme}://",
+                            expected=f"{self.scheme}://bucket/set", advice=advice)  # fmt: skip
         if self.scheme != "memory" and not found[2].strip("/"):  # type: ignore[index]
             raise BadRecipe("the address names no bucket or folder", where=self, expected=f"{self.scheme}://bucket/set")
         self._has_answered = False
 
     def __str__(self) -> str:
-        scheme, mark, rest = self._base.partition("://")
+        scheme, mark, rest = self._base.partition("?")[0].partition("://")
         place, slash, path = rest.partition("/")
         return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
 
@@ -275,12 +286,23 @@ class Storage:
                 pause_seconds = next(pauses_seconds, None) if is_worth_it else None
                 if pause_seconds is None:
                     raise self._explained(error, name, tried_again=is_worth_it) from caught
-                log.warning("%s: %s; tried again in %s s", self._shown(name), _reason(error), pause_seconds)
+                log.warning("%s: %s; tried again in %s s", self._shown(name), self._reason(error), pause_seconds)
                 time.sleep(pause_seconds)
+
+    def _reason(self, error: BaseException) -> str:
+        """A library's own words, short, and without what may be secret in the address."""
+        text = re.sub(r"""(\w+://)[^\s'"/@]*@""", r"\1", str(error) or type(error).__name__)
+        text = re.sub(r"""(\w+://[^\s'"?]*)\?[^\s'"]*""", r"\1", text)
+        before, _, query = self.url.partition("?")
+        user = before.partition("://")[2].partition("/")[0].rpartition("@")[0]
+        secrets = {user, user.partition(":")[2], query}
+        for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
+            text = text.replace(secret, "...")
+        return " ".join(text.split())[:200]
 
     def _explained(self, error: BaseException, name: str, tried_again: bool) -> PipelineError:
         """The line for the user: what the store did, by the kind of exception of its library."""
-        where, kinds, reason = self._shown(name), _kinds(error), _reason(error)
+        where, kinds, reason = self._shown(name), _kinds(error), self._reason(error)
         if isinstance(error, FileNotFoundError):
             answered = getattr(error.__cause__, "response", {}).get("Error", {})
             is_bucket = answered.get("Code") == "NoSuchBucket"
@@ -354,10 +376,3 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(status, int) and 400 <= status < 500:
         return status in (408, 425, 429)
     return getattr(error, "errno", None) not in _HOPELESS
-
-
-def _reason(error: BaseException) -> str:
-    """A library's own words, short, and without what may be secret in an address."""
-    text = re.sub(r"""(\w+://)[^\s'"/@]*@""", r"\1", str(error) or type(error).__name__)
-    text = re.sub(r"""(\w+://[^\s'"?]*)\?[^\s'"]*""", r"\1", text)
-    return " ".join(text.split())[:200]

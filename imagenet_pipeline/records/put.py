@@ -85,7 +85,7 @@ def working_folder(out: str | os.PathLike[str]) -> Path:
         raise BadRecipe("a web server is read from, not written to", where=storage, expected="s3://, gs:// or a folder")
     storage.exists(MANIFEST)
     name = str(storage).rpartition("/")[2]
-    return cache_folder() / "builds" / f"{name}-{hashlib.sha256(str(storage).encode()).hexdigest()[:12]}"
+    return cache_folder() / "builds" / f"{name}-{hashlib.sha256(storage.url.encode()).hexdigest()[:12]}"
 
 
 def build_remote(
