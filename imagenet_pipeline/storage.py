@@ -37,6 +37,8 @@ _SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/([^/].*))?", re.DOTALL)
 """An address as a Path has it, which takes "//" for "/"."""
 _NOT_A_BUCKET = re.compile(r"[^/]*@|(?!arn:)[^/]*:.*@", re.DOTALL)
 _CREDENTIALS = {
+    "http": "~/.netrc, or headers in fsspec's configuration (FSSPEC_HTTP)",
+    "https": "~/.netrc, or headers in fsspec's configuration (FSSPEC_HTTPS)",
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -99,9 +101,8 @@ class Storage:
             advice = did_you_mean(self.scheme, EXTRAS, f"there are {', '.join(EXTRAS)}")
             raise BadRecipe("no such kind of storage", where=self, found=self.scheme or text, advice=advice)
         if self.scheme not in ("http", "https") and _NOT_A_BUCKET.match(found[2]):  # type: ignore[index]
-            advice = f"credentials come from {_CREDENTIALS.get(self.scheme, 'where its library looks for them')}"
             raise BadRecipe("an address in a bucket has no user and no password", where=f"{self.scheme}://",
-                            expected=f"{self.scheme}://bucket/set", advice=advice)  # fmt: skip
+                            expected=f"{self.scheme}://bucket/set", advice=self._whence_credentials)  # fmt: skip
         if self.scheme != "memory" and not found[2].strip("/"):  # type: ignore[index]
             raise BadRecipe("the address names no bucket or folder", where=self, expected=f"{self.scheme}://bucket/set")
         self._has_answered = False
@@ -113,6 +114,16 @@ class Storage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
+
+    @property
+    def _whence_credentials(self) -> str:
+        return f"credentials come from {_CREDENTIALS.get(self.scheme, 'where its library looks for them')}"
+
+    def require_no_secret(self) -> None:
+        """Raise BadRecipe for an address with a user, a password or a query, where it would be kept in files."""
+        if str(self) != self.url:
+            what = "a run keeps its recipe, and would keep the user, the password or the query of this address"
+            raise BadRecipe(what, where=self, advice=f"leave them out; {self._whence_credentials}")
 
     @property
     def url(self) -> str:
