@@ -304,6 +304,7 @@ class Storage:
         """A library's own words, short, and without what may be secret in the address."""
         text = re.sub(r"""(\w+://)[^\s'"/@]*@""", r"\1", str(error) or type(error).__name__)
         text = re.sub(r"""(\w+://[^\s'"?]*)\?[^\s'"]*""", r"\1", text)
+        text = text.replace(" ssl:default", "")  # aiohttp says so without TLS, too
         before, _, query = self.url.partition("?")
         user = before.partition("://")[2].partition("/")[0].rpartition("@")[0]
         secrets = {user, user.partition(":")[2], query}
@@ -324,7 +325,8 @@ class Storage:
         if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
             return BadInput(f"the store refuses access ({reason})", where=where, advice="look at the credentials")
         if _is_silent(error):
-            advice = "look at the network, and at AWS_ENDPOINT_URL where the store is not Amazon's"
+            whose = ", and at AWS_ENDPOINT_URL where the store is not Amazon's" if self.scheme == "s3" else ""
+            advice = f"look at the network{whose or ', and at the address'}"
             return BadInput(f"the store does not answer ({reason})", where=self, advice=advice)
         if kinds & _USAGE:
             return BadRecipe(f"the store cannot be asked so ({reason})", where=where)

@@ -159,6 +159,8 @@ def test_what_is_wrong_is_one_line(object_store: Any, tmp_path: Path, monkeypatc
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert line(object_store.url).startswith(f"{object_store.url}: no credentials for the store (")
     assert line("http://me:hunter2@127.0.0.1:1/set?sig=s3cr3t").startswith("http://127.0.0.1:1/set: the store does not")
+    assert "ssl" not in line("http://127.0.0.1:1/set")
+    assert line("http://127.0.0.1:1/set").endswith("; look at the network, and at the address")
     assert "hunter2" not in line("http://me:hunter2@127.0.0.1:1/set?sig=s3cr3t")
     assert "s3cr3t" not in line("http://me:hunter2@127.0.0.1:1/set?sig=s3cr3t")
 
