@@ -127,9 +127,10 @@ def scheduler_address(address: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         parts, host, port = urlsplit(""), None, None
-    if parts.scheme not in PROTOCOLS or not host or not port or parts.path.strip("/") or parts.query:
+    if parts.scheme not in PROTOCOLS or not host or not port or parts.path.strip("/") or parts.query or "@" in address:
         expected = " or ".join(f"{scheme}://HOST:PORT" for scheme in PROTOCOLS)
-        raise BadRecipe("not the address of a scheduler", where="--executor", expected=expected, found=address)
+        found = "one with a user or a query" if "@" in address or "?" in address else address  # they may be secret
+        raise BadRecipe("not the address of a scheduler", where="--executor", expected=expected, found=found)
     return f"{PROTOCOLS[parts.scheme]}://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -204,7 +204,7 @@ def read_data_set(folder: Path | str, cache: str = "", cache_gb: float = 0) -> D
 
 def is_remote(folder: Path | str) -> bool:
     """Tell the address of a data set in object storage, "s3://bucket/imagenet", from a path of this machine."""
-    if ":/" not in str(folder):
+    if ":" not in str(folder):
         return False
     from imagenet_pipeline import storage  # not on the way of records that are here
 

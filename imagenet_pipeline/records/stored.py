@@ -55,6 +55,13 @@ def open_data_set(address: str, folder: str = "", limit_gb: float = 0) -> DataSe
 
 def _read_manifest(storage: Storage) -> bytes:
     if not storage.exists(MANIFEST):
+        if str(storage).endswith(".rec"):
+            raise BadInput(
+                "a lone record file is read from this machine alone",
+                where=storage,
+                expected="the address of a data set",
+                advice="copy it here, or build a data set of it: build records",
+            )
         if storage.scheme not in ("http", "https") and storage.list(BUILDING):
             raise BadInput("the build here is not finished", where=storage, advice="run the same build again")
         raise BadInput("no data set here", where=storage, expected=f"a folder with {MANIFEST}, made by `build`")

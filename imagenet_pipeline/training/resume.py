@@ -34,6 +34,7 @@ from imagenet_pipeline.training.data import (
     IMPORTED,
     records_of,
     require_its_classes,
+    require_no_secret,
     require_sizes,
     require_validation,
     steps_per_epoch,
@@ -138,6 +139,7 @@ def run_settings(
 def open_settled(settings: RunSettings) -> Run:
     """Open the run of these settings, as `open_run` does."""
     folder = settings.folder
+    require_no_secret(settings.recipe)
     if settings.resume is None:
         return _new_run(settings)
     if not Journal(folder).exists():

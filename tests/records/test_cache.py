@@ -273,6 +273,8 @@ def test_a_manifest_that_differs_from_its_shards_is_told_at_once(opened: Callabl
     with pytest.raises(Damaged, match=r"store/manifest\.json: the manifest has changed"):
         opened()
     (store / "manifest.json").unlink()
+    with pytest.raises(BadInput, match=r"val\.rec: a lone record file is read from this machine alone"):
+        read_data_set(f"file://{store}/val.rec")
     with pytest.raises(BadInput, match="store: no data set here"):
         opened()
 

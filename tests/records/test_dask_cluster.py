@@ -293,6 +293,13 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("address", ["dask://me:hunter2@127.0.0.1:x", "dask://me:hunter2@h:1", "dask://h:1?t=hunter2"])
+def test_a_password_in_an_address_is_not_said(address: str) -> None:
+    with pytest.raises(BadRecipe, match="expected dask://HOST:PORT") as caught, reached(address):
+        pass
+    assert "hunter2" not in str(caught.value)
+
+
 def test_addresses_are_dasks() -> None:
     assert scheduler_address("dask://10.0.0.1:8786") == "tcp://10.0.0.1:8786"
     assert scheduler_address("dask+tls://[::1]:1/") == "tls://[::1]:1"

@@ -120,3 +120,11 @@ def test_a_run_that_cannot_read_its_records_leaves_nothing_half(
     with pytest.raises(Damaged, match="other bytes than were put here"):
         go(recipe, run, epochs=1, **{**stored, "records": f"file://{tmp_path / 'store'}"})
     assert go(recipe, run, "latest", epochs=1, **stored) == go(recipe, tmp_path / "unbroken", epochs=1, **stored)
+
+
+@pytest.mark.parametrize("secret", ["http://me:hunter2@127.0.0.1:1/set", "http://127.0.0.1:1/set?tok=hunter2"])
+def test_a_run_keeps_no_secret(recipe: Path, tmp_path: Path, secret: str) -> None:
+    with pytest.raises(BadRecipe, match=r"^http://127.0.0.1:1/set: a run keeps its recipe.*credentials") as caught:
+        open_run(recipe, {"records": secret}, tmp_path / "run")
+    assert "hunter2" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
