@@ -19,7 +19,15 @@ from typing import Any
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records.cache import LOCKS, ShardCache
-from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, REBUILD, DataSet, Manifest, read_data_set
+from imagenet_pipeline.records.manifest import (
+    BUILDING,
+    MANIFEST,
+    PUT_AGAIN,
+    REBUILD,
+    DataSet,
+    Manifest,
+    read_data_set,
+)
 from imagenet_pipeline.storage import DOWNLOADS, Storage, cache_folder
 
 MARKER = "cache.json"
@@ -112,7 +120,7 @@ def _fetch_small(storage: Storage, path: Path, digest: str) -> None:
         if hashlib.sha256(content).hexdigest() == digest:
             files.write_whole(path, content)
             return
-    raise Damaged("other bytes than the manifest says", where=f"{storage}/{path.name}", advice=REBUILD)
+    raise Damaged("other bytes than the manifest says", where=f"{storage}/{path.name}", advice=PUT_AGAIN)
 
 
 def _holds(path: Path, digest: str) -> bool:
