@@ -42,6 +42,7 @@ def test_the_largest_that_fits_is_found_to_within_an_eighth(most: int, capacity:
     found = largest(fits, most)
     wanted = min(most, capacity)
     assert found <= wanted <= found + found // batch_size.FINENESS
+    assert (found == most) == (capacity >= most)
     assert all(1 <= count <= most for count in tried)
     assert len(tried) == len(set(tried)) <= 30
 
