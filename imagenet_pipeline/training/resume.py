@@ -146,6 +146,9 @@ def open_settled(settings: RunSettings) -> Run:
         shown = {k: f"{value:g}" if isinstance(value, float) else value for k, value in settings.carried.items()}
         words = " ".join(f"{key}={value}" for key, value in shown.items())
         log.info("still in force from earlier command lines (a key given again changes it): %s", words)
+    if settings.given.get("batch_size") == "auto" and settings.recipe.batch_size != "auto":
+        log.info("batch_size=auto: the run keeps its %d; only a new run looks for the batch that fits",
+                 settings.recipe.batch_size)  # fmt: skip
     if settings.resume == "latest" and not has_checkpoint(folder):
         log.info("nothing was saved before this run was stopped: it begins again")
         return _new_run(settings)
