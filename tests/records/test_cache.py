@@ -239,7 +239,8 @@ def test_what_is_wrong_with_a_cache_is_one_line(
     opened()
     (tmp_path / "file").touch()
     assert "not a cache of records; expected an empty folder" in line(BadInput, sharded)
-    assert "cannot be written (" in line(BadInput, tmp_path / "file" / "cache")
+    assert re.search(r"cannot be written \(.*loader\.cache=FOLDER", line(BadInput, tmp_path / "file" / "cache"))
+    assert re.search(r"cannot be written \(.*loader\.cache=FOLDER", line(BadInput, Path("/proc/cache")))
     assert "the cache is too small for the largest shard; expected at least" in line(BadRecipe, tmp_path / "new", 1e-5)
     other = tmp_path / "other"
     build(digits.plan(other), other, BuildOptions(resize=0, workers=1, shards=2, quality=50))
