@@ -360,6 +360,9 @@ def _tell(run: Run) -> dict[str, Any]:
     engine = run.engine
     together = f", process 0 of {engine.ranks}" if engine.ranks > 1 else ""
     log.info("%s on %s, %s%s", engine.name, ", ".join(engine.device_names), engine.precision, together)
+    for key in ("gradient_compression", "sync_batch_norm"):
+        if engine.ranks == 1 and getattr(run.recipe, key) != Recipe.model_fields[key].default:
+            log.info("%s has no effect in one process", key)
     _tell_warmup(run)
     frozen = frozen_layers(run.recipe, run.epoch)
     for layer in frozen:
