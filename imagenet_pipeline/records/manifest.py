@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 BUILDING = ".building"
 REBUILD = "give the build command of this data set again: it remakes what is damaged, to the same bytes"
-PUT_AGAIN = "remove that object if it is there, then give the build command of this data set again: it puts what lacks"
+PUT_AGAIN = "remove that object if it is there, then give the build command of this data set again, which puts it anew"
 """Advice about an object of other bytes: a build at an address looks at names and sizes alone."""
 
 Count = Annotated[int, Field(ge=0)]
