@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import secrets
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -168,7 +169,7 @@ def _client(address: str, url: str) -> Any:
         raise WorkerLost(
             f"no scheduler of Dask answers within {CONNECT_SECONDS:.0f} s",
             where=address,
-            found=_cause(error),
+            found=_cause(error) or _open_port(url),
             advice="start it: dask scheduler; and see that its port is open to this machine",
         ) from error
     except Exception as error:
@@ -191,6 +192,14 @@ def _cause(error: BaseException) -> str | None:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error) or None
+
+
+def _open_port(url: str) -> str | None:
+    """Name what listens at an address and does not answer; None where the port is not open."""
+    host, _, port = url.rpartition("//")[2].rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+        return "an open port that does not speak Dask's protocol"
+    return None
 
 
 @contextlib.contextmanager

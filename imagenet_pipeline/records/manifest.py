@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 BUILDING = ".building"
 REBUILD = "give the build command of this data set again: it remakes what is damaged, to the same bytes"
+PUT_AGAIN = "remove that object if it is there, then give the build command of this data set again, which puts it anew"
+"""Advice about an object of other bytes: a build at an address looks at names and sizes alone."""
 
 Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]

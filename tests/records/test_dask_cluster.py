@@ -311,7 +311,7 @@ def test_nobody_and_something_else_at_an_address_are_told_apart(
     monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"dask://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(WorkerLost, match="no scheduler of Dask answers"), connected(address):
+        with pytest.raises(WorkerLost, match=r"no scheduler of Dask answers.*; found an open port"), connected(address):
             pass
     with pytest.raises(WorkerLost, match=r"no scheduler of Dask answers.*refused"), connected(address):
         pass

@@ -11,6 +11,7 @@ import pytest
 
 from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.errors import BadRecipe, Damaged
+from imagenet_pipeline.evaluation.compare import examine
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
@@ -81,6 +82,25 @@ def test_a_restart_inside_an_epoch_keeps_the_order_with_another_cache_and_on_a_f
         assert end.finished == (start == 3), end
     assert load_checkpoint(find_checkpoint(run, "latest")).weights_digest == expected
     assert load_recipe(run / "recipe.toml").loader.window_shards == 1
+
+
+def test_a_run_on_a_store_is_evaluated_through_its_cache(
+    recipe: Path, sharded: Path, stored: dict[str, Any], tmp_path: Path
+) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    go(recipe, run, epochs=1, **stored)
+    local = examine([run], split="test", records=sharded)
+    for removed in ("*.rec", "*"):  # what the bound took away; the machine that evaluates is another
+        for path in cache.glob(removed):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        examination = examine([run], ["best", "latest"], "test")
+        assert examination.data.name == stored["records"]
+        for found in examination.evaluations:
+            assert (found.rank1_hits, found.loss) == (local.evaluations[0].rank1_hits, local.evaluations[0].loss)
+        assert [path.name for path in cache.glob("test*.rec")]
+    examine([run], split="train")
+    shards = {shard.file: shard.bytes for shard in examination.data.manifest.shards}
+    assert sum(shards[path.name] for path in cache.glob("*.rec")) <= 1e9 * stored["loader.cache_gb"]
 
 
 def test_an_order_that_a_restart_cannot_keep_is_refused(
