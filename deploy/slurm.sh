@@ -2,6 +2,7 @@
 # A training on several machines of a Slurm cluster, over as many jobs as it takes:
 #   sbatch deploy/slurm.sh config/imagenet/resnet50.toml /shared/runs/resnet50 records=s3://bucket/imagenet
 # The recipe, the run folder (on storage that all machines share), then keys of the recipe, as in `train`.
+# A rank a GPU, whatever `devices` the recipe names: a later devices=... counts instead.
 # Five minutes before the time limit, and when the job is preempted, the ranks finish their step, save and leave; the
 # job is queued again and goes on at the last checkpoint. A machine that dies ends the job; Slurm queues it again.
 # sbatch's own options change what stands below: sbatch --nodes 4 --gpus-per-node 4 --time 12:00:00 deploy/slurm.sh ...
@@ -49,7 +50,7 @@ trap leave TERM
 srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="$processors" \
     bash -c 'exec torchrun --node-rank "$SLURM_NODEID" "$@"' torchrun --nnodes "$SLURM_JOB_NUM_NODES" \
     --nproc-per-node "$processes" --master-addr "$first" --master-port 29500 \
-    -m -- imagenet_pipeline train "$recipe" engine=pytorch "$@" --run "$run" "${resume[@]}" &
+    -m -- imagenet_pipeline train "$recipe" engine=pytorch devices=auto "$@" --run "$run" "${resume[@]}" &
 step=$!
 code=0
 wait "$step" || code=$?
