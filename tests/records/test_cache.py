@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imagenet_pipeline import storage
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
@@ -214,7 +216,9 @@ def test_the_end_of_a_pass_does_not_wait_for_the_network(
         began = time.monotonic()
         batches.close()
         assert time.monotonic() - began < 3
-    assert re.search(r"data wait: train-\S+ of file://\S+ is waited for, 0 MB of 0 MB are here after 0 s", caplog.text)
+    assert re.search(
+        r"data wait: train-\S+ of file://\S+ is waited for, 0\.000 MB of 0\.\d\d\d MB are here after 0 s", caplog.text
+    )
 
 
 def test_no_room_for_long_is_one_line(opened: Callable[..., DataSet], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +295,25 @@ def test_windows_follow_the_cache(opened: Callable[..., DataSet]) -> None:
         window(3, 4)
     with pytest.raises(BadRecipe, match="the 8 shards"):
         window(3, 0)
+
+
+@given(st.integers(1, 10**15))
+def test_the_room_that_a_cache_is_said_to_need_is_enough(size_bytes: int) -> None:
+    said = float(f"{cache.gb_above(size_bytes):g}")
+    assert size_bytes <= round(said * 1e9) <= 1.01 * size_bytes + 1
+
+
+def test_the_bound_that_an_error_asks_for_is_taken(opened: Callable[..., DataSet]) -> None:
+    data = opened(0.5)
+    shards, found = data.manifest.splits["train"].shards, ""
+    assert data.cache is not None
+    for wanted in ("auto", 1):
+        with pytest.raises(BadRecipe, match="too small for the largest shard; expected at least") as caught:
+            data.cache.window_shards(shards, wanted)  # type: ignore[arg-type]
+        found = re.findall(r"at least (\S+) GB", str(caught.value))[0]
+    enough = read_data_set(str(data.cache.storage), str(data.cache.folder), float(found))
+    assert enough.cache is not None
+    assert enough.cache.window_shards(shards, 1) == 1
 
 
 def test_a_stored_set_is_looked_into_and_verified(
