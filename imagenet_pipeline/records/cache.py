@@ -182,25 +182,26 @@ class ShardCache:
 
     def _frees(self, limit_bytes: int, wanted: Shard) -> bool:
         """Take shards away, the longest unused first, until what is left beside `wanted` is within the limit."""
-        there: list[tuple[float, Path, Shard]] = []
+        there: list[tuple[float, Shard]] = []
         for shard in self._shards:
             # The part first: it may become the shard between the two looks, and none begins while we hold the lock.
             for path in (self.folder / f"{shard.file}.part", self.folder / shard.file):
                 with contextlib.suppress(FileNotFoundError):
                     if shard.file != wanted.file:
-                        there.append((path.stat().st_mtime, path, shard))
+                        there.append((path.stat().st_mtime, shard))
                         break
-        taken = sum(shard.bytes for _, _, shard in there)
-        for _, path, shard in sorted(there, key=lambda entry: entry[0]):
+        taken = sum(shard.bytes for _, shard in there)
+        for _, shard in sorted(there, key=lambda entry: entry[0]):
             if taken <= limit_bytes:
                 break
-            taken -= shard.bytes if self._taken_away(path, shard) else 0
+            taken -= shard.bytes if self._taken_away(shard) else 0
         return taken <= limit_bytes
 
-    def _taken_away(self, path: Path, shard: Shard) -> bool:
-        """Remove a shard, or a part, unless it is being read or fetched."""
-        with contextlib.suppress(files.Held), files.claim(self.folder / LOCKS / shard.file, path, "fetching"):
-            return files.remove_unheld(path)
+    def _taken_away(self, shard: Shard) -> bool:
+        """Remove a shard and its part, unless it is being read or fetched."""
+        with contextlib.suppress(files.Held), files.claim(self.folder / LOCKS / shard.file, self.folder, "fetching"):
+            # What was a part when it was looked for may have become the shard since.
+            return all(files.remove_unheld(self.folder / name) for name in (f"{shard.file}.part", shard.file))
         return False
 
 
@@ -343,7 +344,7 @@ class _Pass(RecordFiles):
 
 def gb_above(size_bytes: int) -> float:
     """GB, three digits of them, that are enough for so many bytes."""
-    unit = 10 ** max(0, len(str(size_bytes)) - 3)
+    unit = int(10 ** max(0, len(str(size_bytes)) - 3))
     return -(-size_bytes // unit) * unit / 1e9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import threading
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_pipeline import storage
+from imagenet_pipeline import files, storage
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.loading.loader import Batches, Loader
 from imagenet_pipeline.record_builders import digits
@@ -221,10 +222,32 @@ def test_the_end_of_a_pass_does_not_wait_for_the_network(
     )
 
 
+def test_a_part_that_becomes_a_shard_meanwhile_is_not_taken_for_gone(
+    opened: Callable[..., DataSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(1)
+    first, second = data.manifest.splits["train"].shards[:2]
+    assert data.cache is not None
+    held, claim = [], files.claim
+
+    def finished_before(path: Path, where: Path, work: str) -> Any:
+        if path.name == first.file and not held:
+            data.cache.storage.download(first.file, data.folder / first.file, first.bytes, first.sha256)  # type: ignore[union-attr]
+            held.append(data.cache._opened(first))  # type: ignore[union-attr]
+        return claim(path, where, work)
+
+    (data.folder / f"{first.file}.part").touch()
+    monkeypatch.setattr(files, "claim", finished_before)
+    assert not data.cache._frees(0, second)
+    os.close(held[0])
+    assert data.cache._frees(0, second)
+    assert not (data.folder / first.file).exists()
+
+
 def test_no_room_for_long_is_one_line(opened: Callable[..., DataSet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "SECONDS_WITHOUT_ROOM", 0.2)
     with RecordSet.of(opened(3), "train") as records, records.ahead(np.arange(len(records))) as held:
-        held.read(0)  # and the two after it are kept for this pass
+        held.read(5 * len(records) // 16)  # in the third shard; it and the two before it are kept for this pass
         with pytest.raises(OutOfRoom, match=r"cache: the cache has no room: all its shards are being read; give more"):
             records.read(len(records) - 1)
 
