@@ -36,7 +36,10 @@ STAND_INS = {
     "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
     "scontrol": 'case "$1" in show) printf "127.0.0.1\\nnode1\\n" ;; *) echo "$@" >> "$PLACE/scontrol" ;; esac',
     "scancel": 'echo "$@" >> "$PLACE/scancel"; kill -TERM "$(cat "$PLACE/torchrun.pid")"',
-    "torchrun": 'printf "%s\\n" "$@" > "$PLACE/torchrun"; echo $OMP_NUM_THREADS > "$PLACE/threads"; exit "${CODE:-0}"',
+    "torchrun": (
+        'printf "%s\\n" "$@" > "$PLACE/torchrun"; echo $OMP_NUM_THREADS > "$PLACE/threads"; '
+        'echo $IMAGENET_PIPELINE_CACHE > "$PLACE/cache"; exit "${CODE:-0}"'
+    ),
 }
 WAITING = (
     'trap "exit 1" TERM; echo $$ > "$PLACE/pid"; mv "$PLACE/pid" "$PLACE/torchrun.pid"; while :; do sleep 0.05; done'
@@ -49,8 +52,15 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "bin").mkdir()
     for name, script in STAND_INS.items():
         write_command(tmp_path, name, script)
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return {**inherited, **SLURM, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PLACE": str(tmp_path)}
+    set_here = ("OMP_NUM_THREADS", "IMAGENET_PIPELINE_CACHE")
+    inherited = {name: value for name, value in os.environ.items() if name not in set_here}
+    return {
+        **inherited,
+        **SLURM,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PLACE": str(tmp_path),
+        "TMPDIR": "/local",
+    }
 
 
 def write_command(place: Path, name: str, script: str) -> None:
@@ -97,6 +107,7 @@ def test_the_slurm_job_starts_torchrun_and_goes_on(
     assert (given.master_addr, given.master_port) == ("127.0.0.1", 29500)
     assert "--resume" not in words
     assert (tmp_path / "threads").read_text() == "2\n"
+    assert (tmp_path / "cache").read_text() == f"/local/imagenet-pipeline-{os.getuid()}\n"
     (tmp_path / "run" / "checkpoints" / "epoch-0001").mkdir(parents=True)
     words = run_slurm(environment, tmp_path, code=1)
     assert words[-2:] == ["--resume", "latest"]
@@ -148,7 +159,8 @@ def test_the_slurm_job_says_how_it_is_used(environment: dict[str, str]) -> None:
 def test_the_slurm_job_trains(environment: dict[str, str], data_set: Path, tmp_path: Path) -> None:
     (tmp_path / "bin" / "torchrun").unlink()
     environment = {
-        **environment, "SLURM_JOB_NUM_NODES": "1", "SLURM_GPUS_ON_NODE": "2", "PYTHONPATH": str(REPOSITORY),
+        **environment, "TMPDIR": str(tmp_path), "SLURM_JOB_NUM_NODES": "1", "SLURM_GPUS_ON_NODE": "2",
+        "PYTHONPATH": str(REPOSITORY),
         "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
     keys = [f"records={data_set}", "devices=cpu", "batch_size=6", "precision=float32", "augmentation.crop=centre"]
@@ -171,7 +183,9 @@ def test_the_parts_of_the_kubernetes_job_fit(
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     assert spec["completions"] == spec["parallelism"] == int(variables["NODES"])
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == int(variables["GPUS"])
+    limits, gpus = container["resources"]["limits"], int(variables["GPUS"])
+    assert limits["nvidia.com/gpu"] == gpus
+    assert int(variables["OMP_NUM_THREADS"]) * gpus == int(limits["cpu"])
     variables["RUN"] = str(tmp_path / "run")
     for start in ("new", "again"):
         command = [*container["command"], *container["args"]]
@@ -180,6 +194,8 @@ def test_the_parts_of_the_kubernetes_job_fit(
         given = require_command(words, monkeypatch)
         assert ("--resume" in words) is (start == "again")
         assert (given.nnodes, given.nproc_per_node, given.node_rank) == ("2", "8", 1)
+        cache = next(word for word in words if word.startswith("loader.cache=")).partition("=")[2]
+        assert any(cache.startswith(f"{mount['mountPath']}/") for mount in container["volumeMounts"])
         assert given.master_addr == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
         (tmp_path / "run" / "checkpoints" / "epoch-0001").mkdir(parents=True, exist_ok=True)
 
@@ -200,7 +216,7 @@ def test_the_dockerfile_names_what_is_there() -> None:
     assert dict(steps)["ENTRYPOINT"] == '["imagenet-pipeline"]'
     commands = [line for line in text.splitlines() if line.startswith("#   docker run")]
     verbs = [shlex.split(line.partition("imagenet-pipeline:")[2])[1] for line in commands]
-    assert len(verbs) == 2
+    assert len(verbs) == 3
     assert [line for line in commands if " train " in line and "devices=gpu:all" not in line] == []
     assert set(verbs) <= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
