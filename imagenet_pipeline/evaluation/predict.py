@@ -228,6 +228,11 @@ def find_pictures(sources: Sequence[Path], root: Path) -> list[Path]:
     """
     missing = next((source for source in sources if not os.path.exists(source)), None)
     if missing is not None:
+        from imagenet_pipeline import storage  # only to say so
+
+        if storage.is_remote(missing):
+            advice = "pictures are read from this machine: copy them here first"
+            raise BadInput("an address, not a path", where=storage.Storage(missing), advice=advice)
         raise BadInput("no such picture, folder or list", where=missing)
     return [picture for source in sources for picture in _pictures_of(source, root)]
 
