@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # A training on several machines of a Slurm cluster, over as many jobs as it takes:
-#   sbatch deploy/slurm.sh config/imagenet/resnet50.toml /shared/runs/resnet50 records=s3://bucket/imagenet
+#   sbatch deploy/slurm.sh config/imagenet/resnet50.toml /shared/runs/resnet50 records=s3://bucket/imagenet \
+#       loader.cache=/local/imagenet
 # The recipe, the run folder (on storage that all machines share), then keys of the recipe, as in `train`.
+# A rank a GPU, whatever `devices` the recipe names: a later devices=... counts instead.
+# Shards out of object storage are kept on a disk of each machine, where loader.cache says, else in TMPDIR or /tmp; not
+# in the home folder, which often lies on a disk that all share.
 # Five minutes before the time limit, and when the job is preempted, the ranks finish their step, save and leave; the
 # job is queued again and goes on at the last checkpoint. A machine that dies ends the job; Slurm queues it again.
 # sbatch's own options change what stands below: sbatch --nodes 4 --gpus-per-node 4 --time 12:00:00 deploy/slurm.sh ...
@@ -35,6 +39,7 @@ processes=${SLURM_GPUS_ON_NODE:-1}
 processors=${SLURM_CPUS_PER_TASK:-1}
 threads=$((processors / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+export IMAGENET_PIPELINE_CACHE=${IMAGENET_PIPELINE_CACHE:-${TMPDIR:-/tmp}/imagenet-pipeline-$(id -u)}
 
 # The batch shell alone hears --signal: it tells the ranks, which have the rest of the five minutes to save.
 asked=
@@ -49,7 +54,7 @@ trap leave TERM
 srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="$processors" \
     bash -c 'exec torchrun --node-rank "$SLURM_NODEID" "$@"' torchrun --nnodes "$SLURM_JOB_NUM_NODES" \
     --nproc-per-node "$processes" --master-addr "$first" --master-port 29500 \
-    -m -- imagenet_pipeline train "$recipe" engine=pytorch "$@" --run "$run" "${resume[@]}" &
+    -m -- imagenet_pipeline train "$recipe" engine=pytorch devices=auto "$@" --run "$run" "${resume[@]}" &
 step=$!
 code=0
 wait "$step" || code=$?

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, did_you_mean
+from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.registry import Registry
 
@@ -211,7 +211,7 @@ class TrainingResult:
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html
 
-        state = f"{'finished' if self.finished else 'stopped'} after epoch {self.epoch}, {self.step:,} steps"
+        state = f"{'finished' if self.finished else 'stopped'} after epoch {self.epoch}, {counted(self.step, 'step')}"
         return run_html(self.run, state, self.metrics)
 
 

@@ -317,8 +317,11 @@ class Storage:
         where, kinds, reason = self._shown(name), _kinds(error), self._reason(error)
         if isinstance(error, FileNotFoundError):
             answered = getattr(error.__cause__, "response", {}).get("Error", {})
-            is_bucket = answered.get("Code") == "NoSuchBucket"
-            return BadInput("no such bucket", where=self) if is_bucket else _Missing("no such object", where=where)
+            if answered.get("Code") != "NoSuchBucket":
+                return _Missing("no such object", where=where)
+            bucket = "/".join(str(self).split("/")[:3])
+            advice = f"correct its name, or make it first: aws s3 mb {bucket}"
+            return BadInput("no such bucket", where=self, advice=advice)
         if kinds & _NO_CREDENTIALS:
             advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket"
             return BadInput(f"no credentials for the store ({reason})", where=self, advice=advice)

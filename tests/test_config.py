@@ -139,6 +139,12 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
             '[checkpoint]\nkeep = "al"',
             r"keep': no such word; expected 'all' or a number; found 'al'; did you mean all\?",
         ),
+        ('batch_size = "max"', r"'batch_size': no such word; expected 'auto' or a number; found 'max'$"),
+        ('epochs = "many"\nprecision = "half"', r"'epochs': input should be a valid integer; found 'many'$"),
+        (
+            '[loader]\nthreads = "all"',
+            r"'loader.threads': no such word; expected 'auto' or a number; found 'all'$",
+        ),
         ('[loss]\nkind = "hinge"\nlabel_smoothing = 0.1', r"loss.label_smoothing': has no effect on hinge"),
         (
             "[augmentation]\npolicy_changes = 3",

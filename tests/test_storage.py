@@ -147,7 +147,8 @@ def test_what_is_wrong_is_one_line(object_store: Any, tmp_path: Path, monkeypatc
             Storage(url).read("manifest.json", 100)
         return str(caught.value)
 
-    assert line("s3://nowhere-at-all/set") == "s3://nowhere-at-all/set: no such bucket"
+    made_by = "correct its name, or make it first: aws s3 mb s3://nowhere-at-all"
+    assert line("s3://nowhere-at-all/set") == f"s3://nowhere-at-all/set: no such bucket; {made_by}"
     assert line(object_store.url) == f"{object_store.url}/manifest.json: no such object"
     assert "did you mean s3?" in line("s33://bucket")
     assert "names no bucket" in line("s3://")

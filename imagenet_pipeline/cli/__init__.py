@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 128 + signal.SIGINT
+_TALKATIVE = ("botocore", "aiobotocore")
+"""Loggers of other packages that tell with every command where they found what they were given."""
 
 
 @app.callback(invoke_without_command=True)
@@ -83,6 +85,8 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; what a user can cause is one line on stderr and an exit code of its own."""
     given = list(sys.argv[1:] if words is None else words) or ["--help"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     launched = False
     try:
         launched = _join_ranks()

@@ -154,6 +154,8 @@ def imagenet(
     Examples:
       imagenet-pipeline build imagenet --root ILSVRC2015 --out output/imagenet
       imagenet-pipeline build imagenet --root kaggle --out output/imagenet --test-per-class 50
+      imagenet-pipeline build imagenet --root ILSVRC2015 --out s3://bucket/imagenet
+      imagenet-pipeline build imagenet --root /shared/ILSVRC2015 --out /shared/imagenet --executor dask://10.0.0.1:8786
     """
     if class_order not in ("wnid", "devkit"):
         raise BadRecipe("unknown class order", where="--class-order", expected="wnid or devkit", found=class_order)
@@ -200,6 +202,7 @@ def folder(
     \b
     Examples:
       imagenet-pipeline build folder --root photos --out output/photos
+      imagenet-pipeline build folder --root photos --out s3://bucket/photos
       imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
     """
     options = {
@@ -239,16 +242,9 @@ def listing(
       imagenet-pipeline build list --list train.lst --root photos --out output/mine
       imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
     """
-    options = {
-        "list_file": list_file,
-        "root": root,
-        "val_list": val_list,
-        "test_list": test_list,
-        "val_fraction": val_fraction,
-        "test_fraction": test_fraction,
-        "classes": classes,
-        "seed": seed,
-    }
+    lists = {"list_file": list_file, "val_list": val_list, "test_list": test_list}
+    cuts = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
+    options = {"root": root, "classes": classes, **lists, **cuts}
     _make("list", out, options, common)
 
 

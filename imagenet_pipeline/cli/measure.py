@@ -127,7 +127,8 @@ def _say_speed(speed: Any) -> None:
     if speed.ratio is not None and speed.synthetic_seconds and speed.best_synthetic_seconds:
         best = 1000 * speed.best_synthetic_seconds
         say(f"synthetic  {1000 * speed.synthetic_seconds:.1f} ms a step (best round {best:.1f})")
-        say(f"fed / synthetic: {speed.ratio:.3f}, the median of {speed.rounds} rounds of {speed.steps} steps each")
+        rounds = f"{counted(speed.rounds, 'round')} of {counted(speed.steps, 'step')} each"
+        say(f"fed / synthetic: {speed.ratio:.3f}, the median of {rounds}")
 
 
 def find_rate(

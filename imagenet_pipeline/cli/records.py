@@ -20,7 +20,9 @@ _NAMES = re.compile(r"[0-9][0-9.,a-fx]*|\(.*|;.*")
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    path: Annotated[
+        Path, typer.Argument(help="A data set folder, its address (s3://...), or a .rec file, ours or another's.")
+    ],
     no_decode: Annotated[
         bool, typer.Option("--no-decode", help="Of records without a checksum look at the frames alone.")
     ] = False,
@@ -34,6 +36,7 @@ def verify(
     \b
     Examples:
       imagenet-pipeline verify output/imagenet
+      imagenet-pipeline verify s3://bucket/imagenet
       imagenet-pipeline verify theirs/train.rec --no-decode
     """
     from imagenet_pipeline.records.manifest import REBUILD
@@ -82,7 +85,9 @@ def _looked_at(report: Any, decode: bool) -> str:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    path: Annotated[
+        Path, typer.Argument(help="A data set folder, its address (s3://...), or a .rec file, ours or another's.")
+    ],
     split: Annotated[str | None, typer.Option(help="train, val or test of a folder [default: the first]")] = None,
     records: Annotated[str, typer.Option(help="Which records, as 0:8.")] = "0:8",
     montage: Annotated[Path | None, typer.Option(help="Write a contact sheet of them, PNG.")] = None,
@@ -92,7 +97,10 @@ def inspect(
 
     Counts, classes, and a few records.
 
-    Example: imagenet-pipeline inspect output/digits --records 0:24 --montage digits.png
+    \b
+    Examples:
+      imagenet-pipeline inspect output/digits --records 0:24 --montage digits.png
+      imagenet-pipeline inspect s3://bucket/imagenet --split val
     """
     from imagenet_pipeline.records.inspect import inspect as look_into
 
@@ -111,7 +119,9 @@ def inspect(
 
 
 def export_records(
-    path: Annotated[Path, typer.Argument(help="A data set folder or a .rec file, ours or another's.")],
+    path: Annotated[
+        Path, typer.Argument(help="A data set folder, its address (s3://...), or a .rec file, ours or another's.")
+    ],
     form: Annotated[str, typer.Option("--format", help="folder, tar, webdataset or rec.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     split: Annotated[str | None, typer.Option(help="train, val or test [default: all]")] = None,

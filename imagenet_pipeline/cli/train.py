@@ -253,6 +253,7 @@ def train(
       imagenet-pipeline train demo
       imagenet-pipeline train config/demo.toml epochs=30 devices=cpu:0,1
       imagenet-pipeline train config/demo.toml --resume latest
+      imagenet-pipeline train imagenet/resnet50 devices=gpu:all records=s3://bucket/imagenet loader.cache=/nvme/imagenet
       imagenet-pipeline train output/runs/demo --resume latest epochs=40
       imagenet-pipeline train config/demo.toml --resume 8 optimizer.learning_rate=0.001
     """

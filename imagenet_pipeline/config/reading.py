@@ -230,18 +230,14 @@ _NO_KEYS = {
 
 def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRecipe:
     """Report pydantic's first fault in a recipe in one line. `known` are all recipe keys, dotted."""
-    first = _clearest(error)
-    # Union types add their own words to the location; the recipe key is the longest known beginning.
-    words = [str(word) for word in first["loc"]]
-    key = ".".join(words)
+    first = _clearest(error, known)
+    key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         given = first["input"]
         value = f"={str(given).lower() if isinstance(given, bool) else given}" if where == COMMAND_LINE else ""
         advice = _nearest(key, known, value[:80])
         return BadRecipe(f"unknown recipe key {key[:80]!r}", where=where, advice=advice)
-    while words and ".".join(words) not in known:
-        words.pop()
-    key = ".".join(words) or key
+    key = _key_of(first, known) or key
     if first["type"] == "missing":
         return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
     if first["type"] == "literal_error":
@@ -287,10 +283,19 @@ def _nearest(key: str, known: list[str], value: str) -> str:
     return did_you_mean(key, known, f"known keys: {', '.join(known)}")
 
 
-def _clearest(error: ValidationError) -> Any:
+def _key_of(fault: Any, known: list[str]) -> str:
+    # Union types add their own words to the location; the recipe key is the longest known beginning.
+    words = [str(word) for word in fault["loc"]]
+    while words and ".".join(words) not in known:
+        words.pop()
+    return ".".join(words)
+
+
+def _clearest(error: ValidationError, known: list[str]) -> Any:
     # Where a number or a word will do, a wrong word is best answered with the right word.
     errors = error.errors()
-    words = [fault for fault in errors if fault["type"] == "literal_error" and fault["loc"][:2] == errors[0]["loc"][:2]]
+    key = _key_of(errors[0], known)
+    words = [fault for fault in errors if fault["type"] == "literal_error" and _key_of(fault, known) == key]
     return words[0] if words and isinstance(words[0]["input"], str) else errors[0]
 
 

@@ -368,7 +368,7 @@ class LoaderRecipe(Section):
     window_shards: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
     cache: str = ""
-    """Folder for shards of records in object storage; "" is one for each data set in the user's own cache folder."""
+    """Folder for shards of records in cloud storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
     """Bound of that folder, GB (10^9 bytes) of shards; 0 is room for all of them."""
 
@@ -407,15 +407,15 @@ class Recipe(Section):
     network: str
     """A name that `networks` lists, or gluoncv:NAME, or timm:NAME, or a network's file, PATH/network.json."""
     records: str
-    """Folder of the data set, as `build` made it, or its address in object storage, "s3://bucket/imagenet"."""
+    """Folder of the data set, as `build` made it, or its address in cloud storage, "s3://bucket/imagenet"."""
     engine: Literal["auto", "gluon", "pytorch"] = "auto"
     """MXNet/Gluon or PyTorch; "auto" is Gluon where it is installed and has the devices, and for good in a run."""
     epochs: Annotated[int, Field(ge=1)] = 90
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 256
-    """Images a step, over all devices together; "auto" finds, as a run begins, the most that fit."""
+    """Images a step, over all devices together; "auto" finds, as a run begins, the most that fit in memory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Seed of everything drawn: weights, order of images, augmentation, dropout."""
+    """Seed of all that is drawn (weights, order of images, augmentation, dropout), which makes a run reproducible."""
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
     precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
@@ -424,13 +424,14 @@ class Recipe(Section):
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
     deterministic: bool = False
-    """Let equal runs on GPUs end in equal bytes too, as on CPUs they always do; slower, and not of every layer."""
+    """Make runs on GPUs reproducible to the byte too, as on CPUs they always are; slower, and not of every layer."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Micro-batches that a batch is computed in, their gradients added: less memory, the same step."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
-    """Number format in which the pytorch engine's processes exchange gradients: half the bytes, 8 bits of precision."""
+    """Number format in which the pytorch engine's processes add gradients up (allreduce): "bfloat16" is half the bytes,
+    8 bits of precision."""
     sync_batch_norm: bool = False
-    """Normalise a batch over all of the pytorch engine's processes, as one process does, not each its own share."""
+    """Synchronise batch normalisation over all of the pytorch engine's processes, as if one had the whole batch."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()

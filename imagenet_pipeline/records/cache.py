@@ -72,7 +72,8 @@ class ShardCache:
         wanted = 0 if wanted == "auto" or wanted >= len(sizes) else wanted
         if limit_bytes is not None:
             number = wanted or len(sizes)
-            self._require_limit(sum(sizes[:number]), f"the {counted(number, 'shard')} that are shuffled together")
+            what = f"the {counted(number, 'shard')} that are shuffled together" if number > 1 else "the largest shard"
+            self._require_limit(sum(sizes[:number]), what)
         self._require_free_space()
         return wanted
 
@@ -81,8 +82,8 @@ class ShardCache:
             raise BadRecipe(
                 f"the cache is too small for {what}",
                 where="loader.cache_gb",
-                expected=f"at least {_gb(needed_bytes)}",
-                found=_gb(self._limit_bytes),
+                expected=f"at least {gb_above(needed_bytes):g} GB",
+                found=f"{self._limit_bytes / 1e9:.3g} GB",
             )
 
     def _require_free_space(self) -> None:
@@ -188,25 +189,26 @@ class ShardCache:
 
     def _frees(self, limit_bytes: int, wanted: Shard) -> bool:
         """Take shards away, the longest unused first, until what is left beside `wanted` is within the limit."""
-        there: list[tuple[float, Path, Shard]] = []
+        there: list[tuple[float, Shard]] = []
         for shard in self._shards:
             # The part first: it may become the shard between the two looks, and none begins while we hold the lock.
             for path in (self.folder / f"{shard.file}.part", self.folder / shard.file):
                 with contextlib.suppress(FileNotFoundError):
                     if shard.file != wanted.file:
-                        there.append((path.stat().st_mtime, path, shard))
+                        there.append((path.stat().st_mtime, shard))
                         break
-        taken = sum(shard.bytes for _, _, shard in there)
-        for _, path, shard in sorted(there, key=lambda entry: entry[0]):
+        taken = sum(shard.bytes for _, shard in there)
+        for _, shard in sorted(there, key=lambda entry: entry[0]):
             if taken <= limit_bytes:
                 break
-            taken -= shard.bytes if self._taken_away(path, shard) else 0
+            taken -= shard.bytes if self._taken_away(shard) else 0
         return taken <= limit_bytes
 
-    def _taken_away(self, path: Path, shard: Shard) -> bool:
-        """Remove a shard, or a part, unless it is being read or fetched."""
-        with contextlib.suppress(files.Held), files.claim(self.folder / LOCKS / shard.file, path, "fetching"):
-            return files.remove_unheld(path)
+    def _taken_away(self, shard: Shard) -> bool:
+        """Remove a shard and its part, unless it is being read or fetched."""
+        with contextlib.suppress(files.Held), files.claim(self.folder / LOCKS / shard.file, self.folder, "fetching"):
+            # What was a part when it was looked for may have become the shard since.
+            return all(files.remove_unheld(self.folder / name) for name in (f"{shard.file}.part", shard.file))
         return False
 
 
@@ -342,14 +344,18 @@ class _Pass(RecordFiles):
         part = self._cache.folder / f"{shard.file}.part"
         done_bytes = part.stat().st_size if part.exists() else 0
         log.info(
-            "data wait: %s of %s is waited for, %s of %s are here after %.0f s",
-            shard.file, self._cache.storage, _mb(done_bytes), _mb(shard.bytes), waited_seconds,
+            "data wait: %s of %s is waited for, %s are here after %.0f s",
+            shard.file, self._cache.storage, _mb(done_bytes, shard.bytes), waited_seconds,
         )  # fmt: skip
 
 
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.3g} GB"
+def gb_above(size_bytes: int) -> float:
+    """GB, three digits of them, that are enough for so many bytes."""
+    unit = int(10 ** max(0, len(str(size_bytes)) - 3))
+    return -(-size_bytes // unit) * unit / 1e9
 
 
-def _mb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.0f} MB"
+def _mb(done_bytes: int, whole_bytes: int) -> str:
+    """Both in MB, with decimals where the whole is but a few."""
+    decimals = 0 if whole_bytes >= 1e7 else 3
+    return f"{done_bytes / 1e6:,.{decimals}f} MB of {whole_bytes / 1e6:,.{decimals}f} MB"

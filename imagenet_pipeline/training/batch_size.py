@@ -65,8 +65,15 @@ class Found:
         if reference:
             rate = f"the learning rate, {given:g} for a batch of {reference}, becomes {highest_rate(settled):g}"
         each = counted(self.images_a_device, "image")
-        limit = "memory" if self.limit == "memory" else "records: an epoch is a single step"
-        log.info("batch_size = %d: %s at a time on a device, limited by the %s; %s", self.images, each, limit, rate)
+        log.info(
+            "batch_size = %d: %s at a time on a device, limited by the %s; %s", self.images, each, self.limit, rate
+        )
+        if self.limit == "records":
+            ten = max(1, self.images // 10)
+            log.warning(
+                "warning: all training images fit, so that an epoch is a single step, and few steps teach little; "
+                "batch_size=auto is for more images than memory holds: batch_size=%d makes ten steps of it", ten,
+            )  # fmt: skip
         return settled
 
 

@@ -377,8 +377,8 @@ def _tell_warmup(run: Run) -> None:
     wanted, steps = recipe.schedule.warmup_epochs, warmup_steps(recipe.schedule, run.steps_per_epoch, recipe.epochs)
     if steps < wanted * run.steps_per_epoch:
         log.warning(
-            "warning: a warm-up of %g epochs in a run of %d is cut to half of it, %d steps, for the rate to come down",
-            wanted, recipe.epochs, steps,
+            "warning: a warm-up of %g epoch%s in a run of %s is cut to half of it, %s, for the rate to come down",
+            wanted, "" if wanted == 1 else "s", counted(recipe.epochs, "epoch"), counted(int(steps), "step"),
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import threading
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from imagenet_pipeline import storage
+from imagenet_pipeline import files, storage
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
 from imagenet_pipeline.loading.loader import Batches, Loader
 from imagenet_pipeline.record_builders import digits
@@ -216,13 +219,37 @@ def test_the_end_of_a_pass_does_not_wait_for_the_network(
         began = time.monotonic()
         batches.close()
         assert time.monotonic() - began < 3
-    assert re.search(r"data wait: train-\S+ of file://\S+ is waited for, 0 MB of 0 MB are here after 0 s", caplog.text)
+    assert re.search(
+        r"data wait: train-\S+ of file://\S+ is waited for, 0\.000 MB of 0\.\d\d\d MB are here after 0 s", caplog.text
+    )
+
+
+def test_a_part_that_becomes_a_shard_meanwhile_is_not_taken_for_gone(
+    opened: Callable[..., DataSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(1)
+    first, second = data.manifest.splits["train"].shards[:2]
+    assert data.cache is not None
+    held, claim = [], files.claim
+
+    def finished_before(path: Path, where: Path, work: str) -> Any:
+        if path.name == first.file and not held:
+            data.cache.storage.download(first.file, data.folder / first.file, first.bytes, first.sha256)  # type: ignore[union-attr]
+            held.append(data.cache._opened(first))  # type: ignore[union-attr]
+        return claim(path, where, work)
+
+    (data.folder / f"{first.file}.part").touch()
+    monkeypatch.setattr(files, "claim", finished_before)
+    assert not data.cache._frees(0, second)
+    os.close(held[0])
+    assert data.cache._frees(0, second)
+    assert not (data.folder / first.file).exists()
 
 
 def test_no_room_for_long_is_one_line(opened: Callable[..., DataSet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "SECONDS_WITHOUT_ROOM", 0.2)
     with RecordSet.of(opened(3), "train") as records, records.ahead(np.arange(len(records))) as held:
-        held.read(0)  # and the two after it are kept for this pass
+        held.read(5 * len(records) // 16)  # in the third shard; it and the two before it are kept for this pass
         with pytest.raises(OutOfRoom, match=r"cache: the cache has no room: all its shards are being read; give more"):
             records.read(len(records) - 1)
 
@@ -296,6 +323,25 @@ def test_windows_follow_the_cache(opened: Callable[..., DataSet]) -> None:
         window(3, 4)
     with pytest.raises(BadRecipe, match="the 8 shards"):
         window(3, 0)
+
+
+@given(st.integers(1, 10**15))
+def test_the_room_that_a_cache_is_said_to_need_is_enough(size_bytes: int) -> None:
+    said = float(f"{cache.gb_above(size_bytes):g}")
+    assert size_bytes <= round(said * 1e9) <= 1.01 * size_bytes + 1
+
+
+def test_the_bound_that_an_error_asks_for_is_taken(opened: Callable[..., DataSet]) -> None:
+    data = opened(0.5)
+    shards, found = data.manifest.splits["train"].shards, ""
+    assert data.cache is not None
+    for wanted in ("auto", 1):
+        with pytest.raises(BadRecipe, match="too small for the largest shard; expected at least") as caught:
+            data.cache.window_shards(shards, wanted)  # type: ignore[arg-type]
+        found = re.findall(r"at least (\S+) GB", str(caught.value))[0]
+    enough = read_data_set(str(data.cache.storage), str(data.cache.folder), float(found))
+    assert enough.cache is not None
+    assert enough.cache.window_shards(shards, 1) == 1
 
 
 def test_a_stored_set_is_looked_into_and_verified(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import random
@@ -191,7 +192,10 @@ def test_every_builder_and_what_cannot_be_put(
     capsys: pytest.CaptureFixture[str],
     inline: Executor,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
+
     def run(*arguments: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
@@ -210,8 +214,11 @@ def test_every_builder_and_what_cannot_be_put(
         shutil.copytree(photos, tmp_path / "photos" / name)
     code, said = run("build", "folder", "--root", tmp_path / "photos", "--out", there, "--lists-only")
     assert (code, said.count("\n"), "--lists-only is for a folder" in said) == (2, 1, True)
+    caplog.clear()
     code, said = run("build", "folder", "--root", tmp_path, "--out", "s3://not-there/set")
-    assert (code, said) == (3, "error: s3://not-there/set: no such bucket\n")
+    made_by = "correct its name, or make it first: aws s3 mb s3://not-there"
+    assert (code, said.count("\n"), f"no such bucket; {made_by}\n" in said) == (3, 1, True)
+    assert "credentials" not in caplog.text
     code, said = run("build", "folder", "--root", tmp_path, "--out", "http://127.0.0.1:1/set")
     assert (code, "a web server is read from" in said) == (2, True)
     monkeypatch.chdir(tmp_path)

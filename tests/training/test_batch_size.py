@@ -209,6 +209,13 @@ def test_the_rate_follows_the_batch_where_the_recipe_says_of_which_it_is(
     assert "the learning rate, 0.05 for a batch of 100, becomes 0.2" in caplog.text
 
 
+def test_a_batch_of_all_images_is_warned_of(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Found(300, 300, "records").settle(load_recipe(recipe, {"batch_size": "auto"}))
+    (warning,) = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert "a single step" in warning
+    assert warning.endswith("batch_size=30 makes ten steps of it")
+
+
 def test_ranks_take_the_smallest_that_any_found(
     recipe: Path, go_together: Callable[..., list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

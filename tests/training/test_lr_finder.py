@@ -145,8 +145,9 @@ def test_it_finds_a_rate_that_trains(engine: str, recipe: Path) -> None:
     assert shown == [(step, 40) for step in range(1, len(shown) + 1)]
 
 
-def test_rates_too_low_to_explode_are_tried_to_the_last(recipe: Path) -> None:
+def test_rates_too_low_to_explode_are_tried_to_the_last(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     curve = find_rate(load_recipe(recipe), 1e-5, 1e-2, 20, unseen)
+    assert "warning: 20 steps are few" in caplog.text
     assert len(curve.losses) == 20
     assert curve.ended == "the highest rate, 0.01"
 

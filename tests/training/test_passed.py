@@ -81,4 +81,4 @@ def test_the_line_comes_once_also_after_a_restart(
 
 def test_a_warm_up_that_is_cut_is_told_of(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_run(recipe, {"schedule.warmup_epochs": 5, "epochs": 3}, tmp_path / "run").resources:
-        assert "a warm-up of 5 epochs in a run of 3 is cut to half of it, 13 steps" in caplog.text
+        assert "a warm-up of 5 epochs in a run of 3 epochs is cut to half of it, 13 steps" in caplog.text

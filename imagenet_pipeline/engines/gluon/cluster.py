@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.errors import BadRecipe, WorkerLost, counted
 
 ROLES = ("scheduler", "server", "worker")
 HOST, PORT, SERVERS, WORKERS = "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_SERVER", "DMLC_NUM_WORKER"
@@ -202,7 +202,7 @@ class RollCall:
                 error = WorkerLost(
                     f"not all processes joined within {self._cluster.patience_seconds:.0f} s",
                     where=f"scheduler at {self._cluster.host}:{self._cluster.port}",
-                    expected=f"{self._cluster.workers} workers, {self._cluster.servers} servers",
+                    expected=f"{counted(self._cluster.workers, 'worker')}, {counted(self._cluster.servers, 'server')}",
                     found=f"{there['worker']} and {there['server']}",
                     advice=f"start the others in that time, or set {PATIENCE}",
                 )

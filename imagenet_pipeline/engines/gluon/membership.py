@@ -24,7 +24,7 @@ from imagenet_pipeline.engines.gluon.cluster import (
     read_cluster,
     send,
 )
-from imagenet_pipeline.errors import BadRecipe, WorkerLost
+from imagenet_pipeline.errors import BadRecipe, WorkerLost, counted
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -65,8 +65,8 @@ def join() -> Membership | None:
 
 def _serve(cluster: Cluster) -> NoReturn:
     log.info(
-        "%s of %d workers and %d servers at %s:%d: serves until they are done",
-        cluster.role, cluster.workers, cluster.servers, cluster.host, cluster.port,
+        "%s of %s and %s at %s:%d: serves until they are done", cluster.role,
+        counted(cluster.workers, "worker"), counted(cluster.servers, "server"), cluster.host, cluster.port,
     )  # fmt: skip
     if cluster.role == "scheduler":
         RollCall(cluster).wait_for_all()

@@ -143,8 +143,7 @@ def test_who_does_not_come_is_counted(start: Start) -> None:
     for code, said in map(ended, processes):
         assert code == 6
         assert (
-            "not all processes joined within 8 s; expected 2 workers, 1 servers; found 1 and 0; start the others"
-            in said
+            "not all processes joined within 8 s; expected 2 workers, 1 server; found 1 and 0; start the others" in said
         )
 
 
