@@ -415,7 +415,7 @@ class Recipe(Section):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 256
     """Images a step, over all devices together; "auto" finds, as a run begins, the most that fit in memory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Seed of all that is drawn (weights, order of images, augmentation, dropout), which makes a run reproducible."""
+    """Seed of everything drawn: weights, order of images, augmentation, dropout: what makes a run reproducible."""
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
     precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
