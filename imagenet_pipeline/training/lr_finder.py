@@ -27,7 +27,7 @@ from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
 SURE_STEPS = 50
-"""Of fewer the loss is smoothed over so few that noise may be what falls fastest."""
+"""Fewest steps without a warning: of fewer the loss is smoothed over so few that noise may be what falls fastest."""
 SMOOTHING = 0.9
 """Weight of the past in the mean of the losses so far."""
 TOO_HIGH = 4.0
