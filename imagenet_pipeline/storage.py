@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, PipelineError, did_you_mean
@@ -32,7 +33,16 @@ RANGE_BYTES = 2**24
 UPLOAD_PART_BYTES = 50 * 2**20
 """Larger files are put in parts of so many bytes, as ETags tell."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-_SQUEEZED = re.compile(rf"({'|'.join(EXTRAS)}):/([^/].*)", re.DOTALL)
+_SQUEEZED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/([^/].*))?", re.DOTALL)
+"""An address as a Path has it, which takes "//" for "/"."""
+_NOT_A_BUCKET = re.compile(r"[^/]*@|(?!arn:)[^/]*:.*@", re.DOTALL)
+_CREDENTIALS = {
+    "http": "~/.netrc, or headers in fsspec's configuration (FSSPEC_HTTP)",
+    "https": "~/.netrc, or headers in fsspec's configuration (FSSPEC_HTTPS)",
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
+}
 _SILENT = {"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionTimeoutError"}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}
 _USAGE = {"ValueError", "TypeError", "ParamValidationError", "InvalidURL", "NotImplementedError"}
@@ -44,8 +54,18 @@ log = logging.getLogger("imagenet_pipeline")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Tell an address from a folder of this machine: "s3://bucket/set", also as a Path, which lacks a slash."""
-    return bool(_ADDRESS.fullmatch(os.fspath(path)) or _SQUEEZED.fullmatch(os.fspath(path)))
+    """Tell an address from a folder of this machine: "s3://bucket/set", also as a Path, which lacks a slash.
+
+    One of a kind that there is not is an address, too, and `Storage` says so; but not where a folder "kind:" is here.
+    """
+    text = os.fspath(path)
+    if _ADDRESS.fullmatch(text):
+        return True
+    squeezed = _SQUEEZED.fullmatch(text)
+    if squeezed is None or (squeezed[2] is None and not isinstance(path, Path)):
+        return False
+    is_known = squeezed[1].lower() in EXTRAS
+    return is_known or (squeezed[2] is not None and not os.path.exists(f"{squeezed[1]}:"))
 
 
 def require_folder(path: str | os.PathLike[str], option: str) -> None:
@@ -70,25 +90,40 @@ class Storage:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
         if squeezed := _SQUEEZED.fullmatch(text):
-            text = f"{squeezed[1]}://{'/' if squeezed[1] == 'file' else ''}{squeezed[2]}"
+            text = f"{squeezed[1]}://{'/' if squeezed[1].lower() == 'file' else ''}{squeezed[2] or ''}"
         found = _ADDRESS.fullmatch(text)
         self.scheme = found[1].lower() if found else ""
+        text = f"{self.scheme}://{found[2]}" if found else text
         self._base, mark, query = text.partition("?") if self.scheme in ("http", "https") else (text, "", "")
-        self._base, self._query = self._base.rstrip("/"), mark + query
+        kind, slashes, place = self._base.partition("://")
+        self._base, self._query = kind + slashes + place.rstrip("/"), mark + query
         if self.scheme not in EXTRAS:
             advice = did_you_mean(self.scheme, EXTRAS, f"there are {', '.join(EXTRAS)}")
             raise BadRecipe("no such kind of storage", where=self, found=self.scheme or text, advice=advice)
+        if self.scheme not in ("http", "https") and _NOT_A_BUCKET.match(found[2]):  # type: ignore[index]
+            raise BadRecipe("an address in a bucket has no user and no password", where=f"{self.scheme}://",
+                            expected=f"{self.scheme}://bucket/set", advice=self._whence_credentials)  # fmt: skip
         if self.scheme != "memory" and not found[2].strip("/"):  # type: ignore[index]
             raise BadRecipe("the address names no bucket or folder", where=self, expected=f"{self.scheme}://bucket/set")
         self._has_answered = False
 
     def __str__(self) -> str:
-        scheme, mark, rest = self._base.partition("://")
+        scheme, mark, rest = self._base.partition("?")[0].partition("://")
         place, slash, path = rest.partition("/")
         return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
+
+    @property
+    def _whence_credentials(self) -> str:
+        return f"credentials come from {_CREDENTIALS.get(self.scheme, 'where its library looks for them')}"
+
+    def require_no_secret(self) -> None:
+        """Raise BadRecipe for an address with a user, a password or a query, where it would be kept in files."""
+        if str(self) != self.url:
+            what = "a run keeps its recipe, and would keep the user, the password or the query of this address"
+            raise BadRecipe(what, where=self, advice=f"leave them out; {self._whence_credentials}")
 
     @property
     def url(self) -> str:
@@ -262,12 +297,24 @@ class Storage:
                 pause_seconds = next(pauses_seconds, None) if is_worth_it else None
                 if pause_seconds is None:
                     raise self._explained(error, name, tried_again=is_worth_it) from caught
-                log.warning("%s: %s; tried again in %s s", self._shown(name), _reason(error), pause_seconds)
+                log.warning("%s: %s; tried again in %s s", self._shown(name), self._reason(error), pause_seconds)
                 time.sleep(pause_seconds)
+
+    def _reason(self, error: BaseException) -> str:
+        """A library's own words, short, and without what may be secret in the address."""
+        text = re.sub(r"""(\w+://)[^\s'"/@]*@""", r"\1", str(error) or type(error).__name__)
+        text = re.sub(r"""(\w+://[^\s'"?]*)\?[^\s'"]*""", r"\1", text)
+        text = text.replace(" ssl:default", "")  # aiohttp says so without TLS, too
+        before, _, query = self.url.partition("?")
+        user = before.partition("://")[2].partition("/")[0].rpartition("@")[0]
+        secrets = {user, user.partition(":")[2], query}
+        for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
+            text = text.replace(secret, "...")
+        return " ".join(text.split())[:200]
 
     def _explained(self, error: BaseException, name: str, tried_again: bool) -> PipelineError:
         """The line for the user: what the store did, by the kind of exception of its library."""
-        where, kinds, reason = self._shown(name), _kinds(error), _reason(error)
+        where, kinds, reason = self._shown(name), _kinds(error), self._reason(error)
         if isinstance(error, FileNotFoundError):
             answered = getattr(error.__cause__, "response", {}).get("Error", {})
             if answered.get("Code") != "NoSuchBucket":
@@ -281,7 +328,8 @@ class Storage:
         if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
             return BadInput(f"the store refuses access ({reason})", where=where, advice="look at the credentials")
         if _is_silent(error):
-            advice = "look at the network, and at AWS_ENDPOINT_URL where the store is not Amazon's"
+            whose = ", and at AWS_ENDPOINT_URL where the store is not Amazon's" if self.scheme == "s3" else ""
+            advice = f"look at the network{whose or ', and at the address'}"
             return BadInput(f"the store does not answer ({reason})", where=self, advice=advice)
         if kinds & _USAGE:
             return BadRecipe(f"the store cannot be asked so ({reason})", where=where)
@@ -344,10 +392,3 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(status, int) and 400 <= status < 500:
         return status in (408, 425, 429)
     return getattr(error, "errno", None) not in _HOPELESS
-
-
-def _reason(error: BaseException) -> str:
-    """A library's own words, short, and without what may be secret in an address."""
-    text = re.sub(r"""(\w+://)[^\s'"/@]*@""", r"\1", str(error) or type(error).__name__)
-    text = re.sub(r"""(\w+://[^\s'"?]*)\?[^\s'"]*""", r"\1", text)
-    return " ".join(text.split())[:200]

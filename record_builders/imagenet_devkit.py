@@ -75,9 +75,11 @@ def parse_devkit(folder: Path, class_order: ClassOrder = "wnid") -> Devkit:
         if number in wnids or wnid in names:
             raise BadInput("the class is given twice", where=where, found=f"{wnid} {number} {name}")
         wnids[number], names[wnid] = wnid, name
+    if not wnids:
+        raise BadInput("there are no classes", where=folder / source)
     if sorted(wnids) != list(range(1, len(wnids) + 1)):
-        found = max(wnids, default="no class")
-        raise BadInput("the class ids are not 1..N", where=folder / source, expected=f"1..{len(wnids)}", found=found)
+        expected = f"1..{len(wnids)}"
+        raise BadInput("the class ids are not 1..N", where=folder / source, expected=expected, found=max(wnids))
     kit_order = [wnids[number] for number in range(1, len(wnids) + 1)]
     ids = sorted(kit_order) if class_order == "wnid" else kit_order
     label_of = {wnid: label for label, wnid in enumerate(ids)}

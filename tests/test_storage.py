@@ -35,7 +35,8 @@ def bucket(object_store: Any, tmp_path: Path) -> Storage:
     return folder
 
 
-def test_addresses_are_told_from_folders() -> None:
+def test_addresses_are_told_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for address in (
         "s3://b/x",
         "gs://b/x",
@@ -50,6 +51,20 @@ def test_addresses_are_told_from_folders() -> None:
     assert is_remote(Path("s3://bucket/set"))
     assert str(Storage(Path("s3://bucket/set"))) == "s3://bucket/set"
     assert str(Storage(Path("file:///tmp/x"))) == "file:///tmp/x"
+    assert str(Storage(Path("FILE:///tmp/x"))) == "file:///tmp/x"
+    assert Storage(Path("S3://Bucket/Set")).url == Storage("S3://Bucket/Set").url == "s3://Bucket/Set"
+    for mistyped in ("s4://b/x", "S3://b/x", "sftp://h/x"):
+        assert is_remote(Path(mistyped)), mistyped
+    assert is_remote(Path("s3://"))
+    for empty in ("s3://", Path("s3://")):
+        with pytest.raises(BadRecipe, match=r"^s3://: the address names no bucket or folder"):
+            Storage(empty)
+    with pytest.raises(BadRecipe, match=r"^s4://b/x: no such kind of storage; found s4; did you mean s3"):
+        Storage(Path("s4://b/x"))
+    (tmp_path / "data:").mkdir()
+    assert not is_remote(Path("data:/x"))
+    for folder in ("data:x", "C://data", "C:/x", "data:", "/s4:/x"):
+        assert not is_remote(Path(folder)), folder
     for folder in ("data", "/data", "./s3", r"C:\data", "C:/data", "C://data", "a b://c", "s3:", "s3:x", ""):
         assert not is_remote(folder), folder
 
@@ -145,5 +160,29 @@ def test_what_is_wrong_is_one_line(object_store: Any, tmp_path: Path, monkeypatc
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert line(object_store.url).startswith(f"{object_store.url}: no credentials for the store (")
     assert line("http://me:hunter2@127.0.0.1:1/set?sig=s3cr3t").startswith("http://127.0.0.1:1/set: the store does not")
+    assert "ssl" not in line("http://127.0.0.1:1/set")
+    assert line("http://127.0.0.1:1/set").endswith("; look at the network, and at the address")
     assert "hunter2" not in line("http://me:hunter2@127.0.0.1:1/set?sig=s3cr3t")
     assert "s3cr3t" not in line("http://me:hunter2@127.0.0.1:1/set?sig=s3cr3t")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://user:hunter2@bucket/x",
+        "s3://user:hun/hunter2@bucket/x",
+        "gs://hunter2@bucket",
+        "s3://bucket/x?versionId=hunter2",
+        "http://127.0.0.1:1/x?tok=hunter2",
+        "http://user:hunter2@127.0.0.1:1/x",
+    ],
+)
+def test_no_message_says_a_secret(url: str, object_store: Any) -> None:
+    for address in (url, Path(url)):
+        with pytest.raises((BadInput, BadRecipe)) as caught:
+            Storage(address).read("manifest.json", 100)
+        assert "hun" not in str(caught.value)
+    said = Storage("http://me:hunter2@h/x?tok=s3cr3t")._reason(OSError("/x/manifest?tok=s3cr3t of me, hunter2"))
+    assert said == "/x/manifest?... of me, ..."
+    assert str(Storage("s3://bucket/a@b:c")) == "s3://bucket/a@b:c"
+    assert str(Storage("s3://arn:aws:s3:eu:1:accesspoint/a@b")) == "s3://arn:aws:s3:eu:1:accesspoint/a@b"

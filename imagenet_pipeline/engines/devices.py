@@ -32,8 +32,8 @@ def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str
     """
     if devices == "auto":
         devices = "gpu" if gpus else "cpu"
-    kind, _, numbers = devices.partition(":")
-    words = numbers.split(",") if numbers else ["0"]
+    kind, colon, numbers = devices.partition(":")
+    words = numbers.split(",") if colon else ["0"]
     if devices == "gpu:all":
         words = [str(number) for number in range(max(1, gpus))]
     if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
@@ -57,12 +57,14 @@ def require_gpus(devices: str, words: list[str], engine: str, gpus: int, why_non
     """Raise BadRecipe for a GPU that the engine cannot use, naming the engine that can; `gpus` is what it can use."""
     if all(int(word) < gpus for word in words):
         return
-    found = f"{counted(gpus, 'GPU')} that {LIBRARIES[engine]} can use"
     advice = "devices=gpu:all takes all there are, " if gpus else ""
     for other in FRAMEWORKS:
         if other != engine and is_installed(other) and gpus_seen(other) > max(map(int, words)):
             advice = f"engine={other} can use {counted(gpus_seen(other), 'GPU')} here, "
-    require_there(devices, words, gpus, found if gpus else f"{found} ({why_none()})", advice)
+    if not gpus:
+        what = f"there is no GPU that {LIBRARIES[engine]} can use ({why_none()})"
+        raise BadRecipe(what, where=f"devices = {devices!r}", advice=f"{advice}devices=cpu runs anywhere")
+    require_there(devices, words, gpus, f"{counted(gpus, 'GPU')} that {LIBRARIES[engine]} can use", advice)
 
 
 @functools.cache

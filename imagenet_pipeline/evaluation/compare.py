@@ -111,13 +111,13 @@ def _candidates(
     opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
 ) -> list[Candidate]:
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
-    folder = records or records_to_read(opened[0][1][0]).folder
-    candidates = [candidate_of(run, checkpoint, split, folder) for run, checkpoint in opened]
+    data = records_to_read(opened[0][1][0], records)
+    candidates = [candidate_of(run, checkpoint, split, data) for run, checkpoint in opened]
     for candidate in candidates[1:]:
         if not np.array_equal(candidate.numbering.relabel, candidates[0].numbering.relabel):
             raise BadInput(
                 f"the classes of {candidates[0].run} and {candidate.run} are numbered differently",
-                where=folder,
+                where=data.name,
                 advice="score each run alone",
             )
     return candidates

@@ -148,7 +148,8 @@ def evaluate(
     `records` names another data set, of the run's classes or some of them. With several crops their probabilities
     are averaged. Raises BadInput where the class tables differ, BadRecipe where there are no records or no such split.
     """
-    candidate = candidate_of(Path(run), open_checkpoint(Path(run), which, overrides or {}), split, records)
+    recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {})
+    candidate = candidate_of(Path(run), (recipe, checkpoint), split, records_to_read(recipe, records))
     return score_candidates([candidate], split, crops).evaluations[0]
 
 
@@ -172,10 +173,10 @@ def scoring_recipe(run: Path, overrides: dict[str, object], verb: str) -> Recipe
     return recipe.model_copy(update={"engine": "auto"})
 
 
-def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, records: Path | None) -> Candidate:
-    """A checkpoint, and the data set or file in `records`, or the run's own; it must have the split and its classes."""
+def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, data: DataSet | None) -> Candidate:
+    """A checkpoint, and `data`, or the run's own records; they must have the split and its classes."""
     recipe, checkpoint = opened
-    data = records_to_read(recipe, records)
+    data = data or records_to_read(recipe)
     numbering = numbering_of(checkpoint.state, data)
     if not data.count(split):
         raise no_split(data.name, split, [name for name, count in data.counts.items() if count])

@@ -103,7 +103,8 @@ def int8_plan(
     """
     require_runtime()
     recipe = scoring_recipe(run, {}, "export")
-    other = None if calibrate is None or calibrate in SPLITS else read_data_set(Path(calibrate))
+    is_other = calibrate is not None and calibrate not in SPLITS
+    other = read_data_set(str(calibrate), cache_gb=recipe.loader.cache_gb) if is_other else None
     own = _own_records(recipe, other)
     data = other or own
     split = calibrate if calibrate in SPLITS else next((name for name in SPLITS if data.counts.get(name)), "train")

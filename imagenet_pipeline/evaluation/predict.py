@@ -34,6 +34,7 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected, calm, upright_rgb
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
+from imagenet_pipeline.records.manifest import is_remote
 from imagenet_pipeline.records.shard import read_image_file
 from imagenet_pipeline.training.checkpoint import Checkpoint
 from imagenet_pipeline.training.engine_setup import build_engine
@@ -228,13 +229,18 @@ def find_pictures(sources: Sequence[Path], root: Path) -> list[Path]:
     """
     missing = next((source for source in sources if not os.path.exists(source)), None)
     if missing is not None:
-        from imagenet_pipeline import storage  # only to say so
-
-        if storage.is_remote(missing):
-            advice = "pictures are read from this machine: copy them here first"
-            raise BadInput("an address, not a path", where=storage.Storage(missing), advice=advice)
+        _require_here(missing)
         raise BadInput("no such picture, folder or list", where=missing)
     return [picture for source in sources for picture in _pictures_of(source, root)]
+
+
+def _require_here(picture: Path) -> None:
+    """Raise BadInput for an address, of pictures or of records, that is not of this machine."""
+    if is_remote(picture):
+        from imagenet_pipeline.storage import Storage  # for its name alone
+
+        advice = "copy them here; evaluate --records scores a data set at an address"
+        raise BadInput("pictures are read from this machine alone", where=Storage(picture), advice=advice)
 
 
 def _pictures_of(source: Path, root: Path) -> list[Path]:

@@ -145,7 +145,7 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
         tasks = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, tasks)
         pending = [task for task in tasks if not is_finished(task)]
-        make_shards(out, options, tasks, pending, progress, executor)
+        make_shards(out, options, tasks, pending, progress, executor, make_shard)
         finish.write_data_set(plan, out, tasks, options.stored, versions)
 
 
@@ -156,7 +156,7 @@ def make_shards(
     pending: Sequence[AnyShard],
     progress: Progress | None,
     executor: Executor | None,
-    make: Callable[[AnyShard], int] = make_shard,
+    make: Callable[[AnyShard], int],
     kept: Sequence[AnyShard] | None = None,
 ) -> None:
     """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost.
@@ -195,7 +195,7 @@ def _mend(
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
         pending = [task for task in wanted if not is_finished(task)]
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
-        make_shards(out, replace(options, max_rejects=2**31), wanted, pending, progress, executor)
+        make_shards(out, replace(options, max_rejects=2**31), wanted, pending, progress, executor, make_shard)
         if repair.needs_markers(manifest, damage):
             finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
         repair.put_back(out, remade, manifest, damage, wanted)

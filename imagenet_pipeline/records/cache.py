@@ -27,7 +27,7 @@ import numpy as np
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, Damaged, OutOfRoom, counted
 from imagenet_pipeline.processes import this_process
-from imagenet_pipeline.records.manifest import Shard
+from imagenet_pipeline.records.manifest import PUT_AGAIN, Shard
 from imagenet_pipeline.records.reader import CachedFiles, Numbers, RecordFiles
 from imagenet_pipeline.storage import Storage
 
@@ -126,7 +126,7 @@ class ShardCache:
                 if descriptor is None:
                     self._make_room(shard, stopped)
                     admitted()
-                    self.storage.download(shard.file, self.folder / shard.file, shard.bytes, shard.sha256)
+                    self._download(shard)
                     descriptor = self._opened(shard)
         return descriptor
 
@@ -161,6 +161,13 @@ class ShardCache:
                 path.unlink(missing_ok=True)
         os.close(descriptor)
         return None
+
+    def _download(self, shard: Shard) -> None:
+        try:
+            self.storage.download(shard.file, self.folder / shard.file, shard.bytes, shard.sha256)
+        except Damaged as error:
+            raise Damaged(error.what, where=error.where, expected=error.expected, found=error.found,
+                          advice=PUT_AGAIN) from error  # fmt: skip
 
     def _make_room(self, shard: Shard, stopped: Callable[[], bool]) -> None:
         """Begin the part of a shard, once the bound has room for all of it. The caller holds the shard's lock."""

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import secrets
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -127,9 +128,10 @@ def scheduler_address(address: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         parts, host, port = urlsplit(""), None, None
-    if parts.scheme not in PROTOCOLS or not host or not port or parts.path.strip("/") or parts.query:
+    if parts.scheme not in PROTOCOLS or not host or not port or parts.path.strip("/") or parts.query or "@" in address:
         expected = " or ".join(f"{scheme}://HOST:PORT" for scheme in PROTOCOLS)
-        raise BadRecipe("not the address of a scheduler", where="--executor", expected=expected, found=address)
+        found = "one with a user or a query" if "@" in address or "?" in address else address  # they may be secret
+        raise BadRecipe("not the address of a scheduler", where="--executor", expected=expected, found=found)
     return f"{PROTOCOLS[parts.scheme]}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -157,7 +159,9 @@ def _client(address: str, url: str) -> Any:
         raise BadRecipe("Dask's configuration names no TLS files", where=address, advice=advice)
     try:
         with ThreadPoolExecutor(1) as thread:  # which has no event loop, as a notebook has
-            kind = thread.submit(asyncio.run, asyncio.wait_for(_kind(url, security), CONNECT_SECONDS)).result()
+            # Longer than Dask tries, whose error says more.
+            asked = asyncio.wait_for(_kind(url, security), CONNECT_SECONDS + 2)
+            kind = thread.submit(asyncio.run, asked).result()
         if kind == "Scheduler":
             return distributed.Client(url, timeout=CONNECT_SECONDS, set_as_default=False)
         found = f"a {kind}"
@@ -165,7 +169,7 @@ def _client(address: str, url: str) -> Any:
         raise WorkerLost(
             f"no scheduler of Dask answers within {CONNECT_SECONDS:.0f} s",
             where=address,
-            found=_cause(error),
+            found=_cause(error) or _open_port(url),
             advice="start it: dask scheduler; and see that its port is open to this machine",
         ) from error
     except Exception as error:
@@ -188,6 +192,14 @@ def _cause(error: BaseException) -> str | None:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error) or None
+
+
+def _open_port(url: str) -> str | None:
+    """Name what listens at an address and does not answer; None where the port is not open."""
+    host, _, port = url.rpartition("//")[2].rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+        return "an open port that does not speak Dask's protocol"
+    return None
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 BUILDING = ".building"
 REBUILD = "give the build command of this data set again: it remakes what is damaged, to the same bytes"
+PUT_AGAIN = "remove that object if it is there, then give the build command of this data set again, which puts it anew"
+"""Advice about an object of other bytes: a build at an address looks at names and sizes alone."""
 
 Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
@@ -204,7 +206,7 @@ def read_data_set(folder: Path | str, cache: str = "", cache_gb: float = 0) -> D
 
 def is_remote(folder: Path | str) -> bool:
     """Tell the address of a data set in object storage, "s3://bucket/imagenet", from a path of this machine."""
-    if ":/" not in str(folder):
+    if ":" not in str(folder):
         return False
     from imagenet_pipeline import storage  # not on the way of records that are here
 

@@ -6,6 +6,7 @@ There is no data set at the address before its manifest is; until then an object
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -83,9 +84,10 @@ def working_folder(out: str | os.PathLike[str]) -> Path:
     storage = Storage(out)
     if storage.scheme in ("http", "https"):
         raise BadRecipe("a web server is read from, not written to", where=storage, expected="s3://, gs:// or a folder")
-    storage.exists(MANIFEST)
+    if not storage.exists(MANIFEST):
+        _require_no_data_set_above(storage)
     name = str(storage).rpartition("/")[2]
-    return cache_folder() / "builds" / f"{name}-{hashlib.sha256(str(storage).encode()).hexdigest()[:12]}"
+    return cache_folder() / "builds" / f"{name}-{hashlib.sha256(storage.url.encode()).hexdigest()[:12]}"
 
 
 def build_remote(
@@ -103,7 +105,7 @@ def build_remote(
     work, stored = working_folder(storage.url), options.stored
     if isinstance(plan, RecordsPlan):
         stored = {"keep_damaged": True} if options.keep_damaged else {}
-    summary = _summary_there(plan, storage, stored)
+    summary = _summary_there(plan, storage, stored, work)
     if summary is None:
         with files.explaining(work):
             work.mkdir(parents=True, exist_ok=True)
@@ -128,8 +130,11 @@ def make_and_put(task: PutTask) -> int:
     return rejected
 
 
-def _summary_there(plan: Plan, storage: Storage, stored: Mapping[str, Any]) -> BuildSummary | None:
-    """The summary of the data set at an address; None where there is none, or not all of it. Raises BadInput."""
+def _summary_there(plan: Plan, storage: Storage, stored: Mapping[str, Any], work: Path) -> BuildSummary | None:
+    """The summary of the data set at an address; None where there is none, or not all of it.
+
+    Raises BadInput where it is another, and removes the working folder, which is then of no use.
+    """
     if not storage.exists(MANIFEST):
         return None
     content = storage.read(MANIFEST, MANIFEST_LIMIT_BYTES)
@@ -139,6 +144,7 @@ def _summary_there(plan: Plan, storage: Storage, stored: Mapping[str, Any]) -> B
             manifest = manifest_there(plan, Path(folder), stored)
         except BadInput as error:
             what = error.what.replace("the folder holds", "the address holds")
+            shutil.rmtree(work, ignore_errors=True)  # of a build that is done, or of this call
             raise BadInput(what, where=storage, advice="choose another address, or remove what is there") from error
         lacking = [] if manifest is None else _lacking(storage, manifest)
         if manifest is not None and not lacking:
@@ -149,20 +155,32 @@ def _summary_there(plan: Plan, storage: Storage, stored: Mapping[str, Any]) -> B
     return None
 
 
+def _require_no_data_set_above(storage: Storage) -> None:
+    """Raise BadInput where the address lies in a data set, as far as its user may look there."""
+    found: list[Storage] = []
+    with contextlib.suppress(BadInput, BadRecipe):  # BadRecipe: above a bucket is nothing
+        above = Storage(storage.url.rpartition("/")[0])
+        found = [above] if above.exists(MANIFEST) else []
+    if found:
+        raise BadInput("lies in a data set", where=storage, advice=f"choose another address than below {found[0]}")
+
+
 def _claim(plan: Plan, storage: Storage, stored: Mapping[str, Any], work: Path) -> None:
-    """Say at the address which build is under way. Raises BadInput where another is."""
+    """Say at the address which build is under way, and that it has this working folder. Raises BadInput for another."""
     decisive = {name: value for name, value in stored.items() if name != "keep_damaged"}
     key = files.json_bytes(digest_of([plan.digest, decisive, image.library_versions()]))
-    if storage.exists(BUILDING_OBJECT):
-        if storage.read(BUILDING_OBJECT, 2**12) != key:
-            raise BadInput(
-                "an unfinished build of another plan, other options or library versions is there",
-                where=storage,
-                advice=f"run that build again to finish it, or remove {BUILDING_OBJECT} there",
-            )
-    else:
-        files.write_whole(work / PUT / "build.json", key)
-        storage.upload(work / PUT / "build.json", BUILDING_OBJECT)
+    note, is_begun = work / PUT / "build.json", storage.exists(BUILDING_OBJECT)
+    if is_begun and storage.read(BUILDING_OBJECT, 2**12) != key:
+        if not note.exists():  # what is here is of this call alone, as the photos that a builder unpacked
+            shutil.rmtree(work, ignore_errors=True)
+        raise BadInput(
+            "an unfinished build of another plan, other options or library versions is there",
+            where=storage,
+            advice=f"run that build again to finish it, or remove {BUILDING_OBJECT} there",
+        )
+    files.write_whole(note, key)
+    if not is_begun:
+        storage.upload(note, BUILDING_OBJECT)
 
 
 def _make(

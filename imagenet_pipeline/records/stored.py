@@ -11,15 +11,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, Damaged
+from imagenet_pipeline.errors import BadInput, Damaged, OutOfRoom
 from imagenet_pipeline.records.cache import LOCKS, ShardCache
-from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, REBUILD, DataSet, Manifest, read_data_set
+from imagenet_pipeline.records.manifest import (
+    BUILDING,
+    MANIFEST,
+    PUT_AGAIN,
+    REBUILD,
+    DataSet,
+    Manifest,
+    read_data_set,
+)
 from imagenet_pipeline.storage import DOWNLOADS, Storage, cache_folder
 
 MARKER = "cache.json"
@@ -40,11 +50,13 @@ def open_data_set(address: str, folder: str = "", limit_gb: float = 0) -> DataSe
     _require_sizes(storage, manifest)
     digest = hashlib.sha256(content).hexdigest()
     place = Path(folder).absolute() if folder else cache_folder() / "records" / digest[:32]
-    _require_own(place, digest)
     cache = ShardCache(storage, place, manifest.shards, round(limit_gb * 1e9) or None)
-    with cache.lock("small files"):
-        _require_own(place, digest)
-        files.write_json(place / MARKER, {"address": str(storage), "manifest_sha256": digest})
+    with ExitStack() as resources:
+        with _naming_key():
+            _require_own(place, digest)
+            resources.enter_context(cache.lock("small files"))
+            _require_own(place, digest)
+            files.write_json(place / MARKER, {"address": str(storage), "manifest_sha256": digest})
         wanted = {**manifest.files, **{shard.index_file: shard.index_sha256 for shard in manifest.shards}}
         with ThreadPoolExecutor(FETCHED_TOGETHER, "fetching") as pool:
             list(pool.map(lambda entry: _fetch_small(storage, place / entry[0], entry[1]), wanted.items()))
@@ -53,8 +65,26 @@ def open_data_set(address: str, folder: str = "", limit_gb: float = 0) -> DataSe
     return replace(read_data_set(place), cache=cache)
 
 
+@contextlib.contextmanager
+def _naming_key() -> Iterator[None]:
+    """Name the recipe's key in the error of a cache that cannot be written."""
+    try:
+        yield
+    except (BadInput, OutOfRoom) as error:
+        advice = error.advice or "loader.cache=FOLDER moves the cache of records"
+        raise type(error)(error.what, where=error.where, expected=error.expected, found=error.found,
+                          advice=advice) from error  # fmt: skip
+
+
 def _read_manifest(storage: Storage) -> bytes:
     if not storage.exists(MANIFEST):
+        if str(storage).endswith(".rec"):
+            raise BadInput(
+                "a lone record file is read from this machine alone",
+                where=storage,
+                expected="the address of a data set",
+                advice="copy it here, or build a data set of it: build records",
+            )
         if storage.scheme not in ("http", "https") and storage.list(BUILDING):
             raise BadInput("the build here is not finished", where=storage, advice="run the same build again")
         raise BadInput("no data set here", where=storage, expected=f"a folder with {MANIFEST}, made by `build`")
@@ -112,7 +142,7 @@ def _fetch_small(storage: Storage, path: Path, digest: str) -> None:
         if hashlib.sha256(content).hexdigest() == digest:
             files.write_whole(path, content)
             return
-    raise Damaged("other bytes than the manifest says", where=f"{storage}/{path.name}", advice=REBUILD)
+    raise Damaged("other bytes than the manifest says", where=f"{storage}/{path.name}", advice=PUT_AGAIN)
 
 
 def _holds(path: Path, digest: str) -> bool:

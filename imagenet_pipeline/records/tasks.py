@@ -88,7 +88,7 @@ def reached(executor: Executor | str | None) -> Iterator[Executor | None]:
         from imagenet_pipeline.records import dask_cluster
     except ImportError as error:
         advice = "pip install 'imagenet-pipeline[dask]'"
-        raise BadRecipe(f"Dask cannot be imported ({error})", where=executor, advice=advice) from error
+        raise BadRecipe(f"Dask cannot be imported ({error})", where="--executor", advice=advice) from error
     with dask_cluster.connected(executor) as cluster:
         yield cluster
 

@@ -77,7 +77,7 @@ class VerifyReport:
         file, _, offset = records.location(position)
         self.add(file, what, position, offset)
 
-    def add(self, file: Path, what: str, record: int | None = None, offset: int | None = None) -> None:
+    def add(self, file: object, what: str, record: int | None = None, offset: int | None = None) -> None:
         """Note a problem."""
         self.problems.append(Problem(str(file), record, offset, what))
 
@@ -147,7 +147,8 @@ def _check_stored(report: VerifyReport, folder: Path, shard: Shard, tell: Progre
         with cache.visited(shard):
             return _check_shard(report, folder, shard, tell)
     except Damaged as error:
-        report.add(folder / shard.file, str(error))
+        what = Damaged(error.what, expected=error.expected, found=error.found, advice=error.advice)
+        report.add(error.where, str(what))
         return []
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -105,7 +105,8 @@ def agreed(engine: Engine, found: Found) -> Found:
     table = np.zeros((engine.ranks, 2))
     table[engine.rank] = found.images, found.images_a_device
     images, each = engine.sum_over_ranks(table.ravel()).reshape(table.shape).min(axis=0)
-    return replace(found, images=int(images), images_a_device=int(each))
+    limit = found.limit if images == found.images else "memory"
+    return Found(int(images), int(each), limit)
 
 
 def own_device(devices: str, here: RankedProcess) -> str:
@@ -122,11 +123,11 @@ def own_device(devices: str, here: RankedProcess) -> str:
 def largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest number from 1 to `most` that fits, to within 1/FINENESS; 0 where 1 does not.
 
-    It is doubled while it fits, then looked for between the last that did and the first that did not. What fits must
-    not be followed by less that does not.
+    It is doubled while it fits, up to `most`, then looked for between the last that did and the first that did not.
+    What fits must not be followed by less that does not.
     """
     fitting, failing = 0, most + 1
-    while failing - fitting > max(1, fitting // FINENESS):
+    while fitting < most and (failing > most or failing - fitting > max(1, fitting // FINENESS)):
         middle = (fitting + failing) // 2 if failing <= most else min(2 * fitting or 1, most)
         if fits(middle):
             fitting = middle

@@ -20,7 +20,7 @@ from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
 from imagenet_pipeline.records.classes import require_same
-from imagenet_pipeline.records.manifest import DataSet, read_data_set
+from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
 
@@ -35,6 +35,14 @@ def records_of(recipe: Recipe) -> DataSet:
     if not recipe.records:
         raise BadRecipe("the recipe names no records", advice="give train records=DIR, or evaluate --records DIR")
     return read_data_set(recipe.records, recipe.loader.cache, recipe.loader.cache_gb)
+
+
+def require_no_secret(recipe: Recipe) -> None:
+    """Raise BadRecipe where the address of a recipe's records has in it what no run may keep, as a password."""
+    if is_remote(recipe.records):
+        from imagenet_pipeline.storage import Storage  # not on the way of records that are here
+
+        Storage(recipe.records).require_no_secret()
 
 
 def records_to_read(recipe: Recipe, others: Path | None = None) -> DataSet:

@@ -34,6 +34,7 @@ from imagenet_pipeline.training.data import (
     IMPORTED,
     records_of,
     require_its_classes,
+    require_no_secret,
     require_sizes,
     require_validation,
     steps_per_epoch,
@@ -138,6 +139,7 @@ def run_settings(
 def open_settled(settings: RunSettings) -> Run:
     """Open the run of these settings, as `open_run` does."""
     folder = settings.folder
+    require_no_secret(settings.recipe)
     if settings.resume is None:
         return _new_run(settings)
     if not Journal(folder).exists():
@@ -146,6 +148,9 @@ def open_settled(settings: RunSettings) -> Run:
         shown = {k: f"{value:g}" if isinstance(value, float) else value for k, value in settings.carried.items()}
         words = " ".join(f"{key}={value}" for key, value in shown.items())
         log.info("still in force from earlier command lines (a key given again changes it): %s", words)
+    if settings.given.get("batch_size") == "auto" and settings.recipe.batch_size != "auto":
+        log.info("batch_size=auto: the run keeps its %d; only a new run looks for the batch that fits",
+                 settings.recipe.batch_size)  # fmt: skip
     if settings.resume == "latest" and not has_checkpoint(folder):
         log.info("nothing was saved before this run was stopped: it begins again")
         return _new_run(settings)
@@ -357,6 +362,9 @@ def _tell(run: Run) -> dict[str, Any]:
     engine = run.engine
     together = f", process 0 of {engine.ranks}" if engine.ranks > 1 else ""
     log.info("%s on %s, %s%s", engine.name, ", ".join(engine.device_names), engine.precision, together)
+    for key in ("gradient_compression", "sync_batch_norm"):
+        if engine.ranks == 1 and getattr(run.recipe, key) != Recipe.model_fields[key].default:
+            log.info("%s has no effect in one process", key)
     _tell_warmup(run)
     frozen = frozen_layers(run.recipe, run.epoch)
     for layer in frozen:

@@ -255,7 +255,7 @@ def test_ctrl_c_promises_no_more_than_the_verb_keeps(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("imagenet_pipeline.evaluation.probe.probe", interrupted)
-    monkeypatch.setattr("imagenet_pipeline.records.build.build", interrupted)
+    monkeypatch.setattr("imagenet_pipeline.records.put.store", interrupted)
     probe, build = call("probe", tmp_path / "f.npz"), call("build", "digits", "--out", tmp_path / "digits")
     assert (probe.code, probe.err) == (130, "error: interrupted\n")
     assert (build.code, build.err.splitlines()[-1]) == (

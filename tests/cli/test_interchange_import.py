@@ -124,8 +124,8 @@ def test_the_records_mean_is_a_guess(
 ) -> None:
     table = ClassTable("folder", tuple("abcd"), tuple("abcd"))
     numbers = {"mean": (1.0, 2.0, 3.0), "std": (4.0, 5.0, 6.0), "counts": {"train": 9}, "digest": "d"}
-    data = SimpleNamespace(folder=tmp_path / "data", classes=table, **numbers)
-    monkeypatch.setattr(manifest, "read_data_set", lambda folder: data)
+    data = SimpleNamespace(folder=tmp_path / "data", name=str(tmp_path / "data"), classes=table, **numbers)
+    monkeypatch.setattr(manifest, "read_data_set", lambda *_: data)
     out = call([*files, "--records", "data"], capsys)[1]
     assert "mean.json: the mean of these records, if that is what it was trained with\n" in out
     assert "classes: 0 = a, 3 = d, in the order folder\n" in out

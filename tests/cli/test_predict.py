@@ -120,7 +120,7 @@ def test_pictures_and_a_table_are_written(call: Call, world: Path, tmp_path: Pat
         (["run"], 2, "PICTURE"),
         (["run", "devices=cpu"], 2, "no picture is named"),
         (["run", "gone.png"], 3, "gone.png: no such picture"),
-        (["run", "s3://bucket/p/"], 3, "s3://bucket/p: an address, not a path; pictures are read from this machine"),
+        (["run", "s3://bucket/p/"], 3, "s3://bucket/p: pictures are read from this machine alone"),
         (["nowhere", "pictures"], 2, "nowhere"),
         (["run", "pictures", "epochs=3"], 2, "'epochs' does not apply"),
         (["run", "pictures", "--crops", "3"], 2, "1, 2 or 10"),

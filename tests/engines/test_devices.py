@@ -46,10 +46,10 @@ def feigned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("words", "seen", "line"),
     [
-        (["0"], {"gluon": 0, "pytorch": 1}, "0 GPUs that MXNet can use (a reason); engine=pytorch can use 1 GPU"),
+        (["0"], {"gluon": 0, "pytorch": 1}, "no GPU that MXNet can use (a reason); engine=pytorch can use 1 GPU"),
         (["0", "3"], {"gluon": 2, "pytorch": 4}, "3; found 2 GPUs that MXNet can use; engine=pytorch can use 4"),
         (["0", "3"], {"gluon": 2, "pytorch": 2}, "can use; devices=gpu:all takes all there are, devices=cpu"),
-        (["0"], {"gluon": 0, "pytorch": 0}, "found 0 GPUs that MXNet can use (a reason); devices=cpu runs anywhere"),
+        (["0"], {"gluon": 0, "pytorch": 0}, "gpu': there is no GPU that MXNet can use (a reason); devices=cpu"),
     ],
 )  # fmt: skip
 def test_the_engine_that_sees_the_gpus_is_named(

@@ -67,6 +67,10 @@ def test_what_is_no_list_is_refused(tmp_path: Path, content: bytes, name: str, s
 def test_what_does_not_exist_is_refused_before_anything_is_read(photos: Path) -> None:
     with pytest.raises(BadInput, match=r"gone\.jpg: no such picture, folder or list"):
         find_pictures([photos, photos / "gone.jpg"], Path())
+    with pytest.raises(
+        BadInput, match=r"^s3://bucket/a.jpg: pictures are read from this machine alone; copy them here"
+    ):
+        find_pictures([photos, Path("s3://bucket/a.jpg")], Path())
     with pytest.raises(BadInput, match="no such picture, folder or list"):
         find_pictures([photos / ("x" * 300)], Path())
 

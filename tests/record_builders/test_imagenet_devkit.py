@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from imagenet_pipeline.record_builders.imagenet_devkit import CLASSES, parse_devkit, validation_labels
 
@@ -78,6 +78,7 @@ def test_a_bad_table_is_named(rows: list[tuple[object, ...]], message: str, meta
 
 @settings(max_examples=200)
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=8), st.booleans())
+@example(at=160, noise=b"\x00", cut=False)  # a table of no rows
 def test_a_hostile_table_raises_nothing_else(
     meta_mat: Bytes, tmp_path_factory: pytest.TempPathFactory, at: int, noise: bytes, cut: bool
 ) -> None:

@@ -131,6 +131,41 @@ def test_what_is_there_is_left_alone_or_mended(
     assert digests(there) == local
 
 
+def test_a_refused_build_leaves_nothing_here(
+    there: Storage, object_store: Any, small_plan: Any, inline: Executor
+) -> None:
+    def refused(place: Storage, why: str) -> Path:
+        work = working_folder(str(place))
+        (work / "ILSVRC2015").mkdir(parents=True)  # as a builder unpacks photos
+        with pytest.raises(BadInput, match=why):
+            build_remote(small_plan, place, replace(OPTIONS, quality=50), executor=inline)
+        return work
+
+    build_remote(small_plan, there, OPTIONS, executor=inline)
+    assert not refused(there, "holds another data set already").exists()
+    begun = Storage(f"{object_store.url}/begun")
+    object_store.fail("403", 1, "PUT", "manifest.json")
+    with pytest.raises(BadInput, match="refuses access"):
+        build_remote(small_plan, begun, OPTIONS, executor=inline)
+    work = refused(begun, "an unfinished build of another plan")
+    assert (work / "manifest.json").is_file()  # of the build that can go on
+    shutil.rmtree(work)
+    assert not refused(begun, "an unfinished build of another plan").exists()
+    build_remote(small_plan, begun, OPTIONS, executor=inline)
+
+
+def test_a_data_set_is_not_made_in_another(
+    there: Storage, object_store: Any, small_plan: Any, inline: Executor
+) -> None:
+    build_remote(small_plan, there, OPTIONS, executor=inline)
+    inner = Storage(f"{there.url}/inner")
+    with pytest.raises(BadInput, match=rf"^{inner}: lies in a data set; choose another address than below {there}$"):
+        build_remote(small_plan, inner, OPTIONS, executor=inline)
+    assert there.list("inner") == {}
+    object_store.fail("403", 1, "HEAD", "/set/manifest.json")  # who may not look there, builds
+    build_remote(small_plan, inner, OPTIONS, executor=inline)
+
+
 def test_a_killed_build_goes_on_to_the_same_bytes(
     object_store: Any, small_plan: Any, local: dict[str, str], inline: Executor
 ) -> None:
@@ -156,6 +191,7 @@ def test_every_builder_and_what_cannot_be_put(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     inline: Executor,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -185,3 +221,7 @@ def test_every_builder_and_what_cannot_be_put(
     assert "credentials" not in caplog.text
     code, said = run("build", "folder", "--root", tmp_path, "--out", "http://127.0.0.1:1/set")
     assert (code, "a web server is read from" in said) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    code, said = run("build", "folder", "--root", tmp_path / "photos", "--out", "s4://bucket/set")
+    assert (code, said.count("\n"), "no such kind of storage; found s4; did you mean s3" in said) == (2, 1, True)
+    assert not (tmp_path / "s4:").exists()

@@ -140,7 +140,7 @@ def test_a_photo_that_memory_does_not_hold_is_refused_and_the_next_is_answered(
         raise OutOfRoom("out of memory", where="gpu:0")
 
     with monkeypatch.context() as patched:
-        patched.setattr(class_of("pytorch"), "logits", full)
+        patched.setattr(class_of("pytorch"), "issue_logits", full)
         assert odd_site.look(photo) == (503, {"error": "There is too little memory for this photo."})
     assert odd_site.look(photo)[0] == 200
 

@@ -42,6 +42,7 @@ def test_the_largest_that_fits_is_found_to_within_an_eighth(most: int, capacity:
     found = largest(fits, most)
     wanted = min(most, capacity)
     assert found <= wanted <= found + found // batch_size.FINENESS
+    assert (found == most) == (capacity >= most)
     assert all(1 <= count <= most for count in tried)
     assert len(tried) == len(set(tried)) <= 30
 
@@ -184,6 +185,18 @@ def test_a_run_says_and_keeps_what_was_found(
     resumed.resources.close()
     assert resumed.recipe.images_per_step == found
     assert "batch_size" not in events(tmp_path / "run", "resume")[-1]["changes"]
+
+
+def test_a_run_that_goes_on_keeps_its_batch_and_says_so(
+    recipe: Path, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batch_size, "find_batch_size", refuse)
+    train(open_run(recipe, {"batch_size": 300, "epochs": 1}, tmp_path / "run"))
+    with caplog.at_level(logging.INFO):
+        resumed = open_run(recipe, {"batch_size": "auto", "epochs": 2}, tmp_path / "run", "1")
+    resumed.resources.close()
+    assert resumed.recipe.images_per_step == 300
+    assert "batch_size=auto: the run keeps its 300; only a new run looks" in caplog.text
 
 
 def test_the_rate_follows_the_batch_where_the_recipe_says_of_which_it_is(

@@ -463,6 +463,16 @@ def test_a_runs_own_recipe_means_that_run(run: Path, whole_run: Path) -> None:
         assert weights(run) == weights(whole_run)
 
 
+def test_keys_of_several_processes_are_said_to_do_nothing_in_one(
+    recipe: Path, engine: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for number, keys in enumerate(({"gradient_compression": "bfloat16", "sync_batch_norm": True}, {})):
+        open_run(recipe, {"engine": "pytorch", **keys}, tmp_path / str(number)).resources.close()
+    said = [line for line in caplog.messages if "no effect" in line]
+    assert said == [f"{key} has no effect in one process" for key in ("gradient_compression", "sync_batch_norm")]
+
+
 def test_fewer_epochs_than_are_done(run: Path, recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert go(recipe, run, "latest", epochs=2).finished

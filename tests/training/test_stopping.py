@@ -44,14 +44,14 @@ def test_it_never_gives_up_unasked() -> None:
 )
 def test_what_goes_by_validation_needs_its_split(key: str, values: dict[str, object]) -> None:
     recipe = Recipe.model_validate({"network": "x", "records": "y", **values})
-    data = SimpleNamespace(folder=Path("here"), counts={"train": 9, "test": 3})
+    data = SimpleNamespace(name="here", counts={"train": 9, "test": 3})
     with pytest.raises(
         BadRecipe, match=f"^here: recipe key '{key}' .* split val, which these records lack; found train"
     ):
         require_validation(recipe, data)  # type: ignore[arg-type]
     data.counts["val"] = 1
     require_validation(recipe, data)  # type: ignore[arg-type]
-    require_validation(patient(0), SimpleNamespace(folder=Path(), counts={}))  # type: ignore[arg-type]
+    require_validation(patient(0), SimpleNamespace(name="", counts={}))  # type: ignore[arg-type]
 
 
 STILL = {"batch_size": 598, "schedule.kind": "constant", "optimizer.learning_rate": 1e-12}

@@ -11,6 +11,7 @@ import pytest
 
 from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.errors import BadRecipe, Damaged
+from imagenet_pipeline.evaluation.compare import examine
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
@@ -83,6 +84,25 @@ def test_a_restart_inside_an_epoch_keeps_the_order_with_another_cache_and_on_a_f
     assert load_recipe(run / "recipe.toml").loader.window_shards == 1
 
 
+def test_a_run_on_a_store_is_evaluated_through_its_cache(
+    recipe: Path, sharded: Path, stored: dict[str, Any], tmp_path: Path
+) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    go(recipe, run, epochs=1, **stored)
+    local = examine([run], split="test", records=sharded)
+    for removed in ("*.rec", "*"):  # what the bound took away; the machine that evaluates is another
+        for path in cache.glob(removed):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        examination = examine([run], ["best", "latest"], "test")
+        assert examination.data.name == stored["records"]
+        for found in examination.evaluations:
+            assert (found.rank1_hits, found.loss) == (local.evaluations[0].rank1_hits, local.evaluations[0].loss)
+        assert [path.name for path in cache.glob("test*.rec")]
+    examine([run], split="train")
+    shards = {shard.file: shard.bytes for shard in examination.data.manifest.shards}
+    assert sum(shards[path.name] for path in cache.glob("*.rec")) <= 1e9 * stored["loader.cache_gb"]
+
+
 def test_an_order_that_a_restart_cannot_keep_is_refused(
     recipe: Path, sharded: Path, stored: dict[str, Any], tmp_path: Path, engine: Any
 ) -> None:
@@ -120,3 +140,11 @@ def test_a_run_that_cannot_read_its_records_leaves_nothing_half(
     with pytest.raises(Damaged, match="other bytes than were put here"):
         go(recipe, run, epochs=1, **{**stored, "records": f"file://{tmp_path / 'store'}"})
     assert go(recipe, run, "latest", epochs=1, **stored) == go(recipe, tmp_path / "unbroken", epochs=1, **stored)
+
+
+@pytest.mark.parametrize("secret", ["http://me:hunter2@127.0.0.1:1/set", "http://127.0.0.1:1/set?tok=hunter2"])
+def test_a_run_keeps_no_secret(recipe: Path, tmp_path: Path, secret: str) -> None:
+    with pytest.raises(BadRecipe, match=r"^http://127.0.0.1:1/set: a run keeps its recipe.*credentials") as caught:
+        open_run(recipe, {"records": secret}, tmp_path / "run")
+    assert "hunter2" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -159,9 +159,12 @@ def choose_precision(precision: str, device: Any) -> str:
         # A step of ResNet-18 took 0.3 of its float32 time with AMX, 0.6 to 0.7 with AVX-512's dot products alone.
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
-        lacking = {"tf32"} if torch.cpu._is_amx_fp16_supported() else {"tf32", "float16"}
+        lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             lacking.add("bfloat16")
+    if precision == "tf32" and device.type == "cpu":
+        what, advice = "tf32 is for NVIDIA GPUs since Ampere", "precision=auto takes the fastest there is"
+        raise BadRecipe(what, where="precision = 'tf32'", found="a CPU", advice=advice)
     if precision in lacking:
         raise BadRecipe(
             f"no fast {precision} on {'this CPU' if device.type == 'cpu' else device_name(device)}",

@@ -225,7 +225,7 @@ def test_a_precision_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
     with pytest.raises(BadRecipe, match=r"precision = 'float16': no fast float16 on this CPU; precision=auto takes"):
         choose_precision("float16", CPU)
-    with pytest.raises(BadRecipe, match=r"precision = 'tf32': no fast tf32 on this CPU"):
+    with pytest.raises(BadRecipe, match=r"precision = 'tf32': tf32 is for NVIDIA GPUs since Ampere; found a CPU"):
         choose_precision("tf32", CPU)
 
 
@@ -258,7 +258,22 @@ def test_tf32_is_in_force_while_its_engine_computes(
 
 
 @pytest.mark.parametrize(
-    "devices", ["tpu", "mps", "cpu:x", "cpu:-1", "cpu:0,0", "gpu:a", "cpu:all", "auto:all", "", "cpu,gpu", "CPU:²"]
+    "devices",
+    [
+        "tpu",
+        "mps",
+        "cpu:x",
+        "cpu:-1",
+        "cpu:0,0",
+        "cpu:",
+        "gpu:",
+        "gpu:a",
+        "cpu:all",
+        "auto:all",
+        "",
+        "cpu,gpu",
+        "CPU:²",
+    ],
 )
 def test_a_devices_word_that_means_nothing_is_refused(devices: str) -> None:
     with pytest.raises(BadRecipe, match=r"cannot be read; expected auto, cpu, gpu, gpu:all, cpu:0,1 or"):
@@ -277,7 +292,7 @@ def test_devices_words(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_device("gpu:2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert parse_device("auto") == CPU
-    with pytest.raises(BadRecipe, match=r"devices = 'gpu': no device number 0; found 0 GPUs .*; devices=cpu runs"):
+    with pytest.raises(BadRecipe, match=r"devices = 'gpu': there is no GPU that PyTorch can use .*; devices=cpu runs"):
         parse_device("gpu")
     with pytest.raises(BadRecipe, match=r"no device number 1; found the one device cpu:0"):
         parse_device("cpu:1")
