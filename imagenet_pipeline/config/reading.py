@@ -203,6 +203,7 @@ _USUAL_NAMES = {
     "epochs": "epoch num_epochs n_epochs max_epochs",
     "initial.weights": "pretrained init checkpoint",
     "log.loggers": "logger report_to tensorboard wandb mlflow",
+    "gradient_compression": "allreduce all_reduce fp16_allreduce comm_hook",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
     "loss.label_smoothing": "smoothing",

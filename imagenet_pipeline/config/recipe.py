@@ -428,8 +428,7 @@ class Recipe(Section):
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Micro-batches that a batch is computed in, their gradients added: less memory, the same step."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
-    """Number format in which the pytorch engine's processes add gradients up (all-reduce): "bfloat16" is half the bytes,
-    8 bits of precision."""
+    """Number format in which the pytorch engine's processes exchange gradients: half the bytes, 8 bits of precision."""
     sync_batch_norm: bool = False
     """Synchronise batch normalisation over all of the pytorch engine's processes, as if one had the whole batch."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
