@@ -287,7 +287,7 @@ def test_a_full_disk_is_one_line_and_is_gone_on_with(opened: Callable[..., DataS
     with RecordSet.of(data, "train") as records:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
         try:
-            with pytest.raises(OutOfRoom, match=r"cache/train-00000-of-00008\.rec\.part: cannot be written"):
+            with pytest.raises(OutOfRoom, match=r"cache/train-0000\d-of-00008\.rec\.part: cannot be written"):
                 numbers(loader(records).evaluation())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
