@@ -13,6 +13,7 @@ ends with WorkerLost's exit code, because a call that MXNet blocks in never retu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -154,14 +155,16 @@ def end_after_a_while() -> None:
 
 def end_process(line: str) -> NoReturn:
     """End this process, whatever its threads do, with one line on stderr and WorkerLost's exit code."""
-    sys.stderr.write(f"error: {line}\n")
+    with contextlib.suppress(OSError):  # who read it may be gone as well, which must not keep this process
+        sys.stderr.write(f"error: {line}\n")
     end_at_once(WorkerLost.exit_code)
 
 
 def end_at_once(code: int) -> NoReturn:
     """End this process, whatever its threads do."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

@@ -112,6 +112,15 @@ def test_the_end_of_one_is_the_end_of_all(start: Start, deed: str, code: int, li
     assert time.monotonic() - began < 5
 
 
+def test_nobody_stays_because_nobody_reads_what_it_says(start: Start) -> None:
+    others = [start("scheduler"), start("server"), start("worker", 0, "block")]
+    for other in others:
+        assert other.stderr is not None
+        other.stderr.close()
+    start("worker", 1, "die").wait(timeout=40)
+    assert [other.wait(timeout=10) for other in others] == [6, 6, 6]
+
+
 @pytest.mark.parametrize("role", ["scheduler", "server"])
 def test_who_serves_is_missed_too(start: Start, role: str) -> None:
     serving = {one: start(one) for one in ("scheduler", "server")}
