@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from imagenet_pipeline.errors import Negative, counted
 from imagenet_pipeline.progress import Bar
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, or a shipped recipe's name (`recipes` lists them).")]
-
+log = logging.getLogger("imagenet_pipeline")
 
 benchmark_app = typer.Typer(help="Measure this machine: loading, or a training step.", rich_markup_mode=None)
 
@@ -153,7 +154,7 @@ def find_rate(
     from imagenet_pipeline.drawing import require_png
     from imagenet_pipeline.engines import launch_ranks, taking_part
     from imagenet_pipeline.training.engine_setup import with_engine
-    from imagenet_pipeline.training.lr_finder import draw_rates, find_rate
+    from imagenet_pipeline.training.lr_finder import SURE_STEPS, draw_rates, find_rate
 
     if out:
         require_png(out)
@@ -164,6 +165,11 @@ def find_rate(
         curve = find_rate(planned, lowest, highest, steps, bar.show)
     if curve is None:
         return
+    if steps < SURE_STEPS:
+        log.warning(
+            "warning: %d steps are few, so that the loss is hardly smoothed: give --steps %d or more before you trust "
+            "the suggestion", steps, SURE_STEPS,
+        )  # fmt: skip
     if out:
         draw_rates(curve, out)
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from contextlib import closing
@@ -27,13 +26,12 @@ from imagenet_pipeline.training.loop import step_seed
 
 FEWEST_STEPS = 20
 SURE_STEPS = 50
-"""Fewest steps without a warning: of fewer the loss is smoothed over so few that noise may be what falls fastest."""
+"""Steps of a search to trust: of fewer the loss is smoothed over so few that noise may be what falls fastest."""
 SMOOTHING = 0.9
 """Weight of the past in the mean of the losses so far."""
 TOO_HIGH = 4.0
 """Times the best mean so far: beyond it there is nothing more to learn."""
 
-log = logging.getLogger("imagenet_pipeline")
 
 Losses = npt.NDArray[np.float64]
 
@@ -65,11 +63,6 @@ def find_rate(
     that do not grow and for fewer than FEWEST_STEPS steps.
     """
     _require_range(lowest, highest, steps)
-    if steps < SURE_STEPS:
-        log.warning(
-            "warning: %d steps are few, so that the loss is hardly smoothed: give --steps %d or more before you trust "
-            "the suggestion", steps, SURE_STEPS,
-        )  # fmt: skip
     data = records_of(recipe)
     recipe = settled(recipe, data)
     engine = fresh_engine(recipe, data)

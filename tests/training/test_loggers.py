@@ -73,6 +73,8 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
         if kind == 0:  # the rest of a block of 32 KiB
             at += 32768 - at % 32768
             continue
+        if at + 7 + length > len(content):  # it is being written
+            return
         parts += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
