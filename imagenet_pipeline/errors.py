@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Collection, Iterable
+from typing import Any, Self
 
 
 def printable(text: str) -> str:
@@ -74,6 +75,11 @@ class PipelineError(Exception):
         self.found = found
         self.advice = advice
         super().__init__(self._line())
+
+    def replaced(self, **fields: Any) -> Self:
+        """The same error but for some of where, expected, found and advice."""
+        kept = {name: getattr(self, name) for name in ("where", "expected", "found", "advice")}
+        return type(self)(self.what, **kept | fields)
 
     def _line(self) -> str:
         line = self.what if self.where is None else f"{self.where}: {self.what}"

@@ -39,6 +39,13 @@ def test_pickling_keeps_kind_fields_and_line(kind: type[PipelineError]) -> None:
     assert vars(again) == vars(error)
 
 
+def test_an_error_can_be_told_in_part_otherwise() -> None:
+    error = Damaged("cut", where="a.rec", expected=9, found=0, advice="build again")
+    told = error.replaced(where=None, advice="fetch it")
+    assert (type(told), str(told)) == (Damaged, "cut; expected 9; found 0; fetch it")
+    assert str(error) == "a.rec: cut; expected 9; found 0; build again"
+
+
 def test_what_a_file_calls_itself_cannot_move_the_cursor() -> None:
     assert str(BadInput("no class \x1b[2J", found="ü")) == "no class \\x1b[2J; found ü"
 

@@ -128,10 +128,8 @@ def _own_records(recipe: Recipe, other: DataSet | None) -> DataSet:
     except PipelineError as error:
         if other is not None:
             return other
-        advice = "--calibrate DIR names a data set"
-        raise type(error)(
-            error.what, where=error.where or "--int8", expected=error.expected, found=error.found, advice=advice
-        ) from error
+        where, advice = error.where or "--int8", "--calibrate DIR names a data set"
+        raise error.replaced(where=where, advice=advice) from error
 
 
 def _scored(recipe: Recipe, state: State, own: DataSet, other: DataSet | None) -> RelabelledSplit | None:

@@ -362,7 +362,7 @@ def read_sample(records: Records, position: int, classes: int | None) -> Sample:
     except PipelineError as error:
         file, _, offset = records.location(position)
         where = f"{file}, record {position}, offset {offset}"
-        raise type(error)(error.what, where=where, expected=error.expected, found=error.found) from error
+        raise error.replaced(where=where, advice=None) from error
 
 
 def _decoded(record: ImageRecord) -> Pixels:

@@ -94,8 +94,7 @@ class ShardCache:
             files.check_free_space(self.folder, min(whole, self._limit_bytes or whole) - there)
         except OutOfRoom as error:
             advice = "loader.cache_gb bounds the cache (images are then shuffled in windows), loader.cache moves it"
-            raise OutOfRoom(error.what, where=error.where, expected=error.expected, found=error.found,
-                            advice=advice) from error  # fmt: skip
+            raise error.replaced(advice=advice) from error
 
     def lock(self, name: str, stopped: Callable[[], bool] = lambda: False) -> contextlib.AbstractContextManager[Any]:
         """Hold a lock of this name among the processes and threads of the machine; waits for it.
@@ -166,8 +165,7 @@ class ShardCache:
         try:
             self.storage.download(shard.file, self.folder / shard.file, shard.bytes, shard.sha256)
         except Damaged as error:
-            raise Damaged(error.what, where=error.where, expected=error.expected, found=error.found,
-                          advice=PUT_AGAIN) from error  # fmt: skip
+            raise error.replaced(advice=PUT_AGAIN) from error
 
     def _make_room(self, shard: Shard, stopped: Callable[[], bool]) -> None:
         """Begin the part of a shard, once the bound has room for all of it. The caller holds the shard's lock."""

@@ -161,7 +161,7 @@ def _frames(buffer: mmap.mmap, progress: Progress | None) -> Iterator[tuple[int,
             offset = recordio.skip_frame(buffer, start)
             found = _header(buffer, start, offset)
         except Damaged as error:
-            found = str(Damaged(error.what, expected=error.expected, found=error.found))
+            found = str(error.replaced(where=None, advice=None))
             if offset == start:
                 offset = _next_start(buffer, start + 4)
         yield start, offset, found

@@ -71,9 +71,7 @@ def _naming_key() -> Iterator[None]:
     try:
         yield
     except (BadInput, OutOfRoom) as error:
-        advice = error.advice or "loader.cache=FOLDER moves the cache of records"
-        raise type(error)(error.what, where=error.where, expected=error.expected, found=error.found,
-                          advice=advice) from error  # fmt: skip
+        raise error.replaced(advice=error.advice or "loader.cache=FOLDER moves the cache of records") from error
 
 
 def _read_manifest(storage: Storage) -> bytes:

@@ -147,8 +147,7 @@ def _check_stored(report: VerifyReport, folder: Path, shard: Shard, tell: Progre
         with cache.visited(shard):
             return _check_shard(report, folder, shard, tell)
     except Damaged as error:
-        what = Damaged(error.what, expected=error.expected, found=error.found, advice=error.advice)
-        report.add(error.where, str(what))
+        report.add(error.where, str(error.replaced(where=None)))
         return []
 
 
@@ -331,4 +330,4 @@ def _pointer(path: Path) -> str:
 
 
 def _plain(error: PipelineError) -> str:
-    return str(Damaged(error.what, expected=error.expected, found=error.found))
+    return str(error.replaced(where=None, advice=None))

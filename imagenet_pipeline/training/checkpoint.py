@@ -175,9 +175,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         return _load(folder)
     except Damaged as error:
-        raise Damaged(
-            error.what, where=error.where, expected=error.expected, found=error.found, advice=_instead_of(folder)
-        ) from error
+        raise error.replaced(advice=_instead_of(folder)) from error
 
 
 def _load(folder: Path) -> Checkpoint:
