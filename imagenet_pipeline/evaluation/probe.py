@@ -27,7 +27,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom, counted
 from imagenet_pipeline.evaluation.features import FeatureFile, FeatureSplit, new_archive, write_array
 from imagenet_pipeline.evaluation.scoring import Whole
-from imagenet_pipeline.processes import memory_bytes
+from imagenet_pipeline.processes import available_memory_bytes
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 
@@ -148,7 +148,8 @@ def _require_writable(out: Path, file: FeatureFile) -> None:
 def _require_memory(file: FeatureFile, kind: Kind) -> None:
     images, features = file.shapes["train"]
     others = max((4 * rows * width for split, (rows, width) in file.shapes.items() if split != "train"), default=0)
-    needed, free = max(BYTES_A_NUMBER[kind] * images * features, 4 * images * features + others), _free_memory_bytes()
+    needed = max(BYTES_A_NUMBER[kind] * images * features, 4 * images * features + others)
+    free = available_memory_bytes()
     if free is not None and needed > free:
         raise OutOfRoom(
             f"not enough memory to fit {kind} on {images:,} x {features:,} features",
@@ -157,16 +158,6 @@ def _require_memory(file: FeatureFile, kind: Kind) -> None:
             found=f"{free:,} bytes free",
             advice="--kind logistic takes a third" if kind == "svm" else "take a layer of fewer numbers",
         )
-
-
-def _free_memory_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None  # not Linux: let the system say so
-    fields = dict(line.split(":") for line in lines)
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    return min(available, memory_bytes() or available)  # of a container's share nobody says how much is free
 
 
 def _folds(train: FeatureSplit, path: Path) -> int:

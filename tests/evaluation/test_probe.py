@@ -145,7 +145,7 @@ def test_where_no_weights_can_be_written_nothing_is_fitted(
 
 
 def test_memory_is_looked_at_before_the_features_are(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "_free_memory_bytes", lambda: 40_000)
+    monkeypatch.setattr(probing, "available_memory_bytes", lambda: 40_000)
     monkeypatch.setattr(FeatureFile, "load", lambda *_: pytest.fail("was read"))
     with pytest.raises(
         OutOfRoom, match=r"svm on 140 x 12 features; expected 60,480 bytes; found 40,000 bytes free; --"
