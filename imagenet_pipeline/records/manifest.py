@@ -123,7 +123,7 @@ class Manifest(_Frozen):
         """Read and check `manifest.json`. Raises BadInput where there is none, Damaged if it is not whole."""
         path = Path(folder) / MANIFEST
         if not path.is_file():
-            raise _no_manifest(Path(folder))
+            raise no_data_set(folder, (Path(folder) / BUILDING).is_dir())
         return cls.parsed(files.read_json(path), path)
 
     @classmethod
@@ -239,7 +239,8 @@ def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _no_manifest(folder: Path) -> BadInput:
-    if (folder / BUILDING).is_dir():
-        return BadInput("the build here is not finished", where=folder, advice="run the same build again")
-    return BadInput("no data set here", where=folder, expected=f"a folder with {MANIFEST}, made by `build`")
+def no_data_set(place: object, is_begun: bool) -> BadInput:
+    """The error for a folder or an address without a manifest, where a build may have begun."""
+    if is_begun:
+        return BadInput("the build here is not finished", where=place, advice="run the same build again")
+    return BadInput("no data set here", where=place, expected=f"a folder with {MANIFEST}, made by `build`")

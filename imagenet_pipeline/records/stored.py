@@ -28,6 +28,7 @@ from imagenet_pipeline.records.manifest import (
     REBUILD,
     DataSet,
     Manifest,
+    no_data_set,
     read_data_set,
 )
 from imagenet_pipeline.storage import DOWNLOADS, Storage, cache_folder
@@ -83,9 +84,7 @@ def _read_manifest(storage: Storage) -> bytes:
                 expected="the address of a data set",
                 advice="copy it here, or build a data set of it: build records",
             )
-        if storage.scheme not in ("http", "https") and storage.list(BUILDING):
-            raise BadInput("the build here is not finished", where=storage, advice="run the same build again")
-        raise BadInput("no data set here", where=storage, expected=f"a folder with {MANIFEST}, made by `build`")
+        raise no_data_set(storage, storage.scheme not in ("http", "https") and bool(storage.list(BUILDING)))
     return storage.read(MANIFEST, LARGEST_BYTES)
 
 
