@@ -235,8 +235,8 @@ class InOneCall:
             values = graph.values(seen)
             if values is not None:
                 return graph, values
-        self._observed.append(numbers)
-        steps = [numbers, *self._observed, _changed(self._observed[0])]
+        self._observed.insert(0, numbers)
+        steps = [*self._observed, _changed(self._observed[-1])]
         wholes = [self._trace(self._all, step) for step in steps]
         examples = [self._trace(self._examples, step) for step in steps]
         if not set(_columns(wholes)) <= set(_columns(examples)):
