@@ -70,7 +70,7 @@ def adopt(
     Raises as `build`, and BadRecipe for options that would change the images.
     """
     out = Path(out).absolute()
-    stored = {"keep_damaged": True} if options.keep_damaged else {}
+    stored = stored_options(options)
     _require_untouched(options)
     _require_names_free(plan, out)
     manifest = _manifest_there(plan, out, stored)
@@ -86,6 +86,11 @@ def adopt(
             summary = replace(summarise(out, already_built=True), remade=remade)
         shutil.rmtree(out / BUILDING, ignore_errors=True)
     return summary
+
+
+def stored_options(options: BuildOptions) -> dict[str, Any]:
+    """The options that decide what an adopted data set is: the bytes of its images are given."""
+    return {"keep_damaged": True} if options.keep_damaged else {}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, first_few
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records import finish, image
-from imagenet_pipeline.records.adopt import adopt
+from imagenet_pipeline.records.adopt import adopt, stored_options
 from imagenet_pipeline.records.build import (
     BuildOptions,
     BuildSummary,
@@ -102,9 +102,8 @@ def build_remote(
     Where it is there already nothing is done; where objects of it are missing or cut it is made again. Raises BadInput
     where another data set is there, or another build under way.
     """
-    work, stored = working_folder(storage.url), options.stored
-    if isinstance(plan, RecordsPlan):
-        stored = {"keep_damaged": True} if options.keep_damaged else {}
+    work = working_folder(storage.url)
+    stored = stored_options(options) if isinstance(plan, RecordsPlan) else options.stored
     summary = _summary_there(plan, storage, stored, work)
     if summary is None:
         with files.explaining(work):
