@@ -262,6 +262,12 @@ def create_engine(name: str, blueprint: Blueprint, values: Values | None) -> Eng
     raise BadRecipe("there is no such engine", where=f"engine = {name!r}", expected="'gluon' or 'pytorch'")
 
 
+def keys_of_ranks(recipe: Recipe) -> dict[str, Any]:
+    """The keys that several processes of the pytorch engine alone read, and their defaults, where a recipe differs."""
+    defaults = {key: Recipe.model_fields[key].default for key in ("gradient_compression", "sync_batch_norm")}
+    return {key: default for key, default in defaults.items() if getattr(recipe, key) != default}
+
+
 def in_cluster() -> bool:
     """True where a variable of MXNet's clusters is set, DMLC_ROLE or another."""
     return any(name.startswith("DMLC_") for name in os.environ)

@@ -14,7 +14,7 @@ import imagenet_pipeline
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, find_recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import shipped_name
-from imagenet_pipeline.engines import Engine
+from imagenet_pipeline.engines import Engine, keys_of_ranks
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
 from imagenet_pipeline.networks import catalog
@@ -362,9 +362,8 @@ def _tell(run: Run) -> dict[str, Any]:
     engine = run.engine
     together = f", process 0 of {engine.ranks}" if engine.ranks > 1 else ""
     log.info("%s on %s, %s%s", engine.name, ", ".join(engine.device_names), engine.precision, together)
-    for key in ("gradient_compression", "sync_batch_norm"):
-        if engine.ranks == 1 and getattr(run.recipe, key) != Recipe.model_fields[key].default:
-            log.info("%s has no effect in one process", key)
+    for key in keys_of_ranks(run.recipe) if engine.ranks == 1 else ():
+        log.info("%s has no effect in one process", key)
     _tell_warmup(run)
     frozen = frozen_layers(run.recipe, run.epoch)
     for layer in frozen:

@@ -21,6 +21,7 @@ from imagenet_pipeline.engines import (
     Values,
     check_fits,
     in_cluster,
+    keys_of_ranks,
     may_have_gpus,
 )
 from imagenet_pipeline.engines.devices import (
@@ -262,10 +263,9 @@ def choose_precision(precision: str) -> str:
 
 def refuse_keys_of_pytorch(recipe: Recipe) -> None:
     """Raise BadRecipe for a key of the pytorch engine alone."""
-    for key, word in (("gradient_compression", "none"), ("sync_batch_norm", False)):
-        if (found := getattr(recipe, key)) != word:
-            what, advice = f"the gluon engine has no {key}", f"{key}={str(word).lower()} or engine=pytorch"
-            raise BadRecipe(what, where=f"{key} = {json.dumps(found)}", advice=advice)
+    for key, default in keys_of_ranks(recipe).items():
+        what, advice = f"the gluon engine has no {key}", f"{key}={str(default).lower()} or engine=pytorch"
+        raise BadRecipe(what, where=f"{key} = {json.dumps(getattr(recipe, key))}", advice=advice)
     if recipe.compile:
         raise BadRecipe(
             "the gluon engine compiles its own way", where="compile = true", advice="compile=false or engine=pytorch"
