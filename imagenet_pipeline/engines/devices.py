@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from imagenet_pipeline.config import Recipe, require_even_batch
-from imagenet_pipeline.engines import FRAMEWORKS, Images, Targets, gpus_seen, is_installed
+from imagenet_pipeline.engines import FRAMEWORKS, Images, Targets, gpus_seen, is_installed, may_have_gpus
 from imagenet_pipeline.errors import BadRecipe, OutOfRoom, counted, is_out_of_memory
 
 log = logging.getLogger("imagenet_pipeline")
@@ -68,12 +68,12 @@ def require_gpus(devices: str, words: list[str], engine: str, gpus: int, why_non
 
 
 @functools.cache
-def tell_automatic(engine: str, gpus: int, taken: int, why_none: str) -> None:
+def tell_automatic(engine: str, gpus: int, why_none: Callable[[], str]) -> None:
     """Say, once a process, what `devices = "auto"` leaves idle: other GPUs, or all that the engine cannot use."""
-    if gpus > taken:
-        log.info("devices=auto: %d of %s; devices=gpu:all takes them all", taken, counted(gpus, "GPU"))
-    elif not gpus and why_none:
-        log.info("devices=auto: the CPU, since %s can use no GPU of this machine (%s)", LIBRARIES[engine], why_none)
+    if gpus > 1:
+        log.info("devices=auto: 1 of %s; devices=gpu:all takes them all", counted(gpus, "GPU"))
+    elif not gpus and may_have_gpus():
+        log.info("devices=auto: the CPU, since %s can use no GPU of this machine (%s)", LIBRARIES[engine], why_none())
 
 
 def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> list[tuple[Images, Targets]]:

@@ -80,14 +80,18 @@ def test_auto_takes_the_engine_that_sees_a_gpu(feigned: Callable[..., None]) -> 
     assert chosen == ["pytorch", "gluon", "gluon"]
 
 
-def test_what_auto_leaves_idle_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_auto_leaves_idle_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        return "the driver is missing"
+
     tell_automatic.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            tell_automatic("pytorch", 4, 1, "")
-            tell_automatic("gluon", 0, 0, "the driver is missing")
-            tell_automatic("pytorch", 1, 1, "")
-            tell_automatic("pytorch", 0, 0, "")
+            for shows_gpus in (True, False):
+                monkeypatch.setattr(devices, "may_have_gpus", lambda shown=shows_gpus: shown)
+                tell_automatic("pytorch", 4, missing)
+                tell_automatic("gluon" if shows_gpus else "pytorch", 0, missing)
+                tell_automatic("pytorch", 1, missing)
     assert caplog.messages == [
         "devices=auto: 1 of 4 GPUs; devices=gpu:all takes them all",
         "devices=auto: the CPU, since MXNet can use no GPU of this machine (the driver is missing)",

@@ -22,7 +22,6 @@ from imagenet_pipeline.engines import (
     check_fits,
     in_cluster,
     keys_of_ranks,
-    may_have_gpus,
 )
 from imagenet_pipeline.engines.devices import (
     CPU_CONTEXTS,
@@ -293,7 +292,7 @@ def parse_contexts(devices: str) -> list[Any]:
     gpus = gpu_count()
     kind, words = parse_devices(devices, gpus, expected="auto, cpu, cpu:0,1, gpu:all or gpu:0,1")
     if devices == "auto":
-        tell_automatic("gluon", gpus, min(gpus, 1), why_no_gpu() if not gpus and may_have_gpus() else "")
+        tell_automatic("gluon", gpus, why_no_gpu)
     if kind == "gpu":
         require_gpus(devices, words, "gluon", gpus, why_no_gpu)
     else:

@@ -11,7 +11,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from imagenet_pipeline.engines import may_have_gpus
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_gpus, require_there, tell_automatic
 from imagenet_pipeline.errors import BadRecipe, is_out_of_memory
 from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process
@@ -98,8 +97,7 @@ def parse_device(devices: str, here: RankedProcess = ALONE) -> Any:
             advice="devices=auto gives each process its own",
         )
     if devices == "auto" and not here.launched:
-        gpus = gpu_count()
-        tell_automatic("pytorch", gpus, min(gpus, 1), why_no_gpu() if not gpus and may_have_gpus() else "")
+        tell_automatic("pytorch", gpu_count(), why_no_gpu)
     if kind == "cpu":
         return torch.device("cpu")
     number = words[here.local_rank] if ":" in devices else str(here.local_rank)
