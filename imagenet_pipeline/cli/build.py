@@ -400,16 +400,19 @@ def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -
         plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)
         if common.as_json:
-            return say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
-        contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
-        return say(f"{out}: {contents}; lists only, no image was read")
+            say_json({"lists": paths, "images": plan.counts, "classes": len(plan.classes)})
+        else:
+            contents = f"{list_names(plan.counts)} in {counted(len(plan.classes), 'class')}"
+            say(f"{out}: {contents}; lists only, no image was read")
+        return
     with reached(common.executor) as executor:
         plan = plan_of(builder, out, options)
         started = time.monotonic()
         summary = store(plan, out, BuildOptions(**{**STORED.get(builder, {}), **common.stored}), executor)
     if common.as_json:
-        return say_json(summary)
-    return _say_summary(summary, time.monotonic() - started)
+        say_json(summary)
+    else:
+        _say_summary(summary, time.monotonic() - started)
 
 
 def _say_summary(summary: Any, seconds: float) -> None:
