@@ -31,7 +31,7 @@ from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import Rejected, calm, upright_rgb
+from imagenet_pipeline.records.image import LazyImage, Rejected, calm, upright_rgb
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
 from imagenet_pipeline.records.manifest import is_remote
@@ -181,7 +181,7 @@ class Classifier:
         """Cut the crops that the network sees, [crops, S, S, 3], from an image [H, W, 3]. Threads may share it."""
         side = self.checkpoint.state.input_size
         out = np.empty((crops, side, side, 3), np.uint8)
-        evaluation_transform(image, self.checkpoint.state.crop_fraction, out)
+        evaluation_transform(LazyImage.of(image), self.checkpoint.state.crop_fraction, out)
         return out
 
     def probabilities_of(self, views: Pixels) -> Probabilities:

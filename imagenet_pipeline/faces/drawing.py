@@ -11,8 +11,8 @@ from PIL.ImageFont import FreeTypeFont
 from imagenet_pipeline.drawing import lettering
 from imagenet_pipeline.evaluation.predict import Choice
 from imagenet_pipeline.faces.emotions import Face
-from imagenet_pipeline.loading.transforms import Box, Pixels
-from imagenet_pipeline.records.image import enlarge
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import Box, enlarge
 
 BOX_COLOUR = (0, 229, 160)
 """The colour of every face's box, and of nothing else."""

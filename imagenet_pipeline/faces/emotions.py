@@ -20,8 +20,9 @@ import numpy as np
 
 from imagenet_pipeline.errors import BadRecipe, Damaged, first_few
 from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, open_classifier
-from imagenet_pipeline.loading.transforms import Box, Pixels
+from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.image import Box
 
 EMOTIONS = frozenset(
     ("angry", "anger", "contempt", "disgust", "fear", "happy", "happiness", "neutral", "sad", "sadness", "surprise")

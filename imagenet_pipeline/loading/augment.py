@@ -21,7 +21,6 @@ from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, uniforms
 from imagenet_pipeline.loading.random_erasing import ERASING_COLUMNS, Erasure, erase, erasures
 from imagenet_pipeline.loading.transforms import (
-    Box,
     Distortion,
     Pixels,
     colour_matrix,
@@ -31,6 +30,7 @@ from imagenet_pipeline.loading.transforms import (
     resample_moved,
     resize_into,
 )
+from imagenet_pipeline.records.image import Box, LazyImage
 
 COLUMNS = 40
 """Uniform numbers for each image, used or not: switching a change on leaves the others' draws alone."""
@@ -93,20 +93,19 @@ def draw_choices(augmentation: Augmentation, numbers: NDArray[np.float64]) -> li
 
 
 def training_transform(
-    image: Pixels,
+    image: LazyImage,
     augmentation: Augmentation,
     draw: Draw,
     out: Pixels,
     changes: Sequence[Change] = (),
     erasure: Erasure | None = None,
 ) -> None:
-    """Write the changed image [H, W, 3] to all of `out` [S, S, 3], a row of a batch.
+    """Write the changed image to all of `out` [S, S, 3], a row of a batch.
 
     Geometry first (crop, flip, distortion, then what of `changes` is geometric), then the other `changes`, then
     brightness, contrast, saturation and lighting, then erasing.
     """
-    height, width = image.shape[:2]
-    box = training_box(augmentation, draw, height, width, out.shape[0])
+    box = training_box(augmentation, draw, image.height, image.width, out.shape[0])
     origin = moved(changes, out.shape[0]) if changes else None
     if origin is None:
         resample(image, box, draw.flip, draw.distortion, augmentation.fill, out)
@@ -135,13 +134,12 @@ def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int
     return Box(left - pad, top - pad, crop_width, crop_height)
 
 
-def evaluation_transform(image: Pixels, crop_fraction: float, out: Pixels) -> None:
-    """Write an image [H, W, 3] to all of `out` [crops, S, S, 3] as `evaluation_boxes` says, mirrors last.
+def evaluation_transform(image: LazyImage, crop_fraction: float, out: Pixels) -> None:
+    """Write an image to all of `out` [crops, S, S, 3] as `evaluation_boxes` says, mirrors last.
 
     Each box is resampled once; its mirror is the same pixels mirrored.
     """
-    height, width = image.shape[:2]
-    boxes = evaluation_boxes(height, width, crop_fraction, len(out))
+    boxes = evaluation_boxes(image.height, image.width, crop_fraction, len(out))
     for crop, box in enumerate(boxes):
         resize_into(image, box, False, out[crop])
     for crop in range(len(boxes), len(out)):
@@ -240,8 +238,8 @@ class TrainingImages:
         self._images, self._labels, self._targets = images, labels, targets
         self._draws = training_draws(augmentation, seed, epoch, positions, images.shape[1])
 
-    def write(self, image: Pixels, row: int) -> None:
-        """Change an image [H, W, 3] and write it to a row of the batch."""
+    def write(self, image: LazyImage, row: int) -> None:
+        """Change an image and write it to a row of the batch."""
         draws = self._draws[row]
         training_transform(image, self._augmentation, draws.draw, self._images[row], draws.changes, draws.erasure)
 

@@ -27,7 +27,7 @@ from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transfo
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
-from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
+from imagenet_pipeline.records.image import LazyImage, refuse_damaged
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
 
@@ -67,10 +67,10 @@ class Batch:
 
 
 class _Images(Protocol):
-    """Turns decoded images into the rows of a batch."""
+    """Turns stored images into the rows of a batch."""
 
-    def write(self, image: Pixels, row: int) -> None:
-        """Write an image [H, W, 3] to a row of the batch."""
+    def write(self, image: LazyImage, row: int) -> None:
+        """Write an image to a row of the batch; what it needs of it is decoded here. Raises BadInput."""
 
     def finish(self, rows: range) -> None:
         """Called once these rows are written."""
@@ -258,11 +258,14 @@ class Batches:
 
     def _fill(self, slot: _Slot, piece: range, first: int, images: _Images) -> None:
         for position in piece:
-            sample = read_sample(self._records, int(self._order[position]), self._loader.classes)
-            row = position - first
+            row, record = position - first, int(self._order[position])
+            sample = read_sample(self._records, record, self._loader.classes)
             slot.labels[row] = sample.label
             slot.records[row] = sample.number
-            images.write(sample.image, row)
+            try:
+                images.write(sample.image, row)
+            except BadInput as error:  # an image under a checksum: the others are decoded when they are read
+                raise _located(Damaged(error.what), self._records, record) from error
         images.finish(range(piece.start - first, piece.stop - first))
 
     def _slots(self, count: int, records: int) -> list[_Slot]:
@@ -309,7 +312,7 @@ class _EvaluationImages:
     views: Pixels
     crop_fraction: float
 
-    def write(self, image: Pixels, row: int) -> None:
+    def write(self, image: LazyImage, row: int) -> None:
         evaluation_transform(image, self.crop_fraction, self.views[row])
 
     def finish(self, rows: range) -> None:
@@ -342,15 +345,15 @@ class Records(Protocol):
 
 
 class Sample(NamedTuple):
-    """A decoded record: RGB [H, W, 3], its class, and the number it carries."""
+    """A record: its image, decoded when it is looked at, its class, and the number it carries."""
 
-    image: Pixels
+    image: LazyImage
     label: int
     number: int
 
 
 def read_sample(records: Records, position: int, classes: int | None) -> Sample:
-    """Read, check and decode a record.
+    """Read and check a record; an image without a checksum is decoded here, and checked with that.
 
     Raises BadInput for a label that is no whole number from 0 to `classes` - 1, for a number beyond 63 bits, and
     for an image that cannot be decoded (Damaged where its checksum holds) or, without a checksum, has lost part of
@@ -358,17 +361,20 @@ def read_sample(records: Records, position: int, classes: int | None) -> Sample:
     """
     record = records.read(position)
     try:
-        return Sample(_decoded(record), _label(record, classes), _number(record))
+        return Sample(_image(record), _label(record, classes), _number(record))
     except PipelineError as error:
-        file, _, offset = records.location(position)
-        where = f"{file}, record {position}, offset {offset}"
-        raise error.replaced(where=where, advice=None) from error
+        raise _located(error, records, position) from error
 
 
-def _decoded(record: ImageRecord) -> Pixels:
+def _located(error: PipelineError, records: Records, position: int) -> PipelineError:
+    file, _, offset = records.location(position)
+    return error.replaced(where=f"{file}, record {position}, offset {offset}", advice=None)
+
+
+def _image(record: ImageRecord) -> LazyImage:
     try:
         # Under a checksum, damaged images were stored by a build that was asked to keep them.
-        return decode_rgb(record.image, None if record.checked else refuse_damaged)
+        return LazyImage(record.image, None if record.checked else refuse_damaged)
     except PipelineError as error:
         # An image whose checksum holds was readable when it was built: the records are at fault.
         raise (Damaged if record.checked else BadInput)(error.what) from error

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.loading.transforms import Box, Pixels
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import Box
 
 MIXING_COLUMNS = 4
 """Uniform numbers for each image."""

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.loading.transforms import Box, Pixels
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import Box
 
 ERASING_COLUMNS = 24
 """Uniform numbers for each image."""

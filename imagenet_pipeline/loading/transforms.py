@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.records.image import Box, LazyImage
+
 Pixels = NDArray[np.uint8]
 Affine = NDArray[np.float64]
-
-
-class Box(NamedTuple):
-    """A rectangle of whole pixels in the image; it may reach beyond the image's border."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -48,8 +40,8 @@ class Distortion:
         return self.degrees == 0 and self.shear == 0
 
 
-def resample(image: Pixels, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
-    """Write what `box` shows of `image` [H, W, 3], distorted, then mirrored if `flip`, to `out` [S, S, 3].
+def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
+    """Write what `box` shows of `image`, distorted, then mirrored if `flip`, to `out` [S, S, 3].
 
     An upright box inside the image is sliced and resized (see `resize_into`); anything else is a single bilinear
     affine warp, where the outside of the image has the grey `fill`.
@@ -60,34 +52,34 @@ def resample(image: Pixels, box: Box, flip: bool, distortion: Distortion, fill: 
             resize_into(image, box, flip, out)
             return
         distortion = Distortion()
-    warp_into(image, affine(box, flip, distortion, out.shape[0]), fill, out)
+    warp_into(image.whole(), affine(box, flip, distortion, out.shape[0]), fill, out)
 
 
 def resample_moved(
-    image: Pixels, box: Box, flip: bool, distortion: Distortion, moved: Affine, fill: int, out: Pixels
+    image: LazyImage, box: Box, flip: bool, distortion: Distortion, moved: Affine, fill: int, out: Pixels
 ) -> None:
     """As `resample`, but each point of `out` [S, S, 3] then shows what lay at `moved` [3, 3] of that point.
 
     Still a single warp. Since it is the finished crop that is moved, the grey `fill` is what lies outside the box.
     """
-    height, width = image.shape[:2]
-    left, right = max(0, box.left), min(width, box.left + box.width)
-    top, bottom = max(0, box.top), min(height, box.top + box.height)
+    left, right = max(0, box.left), min(image.width, box.left + box.width)
+    top, bottom = max(0, box.top), min(image.height, box.top + box.height)
     if left >= right or top >= bottom:
         out[:] = fill
         return
+    part = image.crop(Box(left, top, right - left, bottom - top))
     seen = Box(box.left - left, box.top - top, box.width, box.height)
-    warp_into(image[top:bottom, left:right], affine(seen, flip, distortion, out.shape[0]) @ moved, fill, out)
+    warp_into(part, affine(seen, flip, distortion, out.shape[0]) @ moved, fill, out)
 
 
-def resize_into(image: Pixels, box: Box, flip: bool, out: Pixels) -> None:
+def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     """Resize a box inside the image to all of `out`, mirrored left to right if `flip`.
 
     At equal size pixels are copied. They are interpolated linearly below a shrinking of 4/3 and averaged over
     areas from there on: up to 4/3 both are equally near to an ideal (Lanczos) filter, and the average takes
     four times longer.
     """
-    part = image[box.top : box.top + box.height, box.left : box.left + box.width]
+    part = image.crop(box)
     both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
     averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
     interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
@@ -149,10 +141,9 @@ def _seen_through(box: Box, distortion: Distortion) -> Box:
     return Box(round(left), round(top), max(1, round(width)), max(1, round(height)))
 
 
-def _inside(box: Box, image: Pixels) -> bool:
-    height, width = image.shape[:2]
+def _inside(box: Box, image: LazyImage) -> bool:
     right, bottom = box.left + box.width, box.top + box.height
-    return box.left >= 0 and box.top >= 0 and right <= width and bottom <= height
+    return box.left >= 0 and box.top >= 0 and right <= image.width and bottom <= image.height
 
 
 # Principal components of RGB over ImageNet's pixels, 0..255, as published with fb.resnet.torch

@@ -32,11 +32,11 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     with RecordSet.of(data, "train") as records:
         shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, len(data.classes))
         stored = read_sample(records, record, len(data.classes))
-    height, width = stored.image.shape[:2]
+    height, width = stored.image.height, stored.image.width
     side = min(max(size, _SMALLEST_TILE), _LARGEST_TILE)
     name = data.classes.names[stored.label]
     mixes = recipe.augmentation.mixes
-    tiles = [tile(stored.image, side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
+    tiles = [tile(stored.image.whole(), side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
     tiles += [tile(draw.image, side, _caption(draw, data.classes) if mixes else [f"draw {n}"])
               for n, draw in enumerate(shown, 1)]  # fmt: skip
     title = f"train record {record}: {name}, {width} x {height} pixels, as the network gets it at {size} x {size}"

@@ -45,7 +45,7 @@ from imagenet_pipeline.networks.layers import Conv
 from imagenet_pipeline.networks.shapes import Shape, describe, output_shape
 from imagenet_pipeline.networks.subnetwork import last_map, until
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import Rejected
+from imagenet_pipeline.records.image import LazyImage, Rejected
 from imagenet_pipeline.training.checkpoint import Checkpoint
 
 FILTER_SIDE, KERNEL_SIDE, CHANNEL_SIDE, PHOTO_SIDE = 66, 33, 88, 280  # pixels
@@ -131,7 +131,7 @@ def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
     state = checkpoint.state
     views = np.empty((1, state.input_size, state.input_size, 3), np.uint8)
     try:
-        evaluation_transform(read_naming_damage(image), state.crop_fraction, views)
+        evaluation_transform(LazyImage.of(read_naming_damage(image)), state.crop_fraction, views)
     except Rejected as reason:
         raise BadInput(f"the photo cannot be used ({reason})", where=image, expected="a photo") from reason
     view: Pixels = views[0]

@@ -9,7 +9,8 @@ import pytest
 from imagenet_pipeline.evaluation.predict import Choice
 from imagenet_pipeline.faces.drawing import BOX_COLOUR, ENLARGED_PIXELS, SMALL_PICTURE_PIXELS, draw_faces, draw_picture
 from imagenet_pipeline.faces.emotions import Face
-from imagenet_pipeline.loading.transforms import Box, Pixels
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import Box
 
 
 def face(left: int, top: int, side: int, probability: float = 0.75, name: str = "happy") -> Face:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.faces.emotions import MARGIN, grey_face, open_emotion_reader, shows_emotions
-from imagenet_pipeline.loading.transforms import Box
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.image import Box
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 

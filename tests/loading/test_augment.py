@@ -17,7 +17,8 @@ from imagenet_pipeline.loading.augment import (
     training_transform,
 )
 from imagenet_pipeline.loading.order import uniforms
-from imagenet_pipeline.loading.transforms import Box, resize_into
+from imagenet_pipeline.loading.transforms import resize_into
+from imagenet_pipeline.records.image import Box, LazyImage
 
 Crop = Literal["resized", "random", "centre"]
 crops: st.SearchStrategy[Crop] = st.sampled_from(["resized", "random", "centre"])
@@ -124,7 +125,7 @@ def test_any_image_fills_its_row_and_no_other(
     draw = draw_choices(augmentation, uniforms(seed, 0, range(1), COLUMNS))[0]
     first, second = (np.full((3, size, size, 3), value, np.uint8) for value in (0, 255))
     for batch in (first, second):
-        training_transform(noise(height, width), augmentation, draw, batch[1])
+        training_transform(LazyImage.of(noise(height, width)), augmentation, draw, batch[1])
     assert np.array_equal(first[1], second[1])
     assert (first[[0, 2]] == 0).all()
     assert (second[[0, 2]] == 255).all()
@@ -139,7 +140,7 @@ def test_evaluation_takes_the_centre_square_of_the_short_edge() -> None:
 def test_an_image_of_the_size_evaluates_to_itself() -> None:
     image = noise(32, 32)
     out = np.empty((1, 32, 32, 3), np.uint8)
-    evaluation_transform(image, 1.0, out)
+    evaluation_transform(LazyImage.of(image), 1.0, out)
     assert np.array_equal(out[0], image)
 
 
@@ -150,13 +151,13 @@ def test_ten_crops_are_the_five_boxes_one_by_one_and_their_mirrors(
 ) -> None:
     image = noise(height, width)
     out = np.empty((10, size, size, 3), np.uint8)
-    evaluation_transform(image, fraction, out)
+    evaluation_transform(LazyImage.of(image), fraction, out)
     side = max(1, round(fraction * min(height, width)))
     right, bottom = width - side, height - side
     corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)]
     for place, (left, top) in enumerate(corners):
         alone = np.empty((size, size, 3), np.uint8)
-        resize_into(image[top : top + side, left : left + side], Box(0, 0, side, side), False, alone)
+        resize_into(LazyImage.of(image[top : top + side, left : left + side]), Box(0, 0, side, side), False, alone)
         assert np.array_equal(out[place], alone)
         assert np.array_equal(out[place + 5], alone[:, ::-1])
 
@@ -164,7 +165,7 @@ def test_ten_crops_are_the_five_boxes_one_by_one_and_their_mirrors(
 def test_two_crops_are_the_centre_and_its_mirror() -> None:
     image = noise(50, 70)
     one, two = (np.empty((count, 24, 24, 3), np.uint8) for count in (1, 2))
-    evaluation_transform(image, 0.875, one)
-    evaluation_transform(image, 0.875, two)
+    evaluation_transform(LazyImage.of(image), 0.875, one)
+    evaluation_transform(LazyImage.of(image), 0.875, two)
     assert np.array_equal(two[0], one[0])
     assert np.array_equal(two[1], one[0][:, ::-1])

@@ -13,7 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, moved, policy_changes
-from imagenet_pipeline.loading.transforms import Box, Distortion, Pixels, resample_moved
+from imagenet_pipeline.loading.transforms import Distortion, Pixels, resample_moved
+from imagenet_pipeline.records.image import Box, LazyImage
 
 PLAIN = Distortion()
 SIZE = 96
@@ -104,7 +105,7 @@ def ours_moved(image: Pixels, changes: list[Change], fill: int) -> Pixels:
     out = np.empty_like(image)
     matrix = moved(changes, SIZE)
     assert matrix is not None
-    resample_moved(image, Box(0, 0, SIZE, SIZE), False, PLAIN, matrix, fill, out)
+    resample_moved(LazyImage.of(image), Box(0, 0, SIZE, SIZE), False, PLAIN, matrix, fill, out)
     return out
 
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
-from imagenet_pipeline.loading.transforms import Box, Pixels
+from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.records.image import Box
 
 SIZE = 32
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.loading.transforms import (
-    Box,
     Distortion,
     Pixels,
     affine,
@@ -18,6 +17,7 @@ from imagenet_pipeline.loading.transforms import (
     resize_into,
     warp_into,
 )
+from imagenet_pipeline.records.image import Box, LazyImage
 
 PLAIN = Distortion()
 distortions = st.builds(
@@ -50,7 +50,7 @@ def blank(size: int) -> Pixels:
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(0, 9), st.booleans())
 def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(size: int, left: int, top: int, flip: bool) -> None:
     image, out = noise(size + 9, size + 9), blank(size)
-    resample(image, Box(left, top, size, size), flip, PLAIN, 0, out)
+    resample(LazyImage.of(image), Box(left, top, size, size), flip, PLAIN, 0, out)
     crop = image[top : top + size, left : left + size]
     assert np.array_equal(out, crop[:, ::-1] if flip else crop)
 
@@ -60,8 +60,8 @@ def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(size: int, left: in
 def test_flipping_twice_is_not_flipping(height: int, width: int, size: int) -> None:
     image = noise(height, width)
     flipped, straight = blank(size), blank(size)
-    resize_into(image, Box(0, 0, width, height), True, flipped)
-    resize_into(image, Box(0, 0, width, height), False, straight)
+    resize_into(LazyImage.of(image), Box(0, 0, width, height), True, flipped)
+    resize_into(LazyImage.of(image), Box(0, 0, width, height), False, straight)
     assert np.array_equal(flipped[:, ::-1], straight)
 
 
@@ -89,7 +89,7 @@ def test_the_affine_is_the_composition_of_its_steps(
 def test_slicing_and_warping_agree(box: Box, flip: bool) -> None:
     image = smooth(160, 200)
     sliced, warped = blank(64), blank(64)
-    resize_into(image, box, flip, sliced)
+    resize_into(LazyImage.of(image), box, flip, sliced)
     warp_into(image, affine(box, flip, PLAIN, 64), 0, warped)
     inner = np.abs(sliced.astype(int) - warped)[1:-1, 1:-1]  # the rim mixes with the fill in the warp alone
     assert inner.max() <= 3
@@ -101,14 +101,14 @@ def test_zoom_and_shift_keep_to_the_matrix(distortion: Distortion) -> None:
     image = smooth(160, 200)
     fast, warped = blank(80), blank(80)
     box = Box(40, 20, 120, 120)
-    resample(image, box, True, distortion, 0, fast)
+    resample(LazyImage.of(image), box, True, distortion, 0, fast)
     warp_into(image, affine(box, True, distortion, 80), 0, warped)
     assert np.abs(fast.astype(int) - warped)[1:-1, 1:-1].max() <= 6  # half a source pixel of rounding
 
 
 def test_a_quarter_turn_is_exact() -> None:
     image, out = noise(32, 32), blank(32)
-    resample(image, Box(0, 0, 32, 32), False, Distortion(degrees=90), 0, out)
+    resample(LazyImage.of(image), Box(0, 0, 32, 32), False, Distortion(degrees=90), 0, out)
     assert np.array_equal(out, np.rot90(image, -1))
 
 
@@ -116,8 +116,8 @@ def test_zoom_enlarges_and_shift_moves_right_and_down() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     image[16:24, 16:24] = 255
     zoomed, shifted = blank(40), blank(40)
-    resample(image, Box(0, 0, 40, 40), False, Distortion(zoom=2), 0, zoomed)
-    resample(image, Box(0, 0, 40, 40), False, Distortion(shift_x=0.25, shift_y=0.1), 0, shifted)
+    resample(LazyImage.of(image), Box(0, 0, 40, 40), False, Distortion(zoom=2), 0, zoomed)
+    resample(LazyImage.of(image), Box(0, 0, 40, 40), False, Distortion(shift_x=0.25, shift_y=0.1), 0, shifted)
     assert (zoomed[13:27, 13:27] == 255).all()
     assert np.array_equal(shifted[20:28, 26:34], np.full((8, 8, 3), 255))
     assert shifted.sum() == image.sum()
@@ -125,7 +125,7 @@ def test_zoom_enlarges_and_shift_moves_right_and_down() -> None:
 
 def test_outside_the_image_is_the_fill() -> None:
     image, out = noise(8, 8), blank(12)
-    resample(image, Box(-2, -2, 12, 12), False, PLAIN, 200, out)
+    resample(LazyImage.of(image), Box(-2, -2, 12, 12), False, PLAIN, 200, out)
     assert np.array_equal(out[2:10, 2:10], image)
     out[2:10, 2:10] = 200
     assert (out == 200).all()
@@ -136,7 +136,7 @@ def test_strong_shrinking_averages_instead_of_skipping() -> None:
     image[:, ::2] = 255  # the finest stripes there are: skipping pixels would show some, averages are grey
     for distortion in (PLAIN, Distortion(degrees=5), Distortion(shear=0.1)):
         out = blank(32)
-        resample(image, Box(0, 0, 256, 256), False, distortion, 128, out)
+        resample(LazyImage.of(image), Box(0, 0, 256, 256), False, distortion, 128, out)
         assert np.abs(out[8:24, 8:24].astype(int) - 128).max() <= 2
 
 
@@ -147,14 +147,14 @@ def test_any_image_box_and_distortion_fill_the_whole_output(
 ) -> None:
     image = np.full((height, width, 3), 9, np.uint8)
     out = blank(size)
-    resample(image, box, flip, distortion, 9, out)
+    resample(LazyImage.of(image), box, flip, distortion, 9, out)
     assert (out == 9).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
 def test_tiny_and_extreme_images(shape: tuple[int, int]) -> None:
     for distortion in (PLAIN, Distortion(degrees=30, zoom=0.7)):
-        resample(noise(*shape), Box(0, 0, shape[1], shape[0]), True, distortion, 0, blank(17))
+        resample(LazyImage.of(noise(*shape)), Box(0, 0, shape[1], shape[0]), True, distortion, 0, blank(17))
 
 
 @settings(max_examples=60, deadline=None)
@@ -171,7 +171,7 @@ def test_what_is_moved_is_the_crop_with_its_widening(box: Box, flip: bool, shift
     crop = widened[box.top + 60 : box.top + 60 + box.height, box.left + 60 : box.left + 60 + box.width]
     moved = np.array([[1, shear, shift], [shear / 2, 1, 0], [0, 0, 1]])
     straight, cut = blank(40), blank(40)
-    resample_moved(image, box, flip, PLAIN, moved, 99, straight)
+    resample_moved(LazyImage.of(image), box, flip, PLAIN, moved, 99, straight)
     warp_into(crop, affine(Box(0, 0, box.width, box.height), flip, PLAIN, 40) @ moved, 99, cut)
     assert np.abs(straight.astype(int) - cut).max() <= 9  # OpenCV's steps of 1/32 pixel, on noise
 
@@ -179,14 +179,16 @@ def test_what_is_moved_is_the_crop_with_its_widening(box: Box, flip: bool, shift
 def test_moving_nothing_is_resampling() -> None:
     image, moved, straight = noise(40, 50), blank(24), blank(24)
     for flip in (False, True):
-        resample_moved(image, Box(7, 9, 24, 24), flip, PLAIN, np.eye(3), 0, moved)
-        resample(image, Box(7, 9, 24, 24), flip, PLAIN, 0, straight)
+        resample_moved(LazyImage.of(image), Box(7, 9, 24, 24), flip, PLAIN, np.eye(3), 0, moved)
+        resample(LazyImage.of(image), Box(7, 9, 24, 24), flip, PLAIN, 0, straight)
         assert np.array_equal(moved, straight)
 
 
 def test_what_is_moved_in_from_beyond_the_crop_is_fill() -> None:
     image, out = noise(60, 60), blank(20)
-    resample_moved(image, Box(20, 20, 20, 20), False, PLAIN, np.array([[1, 0, 5], [0, 1, 0], [0, 0, 1.0]]), 50, out)
+    resample_moved(
+        LazyImage.of(image), Box(20, 20, 20, 20), False, PLAIN, np.array([[1, 0, 5], [0, 1, 0], [0, 0, 1.0]]), 50, out
+    )
     assert np.array_equal(out[:, :15], image[20:40, 25:40])
     assert (out[:, 15:] == 50).all()
 
@@ -196,7 +198,7 @@ def test_nothing_is_written_beyond_the_row(monkeypatch: pytest.MonkeyPatch) -> N
     batch = np.full((3, 20, 20, 3), 77, np.uint8)
     image = noise(50, 40)
     for distortion, flip in [(PLAIN, False), (PLAIN, True), (Distortion(degrees=9), False)]:
-        resample(image, Box(2, 2, 30, 40), flip, distortion, 0, batch[1])
+        resample(LazyImage.of(image), Box(2, 2, 30, 40), flip, distortion, 0, batch[1])
         assert (batch[[0, 2]] == 77).all()
         assert (batch[1] != 77).any()
         batch[1] = 77
@@ -204,6 +206,6 @@ def test_nothing_is_written_beyond_the_row(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_averaging_is_exact_for_whole_factors() -> None:
     image, out = noise(64, 64), blank(32)
-    resize_into(image, Box(0, 0, 64, 64), False, out)
+    resize_into(LazyImage.of(image), Box(0, 0, 64, 64), False, out)
     blocks: Any = image.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
     assert np.abs(out - blocks).max() <= 0.5

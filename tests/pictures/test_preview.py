@@ -12,7 +12,7 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.augment import ImageDraws, training_draws, training_transform
 from imagenet_pipeline.loading.mixup import mix_pair
 from imagenet_pipeline.pictures.augmentation import draws_of
-from imagenet_pipeline.records.image import decode_rgb, encode_jpeg
+from imagenet_pipeline.records.image import LazyImage, decode_rgb, encode_jpeg
 from imagenet_pipeline.records.recordio import ImageRecord
 
 SIZE, SEED = 24, 5
@@ -40,7 +40,7 @@ class Memory:
 def transformed(records: Memory, record: int, augmentation: Augmentation, plan: ImageDraws) -> np.ndarray:
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     image = decode_rgb(records.read(record).image)
-    training_transform(image, augmentation, plan.draw, out, plan.changes, plan.erasure)
+    training_transform(LazyImage.of(image), augmentation, plan.draw, out, plan.changes, plan.erasure)
     return out
 
 

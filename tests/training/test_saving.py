@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -192,7 +193,9 @@ def test_a_signal_in_a_validation_ends_it_and_a_restart_validates_anew(
     assert (outcome.finished, outcome.epoch, outcome.step) == (False, 1 if answered else 2, 2 * STEPS)
     assert there(tmp_path) == ["epoch-0001", "epoch-0001-step-00000018" if answered else "epoch-0002"]
     assert [row["epoch"] for row in rows(tmp_path)] == [1] if answered else [1, 2]
-    assert "Ctrl-C again ends at once and loses what came after epoch-0001\n" in capfd.readouterr().err
+    # A thread writes it, on a busy machine after the run was saved already.
+    told = r"Ctrl-C again ends at once and loses what came after epoch-0001(-step-00000018)?\n"
+    assert re.search(told, capfd.readouterr().err)
     assert go(recipe, tmp_path, "latest").finished
     assert contents(tmp_path) == contents(whole)
     assert rows(tmp_path) == rows(whole)
