@@ -7,7 +7,8 @@ Beside the small files of the data set (`records/stored.py`) the cache's folder 
     locks/NAME                   held, by the kernel, while its shard is fetched
 
 A shard counts against the bound from the moment its part begins. Whoever needs room takes away the shards that were
-used longest ago and that nobody has open: readers hold a shared lock on the file itself.
+used longest ago and that nobody has open: readers hold a shared lock on the file itself. Where all have them open, a
+read that has waited takes its shard beyond the bound: ranks that wait for each other must not wait for ever.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +37,8 @@ LOCKS = "locks"
 FETCHED_TOGETHER = 4
 """Shards of a pass that are fetched side by side, room permitting."""
 POLL_SECONDS = 0.05
-SECONDS_WITHOUT_ROOM = 600.0
-"""After which a process that waits for others to let go of shards ends."""
+SECONDS_WITHOUT_ROOM = 5.0
+"""After which a read no longer waits for others to let go of shards."""
 SECONDS_BEFORE_SAYING, SECONDS_BETWEEN_SAYING = 5.0, 60.0
 """Waiting for a shard is said after so long, and then now and then."""
 
@@ -111,19 +113,23 @@ class ShardCache:
                 time.sleep(POLL_SECONDS)
 
     def open(
-        self, shard: Shard, stopped: Callable[[], bool] = lambda: False, admitted: Callable[[], None] = lambda: None
+        self,
+        shard: Shard,
+        stopped: Callable[[], bool] = lambda: False,
+        admitted: Callable[[], None] = lambda: None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> int:
         """Descriptor of a shard, which is fetched where it is missing and stays in the cache until this is closed.
 
-        `admitted` is called once there is room for it. Raises Ended once `stopped` says so while it waits, what
-        `Storage.download` raises, and OutOfRoom where others keep all the room for long.
+        `admitted` is called once there is room for it; `is_wanted` tells whether a read waits for it already. Raises
+        Ended once `stopped` says so while it waits, and what `Storage.download` raises.
         """
         descriptor = self._opened(shard)
         while descriptor is None:
             with self.lock(shard.file, stopped):  # nobody takes it away before it is open
                 descriptor = self._opened(shard)
                 if descriptor is None:
-                    self._make_room(shard, stopped)
+                    self._make_room(shard, stopped, is_wanted)
                     admitted()
                     self._download(shard)
                     descriptor = self._opened(shard)
@@ -167,22 +173,27 @@ class ShardCache:
         except Damaged as error:
             raise error.replaced(advice=PUT_AGAIN) from error
 
-    def _make_room(self, shard: Shard, stopped: Callable[[], bool]) -> None:
+    def _make_room(self, shard: Shard, stopped: Callable[[], bool], is_wanted: Callable[[], bool]) -> None:
         """Begin the part of a shard, once the bound has room for all of it. The caller holds the shard's lock."""
         part = self.folder / f"{shard.file}.part"
-        gives_up_at = time.monotonic() + SECONDS_WITHOUT_ROOM
+        waits_until: float | None = None
         while True:
             with self.lock("room", stopped):
-                if self._limit_bytes is None or self._frees(self._limit_bytes - shard.bytes, shard):
+                has_room = self._limit_bytes is None or self._frees(self._limit_bytes - shard.bytes, shard)
+                exceeds = not has_room and waits_until is not None and time.monotonic() > waits_until
+                if has_room or exceeds:
                     with files.explaining(part):
                         part.open("ab").close()
-                    return
-            if time.monotonic() > gives_up_at:
-                raise OutOfRoom(
-                    "the cache has no room: all its shards are being read",
-                    where=self.folder,
-                    advice="give more loader.cache_gb, or each run a loader.cache of its own",
-                )
+            if exceeds:
+                log.warning(
+                    "%s: all shards of the cache are being read; %s is fetched beyond its bound; "
+                    "give more loader.cache_gb, or each run a loader.cache of its own",
+                    self.folder, shard.file,
+                )  # fmt: skip
+            if has_room or exceeds:
+                return
+            if waits_until is None and is_wanted():
+                waits_until = time.monotonic() + SECONDS_WITHOUT_ROOM
             time.sleep(POLL_SECONDS)
 
     def _frees(self, limit_bytes: int, wanted: Shard) -> bool:
@@ -252,6 +263,7 @@ class _Pass(RecordFiles):
         self._to_come, self._reading = reads, dict.fromkeys(reads, 0)
         """Reads of each file that have not begun, and that have not ended."""
         self._fetching: set[int] = set()
+        self._awaited: set[int] = set()
         self._descriptors: dict[int, int] = {}
         self._error: Exception | None = None
         self._ended = False
@@ -302,7 +314,8 @@ class _Pass(RecordFiles):
                     self._fetching.add(file)
                 error = descriptor = None
                 try:
-                    descriptor = self._cache.open(self._shards[file], lambda: self._ended, turn.close)
+                    wanted = partial(self._awaited.__contains__, file)
+                    descriptor = self._cache.open(self._shards[file], lambda: self._ended, turn.close, wanted)
                 except Exception as caught:  # raised where a record of the shard is read
                     error = caught
             with self._changed:
@@ -322,6 +335,7 @@ class _Pass(RecordFiles):
             return file in self._descriptors or failed or self._ended
 
         with self._changed:
+            self._awaited.add(file)
             while not self._changed.wait_for(is_settled, SECONDS_BEFORE_SAYING):
                 self._say(file, time.monotonic() - began)
             if file not in self._descriptors:
