@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.records.manifest import DataSet
 
 LINE_LIMIT_BYTES = 4096
 
@@ -36,6 +40,24 @@ def read_list(path: Path) -> list[Row]:
         raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
     lines = content.split(b"\n")
     return [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
+    """The number of each record of a split, its photo's name, empty where nobody said it, and the file that says so.
+
+    Raises BadInput for a lone record file, which names no photo.
+    """
+    if data.samples is not None:
+        raise BadInput("a record file names no photos", where=data.folder, advice="build records --list names them")
+    if data.manifest.labels is None:  # records of ours
+        path = data.folder / f"{split}.lst"
+        yield from ((row.index, row.path, path) for row in read_list(path))
+        return
+    for shard in data.manifest.splits[split].shards:
+        path = data.folder / shard.index_file
+        for line in files.read_regular(path).decode().splitlines():
+            *_, number, name = line.split("\t")
+            yield int(number), name, path
 
 
 def require_no_backslashes(names: Iterable[str], root: Path, where: Path) -> None:
