@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
+from imagenet_pipeline.records.lists import number_columns
 from imagenet_pipeline.records.manifest import (
     REBUILD,
     DataSet,
@@ -368,8 +369,12 @@ def file_index(path: Path, ours: bool, size_bytes: int | None = None) -> Index:
 
 def written_keys(path: Path) -> Numbers | None:
     """The keys in the `.idx` beside a record file, in the order of its records; None unless all are whole numbers."""
-    pairs = recordio.index_pairs(path.with_suffix(".idx").read_bytes())
-    return None if pairs is None else pairs[np.lexsort(pairs.T), 0]
+    try:
+        pairs = _plain_pairs(path.with_suffix(".idx"))
+    except ValueError:
+        return None
+    keys: Numbers = pairs[np.lexsort(pairs.T), 0]
+    return keys
 
 
 def salvaged_index(path: Path) -> Index:
@@ -380,20 +385,25 @@ def salvaged_index(path: Path) -> Index:
 def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
     """Keys and offsets, int64 [n] each. The keys of others may be anything: rows 0..n-1 stand for them."""
     files.require_fetched(path)
-    content = path.read_bytes()
-    pairs = recordio.index_pairs(content)
-    if pairs is None:
-        pairs = np.array([*_index_lines(content, path, ours)], np.int64).reshape(-1, 2)
+    try:
+        pairs = _plain_pairs(path)
+    except ValueError:
+        pairs = np.array([*_index_lines(path, ours)], np.int64).reshape(-1, 2)
     keys, offsets = pairs.T if ours else (np.arange(len(pairs)), pairs[:, 1])
-    if len(np.unique(keys)) < len(keys):
+    if not (np.diff(keys) > 0).all() and len(np.unique(keys)) < len(keys):
         raise Damaged("a key is given twice", where=path)
     return keys, offsets
 
 
-def _index_lines(content: bytes, path: Path, ours: bool) -> Iterator[tuple[int, int]]:
+def _plain_pairs(path: Path) -> Numbers:
+    """Keys and offsets, int64 [n, 2]. Raises ValueError unless all are whole numbers."""
+    return np.concatenate([np.empty((0, 2), np.int64), *number_columns(path, 2)])
+
+
+def _index_lines(path: Path, ours: bool) -> Iterator[tuple[int, int]]:
     """Yield key, or row, and offset of each line, whatever the key may be where the index is another's."""
     pattern = _OUR_INDEX_LINE if ours else _ANY_INDEX_LINE
-    for row, line in enumerate(content.splitlines()):
+    for row, line in enumerate(path.read_bytes().splitlines()):
         match = pattern.fullmatch(line)
         if match is None:
             where, found = f"{path}:{row + 1}", repr(line[:80])

@@ -1,4 +1,4 @@
-"""MXNet's RecordIO container, its index, and the image record, byte for byte, in plain Python.
+"""MXNet's RecordIO container and image record, byte for byte, in plain Python.
 
 Container: dmlc-core `include/dmlc/recordio.h`. Image record: MXNet `src/io/image_recordio.h`.
 Ours differ from stock in a single field: `id2`, which stock writes as 0 and never reads, holds a format
@@ -8,15 +8,11 @@ tag (upper 32 bits) and the CRC32C of the whole record with `id2` taken as 0 (lo
 from __future__ import annotations
 
 import mmap
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import google_crc32c
-import numpy as np
-from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, Damaged
 
@@ -32,7 +28,6 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _CHUNK = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 _NO_ID2 = bytes(8)
-_LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 @dataclass(frozen=True)
@@ -126,24 +121,6 @@ def skip_frame(buffer: Buffer, offset: int) -> int:
         if kind not in (_MIDDLE, _LAST):
             raise Damaged("a split record has no end")
     return offset
-
-
-def index_pairs(content: bytes) -> NDArray[np.int64] | None:
-    """Keys and offsets, [n, 2], of an `.idx`, KEY TAB OFFSET a line.
-
-    None unless all its lines are two whole numbers of 1 to 18 digits: keys may be anything.
-    """
-    content = content.replace(b"\r\n", b"\n")
-    if not content:
-        return np.empty((0, 2), np.int64)
-    content += b"" if content.endswith(b"\n") else b"\n"
-    marks = content.translate(None, b"0123456789")
-    if marks != b"\t\n" * (len(marks) // 2) or _LONG_NUMBER.search(content):
-        return None
-    try:
-        return np.loadtxt(BytesIO(content), np.int64, delimiter="\t", ndmin=2)
-    except ValueError:  # a number is missing
-        return None
 
 
 def pack(labels: Sequence[float], number: int, image: bytes, checked: bool = True) -> bytes:
