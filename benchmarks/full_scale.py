@@ -30,9 +30,9 @@ from imagenet_pipeline.records.recordio import frame, pack
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMAGES, VALIDATION, CLASSES, SHARD = 1_281_167, 50_000, 1000, 8192
 MEASURES = {
-    "first batch of 64": (
+    "first batch of 64, 224 px": (
         "from imagenet_pipeline import api; import imagenet_pipeline.loading.loader, imagenet_pipeline.records.reader",
-        "next(api.loader(FOLDER, 'train', size=16, batch_size=64).training(0, 0))",
+        "next(api.loader(FOLDER, 'train', size=224, batch_size=64).training(0, 0))",
     ),
     "inspect": (
         "from imagenet_pipeline.records.inspect import inspect",
