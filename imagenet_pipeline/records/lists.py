@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from imagenet_pipeline.records.manifest import DataSet
 
 LINE_LIMIT_BYTES = 4096
-LIST_COLUMNS = 3
-"""Number, label and path, of a list with one label each."""
+LIST_COLUMNS, INDEX_COLUMNS = 3, 2
+"""Number, label and path, of a list with one label each; key and offset, of an `.idx`."""
 PIECE_BYTES = 2**20
 """Bytes of a list that are parsed together."""
 DIGITS = 18

@@ -11,10 +11,12 @@ import os
 import re
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.lists import number_columns
+from imagenet_pipeline.records.lists import INDEX_COLUMNS, number_columns
 from imagenet_pipeline.records.manifest import (
     REBUILD,
     DataSet,
@@ -128,7 +130,7 @@ class RecordSet:
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
         self._indices = [file_index(path, checked) for path in paths] if indices is None else indices
-        self._starts = np.cumsum([0, *map(len, self._indices)])
+        self._starts = list(accumulate(map(len, self._indices), initial=0))
         self._cached = cached
         self._opened: RecordFiles = opened or cached or OpenFiles(paths)
 
@@ -196,7 +198,7 @@ class RecordSet:
             yield records
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, position: int) -> ImageRecord:
         """Fetch and check a record. Raises Damaged (BadInput if another's) naming file, record and offset."""
@@ -278,7 +280,7 @@ class RecordSet:
         index = self._indices[file]
         if index.checksums is not None and recordio.checksum(framed) != index.checksums[row]:
             raise Damaged("checksum wrong")
-        data, length = recordio.read_frame(framed)
+        data, length = recordio.read_frame(memoryview(framed))
         if length != size_bytes:
             raise Damaged(
                 "the record and the index differ in length", expected=f"{size_bytes} bytes", found=f"{length}"
@@ -293,13 +295,13 @@ class RecordSet:
         if index.classes is None:
             return record
         own = record.checked or index.checksums is not None
-        return replace(record, labels=(float(index.classes[row]),), checked=own)
+        return record._replace(labels=(float(index.classes[row]),), checked=own)
 
     def _locate(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)} in {self.name}")
-        file = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return file, position - int(self._starts[file])
+        file = bisect_right(self._starts, position) - 1
+        return file, position - self._starts[file]
 
 
 def require_record_file(path: Path) -> None:
@@ -367,16 +369,6 @@ def file_index(path: Path, ours: bool, size_bytes: int | None = None) -> Index:
     return Index.of_edges(keys, edges)
 
 
-def written_keys(path: Path) -> Numbers | None:
-    """The keys in the `.idx` beside a record file, in the order of its records; None unless all are whole numbers."""
-    try:
-        pairs = _plain_pairs(path.with_suffix(".idx"))
-    except ValueError:
-        return None
-    keys: Numbers = pairs[np.lexsort(pairs.T), 0]
-    return keys
-
-
 def salvaged_index(path: Path) -> Index:
     """The index of a record file by its magic numbers, going on after damaged frames."""
     return _scanned(path)[0]
@@ -397,7 +389,7 @@ def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
 
 def _plain_pairs(path: Path) -> Numbers:
     """Keys and offsets, int64 [n, 2]. Raises ValueError unless all are whole numbers."""
-    return np.concatenate([np.empty((0, 2), np.int64), *number_columns(path, 2)])
+    return np.concatenate([np.empty((0, 2), np.int64), *number_columns(path, INDEX_COLUMNS)])
 
 
 def _index_lines(path: Path, ours: bool) -> Iterator[tuple[int, int]]:

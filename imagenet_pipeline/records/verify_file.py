@@ -16,14 +16,15 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
+from imagenet_pipeline.records.lists import INDEX_COLUMNS, number_columns
 from imagenet_pipeline.records.manifest import ForeignShard
 from imagenet_pipeline.records.reader import (
+    Numbers,
     RecordSet,
     file_index,
     is_ours,
     salvaged_index,
     shard_index,
-    written_keys,
 )
 from imagenet_pipeline.records.recordio import ImageRecord
 
@@ -260,7 +261,7 @@ def _image_fault(image: bytes) -> str:
 
 def _compare_keys(report: VerifyReport, records: RecordSet, path: Path, rows: Rows) -> None:
     """Hold the numbers in the records against the keys of the index, where both are those of the list."""
-    keys, numbers = written_keys(path), np.array(rows.numbers, np.uint64)
+    keys, numbers = _written_keys(path.with_suffix(".idx")), np.array(rows.numbers, np.uint64)
     if keys is None or len(np.unique(numbers)) < len(rows):
         return  # many writers leave the number 0
     differing = np.flatnonzero(numbers != keys[np.array(rows.positions, np.int64)].astype(np.uint64))
@@ -270,6 +271,16 @@ def _compare_keys(report: VerifyReport, records: RecordSet, path: Path, rows: Ro
     for row in differing:
         position = rows.positions[row]
         report.note(records, position, f"its number is {numbers[row]}, its key in the .idx {keys[position]}")
+
+
+def _written_keys(path: Path) -> Numbers | None:
+    """The keys in an `.idx`, in the order of the records; None unless all are whole numbers."""
+    try:
+        pairs = np.concatenate([np.empty((0, 2), np.int64), *number_columns(path, INDEX_COLUMNS)])
+    except ValueError:
+        return None
+    keys: Numbers = pairs[np.lexsort(pairs.T), 0]
+    return keys
 
 
 def _plain(error: PipelineError) -> str:
