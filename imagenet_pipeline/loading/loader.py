@@ -379,7 +379,7 @@ def _located(error: PipelineError, records: Records, position: int) -> PipelineE
 def _image(record: ImageRecord) -> LazyImage:
     try:
         # Under a checksum, damaged images were stored by a build that was asked to keep them.
-        return LazyImage(record.image, None if record.checked else refuse_damaged)
+        return LazyImage(record.content, None if record.checked else refuse_damaged)
     except PipelineError as error:
         # An image whose checksum holds was readable when it was built: the records are at fault.
         raise (Damaged if record.checked else BadInput)(error.what) from error

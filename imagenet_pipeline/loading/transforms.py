@@ -87,10 +87,9 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
     interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
     size = (out.shape[1], out.shape[0])
+    cv2.resize(part, size, dst=out, interpolation=interpolation)
     if flip:
-        cv2.flip(cv2.resize(part, size, interpolation=interpolation), 1, dst=out)
-    else:
-        cv2.resize(part, size, dst=out, interpolation=interpolation)
+        cv2.flip(out, 1, dst=out)
 
 
 def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import google_crc32c
+import numpy as np
 
 from imagenet_pipeline.errors import BadInput, Damaged
 
@@ -35,8 +36,14 @@ class ImageRecord(NamedTuple):
 
     labels: tuple[float, ...]
     number: int
-    image: bytes
+    content: bytes | memoryview
+    """The encoded image, or a look at it where it was read: the loader copies nothing."""
     checked: bool
+
+    @property
+    def image(self) -> bytes:
+        """The encoded image in bytes of its own."""
+        return bytes(self.content)
 
 
 def frame(data: bytes) -> bytes:
@@ -141,14 +148,14 @@ def pack(labels: Sequence[float], number: int, image: bytes, checked: bool = Tru
 
 
 def unpack(data: bytes | memoryview) -> ImageRecord:
-    """Read an image record, ours or foreign; its image is copied once.
+    """Read an image record, ours or foreign; of a memoryview the image is a part, not copied.
 
     Raises Damaged when it is too short for its header or labels, or when its checksum is wrong.
     """
     if len(data) < _HEADER.size:
         raise Damaged("record too short", expected=f">= {_HEADER.size} bytes", found=len(data))
     flag, label, number, id2 = _HEADER.unpack_from(data)
-    body = bytes(data[_HEADER.size :])
+    body = data[_HEADER.size :]
     checked = id2 >> 32 == CHECKED_TAG
     if checked and id2 & 0xFFFFFFFF != _checksum(bytes(data[:16]), body):
         raise Damaged("checksum wrong")
@@ -164,8 +171,10 @@ def checksum(content: bytes) -> int:
     return int(google_crc32c.value(content))
 
 
-def _checksum(head: bytes, body: bytes) -> int:
-    return int(google_crc32c.extend(google_crc32c.value(head + _NO_ID2), body))
+def _checksum(head: bytes, body: bytes | memoryview) -> int:
+    # The library takes bytes and arrays, but no memoryview.
+    seen = body if isinstance(body, bytes) else np.frombuffer(body, np.uint8)
+    return int(google_crc32c.extend(google_crc32c.value(head + _NO_ID2), seen))
 
 
 def _chunk_head(kind: int, length_bytes: int) -> bytes:
