@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records import image
+from imagenet_pipeline.records import image, lists
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.lists import LIST_COLUMNS, number_columns
 from imagenet_pipeline.records.manifest import DataSet, is_data_set, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.records.recordio import number_columns
 
 FIRST_EIGHT = range(8)
 
@@ -111,7 +111,7 @@ def _listed(path: Path, digest: str) -> Counter[float] | None:
     with contextlib.suppress(OSError, BadInput, ValueError):
         if files.sha256_of(path) != digest:
             return None
-        for columns in number_columns(path, LIST_COLUMNS):
+        for columns in number_columns(path, lists.COLUMNS):
             counts.update(_counted(columns[:, 1]))
         return counts
     return None

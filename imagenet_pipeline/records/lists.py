@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 
@@ -19,12 +16,8 @@ if TYPE_CHECKING:
     from imagenet_pipeline.records.manifest import DataSet
 
 LINE_LIMIT_BYTES = 4096
-LIST_COLUMNS, INDEX_COLUMNS = 3, 2
-"""Number, label and path, of a list with one label each; key and offset, of an `.idx`."""
-PIECE_BYTES = 2**20
-"""Bytes of a list that are parsed together."""
-DIGITS = 18
-"""Of the largest whole numbers that are surely an int64."""
+COLUMNS = 3
+"""Number, label and path, of a list with one label each."""
 
 
 @dataclass(frozen=True)
@@ -56,38 +49,6 @@ def rows_of(path: Path) -> Iterator[Row]:
                     raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
             if line.strip():
                 yield _row(line.removesuffix(b"\n"), path, number)
-
-
-def number_columns(path: Path, columns: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the first two columns of a file's lines, [n, 2] each, a good deal quicker than a line at a time.
-
-    Raises ValueError unless all lines have so many `columns`, with tabs between, of which these two are whole numbers
-    of 1 to 18 digits. Of a list that means no more than that it is not as `write_list` has it.
-    """
-    with files.regular_file(path) as (stream, _):
-        while piece := stream.read(PIECE_BYTES) + stream.readline():
-            piece = piece.replace(b"\r\n", b"\n")
-            yield _number_columns(piece if piece.endswith(b"\n") else piece + b"\n", columns)
-
-
-def _number_columns(piece: bytes, columns: int) -> NDArray[np.int64]:
-    letters = np.frombuffer(piece, np.uint8)
-    marks = np.flatnonzero((letters == ord("\t")) | (letters == ord("\n")))
-    if len(marks) != columns * piece.count(b"\n"):
-        raise ValueError("another number of columns")
-    marks = marks.reshape(-1, columns)
-    starts = np.column_stack([np.append(0, marks[:-1, -1] + 1), marks[:, 0] + 1])
-    lengths = marks[:, :2] - starts
-    if (letters[marks[:, -1]] != ord("\n")).any() or lengths.min() < 1 or lengths.max() > DIGITS:
-        raise ValueError("a line is too long or too short")
-    numbers = np.zeros_like(starts)
-    for place in range(int(lengths.max())):
-        there = lengths > place
-        digits = letters[starts + np.minimum(place, lengths - 1)] - np.uint8(ord("0"))
-        if digits.max() > 9:  # what comes before 0 goes round to 255 and less
-            raise ValueError("not a whole number")
-        numbers = np.where(there, 10 * numbers + digits, numbers)
-    return numbers
 
 
 def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.lists import INDEX_COLUMNS, number_columns
 from imagenet_pipeline.records.manifest import (
     REBUILD,
     DataSet,
@@ -389,7 +388,7 @@ def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
 
 def _plain_pairs(path: Path) -> Numbers:
     """Keys and offsets, int64 [n, 2]. Raises ValueError unless all are whole numbers."""
-    return np.concatenate([np.empty((0, 2), np.int64), *number_columns(path, INDEX_COLUMNS)])
+    return np.concatenate([np.empty((0, 2), np.int64), *recordio.number_columns(path, recordio.INDEX_COLUMNS)])
 
 
 def _index_lines(path: Path, ours: bool) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""MXNet's RecordIO container and image record, byte for byte, in plain Python.
+"""MXNet's RecordIO container, its index, and image record, byte for byte, in plain Python.
 
 Container: dmlc-core `include/dmlc/recordio.h`. Image record: MXNet `src/io/image_recordio.h`.
 Ours differ from stock in a single field: `id2`, which stock writes as 0 and never reads, holds a format
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 
 MAGIC = 0xCED7230A
@@ -22,6 +25,12 @@ MAGIC_BYTES = struct.pack("<I", MAGIC)
 RECORD_LIMIT_BYTES = 2**29
 LABEL_LIMIT = 2**16
 CHECKED_TAG = 0x49503143
+INDEX_COLUMNS = 2
+"""Key and offset, of an `.idx`."""
+PIECE_BYTES = 2**20
+"""Bytes of an index or a list that are parsed together."""
+DIGITS = 18
+"""Of the largest whole numbers that are surely an int64."""
 
 Buffer = bytes | memoryview | mmap.mmap
 
@@ -128,6 +137,38 @@ def skip_frame(buffer: Buffer, offset: int) -> int:
         if kind not in (_MIDDLE, _LAST):
             raise Damaged("a split record has no end")
     return offset
+
+
+def number_columns(path: Path, columns: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the first two columns of an index or a list, [n, 2] each, a good deal quicker than a line at a time.
+
+    Raises ValueError unless all lines have so many `columns`, with tabs between, of which these two are whole numbers
+    of 1 to 18 digits: another index or list may be whole, too. Raises BadInput for a file that cannot be read.
+    """
+    with files.regular_file(path) as (stream, _):
+        while piece := stream.read(PIECE_BYTES) + stream.readline():
+            piece = piece.replace(b"\r\n", b"\n")
+            yield _number_columns(piece if piece.endswith(b"\n") else piece + b"\n", columns)
+
+
+def _number_columns(piece: bytes, columns: int) -> NDArray[np.int64]:
+    letters = np.frombuffer(piece, np.uint8)
+    marks = np.flatnonzero((letters == ord("\t")) | (letters == ord("\n")))
+    if len(marks) != columns * piece.count(b"\n"):
+        raise ValueError("another number of columns")
+    marks = marks.reshape(-1, columns)
+    starts = np.column_stack([np.append(0, marks[:-1, -1] + 1), marks[:, 0] + 1])
+    lengths = marks[:, :2] - starts
+    if (letters[marks[:, -1]] != ord("\n")).any() or lengths.min() < 1 or lengths.max() > DIGITS:
+        raise ValueError("a line is too long or too short")
+    numbers = np.zeros_like(starts)
+    for place in range(int(lengths.max())):
+        there = lengths > place
+        digits = letters[starts + np.minimum(place, lengths - 1)] - np.uint8(ord("0"))
+        if digits.max() > 9:  # what comes before 0 goes round to 255 and less
+            raise ValueError("not a whole number")
+        numbers = np.where(there, 10 * numbers + digits, numbers)
+    return numbers
 
 
 def pack(labels: Sequence[float], number: int, image: bytes, checked: bool = True) -> bytes:

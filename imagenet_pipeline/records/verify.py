@@ -18,12 +18,12 @@ import numpy as np
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, WorkerLost, extent
 from imagenet_pipeline.processes import available_processors, local_pool
+from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.finish import MARKERS
 from imagenet_pipeline.records.image import calm
-from imagenet_pipeline.records.lists import LIST_COLUMNS, number_columns, rows_of
 from imagenet_pipeline.records.manifest import ForeignShard, Manifest, Shard, is_remote, read_data_set
 from imagenet_pipeline.records.reader import require_record_file
-from imagenet_pipeline.records.recordio import MAGIC_BYTES
+from imagenet_pipeline.records.recordio import MAGIC_BYTES, number_columns
 from imagenet_pipeline.records.repair import markers_whole
 from imagenet_pipeline.records.verify_file import (
     FileInOrder,
@@ -212,7 +212,7 @@ def _same_columns(path: Path, rows: Rows) -> bool:
     """Tell quickly that a list has the numbers and labels of the records, one label each."""
     done, numbers, labels = 0, np.array(rows.numbers), np.array(rows.labels)
     with suppress(BadInput, ValueError):
-        for columns in number_columns(path, LIST_COLUMNS):
+        for columns in number_columns(path, lists.COLUMNS):
             following = slice(done, done + len(columns))
             if rows.several or not np.array_equal(columns.T, [numbers[following], labels[following]]):
                 return False
@@ -224,7 +224,7 @@ def _same_columns(path: Path, rows: Rows) -> bool:
 def _differing_rows(path: Path, rows: Rows) -> tuple[list[Problem], int]:
     """The lines of a list that differ from their records, and the number of its lines. Raises BadInput."""
     differing, listed = [], 0
-    for i, row in enumerate(rows_of(path)):
+    for i, row in enumerate(lists.rows_of(path)):
         listed += 1
         if i < len(rows) and (row.index, row.labels) != rows[i]:
             what = f"row {i + 1} says {(row.index, row.labels)}, the record {rows[i]}"

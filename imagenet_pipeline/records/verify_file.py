@@ -16,7 +16,6 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.image import decode_rgb, refuse_damaged
-from imagenet_pipeline.records.lists import INDEX_COLUMNS, number_columns
 from imagenet_pipeline.records.manifest import ForeignShard
 from imagenet_pipeline.records.reader import (
     Numbers,
@@ -26,7 +25,7 @@ from imagenet_pipeline.records.reader import (
     salvaged_index,
     shard_index,
 )
-from imagenet_pipeline.records.recordio import ImageRecord
+from imagenet_pipeline.records.recordio import INDEX_COLUMNS, ImageRecord, number_columns
 
 RECORDS_TOGETHER = 256
 BLOCK_BYTES = 2**22

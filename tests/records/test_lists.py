@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records import lists
-from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, Row, _row, number_columns, read_list, write_list
+from imagenet_pipeline.records import recordio
+from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, Row, _row, read_list, write_list
+from imagenet_pipeline.records.recordio import number_columns
 
 
 def test_a_list_survives_its_file(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_columns_are_those_of_the_rows_or_refused(
     path = tmp_path_factory.getbasetemp() / "columns.lst"
     path.write_bytes((ending.join(text) + ending * ended).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lists, "PIECE_BYTES", piece_bytes)
+        patch.setattr(recordio, "PIECE_BYTES", piece_bytes)
         try:
             columns = [tuple(row) for piece in number_columns(path, 3) for row in piece.tolist()]
         except ValueError:

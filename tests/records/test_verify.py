@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput, WorkerLost
-from imagenet_pipeline.records import lists
+from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.image import Rejected, encode_jpeg, read_header, shrink
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import Manifest
@@ -291,7 +291,7 @@ def test_memory_does_not_follow_the_number_of_shards(
     many_records: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past a shard, some 20 bytes a record are for its number and label; not hundreds."""
-    monkeypatch.setattr(lists, "PIECE_BYTES", 2**14)
+    monkeypatch.setattr(recordio, "PIECE_BYTES", 2**14)
     few, many = many_records(1024), many_records(9 * 1024)
     peaks = []
     for path in (few, few, many):  # first of all what is kept for good
