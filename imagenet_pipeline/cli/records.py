@@ -26,6 +26,9 @@ def verify(
     no_decode: Annotated[
         bool, typer.Option("--no-decode", help="Of records without a checksum look at the frames alone.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, a shard each [default: one a core where it is large].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record, index, count and digest.
@@ -44,7 +47,7 @@ def verify(
 
     started = time.monotonic()
     with Bar("verify", "records") as bar:
-        report = verify_records(path, bar.show, decode=not no_decode)
+        report = verify_records(path, bar.show, decode=not no_decode, workers=workers)
     if as_json:
         say_json(report)
     else:

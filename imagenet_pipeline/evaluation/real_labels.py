@@ -21,8 +21,8 @@ from imagenet_pipeline.evaluation.evaluate import IMAGENET_CLASSES, sorted_numbe
 from imagenet_pipeline.evaluation.scoring import Whole
 from imagenet_pipeline.evaluation.stats import Rate, rate
 from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.lists import photos_of
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.records.reader import photos_of
 
 IMAGES = 50_000
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")

@@ -22,7 +22,7 @@ from imagenet_pipeline.drawing import COLOURS, contact_sheet, png, require_png, 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Header, Rejected, decode_rgb, read_header
-from imagenet_pipeline.records.inspect import class_of, within
+from imagenet_pipeline.records.inspect import class_of, count_labels, within
 from imagenet_pipeline.records.lone import read_records
 from imagenet_pipeline.records.manifest import DataSet, is_data_set, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
@@ -77,7 +77,7 @@ def _tile(found: RecordSet, position: int, classes: ClassTable | None) -> Image.
 
 
 def count_classes(folder: Path) -> dict[str, Counts]:
-    """Images of each class, int64 [classes], by split; read from the records' own labels.
+    """Images of each class, int64 [classes], by split; from its list, or the records' own labels where it is not whole.
 
     Raises BadInput where there is neither a data set nor a record file.
     """
@@ -85,8 +85,9 @@ def count_classes(folder: Path) -> dict[str, Counts]:
     counts = {}
     for split in data.counts:
         with RecordSet.of(data, split) as records:
-            labels = records.first_labels().astype(np.int64)
-        counts[split] = np.bincount(labels, minlength=len(data.classes))
+            labelled = count_labels(records, data, split)
+        labels = np.array([*labelled], np.int64)
+        counts[split] = np.bincount(labels, [*labelled.values()], len(data.classes)).astype(np.int64)
     return counts
 
 

@@ -6,7 +6,9 @@ The header is read (Pillow, which decodes lazily) and held against the limits be
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -23,7 +25,14 @@ from PIL import Image
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import jpeg
+from imagenet_pipeline.records.jpeg import Encoded
 
+try:
+    from imagenet_pipeline.records import jpeg_crop
+except ImportError:  # it was installed where no compiler was
+    jpeg_crop = None  # type: ignore[assignment]
+
+log = logging.getLogger("imagenet_pipeline")
 FILE_LIMIT_BYTES = 64 * 2**20
 SIDE_LIMIT_PIXELS = 16_384
 AREA_LIMIT_PIXELS = 50_000_000
@@ -59,33 +68,42 @@ class LazyImage:
     Errors of decoding (BadInput, as `decode_rgb`) come when the image is made, or when pixels are asked for.
     """
 
-    def __init__(self, data: bytes, damaged: Callable[[str], None] | None = None) -> None:
+    def __init__(self, data: Encoded, damaged: Callable[[str], None] | None = None) -> None:
         """An encoded image; with `damaged`, as in `decode_rgb`, all of it is decoded at once."""
-        head = None if damaged else _quick_head(data)
-        self._data = data
+        head = _bounded_head(data)
+        self._data, self._head = data, head
         self._pixels: NDArray[np.uint8] | None = None
-        if head:
+        self._was_cropped = False
+        if head and not damaged and _is_quick(head):
             self.height, self.width = head.height, head.width
         else:
-            self._pixels = decode_rgb(data, damaged)
+            self._pixels = _bounded_rgb(data, head, damaged)
             self.height, self.width = self._pixels.shape[:2]
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> LazyImage:
         """An image that is decoded already, [height, width, 3]."""
         image = cls.__new__(cls)
-        image._data, image._pixels = b"", pixels
+        image._data, image._head, image._pixels = b"", None, pixels
         image.height, image.width = pixels.shape[:2]
         return image
 
     def crop(self, box: Box) -> NDArray[np.uint8]:
-        """The pixels of a box inside the image, [box.height, box.width, 3]: those that the whole has there."""
+        """The pixels of a box inside the image, [box.height, box.width, 3]: those that the whole has there.
+
+        The first box of an image is decoded alone where that can be. Damage below it is then not seen.
+        """
+        if self._pixels is None and not self._was_cropped:
+            self._was_cropped = True
+            part = _decoded_part(self._data, self._head, box)
+            if part is not None:
+                return part
         return self.whole()[box.top : box.top + box.height, box.left : box.left + box.width]
 
     def whole(self) -> NDArray[np.uint8]:
         """All pixels, [height, width, 3]."""
         if self._pixels is None:
-            self._pixels = decode_rgb(self._data)
+            self._pixels = _bounded_rgb(self._data, self._head)
         return self._pixels
 
 
@@ -201,32 +219,14 @@ def read_header(data: bytes) -> Header:
             raise Rejected("not an image that can be read") from error
 
 
-def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
+def decode_rgb(data: Encoded, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
 
     `damaged` is called with its library's words on a JPEG or TIFF part of whose picture is lost; many can be decoded
     all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
     """
-    if excess := jpeg.excess(data, head := jpeg.read_head(data)):
-        raise BadInput(f"image cannot be decoded ({excess})")
-    if head and _is_quick(head):
-        try:
-            # The quick way; on all of 6,300 photos it gave OpenCV's pixels.
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
-        except ValueError:
-            # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.
-            pass
-    try:
-        read_header(data)
-    except Rejected as reason:
-        raise BadInput(f"image cannot be decoded ({reason})") from reason
-    if damaged and (words := _damage(data)):
-        damaged(words)
-    pixels = _decode(data)
-    if pixels is None:
-        raise BadInput("image cannot be decoded (truncated, or not an image)")
-    return pixels
+    return _bounded_rgb(data, _bounded_head(data), damaged)
 
 
 def refuse_damaged(words: str) -> None:
@@ -297,10 +297,56 @@ def _decoded(data: bytes, header: Header, damaged: Callable[[str], None] | None 
     return pixels
 
 
-def _damage(data: bytes) -> str:
-    if data.startswith(jpeg.START):
+def _bounded_head(data: Encoded) -> jpeg.Head | None:
+    """The head of a plain JPEG, None of anything else; BadInput where it would take too long to decode."""
+    head = jpeg.read_head(data)
+    if excess := jpeg.excess(data, head):
+        raise BadInput(f"image cannot be decoded ({excess})")
+    return head
+
+
+def _decoded_part(data: Encoded, head: jpeg.Head | None, box: Box) -> NDArray[np.uint8] | None:
+    """The pixels of a box, decoded alone; None where that cannot be done."""
+    if head is None or not head.single_scan or min(box.width, box.height) < 1:
+        return None
+    if jpeg_crop is None:
+        _tell_slower()
+        return None
+    part = np.empty((box.height, box.width, 3), np.uint8)
+    return part if jpeg_crop.decode(data, *box, part) else None
+
+
+@functools.cache
+def _tell_slower() -> None:
+    log.info("this installation has no JPEG crop decoder: photos are decoded whole, slower (`doctor` says more)")
+
+
+def _bounded_rgb(
+    data: Encoded, head: jpeg.Head | None, damaged: Callable[[str], None] | None = None
+) -> NDArray[np.uint8]:
+    if head and _is_quick(head):
+        try:
+            # The quick way; on all of 6,300 photos it gave OpenCV's pixels.
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
+        except ValueError:
+            # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.
+            pass
+    try:
+        read_header(bytes(data))
+    except Rejected as reason:
+        raise BadInput(f"image cannot be decoded ({reason})") from reason
+    if damaged and (words := _damage(data)):
+        damaged(words)
+    pixels = _decode(data)
+    if pixels is None:
+        raise BadInput("image cannot be decoded (truncated, or not an image)")
+    return pixels
+
+
+def _damage(data: Encoded) -> str:
+    if data[:2] == jpeg.START:
         return jpeg.damage(data)
-    if not data.startswith((b"II*\0", b"MM\0*")):
+    if data[:4] not in (b"II*\0", b"MM\0*"):
         return ""
     with _HEADERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -312,7 +358,7 @@ def _damage(data: bytes) -> str:
     return ""
 
 
-def _decode(data: bytes) -> NDArray[np.uint8] | None:
+def _decode(data: Encoded) -> NDArray[np.uint8] | None:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
     except cv2.error:
@@ -329,12 +375,6 @@ def _check_readable(image: Image.Image) -> None:
         raise Rejected(f"{image.width} x {image.height} pixels, a side not in 1..{SIDE_LIMIT_PIXELS:,}")
     if image.width * image.height > AREA_LIMIT_PIXELS:
         raise Rejected(f"{image.width} x {image.height}, more than {AREA_LIMIT_PIXELS:,} pixels")
-
-
-def _quick_head(data: bytes) -> jpeg.Head | None:
-    """The head of a JPEG that simplejpeg can decode within our limits, else None."""
-    head = jpeg.read_head(data)
-    return head if head and _is_quick(head) and not jpeg.excess(data, head) else None
 
 
 def _is_quick(head: jpeg.Head) -> bool:

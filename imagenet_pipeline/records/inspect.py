@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records import image
+from imagenet_pipeline.records import image, lists
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import DataSet, is_data_set, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.records.recordio import number_columns
 
 FIRST_EIGHT = range(8)
 
@@ -71,7 +75,7 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
             splits=splits,
             count=len(found),
             classes=len(classes) if classes else None,
-            class_counts={} if several else _class_counts(_labels(found, data_set, split), classes),
+            class_counts={} if several else _class_counts(count_labels(found, data_set, split), classes),
             mean=data_set.mean if data_set else None,
             std=data_set.std if data_set else None,
             records=shown,
@@ -87,17 +91,39 @@ def within(records: range, found: RecordSet) -> range:
     return there
 
 
-def _labels(found: RecordSet, data_set: DataSet | None, split: str | None) -> NDArray[np.float32]:
-    """The label of every record; of a data set in object storage by its list, which is here."""
-    if data_set is None or data_set.cache is None or data_set.manifest.labels is not None:
-        return found.first_labels()
-    return np.array([row.labels[0] for row in read_list(data_set.folder / f"{split}.lst")], np.float32)
+def count_labels(found: RecordSet, data: DataSet | None, split: str | None) -> dict[float, int]:
+    """Records of each first label, by label in ascending order.
+
+    Of a data set's split as its list has it, a file beside so many headers; as the records have it where they are
+    another program's, and where the list is not as it was written.
+    """
+    counts = None
+    if data is not None and data.samples is None and data.manifest.labels is None:
+        counts = _listed(data.folder / f"{split}.lst", data.manifest.files.get(f"{split}.lst", ""))
+    if counts is None or sum(counts.values()) != len(found):
+        counts = _counted(found.first_labels())
+    return dict(sorted(counts.items()))
 
 
-def _class_counts(labels: NDArray[np.float32], classes: ClassTable | None) -> dict[str, int]:
-    labels, counts = np.unique(labels, return_counts=True)
-    named = [(class_of(float(label), classes)[0] or f"{label:g}") for label in labels]
-    return dict(zip(named, counts.tolist(), strict=True))
+def _listed(path: Path, digest: str) -> Counter[float] | None:
+    """How many lines of a list have each label; None where it has not that SHA-256."""
+    counts: Counter[float] = Counter()
+    with contextlib.suppress(OSError, BadInput, ValueError):
+        if files.sha256_of(path) != digest:
+            return None
+        for columns in number_columns(path, lists.COLUMNS):
+            counts.update(_counted(columns[:, 1]))
+        return counts
+    return None
+
+
+def _counted(labels: NDArray[Any]) -> Counter[float]:
+    values, counts = np.unique(labels, return_counts=True)
+    return Counter(dict(zip(map(float, values), counts.tolist(), strict=True)))
+
+
+def _class_counts(counts: dict[float, int], classes: ClassTable | None) -> dict[str, int]:
+    return {class_of(label, classes)[0] or f"{label:g}": count for label, count in counts.items()}
 
 
 def class_of(label: float, classes: ClassTable | None) -> tuple[str | None, str | None]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 
+if TYPE_CHECKING:
+    from imagenet_pipeline.records.manifest import DataSet
+
 LINE_LIMIT_BYTES = 4096
+COLUMNS = 3
+"""Number, label and path, of a list with one label each."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,37 @@ def read_list(path: Path) -> list[Row]:
 
     Raises BadInput naming the line that is malformed.
     """
+    return [*rows_of(path)]
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Yield the lines of a list as they are read; raises as `read_list`."""
     with files.regular_file(path) as (stream, _):
-        content = stream.read().removeprefix(BOM_UTF8)
-    if files.is_pointer(content):
-        raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
-    lines = content.split(b"\n")
-    return [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
+                if files.is_pointer(line):
+                    raise BadInput(files.POINTER, where=path, advice=files.POINTER_ADVICE)
+            if line.strip():
+                yield _row(line.removesuffix(b"\n"), path, number)
+
+
+def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
+    """The number of each record of a split, its photo's name, empty where nobody said it, and the file that says so.
+
+    Raises BadInput for a lone record file, which names no photo.
+    """
+    if data.samples is not None:
+        raise BadInput("a record file names no photos", where=data.folder, advice="build records --list names them")
+    if data.manifest.labels is None:  # records of ours
+        path = data.folder / f"{split}.lst"
+        yield from ((row.index, row.path, path) for row in read_list(path))
+        return
+    for shard in data.manifest.splits[split].shards:
+        path = data.folder / shard.index_file
+        for line in files.read_regular(path).decode().splitlines():
+            *_, number, name = line.split("\t")
+            yield int(number), name, path
 
 
 def require_no_backslashes(names: Iterable[str], root: Path, where: Path) -> None:
@@ -55,16 +86,15 @@ def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths:
 
 
 def _row(line: bytes, path: Path, number: int) -> Row:
-    where = f"{path}:{number}"
     if len(line) > LINE_LIMIT_BYTES:
-        raise BadInput("the line is too long", where=where, expected=f"<= {LINE_LIMIT_BYTES} bytes", found=len(line))
+        expected = f"<= {LINE_LIMIT_BYTES} bytes"
+        raise BadInput("the line is too long", where=f"{path}:{number}", expected=expected, found=len(line))
     try:
         first, *labels, name = line.decode().rstrip("\r").split("\t")
         row = Row(int(first), tuple(map(float, labels)), name.strip(), number)
     except ValueError:
         row = Row(-1, (), "")
     if row.index < 0 or not row.labels or not row.path or "\0" in row.path:
-        raise BadInput(
-            "the line is malformed", where=where, expected="index TAB label(s) TAB path", found=repr(line[:80])
-        )
+        expected = "index TAB label(s) TAB path"
+        raise BadInput("the line is malformed", where=f"{path}:{number}", expected=expected, found=repr(line[:80]))
     return row

@@ -10,10 +10,12 @@ import mmap
 import os
 import re
 import struct
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +25,6 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, PipelineError
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.manifest import (
     REBUILD,
     DataSet,
@@ -115,19 +116,21 @@ class RecordSet:
         numbered: bool = False,
         indices: Sequence[Index] | None = None,
         cached: CachedFiles | None = None,
+        opened: RecordFiles | None = None,
     ) -> None:
         """Use `RecordSet.open`.
 
         `checked`: the files are ours, every record must carry a checksum; `numbered`: and the number its
-        index says. `indices` stand in for the `.idx` files, `cached` for files that may not be there yet.
+        index says. `indices` stand in for the `.idx` files, `cached` for files that may not be there yet;
+        `opened` is read in place of the files.
         """
         self.name = name
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
         self._indices = [file_index(path, checked) for path in paths] if indices is None else indices
-        self._starts = np.cumsum([0, *map(len, self._indices)])
+        self._starts: list[int] = np.cumsum([0, *map(len, self._indices)]).tolist()
         self._cached = cached
-        self._opened: RecordFiles = cached or OpenFiles(paths)
+        self._opened: RecordFiles = opened or cached or OpenFiles(paths)
 
     @classmethod
     def open(cls, path: Path, split: str | None = None) -> RecordSet:
@@ -193,7 +196,7 @@ class RecordSet:
             yield records
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, position: int) -> ImageRecord:
         """Fetch and check a record. Raises Damaged (BadInput if another's) naming file, record and offset."""
@@ -275,7 +278,7 @@ class RecordSet:
         index = self._indices[file]
         if index.checksums is not None and recordio.checksum(framed) != index.checksums[row]:
             raise Damaged("checksum wrong")
-        data, length = recordio.read_frame(framed)
+        data, length = recordio.read_frame(memoryview(framed))
         if length != size_bytes:
             raise Damaged(
                 "the record and the index differ in length", expected=f"{size_bytes} bytes", found=f"{length}"
@@ -290,13 +293,13 @@ class RecordSet:
         if index.classes is None:
             return record
         own = record.checked or index.checksums is not None
-        return replace(record, labels=(float(index.classes[row]),), checked=own)
+        return record._replace(labels=(float(index.classes[row]),), checked=own)
 
     def _locate(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)} in {self.name}")
-        file = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return file, position - int(self._starts[file])
+        file = bisect_right(self._starts, position) - 1
+        return file, position - self._starts[file]
 
 
 def require_record_file(path: Path) -> None:
@@ -340,24 +343,6 @@ def _read_samples(path: Path, shard: ForeignShard) -> Index:
     return Index(np.arange(len(table)), starts, ends, classes, checksums)
 
 
-def photos_of(data: DataSet, split: str) -> Iterator[tuple[int, str, Path]]:
-    """The number of each record of a split, its photo's name, empty where nobody said it, and the file that says so.
-
-    Raises BadInput for a lone record file, which names no photo.
-    """
-    if data.samples is not None:
-        raise BadInput("a record file names no photos", where=data.folder, advice="build records --list names them")
-    if data.manifest.labels is None:  # records of ours
-        path = data.folder / f"{split}.lst"
-        yield from ((row.index, row.path, path) for row in read_list(path))
-        return
-    for shard in data.manifest.splits[split].shards:
-        path = data.folder / shard.index_file
-        for line in files.read_regular(path).decode().splitlines():
-            *_, number, name = line.split("\t")
-            yield int(number), name, path
-
-
 def file_index(path: Path, ours: bool, size_bytes: int | None = None) -> Index:
     """The index of a record file of that size, from the `.idx` beside it if there is any, else from the frames.
 
@@ -382,14 +367,6 @@ def file_index(path: Path, ours: bool, size_bytes: int | None = None) -> Index:
     return Index.of_edges(keys, edges)
 
 
-def written_keys(path: Path) -> list[int] | None:
-    """The keys in the `.idx` beside a record file, in the order of its records; None unless all are whole numbers."""
-    lines = path.with_suffix(".idx").read_bytes().splitlines()
-    found = [match for line in lines if (match := _OUR_INDEX_LINE.fullmatch(line))]
-    pairs = sorted((int(match[2]), int(match[1])) for match in found)
-    return [key for _, key in pairs] if len(found) == len(lines) else None
-
-
 def salvaged_index(path: Path) -> Index:
     """The index of a record file by its magic numbers, going on after damaged frames."""
     return _scanned(path)[0]
@@ -398,24 +375,36 @@ def salvaged_index(path: Path) -> Index:
 def _read_index(path: Path, ours: bool) -> tuple[Numbers, Numbers]:
     """Keys and offsets, int64 [n] each. The keys of others may be anything: rows 0..n-1 stand for them."""
     files.require_fetched(path)
+    try:
+        pairs = _plain_pairs(path)
+    except ValueError:
+        pairs = np.array([*_index_lines(path, ours)], np.int64).reshape(-1, 2)
+    keys, offsets = pairs.T if ours else (np.arange(len(pairs)), pairs[:, 1])
+    if not (np.diff(keys) > 0).all() and len(np.unique(keys)) < len(keys):
+        raise Damaged("a key is given twice", where=path)
+    return keys, offsets
+
+
+def _plain_pairs(path: Path) -> Numbers:
+    """Keys and offsets, int64 [n, 2]. Raises ValueError unless all are whole numbers."""
+    return np.concatenate([np.empty((0, 2), np.int64), *recordio.number_columns(path, recordio.INDEX_COLUMNS)])
+
+
+def _index_lines(path: Path, ours: bool) -> Iterator[tuple[int, int]]:
+    """Yield key, or row, and offset of each line, whatever the key may be where the index is another's."""
     pattern = _OUR_INDEX_LINE if ours else _ANY_INDEX_LINE
-    keys, offsets = [], []
     for row, line in enumerate(path.read_bytes().splitlines()):
         match = pattern.fullmatch(line)
         if match is None:
             where, found = f"{path}:{row + 1}", repr(line[:80])
             raise _failure(ours)("malformed line", where=where, expected="KEY TAB OFFSET", found=found)
-        keys.append(int(match[1]) if ours else row)
-        offsets.append(int(match[2]))
-    if len(set(keys)) < len(keys):
-        raise Damaged("a key is given twice", where=path)
-    return np.array(keys, np.int64), np.array(offsets, np.int64)
+        yield int(match[1]) if ours else row, int(match[2])
 
 
 def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
     """The index of a file found by walking its frames, and the first damage met."""
     size_bytes = path.stat().st_size
-    offsets: list[int] = []
+    offsets = array("q")
     damage = None
     if size_bytes:
         with files.open_regular(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
@@ -428,7 +417,8 @@ def _scanned(path: Path) -> tuple[Index, PipelineError | None]:
                     where = f"{path}, record {len(offsets) - 1}, offset {offset}"
                     damage = damage or _at(where, error, ours=True)
                     offset = recordio.next_start(buffer, offset + 4)
-    return Index.of_edges(np.arange(len(offsets)), np.array([*offsets, size_bytes], np.int64)), damage
+    edges = np.append(np.frombuffer(offsets, np.int64), size_bytes)
+    return Index.of_edges(np.arange(len(offsets)), edges), damage
 
 
 def _at(where: str, error: PipelineError, ours: bool, advice: str | None = None) -> PipelineError:

@@ -19,8 +19,9 @@ from imagenet_pipeline.records import adopt as adopting
 from imagenet_pipeline.records.adopt import adopt
 from imagenet_pipeline.records.build import BuildOptions, BuildSummary
 from imagenet_pipeline.records.image import decode_rgb, encode_jpeg, encode_png
+from imagenet_pipeline.records.lists import photos_of
 from imagenet_pipeline.records.manifest import ForeignShard, Manifest, read_data_set
-from imagenet_pipeline.records.reader import RecordSet, photos_of
+from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import MAGIC_BYTES, frame, pack
 from imagenet_pipeline.records.verify import verify
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.inspect import inspect
+from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
 from imagenet_pipeline.records.verify import verify
 
@@ -56,3 +58,17 @@ def test_a_list_or_index_is_no_record_file(data_set: Path, ending: str) -> None:
     for look in (inspect, verify):
         with pytest.raises(BadInput, match=r"not a record file; expected a \.rec file"):
             look(data_set / f"val.{ending}")
+
+
+def test_classes_are_counted_by_the_list_unless_it_was_changed(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record but those shown is read for it."""
+    folder = copytree(data_set, tmp_path / "set")
+    counts = inspect(folder).class_counts
+    for change in (lambda text: text.replace("\t0\t", "\t1\t"), lambda _: ""):
+        path = folder / "train.lst"
+        path.write_text(change(path.read_text()))
+        assert inspect(folder).class_counts == counts
+    monkeypatch.delattr(RecordSet, "first_labels")
+    assert inspect(data_set).class_counts == counts == {"cat": 6, "dog": 6, "emu": 6}

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, Row, _row, read_list, write_list
+from imagenet_pipeline.records.recordio import number_columns
 
 
 def test_a_list_survives_its_file(tmp_path: Path) -> None:
@@ -64,3 +66,35 @@ def test_any_line_is_a_row_or_refused(line: bytes) -> None:
 
 def _lists(unpacked: Callable[[str], Path]) -> list[Path]:
     return sorted(unpacked("mxnet_files_shared.tar.xz").rglob("*.lst"))
+
+
+NUMBER = st.integers(0, 10**18 - 1).map(str) | st.sampled_from(
+    ["", "0" * 18, "0" * 19, "9" * 19, "-1", "1.0", " 1", "x"]
+)
+LINE = st.tuples(NUMBER, NUMBER, st.sampled_from(["a.jpg", "b c/ü.jpg"])).map("\t".join) | st.text(
+    "0 1\t\ra", max_size=8
+)
+
+
+@given(st.lists(LINE, min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.integers(1, 40))
+def test_columns_are_those_of_the_rows_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: list[str], ending: str, ended: bool, piece_bytes: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "columns.lst"
+    path.write_bytes((ending.join(text) + ending * ended).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recordio, "PIECE_BYTES", piece_bytes)
+        try:
+            columns = [tuple(row) for piece in number_columns(path, 3) for row in piece.tolist()]
+        except ValueError:
+            return
+    lines = text if ended or text[-1] else text[:-1]
+    assert all(len(line.split("\t")) == 3 for line in lines)
+    assert columns == [(int(number), int(label)) for number, label, _ in (line.split("\t") for line in lines)]
+
+
+def test_a_plain_list_has_its_columns(tmp_path: Path) -> None:
+    numbers, labels = [*range(3), 10**18 - 1], [7, 0, 999, 1]
+    write_list(tmp_path / "a.lst", numbers, labels, ["a.jpg"] * 4)
+    (columns,) = number_columns(tmp_path / "a.lst", 3)
+    assert columns.T.tolist() == [numbers, labels]

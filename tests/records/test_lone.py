@@ -11,9 +11,10 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.image import encode_jpeg
+from imagenet_pipeline.records.lists import photos_of
 from imagenet_pipeline.records.lone import read_records
 from imagenet_pipeline.records.manifest import read_data_set
-from imagenet_pipeline.records.reader import RecordSet, photos_of
+from imagenet_pipeline.records.reader import RecordSet
 
 Stock = Callable[..., bytes]
 PHOTO = encode_jpeg(np.full((8, 8, 3), 90, np.uint8), 90)

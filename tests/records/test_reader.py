@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.records import reader
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.lists import read_list
 from imagenet_pipeline.records.reader import RecordSet
@@ -195,3 +198,35 @@ def test_keys_of_our_own_index_are_ours(data_set: Path, tmp_path: Path, key: str
     (folder / "val.idx").write_text("\n".join(lines))
     with pytest.raises(Damaged, match=r"val\.idx"):
         RecordSet.open(folder / "val.rec")
+
+
+INDEX_LINES = st.lists(
+    st.tuples(st.integers(0, 10**18).map(str), st.integers(0, 10**18).map(str)).map("\t".join)
+    | st.text("01\t x\r", max_size=6)
+    | st.from_regex(r"\A[0-9]{0,20}\t[0-9]{0,20} ?\Z"),
+    max_size=5,
+)
+
+
+@settings(max_examples=60)
+@given(INDEX_LINES, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.booleans())
+def test_an_index_parsed_at_once_is_what_its_lines_say(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], ending: str, ended: bool, ours: bool
+) -> None:
+    """The same keys and offsets, or the same error; of a line, two whole numbers have at most 18 digits."""
+    path = tmp_path_factory.getbasetemp() / "lines.idx"
+    path.write_bytes((ending.join(lines) + ending * ended).encode())
+
+    def outcome() -> object:
+        try:
+            return [column.tolist() for column in reader._read_index(path, ours)]
+        except (BadInput, Damaged) as error:
+            return type(error), str(error)
+
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    at_once = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "_plain_pairs", refuse)
+        assert at_once == outcome()

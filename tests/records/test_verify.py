@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import multiprocessing
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, WorkerLost
+from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.image import Rejected, encode_jpeg, read_header, shrink
 from imagenet_pipeline.records.lists import read_list
+from imagenet_pipeline.records.manifest import Manifest
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
 from imagenet_pipeline.records.verify import verify
+from imagenet_pipeline.records.verify_file import FileInOrder
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -216,3 +231,141 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, folder: Path) -> None:
     assert all("Git LFS pointer" in what for what in found.values())
     with pytest.raises(BadInput, match="Git LFS pointer"):
         RecordSet.open(folder, "val")
+
+
+def damaged(folder: Path) -> Path:
+    """A data set with something wrong in each of its files, two things in one."""
+    for name, byte in (("train-00000-of-00002.rec", 60), ("val.idx", 1), ("test.rec", 90), ("train.lst", 3)):
+        flip(folder / name, byte)
+    last = folder / "train-00001-of-00002.rec"
+    flip(last, 60)
+    flip(last, last.stat().st_size - 40)
+    return folder
+
+
+def test_workers_find_what_one_process_finds_in_the_same_order(folder: Path) -> None:
+    report = verify(damaged(folder), workers=1)
+    assert len(report.problems) >= 6
+    seen: list[tuple[int, int]] = []
+    assert verify(folder, lambda *counts: seen.append(counts), workers=3) == report
+    assert (seen == sorted(seen), seen[-1]) == (True, (30, 30))
+
+
+def test_an_interruption_ends_the_workers(folder: Path) -> None:
+    before = set(multiprocessing.active_children())
+
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(folder, interrupt, workers=2)
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_a_worker_that_dies_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(
+        "imagenet_pipeline.records.verify.local_pool", lambda _: nullcontext(SimpleNamespace(map=broken))
+    )
+    with pytest.raises(WorkerLost, match="a worker process died; run the same command again, with fewer workers"):
+        verify(folder, workers=2)
+
+
+@pytest.fixture
+def many_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], Path]:
+    """A data set of so many tiny photos, 1,024 a shard."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    full_scale = importlib.import_module("full_scale")
+    monkeypatch.setattr(full_scale, "SHARD", 1024)
+
+    def make(images: int) -> Path:
+        full_scale.write_data_set(tmp_path / str(images), images)
+        return tmp_path / str(images)
+
+    return make
+
+
+def test_memory_does_not_follow_the_number_of_shards(
+    many_records: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a shard, some 20 bytes a record are for its number and label; not hundreds."""
+    monkeypatch.setattr(recordio, "PIECE_BYTES", 2**14)
+    few, many = many_records(1024), many_records(9 * 1024)
+    peaks = []
+    for path in (few, few, many):  # first of all what is kept for good
+        tracemalloc.start()
+        try:
+            assert verify(path, workers=1).whole
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 60 * 8 * 1024
+
+
+@contextmanager
+def bytes_read() -> Any:
+    """Yield a list that is given, at the end, the bytes that this process has read meanwhile."""
+
+    def count() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    found: list[int] = []
+    before = count()
+    yield found
+    found.append(count() - before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count what is read")
+def test_a_record_file_is_read_once(many_records: Callable[[int], Path]) -> None:
+    path = many_records(4000)
+    verify(path, workers=1)
+    with bytes_read() as found:
+        assert verify(path, workers=1).whole
+    records, others = (
+        sum(file.stat().st_size for file in path.iterdir() if (file.suffix == ".rec") == is_records)
+        for is_records in (True, False)
+    )
+    assert records < found[0] < records + 4 * others
+    assert 4 * others < records
+
+
+@given(st.data(), st.binary(max_size=300))
+def test_a_file_is_read_in_order_and_digested(
+    tmp_path_factory: pytest.TempPathFactory, data: Any, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "in-order"
+    path.write_bytes(content)
+    edges = sorted(data.draw(st.lists(st.integers(0, 330), max_size=12)))
+    with FileInOrder(path, block_bytes=data.draw(st.integers(1, 90))) as file:
+        for start, end in zip(edges[::2], edges[1::2], strict=False):
+            assert file.read(0, end - start, start) == content[start:end]
+        assert file.sha256() == hashlib.sha256(content).hexdigest()
+
+
+def test_other_records_are_read_where_the_disk_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that cannot be read ends reading ahead, not the search for what is whole."""
+    advance, calls = FileInOrder._advance, iter([True])
+
+    def fail_once(file: FileInOrder, offset: int, size_bytes: int) -> bool:
+        if next(calls, False):
+            raise OSError(5, "Input/output error")
+        return advance(file, offset, size_bytes)
+
+    monkeypatch.setattr(FileInOrder, "_advance", fail_once)
+    assert verify(folder, workers=1).whole
+
+
+def test_a_list_that_contradicts_the_records_is_told_by_line(folder: Path) -> None:
+    """Even where its digest is that of the manifest."""
+    path = folder / "val.lst"
+    lines = path.read_text().splitlines()
+    number, label, name = lines[2].split("\t")
+    path.write_text("\n".join([*lines[:2], f"{number}\t{int(label) + 1}\t{name}", *lines[3:-1]]) + "\n")
+    manifest = Manifest.read(folder)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.model_copy(update={"files": {**manifest.files, "val.lst": digest}}).write(folder)
+    said = [problem.what for problem in verify(folder).problems]
+    row, record = (int(number), (float(label) + 1,)), (int(number), (float(label),))
+    assert said == ["expected 6 rows as there are records, found 5", f"row 3 says {row}, the record {record}"]
