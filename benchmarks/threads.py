@@ -212,11 +212,11 @@ def serve(case: str, engine: str, records: Path, seconds: float, connection: Con
         waited = run(batches, steps)
         return Turn(steps * batch_size, time.perf_counter() - started, time.process_time() - processor, waited)
 
-    def fed(setting: Setting) -> Any:
-        loader = {"threads": setting.loading, "prefetch": setting.prefetch}
-        return endless_batches(recipe.model_copy(update={"loader": LoaderRecipe(**loader)}), data, opened)
+    def fed(threads: int, prefetch: int) -> Any:
+        loader = LoaderRecipe(threads=threads, prefetch=prefetch)
+        return endless_batches(recipe.model_copy(update={"loader": loader}), data, opened)
 
-    with RecordSet.of(data, "train") as opened, closing(fed(Setting("", "", 0, "", 0, 1))) as batches:
+    with RecordSet.of(data, "train") as opened, closing(fed(0, 1)) as batches:
         first = dataclasses.replace(next(batches), wait_seconds=0.0)
         run(repeat(first), 3)
         steps = max(3, round(3 * seconds / turn(repeat(first), 0, 3).seconds))
@@ -224,7 +224,7 @@ def serve(case: str, engine: str, records: Path, seconds: float, connection: Con
             if setting.loading is None:
                 connection.send(turn(repeat(first), 1, steps))
                 continue
-            with closing(fed(setting)) as batches:
+            with closing(fed(setting.loading, setting.prefetch)) as batches:
                 connection.send(turn(batches, setting.prefetch + 2, steps))
 
 
