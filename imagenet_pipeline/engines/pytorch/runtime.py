@@ -36,7 +36,7 @@ def import_torch() -> Any:
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
     """Let computing threads without work wait 0.5 ms in a loop before they sleep, where the user has not said how.
 
-    GNU's OpenMP, which reads this when it is loaded, waits 300,000 rounds, 13 ms of a processor that loading threads
+    GNU's OpenMP, which reads this when it is loaded, waits 300,000 rounds, 10 ms of a processor that loading threads
     and other programs could use; waking a thread costs 0.02 ms (`benchmarks/README.md`).
     """
     if "OMP_WAIT_POLICY" not in environment:
