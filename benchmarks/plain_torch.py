@@ -1,44 +1,63 @@
-"""ResNet-50 (v1b) and VGG-16 as one would write them by hand in PyTorch: what `benchmarks/step.py` measures against."""
+"""ResNet-18, ResNet-50 (v1b) and VGG-16 as one would write them by hand in PyTorch, for `benchmarks/step.py`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 
-class Bottleneck(nn.Module):
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+class Unit(nn.Module):
+    """A body, and around it the input, projected where the shapes differ."""
+
+    def __init__(self, body: nn.Module, channels: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.norm3 = nn.BatchNorm2d(4 * width)
+        self.body = body
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = None
-        if stride != 1 or channels != 4 * width:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
+        if stride != 1 or channels != outputs:
+            self.shortcut = nn.Sequential(*convolution(channels, outputs, 1, stride))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         around = x if self.shortcut is None else self.shortcut(x)
-        x = self.relu(self.norm1(self.conv1(x)))
-        x = self.relu(self.norm2(self.conv2(x)))
-        return self.relu(self.norm3(self.conv3(x)) + around)
+        return self.relu(self.body(x) + around)
+
+
+def convolution(channels: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(channels, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+
+
+def basic(channels: int, width: int, stride: int) -> nn.Module:
+    body = [*convolution(channels, width, 3, stride), nn.ReLU(inplace=True), *convolution(width, width, 3)]
+    return Unit(nn.Sequential(*body), channels, width, stride)
+
+
+def bottleneck(channels: int, width: int, stride: int) -> nn.Module:
+    body = [
+        *convolution(channels, width, 1), nn.ReLU(inplace=True), *convolution(width, width, 3, stride),
+        nn.ReLU(inplace=True), *convolution(width, 4 * width, 1),
+    ]  # fmt: skip
+    return Unit(nn.Sequential(*body), channels, 4 * width, stride)
+
+
+def resnet(unit: Callable[[int, int, int], nn.Module], expansion: int, counts: list[int], classes: int) -> nn.Module:
+    layers = [*convolution(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for stage, count in enumerate(counts):
+        width = 64 << stage
+        for number in range(count):
+            layers.append(unit(channels, width, 2 if stage and not number else 1))
+            channels = expansion * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def resnet18(classes: int) -> nn.Module:
+    return resnet(basic, 1, [2, 2, 2, 2], classes)
 
 
 def resnet50(classes: int) -> nn.Module:
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
-    ]  # fmt: skip
-    channels = 64
-    for width, units, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-        for unit in range(units):
-            layers.append(Bottleneck(channels, width, stride if unit == 0 else 1))
-            channels = 4 * width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return resnet(bottleneck, 4, [3, 4, 6, 3], classes)
 
 
 def vgg16(classes: int) -> nn.Module:
@@ -58,4 +77,4 @@ def vgg16(classes: int) -> nn.Module:
     return nn.Sequential(*layers, *head)
 
 
-NETWORKS = {"resnet50": resnet50, "vgg16": vgg16}
+NETWORKS = {"resnet18": resnet18, "resnet50": resnet50, "vgg16": vgg16}

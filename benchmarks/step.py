@@ -1,12 +1,13 @@
 """A training step through our engines against the same network written by hand in each framework, in one run.
 
-    python benchmarks/step.py [--networks resnet50 vgg16] [--batch 16] [--size 224] [--steps 6] [--device cpu]
+    python benchmarks/step.py [--networks resnet18 resnet50 vgg16] [--batch 16] [--size 224] [--steps 6] [--device cpu]
         [--threads N] [--json]
 
 By hand means: MXNet's model zoo, hybridized (static_alloc, static_shape), with gluon.Trainer; in PyTorch a plain
 nn.Module (`benchmarks/plain_torch.py`), channels-last, autocast, torch.optim.SGD. All start from the same uint8 batch
 in host memory, normalise it on the device, and take the same SGD step. Steps of "ours" and "by hand" alternate in one
-process; each framework has a process of its own. The best step counts.
+process; each framework has a process of its own. The best step counts. "processor" is the ratio of the least processor
+time of a step, by hand to ours: on a busy machine and one thread the steadier figure.
 
 MXNet left to itself takes half of the processors, as hyper-threads; our engine gives it all of them, and so does this
 script on both sides. `--threads` with half of them shows MXNet as it comes.
@@ -37,8 +38,10 @@ from imagenet_pipeline.training.resume import processor_name
 CLASSES = 1000
 MEAN, STD = (123.68, 116.78, 103.94), (58.39, 57.12, 57.38)
 OPTIMIZER = OptimizerRecipe(learning_rate=0.01, momentum=0.9, weight_decay=1e-4)
-ZOO_FORM = {"resnet50": "resnet50_v1", "vgg16": "vgg16"}
-"""Our network of the form MXNet's zoo has: there ResNet-50 strides in its first 1x1."""
+ZOO_FORM = {"resnet18": "resnet18_v1", "resnet50": "resnet50_v1", "vgg16": "vgg16"}
+"""MXNet's zoo's name of each; its ResNet-50 strides in the first 1x1."""
+OUR_FORM = {"resnet50": "resnet50_v1"}
+"""Our network where it is called otherwise in the form that MXNet's zoo has."""
 Step = Callable[[], None]
 
 
@@ -60,7 +63,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], choices=list(ZOO_FORM))
+    parser.add_argument("--networks", nargs="+", default=list(ZOO_FORM), choices=list(ZOO_FORM))
     parser.add_argument("--engines", nargs="+", default=["gluon", "pytorch"], choices=["gluon", "pytorch"])
     parser.add_argument("--batch", type=int, default=16, help="images a step")
     parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
@@ -86,7 +89,7 @@ def run_gluon(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from imagenet_pipeline.engines.gluon.engine import mx
 
     images, labels = batch(arguments)
-    engine = our_engine("gluon", ZOO_FORM[name], arguments)
+    engine = our_engine("gluon", OUR_FORM.get(name, name), arguments)
     context = mx.gpu() if arguments.device == "gpu" else mx.cpu()
     zoo = getattr(mx.gluon.model_zoo.vision, ZOO_FORM[name])(classes=CLASSES)
     zoo.initialize(mx.init.Xavier(), ctx=context)
@@ -165,35 +168,39 @@ def row(
 
     for step in (ours, by_hand, ours, by_hand):
         step()
-    times = [(seconds(ours), seconds(by_hand)) for _ in range(steps)]
-    best = [min(column) for column in zip(*times, strict=True)]
+    times = [(*seconds(ours), *seconds(by_hand)) for _ in range(steps)]
+    our_best, our_processor, hand_best, hand_processor = (min(column) for column in zip(*times, strict=True))
     return {
         "network": network,
         "engine": framework,
         "precision": engine.precision,
-        "ours_images_per_second": round(len(labels) / best[0], 2),
-        "by_hand_images_per_second": round(len(labels) / best[1], 2),
-        "ratio": round(best[1] / best[0], 3),
-        "median_ratio": round(statistics.median(hand / our for our, hand in times), 3),
+        "ours_images_per_second": round(len(labels) / our_best, 2),
+        "by_hand_images_per_second": round(len(labels) / hand_best, 2),
+        "ratio": round(hand_best / our_best, 3),
+        "median_ratio": round(statistics.median(hand / our for our, _, hand, _ in times), 3),
+        "processor_ratio": round(hand_processor / our_processor, 3),
     }
 
 
-def seconds(step: Step) -> float:
-    started = time.perf_counter()
+def seconds(step: Step) -> tuple[float, float]:
+    """Wall time of a step, and processor time of all threads, waiting in a loop included."""
+    started, processor = time.perf_counter(), time.process_time()
     step()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - processor
 
 
 def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['processor']}, {result['threads']} threads, {result['device']}; batch {result['batch']}, "
         f"{result['size']} px, best of {result['steps']} steps",
-        f"{'network':10} {'engine':8} {'precision':10} {'ours img/s':>11} {'by hand':>9} {'ratio':>6} {'median':>7}",
+        f"{'network':10} {'engine':8} {'precision':10} {'ours img/s':>11} {'by hand':>9} {'ratio':>6} {'median':>7} "
+        f"{'processor':>9}",
     ]
     for row in result["rows"]:
         lines.append(
             f"{row['network']:10} {row['engine']:8} {row['precision']:10} {row['ours_images_per_second']:11.2f} "
-            f"{row['by_hand_images_per_second']:9.2f} {row['ratio']:6.3f} {row['median_ratio']:7.3f}"
+            f"{row['by_hand_images_per_second']:9.2f} {row['ratio']:6.3f} {row['median_ratio']:7.3f} "
+            f"{row['processor_ratio']:9.3f}"
         )
     for network in dict.fromkeys(row["network"] for row in result["rows"]):
         speed = {row["engine"]: row["ours_images_per_second"] for row in result["rows"] if row["network"] == network}

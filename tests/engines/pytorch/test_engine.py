@@ -468,6 +468,16 @@ def test_all_processors_are_used_unless_told_otherwise() -> None:
         assert int(done.stdout) == wanted
 
 
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, None)],
+)
+def test_computing_threads_wait_briefly_unless_told_otherwise(setting: dict[str, str], wanted: str | None) -> None:
+    environment = dict(setting)
+    pytorch_runtime.wait_briefly(environment)
+    assert environment.get("GOMP_SPINCOUNT") == wanted
+
+
 def test_a_zoos_network_is_not_normalised_over_ranks() -> None:
     recipe = Recipe(network="timm:resnet18", records="", sync_batch_norm=True)
     blueprint = Blueprint(ZooNetwork("timm", "resnet18", 5), 32, (0.0,) * 3, (1.0,) * 3, recipe)
