@@ -65,7 +65,7 @@ class BuildWhatCanBe(build_ext):
             f"warning: built without its JPEG crop decoder ({reason}); Debian's packages for it: {PACKAGES}",
             file=sys.stderr,
         )
-        self.distribution.ext_modules.clear()  # the list that this command goes through, too
+        self.distribution.ext_modules = self.extensions = [other for other in self.extensions if other is not extension]
 
 
 class WheelOfWhatWasBuilt(bdist_wheel):
