@@ -9,6 +9,9 @@ once, which share no lock. A busy machine moves all of these: compare within a r
 Python's lock: processor time an image outside of the calls that let it go, in a lone thread, the fastest tenth of the
 batches (on a busy machine the others find cold caches). So many images a second are the most that a process can give,
 however many threads it has; on that many processors, processes of their own (torchrun, cluster) go on from there.
+
+Sleeping: the loader with a decoder that sleeps for as long as decoding and resampling take, so that a few processors
+show what 16 threads lose by waiting for the lock: images/s of 16 threads to 16 times those of a thread.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 import cv2
 import google_crc32c
 import loader as comparison
+import numpy as np
 import simplejpeg
 
 from imagenet_pipeline.loading.loader import Loader
@@ -71,6 +75,7 @@ def main() -> None:
             "images_per_second": speeds,
             "processor_seconds_an_image": used,
             "processes": {count: of_processes(records, count, arguments.rounds) for count in arguments.processes},
+            "sleeping": {count: sleeping(records, count, arguments.rounds) for count in (1, MANY)},
             "lock_seconds_an_image": {name: lock_seconds(records, whole=name == "ours-whole") for name in PAIRS},
         }
     print(json.dumps(result, indent=1) if arguments.json else table(result))
@@ -115,6 +120,25 @@ def lock_seconds(records: Path, whole: bool) -> float:
             loader = Loader(found, SIZE, BATCH_SIZE, threads=0)
             found = sorted(seconds for epoch in range(5) for seconds in _batches(loader, epoch, timed))
             return found[len(found) // 10]
+
+
+def sleeping(records: Path, threads: int, rounds: int) -> float:
+    """Images a second where decoding an image is half a millisecond of sleep, the best epoch."""
+    names = [(cv2, "resize"), (cv2, "flip"), (image, "_decoded_part")]
+    with ExitStack() as ending:
+        for module, name in names:
+            ending.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, lambda *_, **__: None)
+        part = np.empty((SIZE, SIZE, 3), np.uint8)
+        image._decoded_part = lambda *_: time.sleep(5e-4) or part  # type: ignore[func-returns-value]
+        found = ending.enter_context(RecordSet.open(records))
+        loader = Loader(found, SIZE, BATCH_SIZE, threads, prefetch=8)
+        speeds = []
+        for epoch in range(rounds + 1):
+            started = time.perf_counter()
+            images = sum(len(batch.labels) for batch in loader.training(1, epoch))
+            speeds.append(images / (time.perf_counter() - started))
+        return max(speeds[1:])
 
 
 def _batches(loader: Loader, epoch: int, timed: _Timed) -> list[float]:
@@ -176,6 +200,10 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{comparison.PEERS[name].title} to the thirty lines, {threads} threads: {ratios}")
     for count, speed in result["processes"].items():
         lines.append(f"{count} processes of a thread each: {speed:,.0f} images/s")
+    alone, many = (result["sleeping"][count] for count in (1, MANY))
+    lines.append(
+        f"sleeping: {alone:,.0f} images/s a thread, {many:,.0f} of {MANY}, {many / alone / MANY:.2f} of as many"
+    )
     for name, held in result["lock_seconds_an_image"].items():
         whole = used[name][threads[0]]
         lines.append(

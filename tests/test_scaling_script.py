@@ -38,9 +38,11 @@ def test_the_table_tells_ratios_and_what_limits_many_threads(scaling: Any) -> No
         "images_per_second": {name: {1: 1000.0, 2: 1900.0} for name in names},
         "processor_seconds_an_image": {name: {1: 1e-3, 2: 1.1e-3} for name in names},
         "processes": {2: 1950.0},
+        "sleeping": {1: 1500.0, 16: 21600.0},
         "lock_seconds_an_image": dict.fromkeys(scaling.PAIRS, 25e-6),
     }  # fmt: skip
     text = scaling.table(result)
     assert "| ours | 1,000 | 1000 | 1,900 | 1100 | 1.90 |" in text
     assert "ours to the thirty lines, [1, 2] threads: 1.00, 1.00" in text
+    assert "21,600 of 16, 0.90 of as many" in text
     assert "held 25 us an image, 2.5%: 16 threads give at most 40,000 images/s, 16.0 times a thread" in text
