@@ -227,7 +227,7 @@ def test_a_killed_build_looks_at_no_image_twice(make: Make, tmp_path: Path, monk
 
 def test_equal_files_give_equal_bytes(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make()
-    monkeypatch.setattr(adopting, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(adopting, "STRETCH_IMAGES", 2)
     make(out=tmp_path / "other")
     assert contents(tmp_path / "set") == contents(tmp_path / "other")
 

@@ -257,7 +257,7 @@ def test_an_odd_error_of_a_worker_comes_home(
         (fail, Exception, "RecursionError|recursion depth"),
         (no_module, BadRecipe, "train-0000.-of-00006: cannot do the work; found No module .* for the scheduler"),
     ):
-        monkeypatch.setattr("imagenet_pipeline.records.build.make_shard", make)
+        monkeypatch.setattr("imagenet_pipeline.records.build.make", make)
         with pytest.raises(kind, match=line):
             build(small_plan, tmp_path, OPTIONS, executor=cluster)
 

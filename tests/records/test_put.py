@@ -90,7 +90,7 @@ def test_a_shard_is_put_when_it_is_made_and_takes_no_more_room(
         most = max(most, len(list(working_folder(str(there)).glob("*.rec"))))
 
     build_remote(small_plan, there, OPTIONS, look, inline)
-    assert most == 0
+    assert most == 1  # of five
 
 
 def test_a_failed_build_goes_on(
