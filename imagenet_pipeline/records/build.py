@@ -30,8 +30,8 @@ from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, 
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
-MEAN_IMAGES = 1000
-"""Images of a split, about, from which its mean and deviation are taken with `no_mean`: evenly spaced by number."""
+MEAN_IMAGES, MEAN_EVERY = 1000, 10
+"""Mean and deviation with `no_mean` are of every tenth image of train, or of less, so that they are about 1,000."""
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -44,8 +44,7 @@ class BuildOptions:
     keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default a file per
     8192 images; other splits in proportion). workers: processes, default a process per core. max_rejects: more unusable
     images stop the build. keep_damaged: store images part of whose picture is lost, too. no_mean: take mean and
-    deviation from a sample of MEAN_IMAGES of each split; a photo that keeps its bytes is not decoded, so that its
-    header and its end are all that is looked at.
+    deviation from a sample; another photo that keeps its bytes is not decoded, its header and its end are looked at.
     """
 
     resize: int = 256
@@ -302,7 +301,7 @@ def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, ke
                 quality=options.quality,
                 pass_through=options.pass_through,
                 keep_damaged=options.keep_damaged,
-                mean_every=max(1, len(images) // MEAN_IMAGES) if options.no_mean else 1,
+                mean_every=max(MEAN_EVERY, len(images) // MEAN_IMAGES) if options.no_mean else 1,
             )
             tasks.append(task)
     return tasks

@@ -234,8 +234,7 @@ def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> Non
         counts = number % task.mean_every == 0
         try:
             source = _read_source(task, done)
-            options = (task.resize, task.quality, task.pass_through, task.keep_damaged)
-            prepared = image.prepare(source, *options, decoded=counts)
+            prepared = image.prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged, counts)
         except image.Rejected as reason:
             contents.rejects.append((number, path, str(reason)))
             continue
