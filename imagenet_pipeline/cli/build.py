@@ -63,7 +63,7 @@ NoMean = Annotated[
     bool,
     typer.Option(
         "--no-mean",
-        help="Mean and std from a tenth of the photos, about 1,000 at most. Others that keep their bytes are not "
+        help="Mean and std from a tenth of the photos, about 256 at most. Others that keep their bytes are not "
         "decoded: header and end are looked at, lost pixels are not looked for.",
     ),
 ]

@@ -30,8 +30,8 @@ from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, 
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
-MEAN_IMAGES, MEAN_EVERY = 1000, 10
-"""Mean and deviation with `no_mean` are of every tenth image of train, or of less, so that they are about 1,000."""
+MEAN_IMAGES, MEAN_EVERY = 256, 10
+"""Mean and deviation with `no_mean` are of every tenth image of train, or of fewer, so that they are about 256."""
 
 log = logging.getLogger("imagenet_pipeline")
 

@@ -127,6 +127,8 @@ def damage(data: bytes) -> str:
 
 def has_end(data: bytes) -> bool:
     """Tell whether the end marker stands behind the beginning of the first scan, in which it cannot occur."""
+    if data.endswith(_END):
+        return True
     for marker, position in _segments(data):
         if marker == _START_OF_SCAN:
             return data.rfind(_END) > position

@@ -188,10 +188,17 @@ def changed_sources(task: ShardTask, marker: Mapping[str, Any]) -> list[str]:
     return [*dict.fromkeys(sources[row] for row in changed)]
 
 
-def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
-    """Read an image file of at most the size limit. Raises image.Rejected with the reason."""
+Folders = dict[str, Path]
+"""Folders of photos, by their names, that were seen to lie inside the root."""
+
+
+def read_image_file(root: Path, path: str, follow_links: bool, folders: Folders | None = None) -> bytes:
+    """Read an image file of at most the size limit. Raises image.Rejected with the reason.
+
+    `folders` are remembered between files, as of a shard.
+    """
     try:
-        full = root / path if follow_links else files.contained(root, path)
+        full = root / path if follow_links else _contained(root, path, {} if folders is None else folders)
         status = os.stat(full)
         if not stat.S_ISREG(status.st_mode):
             raise image.Rejected("not a regular file")
@@ -204,6 +211,17 @@ def read_image_file(root: Path, path: str, follow_links: bool) -> bytes:
         raise image.Rejected("file is missing") from error
     except OSError as error:
         raise image.Rejected(f"file cannot be read ({error.strerror})") from error
+
+
+def _contained(root: Path, path: str, folders: Folders) -> Path:
+    """As `files.contained`, at a tenth of its calls to the system where many files are in a folder."""
+    folder, _, name = path.rpartition("/")
+    if not folder or name in ("", ".", "..") or "\0" in path:
+        return files.contained(root, path)
+    if folder not in folders:
+        folders[folder] = files.contained(root, folder)
+    full = folders[folder] / name
+    return files.contained(root, path) if full.is_symlink() else full
 
 
 def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> bytes:
@@ -220,20 +238,20 @@ def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> 
     return content
 
 
-def _read_source(task: ShardTask, done: int) -> bytes:
+def _read_source(task: ShardTask, done: int, folders: Folders) -> bytes:
     if task.spans is None:
-        return read_image_file(task.root, task.paths[done], task.follow_links)
+        return read_image_file(task.root, task.paths[done], task.follow_links, folders)
     return read_archived_image(task.root, task.paths[done], *task.spans[done])
 
 
 def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> None:
-    offset = 0
+    offset, folders = 0, Folders()
     for done, (path, label) in enumerate(zip(task.paths, task.labels, strict=True)):
         note_progress(task, done)
         number = task.first_number + done
         counts = number % task.mean_every == 0
         try:
-            source = _read_source(task, done)
+            source = _read_source(task, done, folders)
             prepared = image.prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged, counts)
         except image.Rejected as reason:
             contents.rejects.append((number, path, str(reason)))
