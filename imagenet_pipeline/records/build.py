@@ -301,10 +301,19 @@ def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, ke
                 quality=options.quality,
                 pass_through=options.pass_through,
                 keep_damaged=options.keep_damaged,
-                mean_every=max(MEAN_EVERY, len(images) // MEAN_IMAGES) if options.no_mean else 1,
+                mean_every=_mean_every(plan, split, options),
             )
             tasks.append(task)
     return tasks
+
+
+def _mean_every(plan: Plan, split: str, options: BuildOptions) -> int:
+    """The number of images of a split to one that counts for mean and deviation; beside train the first alone does."""
+    if not options.no_mean:
+        return 1
+    count = len(plan.splits[split])
+    counts = split == "train" or "train" not in plan.splits
+    return max(MEAN_EVERY, count // MEAN_IMAGES if counts else count)
 
 
 def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:

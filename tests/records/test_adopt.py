@@ -110,8 +110,9 @@ def test_what_would_lose_records_is_not_advised(make: Make, source: Path, tmp_pa
         BadInput, match=r"another data set already.*\*\.samples there \(not the \.rec\), and build again"
     ):
         make(out=source, in_place=True, keep_damaged=True)
-    with pytest.raises(BadRecipe, match="taken as they are; found the option resize"):
-        make(resize=32)
+    for name, value in (("resize", 32), ("no_mean", True)):
+        with pytest.raises(BadRecipe, match=f"taken as they are; found the option {name}"):
+            make(**{name: value})
 
 
 def test_files_of_others_are_not_overwritten(make: Make, source: Path) -> None:
