@@ -1,4 +1,4 @@
-"""MXNet's RecordIO container and image record, byte for byte, in Python alone.
+"""MXNet's RecordIO container and image record, byte for byte, in plain Python.
 
 Container: dmlc-core `include/dmlc/recordio.h`. Image record: MXNet `src/io/image_recordio.h`.
 Ours differ from stock in a single field: `id2`, which stock writes as 0 and never reads, holds a format
