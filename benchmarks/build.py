@@ -7,7 +7,7 @@ Shrunk: the photos, listed over and over until there are --count, at 256 pixels 
 --copied of them with their bytes as they are; `plain` is what that takes at least: read, header looked at, framed with
 its CRC32C, SHA-256, written, synced. Every contestant has a process of its own each round; seconds count from when its
 libraries are imported to when its files are closed, worker processes included; processor seconds likewise. The fastest
-round is shown. im2rec.py shrinks bilinearly, which takes a tenth of INTER_AREA's time and aliases; it and FFCV check
+round is shown. im2rec.py shrinks bilinearly, which takes a sixth of INTER_AREA's time and aliases; it and FFCV check
 nothing of a photo and sync nothing. A peer whose Python is not there (by
 default MXNet's is this one; `benchmarks/environments.py` makes others) is left out with a line.
 """

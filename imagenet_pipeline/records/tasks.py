@@ -159,7 +159,7 @@ def executor_for(workers: int | None, executor: Executor | None, pending: Sequen
         yield executor, lambda: parallel
     else:
         with local_pool(min(parallel, len(pending))) as pool:
-            yield pool, lambda: parallel
+            yield pool, lambda: parallel + 1  # one lies ready, so that no worker waits for its next
 
 
 def run_tasks(
