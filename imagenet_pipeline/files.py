@@ -46,9 +46,10 @@ _FEW, _SYNCED_TOGETHER = 64, 4096
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open `path` for writing so that it appears only once everything in the block has been written.
 
+    Without `durable` nothing is synced: a killed process leaves it whole, a machine without power may not.
     Raises OutOfRoom when the disk (or a file size limit) is full; the earlier file of that name stays.
     """
     path = Path(path)
@@ -58,9 +59,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with open(part, "xb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(part, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except BrokenPipeError:
         raise  # the reader of our answer went away; no fault of this file
     except OSError as error:
@@ -155,15 +158,15 @@ def explaining(path: Path) -> Iterator[None]:
         raise _explained(error, Path(path)) from error
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_whole(path: Path, content: bytes | str, durable: bool = True) -> None:
     """Write a small file whole (see `whole_file`)."""
-    with whole_file(path) as stream:
+    with whole_file(path, durable) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as `json_bytes` has it."""
-    write_whole(path, json_bytes(value))
+def write_json(path: Path, value: object, durable: bool = True) -> None:
+    """Write `value` as `json_bytes` has it (see `whole_file`)."""
+    write_whole(path, json_bytes(value), durable)
 
 
 def json_bytes(value: object) -> bytes:

@@ -24,7 +24,6 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, first_few, pr
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records import finish, image, recordio, repair
 from imagenet_pipeline.records.build import (
-    SHARD_IMAGES,
     BuildOptions,
     BuildSummary,
     claimed,
@@ -41,6 +40,7 @@ from imagenet_pipeline.records.tasks import (
     Progress,
     Task,
     executor_for,
+    make,
     note_progress,
     require_wanted,
     run_tasks,
@@ -50,6 +50,8 @@ BESIDE = ("classes.json", "mean.json", "rejects.csv")
 WITHOUT_IMAGE = "without-image"
 """The action that counts records that have no image and are no samples."""
 LARGEST_NUMBER = 2**63 - 1
+STRETCH_IMAGES = 512
+"""Samples that a worker looks at in one go: few enough that all cores are busy with a small file."""
 _DEFAULT = BuildOptions()
 _PIECE_BYTES = 2**24
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
@@ -162,11 +164,6 @@ class WholeFile(Task):
 Work = Stretch | WholeFile
 
 
-def make(task: Work) -> int:
-    """Do a task in whatever process this is."""
-    return task.make()
-
-
 def _look(framed: bytes, keep_damaged: bool, colours: ColourSums) -> tuple[str, ...]:
     """Decode the image in a frame and count its pixels; what there is to say of it. Raises Rejected, Damaged."""
     record = recordio.unpack(recordio.read_frame(framed)[0])
@@ -189,11 +186,11 @@ def _tasks(plan: RecordsPlan, out: Path, building: Path, keep_damaged: bool) -> 
             file = plan.by_name[name]
             key = digest_of([facts, file.state])
             tasks.append(WholeFile(key, f"{name}-sha256", split, building, out / name))
-            for number, start in enumerate(range(0, len(file), SHARD_IMAGES)):
-                part = slice(start, min(start + SHARD_IMAGES, len(file)))
+            for start in range(0, len(file), STRETCH_IMAGES):
+                part = slice(start, min(start + STRETCH_IMAGES, len(file)))
                 task = Stretch(
                     key=key,
-                    name=f"{name}-{number:05d}",
+                    name=f"{name}-{part.start}-{part.stop}",
                     split=split,
                     building=building,
                     file=out / name,
@@ -201,7 +198,7 @@ def _tasks(plan: RecordsPlan, out: Path, building: Path, keep_damaged: bool) -> 
                     positions=file.positions[part],
                     starts=file.starts[part],
                     ends=file.ends[part],
-                    damage=() if number else file.damage,
+                    damage=() if start else file.damage,
                     keep_damaged=keep_damaged,
                 )
                 tasks.append(task)
@@ -308,7 +305,8 @@ def _sample_lines(file: RecordFile, checksums: Sequence[int | None], classes: Nu
 
 
 def _require_untouched(options: BuildOptions) -> None:
-    changing = [name for name in ("resize", "quality", "shards") if getattr(options, name) != getattr(_DEFAULT, name)]
+    own = ("resize", "quality", "shards", "no_mean")
+    changing = [name for name in own if getattr(options, name) != getattr(_DEFAULT, name)]
     if changing:
         raise BadRecipe("record files are taken as they are", where="build records", found=f"the option {changing[0]}")
 

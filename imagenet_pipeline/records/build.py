@@ -12,24 +12,26 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, first_few
 from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
+from imagenet_pipeline.records.pieces import pieces_of, steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
-from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
-from imagenet_pipeline.records.tasks import Progress, Task, executor_for, run_tasks
+from imagenet_pipeline.records.shard import ShardTask
+from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, run_tasks
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
-AnyShard = TypeVar("AnyShard", bound=ShardTask)
+MEAN_IMAGES, MEAN_EVERY = 256, 10
+"""Mean and deviation with `no_mean` are of every tenth image of train, or of fewer, so that they are about 256."""
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -41,7 +43,8 @@ class BuildOptions:
     resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
     keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default a file per
     8192 images; other splits in proportion). workers: processes, default a process per core. max_rejects: more unusable
-    images stop the build. keep_damaged: store images part of whose picture is lost, too.
+    images stop the build. keep_damaged: store images part of whose picture is lost, too. no_mean: take mean and
+    deviation from a sample; another photo that keeps its bytes is not decoded, its header and its end are looked at.
     """
 
     resize: int = 256
@@ -51,6 +54,7 @@ class BuildOptions:
     workers: int | None = None
     max_rejects: int = 0
     keep_damaged: bool = False
+    no_mean: bool = False
 
     def __post_init__(self) -> None:
         limits = {"resize": (0, 16_384), "quality": (1, 100), "max_rejects": (0, 2**31)}
@@ -64,8 +68,8 @@ class BuildOptions:
     def stored(self) -> dict[str, Any]:
         """The options that decide the bytes."""
         stored = {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
-        # Named where it is used alone: data sets without it stay what they are.
-        return {**stored, "keep_damaged": True} if self.keep_damaged else stored
+        # Named where they are used alone: data sets without them stay what they are.
+        return stored | {name: True for name in ("keep_damaged", "no_mean") if getattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -142,28 +146,33 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
     versions = image.library_versions()
     key = shard_key(plan, options, versions)
     with claimed(out, claim_key(plan, options, versions)) as building:
-        tasks = shard_tasks(plan, out, building, options, key)
-        repair.restore_markers(out, tasks)
-        pending = [task for task in tasks if not is_finished(task)]
-        make_shards(out, options, tasks, pending, progress, executor, make_shard)
-        finish.write_data_set(plan, out, tasks, options.stored, versions)
+        shards = shard_tasks(plan, out, building, options, key)
+        repair.restore_markers(out, shards)
+        make_shards(out, options, [(shard, *steps_of(shard)) for shard in shards], progress, executor)
+        finish.write_data_set(plan, out, shards, options.stored, versions)
+
+
+Work = tuple[ShardTask, Sequence[Task], Sequence[Task]]
+"""A shard, the tasks that make it, and those of them that are not finished."""
 
 
 def make_shards(
     out: Path,
     options: BuildOptions,
-    tasks: Sequence[AnyShard],
-    pending: Sequence[AnyShard],
+    work: Sequence[Work],
     progress: Progress | None,
     executor: Executor | None,
-    make: Callable[[AnyShard], int],
-    kept: Sequence[AnyShard] | None = None,
+    kept: int | None = None,
 ) -> None:
-    """Make the pending shards of `tasks`. Raises BadInput at too many rejects, OutOfRoom, WorkerLost.
+    """Make the shards that are not finished. Raises BadInput at too many rejects, OutOfRoom, WorkerLost.
 
-    There must be room in `out` for those `kept` there together, by default all that are pending.
+    There must be room in `out` for so many of them (`kept`), by default all, and twice for one that is joined.
     """
-    files.check_free_space(out, _estimated_bytes(options, pending if kept is None else kept))
+    tasks = [task for _, made_by, _ in work for task in made_by]
+    pending = [task for _, _, unfinished in work for task in unfinished]
+    unmade = [shard for shard, _, unfinished in work if unfinished][:kept]
+    joined = max((shard for shard in unmade if len(pieces_of(shard)) > 1), key=lambda shard: shard.images, default=None)
+    files.check_free_space(out, _estimated_bytes(options, [*unmade, joined] if joined else unmade))
     with executor_for(options.workers, executor, pending) as pool:
         rejected = run_tasks(make, tasks, pending, pool, options.max_rejects, progress)
     if rejected > options.max_rejects:
@@ -193,9 +202,9 @@ def _mend(
         remade = building / "remade"
         tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
-        pending = [task for task in wanted if not is_finished(task)]
+        work = [(shard, *steps_of(shard)) for shard in wanted]
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
-        make_shards(out, replace(options, max_rejects=2**31), wanted, pending, progress, executor, make_shard)
+        make_shards(out, replace(options, max_rejects=2**31), work, progress, executor)
         if repair.needs_markers(manifest, damage):
             finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
         repair.put_back(out, remade, manifest, damage, wanted)
@@ -292,9 +301,19 @@ def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, ke
                 quality=options.quality,
                 pass_through=options.pass_through,
                 keep_damaged=options.keep_damaged,
+                mean_every=_mean_every(plan, split, options),
             )
             tasks.append(task)
     return tasks
+
+
+def _mean_every(plan: Plan, split: str, options: BuildOptions) -> int:
+    """The number of images of a split to one that counts for mean and deviation; beside train the first alone does."""
+    if not options.no_mean:
+        return 1
+    count = len(plan.splits[split])
+    counts = split == "train" or "train" not in plan.splits
+    return max(MEAN_EVERY, count // MEAN_IMAGES if counts else count)
 
 
 def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:

@@ -271,7 +271,7 @@ class DaskCluster(Cluster):
         made = self._at_work.pop(future)
         if made.status == "finished":
             self._await_sight(task.marker)
-            return len(files.read_json(task.marker)["rejects"])
+            return task.rejected
         if made.status == "error":
             error = made.exception()
             raise self._explained(error, task.name) from error

@@ -20,7 +20,7 @@ from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.manifest import REBUILD, Manifest, Shard, Split
 from imagenet_pipeline.records.plan import Plan
-from imagenet_pipeline.records.shard import ShardTask
+from imagenet_pipeline.records.shard import ColourSums, ShardTask
 from imagenet_pipeline.records.tasks import Task
 
 MARKERS = "markers.txt"
@@ -120,13 +120,18 @@ def _split(markers: Sequence[Marker]) -> Split:
 
 
 def statistics_of(markers: Sequence[Marker]) -> dict[str, Any]:
-    """Mean and standard deviation of R, G, B over all pixels, 0..255, from exact integer sums."""
-    colours = [marker["colours"] for marker in markers]
-    pixels = sum(colour["pixels"] for colour in colours)
-    mean, deviation = {}, {}
-    for channel, letter in enumerate("RGB"):
-        total = sum(colour["sums"][channel] for colour in colours)
-        squares = sum(colour["squares"][channel] for colour in colours)
-        mean[letter] = total / pixels
-        deviation[letter] = sqrt(pixels * squares - total * total) / pixels
-    return {"mean": mean, "std": deviation, "pixels": pixels}
+    """Mean and standard deviation of R, G, B over all pixels, 0..255, from exact integer sums.
+
+    Of a sample `images` says how many it has. Raises BadInput where none of those can be used.
+    """
+    colours = sum((ColourSums(**marker["colours"]) for marker in markers), ColourSums())
+    sampled = sum(marker.get("sampled", 0) for marker in markers)
+    pixels = colours.pixels
+    if not pixels:
+        raise BadInput("no image of the sample for mean and deviation can be used", advice="build without --no-mean")
+    mean = {letter: total / pixels for letter, total in zip("RGB", colours.sums, strict=True)}
+    deviation = {
+        letter: sqrt(pixels * squares - total * total) / pixels
+        for letter, total, squares in zip("RGB", colours.sums, colours.squares, strict=True)
+    }
+    return {"mean": mean, "std": deviation, "pixels": pixels, **({"images": sampled} if sampled else {})}

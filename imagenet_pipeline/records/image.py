@@ -48,6 +48,7 @@ WITHOUT_CROP_DECODER = (
     "this installation has no JPEG crop decoder, so loading is slower, with the same pixels "
     "(apt-get install gcc libc6-dev libjpeg-dev, and install imagenet-pipeline again)"
 )
+_PNG_END = b"IEND\xaeB`\x82"
 _HEADERS = threading.Lock()
 """Held while Python's warning filters, which are the whole process's, are other than the user's."""
 
@@ -127,13 +128,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Bytes to store, the RGB pixels they decode to, and what was done: "kept", or conversions and "resized".
+    """Bytes to store, the RGB pixels they decode to (or none), and what was done: "kept", or conversions and "resized".
 
     DAMAGED stands beside those where part of the picture is lost.
     """
 
     data: bytes
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | None
     actions: tuple[str, ...]
 
 
@@ -164,26 +165,33 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def prepare(data: bytes, resize: int, quality: int, pass_through: bool, keep_damaged: bool = False) -> Prepared:
+def prepare(
+    data: bytes, resize: int, quality: int, pass_through: bool, keep_damaged: bool = False, decoded: bool = True
+) -> Prepared:
     """Turn an image file into the JPEG to store: short edge `resize` pixels (0 = as it is), never enlarged.
 
     A JPEG that needs no change keeps its bytes. With `pass_through` nothing is resized, and any plain 8-bit
     JPEG or PNG keeps its bytes. Of 16-bit images the upper 8 bits are used; alpha is dropped.
     An image that can be decoded although part of its picture is lost is used with `keep_damaged` alone.
-    Raises Rejected with the reason.
+    Without `decoded` what is stored is not decoded: of bytes that are kept, and go on to their end marker, the header
+    alone is looked at. Raises Rejected with the reason.
     """
-    header, decoded, actions = examine(data, keep_damaged)
+    header = read_header(data)
     larger = not pass_through and 0 < resize < min(header.width, header.height)
     plain = header.traits == () or (pass_through and header.traits == ("png",))
-    if plain and (pass_through or not larger):
-        return Prepared(data, decoded, ("kept", *actions))
-    pixels = turn(decoded, header.orientation)
-    actions = (*header.traits, *actions)
+    kept = plain and (pass_through or not larger)
+    if kept and not decoded and _has_end(data):
+        return Prepared(data, None, ("kept",))
+    pixels, damage = _examined(data, header, keep_damaged)
+    if kept:
+        return Prepared(data, pixels if decoded else None, ("kept", *damage))
+    pixels = turn(pixels, header.orientation)
+    actions = (*header.traits, *damage)
     if larger:
         pixels = shrink(pixels, resize)
         actions += ("resized",)
     encoded = encode_jpeg(pixels, quality)
-    return Prepared(encoded, decode_rgb(encoded), actions)
+    return Prepared(encoded, decode_rgb(encoded) if decoded else None, actions)
 
 
 def examine(data: bytes, keep_damaged: bool = False) -> tuple[Header, NDArray[np.uint8], tuple[str, ...]]:
@@ -192,11 +200,22 @@ def examine(data: bytes, keep_damaged: bool = False) -> tuple[Header, NDArray[np
     Raises Rejected with the reason, also for one that is damaged unless `keep_damaged`.
     """
     header = read_header(data)
+    return header, *_examined(data, header, keep_damaged)
+
+
+def _examined(data: bytes, header: Header, keep_damaged: bool) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     damage: list[str] = []
-    decoded = _decoded(data, header, damage.append)
+    pixels = _decoded(data, header, damage.append)
     if damage and not keep_damaged:
         raise Rejected(f"{DAMAGED}: {damage[0]}")
-    return header, decoded, (DAMAGED,) if damage else ()
+    return pixels, (DAMAGED,) if damage else ()
+
+
+def _has_end(data: bytes) -> bool:
+    """Tell whether a JPEG or PNG goes on to its end marker: what was cut short has none."""
+    if data.startswith(jpeg.START):
+        return jpeg.has_end(data)
+    return data.endswith(_PNG_END)
 
 
 def read_header(data: bytes) -> Header:

@@ -30,6 +30,7 @@ USUAL_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 """Baseline, extended and progressive, of Huffman codes: what every reader of records can decode."""
 
 _START_OF_SCAN = 0xDA
+_END = b"\xff\xd9"
 _SEQUENTIAL = frozenset((0xC0, 0xC1))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COSTLY = {0xC3: 8, 0xC9: 4, 0xCA: 4}
@@ -124,6 +125,16 @@ def damage(data: Encoded) -> str:
         words = str(error)
         return "" if words.startswith("tj") else words
     return ""
+
+
+def has_end(data: bytes) -> bool:
+    """Tell whether the end marker stands behind the beginning of the first scan, in which it cannot occur."""
+    if data.endswith(_END):
+        return True
+    for marker, position in _segments(data):
+        if marker == _START_OF_SCAN:
+            return data.rfind(_END) > position
+    return False
 
 
 def _crowded(data: Encoded) -> bool:

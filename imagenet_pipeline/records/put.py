@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from imagenet_pipeline.records.adopt import adopt, stored_options
 from imagenet_pipeline.records.build import (
     BuildOptions,
     BuildSummary,
+    Work,
     build,
     claim_key,
     claimed,
@@ -38,9 +39,10 @@ from imagenet_pipeline.records.build import (
 )
 from imagenet_pipeline.records.foreign import RecordsPlan
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest, Shard
+from imagenet_pipeline.records.pieces import steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
-from imagenet_pipeline.records.shard import ShardTask, is_finished, make_shard
-from imagenet_pipeline.records.tasks import Progress
+from imagenet_pipeline.records.shard import ShardTask, is_finished
+from imagenet_pipeline.records.tasks import Progress, Task
 from imagenet_pipeline.storage import Storage, cache_folder, is_remote
 
 BUILDING_OBJECT = f"{BUILDING}/build.json"
@@ -53,10 +55,30 @@ log = logging.getLogger("imagenet_pipeline")
 
 
 @dataclass(frozen=True)
-class PutTask(ShardTask):
-    """A shard that is put as soon as it is made."""
+class PutTask(Task):
+    """The putting of a finished shard, which takes it from this machine."""
 
-    storage: Storage = field(kw_only=True)
+    folder: Path
+    shard: str
+    storage: Storage
+
+    @property
+    def marker(self) -> Path:
+        """That of the shard."""
+        return self.building / f"{self.shard}.json"
+
+    @property
+    def rejected(self) -> int:
+        """None: they are counted when the shard is made."""
+        return 0
+
+    def make(self) -> int:
+        """Put the shard with its index, and remove it from this machine; rejects nothing."""
+        shard = _shard(self)
+        for name, digest in ((shard.index_file, shard.index_sha256), (shard.file, shard.sha256)):
+            _put(self.storage, self.folder, name, digest)
+            (self.folder / name).unlink()
+        return 0
 
 
 def store(
@@ -117,16 +139,6 @@ def build_remote(
             _put_rest(storage, work)
     shutil.rmtree(work, ignore_errors=True)
     return replace(summary, folder=str(storage))
-
-
-def make_and_put(task: PutTask) -> int:
-    """Make a shard, put it with its index, and remove it from this machine; returns how many images were rejected."""
-    rejected = 0 if is_finished(task) else make_shard(task)
-    shard = _shard(task)
-    for name, digest in ((shard.index_file, shard.index_sha256), (shard.file, shard.sha256)):
-        _put(task.storage, task.folder, name, digest)
-        (task.folder / name).unlink()
-    return rejected
 
 
 def _summary_there(plan: Plan, storage: Storage, stored: Mapping[str, Any], work: Path) -> BuildSummary | None:
@@ -195,23 +207,28 @@ def _make(
     versions = image.library_versions()
     key = shard_key(plan, options, versions)
     with claimed(work, claim_key(plan, options, versions)) as building:
-        tasks = [PutTask(**vars(task), storage=storage) for task in shard_tasks(plan, work, building, options, key)]
+        shards = shard_tasks(plan, work, building, options, key)
         sizes = storage.list()
-        pending = [task for task in tasks if not _is_put(task, sizes)]
-        in_work = pending[: options.workers or available_processors()]
-        make_shards(work, options, tasks, pending, progress, executor, make_and_put, in_work)
-        finish.write_data_set(plan, work, tasks, options.stored, versions)
+        steps = [_steps(shard, storage, sizes) for shard in shards]
+        make_shards(work, options, steps, progress, executor, options.workers or available_processors())
+        finish.write_data_set(plan, work, shards, options.stored, versions)
 
 
-def _is_put(task: PutTask, sizes: Mapping[str, int]) -> bool:
-    """Tell whether the shard of a task is there, whole, from the photos as they are; `sizes` are those of objects."""
-    if not is_finished(task, sizes.get):
-        return False
-    note = task.folder / PUT / f"{task.name}.rec"
-    return note.is_file() and note.read_text() == _shard(task).sha256
+def _steps(shard: ShardTask, storage: Storage, sizes: Mapping[str, int]) -> Work:
+    """The tasks that make and put a shard, unless it is there, whole, from the photos as they are.
+
+    `sizes` are those of the objects that are there.
+    """
+    note = shard.folder / PUT / f"{shard.name}.rec"
+    if is_finished(shard, sizes.get) and note.is_file() and note.read_text() == _shard(shard).sha256:
+        return shard, [shard], []
+    tasks, pending = steps_of(shard)
+    common = (shard.key, f"{shard.name}.put", shard.split, shard.building, shard.folder, shard.name, storage)
+    put = PutTask(*common, after=frozenset([shard.name]))
+    return shard, [*tasks, put], [*pending, put]
 
 
-def _shard(task: PutTask) -> Shard:
+def _shard(task: Task) -> Shard:
     return Shard.model_validate(files.read_json(task.marker)["shard"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ class Task:
     """A part of the work on a split, for a worker anywhere; its files are in `building` until all is done.
 
     `ticket` is a file there that says to a worker of a cluster that the build which gave it the task still wants it.
+    `after` names the tasks that must be finished before it begins.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Task:
     split: str
     building: Path
     ticket: str = field(default="", kw_only=True)
+    after: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def images(self) -> int:
@@ -55,8 +57,22 @@ class Task:
         """The file that grows by a line for some images each."""
         return self.building / f"{self.name}.progress"
 
+    @property
+    def rejected(self) -> int:
+        """Number of images it has rejected, once it is finished; none that another task has counted."""
+        return len(files.read_json(self.marker)["rejects"])
+
+    def make(self) -> int:
+        """Do the work and write the marker; returns the number `rejected`."""
+        raise NotImplementedError
+
 
 AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+def make(task: Task) -> int:
+    """Do a task in whatever process this is."""
+    return task.make()
 
 
 class Cluster(Executor):
@@ -143,7 +159,7 @@ def executor_for(workers: int | None, executor: Executor | None, pending: Sequen
         yield executor, lambda: parallel
     else:
         with local_pool(min(parallel, len(pending))) as pool:
-            yield pool, lambda: parallel
+            yield pool, lambda: parallel + 1  # one lies ready, so that no worker waits for its next
 
 
 def run_tasks(
@@ -156,28 +172,40 @@ def run_tasks(
 ) -> int:
     """Make the pending ones of `tasks`, at most so many at a time; the sum of what `make` returns, rejected images.
 
-    Starts no new ones at too many rejects. Raises WorkerLost, OutOfRoom, and what `make` raises.
+    They begin in order, but for those that wait for others; none any more at too many rejects.
+    Raises WorkerLost, OutOfRoom, and what `make` raises.
     """
     total = sum(task.images for task in tasks)
     done = total - sum(task.images for task in pending)
     waiting = deque(pending)
+    unfinished = {task.name for task in pending}
     running: dict[Future[int], AnyTask] = {}
     rejected = 0
     executor, parallel = pool
     while executor is not None and (waiting or running):
         free = parallel() - len(running)
-        while waiting and free > 0:
-            task = waiting.popleft()
+        while free > 0 and (task := _take_ready(waiting, unfinished)) is not None:
             running[executor.submit(make, task)] = task
             free -= 1
         for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
             rejected += _result(future, running, executor)
-            done += running.pop(future).images
+            task = running.pop(future)
+            unfinished.discard(task.name)
+            done += task.images
         if rejected > max_rejects:
             waiting.clear()
         if progress is not None:
             progress(done + sum(map(noted_images, running.values())), total)
     return rejected
+
+
+def _take_ready(waiting: deque[AnyTask], unfinished: Set[str]) -> AnyTask | None:
+    """Take the first task that waits for none of the unfinished; None where there is none."""
+    for place, task in enumerate(waiting):
+        if unfinished.isdisjoint(task.after):
+            del waiting[place]
+            return task
+    return None
 
 
 def _result(future: Future[int], running: dict[Future[int], Any], executor: Executor) -> int:
@@ -188,7 +216,7 @@ def _result(future: Future[int], running: dict[Future[int], Any], executor: Exec
         raise WorkerLost(
             "a worker process died",
             where=f"shards in work: {names}",
-            advice="run the same build again, with fewer workers if memory ran out; finished shards are kept",
+            advice="run the same build again, with fewer workers if memory ran out; what is finished is kept",
         ) from error
     except MemoryError as error:
         raise OutOfRoom("out of memory", where=running[future].name, advice="use fewer workers") from error

@@ -27,6 +27,11 @@ def test_fourteen_photos_of_two_classes_make_a_data_set(call: Call, tmp_path: Pa
     code, out, _ = call("build", "folder", "--root", photos, "--out", tmp_path / "out", "--workers", 1, "--json")
     assert code == 0
     assert json.loads(out)["records"] == {"train": 10, "val": 2, "test": 2}
+    code, _, _ = call(
+        *("build", "folder", "--root", photos, "--out", tmp_path / "sampled", "--workers", 1, "--no-mean")
+    )
+    statistics = [json.loads((tmp_path / name / "mean.json").read_text()) for name in ("out", "sampled")]
+    assert (code, "images" in statistics[0], statistics[1]["images"]) == (0, False, 1)
     source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
     assert source["fractions"] == {"val": "one a class", "test": "one a class"}
     words = ("build", "folder", "--root", photos, "--out", tmp_path / "other", "--val-fraction", 0.1)

@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.errors import OutOfRoom, PipelineError
+from imagenet_pipeline.records import pieces
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
 
 KILLED, REFUSED = 9, 10
+pieces.PIECE_IMAGES = 4  # train is a shard of two pieces
 WATCHED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.link", "os.symlink"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -94,7 +96,7 @@ def attempt(number: int, kind: str, photos: Path, out: Path) -> int:
     if child == 0:
         try:
             fail_at(number, kind, out)
-            build(plan_of(photos), out, BuildOptions(resize=16, shards=2, workers=1), executor=Inline())
+            build(plan_of(photos), out, BuildOptions(resize=16, shards=1, workers=1), executor=Inline())
             os._exit(0)
         except OutOfRoom:
             os._exit(REFUSED)
@@ -105,7 +107,7 @@ def attempt(number: int, kind: str, photos: Path, out: Path) -> int:
 
 
 def every(kind: str, photos: Path, scratch: Path) -> int:
-    options = BuildOptions(resize=16, shards=2, workers=1)
+    options = BuildOptions(resize=16, shards=1, workers=1)
     build(plan_of(photos), scratch / "unbroken", options, executor=Inline())
     expected = digest(scratch / "unbroken")
     number = 0
@@ -132,6 +134,6 @@ if __name__ == "__main__":
         print(every(argument, photos, out))
     else:
         try:
-            build(plan_of(photos), out, BuildOptions(resize=16, shards=2, workers=int(argument)))
+            build(plan_of(photos), out, BuildOptions(resize=16, shards=1, workers=int(argument)))
         except PipelineError as error:
             raise SystemExit(str(error)) from error

@@ -111,8 +111,9 @@ def test_what_would_lose_records_is_not_advised(make: Make, source: Path, tmp_pa
         BadInput, match=r"another data set already.*\*\.samples there \(not the \.rec\), and build again"
     ):
         make(out=source, in_place=True, keep_damaged=True)
-    with pytest.raises(BadRecipe, match="taken as they are; found the option resize"):
-        make(resize=32)
+    for name, value in (("resize", 32), ("no_mean", True)):
+        with pytest.raises(BadRecipe, match=f"taken as they are; found the option {name}"):
+            make(**{name: value})
 
 
 def test_files_of_others_are_not_overwritten(make: Make, source: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_killed_build_looks_at_no_image_twice(make: Make, tmp_path: Path, monk
 
 def test_equal_files_give_equal_bytes(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make()
-    monkeypatch.setattr(adopting, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(adopting, "STRETCH_IMAGES", 2)
     make(out=tmp_path / "other")
     assert contents(tmp_path / "set") == contents(tmp_path / "other")
 

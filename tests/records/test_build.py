@@ -17,6 +17,7 @@ import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, OutOfRoom, WorkerLost
+from imagenet_pipeline.records import image
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import decode_rgb
@@ -297,3 +298,46 @@ def test_a_build_that_damaged_photos_stopped_goes_on_with_keep_damaged(
     assert build(spoilt_plan, tmp_path / "out", options, executor=inline).actions["damaged"] == 1
     build(spoilt_plan, tmp_path / "at once", options, executor=inline)
     assert contents(tmp_path / "out") == contents(tmp_path / "at once")
+
+
+def test_without_the_mean_the_records_are_the_same_and_a_tenth_is_decoded(
+    small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(OPTIONS, pass_through=True)
+    build(small_plan, tmp_path / "with", plain, executor=inline)
+    decoded: list[bytes] = []
+    monkeypatch.setattr(image, "decode_rgb", lambda data, *rest: decoded.append(data) or decode_rgb(data, *rest))
+    build(small_plan, tmp_path / "without", replace(plain, no_mean=True), executor=inline)
+    with_mean, without = contents(tmp_path / "with"), contents(tmp_path / "without")
+    assert {name for name in with_mean if with_mean[name] != without[name]} == {"mean.json", "manifest.json"}
+    numbers = [("train", 0), ("train", 10), ("val", 0), ("test", 0)]
+    assert decoded == [(small_plan.root / small_plan.splits[split].paths[i]).read_bytes() for split, i in numbers]
+    statistics = json.loads((tmp_path / "without" / "mean.json").read_text())
+    pixels = np.concatenate([decode_rgb(data).reshape(-1, 3) for data in decoded[:2]]).astype(np.float64)
+    assert list(statistics["mean"].values()) == pytest.approx(pixels.mean(axis=0)[::-1], rel=1e-12)
+    assert (statistics["images"], statistics["pixels"]) == (2, len(pixels))
+    assert read_data_set(tmp_path / "without").manifest.options["no_mean"] is True
+    resized = replace(OPTIONS, no_mean=True)
+    build(small_plan, tmp_path / "resized", resized, executor=inline)
+    records = [name for name in contents(data_set) if name.endswith((".rec", ".idx"))]
+    assert [contents(tmp_path / "resized")[name] for name in records] == [contents(data_set)[name] for name in records]
+    with pytest.raises(BadInput, match="the folder holds another data set"):
+        build(small_plan, tmp_path / "resized", OPTIONS, executor=inline)
+
+
+def test_without_the_mean_what_is_cut_short_is_found_and_lost_pixels_are_not_looked_for(
+    small_plan: Plan, tmp_path: Path, inline: Executor, photos: Path
+) -> None:
+    plan = replace(small_plan, root=Path(shutil.copytree(photos, tmp_path / "photos")))
+    for name, end in (("3.jpg", b""), ("4.jpg", b"\xff\xd9")):
+        data = (plan.root / name).read_bytes()
+        (plan.root / name).write_bytes(data[:-40] + end)
+    options = replace(OPTIONS, pass_through=True, no_mean=True, max_rejects=9)
+    build(plan, tmp_path / "set", options, executor=inline)
+    rows = list(csv.reader((tmp_path / "set" / "rejects.csv").read_text().splitlines()))
+    assert [row[1] for row in rows[1:]] == ["3.jpg"]
+    assert "truncated" in rows[1][2]
+    (plan.root / "0.jpg").write_bytes(b"")
+    (plan.root / "10.jpg").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"no image of the sample .* build without --no-mean"):
+        build(plan, tmp_path / "none", options, executor=inline)

@@ -26,7 +26,7 @@ pytest.importorskip("distributed")
 
 import imagenet_pipeline as ip
 from imagenet_pipeline.errors import BadInput, BadRecipe, WorkerLost
-from imagenet_pipeline.records import dask_cluster
+from imagenet_pipeline.records import dask_cluster, pieces
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.dask_cluster import DaskCluster, connected, scheduler_address
 from imagenet_pipeline.records.plan import Plan
@@ -143,9 +143,16 @@ def building(cluster: Executor, plan: Plan, out: Path) -> Iterator[Callable[[], 
         yield lambda: made.result(SECONDS) and None
 
 
+@pytest.mark.parametrize("piece_images", [64, 2])
 def test_the_bytes_are_those_of_a_local_build(
-    cluster: DaskCluster, small_plan: Plan, local: dict[str, bytes], tmp_path: Path
+    piece_images: int,
+    cluster: DaskCluster,
+    small_plan: Plan,
+    local: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pieces, "PIECE_IMAGES", piece_images)
     calls: list[tuple[int, int]] = []
     build(small_plan, tmp_path, OPTIONS, lambda *call: calls.append(call), cluster)
     assert contents(tmp_path) == local
@@ -257,7 +264,7 @@ def test_an_odd_error_of_a_worker_comes_home(
         (fail, Exception, "RecursionError|recursion depth"),
         (no_module, BadRecipe, "train-0000.-of-00006: cannot do the work; found No module .* for the scheduler"),
     ):
-        monkeypatch.setattr("imagenet_pipeline.records.build.make_shard", make)
+        monkeypatch.setattr("imagenet_pipeline.records.build.make", make)
         with pytest.raises(kind, match=line):
             build(small_plan, tmp_path, OPTIONS, executor=cluster)
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput, Damaged
-from imagenet_pipeline.records import shard
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.plan import Plan
 from imagenet_pipeline.records.reader import RecordSet
+from imagenet_pipeline.records.shard import ShardTask, make_shard
 
 OPTIONS = BuildOptions(resize=32, shards=2, workers=1)
 EVERY_FILE = (
@@ -51,11 +51,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the shards that are made, as they are made."""
     names: list[str] = []
 
-    def noted(task: shard.ShardTask) -> int:
+    def noted(task: ShardTask) -> int:
         names.append(task.name)
-        return shard.make_shard(task)
+        return make_shard(task)
 
-    monkeypatch.setattr("imagenet_pipeline.records.build.make_shard", noted)
+    monkeypatch.setattr("imagenet_pipeline.records.shard.make_shard", noted)
     return names
 
 
