@@ -92,9 +92,9 @@ def test_no_more_than_the_batches_ahead_are_read(
 ) -> None:
     reads: list[Path] = []
 
-    def counted(path: Path, damaged: Callable[[str], None]) -> object:
+    def counted(path: Path, damaged: Callable[[str], None], least_edge: int) -> object:
         reads.append(path)
-        return read_picture(path, damaged)
+        return read_picture(path, damaged, least_edge)
 
     monkeypatch.setattr(module, "read_picture", counted)
     many = photos * 8
