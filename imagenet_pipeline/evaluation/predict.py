@@ -29,10 +29,11 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
 from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
+from imagenet_pipeline.loading.reduced import resize_photo_into, upright_image
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import LazyImage, Rejected, calm, upright_image
+from imagenet_pipeline.records.image import LazyImage, Rejected, calm
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
 from imagenet_pipeline.records.manifest import is_remote
@@ -123,6 +124,13 @@ def least_edge_for(state: State) -> int:
     return math.ceil(MARGIN * state.input_size / state.crop_fraction)
 
 
+def views_of(image: LazyImage, state: State, crops: Crops = 1) -> Pixels:
+    """Cut the crops that the network of a run sees, [crops, S, S, 3]."""
+    out = np.empty((crops, state.input_size, state.input_size, 3), np.uint8)
+    evaluation_transform(image, state.crop_fraction, out, resize_photo_into)
+    return out
+
+
 def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, top: int) -> tuple[Choice, ...]:
     """The `top` most probable classes out of probabilities [classes]; equally probable classes in their order."""
     order = np.argsort(-probabilities, kind="stable")[:top]
@@ -195,10 +203,7 @@ class Classifier:
 
     def views(self, image: LazyImage, crops: Crops = 1) -> Pixels:
         """Cut the crops that the network sees, [crops, S, S, 3], from an image. Threads may share it."""
-        side = self.checkpoint.state.input_size
-        out = np.empty((crops, side, side, 3), np.uint8)
-        evaluation_transform(image, self.checkpoint.state.crop_fraction, out)
-        return out
+        return views_of(image, self.checkpoint.state, crops)
 
     def probabilities_of(self, views: Pixels) -> Probabilities:
         """Probabilities [n, classes] of the images of a batch, given their crops `views` [n, crops, S, S, 3].

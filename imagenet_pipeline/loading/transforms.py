@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.records.image import Box, LazyImage, ReducedImage
+from imagenet_pipeline.records.image import Box, LazyImage
 
 Pixels = NDArray[np.uint8]
 Affine = NDArray[np.float64]
@@ -78,14 +77,9 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
 
     At equal size pixels are copied. They are interpolated linearly below a shrinking of 4/3 and averaged over
     areas from there on: up to 4/3 both are equally near to an ideal (Lanczos) filter, and the average takes
-    four times longer. A reduced image is averaged over areas with parts of pixels at their edges.
+    four times longer.
     """
     part = image.crop(box)
-    if isinstance(image, ReducedImage):
-        left, top, width, height = image.reduced(box)
-        average_into(part, (left % 1, top % 1, width, height), out)
-        out[:] = out[:, ::-1] if flip else out
-        return
     both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
     averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
     interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
@@ -94,30 +88,6 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
         cv2.flip(cv2.resize(part, size, interpolation=interpolation), 1, dst=out)
     else:
         cv2.resize(part, size, dst=out, interpolation=interpolation)
-
-
-def average_into(image: Pixels, box: tuple[float, float, float, float], out: Pixels) -> None:
-    """Average a box inside the image (left, top, width, height, in parts of pixels) over equal areas into all of `out`.
-
-    Each pixel counts by the share of it that lies in the area. Read from a summed-area table (Crow, SIGGRAPH 1984),
-    which between its points is linear along each axis.
-    """
-    left, top, width, height = box
-    # Whole numbers are several times quicker, up to sums of 2^31.
-    depth = cv2.CV_32S if 255 * image.shape[0] * image.shape[1] < 2**31 else cv2.CV_64F
-    table: NDArray[Any] = cv2.integral(image, sdepth=depth)
-    table = _between(table, top + height * np.linspace(0, 1, out.shape[0] + 1))
-    table = _between(table.swapaxes(0, 1), left + width * np.linspace(0, 1, out.shape[1] + 1))
-    sums = np.diff(np.diff(table, axis=0), axis=1).swapaxes(0, 1)
-    out[:] = np.rint(sums * (out.shape[0] * out.shape[1] / (width * height)))
-
-
-def _between(table: NDArray[Any], rows: Affine) -> Affine:
-    """The rows of a table at positions that need not be whole."""
-    whole = np.minimum(rows.astype(np.intp), len(table) - 2)
-    below = table[whole]
-    between: Affine = below + (rows - whole)[:, None, None] * (table[whole + 1] - below)
-    return between
 
 
 def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:

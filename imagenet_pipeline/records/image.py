@@ -6,8 +6,9 @@ The header is read (Pillow, which decodes lazily) and held against the limits be
 
 from __future__ import annotations
 
+import functools
 import io
-import math
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -24,10 +25,19 @@ from PIL import Image
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import jpeg
+from imagenet_pipeline.records.jpeg import Encoded
 
+try:
+    from imagenet_pipeline.records import jpeg_crop
+except ImportError:  # it was installed where no compiler was
+    jpeg_crop = None  # type: ignore[assignment]
+
+log = logging.getLogger("imagenet_pipeline")
 FILE_LIMIT_BYTES = 64 * 2**20
 SIDE_LIMIT_PIXELS = 16_384
 AREA_LIMIT_PIXELS = 50_000_000
+REDUCTIONS = (2, 4, 8)
+"""Those for which libjpeg-turbo's transforms have vector instructions; others take longer than none."""
 DAMAGED = "damaged"
 """Begins the reason, and is the action, where an image can be decoded and part of its picture is lost."""
 READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM"})
@@ -36,7 +46,7 @@ READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF"
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _ORIENTATION_TAG = 0x0112
 # EXIF orientations, by what has to be undone; of a picture that lies on its side, after it has been stood up.
-_LYING, _LEFT_FOR_RIGHT, _UPSIDE_DOWN = frozenset((5, 6, 7, 8)), frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
+LYING, LEFT_FOR_RIGHT, UPSIDE_DOWN = frozenset((5, 6, 7, 8)), frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
 _MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
 _HEADERS = threading.Lock()
 """Held while Python's warning filters, which are the whole process's, are other than the user's."""
@@ -62,62 +72,43 @@ class LazyImage:
     Errors of decoding (BadInput, as `decode_rgb`) come when the image is made, or when pixels are asked for.
     """
 
-    def __init__(self, data: bytes, damaged: Callable[[str], None] | None = None) -> None:
+    def __init__(self, data: Encoded, damaged: Callable[[str], None] | None = None) -> None:
         """An encoded image; with `damaged`, as in `decode_rgb`, all of it is decoded at once."""
-        head = None if damaged else _quick_head(data)
-        self._data = data
+        head = _bounded_head(data)
+        self._data, self._head = data, head
         self._pixels: NDArray[np.uint8] | None = None
-        if head:
+        self._was_cropped = False
+        if head and not damaged and _is_quick(head):
             self.height, self.width = head.height, head.width
         else:
-            self._pixels = decode_rgb(data, damaged)
+            self._pixels = _bounded_rgb(data, head, damaged)
             self.height, self.width = self._pixels.shape[:2]
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> LazyImage:
         """An image that is decoded already, [height, width, 3]."""
         image = cls.__new__(cls)
-        image._data, image._pixels = b"", pixels
+        image._data, image._head, image._pixels = b"", None, pixels
         image.height, image.width = pixels.shape[:2]
         return image
 
     def crop(self, box: Box) -> NDArray[np.uint8]:
-        """The pixels of a box inside the image, [box.height, box.width, 3]: those that the whole has there."""
+        """The pixels of a box inside the image, [box.height, box.width, 3]: those that the whole has there.
+
+        The first box of an image is decoded alone where that can be. Damage below it is then not seen.
+        """
+        if self._pixels is None and not self._was_cropped:
+            self._was_cropped = True
+            part = _decoded_part(self._data, self._head, box)
+            if part is not None:
+                return part
         return self.whole()[box.top : box.top + box.height, box.left : box.left + box.width]
 
     def whole(self) -> NDArray[np.uint8]:
         """All pixels, [height, width, 3]."""
         if self._pixels is None:
-            self._pixels = decode_rgb(self._data)
+            self._pixels = _bounded_rgb(self._data, self._head)
         return self._pixels
-
-
-class ReducedImage(LazyImage):
-    """A photo decoded to a half, a quarter or an eighth of its sides, in which boxes of the photo can be found.
-
-    height, width: those of the photo itself, upright. `whole` has a pixel for `reduction` of them along each side.
-    """
-
-    def __init__(self, pixels: NDArray[np.uint8], header: Header, reduction: int) -> None:
-        """Pixels as they lie, [ceil(header.height / reduction), ceil(header.width / reduction), 3]."""
-        self._data, self._pixels, self.reduction = b"", turn(pixels, header.orientation), reduction
-        self.height, self.width = header.height, header.width
-        if header.orientation in _LYING:
-            self.height, self.width = self.width, self.height
-        # The last column and row may reach beyond the photo; turned, they can be the first.
-        rows, columns = self._pixels.shape[:2]
-        self._left = columns * reduction - self.width if header.orientation in _LEFT_FOR_RIGHT else 0
-        self._top = rows * reduction - self.height if header.orientation in _UPSIDE_DOWN else 0
-
-    def crop(self, box: Box) -> NDArray[np.uint8]:
-        """The pixels that a box of the photo touches."""
-        left, top, width, height = self.reduced(box)
-        return self.whole()[int(top) : math.ceil(top + height), int(left) : math.ceil(left + width)]
-
-    def reduced(self, box: Box) -> tuple[float, float, float, float]:
-        """Left, top, width and height of a box of the photo, in pixels of `whole` and parts of them."""
-        left, top = box.left + self._left, box.top + self._top
-        return left / self.reduction, top / self.reduction, box.width / self.reduction, box.height / self.reduction
 
 
 @dataclass(frozen=True)
@@ -195,9 +186,8 @@ def examine(data: bytes, keep_damaged: bool = False) -> tuple[Header, NDArray[np
 
     Raises Rejected with the reason, also for one that is damaged unless `keep_damaged`.
     """
-    header = read_header(data)
     damage: list[str] = []
-    decoded = _decoded(data, header, damage.append)
+    header, decoded = decode_file(data, damage.append)
     if damage and not keep_damaged:
         raise Rejected(f"{DAMAGED}: {damage[0]}")
     return header, decoded, (DAMAGED,) if damage else ()
@@ -232,7 +222,7 @@ def read_header(data: bytes) -> Header:
             raise Rejected("not an image that can be read") from error
 
 
-def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None, reduction: int = 1) -> NDArray[np.uint8]:
+def decode_rgb(data: Encoded, damaged: Callable[[str], None] | None = None, reduction: int = 1) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
 
     With `reduction` (2, 4, 8) a JPEG whose picture is whole is decoded to ceil(height / reduction) rows and as many
@@ -242,26 +232,7 @@ def decode_rgb(data: bytes, damaged: Callable[[str], None] | None = None, reduct
     all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
     """
-    if excess := jpeg.excess(data, head := jpeg.read_head(data)):
-        raise BadInput(f"image cannot be decoded ({excess})")
-    if head and _is_quick(head):
-        try:
-            # The quick way; on all of 6,300 photos it gave OpenCV's pixels.
-            rows, columns = (-(-side // reduction) if reduction > 1 else 0 for side in head[:2])
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns))
-        except ValueError:
-            # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.
-            pass
-    try:
-        read_header(data)
-    except Rejected as reason:
-        raise BadInput(f"image cannot be decoded ({reason})") from reason
-    if damaged and (words := _damage(data)):
-        damaged(words)
-    pixels = _decode(data)
-    if pixels is None:
-        raise BadInput("image cannot be decoded (truncated, or not an image)")
-    return pixels
+    return _bounded_rgb(data, _bounded_head(data), damaged, reduction)
 
 
 def refuse_damaged(words: str) -> None:
@@ -269,28 +240,25 @@ def refuse_damaged(words: str) -> None:
     raise BadInput(f"image is damaged ({words})")
 
 
-def upright_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file to RGB, uint8 [height, width, 3], turned as its EXIF tag says. Raises Rejected.
-
-    `damaged` is as for `decode_rgb`.
-    """
-    return upright_image(data, damaged).whole()
-
-
-def upright_image(
+def decode_file(
     data: bytes, damaged: Callable[[str], None] | None = None, least_edge: int | None = None
-) -> LazyImage:
-    """Decode an image file as `upright_rgb` does; with `least_edge` it may come reduced (ReducedImage).
+) -> tuple[Header, NDArray[np.uint8]]:
+    """Decode an image file: its header, and its RGB pixels as they lie. Raises Rejected.
 
-    A JPEG is then decoded to a half, a quarter or an eighth of its sides, the least that leaves its shorter edge
-    `least_edge` pixels, at a fraction of the time and memory.
+    `damaged` is as for `decode_rgb`. With `least_edge` a JPEG is decoded to a half, a quarter or an eighth of its
+    sides, the least of them that leaves its shorter edge so many pixels, at a fraction of the time and memory.
     """
     header = read_header(data)
-    fitting = [part for part in (2, 4, 8) if least_edge and min(header.height, header.width) >= part * least_edge]
-    pixels = _decoded(data, header, damaged, max(fitting, default=1))
-    if pixels.shape[:2] == (header.height, header.width):
-        return LazyImage.of(turn(pixels, header.orientation))
-    return ReducedImage(pixels, header, max(fitting))
+    fitting = [part for part in REDUCTIONS if least_edge and min(header.height, header.width) >= part * least_edge]
+    reduction = max(fitting, default=1)
+    try:
+        pixels = decode_rgb(data, damaged, reduction)
+    except BadInput as error:
+        raise Rejected("cannot be decoded: truncated or damaged") from error
+    sizes = {(-(-header.height // part), -(-header.width // part), 3) for part in (1, reduction)}
+    if pixels.shape not in sizes:
+        raise Rejected("decoded size differs from the header's")
+    return header, pixels
 
 
 def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
@@ -328,32 +296,66 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Undo an EXIF orientation 1..8 (JEITA CP-3451, tag 0x0112)."""
-    if orientation in _LYING:
+    if orientation in LYING:
         pixels = pixels.transpose(1, 0, 2)
-    if orientation in _LEFT_FOR_RIGHT:
+    if orientation in LEFT_FOR_RIGHT:
         pixels = pixels[:, ::-1]
-    if orientation in _UPSIDE_DOWN:
+    if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 
 
-def _decoded(
-    data: bytes, header: Header, damaged: Callable[[str], None] | None = None, reduction: int = 1
+def _bounded_head(data: Encoded) -> jpeg.Head | None:
+    """The head of a plain JPEG, None of anything else; BadInput where it would take too long to decode."""
+    head = jpeg.read_head(data)
+    if excess := jpeg.excess(data, head):
+        raise BadInput(f"image cannot be decoded ({excess})")
+    return head
+
+
+def _decoded_part(data: Encoded, head: jpeg.Head | None, box: Box) -> NDArray[np.uint8] | None:
+    """The pixels of a box, decoded alone; None where that cannot be done."""
+    if head is None or not head.single_scan or min(box.width, box.height) < 1:
+        return None
+    if jpeg_crop is None:
+        _tell_slower()
+        return None
+    part = np.empty((box.height, box.width, 3), np.uint8)
+    return part if jpeg_crop.decode(data, *box, part) else None
+
+
+@functools.cache
+def _tell_slower() -> None:
+    log.info("this installation has no JPEG crop decoder: photos are decoded whole, slower (`doctor` says more)")
+
+
+def _bounded_rgb(
+    data: Encoded, head: jpeg.Head | None, damaged: Callable[[str], None] | None = None, reduction: int = 1
 ) -> NDArray[np.uint8]:
+    if head and _is_quick(head):
+        try:
+            # The quick way; on all of 6,300 photos it gave OpenCV's pixels.
+            rows, columns = (-(-side // reduction) if reduction > 1 else 0 for side in head[:2])
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns))
+        except ValueError:
+            # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.
+            pass
     try:
-        pixels = decode_rgb(data, damaged, reduction)
-    except BadInput as error:
-        raise Rejected("cannot be decoded: truncated or damaged") from error
-    reduced = (-(-header.height // reduction), -(-header.width // reduction), 3)
-    if pixels.shape not in ((header.height, header.width, 3), reduced):
-        raise Rejected("decoded size differs from the header's")
+        read_header(bytes(data))
+    except Rejected as reason:
+        raise BadInput(f"image cannot be decoded ({reason})") from reason
+    if damaged and (words := _damage(data)):
+        damaged(words)
+    pixels = _decode(data)
+    if pixels is None:
+        raise BadInput("image cannot be decoded (truncated, or not an image)")
     return pixels
 
 
-def _damage(data: bytes) -> str:
-    if data.startswith(jpeg.START):
+def _damage(data: Encoded) -> str:
+    if data[:2] == jpeg.START:
         return jpeg.damage(data)
-    if not data.startswith((b"II*\0", b"MM\0*")):
+    if data[:4] not in (b"II*\0", b"MM\0*"):
         return ""
     with _HEADERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -365,7 +367,7 @@ def _damage(data: bytes) -> str:
     return ""
 
 
-def _decode(data: bytes) -> NDArray[np.uint8] | None:
+def _decode(data: Encoded) -> NDArray[np.uint8] | None:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
     except cv2.error:
@@ -382,12 +384,6 @@ def _check_readable(image: Image.Image) -> None:
         raise Rejected(f"{image.width} x {image.height} pixels, a side not in 1..{SIDE_LIMIT_PIXELS:,}")
     if image.width * image.height > AREA_LIMIT_PIXELS:
         raise Rejected(f"{image.width} x {image.height}, more than {AREA_LIMIT_PIXELS:,} pixels")
-
-
-def _quick_head(data: bytes) -> jpeg.Head | None:
-    """The head of a JPEG that simplejpeg can decode within our limits, else None."""
-    head = jpeg.read_head(data)
-    return head if head and _is_quick(head) and not jpeg.excess(data, head) else None
 
 
 def _is_quick(head: jpeg.Head) -> bool:

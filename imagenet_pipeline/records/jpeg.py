@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import simplejpeg
 
+Encoded = bytes | memoryview
+"""The bytes of an image file, or a look at them where they lie."""
 START = b"\xff\xd8"
 SEGMENT_LIMIT = 4096
 """Segments before the first scan. The largest file taken holds a thousand full ones; Pillow walks them in Python."""
@@ -48,12 +50,12 @@ class Head(NamedTuple):
     single_scan: bool
 
 
-def read_head(data: bytes) -> Head | None:
+def read_head(data: Encoded) -> Head | None:
     """Read up to the first scan; None where that is not plain: other bytes between segments, or no JPEG.
 
     The loader does this for every image, so it takes a few microseconds at most.
     """
-    if not data.startswith(START):
+    if data[:2] != START:
         return None
     frame, position = 0, len(START)
     try:
@@ -75,12 +77,12 @@ def read_head(data: bytes) -> Head | None:
     return None
 
 
-def _head(data: bytes, frame: int, in_scan: int) -> Head:
+def _head(data: Encoded, frame: int, in_scan: int) -> Head:
     height, width, components = _size(data, frame)
     return Head(height, width, components, data[frame + 1] in _SEQUENTIAL and in_scan == components)
 
 
-def frame_marker(data: bytes) -> int:
+def frame_marker(data: Encoded) -> int:
     """The marker (0xC0..0xCF) of the first frame header, 0 where none is found in order."""
     position = len(START)
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -91,9 +93,9 @@ def frame_marker(data: bytes) -> int:
     return 0
 
 
-def excess(data: bytes, head: Head | None) -> str:
+def excess(data: Encoded, head: Head | None) -> str:
     """Explain why this JPEG would take too long to read or decode; empty where it would not, and of other formats."""
-    if not data.startswith(START) or (head and head.single_scan):
+    if (head and head.single_scan) or data[:2] != START:
         return ""
     if head is None and _crowded(data):
         return f"more than {SEGMENT_LIMIT:,} segments, or {STRAY_LIMIT_BYTES:,} stray bytes, before the picture"
@@ -109,7 +111,7 @@ def excess(data: bytes, head: Head | None) -> str:
     return ""
 
 
-def damage(data: bytes) -> str:
+def damage(data: Encoded) -> str:
     """libjpeg's words on a JPEG part of whose picture is lost; empty where all of it is there.
 
     libjpeg stops at its first complaint, and those about segments that add nothing to the picture (a bad colour
@@ -124,7 +126,7 @@ def damage(data: bytes) -> str:
     return ""
 
 
-def _crowded(data: bytes) -> bool:
+def _crowded(data: Encoded) -> bool:
     stray_bytes, expected = 0, len(START)
     for number, (marker, position) in enumerate(_segments(data), 1):
         stray_bytes += position - expected
@@ -136,8 +138,8 @@ def _crowded(data: bytes) -> bool:
     return stray_bytes + len(data) - expected > STRAY_LIMIT_BYTES
 
 
-def _picture_alone(data: bytes) -> bytes:
-    parts = [START]
+def _picture_alone(data: Encoded) -> Encoded:
+    parts: list[Encoded] = [START]
     for marker, position in _segments(data):
         if marker == _START_OF_SCAN:
             return b"".join((*parts, data[position:]))
@@ -146,7 +148,7 @@ def _picture_alone(data: bytes) -> bytes:
     return data
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+def _segments(data: Encoded) -> Iterator[tuple[int, int]]:
     """(marker, offset) of the segments of a JPEG's first picture, met as libjpeg meets them, past stray bytes."""
     position = len(START)
     while (found := _MARKER.search(data, position)) and found.end() + 8 <= len(data):
@@ -158,17 +160,17 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
         position += 2 + max(2, _length(data, position))
 
 
-def _length(data: bytes, position: int) -> int:
+def _length(data: Encoded, position: int) -> int:
     return int.from_bytes(data[position + 2 : position + 4], "big")
 
 
-def _size(data: bytes, frame: int) -> tuple[int, int, int]:
+def _size(data: Encoded, frame: int) -> tuple[int, int, int]:
     """Height and width in pixels, and the number of components."""
     height, width, components = _FRAME.unpack_from(data, frame + 5)
     return int(height), int(width), int(components)
 
 
-def _blocks(data: bytes, position: int) -> int:
+def _blocks(data: Encoded, position: int) -> int:
     """Blocks of 8 x 8 in a component that is not subsampled, whole MCUs, at the cost of the frame's kind."""
     height, width, components = _size(data, position)
     sampling = data[position + 11 : position + 10 + 3 * components : 3]

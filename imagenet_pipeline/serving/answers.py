@@ -15,8 +15,9 @@ from imagenet_pipeline.drawing import data_address, jpeg
 from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, least_edge_for, open_classifier
 from imagenet_pipeline.faces.drawing import draw_faces
 from imagenet_pipeline.faces.emotions import EmotionReader, Face, FaceDetector, shows_emotions
+from imagenet_pipeline.loading.reduced import upright_image
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.records.image import Rejected, upright_image
+from imagenet_pipeline.records.image import Rejected
 
 SHOWN_PIXELS = 1280
 """Longest edge of the picture that goes back."""

@@ -19,8 +19,9 @@ from PIL import Image
 
 from imagenet_pipeline.evaluation.predict import Classifier, least_edge_for, open_classifier, predict
 from imagenet_pipeline.loading.augment import evaluation_transform
+from imagenet_pipeline.loading.reduced import ReducedImage, resize_photo_into, upright_image
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.records.image import LazyImage, ReducedImage, Rejected, encode_jpeg, upright_image, upright_rgb
+from imagenet_pipeline.records.image import LazyImage, Rejected, encode_jpeg
 
 MOST, MEAN = 6, 0.5
 SIZE, FRACTION = 64, 0.875
@@ -53,7 +54,7 @@ def drawn() -> Pixels:
 
 def views(image: LazyImage, crops: int = 1) -> npt.NDArray[np.int64]:
     out = np.empty((crops, SIZE, SIZE, 3), np.uint8)
-    evaluation_transform(image, FRACTION, out)
+    evaluation_transform(image, FRACTION, out, resize_photo_into)
     return out.astype(np.int64)
 
 
@@ -79,9 +80,9 @@ def test_a_photo_is_reduced_as_far_as_its_shorter_edge_allows(edge: int, reducti
 
 def test_pictures_that_are_small_or_no_jpeg_keep_their_pixels(drawn: Pixels) -> None:
     small = large_jpeg(drawn, 480, 640, 6)
-    assert np.array_equal(upright_image(small, None, LEAST_EDGE).whole(), upright_rgb(small))
+    assert np.array_equal(upright_image(small, None, LEAST_EDGE).whole(), upright_image(small).whole())
     png = cv2.imencode(".png", cv2.resize(drawn, (1200, 900)))[1].tobytes()
-    assert np.array_equal(upright_image(png, None, LEAST_EDGE).whole(), upright_rgb(png))
+    assert np.array_equal(upright_image(png, None, LEAST_EDGE).whole(), upright_image(png).whole())
 
 
 def told(data: bytes, least_edge: int | None) -> tuple[str, list[str]]:
@@ -124,7 +125,7 @@ def test_large_photos_are_answered_as_when_decoded_whole(
     classifier = open_classifier(make_run(tmp_path / "run"))
     found = sorted(unpacked("imagenet_samples_300.tar").rglob("*.JPEG"))[5:300:150]
     for number, path in enumerate(found):
-        data = large_jpeg(upright_rgb(path.read_bytes()), 3024, 4032, orientation=1 + 5 * (number % 2))
+        data = large_jpeg(upright_image(path.read_bytes()).whole(), 3024, 4032, orientation=1 + 5 * (number % 2))
         (tmp_path / f"{number}.jpg").write_bytes(data)
     paths = sorted(tmp_path.glob("*.jpg"))
     caplog.set_level(logging.WARNING)
@@ -139,4 +140,4 @@ def test_large_photos_are_answered_as_when_decoded_whole(
 def _whole_answer(classifier: Classifier, data: bytes) -> npt.NDArray[np.float64]:
     state = classifier.checkpoint.state
     assert isinstance(upright_image(data, None, least_edge_for(state)), ReducedImage)
-    return classifier.probabilities([upright_rgb(data)])[0]
+    return classifier.probabilities([upright_image(data).whole()])[0]

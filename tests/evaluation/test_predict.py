@@ -23,8 +23,9 @@ from imagenet_pipeline.evaluation.predict import (
     predict,
     read_picture,
 )
+from imagenet_pipeline.loading.reduced import upright_image
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import Rejected, upright_rgb
+from imagenet_pipeline.records.image import Rejected
 
 FRAMES = 12
 
@@ -60,7 +61,7 @@ def test_they_are_those_of_each_picture_alone(
             assert one.reason in ("text (HTML or SVG), not an image", "file is missing")
             assert one.top == ()
             continue
-        alone = classifier.probabilities([upright_rgb(one.path.read_bytes())], crops)[0]
+        alone = classifier.probabilities([upright_image(one.path.read_bytes()).whole()], crops)[0]
         told = {choice.class_id: choice.probability for choice in one.top}
         np.testing.assert_allclose([told[name] for name in classifier.classes.ids], alone, rtol=1e-9)
         assert [choice.probability for choice in one.top] == sorted(told.values(), reverse=True)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagenet_pipeline.loading.reduced import average_into
 from imagenet_pipeline.loading.transforms import (
     Distortion,
     Pixels,
     affine,
-    average_into,
     resample,
     resample_moved,
     resize_into,

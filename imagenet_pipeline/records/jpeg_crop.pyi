@@ -1,0 +1,8 @@
+import numpy as np
+from numpy.typing import NDArray
+
+LIBJPEG_TURBO: str
+
+def decode(
+    data: bytes | memoryview, left: int, top: int, width: int, height: int, out: NDArray[np.uint8] | bytearray, /
+) -> bool: ...

@@ -1,0 +1,85 @@
+"""The one compiled part, imagenet_pipeline/records/jpeg_crop.c; setup.cfg says all else.
+
+It is left out, with a warning, where there is no compiler, no libjpeg-turbo >= 2.1 or no Python.h: everything works
+without it, with the same pixels, slower. Environment variables: IMAGENET_PIPELINE_LIBJPEG=FOLDER, one with include/
+and lib/libjpeg.a, is linked instead of the system's; IMAGENET_PIPELINE_NEEDS_COMPILED=1 makes a failure an error, for
+wheels that are handed out.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+PREFIX = os.environ.get("IMAGENET_PIPELINE_LIBJPEG", "")
+NEEDED = bool(os.environ.get("IMAGENET_PIPELINE_NEEDS_COMPILED"))
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+PACKAGES = "gcc libc6-dev libjpeg-dev, and python3-dev for a Python of the system"
+JPEG_CROP = Extension(
+    "imagenet_pipeline.records.jpeg_crop",
+    ["imagenet_pipeline/records/jpeg_crop.c"],
+    include_dirs=[f"{PREFIX}/include"] if PREFIX else [],
+    py_limited_api=not FREE_THREADED,
+)
+
+
+def static_library() -> str:
+    """The path of libjpeg.a: that of PREFIX, or the one the compiler knows; empty where there is none."""
+    if PREFIX:
+        return f"{PREFIX}/lib/libjpeg.a"
+    words = [*(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split(), "-print-file-name=libjpeg.a"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+    return found if os.path.isabs(found) and Path(found).is_file() else ""
+
+
+class BuildWhatCanBe(build_ext):
+    """Links libjpeg statically, else dynamically, else leaves the extension out."""
+
+    def build_extension(self, extension: Extension) -> None:
+        library = static_library()
+        ways: list[tuple[list[str], list[str], list[str]]] = [([], ["jpeg"], [])]
+        if library:
+            # Its symbols stay inside: other libjpegs are loaded into the same process (Pillow's, OpenCV's).
+            hidden = ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic"] if sys.platform == "linux" else []
+            ways.insert(0, ([library], [], hidden))
+        for extension.extra_objects, extension.libraries, extension.extra_link_args in ways:
+            try:
+                super().build_extension(extension)
+                return
+            except (CCompilerError, ExecError, PlatformError) as error:
+                reason = error
+        if NEEDED:
+            raise reason
+        print(
+            f"warning: built without its JPEG crop decoder ({reason}); Debian's packages for it: {PACKAGES}",
+            file=sys.stderr,
+        )
+        self.extensions.remove(extension)
+
+
+class WheelOfWhatWasBuilt(bdist_wheel):
+    """Names a wheel without the extension py3-none-any."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        built = self.get_finalized_command("build_ext").extensions
+        if not built:
+            self.root_is_pure = True
+        return super().get_tag()
+
+
+setup(
+    ext_modules=[JPEG_CROP],
+    cmdclass={"build_ext": BuildWhatCanBe, "bdist_wheel": WheelOfWhatWasBuilt},
+    options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
+)
