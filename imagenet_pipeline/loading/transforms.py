@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.records.image import Box, LazyImage
+from imagenet_pipeline.records.image import Box, LazyImage, average_areas
 
 Pixels = NDArray[np.uint8]
 Affine = NDArray[np.float64]
@@ -82,12 +82,13 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     part = image.crop(box)
     both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
     averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
-    interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
-    size = (out.shape[1], out.shape[0])
-    if flip:
-        cv2.flip(cv2.resize(part, size, interpolation=interpolation), 1, dst=out)
+    straight = np.empty_like(out) if flip else out
+    if averages:
+        average_areas(part, straight)
     else:
-        cv2.resize(part, size, dst=out, interpolation=interpolation)
+        cv2.resize(part, (out.shape[1], out.shape[0]), dst=straight, interpolation=cv2.INTER_LINEAR)
+    if flip:
+        cv2.flip(straight, 1, dst=out)
 
 
 def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
