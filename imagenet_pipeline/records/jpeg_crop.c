@@ -7,13 +7,16 @@ jpeg_skip_scanlines and jpeg_crop_scanline). What it does not take, and any comp
 libjpeg's jpeg_std_error is left out on purpose: it is the one object of Debian's libjpeg.a (jerror.c.o, for stderr)
 that cannot go into a shared library.
 */
+#ifndef WITHOUT_PYTHON /* the fuzzer's build: tests/hostile/jpeg_crop_fuzz.c */
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_GIL_DISABLED
 #define Py_LIMITED_API 0x030B0000
 #endif
 #include <Python.h>
+#endif
 
 #include <setjmp.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,8 +28,6 @@ that cannot go into a shared library.
 #error "libjpeg-turbo 2.1 is needed: earlier ones upsample 4:4:0 otherwise than simplejpeg's"
 #endif
 
-#define TEXT_OF(number) #number
-#define VERSION_TEXT(version) TEXT_OF(version)
 #define CHANNELS 3
 /* Pixels beside the box whose chroma the box's own pixels are interpolated from. */
 #define MARGIN 2
@@ -36,7 +37,7 @@ that cannot go into a shared library.
 #define OFF_ALIGNMENT 4
 
 struct box {
-    Py_ssize_t left, top, width, height;
+    JDIMENSION left, top, width, height;
 };
 
 struct errors {
@@ -103,17 +104,16 @@ static int is_usual(j_decompress_ptr decoder)
     return (down == 1 && (across == 1 || across == 2 || across == 4)) || (down == 2 && (across == 1 || across == 2));
 }
 
-static int holds(j_decompress_ptr decoder, const struct box *box)
+static int lies_inside(const struct box *box, j_decompress_ptr decoder)
 {
-    return box->left <= (Py_ssize_t)decoder->image_width - box->width &&
-           box->top <= (Py_ssize_t)decoder->image_height - box->height;
+    return box->left + box->width <= decoder->image_width && box->top + box->height <= decoder->image_height;
 }
 
 /* The columns that are decoded, `from` and `across`: those of the box and MARGIN, widened by libjpeg to its blocks. */
 static void narrow(j_decompress_ptr decoder, const struct box *box, JDIMENSION *from, JDIMENSION *across)
 {
-    JDIMENSION left = (JDIMENSION)box->left, right = (JDIMENSION)(box->left + box->width) + MARGIN;
-    *from = left > MARGIN ? left - MARGIN : 0;
+    JDIMENSION right = box->left + box->width + MARGIN;
+    *from = box->left > MARGIN ? box->left - MARGIN : 0;
     if (right > decoder->output_width)
         right = decoder->output_width;
     *across = right - *from;
@@ -124,13 +124,13 @@ static void narrow(j_decompress_ptr decoder, const struct box *box, JDIMENSION *
 static void read_rows(j_decompress_ptr decoder, const struct box *box, JDIMENSION from, unsigned char *out)
 {
     size_t row_bytes = (size_t)box->width * CHANNELS, start = (size_t)(box->left - from) * CHANNELS;
-    JDIMENSION bottom = (JDIMENSION)(box->top + box->height);
+    JDIMENSION bottom = box->top + box->height;
     JSAMPARRAY rows = decoder->mem->alloc_sarray((j_common_ptr)decoder, JPOOL_IMAGE,
                                                  decoder->output_width * CHANNELS + OFF_ALIGNMENT, MOST_ROWS);
     for (int row = 0; row < MOST_ROWS; row++)
         rows[row] += OFF_ALIGNMENT;
     if (box->top > 0)
-        jpeg_skip_scanlines(decoder, (JDIMENSION)box->top);
+        jpeg_skip_scanlines(decoder, box->top);
     while (decoder->output_scanline < bottom) {
         JDIMENSION left_over = bottom - decoder->output_scanline;
         JDIMENSION count = jpeg_read_scanlines(decoder, rows, left_over < MOST_ROWS ? left_over : MOST_ROWS);
@@ -141,7 +141,7 @@ static void read_rows(j_decompress_ptr decoder, const struct box *box, JDIMENSIO
     }
 }
 
-/* Decode a box, its numbers checked to be 1 or more (left and top: 0), to `out`, height x width x 3 bytes of RGB.
+/* Decode a box, its sides 1 or more and no number beyond JPEG_MAX_DIMENSION, to `out`, height x width x 3 bytes of RGB.
    Returns 0 where it cannot, or does not know how; `out` may then hold part of it. Needs no lock of Python's. */
 static int decode_box(const unsigned char *data, size_t size, const struct box *box, unsigned char *out)
 {
@@ -156,7 +156,7 @@ static int decode_box(const unsigned char *data, size_t size, const struct box *
     }
     jpeg_create_decompress(&decoder);
     jpeg_mem_src(&decoder, data, size);
-    if (jpeg_read_header(&decoder, TRUE) != JPEG_HEADER_OK || !is_usual(&decoder) || !holds(&decoder, box))
+    if (jpeg_read_header(&decoder, TRUE) != JPEG_HEADER_OK || !is_usual(&decoder) || !lies_inside(box, &decoder))
         give_up((j_common_ptr)&decoder);
     decoder.out_color_space = JCS_EXT_RGB;
     decoder.dct_method = JDCT_ISLOW;
@@ -168,27 +168,36 @@ static int decode_box(const unsigned char *data, size_t size, const struct box *
     return 1;
 }
 
+#ifndef WITHOUT_PYTHON
+#define TEXT_OF(number) #number
+#define VERSION_TEXT(version) TEXT_OF(version)
+
 PyDoc_STRVAR(decode_doc, "decode(data, left, top, width, height, out, /)\n--\n\n"
                          "Decode a box of a JPEG to `out`, height x width x 3 bytes; False where that must be done "
                          "in another way.");
 
+static int within(Py_ssize_t number, Py_ssize_t least)
+{
+    return least <= number && number <= JPEG_MAX_DIMENSION;
+}
+
 static PyObject *decode(PyObject *module, PyObject *arguments)
 {
     Py_buffer data, out;
-    struct box box;
+    Py_ssize_t left, top, width, height;
     int done = 0, fits;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*nnnnw*:decode", &data, &box.left, &box.top, &box.width, &box.height, &out))
+    if (!PyArg_ParseTuple(arguments, "y*nnnnw*:decode", &data, &left, &top, &width, &height, &out))
         return NULL;
-    fits = box.left >= 0 && box.top >= 0 && box.width > 0 && box.height > 0 && box.left <= JPEG_MAX_DIMENSION &&
-           box.top <= JPEG_MAX_DIMENSION && box.width <= JPEG_MAX_DIMENSION && box.height <= JPEG_MAX_DIMENSION &&
-           out.len == box.width * box.height * CHANNELS;
-    if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "a box of positive sides and a buffer of its size are needed");
-    } else {
+    fits = within(left, 0) && within(top, 0) && within(width, 1) && within(height, 1) &&
+           out.len == width * height * CHANNELS;
+    if (fits) {
+        struct box box = {(JDIMENSION)left, (JDIMENSION)top, (JDIMENSION)width, (JDIMENSION)height};
         Py_BEGIN_ALLOW_THREADS
         done = decode_box(data.buf, (size_t)data.len, &box, out.buf);
         Py_END_ALLOW_THREADS
+    } else {
+        PyErr_SetString(PyExc_ValueError, "a box of positive sides and a buffer of its size are needed");
     }
     PyBuffer_Release(&data);
     PyBuffer_Release(&out);
@@ -219,3 +228,4 @@ PyMODINIT_FUNC PyInit_jpeg_crop(void)
 {
     return PyModuleDef_Init(&definition);
 }
+#endif

@@ -1,10 +1,17 @@
-"""A box decoded alone has the pixels that the whole photo has there, whatever the photo; hostile bytes give those or none."""
+"""A box decoded alone has the pixels that the whole photo has there; hostile bytes give those or none.
+
+IMAGENET_PIPELINE_LONG=1 compares 10,000 boxes of real photos, and mutates a million times under sanitizers.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
-import tarfile
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,9 +20,13 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.records import image
 from imagenet_pipeline.records.image import Box, LazyImage, decode_rgb
 
 jpeg_crop = pytest.importorskip("imagenet_pipeline.records.jpeg_crop", reason="not compiled on this machine")
+LONG = bool(os.environ.get("IMAGENET_PIPELINE_LONG"))
+BOXES = 10_000 if LONG else 200
 Pixels = NDArray[np.uint8]
 
 
@@ -119,3 +130,123 @@ def test_an_image_asked_for_boxes_gives_those_of_the_whole(kind: str) -> None:
         for _ in range(2):
             box = random_box(numbers, 150, 203)
             assert np.array_equal(image.crop(box), inside(whole, box)), box
+
+
+def test_real_photos_of_all_kinds_give_the_boxes_of_the_whole(unpacked: Callable[[str], Path]) -> None:
+    """Long: 10,000 boxes. Photos as they are, and each cut to an odd size and coded anew in a kind, in turn."""
+    numbers = np.random.default_rng(2)
+    files = sorted(unpacked("imagenet_samples_300.tar").rglob("*.JPEG"))[:BOXES]
+    differ, were_alone = [], 0
+    for number in range(BOXES):
+        data = files[number % len(files)].read_bytes()
+        if number % 4:
+            kind = list(KINDS)[number // 4 % len(KINDS)]
+            box = random_box(numbers, 300, 400)
+            data = KINDS[kind](np.ascontiguousarray(decode_rgb(data)[: box.height, : box.width]))
+        whole = decode_rgb(data)
+        box = random_box(numbers, *whole.shape[:2])
+        part = alone(data, box)
+        were_alone += part is not None
+        if not np.array_equal(LazyImage(data).crop(box), inside(whole, box)):
+            differ.append((files[number % len(files)].name, number, box))
+    assert differ == []
+    assert were_alone > BOXES // 2
+
+
+@pytest.mark.parametrize("kind", DECODED_WHOLE)
+def test_what_is_not_decoded_alone_is_said_to_be_so(kind: str) -> None:
+    assert alone(DECODED_WHOLE[kind](noise(40, 40)), Box(0, 0, 8, 8)) is None
+
+
+@pytest.mark.parametrize("box", [Box(33, 0, 8, 8), Box(0, 33, 8, 8), Box(0, 0, 41, 1), Box(65_000, 1, 8, 8)])
+def test_a_box_beyond_the_image_is_not_decoded(box: Box) -> None:
+    assert alone(by_pillow()(noise(40, 40)), box) is None
+
+
+@pytest.mark.parametrize(
+    "numbers", [(-1, 0, 8, 8), (0, 0, 0, 8), (0, 0, 8, 7), (0, 0, 2**40, 2**40), (0, 2**63 - 1, 8, 8)]
+)
+def test_a_box_that_is_none_or_does_not_fit_the_buffer_is_refused(numbers: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="buffer of its size"):
+        jpeg_crop.decode(by_pillow()(noise(40, 40)), *numbers, bytearray(8 * 8 * 3))
+    with pytest.raises((BufferError, TypeError, ValueError)):
+        jpeg_crop.decode(by_pillow()(noise(40, 40)), 0, 0, 8, 8, bytes(8 * 8 * 3))
+
+
+def test_damage_above_or_in_the_box_is_seen_and_below_it_is_not() -> None:
+    data = by_pillow()(noise(200, 200))
+    cut = data[: len(data) // 2] + b"\xff\xd9"
+    above, below = Box(30, 10, 100, 40), Box(10, 150, 100, 40)
+    assert alone(cut, below) is None
+    assert np.array_equal(LazyImage(cut).crop(below), inside(decode_rgb(cut), below))
+    assert np.array_equal(LazyImage(cut).crop(above), inside(decode_rgb(data), above))
+
+
+def test_without_the_compiled_part_pixels_are_the_same_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, box = by_pillow()(noise(60, 70)), Box(20, 30, 31, 17)
+    expected = LazyImage(data).crop(box)
+    monkeypatch.setattr(image, "jpeg_crop", None)
+    image._tell_slower.cache_clear()
+    with caplog.at_level("INFO"):
+        assert np.array_equal(LazyImage(data).crop(box), expected)
+        assert np.array_equal(LazyImage(data).crop(box), expected)
+    assert len(caplog.records) == 1
+    assert "crop decoder" in caplog.text
+
+
+def test_threads_decode_at_the_same_time() -> None:
+    datas = [encode(noise(90, 120, seed)) for seed, encode in enumerate(DECODED_ALONE.values())]
+    wholes = [decode_rgb(data) for data in datas]
+
+    def one_thread(seed: int) -> bool:
+        numbers = np.random.default_rng(seed)
+        boxes = [random_box(numbers, 90, 120) for _ in datas]
+        parts = [alone(data, box) for data, box in zip(datas, boxes, strict=True)]
+        return all(np.array_equal(part, inside(*there)) for part, *there in zip(parts, wholes, boxes, strict=True))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(one_thread, range(40)))
+
+
+def test_hostile_bytes_give_the_pixels_of_the_whole_or_its_error() -> None:
+    numbers = np.random.default_rng(4)
+    seeds = [encode(noise(50, 60)) for encode in KINDS.values()]
+    decoded = 0
+    for number in range(1200):
+        data = mutated(seeds[number % len(seeds)], numbers)
+        box = random_box(numbers, 50, 60)
+        part = alone(data, box)
+        with contextlib.suppress(BadInput):
+            whole = decode_rgb(data)
+            decoded += part is not None
+            assert part is None or np.array_equal(part, inside(whole, box)), number
+    assert decoded > 200
+
+
+def mutated(data: bytes, numbers: np.random.Generator) -> bytes:
+    changed = bytearray(data)
+    for _ in range(numbers.integers(1, 4)):
+        place = int(numbers.integers(0, len(changed) if numbers.random() < 0.5 else 700)) % len(changed)
+        changed[place] = numbers.choice([0, 255, 0x11, 0xD9, changed[place] ^ 1 << int(numbers.integers(8))])
+        if numbers.random() < 0.1:
+            del changed[place : place + int(numbers.integers(1, 50))]
+    return bytes(changed)
+
+
+@pytest.mark.skipif(not LONG, reason="long: IMAGENET_PIPELINE_LONG=1 runs it")
+def test_a_million_mutations_under_sanitizers(tmp_path: Path) -> None:
+    """AddressSanitizer and UBSan watch our C; pages without access stand behind input and output of libjpeg."""
+    library = subprocess.run(["gcc", "-print-file-name=libjpeg.a"], capture_output=True, text=True).stdout.strip()
+    if not Path(library).is_file():
+        pytest.skip("no libjpeg.a")
+    source = Path(__file__).resolve().parent.parent / "hostile" / "jpeg_crop_fuzz.c"
+    watched = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-Wl,--wrap=malloc,--wrap=free"]
+    subprocess.run(["gcc", "-g", "-O1", *watched, str(source), "-o", str(tmp_path / "fuzz"), library], check=True)
+    for kind, encode in KINDS.items():
+        (tmp_path / f"{kind}.jpg").write_bytes(encode(noise(61, 83)))
+    words = [str(tmp_path / "fuzz"), "1000000", "7", *map(str, sorted(tmp_path.glob("*.jpg")))]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("1000000 mutations")
