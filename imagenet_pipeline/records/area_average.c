@@ -39,8 +39,14 @@ struct tap {
 
 struct axis {
     Py_ssize_t source, size;
+    double begin, scale; /* where output begins, and source pixels of an output pixel */
     struct tap *taps;
     Py_ssize_t *from; /* [size + 1]: those of output i are taps[from[i]] up to taps[from[i + 1]] */
+};
+
+/* A box in parts of pixels; of no size: the whole image. */
+struct part {
+    double left, top, width, height;
 };
 
 struct room {
@@ -57,10 +63,10 @@ static void put(struct axis *axis, Py_ssize_t *at, Py_ssize_t source, double wei
 /* As OpenCV's computeResizeAreaTab, to the rounding. At most source + 2 size taps. */
 static void weigh(struct axis *axis)
 {
-    double scale = 1.0 / ((double)axis->size / (double)axis->source);
+    double scale = axis->scale;
     Py_ssize_t at = 0;
     for (Py_ssize_t i = 0; i < axis->size; i++) {
-        double start = (double)i * scale, stop = start + scale, width = fmin(scale, (double)axis->source - start);
+        double start = axis->begin + (double)i * scale, stop = start + scale, width = fmin(scale, (double)axis->source - start);
         Py_ssize_t first = (Py_ssize_t)ceil(start), last = (Py_ssize_t)floor(stop);
         if (last > axis->source - 1)
             last = axis->source - 1;
@@ -157,11 +163,20 @@ static void shrink(const struct axis *down, const struct axis *across, const str
     }
 }
 
-/* Returns 0 where there is no memory. Needs no lock of Python's. */
-static int shrink_into(const Py_buffer *image, const Py_buffer *out)
+/* The axis of a side, 0 or 1; all of it where length is 0, with the scale that OpenCV comes to. */
+static struct axis axis_of(const Py_buffer *image, const Py_buffer *out, int side, double begin, double length)
 {
-    struct axis down = {image->shape[0], out->shape[0], NULL, NULL};
-    struct axis across = {image->shape[1], out->shape[1], NULL, NULL};
+    struct axis axis = {image->shape[side], out->shape[side], begin, length / (double)out->shape[side], NULL, NULL};
+    if (length == 0)
+        axis.scale = 1.0 / ((double)axis.size / (double)axis.source);
+    return axis;
+}
+
+/* Returns 0 where there is no memory. Needs no lock of Python's. */
+static int shrink_into(const Py_buffer *image, const Py_buffer *out, const struct part *part)
+{
+    struct axis down = axis_of(image, out, 0, part->top, part->height);
+    struct axis across = axis_of(image, out, 1, part->left, part->width);
     struct room room = {NULL, NULL, NULL, (size_t)(CHANNELS * across.source) + 4, (size_t)(CHANNELS * across.size) + 4};
     down.taps = malloc(sizeof *down.taps * (size_t)(down.source + 2 * down.size));
     down.from = malloc(sizeof *down.from * (size_t)(down.size + 1));
@@ -193,24 +208,26 @@ static int is_rgb(const Py_buffer *pixels)
            pixels->strides[1] == CHANNELS;
 }
 
-static int shrinks(const Py_buffer *image, const Py_buffer *out)
+/* 1 where a side of the output is no longer than that part of the image's. */
+static int shrinks(Py_ssize_t source, Py_ssize_t size, double begin, double length)
 {
-    for (int side = 0; side < 2; side++)
-        if (out->shape[side] < 1 || out->shape[side] > image->shape[side] || image->shape[side] > LONGEST_SIDE)
-            return 0;
-    return 1;
+    int lies_inside = begin >= 0 && begin + length <= (double)source && (length == 0 || length >= (double)size);
+    return size >= 1 && size <= source && source <= LONGEST_SIDE && lies_inside;
 }
 
-PyDoc_STRVAR(average_doc, "average(image, out, /)\n--\n\n"
-                          "Average uint8 RGB pixels [height, width, 3] over areas into `out`, no side of which is longer.");
+PyDoc_STRVAR(average_doc, "average(image, out, left=0, top=0, width=0, height=0, /)\n--\n\n"
+                          "Average uint8 RGB pixels [height, width, 3], or a box in parts of them, over areas to `out`, "
+                          "no side of which is longer.");
 
 static PyObject *average(PyObject *module, PyObject *arguments)
 {
     PyObject *image_object, *out_object;
     Py_buffer image, out;
+    struct part part = {0, 0, 0, 0};
     int fits, done = 0;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OO:average", &image_object, &out_object))
+    if (!PyArg_ParseTuple(arguments, "OO|dddd:average", &image_object, &out_object, &part.left, &part.top, &part.width,
+                          &part.height))
         return NULL;
     if (PyObject_GetBuffer(image_object, &image, PyBUF_STRIDES) < 0)
         return NULL;
@@ -218,10 +235,11 @@ static PyObject *average(PyObject *module, PyObject *arguments)
         PyBuffer_Release(&image);
         return NULL;
     }
-    fits = is_rgb(&image) && is_rgb(&out) && shrinks(&image, &out);
+    fits = is_rgb(&image) && is_rgb(&out) && shrinks(image.shape[0], out.shape[0], part.top, part.height) &&
+           shrinks(image.shape[1], out.shape[1], part.left, part.width);
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-        done = shrink_into(&image, &out);
+        done = shrink_into(&image, &out, &part);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&image);

@@ -272,7 +272,7 @@ def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
 def average_areas(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Shrink RGB pixels to all of `out` by averaging over areas; OpenCV's INTER_AREA, quicker where it was compiled."""
     height, width = out.shape[:2]
-    quick = None if pixels.shape[0] % height == 0 == pixels.shape[1] % width else _quick_average()
+    quick = None if pixels.shape[0] % height == 0 == pixels.shape[1] % width else quick_average()
     if quick is None or height > pixels.shape[0] or width > pixels.shape[1]:
         return np.asarray(cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA), np.uint8)
     quick(pixels, out)
@@ -280,7 +280,8 @@ def average_areas(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> NDArray[
 
 
 @functools.cache
-def _quick_average() -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], None] | None:
+def quick_average() -> Callable[..., None] | None:
+    """The compiled `average`, None where it is not."""
     try:
         from imagenet_pipeline.records import area_average
     except ImportError:  # see jpeg_crop

@@ -53,7 +53,7 @@ def test_real_photos_are_shrunk_as_without_it(unpacked: Callable[[str], Path], m
     photos = sorted(unpacked("imagenet_samples_300.tar").rglob("*.JPEG"))[:: 1 if LONG else 15]
     decoded = [decode_rgb(path.read_bytes()) for path in photos]
     compiled = [shrink(pixels, 224) for pixels in decoded if min(pixels.shape[:2]) > 224]
-    monkeypatch.setattr(module, "_quick_average", lambda: None)
+    monkeypatch.setattr(module, "quick_average", lambda: None)
     plain = [shrink(pixels, 224) for pixels in decoded if min(pixels.shape[:2]) > 224]
     assert len(plain) > len(photos) // 2
     assert all(np.array_equal(*pair) for pair in zip(compiled, plain, strict=True))
@@ -87,6 +87,14 @@ WRITABLE = np.zeros((4, 4, 3), np.uint8)
 def test_other_shapes_are_refused(image: Pixels, out: Pixels) -> None:
     with pytest.raises(ValueError, match="is needed"):
         area_average.average(image, out)
+
+
+@pytest.mark.parametrize(
+    "box", [(-0.1, 0, 5, 5), (0, -0.1, 5, 5), (5, 0, 4.5, 5), (0, 5, 5, 4.5), (0, 0, 3.9, 5), (float("nan"), 0, 5, 5)]
+)
+def test_boxes_beyond_the_image_and_smaller_than_the_output_are_refused(box: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="is needed"):
+        area_average.average(noise(9, 9), WRITABLE, *box)
 
 
 def test_what_cannot_be_written_is_refused() -> None:
