@@ -90,7 +90,7 @@ static LOOP widen(const unsigned char *restrict row, Py_ssize_t count, float *re
 }
 
 /* Average ROWS source rows along x, fewer at the lower edge. */
-static void average_rows(const struct axis *across, const struct room *room, const unsigned char *row,
+static LOOP average_rows(const struct axis *across, const struct room *room, const unsigned char *row,
                          Py_ssize_t stride, Py_ssize_t count)
 {
     for (Py_ssize_t r = 0; r < count; r++, row += stride)
