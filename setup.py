@@ -1,9 +1,9 @@
-"""The one compiled part, imagenet_pipeline/records/jpeg_crop.c; setup.cfg says all else.
+"""The compiled parts, jpeg_crop.c and area_average.c of imagenet_pipeline/records; setup.cfg says all else.
 
-It is left out, with a warning, where there is no compiler, no libjpeg-turbo >= 2.1 or no Python.h: everything works
-without it, with the same pixels, slower. Environment variables: IMAGENET_PIPELINE_LIBJPEG=FOLDER, one with include/
-and lib/libjpeg.a, is linked instead of the system's; IMAGENET_PIPELINE_NEEDS_COMPILED=1 makes a failure an error, for
-wheels that are handed out.
+Each is left out, with a warning, where there is no compiler or no Python.h, the first without libjpeg-turbo >= 2.1, the
+second on other than x86-64: everything works without them, with the same pixels, slower. Environment variables:
+IMAGENET_PIPELINE_LIBJPEG=FOLDER, one with include/ and lib/libjpeg.a, is linked instead of the system's;
+IMAGENET_PIPELINE_NEEDS_COMPILED=1 makes a failure an error, for wheels that are handed out.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ JPEG_CROP = Extension(
     py_limited_api=not FREE_THREADED,
 )
 
+# No products and sums in one: OpenCV rounds between them.
+AREA_AVERAGE = Extension(
+    "imagenet_pipeline.records.area_average",
+    ["imagenet_pipeline/records/area_average.c"],
+    extra_compile_args=["-O3", "-ffp-contract=off"],
+    py_limited_api=not FREE_THREADED,
+)
+
 
 def static_library() -> str:
     """The path of libjpeg.a: that of PREFIX, or the one the compiler knows; empty where there is none."""
@@ -44,11 +52,11 @@ def static_library() -> str:
 
 
 class BuildWhatCanBe(build_ext):
-    """Links libjpeg statically, else dynamically, else leaves the extension out."""
+    """Links libjpeg statically, else dynamically; leaves an extension out that cannot be built."""
 
     def build_extension(self, extension: Extension) -> None:
-        library = static_library()
-        ways: list[tuple[list[str], list[str], list[str]]] = [([], ["jpeg"], [])]
+        library = static_library() if extension is JPEG_CROP else ""
+        ways: list[tuple[list[str], list[str], list[str]]] = [([], ["jpeg"] if extension is JPEG_CROP else [], [])]
         if library:
             # Its symbols stay inside: other libjpegs are loaded into the same process (Pillow's, OpenCV's).
             hidden = ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic"] if sys.platform == "linux" else []
@@ -62,7 +70,7 @@ class BuildWhatCanBe(build_ext):
         if NEEDED:
             raise reason
         print(
-            f"warning: built without its JPEG crop decoder ({reason}); Debian's packages for it: {PACKAGES}",
+            f"warning: built without {extension.name} ({reason}); Debian's packages for it: {PACKAGES}",
             file=sys.stderr,
         )
         self.distribution.ext_modules = self.extensions = [other for other in self.extensions if other is not extension]
@@ -78,7 +86,7 @@ class WheelOfWhatWasBuilt(bdist_wheel):
 
 
 setup(
-    ext_modules=[JPEG_CROP],
+    ext_modules=[JPEG_CROP, AREA_AVERAGE],
     cmdclass={"build_ext": BuildWhatCanBe, "bdist_wheel": WheelOfWhatWasBuilt},
     options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

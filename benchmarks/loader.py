@@ -33,7 +33,7 @@ from typing import IO, Any
 import environments
 
 from imagenet_pipeline.processes import available_processors
-from imagenet_pipeline.records.image import prepare
+from imagenet_pipeline.records.prepare import prepare
 from imagenet_pipeline.records.recordio import frame, pack
 from imagenet_pipeline.training.resume import processor_name
 

@@ -153,10 +153,10 @@ def portraits() -> tuple[Any, Any]:
     import matplotlib.cbook
     import skimage.data
 
-    from imagenet_pipeline.records.image import upright_rgb
+    from imagenet_pipeline.loading.reduced import upright_image
 
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=True) as stream:
-        hopper = upright_rgb(stream.read())
+        hopper = upright_image(stream.read()).whole()
     return skimage.data.astronaut(), hopper
 
 

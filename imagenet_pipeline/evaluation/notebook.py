@@ -68,7 +68,7 @@ def _figure(prediction: Prediction) -> str:
 
 def _thumbnail(path: Path) -> str:
     try:
-        pixels = read_picture(path)
+        pixels = read_picture(path).whole()
     except Rejected:
         return ""
     is_small = min(pixels.shape[:2]) < _SIDE_PIXELS

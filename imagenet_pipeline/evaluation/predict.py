@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import logging
+import math
 import os
 from codecs import BOM_UTF8
 from collections import deque
@@ -28,21 +29,26 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
 from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
+from imagenet_pipeline.loading.reduced import resize_photo_into, upright_image
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import LazyImage, Rejected, calm, upright_rgb
+from imagenet_pipeline.records.image import LazyImage, Rejected, calm
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
 from imagenet_pipeline.records.manifest import is_remote
 from imagenet_pipeline.records.shard import read_image_file
-from imagenet_pipeline.training.checkpoint import Checkpoint
+from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.engine_setup import build_engine
 
 log = logging.getLogger("imagenet_pipeline")
 
 BATCHES_AHEAD = 2
 """Batches of views that are made ready beside the two in use: one being computed, one being read."""
+
+
+MARGIN = 4
+"""Pixels, along a side, that a reduced picture keeps for each of the network's input."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +101,34 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def read_picture(path: Path, damaged: Callable[[str], None] | None = None) -> Pixels:
-    """Read a picture file as RGB [H, W, 3], upright; `damaged` as in `decode_rgb`. Raises Rejected with the reason."""
-    return upright_rgb(read_image_file(Path(), str(path), follow_links=True), damaged)
+def read_picture(path: Path, damaged: Callable[[str], None] | None = None, least_edge: int | None = None) -> LazyImage:
+    """Read a picture file, upright, as `upright_image` does. Raises Rejected with the reason."""
+    return upright_image(read_image_file(Path(), str(path), follow_links=True), damaged, least_edge)
 
 
-def read_naming_damage(path: Path) -> Pixels:
+def read_naming_damage(path: Path, least_edge: int | None = None) -> LazyImage:
     """Read a picture file as `read_picture` does; a damaged picture that can be read is named on the log."""
     damage: list[str] = []
-    pixels = read_picture(path, damage.append)
+    image = read_picture(path, damage.append, least_edge)
     for what in damage:
         log.warning("%s: read, but damaged: %s", printable(str(path)), what)
-    return pixels
+    return image
+
+
+def least_edge_for(state: State) -> int:
+    """The shorter edge that a picture must keep where it is reduced before the crops of a run are cut from it.
+
+    A crop keeps MARGIN times the pixels of the network's input along each side, the rest is averaged over areas; so
+    of photos larger than that the input differs by no more than a few grey levels from that of the whole picture.
+    """
+    return math.ceil(MARGIN * state.input_size / state.crop_fraction)
+
+
+def views_of(image: LazyImage, state: State, crops: Crops = 1) -> Pixels:
+    """Cut the crops that the network of a run sees, [crops, S, S, 3]."""
+    out = np.empty((crops, state.input_size, state.input_size, 3), np.uint8)
+    evaluation_transform(image, state.crop_fraction, out, resize_photo_into)
+    return out
 
 
 def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, top: int) -> tuple[Choice, ...]:
@@ -118,7 +140,7 @@ def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, to
 def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
     """The crops of a picture that the network sees, uint8 [crops, S, S, 3], or the reason why it cannot be read."""
     try:
-        return classifier.views(read_naming_damage(path), crops)
+        return classifier.views(read_naming_damage(path, least_edge_for(classifier.checkpoint.state)), crops)
     except Rejected as reason:
         return str(reason)
 
@@ -168,7 +190,9 @@ class Classifier:
         """
         together = self.images_together(crops)
         parts = [
-            self.probabilities_of(np.stack([self.views(image, crops) for image in images[at : at + together]]))
+            self.probabilities_of(
+                np.stack([self.views(LazyImage.of(image), crops) for image in images[at : at + together]])
+            )
             for at in range(0, len(images), together)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
@@ -177,12 +201,9 @@ class Classifier:
         """The number of images that go to the engine at once."""
         return max(1, self.recipe.images_per_step // crops)
 
-    def views(self, image: Pixels, crops: Crops = 1) -> Pixels:
-        """Cut the crops that the network sees, [crops, S, S, 3], from an image [H, W, 3]. Threads may share it."""
-        side = self.checkpoint.state.input_size
-        out = np.empty((crops, side, side, 3), np.uint8)
-        evaluation_transform(LazyImage.of(image), self.checkpoint.state.crop_fraction, out)
-        return out
+    def views(self, image: LazyImage, crops: Crops = 1) -> Pixels:
+        """Cut the crops that the network sees, [crops, S, S, 3], from an image. Threads may share it."""
+        return views_of(image, self.checkpoint.state, crops)
 
     def probabilities_of(self, views: Pixels) -> Probabilities:
         """Probabilities [n, classes] of the images of a batch, given their crops `views` [n, crops, S, S, 3].

@@ -62,7 +62,7 @@ class Drawings:
         if not prediction.top or not (self._folder or on_sheet):
             return
         try:
-            pixels = read_picture(prediction.path)
+            pixels = read_picture(prediction.path).whole()
         except Rejected:  # gone or changed since it was looked at
             return
         if on_sheet:

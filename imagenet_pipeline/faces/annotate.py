@@ -189,7 +189,7 @@ def _copies(paths: Sequence[Path], folder: Path, out: Path | None) -> list[Path 
 def _draw_picture(
     reader: EmotionReader, path: Path, name: str, out: Path | None, detections: DetectionLines, tally: Tally
 ) -> Pixels:
-    pixels = read_naming_damage(path)
+    pixels = read_naming_damage(path).whole()
     faces = reader.look(pixels)
     drawn = draw_picture(pixels, faces)
     if out:

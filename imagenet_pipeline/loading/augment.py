@@ -7,7 +7,7 @@ position in the epoch. In evaluation: the centre crop, or several.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -123,14 +123,21 @@ def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int
     return Box(left - pad, top - pad, crop_width, crop_height)
 
 
-def evaluation_transform(image: LazyImage, crop_fraction: float, out: Pixels) -> None:
+def evaluation_transform(
+    image: LazyImage,
+    crop_fraction: float,
+    out: Pixels,
+    resize: Callable[[LazyImage, Box, bool, Pixels], None] = resize_into,
+) -> None:
     """Write an image to all of `out` [crops, S, S, 3] as `evaluation_boxes` says, mirrors last.
 
-    Each box is resampled once; its mirror is the same pixels mirrored.
+    Each box is resampled once; its mirror is the same pixels mirrored. The centre is decoded alone, ten crops together.
     """
     boxes = evaluation_boxes(image.height, image.width, crop_fraction, len(out))
+    if len(boxes) > 1:
+        image.whole()
     for crop, box in enumerate(boxes):
-        resize_into(image, box, False, out[crop])
+        resize(image, box, False, out[crop])
     for crop in range(len(boxes), len(out)):
         cv2.flip(out[crop - len(boxes)], 1, dst=out[crop])
 

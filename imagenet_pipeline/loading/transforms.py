@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.records.image import Box, LazyImage
+from imagenet_pipeline.records.image import Box, LazyImage, average_areas
 
 Pixels = NDArray[np.uint8]
 Affine = NDArray[np.float64]
@@ -85,9 +85,10 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     part = image.crop(box)
     both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
     averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
-    interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
-    size = (out.shape[1], out.shape[0])
-    cv2.resize(part, size, dst=out, interpolation=interpolation)
+    if averages:
+        average_areas(part, out)
+    else:
+        cv2.resize(part, (out.shape[1], out.shape[0]), dst=out, interpolation=cv2.INTER_LINEAR)
     if flip:
         cv2.flip(out, 1, dst=out)
 

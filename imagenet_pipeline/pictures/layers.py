@@ -37,15 +37,20 @@ from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
-from imagenet_pipeline.evaluation.predict import Classifier, open_classifier, read_naming_damage
+from imagenet_pipeline.evaluation.predict import (
+    Classifier,
+    least_edge_for,
+    open_classifier,
+    read_naming_damage,
+    views_of,
+)
 from imagenet_pipeline.evaluation.scoring import require_finite
-from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.networks.layers import Conv
 from imagenet_pipeline.networks.shapes import Shape, describe, output_shape
 from imagenet_pipeline.networks.subnetwork import last_map, until
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import LazyImage, Rejected
+from imagenet_pipeline.records.image import Rejected
 from imagenet_pipeline.training.checkpoint import Checkpoint
 
 FILTER_SIDE, KERNEL_SIDE, CHANNEL_SIDE, PHOTO_SIDE = 66, 33, 88, 280  # pixels
@@ -129,12 +134,10 @@ def draw_activations(
 def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
     """Cut the crop of a photo that a network sees, [S, S, 3]. Raises BadInput where the photo cannot be read."""
     state = checkpoint.state
-    views = np.empty((1, state.input_size, state.input_size, 3), np.uint8)
     try:
-        evaluation_transform(LazyImage.of(read_naming_damage(image)), state.crop_fraction, views)
+        view: Pixels = views_of(read_naming_damage(image, least_edge_for(state)), state)[0]
     except Rejected as reason:
         raise BadInput(f"the photo cannot be used ({reason})", where=image, expected="a photo") from reason
-    view: Pixels = views[0]
     return view
 
 

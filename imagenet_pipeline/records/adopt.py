@@ -34,6 +34,7 @@ from imagenet_pipeline.records.build import (
 )
 from imagenet_pipeline.records.foreign import Damage, RecordFile, RecordsPlan, state_of
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, ForeignShard, Manifest, Shard, Split
+from imagenet_pipeline.records.prepare import examine
 from imagenet_pipeline.records.reader import Numbers
 from imagenet_pipeline.records.shard import ColourSums
 from imagenet_pipeline.records.tasks import (
@@ -169,7 +170,7 @@ def _look(framed: bytes, keep_damaged: bool, colours: ColourSums) -> tuple[str, 
     record = recordio.unpack(recordio.read_frame(framed)[0])
     if record.number > LARGEST_NUMBER:
         raise image.Rejected(f"the record number {record.number} is beyond 63 bits")
-    header, pixels, damage = image.examine(record.image, keep_damaged)
+    header, pixels, damage = examine(record.image, keep_damaged)
     colours.add(pixels)
     return ("kept", *header.traits, *damage)
 

@@ -1,4 +1,4 @@
-"""One image at a time: what it really is, whether it can be used, and its bytes as they are stored.
+"""One image at a time: what it really is, whether it can be used, and its pixels.
 
 The header is read (Pillow, which decodes lazily) and held against the limits before anything is decoded
 (OpenCV >= 4.11; older ones accept truncated JPEGs: opencv/opencv#26488).
@@ -36,6 +36,8 @@ log = logging.getLogger("imagenet_pipeline")
 FILE_LIMIT_BYTES = 64 * 2**20
 SIDE_LIMIT_PIXELS = 16_384
 AREA_LIMIT_PIXELS = 50_000_000
+REDUCTIONS = (2, 4, 8)
+"""Those for which libjpeg-turbo's transforms have vector instructions; others take longer than none."""
 DAMAGED = "damaged"
 """Begins the reason, and is the action, where an image can be decoded and part of its picture is lost."""
 READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM"})
@@ -43,12 +45,13 @@ READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF"
 # Turning is decided here from the EXIF tag, so that stored pixels never depend on a reader's habits.
 _DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _ORIENTATION_TAG = 0x0112
+# EXIF orientations, by what has to be undone; of a picture that lies on its side, after it has been stood up.
+LYING, LEFT_FOR_RIGHT, UPSIDE_DOWN = frozenset((5, 6, 7, 8)), frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
 _MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
 WITHOUT_CROP_DECODER = (
     "this installation has no JPEG crop decoder, so loading is slower, with the same pixels "
     "(apt-get install gcc libc6-dev libjpeg-dev, and install imagenet-pipeline again)"
 )
-_PNG_END = b"IEND\xaeB`\x82"
 _HEADERS = threading.Lock()
 """Held while Python's warning filters, which are the whole process's, are other than the user's."""
 
@@ -126,18 +129,6 @@ class Header:
     traits: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Bytes to store, the RGB pixels they decode to (or none), and what was done: "kept", or conversions and "resized".
-
-    DAMAGED stands beside those where part of the picture is lost.
-    """
-
-    data: bytes
-    pixels: NDArray[np.uint8] | None
-    actions: tuple[str, ...]
-
-
 def calm() -> None:
     """Keep OpenCV to a single thread and off stderr in a worker process: workers are parallel already."""
     cv2.setNumThreads(1)
@@ -163,59 +154,6 @@ def library_versions() -> dict[str, str]:
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
     }
-
-
-def prepare(
-    data: bytes, resize: int, quality: int, pass_through: bool, keep_damaged: bool = False, decoded: bool = True
-) -> Prepared:
-    """Turn an image file into the JPEG to store: short edge `resize` pixels (0 = as it is), never enlarged.
-
-    A JPEG that needs no change keeps its bytes. With `pass_through` nothing is resized, and any plain 8-bit
-    JPEG or PNG keeps its bytes. Of 16-bit images the upper 8 bits are used; alpha is dropped.
-    An image that can be decoded although part of its picture is lost is used with `keep_damaged` alone.
-    Without `decoded` what is stored is not decoded: of bytes that are kept, and go on to their end marker, the header
-    alone is looked at. Raises Rejected with the reason.
-    """
-    header = read_header(data)
-    larger = not pass_through and 0 < resize < min(header.width, header.height)
-    plain = header.traits == () or (pass_through and header.traits == ("png",))
-    kept = plain and (pass_through or not larger)
-    if kept and not decoded and _has_end(data):
-        return Prepared(data, None, ("kept",))
-    pixels, damage = _examined(data, header, keep_damaged)
-    if kept:
-        return Prepared(data, pixels if decoded else None, ("kept", *damage))
-    pixels = turn(pixels, header.orientation)
-    actions = (*header.traits, *damage)
-    if larger:
-        pixels = shrink(pixels, resize)
-        actions += ("resized",)
-    encoded = encode_jpeg(pixels, quality)
-    return Prepared(encoded, decode_rgb(encoded) if decoded else None, actions)
-
-
-def examine(data: bytes, keep_damaged: bool = False) -> tuple[Header, NDArray[np.uint8], tuple[str, ...]]:
-    """Decode an image that is to be used: its header, its RGB pixels as they lie, and DAMAGED where some are lost.
-
-    Raises Rejected with the reason, also for one that is damaged unless `keep_damaged`.
-    """
-    header = read_header(data)
-    return header, *_examined(data, header, keep_damaged)
-
-
-def _examined(data: bytes, header: Header, keep_damaged: bool) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    damage: list[str] = []
-    pixels = _decoded(data, header, damage.append)
-    if damage and not keep_damaged:
-        raise Rejected(f"{DAMAGED}: {damage[0]}")
-    return pixels, (DAMAGED,) if damage else ()
-
-
-def _has_end(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG goes on to its end marker: what was cut short has none."""
-    if data.startswith(jpeg.START):
-        return jpeg.has_end(data)
-    return data.endswith(_PNG_END)
 
 
 def read_header(data: bytes) -> Header:
@@ -247,14 +185,17 @@ def read_header(data: bytes) -> Header:
             raise Rejected("not an image that can be read") from error
 
 
-def decode_rgb(data: Encoded, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
+def decode_rgb(data: Encoded, damaged: Callable[[str], None] | None = None, reduction: int = 1) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [height, width, 3], as it lies (EXIF is not followed).
+
+    With `reduction` (2, 4, 8) a JPEG whose picture is whole is decoded to ceil(height / reduction) rows and as many
+    columns: libjpeg takes the lower frequencies of each block alone, and looks through all coded data as ever.
 
     `damaged` is called with its library's words on a JPEG or TIFF part of whose picture is lost; many can be decoded
     all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
     """
-    return _bounded_rgb(data, _bounded_head(data), damaged)
+    return _bounded_rgb(data, _bounded_head(data), damaged, reduction)
 
 
 def refuse_damaged(words: str) -> None:
@@ -262,13 +203,32 @@ def refuse_damaged(words: str) -> None:
     raise BadInput(f"image is damaged ({words})")
 
 
-def upright_rgb(data: bytes, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file to RGB, uint8 [height, width, 3], turned as its EXIF tag says. Raises Rejected.
+def decode_file(
+    data: bytes, damaged: Callable[[str], None] | None = None, least_edge: int | None = None
+) -> tuple[Header, NDArray[np.uint8]]:
+    """Decode an image file: its header, and its RGB pixels as they lie. Raises Rejected.
 
-    `damaged` is as for `decode_rgb`.
+    `damaged` is as for `decode_rgb`. With `least_edge` a JPEG is decoded to a half, a quarter or an eighth of its
+    sides, the least of them that leaves its shorter edge so many pixels, at a fraction of the time and memory.
     """
     header = read_header(data)
-    return turn(_decoded(data, header, damaged), header.orientation)
+    return header, decode_as(header, data, damaged, least_edge)
+
+
+def decode_as(
+    header: Header, data: bytes, damaged: Callable[[str], None] | None = None, least_edge: int | None = None
+) -> NDArray[np.uint8]:
+    """Decode an image file whose header was read, as `decode_file` does."""
+    fitting = [part for part in REDUCTIONS if least_edge and min(header.height, header.width) >= part * least_edge]
+    reduction = max(fitting, default=1)
+    try:
+        pixels = decode_rgb(data, damaged, reduction)
+    except BadInput as error:
+        raise Rejected("cannot be decoded: truncated or damaged") from error
+    sizes = {(-(-header.height // part), -(-header.width // part), 3) for part in (1, reduction)}
+    if pixels.shape not in sizes:
+        raise Rejected("decoded size differs from the header's")
+    return pixels
 
 
 def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
@@ -276,7 +236,27 @@ def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     scale = short_edge / min(height, width)
     size = max(short_edge, round(width * scale)), max(short_edge, round(height * scale))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return average_areas(pixels, np.empty((*size[::-1], 3), np.uint8))
+
+
+def average_areas(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Shrink RGB pixels to all of `out` by averaging over areas; OpenCV's INTER_AREA, quicker where it was compiled."""
+    height, width = out.shape[:2]
+    quick = None if pixels.shape[0] % height == 0 == pixels.shape[1] % width else quick_average()
+    if quick is None or height > pixels.shape[0] or width > pixels.shape[1]:
+        return np.asarray(cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA), np.uint8)
+    quick(pixels, out)
+    return out
+
+
+@functools.cache
+def quick_average() -> Callable[..., None] | None:
+    """The compiled `average`, None where it is not."""
+    try:
+        from imagenet_pipeline.records import area_average
+    except ImportError:  # see jpeg_crop
+        return None
+    return area_average.average
 
 
 def enlarge(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
@@ -306,23 +286,13 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Undo an EXIF orientation 1..8 (JEITA CP-3451, tag 0x0112)."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in LYING:
         pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
+    if orientation in LEFT_FOR_RIGHT:
         pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _decoded(data: bytes, header: Header, damaged: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
-    try:
-        pixels = decode_rgb(data, damaged)
-    except BadInput as error:
-        raise Rejected("cannot be decoded: truncated or damaged") from error
-    if pixels.shape != (header.height, header.width, 3):
-        raise Rejected("decoded size differs from the header's")
-    return pixels
 
 
 def _bounded_head(data: Encoded) -> jpeg.Head | None:
@@ -350,12 +320,13 @@ def _tell_slower() -> None:
 
 
 def _bounded_rgb(
-    data: Encoded, head: jpeg.Head | None, damaged: Callable[[str], None] | None = None
+    data: Encoded, head: jpeg.Head | None, damaged: Callable[[str], None] | None = None, reduction: int = 1
 ) -> NDArray[np.uint8]:
     if head and _is_quick(head):
         try:
             # The quick way; on all of 6,300 photos it gave OpenCV's pixels.
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
+            rows, columns = (-(-side // reduction) if reduction > 1 else 0 for side in head[:2])
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns))
         except ValueError:
             # It stops at every fault; OpenCV goes on after some of them, and says so on stderr alone.
             pass

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import image, recordio
+from imagenet_pipeline.records.prepare import prepare
 from imagenet_pipeline.records.tasks import Task, note_progress, require_wanted
 
 
@@ -252,7 +253,7 @@ def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> Non
         counts = number % task.mean_every == 0
         try:
             source = _read_source(task, done, folders)
-            prepared = image.prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged, counts)
+            prepared = prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged, counts)
         except image.Rejected as reason:
             contents.rejects.append((number, path, str(reason)))
             continue

@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from imagenet_pipeline.drawing import data_address, jpeg
-from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, open_classifier
+from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, least_edge_for, open_classifier
 from imagenet_pipeline.faces.drawing import draw_faces
 from imagenet_pipeline.faces.emotions import EmotionReader, Face, FaceDetector, shows_emotions
+from imagenet_pipeline.loading.reduced import upright_image
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.records.image import Rejected, upright_rgb
+from imagenet_pipeline.records.image import Rejected
 
 SHOWN_PIXELS = 1280
 """Longest edge of the picture that goes back."""
@@ -45,18 +46,18 @@ class Answers:
         """
         damage: list[str] = []
         try:
-            pixels = upright_rgb(data, damage.append)
+            image = upright_image(data, damage.append, self._least_edge())
         except Rejected as reason:
             raise Rejected(f"This cannot be used: {reason}. Photos are JPEG, PNG, WebP, BMP or TIFF.") from reason
         if self.reader is None:
-            row = self.classifier.probabilities([pixels])[0]
+            row = self.classifier.probabilities_of(self.classifier.views(image)[None])[0]
             choices = best_choices(row, self.classifier.classes, self.top)
             return {
-                "picture": _shown(pixels),
+                "picture": _shown(image.whole()),
                 "subjects": [_subject("", choices)],
                 "message": _DAMAGED if damage else "",
             }
-        pixels = _searchable(pixels)
+        pixels = _searchable(image.whole())
         boxes = self.reader.detector.find(pixels)
         largest = sorted(boxes, key=lambda box: box.width, reverse=True)[:FACES_READ]
         faces = self.reader.read(pixels, sorted(largest))
@@ -64,6 +65,10 @@ class Answers:
         picture = _shown(draw_faces(pixels, faces, letters, panels=False))
         message = " ".join(filter(None, (_DAMAGED if damage else "", _message(len(boxes)))))
         return {"picture": picture, "subjects": _subjects(faces), "message": message}
+
+    def _least_edge(self) -> int | None:
+        """The shorter edge that a photo must keep, to be shown and read; faces are looked for in all of it."""
+        return None if self.reader else max(SHOWN_PIXELS, least_edge_for(self.classifier.checkpoint.state))
 
     def warm_up(self) -> None:
         """Let the engine make ready what it makes ready at the first picture."""

@@ -23,8 +23,9 @@ from imagenet_pipeline.evaluation.predict import (
     predict,
     read_picture,
 )
+from imagenet_pipeline.loading.reduced import upright_image
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.image import Rejected, upright_rgb
+from imagenet_pipeline.records.image import Rejected
 
 FRAMES = 12
 
@@ -60,7 +61,7 @@ def test_they_are_those_of_each_picture_alone(
             assert one.reason in ("text (HTML or SVG), not an image", "file is missing")
             assert one.top == ()
             continue
-        alone = classifier.probabilities([upright_rgb(one.path.read_bytes())], crops)[0]
+        alone = classifier.probabilities([upright_image(one.path.read_bytes()).whole()], crops)[0]
         told = {choice.class_id: choice.probability for choice in one.top}
         np.testing.assert_allclose([told[name] for name in classifier.classes.ids], alone, rtol=1e-9)
         assert [choice.probability for choice in one.top] == sorted(told.values(), reverse=True)
@@ -92,9 +93,9 @@ def test_no_more_than_the_batches_ahead_are_read(
 ) -> None:
     reads: list[Path] = []
 
-    def counted(path: Path, damaged: Callable[[str], None]) -> object:
+    def counted(path: Path, damaged: Callable[[str], None], least_edge: int) -> object:
         reads.append(path)
-        return read_picture(path, damaged)
+        return read_picture(path, damaged, least_edge)
 
     monkeypatch.setattr(module, "read_picture", counted)
     many = photos * 8

@@ -20,7 +20,7 @@ from imagenet_pipeline.faces.annotate import Source, annotate, annotate_footage
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
 from imagenet_pipeline.faces.emotions import EmotionReader, open_emotion_reader
 from imagenet_pipeline.faces.video import Footage, Frame, Window, open_video, whole_video
-from imagenet_pipeline.records.image import upright_rgb
+from imagenet_pipeline.loading.reduced import upright_image
 
 pytestmark = pytest.mark.faces
 
@@ -182,7 +182,7 @@ def test_a_picture(reader: EmotionReader, two_faces: Callable[[int], Any], tmp_p
     (line,) = lines_of(tmp_path / "out.jsonl")
     stated = [(face["x"], face["y"], face["width"], face["height"]) for face in line["faces"]]
     assert (line["source"], line["frame"], line["looked"], len(stated)) == ("scene.png", 0, True, faces)
-    drawn = upright_rgb((tmp_path / "out.png").read_bytes())
+    drawn = upright_image((tmp_path / "out.png").read_bytes()).whole()
     assert boxes_drawn(drawn) == stated
     assert (tally.faces, tally.without_faces) == (faces, int(not faces))
     if not faces:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagenet_pipeline.records.image import Rejected, prepare
+from imagenet_pipeline.records.image import Rejected
+from imagenet_pipeline.records.prepare import prepare
 
 LONG = bool(os.environ.get("IMAGENET_PIPELINE_LONG"))
 DAMAGED_PHOTOS = 38 if LONG else 6

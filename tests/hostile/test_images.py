@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import PipelineError
 from imagenet_pipeline.records import image, shard
+from imagenet_pipeline.records.prepare import prepare
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
 from imagenet_pipeline.records.verify import verify
@@ -59,7 +60,7 @@ def test_mutated_images_are_used_or_refused(seeds: list[bytes]) -> None:
         data = mutated(chance.choice(seeds), chance)
         start = time.monotonic()
         try:
-            prepared = image.prepare(data, 64, 95, pass_through=bool(chance.randrange(2)))
+            prepared = prepare(data, 64, 95, pass_through=bool(chance.randrange(2)))
         except image.Rejected:
             refused += 1
         else:
@@ -70,7 +71,7 @@ def test_mutated_images_are_used_or_refused(seeds: list[bytes]) -> None:
 
 def test_two_jpegs_in_one_file_are_the_first(seeds: list[bytes]) -> None:
     first, second = (image.encode_jpeg(np.full((20, 20, 3), value, np.uint8), 95) for value in (0, 255))
-    assert image.prepare(first + second, 0, 95, False).pixels.max() < 5
+    assert prepare(first + second, 0, 95, False).pixels.max() < 5
 
 
 def test_only_regular_files_inside_the_root_are_read(tmp_path: Path) -> None:

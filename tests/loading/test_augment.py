@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from imagenet_pipeline.loading.augment import (
 )
 from imagenet_pipeline.loading.order import uniforms
 from imagenet_pipeline.loading.transforms import resize_into
+from imagenet_pipeline.records import image as image_module
 from imagenet_pipeline.records.image import Box, LazyImage
 
 Crop = Literal["resized", "random", "centre"]
@@ -169,3 +171,24 @@ def test_two_crops_are_the_centre_and_its_mirror() -> None:
     evaluation_transform(LazyImage.of(image), 0.875, two)
     assert np.array_equal(two[0], one[0])
     assert np.array_equal(two[1], one[0][:, ::-1])
+
+
+@pytest.mark.parametrize(("crops", "boxes", "wholes"), [(1, 1, 0), (2, 1, 0), (10, 0, 1)])
+def test_evaluation_decodes_the_centre_alone_and_ten_crops_once(
+    monkeypatch: pytest.MonkeyPatch, crops: int, boxes: int, wholes: int
+) -> None:
+    pytest.importorskip("imagenet_pipeline.records.jpeg_crop", reason="it was not compiled here")
+    pixels = np.repeat(np.repeat(noise(20, 30), 16, axis=0), 16, axis=1)
+    data, asked = image_module.encode_jpeg(pixels, 95), []
+
+    def counted(name: str) -> Callable[..., object]:
+        inner = getattr(image_module, name)
+        return lambda *arguments: (asked.append(name), inner(*arguments))[1]
+
+    expected, out = (np.empty((crops, 64, 64, 3), np.uint8) for _ in range(2))
+    evaluation_transform(LazyImage.of(image_module.decode_rgb(data)), 0.875, expected)
+    for name in ("_decoded_part", "_bounded_rgb"):
+        monkeypatch.setattr(image_module, name, counted(name))
+    evaluation_transform(LazyImage(data), 0.875, out)
+    assert (asked.count("_decoded_part"), asked.count("_bounded_rgb")) == (boxes, wholes)
+    assert np.array_equal(out, expected)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagenet_pipeline.loading.reduced import average_into
 from imagenet_pipeline.loading.transforms import (
     Distortion,
     Pixels,
@@ -17,7 +19,7 @@ from imagenet_pipeline.loading.transforms import (
     resize_into,
     warp_into,
 )
-from imagenet_pipeline.records.image import Box, LazyImage
+from imagenet_pipeline.records.image import Box, LazyImage, quick_average
 
 PLAIN = Distortion()
 distortions = st.builds(
@@ -53,6 +55,33 @@ def test_a_crop_of_the_outputs_size_is_the_pixels_themselves(size: int, left: in
     resample(LazyImage.of(image), Box(left, top, size, size), flip, PLAIN, 0, out)
     crop = image[top : top + size, left : left + size]
     assert np.array_equal(out, crop[:, ::-1] if flip else crop)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_areas_are_averaged_by_the_share_of_each_pixel(data: st.DataObject, height: int, width: int, size: int) -> None:
+    def shares(pixels: int) -> tuple[float, float, np.ndarray[Any, np.dtype[np.float64]]]:
+        start = data.draw(st.integers(0, 8 * pixels - 1)) / 8
+        length = data.draw(st.integers(1, round(8 * (pixels - start)))) / 8
+        edges, whole = start + length * np.arange(size + 1) / size, np.arange(pixels)
+        low, high = np.maximum(edges[:-1, None], whole), np.minimum(edges[1:, None], whole + 1)
+        return start, length, np.maximum(0, high - low) / (length / size)
+
+    (top, box_height, of_rows), (left, box_width, of_columns) = shares(height), shares(width)
+    image, out = noise(height, width), blank(size)
+    expected = np.einsum("ah,hwc,bw->abc", of_rows, image.astype(np.float64), of_columns)
+    for compiled in (quick_average(), None):
+        with patch("imagenet_pipeline.loading.reduced.quick_average", return_value=compiled):
+            average_into(image, (left, top, box_width, box_height), out)
+        assert np.abs(out - expected).max() <= (0.75 if compiled else 0.5 + 1e-6)
+
+
+def test_areas_of_very_large_pictures_are_summed_without_overflow() -> None:
+    image, out = np.full((3000, 3000, 3), 255, np.uint8), blank(3)
+    for compiled in (quick_average(), None):
+        with patch("imagenet_pipeline.loading.reduced.quick_average", return_value=compiled):
+            average_into(image, (0.5, 0.25, 2999, 2999), out)
+        assert (out == 255).all()
 
 
 @settings(max_examples=50, deadline=None)

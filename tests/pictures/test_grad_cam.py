@@ -88,7 +88,7 @@ def test_it_looks_for_the_most_probable_class_at_the_last_map(
 ) -> None:
     made = draw_grad_cam(run, photos, tmp_path / "g.png", overrides={"engine": engine})
     classifier = open_classifier(run, overrides={"engine": engine, "precision": "float32"})
-    probabilities = classifier.probabilities([read_picture(path) for path in photos])
+    probabilities = classifier.probabilities([read_picture(path).whole() for path in photos])
     assert (made.layer, made.shape, made.engine, made.precision) == ("pool2", (50, 4, 4), engine, "float32")
     assert [one.class_id for one in made.images] == [classifier.classes.ids[row.argmax()] for row in probabilities]
     np.testing.assert_allclose([one.probability for one in made.images], probabilities.max(1), rtol=1e-5)
@@ -101,7 +101,7 @@ def test_a_named_class_and_layer_are_looked_at(run: Path, photos: list[Path], tm
     made = draw_grad_cam(run, photos[:1], tmp_path / "g.png", "relu1", "class3", overrides={"precision": "float64"})
     assert (made.layer, made.precision, made.images[0].class_id) == ("relu1", "float64", "class3")
     classifier = open_classifier(run)
-    probability = classifier.probabilities([read_picture(photos[0])])[0, 3]
+    probability = classifier.probabilities([read_picture(photos[0]).whole()])[0, 3]
     assert made.images[0].probability == pytest.approx(probability)
 
 

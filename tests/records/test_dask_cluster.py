@@ -36,13 +36,13 @@ OPTIONS = BuildOptions(resize=32, shards=6)
 SECONDS = 60
 GATE = """
 import os, time
-from imagenet_pipeline.records import image
-prepare = getattr(image.prepare, "real", image.prepare)  # Dask runs this twice
+from imagenet_pipeline.records import shard
+prepare = getattr(shard.prepare, "real", shard.prepare)  # Dask runs this twice
 def waiting(*arguments):
     while os.path.exists({gate!r}):
         time.sleep(0.02)
     return prepare(*arguments)
-waiting.real, image.prepare = prepare, waiting
+waiting.real, shard.prepare = prepare, waiting
 """
 """Has a worker wait over a photo while there is a file: so a test finds it in the midst of its work."""
 OTHER = """

@@ -22,11 +22,11 @@ from imagenet_pipeline.records.image import (
     Rejected,
     decode_rgb,
     encode_jpeg,
-    prepare,
     read_header,
     shrink,
     turn,
 )
+from imagenet_pipeline.records.prepare import prepare
 
 
 def encoded(kind: str, mode: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:

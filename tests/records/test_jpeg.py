@@ -15,7 +15,8 @@ from PIL import Image
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import jpeg
-from imagenet_pipeline.records.image import Rejected, decode_rgb, prepare, read_header
+from imagenet_pipeline.records.image import Rejected, decode_rgb, read_header
+from imagenet_pipeline.records.prepare import prepare
 
 END = b"\xff\xd9"
 

@@ -18,7 +18,7 @@ from PIL import Image
 from imagenet_pipeline.errors import BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.predict import open_classifier
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
-from imagenet_pipeline.records.image import upright_rgb
+from imagenet_pipeline.loading.reduced import upright_image
 from imagenet_pipeline.serving.answers import SHOWN_PIXELS
 from imagenet_pipeline.serving.page import address, listen, own_names
 
@@ -32,7 +32,7 @@ def encoded(pixels: Any, ending: str = ".png") -> bytes:
 def picture_of(answer: Any) -> Any:
     head, _, data = answer["picture"].partition(",")
     assert head == "data:image/jpeg;base64"
-    return upright_rgb(base64.b64decode(data))
+    return upright_image(base64.b64decode(data)).whole()
 
 
 def zipped() -> bytes:
@@ -151,7 +151,7 @@ def test_many_at_once_are_all_answered(odd_site: Any) -> None:
         given = list(pool.map(odd_site.look, photos))
     assert [status for status, _ in given] == [200] * 20
     for (_, answer), photo in zip(given, photos, strict=True):
-        np.testing.assert_allclose(picture_of(answer), upright_rgb(photo), atol=3)
+        np.testing.assert_allclose(picture_of(answer), upright_image(photo).whole(), atol=3)
 
 
 @pytest.mark.parametrize(
