@@ -7,7 +7,8 @@ position in the epoch. In evaluation: the centre crop, or several.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import cv2
@@ -21,6 +22,7 @@ from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, uniforms
 from imagenet_pipeline.loading.random_erasing import ERASING_COLUMNS, Erasure, erase, erasures
 from imagenet_pipeline.loading.transforms import (
+    UNDISTORTED,
     Distortion,
     Pixels,
     colour_matrix,
@@ -64,32 +66,19 @@ class Draw(NamedTuple):
 
 def draw_choices(augmentation: Augmentation, numbers: NDArray[np.float64]) -> list[Draw]:
     """Turn uniform numbers [n, COLUMNS] into the choices for n images."""
-    signed = 2 * numbers - 1
-    areas = _between(augmentation.area, numbers[:, _AREAS])
-    aspects = _between_logarithms(augmentation.aspect, numbers[:, _ASPECTS])
-    zooms = _between_logarithms(augmentation.zoom, numbers[:, _ZOOM])
-    normals = augmentation.lighting * _normals(numbers[:, _LIGHTING])
-    return [
-        Draw(
-            areas=areas[row].tolist(),
-            aspects=aspects[row].tolist(),
-            left=float(numbers[row, _LEFT]),
-            top=float(numbers[row, _TOP]),
-            flip=bool(numbers[row, _FLIP] < augmentation.flip),
-            distortion=Distortion(
-                degrees=augmentation.rotation_degrees * float(signed[row, _ROTATION]),
-                shear=augmentation.shear * float(signed[row, _SHEAR]),
-                zoom=float(zooms[row]),
-                shift_x=augmentation.shift * float(signed[row, _SHIFT_X]),
-                shift_y=augmentation.shift * float(signed[row, _SHIFT_Y]),
-            ),
-            brightness=1 + augmentation.brightness * float(signed[row, _BRIGHTNESS]),
-            contrast=1 + augmentation.contrast * float(signed[row, _CONTRAST]),
-            saturation=1 + augmentation.saturation * float(signed[row, _SATURATION]),
-            lighting=normals[row],
-        )
-        for row in range(len(numbers))
-    ]
+    columns = (
+        _between(augmentation.area, numbers[:, _AREAS]).tolist(),
+        _between_logarithms(augmentation.aspect, numbers[:, _ASPECTS]).tolist(),
+        numbers[:, _LEFT].tolist(),
+        numbers[:, _TOP].tolist(),
+        (numbers[:, _FLIP] < augmentation.flip).tolist(),
+        _distortions(augmentation, numbers),
+        _about(1, augmentation.brightness, numbers[:, _BRIGHTNESS]),
+        _about(1, augmentation.contrast, numbers[:, _CONTRAST]),
+        _about(1, augmentation.saturation, numbers[:, _SATURATION]),
+        augmentation.lighting * _normals(numbers[:, _LIGHTING]) if augmentation.lighting else repeat(_NO_LIGHTING),
+    )
+    return list(map(Draw, *columns))
 
 
 def training_transform(
@@ -184,6 +173,28 @@ def _centred(height: int, width: int, crop_height: int, crop_width: int) -> Box:
     return Box((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height)
 
 
+def _distortions(augmentation: Augmentation, numbers: NDArray[np.float64]) -> Iterable[Distortion]:
+    turns = augmentation.rotation_degrees, augmentation.shear, augmentation.shift
+    if not any(turns) and augmentation.zoom == (1, 1):
+        return repeat(UNDISTORTED)
+    return map(
+        Distortion,
+        _about(0, augmentation.rotation_degrees, numbers[:, _ROTATION]),
+        _about(0, augmentation.shear, numbers[:, _SHEAR]),
+        _between_logarithms(augmentation.zoom, numbers[:, _ZOOM]).tolist(),
+        _about(0, augmentation.shift, numbers[:, _SHIFT_X]),
+        _about(0, augmentation.shift, numbers[:, _SHIFT_Y]),
+    )
+
+
+_NO_LIGHTING = np.zeros(3)
+
+
+def _about(centre: float, reach: float, uniforms: NDArray[np.float64]) -> Iterable[float]:
+    """Numbers from `centre` - `reach` to `centre` + `reach`."""
+    return (centre + reach * (2 * uniforms - 1)).tolist() if reach else repeat(float(centre))
+
+
 def _between(limits: Range, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = limits
     return low + (high - low) * uniforms
@@ -220,8 +231,8 @@ class ImageDraws(NamedTuple):
 class TrainingImages:
     """Writes the images of consecutive positions of an epoch into the rows of `images` [n, S, S, 3].
 
-    `labels` [n] are there when rows are finished; `targets` [n, classes] are written then. Positions that are
-    mixed begin and end with a pair.
+    `labels` [n] are there at the end; `targets` [n, classes] are written then. Positions that are mixed begin and
+    end with a pair.
     """
 
     def __init__(
@@ -239,14 +250,15 @@ class TrainingImages:
         self._draws = training_draws(augmentation, seed, epoch, positions, images.shape[1])
 
     def write(self, image: LazyImage, row: int) -> None:
-        """Change an image and write it to a row of the batch."""
+        """Change an image and write it to a row."""
         draws = self._draws[row]
         training_transform(image, self._augmentation, draws.draw, self._images[row], draws.changes, draws.erasure)
 
-    def finish(self, rows: range) -> None:
-        """Mix the pairs in these rows, which are written."""
+    def finish(self) -> None:
+        """Mix the pairs, once all rows are written."""
         if self._targets is None:
             return
+        rows = range(len(self._draws))
         for first, second in zip(rows[::2], rows[1::2], strict=True):
             mixed = self._draws[first].mix, self._draws[second].mix
             if mixed[0] and mixed[1]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -67,17 +67,17 @@ class Batch:
 
 
 class _Images(Protocol):
-    """Turns stored images into the rows of a batch."""
+    """Turns stored images into rows of a batch."""
 
     def write(self, image: LazyImage, row: int) -> None:
-        """Write an image to a row of the batch; what it needs of it is decoded here. Raises BadInput."""
+        """Write an image to a row; what it needs of it is decoded here. Raises BadInput."""
 
-    def finish(self, rows: range) -> None:
-        """Called once these rows are written."""
+    def finish(self) -> None:
+        """Called once all rows are written."""
 
 
 _Prepare = Callable[[range, "_Slot"], _Images]
-"""Makes the above for the positions of a batch and its slot."""
+"""Makes the above for consecutive positions of a batch and their part of its slot."""
 
 
 class Loader:
@@ -245,6 +245,7 @@ class Batches:
             started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
             while started:
                 slot, cut, pieces = started.popleft()
+                wait(pieces)  # rather than for one after the other: each waking takes the lock from a thread
                 for piece in pieces:
                     piece.result()
                 yield slot.batch(cut, time.perf_counter() - resumed)
@@ -252,13 +253,13 @@ class Batches:
                 started.extend(self._start(pool, slot, cut) for cut in islice(upcoming, 1))
 
     def _start(self, pool: Executor, slot: _Slot, cut: range) -> tuple[_Slot, range, list[Future[None]]]:
-        images = self._prepare(cut, slot)
-        pieces = [cut[start : start + _PIECE] for start in range(0, len(cut), _PIECE)]
-        return slot, cut, [pool.submit(self._fill, slot, piece, cut.start, images) for piece in pieces]
+        parts = [range(start, min(start + _PIECE, len(cut))) for start in range(0, len(cut), _PIECE)]
+        pieces = [pool.submit(self._fill, slot.part(part), cut[part.start : part.stop]) for part in parts]
+        return slot, cut, pieces
 
-    def _fill(self, slot: _Slot, piece: range, first: int, images: _Images) -> None:
-        for position in piece:
-            row, record = position - first, int(self._order[position])
+    def _fill(self, slot: _Slot, positions: range) -> None:
+        images = self._prepare(positions, slot)
+        for row, record in enumerate(self._order[positions.start : positions.stop].tolist()):
             sample = read_sample(self._records, record, self._loader.classes)
             slot.labels[row] = sample.label
             slot.records[row] = sample.number
@@ -266,7 +267,7 @@ class Batches:
                 images.write(sample.image, row)
             except BadInput as error:  # an image under a checksum: the others are decoded when they are read
                 raise _located(Damaged(error.what), self._records, record) from error
-        images.finish(range(piece.start - first, piece.stop - first))
+        images.finish()
 
     def _slots(self, count: int, records: int) -> list[_Slot]:
         try:
@@ -298,11 +299,15 @@ class _Slot:
     targets: NDArray[np.float32] | None
     crops: int
 
+    def part(self, records: range) -> _Slot:
+        rows = slice(records.start, records.stop)
+        images = self.images[records.start * self.crops : records.stop * self.crops]
+        targets = None if self.targets is None else self.targets[rows]
+        return _Slot(images, self.labels[rows], self.records[rows], targets, self.crops)
+
     def batch(self, cut: range, wait_seconds: float) -> Batch:
-        count = len(cut)
-        images = self.images[: count * self.crops]
-        targets = None if self.targets is None else self.targets[:count]
-        return Batch(images, self.labels[:count], self.records[:count], cut.start, wait_seconds, targets)
+        part = self.part(range(len(cut)))
+        return Batch(part.images, part.labels, part.records, cut.start, wait_seconds, part.targets)
 
 
 @dataclass(frozen=True)
@@ -315,7 +320,7 @@ class _EvaluationImages:
     def write(self, image: LazyImage, row: int) -> None:
         evaluation_transform(image, self.crop_fraction, self.views[row])
 
-    def finish(self, rows: range) -> None:
+    def finish(self) -> None:
         pass
 
 
@@ -374,7 +379,7 @@ def _located(error: PipelineError, records: Records, position: int) -> PipelineE
 def _image(record: ImageRecord) -> LazyImage:
     try:
         # Under a checksum, damaged images were stored by a build that was asked to keep them.
-        return LazyImage(record.image, None if record.checked else refuse_damaged)
+        return LazyImage(record.content, None if record.checked else refuse_damaged)
     except PipelineError as error:
         # An image whose checksum holds was readable when it was built: the records are at fault.
         raise (Damaged if record.checked else BadInput)(error.what) from error

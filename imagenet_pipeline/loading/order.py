@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,15 +79,21 @@ def uniforms(
     """Random numbers in [0, 1) for consecutive positions of an epoch: float64 [len(positions), columns].
 
     A row depends on (seed, epoch, its position, columns, stream) alone: any slice of positions equals that slice of
-    the whole epoch. Raises BadRecipe for a negative seed or epoch.
+    the whole epoch. Not to be written to. Raises BadRecipe for a negative seed or epoch.
     """
     if len(positions) == 0:
         return np.empty((0, columns))
     first, last = positions.start // BLOCK, (positions.stop - 1) // BLOCK
-    drawn = [_generator(seed, stream, epoch, block).random((BLOCK, columns)) for block in range(first, last + 1)]
+    drawn = [_block(seed, stream, epoch, block, columns) for block in range(first, last + 1)]
     start = positions.start - first * BLOCK
-    rows: NDArray[np.float64] = np.concatenate(drawn)[start : start + len(positions)]
-    return rows
+    rows = drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
+    return rows[start : start + len(positions)]
+
+
+# Neighbouring positions are asked for one after the other: the last block of each stream, and those that others are at.
+@lru_cache(maxsize=4)
+def _block(seed: int, stream: int, epoch: int, block: int, columns: int) -> NDArray[np.float64]:
+    return _generator(seed, stream, epoch, block).random((BLOCK, columns))
 
 
 def _generator(seed: int, stream: int, epoch: int, block: int = 0) -> np.random.Generator:

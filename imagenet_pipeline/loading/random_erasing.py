@@ -42,6 +42,8 @@ class Erasure(NamedTuple):
 
 def erasures(probability: float, uniforms: NDArray[np.float64]) -> list[Erasure | None]:
     """Turn uniform numbers [n, ERASING_COLUMNS] into the rectangles of n images, None for those left alone."""
+    if not probability:
+        return [None] * len(uniforms)
     areas = AREA[0] + (AREA[1] - AREA[0]) * uniforms[:, _AREAS]
     aspects = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** uniforms[:, _ASPECTS]
     return [

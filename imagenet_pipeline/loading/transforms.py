@@ -8,7 +8,7 @@ runs right, y down.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,8 +20,7 @@ Pixels = NDArray[np.uint8]
 Affine = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Distortion:
+class Distortion(NamedTuple):
     """A distortion of the square output about its centre, after the crop has been scaled to it.
 
     degrees turns clockwise; shear moves a row sideways by `shear` per unit of height; zoom > 1 enlarges;
@@ -40,6 +39,9 @@ class Distortion:
         return self.degrees == 0 and self.shear == 0
 
 
+UNDISTORTED = Distortion()
+
+
 def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
     """Write what `box` shows of `image`, distorted, then mirrored if `flip`, to `out` [S, S, 3].
 
@@ -47,11 +49,12 @@ def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fil
     affine warp, where the outside of the image has the grey `fill`.
     """
     if distortion.upright:
-        box = _seen_through(box, distortion)
+        if distortion is not UNDISTORTED:
+            box = _seen_through(box, distortion)
         if _inside(box, image):
             resize_into(image, box, flip, out)
             return
-        distortion = Distortion()
+        distortion = UNDISTORTED
     warp_into(image.whole(), affine(box, flip, distortion, out.shape[0]), fill, out)
 
 
@@ -84,10 +87,9 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
     interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
     size = (out.shape[1], out.shape[0])
+    cv2.resize(part, size, dst=out, interpolation=interpolation)
     if flip:
-        cv2.flip(cv2.resize(part, size, interpolation=interpolation), 1, dst=out)
-    else:
-        cv2.resize(part, size, dst=out, interpolation=interpolation)
+        cv2.flip(out, 1, dst=out)
 
 
 def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:

@@ -10,10 +10,12 @@ import mmap
 import os
 import re
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -125,7 +127,7 @@ class RecordSet:
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
         self._indices = [file_index(path, checked) for path in paths] if indices is None else indices
-        self._starts = np.cumsum([0, *map(len, self._indices)])
+        self._starts = list(accumulate(map(len, self._indices), initial=0))
         self._cached = cached
         self._opened: RecordFiles = cached or OpenFiles(paths)
 
@@ -193,7 +195,7 @@ class RecordSet:
             yield records
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, position: int) -> ImageRecord:
         """Fetch and check a record. Raises Damaged (BadInput if another's) naming file, record and offset."""
@@ -275,7 +277,7 @@ class RecordSet:
         index = self._indices[file]
         if index.checksums is not None and recordio.checksum(framed) != index.checksums[row]:
             raise Damaged("checksum wrong")
-        data, length = recordio.read_frame(framed)
+        data, length = recordio.read_frame(memoryview(framed))
         if length != size_bytes:
             raise Damaged(
                 "the record and the index differ in length", expected=f"{size_bytes} bytes", found=f"{length}"
@@ -290,13 +292,13 @@ class RecordSet:
         if index.classes is None:
             return record
         own = record.checked or index.checksums is not None
-        return replace(record, labels=(float(index.classes[row]),), checked=own)
+        return record._replace(labels=(float(index.classes[row]),), checked=own)
 
     def _locate(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)} in {self.name}")
-        file = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return file, position - int(self._starts[file])
+        file = bisect_right(self._starts, position) - 1
+        return file, position - self._starts[file]
 
 
 def require_record_file(path: Path) -> None:

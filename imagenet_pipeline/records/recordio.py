@@ -10,9 +10,10 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import google_crc32c
+import numpy as np
 
 from imagenet_pipeline.errors import BadInput, Damaged
 
@@ -22,7 +23,7 @@ RECORD_LIMIT_BYTES = 2**29
 LABEL_LIMIT = 2**16
 CHECKED_TAG = 0x49503143
 
-Buffer = bytes | mmap.mmap
+Buffer = bytes | memoryview | mmap.mmap
 
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _CHUNK = struct.Struct("<II")
@@ -30,14 +31,19 @@ _HEADER = struct.Struct("<IfQQ")
 _NO_ID2 = bytes(8)
 
 
-@dataclass(frozen=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """One image with its labels; `checked` says that its checksum was there and right."""
 
     labels: tuple[float, ...]
     number: int
-    image: bytes
+    content: bytes | memoryview
+    """The encoded image, or a look at it where it was read: the loader copies nothing."""
     checked: bool
+
+    @property
+    def image(self) -> bytes:
+        """The encoded image in bytes of its own."""
+        return bytes(self.content)
 
 
 def frame(data: bytes) -> bytes:
@@ -61,9 +67,10 @@ def frame(data: bytes) -> bytes:
     return b"".join((*parts, pad))
 
 
-def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
+def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes | memoryview, int]:
     """Return the record whose frame starts at `offset`, and the offset just after it.
 
+    Out of a memoryview it comes as a part of that, not copied, unless the record is split.
     Raises Damaged (without `where`; the caller knows the file) when the frame is not whole.
     """
     kind, payload, offset = _read_chunk(buffer, offset)
@@ -97,7 +104,7 @@ def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
     return (start, end) if (magic, length >> 29) == (MAGIC, _WHOLE) and start <= end else None
 
 
-def next_start(buffer: Buffer, offset: int) -> int:
+def next_start(buffer: bytes | mmap.mmap, offset: int) -> int:
     """Find the first offset from `offset` on where a record may start: an aligned magic of a first chunk.
 
     Returns the buffer's length where there is none.
@@ -140,8 +147,8 @@ def pack(labels: Sequence[float], number: int, image: bytes, checked: bool = Tru
     return b"".join((head, struct.pack("<Q", id2), body))
 
 
-def unpack(data: bytes) -> ImageRecord:
-    """Read an image record, ours or foreign.
+def unpack(data: bytes | memoryview) -> ImageRecord:
+    """Read an image record, ours or foreign; of a memoryview the image is a part, not copied.
 
     Raises Damaged when it is too short for its header or labels, or when its checksum is wrong.
     """
@@ -150,7 +157,7 @@ def unpack(data: bytes) -> ImageRecord:
     flag, label, number, id2 = _HEADER.unpack_from(data)
     body = data[_HEADER.size :]
     checked = id2 >> 32 == CHECKED_TAG
-    if checked and id2 & 0xFFFFFFFF != _checksum(data[:16], body):
+    if checked and id2 & 0xFFFFFFFF != _checksum(bytes(data[:16]), body):
         raise Damaged("checksum wrong")
     if flag == 0:
         return ImageRecord((label,), number, body, checked)
@@ -164,17 +171,19 @@ def checksum(content: bytes) -> int:
     return int(google_crc32c.value(content))
 
 
-def _checksum(head: bytes, body: bytes) -> int:
-    return int(google_crc32c.extend(google_crc32c.value(head + _NO_ID2), body))
+def _checksum(head: bytes, body: bytes | memoryview) -> int:
+    # The library takes bytes and arrays, but no memoryview.
+    seen = body if isinstance(body, bytes) else np.frombuffer(body, np.uint8)
+    return int(google_crc32c.extend(google_crc32c.value(head + _NO_ID2), seen))
 
 
 def _chunk_head(kind: int, length_bytes: int) -> bytes:
     return _CHUNK.pack(MAGIC, kind << 29 | length_bytes)
 
 
-def _read_chunk(buffer: Buffer, offset: int) -> tuple[int, bytes, int]:
+def _read_chunk(buffer: Buffer, offset: int) -> tuple[int, bytes | memoryview, int]:
     kind, end, following = _chunk_extent(buffer, offset)
-    return kind, bytes(buffer[offset + _CHUNK.size : end]), following
+    return kind, buffer[offset + _CHUNK.size : end], following
 
 
 def _chunk_extent(buffer: Buffer, offset: int) -> tuple[int, int, int]:

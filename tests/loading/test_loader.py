@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 import tracemalloc
@@ -50,7 +49,7 @@ class Memory:
         return Path("memory.rec"), 100 + position, 1000 * position
 
     def change(self, position: int, **fields: Any) -> None:
-        self.records[position] = dataclasses.replace(self.records[position], **fields)
+        self.records[position] = self.records[position]._replace(**fields)
 
 
 @pytest.fixture
@@ -215,7 +214,7 @@ def test_a_readers_error_arrives_where_its_batch_would_have(memory: Memory, thre
 def test_an_image_that_does_not_decode_names_file_and_record(
     memory: Memory, checked: bool, kind: type[PipelineError]
 ) -> None:
-    memory.change(9, image=b"\xff\xd8 no picture", checked=checked)
+    memory.change(9, content=b"\xff\xd8 no picture", checked=checked)
     with pytest.raises(kind, match=r"memory\.rec, record 9, offset 9000: .*decoded"):
         content(Loader(memory, 8, 4, 2).evaluation())
 
@@ -270,7 +269,7 @@ def test_memory_stays_flat() -> None:
     content(loader.training(0, 0, RICH))
     tracemalloc.start()
     peaks = []
-    for epoch in range(6):
+    for epoch in range(10):
         tracemalloc.reset_peak()
         with loader.training(0, epoch, RICH) as batches:
             for _ in batches:
@@ -279,7 +278,7 @@ def test_memory_stays_flat() -> None:
     tracemalloc.stop()
     batch_bytes = 8 * 64 * 64 * 3
     assert max(peaks) < 3 * batch_bytes + 2_000_000
-    assert max(peaks[1:]) - peaks[0] < 300_000
+    assert max(peaks[5:]) - peaks[4] < 300_000  # by then as many blocks of random numbers are there as are kept
 
 
 def test_reads_the_packages_own_records(tmp_path: Path) -> None:
@@ -297,7 +296,7 @@ def test_odd_images_load_or_are_refused_by_name(unpacked: Callable[[str], Path])
     files = sorted(path for path in unpacked("odd_images_shared.tar.xz").rglob("*") if path.is_file())
     for file in files:
         memory = Memory(1)
-        memory.change(0, image=file.read_bytes(), checked=False)
+        memory.change(0, content=file.read_bytes(), checked=False)
         try:
             content(Loader(memory, 16, 1, 0).evaluation())
         except PipelineError as error:
@@ -310,7 +309,7 @@ def test_a_header_that_claims_billions_of_pixels_is_refused_at_once(memory: Memo
     forged = bytearray(memory.records[0].image)
     frame_header = forged.index(b"\xff\xc0")
     forged[frame_header + 5 : frame_header + 9] = b"\xff\xdc\xff\xdc"
-    memory.change(0, image=bytes(forged))
+    memory.change(0, content=bytes(forged))
     started = time.perf_counter()
     with pytest.raises(Damaged, match=r"record 0, offset 0: .*50,000,000 pixels"):
         content(Loader(memory, 8, 4, 1).evaluation())

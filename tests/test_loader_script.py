@@ -1,0 +1,49 @@
+"""The comparison of loaders, benchmarks/loader.py: every peer at hand does its rounds, and the rest is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagenet_pipeline.records.image import encode_jpeg
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(3):
+            image = np.random.default_rng(number).integers(100, 141, (60 + number, 90, 3), np.uint8)
+            jpeg = encode_jpeg(image, 95)
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.size = len(jpeg)
+            tar.addfile(member, io.BytesIO(jpeg))
+    return path
+
+
+def test_loaders_do_the_same_work_in_turn(photos: Path, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks/loader.py", "--photos", photos, "--records", "130", "--rounds", "1",
+         "--pixels", "0", "--threads", "2", "--peers", "ours", "plain", "plain-crop", "ffcv", "--json"],
+        env={**os.environ, "IMAGENET_PIPELINE_CACHE": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    assert "ffcv is left out" in ended.stderr
+    (table,) = json.loads(ended.stdout)["tables"]
+    rows = {row["peer"]: row for row in table["rows"]}
+    assert list(rows) == ["ours", "plain", "plain-crop"]
+    for row in rows.values():
+        assert (row["batch"]["shape"], row["batch"]["type"]) == ([64, 224, 224, 3], "uint8")
+        assert row["batch"]["mean"] == pytest.approx(120, abs=3)
+        assert len(row["images_per_second"]) == len(row["image_seconds"]) == 1
+        assert min(row["images_per_second"]) > 0 <= min(row["image_seconds"])
