@@ -47,3 +47,19 @@ def test_loaders_do_the_same_work_in_turn(photos: Path, tmp_path: Path) -> None:
         assert row["batch"]["mean"] == pytest.approx(120, abs=3)
         assert len(row["images_per_second"]) == len(row["image_seconds"]) == 1
         assert min(row["images_per_second"]) > 0 <= min(row["image_seconds"])
+
+
+def test_environments_name_the_packages_that_the_system_lacks(tmp_path: Path) -> None:
+    without = tmp_path / "bin" / "pkg-config"
+    without.parent.mkdir()
+    without.write_text("#!/bin/sh\nexit 1\n")
+    without.chmod(0o755)
+    paths = f"{without.parent}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks/environments.py", "ffcv"],
+        env={**os.environ, "PATH": paths, "IMAGENET_PIPELINE_CACHE": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    assert ended.stderr.startswith("ffcv is left out: apt-get install ")
+    assert ended.stderr.endswith(" libopencv-dev libturbojpeg0-dev\n")
+    assert ended.stdout == ""
