@@ -56,6 +56,7 @@ class Contestant:
 
 PEERS = {
     "ours": Contestant("ours", "ours"),
+    "ours-whole": Contestant("ours, photos decoded whole", "ours", "whole"),
     "ffcv": Contestant("FFCV, the same JPEG bytes", "with_ffcv", environment="ffcv"),
     "dali": Contestant("DALI on the CPU, crop decode", "with_dali", environment="dali"),
     "dali-antialias": Contestant("the same with antialiasing", "with_dali", "antialias", "dali"),

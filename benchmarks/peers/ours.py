@@ -1,4 +1,4 @@
-"""Our Loader."""
+"""Our Loader; with the option `whole`, without our crop decoder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from itertools import count
 import serve
 
 from imagenet_pipeline.loading.loader import Loader
+from imagenet_pipeline.records import image
 from imagenet_pipeline.records.reader import RecordSet
 
 
 def main() -> None:
-    path, threads, _ = serve.arguments()
+    path, threads, option = serve.arguments()
+    if option == "whole":
+        image.jpeg_crop = None  # type: ignore[assignment]
     epochs = count()
     with RecordSet.open(path) as records:
         loader = Loader(records, serve.SIZE, serve.BATCH_SIZE, threads)

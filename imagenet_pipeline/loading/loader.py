@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -245,7 +245,7 @@ class Batches:
             started = deque(self._start(pool, slot, cut) for slot, cut in zip(slots, upcoming, strict=False))
             while started:
                 slot, cut, pieces = started.popleft()
-                wait(pieces)  # rather than for one after the other: each waking takes the lock from a thread
+                wait(pieces, return_when=FIRST_EXCEPTION)  # not for each: waking up takes the lock from a thread
                 for piece in pieces:
                     piece.result()
                 yield slot.batch(cut, time.perf_counter() - resumed)

@@ -79,7 +79,7 @@ def uniforms(
     """Random numbers in [0, 1) for consecutive positions of an epoch: float64 [len(positions), columns].
 
     A row depends on (seed, epoch, its position, columns, stream) alone: any slice of positions equals that slice of
-    the whole epoch. Not to be written to. Raises BadRecipe for a negative seed or epoch.
+    the whole epoch. They are for reading only. Raises BadRecipe for a negative seed or epoch.
     """
     if len(positions) == 0:
         return np.empty((0, columns))
@@ -93,7 +93,9 @@ def uniforms(
 # Neighbouring positions are asked for one after the other: the last block of each stream, and those that others are at.
 @lru_cache(maxsize=4)
 def _block(seed: int, stream: int, epoch: int, block: int, columns: int) -> NDArray[np.float64]:
-    return _generator(seed, stream, epoch, block).random((BLOCK, columns))
+    numbers = _generator(seed, stream, epoch, block).random((BLOCK, columns))
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _generator(seed: int, stream: int, epoch: int, block: int = 0) -> np.random.Generator:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -127,7 +126,7 @@ class RecordSet:
         self.files = list(paths)
         self._checked, self._numbered = checked, numbered
         self._indices = [file_index(path, checked) for path in paths] if indices is None else indices
-        self._starts = list(accumulate(map(len, self._indices), initial=0))
+        self._starts: list[int] = np.cumsum([0, *map(len, self._indices)]).tolist()
         self._cached = cached
         self._opened: RecordFiles = cached or OpenFiles(paths)
 

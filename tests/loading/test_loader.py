@@ -210,6 +210,14 @@ def test_a_readers_error_arrives_where_its_batch_would_have(memory: Memory, thre
     assert list(batches) == []
 
 
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_of_several_errors_in_a_batch_the_first_row_s_is_raised(memory: Memory, threads: int) -> None:
+    for position in (35, 30, 22, 12):
+        memory.failing[position] = Damaged(f"record {position}")
+    with pytest.raises(Damaged, match="record 12"):
+        content(Loader(memory, 8, COUNT, threads).evaluation())
+
+
 @pytest.mark.parametrize(("checked", "kind"), [(True, Damaged), (False, BadInput)])
 def test_an_image_that_does_not_decode_names_file_and_record(
     memory: Memory, checked: bool, kind: type[PipelineError]

@@ -53,6 +53,14 @@ def test_what_is_framed_reads_back(payload: bytes) -> None:
     assert skip_frame(framed, 0) == len(framed)
 
 
+@given(PAYLOADS)
+def test_out_of_a_memoryview_comes_a_part_of_it_unless_the_record_is_split(payload: bytes) -> None:
+    framed = memoryview(frame(payload))
+    found, following = read_frame(framed)
+    assert (found, following) == (payload, len(framed))
+    assert isinstance(found, memoryview) == (framed[7] >> 5 == 0)
+
+
 def scan(buffer: bytes) -> Iterator[tuple[int, bytes]]:
     """Offset and record of every frame."""
     offset = 0
@@ -113,6 +121,19 @@ def test_ten_thousand_payloads_with_the_magic_inside(tmp_path: Path, mx: Any) ->
 def test_a_packed_record_unpacks_and_is_checked(labels: tuple[float, ...]) -> None:
     record = unpack(pack(labels, 2**40, b"image"))
     assert (record.labels, record.number, record.image, record.checked) == (labels, 2**40, b"image", True)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=3), st.binary(max_size=60), st.booleans())
+def test_a_record_is_the_same_out_of_bytes_and_out_of_a_memoryview(
+    labels: list[float], image: bytes, checked: bool
+) -> None:
+    packed = pack(labels, 5, image, checked)
+    record, looked = unpack(packed), unpack(memoryview(packed))
+    assert looked == record == (tuple(labels), 5, image, checked)
+    assert (record.image, type(looked.image), type(looked.content)) == (image, bytes, memoryview)
+    if checked and image:
+        with pytest.raises(Damaged, match="checksum"):
+            unpack(memoryview(packed[:-1] + bytes([packed[-1] ^ 1])))
 
 
 @pytest.mark.filterwarnings("ignore:tostring")
