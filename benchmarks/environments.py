@@ -54,9 +54,9 @@ ENVIRONMENTS = {
 
 
 def main() -> None:
-    missing = [name for name in sys.argv[1:] or ENVIRONMENTS if interpreter(name, make=True) is None]
-    for name in set(sys.argv[1:] or ENVIRONMENTS) - set(missing):
-        print(f"{name}: {interpreter(name)}")
+    for name in sys.argv[1:] or ENVIRONMENTS:
+        if python := interpreter(name, make=True):
+            print(f"{name}: {python}")
 
 
 def interpreter(name: str, make: bool = False) -> Path | None:
@@ -94,9 +94,15 @@ def _make(environment: Environment, folder: Path) -> str:
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
-            return f"{' '.join(step[1:5])} ...: {(done.stderr.strip().splitlines() or ['failed'])[-1]}"
+            return _reason(done.stderr)
     (folder / "works").touch()
     return ""
+
+
+def _reason(complaints: str) -> str:
+    """The line that says most: pip's last error, else the last."""
+    lines = complaints.strip().splitlines() or ["no word"]
+    return next((line for line in reversed(lines) if line.lower().lstrip().startswith("error")), lines[-1]).strip()
 
 
 def _lacking(environment: Environment) -> str:

@@ -266,28 +266,31 @@ def table(result: dict[str, Any], pixels: int, rows: list[Measured]) -> str:
     """A table for people: best and median of the rounds, processor time, how many times as fast ours is."""
     threads = sorted({row.threads for row in rows})
     titles = [f"{count} thread{'s' if count > 1 else ''}" for count in threads]
-    time_title = f"processor time an image, {titles[-1]}, us"
+    heads = ["loader", *titles, "ours is times as fast", "processor time an image, us", "to ours", "batch, its mean"]
     lines = [
         f"{name_of(pixels).capitalize()}: {result['processor']}, {result['processors']} processors, load "
         f"{result['load_before']:.1f} before, {result['date']}; n = {result['records']} records, {result['rounds']} "
-        f"rounds, taking turns; images/s, best (median); the last column is at {titles[-1]}",
+        f"rounds in turn; images/s, best (median); the columns after them are of {titles[-1]}",
         "",
-        f"| loader | {' | '.join(titles)} | {time_title} | batch, mean | ours is times as fast |",
-        "|---" * (len(threads) + 4) + "|",
+        f"| {' | '.join(heads)} |",
+        f"{'|---' * len(heads)}|",
     ]
     by_peer = {name: [row for row in rows if row.peer == name] for name in dict.fromkeys(row.peer for row in rows)}
     for name, own in by_peer.items():
-        speeds = " | ".join(f"{row.best:,.0f} ({row.median:,.0f})" for row in own)
-        batch = f"{own[-1].batch['type']}, {own[-1].batch['mean']:.0f}"
-        ratio = ratios(by_peer["ours"][-1], own[-1]) if "ours" in by_peer and name != "ours" else ""
-        lines.append(f"| {PEERS[name].title} | {speeds} | {own[-1].image_microseconds:,.0f} | {batch} | {ratio} |")
+        speeds = [f"{row.best:,.0f} ({row.median:,.0f})" for row in own]
+        last = own[-1]
+        to_ours, faster = comparison(by_peer["ours"][-1], last) if "ours" in by_peer and name != "ours" else ("", "")
+        batch = f"{last.batch['type']}, {last.batch['mean']:.0f}"
+        cells = [PEERS[name].title, *speeds, faster, f"{last.image_microseconds:,.0f}", to_ours, batch]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def ratios(ours: Measured, other: Measured) -> str:
-    """Best to best, and the median over the rounds."""
+def comparison(ours: Measured, other: Measured) -> tuple[str, str]:
+    """Processor time of another as a multiple of ours; our images/s as one of its, best and median over the rounds."""
     turns = zip(ours.images_per_second, other.images_per_second, strict=True)
-    return f"{ours.best / other.best:.2f} ({statistics.median(own / its for own, its in turns):.2f})"
+    speed = f"{ours.best / other.best:.2f} ({statistics.median(own / its for own, its in turns):.2f})"
+    return f"{other.image_microseconds / ours.image_microseconds:.2f}", speed
 
 
 if __name__ == "__main__":
