@@ -73,17 +73,16 @@ class BuildWhatCanBe(build_ext):
             f"warning: built without {extension.name} ({reason}); Debian's packages for it: {PACKAGES}",
             file=sys.stderr,
         )
-        self.extensions = [other for other in self.extensions if other is not extension]
+        self.distribution.ext_modules = self.extensions = [other for other in self.extensions if other is not extension]
 
 
 class WheelOfWhatWasBuilt(bdist_wheel):
-    """Names a wheel without the extension py3-none-any."""
+    """Is py3-none-any where the extension was left out."""
 
-    def get_tag(self) -> tuple[str, str, str]:
-        built = self.get_finalized_command("build_ext").extensions
-        if not built:
-            self.root_is_pure = True
-        return super().get_tag()
+    def run_command(self, command: str) -> None:
+        super().run_command(command)
+        if command == "build":
+            self.root_is_pure = not self.distribution.has_ext_modules()
 
 
 setup(

@@ -56,9 +56,11 @@ RECIPES = names_of(REPOSITORY / "config", "*.toml")
 
 def test_the_source_holds_what_a_checkout_holds(source: Path) -> None:
     for folder in ("benchmarks", "config", "docs", "imagenet_pipeline", "record_builders", "scripts", "tests"):
-        for pattern in ("*.py", "*.sh", "*.toml", "*.md", "*.txt"):
+        for pattern in ("*.py", "*.pyi", "*.c", "*.sh", "*.toml", "*.md", "*.txt"):
             assert names_of(source / folder, pattern) == names_of(REPOSITORY / folder, pattern)
     assert (source / "LICENSE").exists()
+    assert (source / "setup.py").exists()
+    assert not names_of(source, "*.so")
 
 
 def test_the_wheel_claims_one_name_and_holds_all_of_it(installed: Path) -> None:
@@ -81,3 +83,14 @@ def test_the_wheel_alone_finds_recipes_and_builders(installed: Path, tmp_path: P
     module, *recipes = call(code, tmp_path, PYTHONPATH=str(installed)).split()
     assert module == str(installed / "imagenet_pipeline" / "record_builders" / "cutting.py")
     assert set(recipes) == {str(installed / "imagenet_pipeline" / "recipes" / name) for name in RECIPES}
+
+
+def test_a_machine_without_a_compiler_makes_a_wheel_for_any_machine(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    call("from setuptools import build_meta; build_meta.build_wheel('..')", tmp_path / "source", CC="/bin/false")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "imagenet_pipeline/records/image.py" in names
+    assert not [name for name in names if name.endswith(".so")]

@@ -48,6 +48,10 @@ _ORIENTATION_TAG = 0x0112
 # EXIF orientations, by what has to be undone; of a picture that lies on its side, after it has been stood up.
 LYING, LEFT_FOR_RIGHT, UPSIDE_DOWN = frozenset((5, 6, 7, 8)), frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
 _MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
+WITHOUT_CROP_DECODER = (
+    "this installation has no JPEG crop decoder, so loading is slower, with the same pixels "
+    "(apt-get install gcc libc6-dev libjpeg-dev, and install imagenet-pipeline again)"
+)
 _HEADERS = threading.Lock()
 """Held while Python's warning filters, which are the whole process's, are other than the user's."""
 
@@ -147,6 +151,11 @@ def silence_opencv(but_errors: bool = False) -> None:
     """Keep OpenCV's own lines off stderr, all of them or all but errors."""
     logging = getattr(cv2.utils, "logging", cv2)  # the call moved in OpenCV 5
     logging.setLogLevel(2 if but_errors else 0)
+
+
+def crop_decoder() -> str | None:
+    """The version of libjpeg-turbo inside the compiled crop decoder; None where that is not there."""
+    return jpeg_crop.LIBJPEG_TURBO if jpeg_crop else None
 
 
 def library_versions() -> dict[str, str]:
@@ -346,7 +355,7 @@ def _decoded_part(data: Encoded, head: jpeg.Head | None, box: Box) -> NDArray[np
 
 @functools.cache
 def _tell_slower() -> None:
-    log.info("this installation has no JPEG crop decoder: photos are decoded whole, slower (`doctor` says more)")
+    log.info("photos are decoded whole: %s", WITHOUT_CROP_DECODER)
 
 
 def _bounded_rgb(

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from imagenet_pipeline import __version__
+from imagenet_pipeline.records import image
 
 VERBS = [
     "build imagenet",
@@ -30,6 +32,7 @@ VERBS = [
     "train",
     "evaluate",
     "plot",
+    "doctor",
     "benchmark loader",
     "export",
     "import",
@@ -240,6 +243,17 @@ def test_records_of_other_classes_are_refused(call: Call, world: Path, tmp_path:
 def test_plot_draws_two_runs(call: Call, world: Path, tmp_path: Path) -> None:
     assert call("plot", world / "run", world / "run", "--out", tmp_path / "c.png").code == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("compiled", ["9.9.9", None])
+def test_doctor_says_whether_the_crop_decoder_is_there(
+    call: Call, monkeypatch: pytest.MonkeyPatch, compiled: str | None
+) -> None:
+    monkeypatch.setattr(image, "jpeg_crop", compiled and SimpleNamespace(LIBJPEG_TURBO=compiled))
+    assert call("doctor", "--json").json["crop_decoder"] == compiled
+    said = call("doctor").out
+    assert ("libjpeg-turbo 9.9.9" in said) == bool(compiled)
+    assert ("apt-get install gcc" in said) == (not compiled)
 
 
 def test_benchmark_loader_measures(call: Call, world: Path) -> None:

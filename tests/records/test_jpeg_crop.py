@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +239,8 @@ def mutated(data: bytes, numbers: np.random.Generator) -> bytes:
 @pytest.mark.skipif(not LONG, reason="long: IMAGENET_PIPELINE_LONG=1 runs it")
 def test_a_million_mutations_under_sanitizers(tmp_path: Path) -> None:
     """AddressSanitizer and UBSan watch our C; pages without access stand behind input and output of libjpeg."""
+    if not shutil.which("gcc"):
+        pytest.skip("no gcc")
     library = subprocess.run(["gcc", "-print-file-name=libjpeg.a"], capture_output=True, text=True).stdout.strip()
     if not Path(library).is_file():
         pytest.skip("no libjpeg.a")
