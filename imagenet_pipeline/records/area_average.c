@@ -211,8 +211,9 @@ static int is_rgb(const Py_buffer *pixels)
 /* 1 where a side of the output is no longer than that part of the image's. */
 static int shrinks(Py_ssize_t source, Py_ssize_t size, double begin, double length)
 {
-    int lies_inside = begin >= 0 && begin + length <= (double)source && (length == 0 || length >= (double)size);
-    return size >= 1 && size <= source && source <= LONGEST_SIDE && lies_inside;
+    int lies_inside = begin >= 0 && begin + length <= (double)source;
+    int is_long_enough = length == 0 ? begin == 0 : length >= (double)size;
+    return size >= 1 && size <= source && source <= LONGEST_SIDE && lies_inside && is_long_enough;
 }
 
 PyDoc_STRVAR(average_doc, "average(image, out, left=0, top=0, width=0, height=0, /)\n--\n\n"

@@ -90,7 +90,16 @@ def test_other_shapes_are_refused(image: Pixels, out: Pixels) -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [(-0.1, 0, 5, 5), (0, -0.1, 5, 5), (5, 0, 4.5, 5), (0, 5, 5, 4.5), (0, 0, 3.9, 5), (float("nan"), 0, 5, 5)]
+    "box",
+    [
+        (-0.1, 0, 5, 5),
+        (0, -0.1, 5, 5),
+        (5, 0, 4.5, 5),
+        (0, 5, 5, 4.5),
+        (0, 0, 3.9, 5),
+        (2, 0, 0, 0),
+        (float("nan"), 0, 5, 5),
+    ],
 )
 def test_boxes_beyond_the_image_and_smaller_than_the_output_are_refused(box: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="is needed"):
