@@ -7,7 +7,7 @@ import functools
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,7 +194,7 @@ def _letters(path: str) -> frozenset[int]:
     return frozenset(_character_map(path))
 
 
-def _character_map(path: str) -> dict[int, int]:
+def _character_map(path: str) -> Mapping[int, int]:
     from matplotlib.ft2font import FT2Font
 
     return FT2Font(path).get_charmap()

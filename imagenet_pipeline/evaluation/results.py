@@ -283,7 +283,11 @@ def per_class(outcomes: Outcomes) -> list[ClassFigures]:
     images, predicted = _count(outcomes.labels, labels), _count(outcomes.top[:, 0], labels)
     hits = _count(outcomes.labels[outcomes.rank1_right], labels)
     # As scikit-learn's precision_recall_fscore_support, to the last bit; it takes longer to import than all the rest.
-    recall, precision, f1 = hits / np.maximum(images, 1), hits / np.maximum(predicted, 1), 2 * hits / (images + predicted)
+    recall, precision, f1 = (
+        hits / np.maximum(images, 1),
+        hits / np.maximum(predicted, 1),
+        2 * hits / (images + predicted),
+    )
     among_five = _count(outcomes.labels[outcomes.rank5_right], labels) / np.maximum(images, 1)
     columns = (100.0 * column for column in (recall, among_five, precision, recall, f1))
     rows = zip(labels.tolist(), images.tolist(), *(column.tolist() for column in columns), strict=True)

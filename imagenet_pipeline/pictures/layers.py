@@ -38,6 +38,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
 from imagenet_pipeline.evaluation.predict import Classifier, open_classifier, read_naming_damage
+from imagenet_pipeline.evaluation.predict_pictures import caption_of
 from imagenet_pipeline.evaluation.scoring import require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.transforms import Pixels
@@ -201,11 +202,6 @@ def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 def _columns(count: int) -> int:
     return min(count, 8 if count <= 64 else 16)
-
-
-def caption_of(run: Path, checkpoint: Checkpoint) -> str:
-    """The caption of a picture: network, checkpoint and run."""
-    return f"{checkpoint.state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
 def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shape, drawn: int) -> LayerPicture:

@@ -12,6 +12,7 @@ from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.engines.pytorch.tensor_list import RowLimit, TensorList, copy_unless, joint_step
 from imagenet_pipeline.optimizers import Step, clip_factor, with_l1
 
+
 class Optimizer:
     """An optimizer of named tensors, all of the same type and on the same device.
 
@@ -98,7 +99,9 @@ class Optimizer:
     def _steps(self, names: Iterable[str], rate: float) -> list[Step]:
         return [self._state.step(name, rate) for name in names]
 
-    def _update_fused(self, moving: dict[str, Any], gradients: Sequence[Any], rate: float, overflow: Any | None) -> None:
+    def _update_fused(
+        self, moving: dict[str, Any], gradients: Sequence[Any], rate: float, overflow: Any | None
+    ) -> None:
         found = dict(zip(moving, gradients, strict=True))
         for (factor, decay), group in self._alike.items():
             names = [name for name in group if name in found]
