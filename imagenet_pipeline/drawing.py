@@ -7,20 +7,20 @@ import functools
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#1f5fa8", "#c2571a", "#2e7d4f", "#7b4ea3", "#8a6d1d", "#a83262")
 """Blue, orange, green, purple, ochre, pink: of curves and bars, in this order."""
@@ -170,6 +170,8 @@ def shortened(text: str, font: FreeTypeFont, width: int) -> str:
 
 
 def _own() -> str:
+    import matplotlib
+
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
@@ -180,7 +182,7 @@ def _path_for(text: frozenset[str]) -> str | None:
         return _own()
     for path in _installed():
         try:
-            if codes.issubset(FT2Font(path).get_charmap()) and ImageFont.truetype(path, 20):
+            if codes.issubset(_character_map(path)) and ImageFont.truetype(path, 20):
                 return path
         except (OSError, RuntimeError):
             continue  # a font of coloured bitmaps, or none at all
@@ -189,11 +191,19 @@ def _path_for(text: frozenset[str]) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _letters(path: str) -> frozenset[int]:
-    return frozenset(FT2Font(path).get_charmap())
+    return frozenset(_character_map(path))
+
+
+def _character_map(path: str) -> Mapping[int, int]:
+    from matplotlib.ft2font import FT2Font
+
+    return FT2Font(path).get_charmap()
 
 
 @functools.lru_cache(maxsize=1)
 def _installed() -> tuple[str, ...]:
+    from matplotlib import font_manager
+
     return tuple(sorted(font_manager.findSystemFonts()))
 
 

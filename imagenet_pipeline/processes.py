@@ -15,6 +15,7 @@ import _thread
 import contextlib
 import ctypes
 import functools
+import gc
 import json
 import math
 import multiprocessing
@@ -192,6 +193,18 @@ def end_with_launcher() -> None:
         _end_with_parent(signal.SIGTERM)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Keep Python from looking for garbage meanwhile: a tenth of the time of a framework's import."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def run_apart(words: Sequence[str], environment: Mapping[str, str]) -> str:

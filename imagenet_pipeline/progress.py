@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-import progressbar
-
 log = logging.getLogger("imagenet_pipeline")
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -43,7 +41,6 @@ class Bar:
     def __init__(self, label: str, unit: str, shown: bool = True) -> None:
         self._label = label
         self._unit = unit
-        self._line = _Line(label, unit)
         self._shown = shown
         self._bar: Any = None
         self._done = self._total = 0
@@ -72,15 +69,17 @@ class Bar:
             log.info("%s: %s", self._label, "  ".join((position, *state)))
 
     def _draw(self, state: Sequence[str]) -> None:
-        self._line.state = state
         # The terminal is asked each time, since it may have another size by now.
         if self._bar is None:
+            import progressbar  # imports much, for terminals alone
+
             self._bar = progressbar.ProgressBar(
                 max_value=self._total, term_width=_columns(), line_breaks=False, enable_colors=False
             )
             # Not as arguments, of which it would take a copy, and what sys.stderr was when it was imported.
-            self._bar.widgets, self._bar.fd = [self._line], sys.stderr
+            self._bar.widgets, self._bar.fd = [_Line(self._label, self._unit, progressbar)], sys.stderr
             self._bar.start()
+        self._bar.widgets[0].state = state
         self._bar.term_width = _columns()
         self._bar.update(self._done, force=bool(state))
 
@@ -88,7 +87,7 @@ class Bar:
 class _Line:
     """Widget of the whole line, so that no field can push another out of it."""
 
-    def __init__(self, label: str, unit: str) -> None:
+    def __init__(self, label: str, unit: str, progressbar: Any) -> None:
         self.label, self.unit = label, unit
         self.state: Sequence[str] = ()
         self._time, self._bar = progressbar.ETA(), progressbar.Bar()

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.plan import Images
@@ -48,6 +47,9 @@ def cut(images: Images, count: int, seed: int, no_cut: str = "0") -> tuple[Image
     if not classes <= count <= len(images) - classes:
         advice = f"ask for another number, add images, or say {no_cut}"
         raise BadInput(failure, expected=f"{classes}..{len(images) - classes}", advice=advice)
+    # Not above: photos that lie in splits already are not cut, and it takes a second to import.
+    from sklearn.model_selection import train_test_split
+
     rest, chosen = train_test_split(np.arange(len(images)), test_size=count, stratify=images.labels, random_state=seed)
     return take(images, rest), take(images, np.sort(chosen))
 

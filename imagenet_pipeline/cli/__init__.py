@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import logging
 import os
 import signal
@@ -88,6 +90,8 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # At the end all goes with the process: Python need not look among a framework's million objects for garbage.
+    atexit.register(gc.freeze)
     launched = False
     try:
         launched = _join_ranks()

@@ -62,8 +62,7 @@ def predict(
     from imagenet_pipeline.evaluation.evaluate import crops_of
     from imagenet_pipeline.evaluation.predict import open_classifier, prediction_table, require_csv
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
-    from imagenet_pipeline.evaluation.predict_pictures import Drawings
-    from imagenet_pipeline.pictures.layers import caption_of
+    from imagenet_pipeline.evaluation.predict_pictures import Drawings, caption_of
 
     views = crops_of(crops)
     if out:

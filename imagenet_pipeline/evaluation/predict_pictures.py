@@ -26,6 +26,7 @@ from imagenet_pipeline.errors import BadRecipe, printable
 from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Rejected
+from imagenet_pipeline.training.checkpoint import Checkpoint
 
 SHEET_LIMIT = 100
 """Pictures on a contact sheet."""
@@ -34,6 +35,11 @@ _SMALLEST_LETTERS, _LARGEST_LETTERS = 14, 120
 _ROWS_LIMIT = 100
 """Classes below an annotated picture: a JPEG of many thousand rows of pixels cannot be written."""
 _JPEG_ENDINGS = (".jpg", ".jpeg")
+
+
+def caption_of(run: Path, checkpoint: Checkpoint) -> str:
+    """The caption of a picture: network, checkpoint and run."""
+    return f"{checkpoint.state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
 class Drawings:

@@ -12,7 +12,6 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
@@ -87,9 +86,16 @@ def difference(right: Truths, loss: Reals, other_right: Truths, other_loss: Real
     discordant, padded = gained + lost, images + 2
     middle = (gained - lost) / padded
     half = _Z * math.sqrt((discordant + 1) / padded - middle**2) / math.sqrt(padded)
-    p = float(binomtest(gained, discordant).pvalue) if discordant else 1.0
+    p = _mcnemar(gained, discordant) if discordant else 1.0
     points = 100.0 * (gained - lost) / images
     return Difference(points, _percent(middle - half, middle + half), gained, lost, p, mean(loss - other_loss))
+
+
+def _mcnemar(gained: int, discordant: int) -> float:
+    # Not above: it takes as long to import as all else that an evaluation of one network needs.
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, discordant).pvalue)
 
 
 def _percent(low: float, high: float) -> Interval:

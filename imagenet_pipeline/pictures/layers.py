@@ -44,6 +44,7 @@ from imagenet_pipeline.evaluation.predict import (
     read_naming_damage,
     views_of,
 )
+from imagenet_pipeline.evaluation.predict_pictures import caption_of
 from imagenet_pipeline.evaluation.scoring import require_finite
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.networks.layers import Conv
@@ -204,11 +205,6 @@ def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 def _columns(count: int) -> int:
     return min(count, 8 if count <= 64 else 16)
-
-
-def caption_of(run: Path, checkpoint: Checkpoint) -> str:
-    """The caption of a picture: network, checkpoint and run."""
-    return f"{checkpoint.state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
 
 
 def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shape, drawn: int) -> LayerPicture:

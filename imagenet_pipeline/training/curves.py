@@ -6,17 +6,16 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any, Literal
 
 from imagenet_pipeline import files
 from imagenet_pipeline.drawing import COLOURS, png, require_png, written_out
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.training.journal import Event, Journal, branches, restarts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "alpha": 0.7},
@@ -50,7 +49,7 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     if out.exists() and 0 <= time.time() - out.stat().st_mtime < at_most_every_seconds:
         return False
     trainings = _trainings(runs)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = _figure(11)
     loss, rank1 = figure.subplots(1, 2)
     for number, training in enumerate(trainings):
         for axes, quantity in ((loss, "loss"), (rank1, "rank1")):
@@ -75,11 +74,18 @@ def separate_curves(run: Path) -> tuple[bytes, bytes]:
 
 
 def _alone(events: list[Event], quantity: str, title: str, corner: Literal["upper right", "lower right"]) -> bytes:
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    figure = _figure(5.5)
     axes = figure.subplots()
     _draw_run(axes, events, quantity, COLOURS[0])
     _finish(axes, title, corner)
     return png(figure)
+
+
+def _figure(width_inches: float) -> Figure:
+    # Not above: training begins without it.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inches, 4.2), layout="constrained")
 
 
 def _joined(paths: Sequence[Path], numbers: list[int]) -> dict[int, tuple[Path, list[Event]]]:
@@ -132,6 +138,8 @@ def _draw_line(axes: Axes, rows: list[Event], column: str, colour: str, kind: st
 
 
 def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower right"] | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -148,6 +156,8 @@ def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower 
 
 def _name_below(figure: Figure, names: list[str], kinds: Collection[str]) -> None:
     """One key for both axes: a colour a training, and what each of these kinds of lines means."""
+    from matplotlib.lines import Line2D
+
     lines = [
         Line2D([], [], color=COLOURS[number % len(COLOURS)], label=_as_text(name)) for number, name in enumerate(names)
     ]

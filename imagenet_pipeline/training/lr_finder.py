@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe
@@ -166,6 +165,8 @@ def _require_range(lowest: float, highest: float, steps: int) -> None:
 
 def draw_rates(curve: RateCurve, out: Path) -> None:
     """Draw `out` (PNG): losses pale, smoothed solid, the suggestion a dotted vertical."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.semilogx(curve.rates, curve.losses, color=COLOURS[0], alpha=0.25, label="loss of each step")

@@ -47,7 +47,8 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
             run.loggers.add_epoch(row)
             write_history(run.folder, run.journal.events())
             prune(run.folder, run.recipe.checkpoint.keep)
-            draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
+            if not run.is_done(epoch):  # then `note_end` draws
+                draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
             log.info(_summary(row, run.recipe.epochs, len(run.data.classes)))
             complaint = _complaint(run, row)
             if complaint and not said_before:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import classification_report, confusion_matrix
+from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
 
 from imagenet_pipeline.evaluation.results import classes_met, confusion, per_class
 from imagenet_pipeline.evaluation.scoring import Outcomes
@@ -35,6 +35,17 @@ def test_class_figures_are_scikit_learn_s(images: int, classes: int) -> None:
         own = outcomes.labels == one.label
         assert one.rank1 == one.recall
         assert one.rank5 == pytest.approx(100 * outcomes.rank5_right[own].mean() if own.any() else 0.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_class_figures_are_scikit_learn_s_to_the_last_bit(seed: int) -> None:
+    outcomes = drawn(images=37 * (seed + 1), classes=6 + 5 * seed, seed=seed)
+    theirs = precision_recall_fscore_support(
+        outcomes.labels, outcomes.top[:, 0], labels=classes_met(outcomes), zero_division=0.0
+    )
+    wanted = [100.0 * column for column in theirs[:3]]
+    found = [[getattr(figures, name) for figures in per_class(outcomes)] for name in ("precision", "recall", "f1")]
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(("images", "classes"), [(400, 7), (300, 1000), (1, 6)])

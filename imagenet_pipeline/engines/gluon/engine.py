@@ -175,7 +175,7 @@ class GluonEngine:
         for network in (self._network, self._training):
             network.cast(self._dtype)
             everything.update(network.collect_params())
-        everything.initialize(ctx=self._contexts, force_reinit=True)
+        everything.initialize(mx.init.Zero(), ctx=self._contexts, force_reinit=True)  # drawn for nothing otherwise
         self._hybridize()
         self.set_values(values)
 

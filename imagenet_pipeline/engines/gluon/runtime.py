@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import importlib
 import importlib.metadata
 import os
 import site
+import sys
+import threading
 import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.processes import available_processors
+from imagenet_pipeline.processes import available_processors, without_collecting
 
 # Libraries mxnet-cu112's wheel expects to find on the system; the nvidia-*-cu11 packages carry them.
 _CUDA_LIBRARIES = (
@@ -26,6 +33,13 @@ _CUDA_LIBRARIES = (
     "libcudnn.so.8",
     "libnccl.so.2",
 )
+_UNASKED = {
+    "sklearn": {},  # base class of the deprecated FeedForward, where scikit-learn is there
+    "scipy.stats": {"mxnet.test_utils": "ss", "mxnet.contrib.quantization": "stats"},
+    "pandas": {"mxnet.notebook.callback": "pd"},
+    "onnx": {f"mxnet.onnx.mx2onnx._op_translations._op_translations_opset{version}": "onnx" for version in (12, 13)},
+}
+"""Packages that MXNet imports where they are installed, half of its own time, and its names for them."""
 
 
 def import_mxnet() -> Any:
@@ -36,11 +50,47 @@ def import_mxnet() -> Any:
         np.bool = np.bool_  # type: ignore[attr-defined]
     if _is_installed("mxnet-cu112"):
         _preload_cuda()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_collecting(), refused(_UNASKED) as missed:
         # distutils and ndarray.tostring are deprecated; MXNet will not be mended.
         warnings.simplefilter("ignore")
         import mxnet
+    for package in missed:
+        for module, name in _UNASKED[package].items():
+            setattr(sys.modules[module], name, _Later(package))
     return mxnet
+
+
+@contextmanager
+def refused(packages: Collection[str]) -> Iterator[set[str]]:
+    """Refuse these packages to imports of this thread, as if they were not installed; collects those asked for.
+
+    A package that is imported already is not refused, and other threads import what they like.
+    """
+    finder = _Refusing(packages)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield finder.missed
+    finally:
+        # A new list: a thread that is just walking along the old one would miss the next finder.
+        sys.meta_path = [other for other in sys.meta_path if other is not finder]
+
+
+class _Refusing(MetaPathFinder):
+    def __init__(self, packages: Collection[str]) -> None:
+        self._packages, self._thread = packages, threading.get_ident()
+        self.missed: set[str] = set()
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name in self._packages and threading.get_ident() == self._thread:
+            self.missed.add(name)
+            raise ModuleNotFoundError(f"not imported now: {name}", name=name)
+
+
+class _Later(ModuleType):
+    """A module's place: the module is imported when a name of it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def gpu_count() -> int:

@@ -12,14 +12,6 @@ from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.engines.pytorch.tensor_list import RowLimit, TensorList, copy_unless, joint_step
 from imagenet_pipeline.optimizers import Step, clip_factor, with_l1
 
-_FUSED_SLOTS = {
-    "sgd": ("momentum_buffer",),
-    "adam": ("exp_avg", "exp_avg_sq"),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-    "adagrad": ("sum",),
-}
-"""Optimizers whose fused kernel is the written rule, with PyTorch's words for our slots."""
-
 
 class Optimizer:
     """An optimizer of named tensors, all of the same type and on the same device.
@@ -38,7 +30,13 @@ class Optimizer:
             name: tuple(torch.zeros_like(weight, requires_grad=False) for _ in self._state.rule.slots)
             for name, weight in parameters.items()
         }
-        self._fused: Any = self._fused_optimizer()
+        self._fused = self._has_kernel()
+        self._counts = (
+            {name: torch.zeros((), dtype=torch.float32, device=weight.device) for name, weight in parameters.items()}
+            if self._fused and recipe.name != "sgd"
+            else {}
+        )
+        self._alike = self._groups()
         self._row_limits: dict[tuple[str, ...], RowLimit] = {}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -59,8 +57,8 @@ class Optimizer:
         if self._recipe.l1:
             l1 = joint_step(self._steps(moving, rate)).recipe.l1
             gradients = with_l1(TensorList(weights), TensorList(gradients), l1).tensors
-        if self._fused is not None:
-            self._update_fused(weights, gradients, rate, overflow)
+        if self._fused:
+            self._update_fused(moving, gradients, rate, overflow)
         elif self._state.rule.on_lists:
             self._update_lists(moving, gradients, joint_step(self._steps(moving, rate)), overflow)
         else:
@@ -95,19 +93,44 @@ class Optimizer:
         for index, slot in enumerate(self._state.rule.slots):
             for name, slots in self._slots.items():
                 slots[index].copy_(torch.from_numpy(arrays[f"{slot}/{name}"].copy()))
-        for name, weight in self._parameters.items() if self._fused is not None else ():
-            self._fused.state[weight]["step"].fill_(self._state.taken(name))
+        for name, count in self._counts.items():
+            count.fill_(self._state.taken(name))
 
     def _steps(self, names: Iterable[str], rate: float) -> list[Step]:
         return [self._state.step(name, rate) for name in names]
 
-    def _update_fused(self, weights: list[Any], gradients: Sequence[Any], rate: float, overflow: Any | None) -> None:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        for group in self._fused.param_groups:
-            group["lr"] = rate * group["factor"]
-        self._fused.found_inf = overflow
-        self._fused.step()
+    def _update_fused(
+        self, moving: dict[str, Any], gradients: Sequence[Any], rate: float, overflow: Any | None
+    ) -> None:
+        found = dict(zip(moving, gradients, strict=True))
+        for (factor, decay), group in self._alike.items():
+            names = [name for name in group if name in found]
+            if not names:
+                continue
+            counts = [self._counts[name] for name in names] if self._counts else []
+            if counts:
+                torch._foreach_add_(counts, 1)
+            options = {"lr": rate * factor, "weight_decay": decay, "maximize": False, "found_inf": overflow}
+            slots = [list(slot) for slot in zip(*(self._slots[name] for name in names), strict=True)]
+            self._call_kernel([moving[name] for name in names], [found[name] for name in names], slots, counts, options)
+            if counts and overflow is not None:
+                torch._foreach_sub_(counts, [overflow] * len(counts))
+
+    def _call_kernel(
+        self, weights: list[Any], gradients: list[Any], slots: list[list[Any]], counts: list[Any], options: Any
+    ) -> None:
+        # What torch.optim calls. Its classes bring in PyTorch's compiler, 2 s of imports before the first step.
+        recipe = self._recipe
+        match recipe.name:
+            case "sgd":
+                options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+                torch._fused_sgd_(weights, gradients, *slots, dampening=0.0, is_first_step=False, **options)
+            case "adam" | "adamw":
+                kernel = torch._fused_adam_ if recipe.name == "adam" else torch._fused_adamw_
+                options |= {"beta1": recipe.beta1, "beta2": recipe.beta2, "eps": recipe.epsilon}
+                kernel(weights, gradients, *slots, [], counts, amsgrad=False, **options)
+            case "adagrad":
+                torch._fused_adagrad_(weights, gradients, *slots, counts, lr_decay=0.0, eps=recipe.epsilon, **options)
 
     def _update_lists(self, moving: dict[str, Any], gradients: Sequence[Any], step: Step, overflow: Any | None) -> None:
         weights = list(moving.values())
@@ -136,36 +159,22 @@ class Optimizer:
                 for target, value in zip((weight, *self._slots[name]), (moved, *slots), strict=True):
                     target.copy_(torch.where(overflow == 1, target, value))
 
-    def _fused_optimizer(self) -> Any:
-        recipe, groups = self._recipe, self._groups()
-        constants: dict[str, Any] = {"lr": 0.0, "fused": True}
-        on_cpu = all(weight.device.type == "cpu" for weight in self._parameters.values())
-        optimizer: Any
-        match recipe.name:
-            case "sgd" if recipe.momentum:  # without momentum the kernel keeps no velocity for a restart with it
-                nesterov, momentum = recipe.nesterov, recipe.momentum
-                optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, **constants)
-            case "adam" | "adamw":
-                kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
-                optimizer = kind(groups, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, **constants)
-            case "adagrad" if on_cpu:
-                optimizer = torch.optim.Adagrad(groups, eps=recipe.epsilon, **constants)
-            case _:
-                return None
-        for weight, slots in zip(self._parameters.values(), self._slots.values(), strict=True):
-            optimizer.state[weight] = dict(zip(_FUSED_SLOTS[recipe.name], slots, strict=True))
-            optimizer.state[weight]["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-        return optimizer
+    def _has_kernel(self) -> bool:
+        """Tell whether the rule is that of a fused kernel of PyTorch's."""
+        match self._recipe.name:
+            case "sgd":  # without momentum the kernel keeps no velocity for a restart with it
+                return self._recipe.momentum > 0
+            case "adagrad":
+                return all(weight.device.type == "cpu" for weight in self._parameters.values())
+        return self._recipe.name in ("adam", "adamw")
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters with the same factor of the rate and decay; the kernels leave alone what has no gradient."""
-        alike: dict[tuple[float, float], list[Any]] = {}
-        for name, weight in self._parameters.items():
+    def _groups(self) -> dict[tuple[float, float], list[str]]:
+        """Names of parameters by their factor of the rate and their decay."""
+        alike: dict[tuple[float, float], list[str]] = {}
+        for name in self._parameters:
             step = self._state.step(name, 1.0)
-            alike.setdefault((step.rate, step.recipe.weight_decay), []).append(weight)
-        return [
-            {"params": weights, "factor": factor, "weight_decay": decay} for (factor, decay), weights in alike.items()
-        ]
+            alike.setdefault((step.rate, step.recipe.weight_decay), []).append(name)
+        return alike
 
 
 def _clip(gradients: list[Any], limit: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_gpus, require_there, tell_automatic
 from imagenet_pipeline.errors import BadRecipe, is_out_of_memory
-from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process
+from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process, without_collecting
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -26,7 +26,8 @@ def import_torch() -> Any:
         # The network layer's many lines on a lost rank are replaced by our single line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     wait_briefly(os.environ)
-    import torch
+    with without_collecting():
+        import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_processors() // here.local_ranks))
