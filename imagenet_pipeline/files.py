@@ -63,7 +63,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
                 os.fsync(stream.fileno())
         os.replace(part, path)
         if durable:
-            sync_folder(path.parent)
+            _sync(path.parent)
     except BrokenPipeError:
         raise  # the reader of our answer went away; no fault of this file
     except OSError as error:
@@ -84,7 +84,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield part
         _sync_all([*part.rglob("*"), part])
         os.rename(part, path)
-        sync_folder(path.parent)
+        _sync(path.parent)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -210,13 +210,13 @@ def rename(source: Path, target: Path) -> None:
     with explaining(target):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)
-        sync_folder(Path(target).parent)
+        _sync(Path(target).parent)
 
 
 def adopt(part: Path, target: Path) -> None:
     """Rename a file that a library wrote in a part folder to its final path; its content is durable first."""
     with explaining(target):
-        _sync_file(part)
+        _sync(part)
     rename(part, target)
 
 
@@ -284,11 +284,6 @@ def remove_unheld(path: Path) -> bool:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
     return not path.exists()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    _sync_file(folder)
 
 
 def remove_parts(folder: Path) -> None:
@@ -379,7 +374,7 @@ def _cut_torn_line(descriptor: int) -> None:
         os.ftruncate(descriptor, read_at(descriptor, size, 0).rfind(b"\n") + 1)
 
 
-def _sync_file(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Make a file's content, or the names in a folder, durable."""
     flags = os.O_RDONLY
     if not hasattr(os, "O_DIRECTORY"):  # Windows syncs what may be written, and a folder by itself
@@ -397,13 +392,13 @@ def _sync_all(paths: Sequence[Path]) -> None:
     """Make files and folders durable, many of them side by side: a journal commits those together."""
     if len(paths) <= _FEW:
         for path in paths:
-            _sync_file(path)
+            _sync(path)
         return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16, "syncing") as pool:
         for start in range(0, len(paths), _SYNCED_TOGETHER):
-            list(pool.map(_sync_file, paths[start : start + _SYNCED_TOGETHER]))
+            list(pool.map(_sync, paths[start : start + _SYNCED_TOGETHER]))
 
 
 def _explained(error: OSError, path: Path) -> PipelineError:

@@ -157,7 +157,7 @@ def test_everything_in_a_folder_is_durable_before_it_has_its_name(
         if path.name == failing_name:
             raise FULL
 
-    monkeypatch.setattr(files, "_sync_file", sync)
+    monkeypatch.setattr(files, "_sync", sync)
     with contextlib.suppress(OutOfRoom), files.whole_folder(tmp_path / "folder") as part:
         (part / "inner").mkdir()
         for number in range(count):
