@@ -51,7 +51,8 @@ def seconds(words: list[str], checkout: Path) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "imagenet_pipeline", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    # `python -m` looks in the working folder first.
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=checkout, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
