@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
@@ -13,7 +12,7 @@ from imagenet_pipeline.drawing import lettering
 from imagenet_pipeline.evaluation.predict import Choice
 from imagenet_pipeline.faces.emotions import Face
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.records.image import Box
+from imagenet_pipeline.records.image import Box, enlarge
 
 BOX_COLOUR = (0, 229, 160)
 """The colour of every face's box, and of nothing else."""
@@ -60,8 +59,7 @@ def draw_picture(image: Pixels, faces: Sequence[Face]) -> Pixels:
     if times <= 1:
         return draw_faces(image, faces)
     larger = [Face(Box(*(times * value for value in face.box)), face.choices) for face in faces]
-    enlarged = cv2.resize(image, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
-    return draw_faces(np.asarray(enlarged, np.uint8), larger)
+    return draw_faces(enlarge(image, times), larger)
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: Box, thickness: int) -> None:

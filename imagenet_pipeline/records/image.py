@@ -236,6 +236,7 @@ def decode_rgb(data: Encoded, damaged: Callable[[str], None] | None = None, redu
 
     With `reduction` (2, 4, 8) a JPEG whose picture is whole is decoded to ceil(height / reduction) rows and as many
     columns: libjpeg takes the lower frequencies of each block alone, and looks through all coded data as ever.
+
     `damaged` is called with its library's words on a JPEG or TIFF part of whose picture is lost; many can be decoded
     all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
@@ -295,6 +296,11 @@ def quick_average() -> Callable[..., None] | None:
     except ImportError:  # see jpeg_crop
         return None
     return area_average.average
+
+
+def enlarge(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    """Resize to `times` the size, smoothly."""
+    return np.asarray(cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
