@@ -23,8 +23,8 @@ from imagenet_pipeline.records.image import (
     Box,
     Header,
     LazyImage,
+    average,
     decode_file,
-    quick_average,
     turn,
 )
 
@@ -94,9 +94,8 @@ def average_into(image: Pixels, box: tuple[float, float, float, float], out: Pix
     summed-area table (Crow, SIGGRAPH 1984), linear between its points: slower, and within one grey level.
     """
     left, top, width, height = box
-    quick = quick_average()
-    if quick and height >= out.shape[0] and width >= out.shape[1]:
-        quick(image, out, *box)
+    if average is not None and height >= out.shape[0] and width >= out.shape[1]:
+        average(image, out, *box)
         return
     # Whole numbers are several times quicker, up to sums of 2^31.
     depth = cv2.CV_32S if 255 * image.shape[0] * image.shape[1] < 2**31 else cv2.CV_64F

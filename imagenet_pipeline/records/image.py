@@ -28,6 +28,10 @@ from imagenet_pipeline.records import jpeg
 from imagenet_pipeline.records.jpeg import Encoded
 
 try:
+    from imagenet_pipeline.records.area_average import average as average
+except ImportError:  # it was installed where no compiler was
+    average = None  # type: ignore[assignment]
+try:
     from imagenet_pipeline.records import jpeg_crop
 except ImportError:  # it was installed where no compiler was
     jpeg_crop = None  # type: ignore[assignment]
@@ -190,7 +194,6 @@ def decode_rgb(data: Encoded, damaged: Callable[[str], None] | None = None, redu
 
     With `reduction` (2, 4, 8) a JPEG whose picture is whole is decoded to ceil(height / reduction) rows and as many
     columns: libjpeg takes the lower frequencies of each block alone, and looks through all coded data as ever.
-
     `damaged` is called with its library's words on a JPEG or TIFF part of whose picture is lost; many can be decoded
     all the same. (PNG is refused where its checksums differ; WebP, BMP and PPM have none that would tell.)
     Raises BadInput when it cannot be decoded, is truncated, or passes the limits above or those of `jpeg`.
@@ -242,21 +245,10 @@ def shrink(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
 def average_areas(pixels: NDArray[np.uint8], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Shrink RGB pixels to all of `out` by averaging over areas; OpenCV's INTER_AREA, quicker where it was compiled."""
     height, width = out.shape[:2]
-    quick = None if pixels.shape[0] % height == 0 == pixels.shape[1] % width else quick_average()
-    if quick is None or height > pixels.shape[0] or width > pixels.shape[1]:
-        return np.asarray(cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA), np.uint8)
-    quick(pixels, out)
-    return out
-
-
-@functools.cache
-def quick_average() -> Callable[..., None] | None:
-    """The compiled `average`, None where it is not."""
-    try:
-        from imagenet_pipeline.records import area_average
-    except ImportError:  # see jpeg_crop
-        return None
-    return area_average.average
+    if average is not None and (pixels.shape[0] % height or pixels.shape[1] % width):
+        average(pixels, out)
+        return out
+    return np.asarray(cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def enlarge(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from imagenet_pipeline.loading.transforms import (
     resize_into,
     warp_into,
 )
-from imagenet_pipeline.records.image import Box, LazyImage, quick_average
+from imagenet_pipeline.records.image import Box, LazyImage, average
 
 PLAIN = Distortion()
 distortions = st.builds(
@@ -70,16 +70,16 @@ def test_areas_are_averaged_by_the_share_of_each_pixel(data: st.DataObject, heig
     (top, box_height, of_rows), (left, box_width, of_columns) = shares(height), shares(width)
     image, out = noise(height, width), blank(size)
     expected = np.einsum("ah,hwc,bw->abc", of_rows, image.astype(np.float64), of_columns)
-    for compiled in (quick_average(), None):
-        with patch("imagenet_pipeline.loading.reduced.quick_average", return_value=compiled):
+    for compiled in (average, None):
+        with patch("imagenet_pipeline.loading.reduced.average", compiled):
             average_into(image, (left, top, box_width, box_height), out)
         assert np.abs(out - expected).max() <= (0.75 if compiled else 0.5 + 1e-6)
 
 
 def test_areas_of_very_large_pictures_are_summed_without_overflow() -> None:
     image, out = np.full((3000, 3000, 3), 255, np.uint8), blank(3)
-    for compiled in (quick_average(), None):
-        with patch("imagenet_pipeline.loading.reduced.quick_average", return_value=compiled):
+    for compiled in (average, None):
+        with patch("imagenet_pipeline.loading.reduced.average", compiled):
             average_into(image, (0.5, 0.25, 2999, 2999), out)
         assert (out == 255).all()
 
