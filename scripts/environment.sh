@@ -1,5 +1,5 @@
 # Sourced by the other scripts: goes to the repository's root and puts .venv, made where it is missing, on the PATH.
-# Installs again when setup.cfg, setup.py, the C source or the constraints change; what else is in it stays.   use: . scripts/environment.sh [EXTRAS]
+# Installs again when setup.cfg, setup.py, the C sources or the constraints change; what else is in it stays.   use: . scripts/environment.sh [EXTRAS]
 # Other environments than .venv, which has Gluon: ZOO=timm takes .venv-timm (scripts/install_zoo.sh says why); for the
 # tests, ENVIRONMENT=free takes .venv-free (PyTorch without MXNet and its pins), ENVIRONMENT=313 .venv-313 (no engine).
 set -euo pipefail
@@ -31,7 +31,7 @@ find_python() {
 
 make_environment() {
     local target=".${extras:+[$extras]}" stamp
-    stamp="$(cat setup.cfg setup.py imagenet_pipeline/records/jpeg_crop.c "$constraints" | sha256sum)"
+    stamp="$(cat setup.cfg setup.py imagenet_pipeline/records/*.c "$constraints" | sha256sum)"
     if [ ! -x "$venv/bin/python" ]; then
         local python
         python="$(find_python)" || exit 1
