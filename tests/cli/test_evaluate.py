@@ -127,10 +127,10 @@ def test_a_report_that_cannot_be_written_costs_no_figures_and_can_be_tried_again
 ) -> None:
     page, write_whole = tmp_path / "page.html", files.write_whole
 
-    def full(path: Path, content: str) -> None:
+    def full(path: Path, content: str, durable: bool = True) -> None:
         if path.suffix == suffix:
             raise OutOfRoom("no room is left", where=path)
-        write_whole(path, content)
+        write_whole(path, content, durable)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_whole", full)
