@@ -29,6 +29,10 @@ that cannot go into a shared library.
 #endif
 
 #define CHANNELS 3
+/* Versions whose sources were looked at, see jpeg_huffman.h; setup.py says whether the library is that of the header. */
+#if defined(LINKED_STATICALLY) && defined(__GNUC__) && LIBJPEG_TURBO_VERSION_NUMBER < 3003000
+#define READS_CODES
+#endif
 /* Pixels beside the box whose chroma the box's own pixels are interpolated from. */
 #define MARGIN 2
 /* Rows at a time: the upsampler hands out two at most. */
@@ -73,6 +77,10 @@ static void forget(j_common_ptr decoder)
     decoder->err->num_warnings = 0;
     decoder->err->msg_code = 0;
 }
+
+#ifdef READS_CODES
+#include "jpeg_huffman.h"
+#endif
 
 static struct jpeg_error_mgr *stop_at_complaints(struct errors *errors)
 {
@@ -163,6 +171,10 @@ static int decode_box(const unsigned char *data, size_t size, const struct box *
     decoder.do_fancy_upsampling = TRUE;
     jpeg_start_decompress(&decoder);
     narrow(&decoder, box, &from, &across);
+#ifdef READS_CODES
+    struct huffman huffman;
+    read_codes_here(&decoder, &huffman, from, across);
+#endif
     read_rows(&decoder, box, from, out);
     jpeg_destroy_decompress(&decoder);
     return 1;
