@@ -1,8 +1,9 @@
 /* Decode a box of a JPEG, and nothing below it: the pixels that decoding all of it puts there.
 
 Above the box only the Huffman codes are read, beside it the transform is spared too (libjpeg-turbo's
-jpeg_skip_scanlines and jpeg_crop_scanline). What it does not take, and any complaint of libjpeg, is answered with
-"no": the caller then decodes the whole in its own way, so no pixel depends on whether this was compiled.
+jpeg_skip_scanlines and jpeg_crop_scanline); jpeg_huffman.h reads the codes where it knows the library. What is not
+taken, and any complaint of libjpeg, is answered with "no": the caller then decodes the whole in its own way, so no
+pixel depends on whether this was compiled.
 
 libjpeg's jpeg_std_error is left out on purpose: it is the one object of Debian's libjpeg.a (jerror.c.o, for stderr)
 that cannot go into a shared library.
@@ -29,7 +30,7 @@ that cannot go into a shared library.
 #endif
 
 #define CHANNELS 3
-/* Versions whose sources were looked at, see jpeg_huffman.h; setup.py says whether the library is that of the header. */
+/* Versions whose sources were looked at, see jpeg_huffman.h; setup.py says whether the library is the header's. */
 #if defined(LINKED_STATICALLY) && defined(__GNUC__) && LIBJPEG_TURBO_VERSION_NUMBER < 3003000
 #define READS_CODES
 #endif

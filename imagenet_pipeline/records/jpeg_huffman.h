@@ -1,7 +1,7 @@
 /* Huffman codes of a sequential JPEG, read for jpeg_crop.c in place of libjpeg-turbo's decode_mcu.
 
 It is faster by having few branches: stuffed zeros are taken out before, a stretch at a time, so that bits are refilled
-eight bytes at once, and what a code says is found in one table. Blocks that nobody transforms are passed over by a
+from eight bytes at once, and what a code says is found in one table. Blocks that nobody transforms are passed over by a
 table of several coefficients at a time. Whatever is unusual (a code that stands for nothing, a coefficient beyond the
 64th, data that ends, a marker other than the next restart) is given up; jpeg_crop.c says what follows from that.
 
@@ -28,12 +28,12 @@ the sources of 2.1.0 to 3.2.0. Only a library that is linked statically is known
 /* libjpeg, reading ahead, complains of data that ends without a marker this near to what it needs. */
 #define READ_AHEAD 8
 
-/* An entry's parts: bits of the code, of its value, and of both, and the run of zeros before the value. */
-#define ENTRY(code, size, run) ((code) | (size) << 8 | (run) << 16 | ((code) + (size)) << 24)
-#define CODE(entry) ((entry) & 255)
-#define SIZE(entry) ((entry) >> 8 & 255)
+/* An entry's parts: bits of code and value, of the code, run of zeros before the value, and 63 less its bits. */
+#define ENTRY(code, size, run) (((code) + (size)) | (code) << 8 | (run) << 16 | (63 - (size)) << 24)
+#define BITS(entry) ((entry) & 255)
+#define CODE(entry) ((entry) >> 8 & 255)
 #define RUN(entry) ((entry) >> 16 & 255)
-#define BITS(entry) ((entry) >> 24)
+#define SHIFT(entry) ((entry) >> 24)
 /* The run of an end of block; in `pass`, added to the coefficients before it. */
 #define END 64u
 /* The coefficients of an entry of `pass` that holds no code. */
@@ -89,9 +89,12 @@ struct jpeg_entropy_decoder {
     boolean (*decode_mcu)(j_decompress_ptr, JBLOCKROW *);
 };
 
+/* Where the coefficients in zigzag order lie in a block. */
 static const unsigned char NATURAL_ORDER[COEFFICIENTS] = {
-    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
+    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 };
 
 static uint32_t entry_of(unsigned symbol, unsigned length, int is_dc)
@@ -169,7 +172,8 @@ static void fetch(struct huffman *huffman)
     huffman->bits.at = to;
     for (to += kept; !huffman->all && to < full;) {
         const unsigned char *from = huffman->source, *ones;
-        size_t left = (size_t)(huffman->source_end - from), room = (size_t)(full - to), count = left < room ? left : room;
+        size_t left = (size_t)(huffman->source_end - from), room = (size_t)(full - to);
+        size_t count = left < room ? left : room;
         ones = memchr(from, 0xFF, count);
         count = ones ? (size_t)(ones - from) : count;
         memcpy(to, from, count);
@@ -233,9 +237,8 @@ INLINE uint32_t next_entry(j_decompress_ptr decoder, const struct codes *codes, 
 /* The value after the code that `held` begins with; section F.2.2.1, EXTEND. */
 INLINE int value_of(uint32_t entry, uint64_t held)
 {
-    uint64_t bits = held << CODE(entry);
-    int is_positive = (int)(bits >> 63), size = (int)SIZE(entry);
-    return (int)(bits >> 1 >> (63 - size)) - ((is_positive - 1) & ((1 << size) - 1));
+    uint64_t bits = held << CODE(entry), negative = (bits >> 63) - 1;
+    return (int)(((bits ^ negative) >> 1 >> SHIFT(entry) ^ negative) - negative);
 }
 
 INLINE unsigned read_dc(j_decompress_ptr decoder, const struct codes *codes, struct bits *bits)
@@ -247,7 +250,8 @@ INLINE unsigned read_dc(j_decompress_ptr decoder, const struct codes *codes, str
 }
 
 /* One code of AC: the place after its coefficient, COEFFICIENTS after the last; stores it if there is a block. */
-INLINE unsigned read_ac(j_decompress_ptr decoder, const struct codes *codes, struct bits *bits, unsigned place, JCOEF *block)
+INLINE unsigned read_ac(j_decompress_ptr decoder, const struct codes *codes, struct bits *bits, unsigned place,
+                        JCOEF *block)
 {
     uint32_t entry = next_entry(decoder, codes, 0, bits->held);
     int value = value_of(entry, bits->held);
@@ -298,7 +302,7 @@ INLINE void pass_acs(j_decompress_ptr decoder, const struct ac_codes *ac, struct
     }
 }
 
-/* Bits that are left before the marker, below zero if some were read that are not there; meaningful at the end alone. */
+/* Bits before the marker, or of `plain`; below zero if some were read that are not there. */
 static ptrdiff_t bits_left(const struct huffman *huffman)
 {
     return (huffman->end - huffman->bits.at) * 8 + (ptrdiff_t)huffman->bits.count;
@@ -362,7 +366,9 @@ static int choose_tables(j_decompress_ptr decoder, struct huffman *huffman)
     for (int number = 0; number < decoder->blocks_in_MCU; number++) {
         int part = decoder->MCU_membership[number];
         int dc = decoder->cur_comp_info[part]->dc_tbl_no, ac = decoder->cur_comp_info[part]->ac_tbl_no;
-        if (dc < 0 || dc >= TABLES || ac < 0 || ac >= TABLES || !dc_ready(&tables->dc[dc], decoder->dc_huff_tbl_ptrs[dc]) ||
+        if (dc < 0 || dc >= TABLES || ac < 0 || ac >= TABLES)
+            return 0;
+        if (!dc_ready(&tables->dc[dc], decoder->dc_huff_tbl_ptrs[dc]) ||
             !ac_ready(&tables->ac[ac], decoder->ac_huff_tbl_ptrs[ac]))
             return 0;
         huffman->blocks[number] = (struct block_codes){&tables->dc[dc], &tables->ac[ac], &huffman->last[part]};
@@ -384,7 +390,8 @@ static void read_codes_here(j_decompress_ptr decoder, struct huffman *huffman, J
     huffman->end = huffman->plain;
     huffman->all = 0;
     memset(huffman->last, 0, sizeof huffman->last);
-    huffman->column = 0, huffman->first_column = from / mcu_width, huffman->last_column = (from + across - 1) / mcu_width;
+    huffman->column = 0;
+    huffman->first_column = from / mcu_width, huffman->last_column = (from + across - 1) / mcu_width;
     huffman->left = decoder->restart_interval, huffman->restarts = 0;
     decoder->client_data = huffman;
     decoder->entropy->decode_mcu = read_mcu;
