@@ -26,6 +26,7 @@ PACKAGES = "gcc libc6-dev libjpeg-dev, and python3-dev for a Python of the syste
 JPEG_CROP = Extension(
     "imagenet_pipeline.records.jpeg_crop",
     ["imagenet_pipeline/records/jpeg_crop.c"],
+    depends=["imagenet_pipeline/records/jpeg_huffman.h"],
     include_dirs=[f"{PREFIX}/include"] if PREFIX else [],
     py_limited_api=not FREE_THREADED,
 )
@@ -56,12 +57,14 @@ class BuildWhatCanBe(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         library = static_library() if extension is JPEG_CROP else ""
-        ways: list[tuple[list[str], list[str], list[str]]] = [([], ["jpeg"] if extension is JPEG_CROP else [], [])]
+        libraries = ["jpeg"] if extension is JPEG_CROP else []
+        ways: list[tuple[list[str], list[str], list[str], list[tuple[str, str | None]]]] = [([], libraries, [], [])]
         if library:
             # Its symbols stay inside: other libjpegs are loaded into the same process (Pillow's, OpenCV's).
             hidden = ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic"] if sys.platform == "linux" else []
-            ways.insert(0, ([library], [], hidden))
-        for extension.extra_objects, extension.libraries, extension.extra_link_args in ways:
+            ways.insert(0, ([library], [], hidden, [("LINKED_STATICALLY", None)]))
+        for way in ways:
+            extension.extra_objects, extension.libraries, extension.extra_link_args, extension.define_macros = way
             try:
                 super().build_extension(extension)
                 return

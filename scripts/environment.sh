@@ -31,7 +31,7 @@ find_python() {
 
 make_environment() {
     local target=".${extras:+[$extras]}" stamp
-    stamp="$(cat setup.cfg setup.py imagenet_pipeline/records/*.c "$constraints" | sha256sum)"
+    stamp="$(cat setup.cfg setup.py imagenet_pipeline/records/*.[ch] "$constraints" | sha256sum)"
     if [ ! -x "$venv/bin/python" ]; then
         local python
         python="$(find_python)" || exit 1

@@ -1,8 +1,9 @@
 /* Decode a box of a JPEG, and nothing below it: the pixels that decoding all of it puts there.
 
 Above the box only the Huffman codes are read, beside it the transform is spared too (libjpeg-turbo's
-jpeg_skip_scanlines and jpeg_crop_scanline). What it does not take, and any complaint of libjpeg, is answered with
-"no": the caller then decodes the whole in its own way, so no pixel depends on whether this was compiled.
+jpeg_skip_scanlines and jpeg_crop_scanline); jpeg_huffman.h reads the codes where it knows the library. What is not
+taken, and any complaint of libjpeg, is answered with "no": the caller then decodes the whole in its own way, so no
+pixel depends on whether this was compiled.
 
 libjpeg's jpeg_std_error is left out on purpose: it is the one object of Debian's libjpeg.a (jerror.c.o, for stderr)
 that cannot go into a shared library.
@@ -29,6 +30,10 @@ that cannot go into a shared library.
 #endif
 
 #define CHANNELS 3
+/* Versions whose sources were looked at, see jpeg_huffman.h; setup.py says whether the library is the header's. */
+#if defined(LINKED_STATICALLY) && defined(__GNUC__) && LIBJPEG_TURBO_VERSION_NUMBER < 3003000
+#define READS_CODES
+#endif
 /* Pixels beside the box whose chroma the box's own pixels are interpolated from. */
 #define MARGIN 2
 /* Rows at a time: the upsampler hands out two at most. */
@@ -73,6 +78,10 @@ static void forget(j_common_ptr decoder)
     decoder->err->num_warnings = 0;
     decoder->err->msg_code = 0;
 }
+
+#ifdef READS_CODES
+#include "jpeg_huffman.h"
+#endif
 
 static struct jpeg_error_mgr *stop_at_complaints(struct errors *errors)
 {
@@ -163,6 +172,10 @@ static int decode_box(const unsigned char *data, size_t size, const struct box *
     decoder.do_fancy_upsampling = TRUE;
     jpeg_start_decompress(&decoder);
     narrow(&decoder, box, &from, &across);
+#ifdef READS_CODES
+    struct huffman huffman;
+    read_codes_here(&decoder, &huffman, from, across);
+#endif
     read_rows(&decoder, box, from, out);
     jpeg_destroy_decompress(&decoder);
     return 1;

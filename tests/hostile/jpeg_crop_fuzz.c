@@ -5,6 +5,7 @@ bytes end where a page without access begins, and so does the output; what libjp
 and aborts at the first fault, after writing the bytes to "fault.jpg".
 */
 #define WITHOUT_PYTHON
+#define LINKED_STATICALLY
 #include "../../imagenet_pipeline/records/jpeg_crop.c"
 
 #include <malloc.h>
@@ -55,6 +56,21 @@ static unsigned char *fenced(size_t bytes)
     return start + whole;
 }
 
+/* Move codes of one Huffman table from one length to another: too many of them, none, or other long ones. */
+static void lengthen(unsigned char *data, size_t size)
+{
+    size_t tables[16], found = 0, place;
+    for (place = 0; place + 40 < size && found < 16; place++)
+        if (data[place] == 0xFF && data[place + 1] == 0xC4)
+            tables[found++] = place + 5;
+    if (!found)
+        return;
+    unsigned char *lengths = data + tables[chance((unsigned)found)];
+    unsigned from = chance(16), count = chance(1 + lengths[from]);
+    lengths[from] -= (unsigned char)count;
+    lengths[chance(16)] += (unsigned char)count;
+}
+
 static size_t mutate(unsigned char *data, size_t size)
 {
     static const unsigned char telling[] = {0x00, 0xFF, 0xD9, 0xDA, 0xC4, 0xD0, 0x11, 0x22, 0x01, 0x7F, 0x80};
@@ -62,7 +78,7 @@ static size_t mutate(unsigned char *data, size_t size)
         size_t place = chance(2) ? chance((unsigned)size) : chance((unsigned)(size < 700 ? size : 700));
         size_t part = 1 + chance(chance(4) ? 4 : 200), left = size - place;
         part = part < left ? part : left;
-        switch (chance(7)) {
+        switch (chance(8)) {
         case 0: data[place] ^= (unsigned char)(1 << chance(8)); break;
         case 1: data[place] = (unsigned char)chance(256); break;
         case 2: data[place] = telling[chance(sizeof telling)]; break;
@@ -70,6 +86,7 @@ static size_t mutate(unsigned char *data, size_t size)
         case 4: memmove(data + place, data + place + part, left - part), size -= part; break;
         case 5: memmove(data + place, data + chance((unsigned)(size - part + 1)), part); break;
         case 6: size = chance(8) ? size : place + 1; break;
+        case 7: lengthen(data, size); break;
         }
         if (size < 4)
             break;

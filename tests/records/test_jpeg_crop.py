@@ -66,13 +66,27 @@ def grey_in_fours(pixels: Pixels) -> bytes:
     return bytes(data)
 
 
+def by_tables_2_and_3(pixels: Pixels) -> bytes:
+    """Huffman tables by numbers that baseline has not."""
+    data = bytearray(by_pillow()(pixels))
+    at = -1
+    while (at := data.find(b"\xff\xc4", at + 1)) >= 0:
+        data[at + 4] += 2
+    scan = data.index(b"\xff\xda") + 5
+    for number in range(3):
+        data[scan + 1 + 2 * number] += 0x22
+    return bytes(data)
+
+
 DECODED_ALONE = {
     **{form: by_simplejpeg(form) for form in ("444", "422", "420", "440", "411")},
     "grey": by_pillow(mode="L"),
     "restarts": with_restarts,
     "own Huffman tables": by_pillow(optimize=True),
     "red, green and blue": as_if_red_green_blue,
+    "tables 2 and 3": by_tables_2_and_3,
     "quality 30": by_pillow(quality=30),
+    "quality 100": by_pillow(quality=100, subsampling=0),
     "profile": by_pillow(icc_profile=bytes(30_000), exif=b"Exif\0\0" + bytes(900)),
 }
 DECODED_WHOLE = {
@@ -181,6 +195,27 @@ def test_damage_above_or_in_the_box_is_seen_and_below_it_is_not() -> None:
     assert alone(cut, below) is None
     assert np.array_equal(LazyImage(cut).crop(below), inside(decode_rgb(cut), below))
     assert np.array_equal(LazyImage(cut).crop(above), inside(decode_rgb(data), above))
+
+
+def test_restart_markers_may_be_padded_but_not_out_of_turn() -> None:
+    data, below = with_restarts(noise(80, 80)), Box(40, 60, 30, 15)
+    marker = data.index(b"\xff\xd1")
+    padded = data[:marker] + b"\xff\xff" + data[marker:]
+    swapped = data[:marker] + b"\xff\xd2" + data[marker + 2 :]
+    part = alone(padded, below)
+    assert part is not None
+    assert np.array_equal(part, inside(decode_rgb(data), below))
+    assert alone(swapped, below) is None
+
+
+def test_data_that_ends_without_a_marker_gives_what_lies_above() -> None:
+    data, last_rows = by_pillow()(noise(200, 200)), Box(180, 190, 20, 10)
+    whole = decode_rgb(data)
+    for size in (len(data) - 2, len(data) - 40):
+        part = alone(data[:size], Box(0, 100, 200, 20))
+        assert part is not None
+        assert np.array_equal(part, inside(whole, Box(0, 100, 200, 20)))
+        assert alone(data[:size], last_rows) is None
 
 
 def test_without_the_compiled_part_pixels_are_the_same_and_it_is_said_once(
