@@ -297,7 +297,11 @@ def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def _bounded_head(data: Encoded) -> jpeg.Head | None:
     """The head of a plain JPEG, None of anything else; BadInput where it would take too long to decode."""
-    head = jpeg.read_head(data)
+    if jpeg_crop is None:
+        head = jpeg.read_head(data)
+    else:
+        found = jpeg_crop.read_head(data)
+        head = found and jpeg.Head(*found)
     if excess := jpeg.excess(data, head):
         raise BadInput(f"image cannot be decoded ({excess})")
     return head
@@ -377,8 +381,8 @@ def _check_readable(image: Image.Image) -> None:
 
 
 def _is_quick(head: jpeg.Head) -> bool:
-    small = max(head.width, head.height) <= SIDE_LIMIT_PIXELS and head.width * head.height <= AREA_LIMIT_PIXELS
-    return small and min(head.width, head.height) > 0 and head.components in (1, 3)
+    small = head.width <= SIDE_LIMIT_PIXELS >= head.height and head.width * head.height <= AREA_LIMIT_PIXELS
+    return small and head.width > 0 < head.height and head.components in (1, 3)
 
 
 def _orientation(image: Image.Image) -> int:
