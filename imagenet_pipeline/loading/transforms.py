@@ -83,12 +83,12 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     four times longer.
     """
     part = image.crop(box)
-    both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
-    averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
-    if averages:
+    height, width, _ = out.shape
+    both_shrink = box.height > height and box.width > width
+    if both_shrink and box.height * box.width >= (4 / 3) ** 2 * height * width:
         average_areas(part, out)
     else:
-        cv2.resize(part, (out.shape[1], out.shape[0]), dst=out, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(part, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
     if flip:
         cv2.flip(out, 1, dst=out)
 
