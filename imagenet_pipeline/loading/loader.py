@@ -260,14 +260,16 @@ class Batches:
 
     def _fill(self, slot: _Slot, positions: range) -> None:
         images = self._prepare(positions, slot)
+        labels, numbers = [], []
         for row, record in enumerate(self._order[positions.start : positions.stop].tolist()):
-            sample = read_sample(self._records, record, self._loader.classes)
-            slot.labels[row] = sample.label
-            slot.records[row] = sample.number
+            image, label, number = read_sample(self._records, record, self._loader.classes)
+            labels.append(label)
+            numbers.append(number)
             try:
-                images.write(sample.image, row)
+                images.write(image, row)
             except BadInput as error:  # an image under a checksum: the others are decoded when they are read
                 raise _located(Damaged(error.what), self._records, record) from error
+        slot.labels[:], slot.records[:] = labels, numbers
         images.finish()
 
     def _slots(self, count: int, records: int) -> list[_Slot]:

@@ -48,7 +48,7 @@ def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fil
     An upright box inside the image is sliced and resized (see `resize_into`); anything else is a single bilinear
     affine warp, where the outside of the image has the grey `fill`.
     """
-    if distortion.upright:
+    if distortion is UNDISTORTED or distortion.upright:
         if distortion is not UNDISTORTED:
             box = _seen_through(box, distortion)
         if _inside(box, image):
@@ -145,8 +145,8 @@ def _seen_through(box: Box, distortion: Distortion) -> Box:
 
 
 def _inside(box: Box, image: LazyImage) -> bool:
-    right, bottom = box.left + box.width, box.top + box.height
-    return box.left >= 0 and box.top >= 0 and right <= image.width and bottom <= image.height
+    left, top, width, height = box
+    return left >= 0 and top >= 0 and left + width <= image.width and top + height <= image.height
 
 
 # Principal components of RGB over ImageNet's pixels, 0..255, as published with fb.resnet.torch
