@@ -147,7 +147,7 @@ class Augmentation(Section):
     @property
     def recolours(self) -> bool:
         """True where brightness, contrast, saturation or lighting can change."""
-        return any((self.brightness, self.contrast, self.saturation, self.lighting))
+        return bool(self.brightness or self.contrast or self.saturation or self.lighting)
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Augmentation:

@@ -114,13 +114,13 @@ def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int
     pad = augmentation.pad
     height, width = height + 2 * pad, width + 2 * pad
     if augmentation.crop == "resized":
-        left, top, crop_width, crop_height = _resized_crop(augmentation.aspect, draw, height, width)
+        box = _resized_crop(augmentation.aspect, draw, height, width)
     elif augmentation.crop == "random":
         side = min(height, width, size)
-        left, top, crop_width, crop_height = _placed(draw, height, width, side, side)
+        box = _placed(draw, height, width, side, side)
     else:
-        left, top, crop_width, crop_height = _centred(height, width, min(height, width), min(height, width))
-    return Box(left - pad, top - pad, crop_width, crop_height)
+        box = _centred(height, width, min(height, width), min(height, width))
+    return Box(box.left - pad, box.top - pad, box.width, box.height) if pad else box
 
 
 def evaluation_transform(

@@ -31,9 +31,9 @@ from imagenet_pipeline.records.image import LazyImage, refuse_damaged
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
 
-# Images a thread takes at a time: few enough to share a batch out, many enough to hide the handing over; even, so
-# that both images of a pair to be mixed are in the same thread's hands.
-_PIECE = 8
+# Images a thread takes at a time, at least and at most: many enough to hide the handing over. Both are even, so that
+# both images of a pair to be mixed are in the same thread's hands.
+_PIECE, _LARGE_PIECE = 8, 32
 
 DEFAULT_AUGMENTATION = Augmentation()
 """Random-resized crop and flip."""
@@ -253,20 +253,23 @@ class Batches:
                 started.extend(self._start(pool, slot, cut) for cut in islice(upcoming, 1))
 
     def _start(self, pool: Executor, slot: _Slot, cut: range) -> tuple[_Slot, range, list[Future[None]]]:
-        parts = [range(start, min(start + _PIECE, len(cut))) for start in range(0, len(cut), _PIECE)]
+        piece = _piece(len(cut), self._loader.threads)
+        parts = [range(start, min(start + piece, len(cut))) for start in range(0, len(cut), piece)]
         pieces = [pool.submit(self._fill, slot.part(part), cut[part.start : part.stop]) for part in parts]
         return slot, cut, pieces
 
     def _fill(self, slot: _Slot, positions: range) -> None:
         images = self._prepare(positions, slot)
+        labels, numbers = [], []
         for row, record in enumerate(self._order[positions.start : positions.stop].tolist()):
-            sample = read_sample(self._records, record, self._loader.classes)
-            slot.labels[row] = sample.label
-            slot.records[row] = sample.number
+            image, label, number = read_sample(self._records, record, self._loader.classes)
+            labels.append(label)
+            numbers.append(number)
             try:
-                images.write(sample.image, row)
+                images.write(image, row)
             except BadInput as error:  # an image under a checksum: the others are decoded when they are read
                 raise _located(Damaged(error.what), self._records, record) from error
+        slot.labels[:], slot.records[:] = labels, numbers
         images.finish()
 
     def _slots(self, count: int, records: int) -> list[_Slot]:
@@ -287,6 +290,12 @@ class Batches:
             targets=None if classes is None else loader.empty((records, classes), np.float32),
             crops=self._crops,
         )
+
+
+def _piece(images: int, threads: int) -> int:
+    """Images of a batch for a thread at a time: few enough for each thread to have a piece of it."""
+    even_share = images // max(1, threads) // 2 * 2
+    return min(max(_PIECE, even_share), _LARGE_PIECE)
 
 
 @dataclass(frozen=True)

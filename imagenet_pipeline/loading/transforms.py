@@ -48,7 +48,7 @@ def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fil
     An upright box inside the image is sliced and resized (see `resize_into`); anything else is a single bilinear
     affine warp, where the outside of the image has the grey `fill`.
     """
-    if distortion.upright:
+    if distortion is UNDISTORTED or distortion.upright:
         if distortion is not UNDISTORTED:
             box = _seen_through(box, distortion)
         if _inside(box, image):
@@ -83,12 +83,12 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
     four times longer.
     """
     part = image.crop(box)
-    both_shrink = box.height > out.shape[0] and box.width > out.shape[1]
-    averages = both_shrink and box.height * box.width >= (4 / 3) ** 2 * out.shape[0] * out.shape[1]
-    if averages:
+    height, width, _ = out.shape
+    both_shrink = box.height > height and box.width > width
+    if both_shrink and box.height * box.width >= (4 / 3) ** 2 * height * width:
         average_areas(part, out)
     else:
-        cv2.resize(part, (out.shape[1], out.shape[0]), dst=out, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(part, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
     if flip:
         cv2.flip(out, 1, dst=out)
 
@@ -145,8 +145,8 @@ def _seen_through(box: Box, distortion: Distortion) -> Box:
 
 
 def _inside(box: Box, image: LazyImage) -> bool:
-    right, bottom = box.left + box.width, box.top + box.height
-    return box.left >= 0 and box.top >= 0 and right <= image.width and bottom <= image.height
+    left, top, width, height = box
+    return left >= 0 and top >= 0 and left + width <= image.width and top + height <= image.height
 
 
 # Principal components of RGB over ImageNet's pixels, 0..255, as published with fb.resnet.torch

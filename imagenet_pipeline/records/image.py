@@ -87,7 +87,7 @@ class LazyImage:
         self._pixels: NDArray[np.uint8] | None = None
         self._was_cropped = False
         if head and not damaged and _is_quick(head):
-            self.height, self.width = head.height, head.width
+            self.height, self.width, _, _ = head
         else:
             self._pixels = _bounded_rgb(data, head, damaged)
             self.height, self.width = self._pixels.shape[:2]
@@ -289,7 +289,11 @@ def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def _bounded_head(data: Encoded) -> jpeg.Head | None:
     """The head of a plain JPEG, None of anything else; BadInput where it would take too long to decode."""
-    head = jpeg.read_head(data)
+    if jpeg_crop is None:
+        head = jpeg.read_head(data)
+    else:
+        found = jpeg_crop.read_head(data)
+        head = found and jpeg.Head(*found)
     if excess := jpeg.excess(data, head):
         raise BadInput(f"image cannot be decoded ({excess})")
     return head
@@ -297,7 +301,7 @@ def _bounded_head(data: Encoded) -> jpeg.Head | None:
 
 def _decoded_part(data: Encoded, head: jpeg.Head | None, box: Box) -> NDArray[np.uint8] | None:
     """The pixels of a box, decoded alone; None where that cannot be done."""
-    if head is None or not head.single_scan or min(box.width, box.height) < 1:
+    if head is None or not head.single_scan or box.width < 1 or box.height < 1:
         return None
     if jpeg_crop is None:
         _tell_slower()
@@ -369,8 +373,9 @@ def _check_readable(image: Image.Image) -> None:
 
 
 def _is_quick(head: jpeg.Head) -> bool:
-    small = max(head.width, head.height) <= SIDE_LIMIT_PIXELS and head.width * head.height <= AREA_LIMIT_PIXELS
-    return small and min(head.width, head.height) > 0 and head.components in (1, 3)
+    height, width, components, _ = head
+    sides_fit = 0 < height <= SIDE_LIMIT_PIXELS and 0 < width <= SIDE_LIMIT_PIXELS
+    return sides_fit and height * width <= AREA_LIMIT_PIXELS and components in (1, 3)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -217,7 +217,70 @@ static PyObject *decode(PyObject *module, PyObject *arguments)
     return fits ? PyBool_FromLong(done) : NULL;
 }
 
-static PyMethodDef methods[] = {{"decode", decode, METH_VARARGS, decode_doc}, {NULL, NULL, 0, NULL}};
+#define SEGMENT_LIMIT 4096 /* as in jpeg.py */
+
+static int is_frame(unsigned char marker)
+{
+    return 0xC0 <= marker && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC;
+}
+
+static int is_segment(unsigned char marker)
+{
+    return is_frame(marker) || marker == 0xC4 || marker == 0xCC || marker == 0xDB || marker == 0xDD ||
+           marker == 0xFE || (0xE0 <= marker && marker <= 0xEF);
+}
+
+/* The walk of `read_head` in jpeg.py, which says what it is for: where the frame and the first scan begin, 0 if not. */
+static int find_head(const unsigned char *data, size_t size, size_t *frame, size_t *scan)
+{
+    size_t at = 2;
+    *frame = 0;
+    if (size < 2 || data[0] != 0xFF || data[1] != 0xD8)
+        return 0;
+    for (int segments = 0; segments < SEGMENT_LIMIT && at + 4 < size && data[at] == 0xFF; segments++) {
+        unsigned char marker = data[at + 1];
+        if (marker == 0xDA) {
+            *scan = at;
+            return *frame && *frame + 10 <= size;
+        }
+        if (!is_segment(marker) || (is_frame(marker) && *frame))
+            return 0;
+        if (is_frame(marker))
+            *frame = at;
+        at += 2 + ((size_t)data[at + 2] << 8 | data[at + 3]);
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(read_head_doc, "read_head(data, /)\n--\n\n"
+                            "As `read_head` of imagenet_pipeline.records.jpeg, a tuple or None.");
+
+static PyObject *read_head(PyObject *module, PyObject *argument)
+{
+    Py_buffer data;
+    PyObject *head = NULL;
+    size_t frame, scan;
+    (void)module;
+    if (PyObject_GetBuffer(argument, &data, PyBUF_SIMPLE))
+        return NULL;
+    if (find_head(data.buf, (size_t)data.len, &frame, &scan)) {
+        const unsigned char *at = (const unsigned char *)data.buf + frame, *bytes = data.buf;
+        int sequential = at[1] == 0xC0 || at[1] == 0xC1;
+        head = Py_BuildValue("(iiiO)", at[5] << 8 | at[6], at[7] << 8 | at[8], at[9],
+                             sequential && bytes[scan + 4] == at[9] ? Py_True : Py_False);
+    } else {
+        Py_INCREF(Py_None);
+        head = Py_None;
+    }
+    PyBuffer_Release(&data);
+    return head;
+}
+
+static PyMethodDef methods[] = {
+    {"decode", decode, METH_VARARGS, decode_doc},
+    {"read_head", read_head, METH_O, read_head_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static int add_version(PyObject *module)
 {

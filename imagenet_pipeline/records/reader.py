@@ -202,7 +202,7 @@ class RecordSet:
         """Fetch and check a record. Raises Damaged (BadInput if another's) naming file, record and offset."""
         file, row = self._locate(position)
         index = self._indices[file]
-        start, end = int(index.starts[row]), int(index.ends[row])
+        start, end = index.starts.item(row), index.ends.item(row)
         try:
             framed = self._opened.read(file, end - start, start)
         except OSError as error:
@@ -286,7 +286,7 @@ class RecordSet:
         record = recordio.unpack(data)
         if self._checked and not record.checked:
             raise Damaged("the record has no checksum")
-        if self._numbered and record.number != index.keys[row]:
+        if self._numbered and record.number != index.keys.item(row):
             raise Damaged(
                 "the record has another number than the index", expected=int(index.keys[row]), found=record.number
             )

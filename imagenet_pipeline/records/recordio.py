@@ -82,22 +82,24 @@ def read_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes | memoryview, int
     Out of a memoryview it comes as a part of that, not copied, unless the record is split.
     Raises Damaged (without `where`; the caller knows the file) when the frame is not whole.
     """
-    kind, payload, offset = _read_chunk(buffer, offset)
+    kind, end, following = _chunk_extent(buffer, offset)
+    payload = buffer[offset + _CHUNK.size : end]
     if kind == _WHOLE:
-        return payload, offset
+        return payload, following
     if kind != _FIRST:
         raise Damaged("frame starts in the middle of a split record")
     parts = [payload]
     total_bytes = len(payload)
     while kind != _LAST:
-        kind, payload, offset = _read_chunk(buffer, offset)
+        offset = following
+        kind, end, following = _chunk_extent(buffer, offset)
         if kind not in (_MIDDLE, _LAST):
             raise Damaged("a split record has no end")
-        parts.append(payload)
-        total_bytes += len(payload) + 4
+        parts.append(buffer[offset + _CHUNK.size : end])
+        total_bytes += end - offset - _CHUNK.size + 4
         if total_bytes >= RECORD_LIMIT_BYTES:
             raise Damaged("a split record is longer than the format allows")
-    return MAGIC_BYTES.join(parts), offset
+    return MAGIC_BYTES.join(parts), following
 
 
 def whole_frame_head(buffer: bytes) -> tuple[int, int] | None:
@@ -220,11 +222,6 @@ def _checksum(head: bytes, body: bytes | memoryview) -> int:
 
 def _chunk_head(kind: int, length_bytes: int) -> bytes:
     return _CHUNK.pack(MAGIC, kind << 29 | length_bytes)
-
-
-def _read_chunk(buffer: Buffer, offset: int) -> tuple[int, bytes | memoryview, int]:
-    kind, end, following = _chunk_extent(buffer, offset)
-    return kind, buffer[offset + _CHUNK.size : end], following
 
 
 def _chunk_extent(buffer: Buffer, offset: int) -> tuple[int, int, int]:

@@ -10,10 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
-from imagenet_pipeline.loading.loader import Batches, Loader
+from imagenet_pipeline.loading.loader import Batches, Loader, _piece
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord, frame, pack
 
@@ -322,3 +324,12 @@ def test_a_header_that_claims_billions_of_pixels_is_refused_at_once(memory: Memo
     with pytest.raises(Damaged, match=r"record 0, offset 0: .*50,000,000 pixels"):
         content(Loader(memory, 8, 4, 1).evaluation())
     assert time.perf_counter() - started < 1
+
+
+@given(images=st.integers(1, 2000), threads=st.integers(0, 64))
+def test_pieces_hold_whole_pairs_and_leave_no_thread_without_one(images: int, threads: int) -> None:
+    piece = _piece(images, threads)
+    assert piece % 2 == 0
+    assert 8 <= piece <= 32
+    if images >= 8 * threads:
+        assert -(-images // piece) >= threads

@@ -174,3 +174,7 @@ def test_any_sequence_of_markers_is_used_or_refused(parts: list[bytes]) -> None:
     jpeg.damage(data)
     with contextlib.suppress(Rejected):
         assert prepare(data, 0, 95, False).pixels.shape[2] == 3
+
+
+def test_a_frame_too_short_for_its_size_is_no_head() -> None:
+    assert jpeg.read_head(jpeg.START + b"\xff\xc0\0\2\xff\xda\0\0\1") is None

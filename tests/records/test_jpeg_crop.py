@@ -18,11 +18,13 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records import image
+from imagenet_pipeline.records import image, jpeg
 from imagenet_pipeline.records.image import Box, LazyImage, decode_rgb
 
 jpeg_crop = pytest.importorskip("imagenet_pipeline.records.jpeg_crop", reason="not compiled on this machine")
@@ -230,6 +232,43 @@ def test_without_the_compiled_part_pixels_are_the_same_and_it_is_said_once(
         assert np.array_equal(LazyImage(data).crop(box), expected)
     assert len(caplog.records) == 1
     assert "crop decoder" in caplog.text
+
+
+FRAMES = st.builds(
+    lambda marker, length, rest: bytes((0xFF, marker, 0, length)) + rest,
+    st.one_of(st.integers(0xBF, 0xE1), st.sampled_from((0xC0, 0xC2, 0xDA, 0xDA, 0xFE))),
+    st.integers(0, 14),
+    st.binary(max_size=12),
+)
+WHOLE_SEGMENTS = st.builds(
+    lambda marker, rest: bytes((0xFF, marker, 0, 2 + len(rest))) + rest,
+    st.sampled_from((0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xE0, 0xFE)),
+    st.binary(min_size=0, max_size=10),
+)
+
+
+@given(st.lists(st.one_of(FRAMES, WHOLE_SEGMENTS, WHOLE_SEGMENTS), max_size=6), st.integers(0, 12))
+def test_any_sequence_of_segments_has_the_head_that_python_reads(parts: list[bytes], lost_bytes: int) -> None:
+    data = jpeg.START + b"".join(parts)
+    for cut in (data, data[: len(data) - lost_bytes]):
+        assert jpeg_crop.read_head(memoryview(cut)) == jpeg.read_head(cut)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_beginning_of_a_photo_has_the_head_that_python_reads(kind: str) -> None:
+    data = KINDS[kind](noise(9, 17))
+    for size in range(min(len(data), 900)):
+        assert jpeg_crop.read_head(data[:size]) == jpeg.read_head(data[:size]), size
+    assert jpeg_crop.read_head(data) == jpeg.read_head(data)
+    assert jpeg.read_head(data) is not None
+
+
+def test_as_many_segments_are_passed_as_in_python() -> None:
+    photo = by_pillow(mode="L")(noise(9, 17))
+    for comments in (jpeg.SEGMENT_LIMIT - 20, *range(jpeg.SEGMENT_LIMIT - 9, jpeg.SEGMENT_LIMIT + 1)):
+        data = jpeg.START + b"\xff\xfe\0\2" * comments + photo[2:]
+        assert jpeg_crop.read_head(data) == jpeg.read_head(data), comments
+    assert jpeg_crop.read_head(data) is None
 
 
 def test_threads_decode_at_the_same_time() -> None:
