@@ -43,7 +43,10 @@ AREA_AVERAGE = Extension(
 def static_library() -> str:
     """The path of libjpeg.a: that of PREFIX, or the one the compiler knows; empty where there is none."""
     if PREFIX:
-        return f"{PREFIX}/lib/libjpeg.a"
+        library = Path(PREFIX, "lib", "libjpeg.a").absolute()
+        if not library.is_file():
+            raise SystemExit(f"error: IMAGENET_PIPELINE_LIBJPEG: {library} does not exist")
+        return str(library)
     words = [*(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split(), "-print-file-name=libjpeg.a"]
     try:
         found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
@@ -55,10 +58,16 @@ def static_library() -> str:
 class BuildWhatCanBe(build_ext):
     """Links libjpeg statically, else dynamically; leaves an extension out that cannot be built."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.force = True  # what lies in build/ may have been made with other settings
+
     def build_extension(self, extension: Extension) -> None:
         library = static_library() if extension is JPEG_CROP else ""
         libraries = ["jpeg"] if extension is JPEG_CROP else []
-        ways: list[tuple[list[str], list[str], list[str], list[tuple[str, str | None]]]] = [([], libraries, [], [])]
+        ways: list[tuple[list[str], list[str], list[str], list[tuple[str, str | None]]]] = []
+        if not PREFIX or not library:
+            ways.append(([], libraries, [], []))
         if library:
             # Its symbols stay inside: other libjpegs are loaded into the same process (Pillow's, OpenCV's).
             hidden = ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic"] if sys.platform == "linux" else []
@@ -72,6 +81,7 @@ class BuildWhatCanBe(build_ext):
                 reason = error
         if NEEDED:
             raise reason
+        Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)  # an earlier build's would go along
         print(
             f"warning: built without {extension.name} ({reason}); Debian's packages for it: {PACKAGES}",
             file=sys.stderr,

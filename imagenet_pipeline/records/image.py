@@ -54,7 +54,7 @@ LYING, LEFT_FOR_RIGHT, UPSIDE_DOWN = frozenset((5, 6, 7, 8)), frozenset((2, 3, 6
 _MODE_TRAITS = {"RGB": "", "L": "", "1": "bilevel", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
 WITHOUT_CROP_DECODER = (
     "this installation has no JPEG crop decoder, so loading is slower, with the same pixels "
-    "(apt-get install gcc libc6-dev libjpeg-dev, and install imagenet-pipeline again)"
+    "(apt-get install gcc libc6-dev libjpeg-dev, then pip install --force-reinstall --no-deps . in its source)"
 )
 _HEADERS = threading.Lock()
 """Held while Python's warning filters, which are the whole process's, are other than the user's."""

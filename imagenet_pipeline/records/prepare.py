@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from imagenet_pipeline.records import jpeg
 from imagenet_pipeline.records.image import (
     DAMAGED,
+    Box,
     Header,
+    LazyImage,
     Rejected,
     decode_as,
-    decode_rgb,
     encode_jpeg,
     read_header,
     shrink,
@@ -61,7 +62,7 @@ def prepare(
         pixels = shrink(pixels, resize)
         actions += ("resized",)
     encoded = encode_jpeg(pixels, quality)
-    return Prepared(encoded, decode_rgb(encoded) if decoded else None, actions)
+    return Prepared(encoded, _decoded(encoded, pixels) if decoded else None, actions)
 
 
 def examine(data: bytes, keep_damaged: bool = False) -> tuple[Header, NDArray[np.uint8], tuple[str, ...]]:
@@ -79,6 +80,12 @@ def _examined(data: bytes, header: Header, keep_damaged: bool) -> tuple[NDArray[
     if damage and not keep_damaged:
         raise Rejected(f"{DAMAGED}: {damage[0]}")
     return pixels, (DAMAGED,) if damage else ()
+
+
+def _decoded(encoded: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Decode what was encoded just now, which cannot be damaged: as a crop of all of it, the quickest way there is."""
+    height, width = pixels.shape[:2]
+    return LazyImage(encoded).crop(Box(0, 0, width, height))
 
 
 def _has_end(data: bytes) -> bool:
