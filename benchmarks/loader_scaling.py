@@ -178,7 +178,8 @@ class _Timed:
         return timed
 
     def module(self, decoder: Any) -> Any:
-        return type("Decoder", (), {"decode": staticmethod(self.of(decoder.decode))})
+        calls = {"decode": self.of(decoder.decode), "read_head": decoder.read_head}
+        return type("Decoder", (), {name: staticmethod(call) for name, call in calls.items()})
 
 
 def table(result: dict[str, Any]) -> str:
