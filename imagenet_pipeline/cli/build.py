@@ -63,8 +63,8 @@ NoMean = Annotated[
     bool,
     typer.Option(
         "--no-mean",
-        help="Mean and std from a tenth of the photos, about 256 at most. Others that keep their bytes are not "
-        "decoded: header and end are looked at, lost pixels are not looked for.",
+        help="Mean and std from a sample of 100 to 500 photos. Others that keep their bytes are not decoded: header "
+        "and end are looked at, lost pixels are left to `verify`.",
     ),
 ]
 Classes = Annotated[

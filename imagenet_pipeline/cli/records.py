@@ -24,17 +24,18 @@ def verify(
         Path, typer.Argument(help="A data set folder, its address (s3://...), or a .rec file, ours or another's.")
     ],
     no_decode: Annotated[
-        bool, typer.Option("--no-decode", help="Of records without a checksum look at the frames alone.")
+        bool,
+        typer.Option("--no-decode", help="Decode no image: of records without a checksum look at the frames alone."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, a shard each [default: one a core where it is large].")
+        int | None, typer.Option(min=1, help="Processes for a folder's shards [default: one a core where it is large].")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record, index, count and digest.
 
-    A record of ours is whole if its checksum is right; the images of records without a checksum are decoded. The
-    exit code is 1 if anything is wrong.
+    A record of ours is whole if its checksum is right; the images of records without a checksum are decoded, and
+    those that `build --no-mean` did not decode. The exit code is 1 if anything is wrong.
 
     \b
     Examples:
@@ -169,7 +170,8 @@ def _several(names: Sequence[str]) -> str:
 def _say_inspection(report: Any) -> None:
     say(f"{report.path}: {list_names(report.splits) or counted(report.count, 'record')}")
     if report.mean and report.std:
-        say("mean R, G, B: " + _three(report.mean) + "; standard deviation: " + _three(report.std))
+        sample = f" (of a sample of {counted(report.mean_images, 'image')})" if report.mean_images else ""
+        say("mean R, G, B: " + _three(report.mean) + "; standard deviation: " + _three(report.std) + sample)
     counts = sorted(report.class_counts.values())
     if counts:
         each = f"{counts[0]:,} to {counts[-1]:,}" if counts[0] < counts[-1] else f"{counts[0]:,}"

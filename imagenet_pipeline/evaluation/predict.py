@@ -119,7 +119,7 @@ def least_edge_for(state: State) -> int:
     """The shorter edge that a picture must keep where it is reduced before the crops of a run are cut from it.
 
     A crop keeps MARGIN times the pixels of the network's input along each side, the rest is averaged over areas; so
-    of photos larger than that the input differs by no more than a few grey levels from that of the whole picture.
+    of photos larger than that the input differs by a few grey levels from that of the whole picture.
     """
     return math.ceil(MARGIN * state.input_size / state.crop_fraction)
 

@@ -390,7 +390,7 @@ def _image(record: ImageRecord) -> LazyImage:
         # Under a checksum, damaged images were stored by a build that was asked to keep them.
         return LazyImage(record.content, None if record.checked else refuse_damaged)
     except PipelineError as error:
-        # An image whose checksum holds was readable when it was built: the records are at fault.
+        # An image whose checksum holds is as it was built: the records are at fault.
         raise (Damaged if record.checked else BadInput)(error.what) from error
 
 

@@ -30,8 +30,8 @@ from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, 
 
 SHARD_IMAGES = 8192
 SHARD_LIMIT = 100_000
-MEAN_IMAGES, MEAN_EVERY = 256, 10
-"""Mean and deviation with `no_mean` are of every tenth image of train, or of fewer, so that they are about 256."""
+MEAN_IMAGES, FEWEST_MEAN_IMAGES = 256, 100
+"""Images of train, about, that mean and deviation are of with `no_mean`: a tenth of them within these bounds."""
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -232,8 +232,9 @@ def shard_key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) ->
 
 def claim_key(plan: Plan, options: BuildOptions, versions: Mapping[str, str]) -> str:
     """The key of an unfinished build."""
-    # A build that damaged photos have stopped goes on with --keep-damaged, as its error says: its shards are made anew.
-    return shard_key(plan, replace(options, keep_damaged=False), versions)
+    # A build that damaged photos have stopped goes on with --keep-damaged, or without --no-mean, as its error says:
+    # its shards are made anew.
+    return shard_key(plan, replace(options, keep_damaged=False, no_mean=False), versions)
 
 
 def manifest_there(plan: Plan, out: Path, stored: Mapping[str, Any]) -> Manifest | None:
@@ -313,7 +314,9 @@ def _mean_every(plan: Plan, split: str, options: BuildOptions) -> int:
         return 1
     count = len(plan.splits[split])
     counts = split == "train" or "train" not in plan.splits
-    return max(MEAN_EVERY, count // MEAN_IMAGES if counts else count)
+    if not counts:
+        return count
+    return max(1, min(10, count // FEWEST_MEAN_IMAGES), count // MEAN_IMAGES)
 
 
 def _shard_count(plan: Plan, split: str, options: BuildOptions) -> int:

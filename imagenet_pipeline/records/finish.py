@@ -101,10 +101,11 @@ def write_rejects(out: Path, tasks: Sequence[Task]) -> Path:
 
 def rejects(tasks: Sequence[Task]) -> Iterator[tuple[str, str, str]]:
     """(split, path, reason) of every image rejected so far, from the markers there are."""
-    for task in tasks:
-        if task.marker.exists():
-            for _, path, reason in files.read_json(task.marker)["rejects"]:
-                yield task.split, path, reason
+    # The putting of a shard has the shard's own marker.
+    for marker, split in dict.fromkeys((task.marker, task.split) for task in tasks):
+        if marker.exists():
+            for _, path, reason in files.read_json(marker)["rejects"]:
+                yield split, path, reason
 
 
 def _split(markers: Sequence[Marker]) -> Split:

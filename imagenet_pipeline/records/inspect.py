@@ -44,6 +44,7 @@ class Inspection:
     """A split of a data set or a lone `.rec` file.
 
     `class_counts` is by class id, or by label where unnamed; none where labels are several numbers, as in detection.
+    `mean_images` is the number of images in the sample whose mean and std these are, None where they are those of all.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Inspection:
     class_counts: dict[str, int]
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
+    mean_images: int | None
     records: list[RecordInfo]
 
 
@@ -78,6 +80,7 @@ def inspect(path: Path, records: range = FIRST_EIGHT, split: str | None = None) 
             class_counts={} if several else _class_counts(count_labels(found, data_set, split), classes),
             mean=data_set.mean if data_set else None,
             std=data_set.std if data_set else None,
+            mean_images=data_set.mean_images if data_set else None,
             records=shown,
         )
 

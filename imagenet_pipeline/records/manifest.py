@@ -146,7 +146,8 @@ class DataSet:
     """A finished data set. `mean` and `std` are those of R, G, B over all training pixels, 0..255.
 
     `samples` are those of a lone record file, whose path is then `folder` (`records/lone.py`): it is a data set to be
-    read alone, and its `mean` and `std` are not known (NaN). Of a data set in object storage `folder` is its `cache`'s.
+    read alone, and its `mean` and `std` are not known (NaN). Those of a sample are of `mean_images`. Of a data set in
+    object storage `folder` is its `cache`'s.
     """
 
     folder: Path
@@ -157,6 +158,7 @@ class DataSet:
     digest: str
     samples: Index | None = None
     cache: ShardCache | None = None
+    mean_images: int | None = None
 
     @property
     def name(self) -> str:
@@ -201,6 +203,7 @@ def read_data_set(folder: Path | str, cache: str = "", cache_gb: float = 0) -> D
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
         digest=files.sha256_of(folder / MANIFEST),
+        mean_images=statistics.get("images"),
     )
 
 

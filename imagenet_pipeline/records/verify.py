@@ -10,6 +10,7 @@ import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,16 +48,16 @@ def verify(
 ) -> VerifyReport:
     """Check a data set or a `.rec` file, ours or another's. Raises BadInput if there is neither, WorkerLost.
 
-    `decode`: decode the images of records without a checksum, too. `progress(done, total)` is called with record
-    counts now and then. `workers`: processes for the shards of a data set of this machine; for None it is one a
-    processor, or this process alone where there is little to check.
+    `decode`: decode the images of records without a checksum, too, and all where `build --no-mean` did not.
+    `progress(done, total)` is called with record counts now and then. `workers`: processes for the shards of a data
+    set of this machine; for None it is one a processor, or this process alone where there is little to check.
     """
     calm()
     tell = progress or silent
     if is_remote(path):
         data = read_data_set(path)
         report = VerifyReport(data.name)
-        _check_data_set(report, data.folder, data.manifest, tell, 1, data.cache)
+        _check_data_set(report, data.folder, data.manifest, tell, decode, 1, data.cache)
         return report
     path = Path(path)
     report = VerifyReport(str(path))
@@ -74,7 +75,7 @@ def verify(
         for record_file in sorted(path.glob("*.rec")):
             _check_lone_file(report, record_file, tell, decode)
         return report
-    _check_data_set(report, path, manifest, tell, workers or _workers(manifest))
+    _check_data_set(report, path, manifest, tell, decode, workers or _workers(manifest))
     return report
 
 
@@ -89,9 +90,12 @@ def _check_data_set(
     folder: Path,
     manifest: Manifest,
     tell: Progress,
+    decode: bool,
     workers: int,
     cache: ShardCache | None = None,
 ) -> None:
+    # Whoever keeps damaged photos has asked not to hear of them.
+    decode = decode and "no_mean" in manifest.options and "keep_damaged" not in manifest.options
     total = sum(split.records for split in manifest.splits.values())
     whole = {name for name, digest in manifest.files.items() if _check_digest(report, folder / name, digest)}
     if cache is None and not markers_whole(folder):
@@ -100,7 +104,8 @@ def _check_data_set(
     def show(done: int, _: int) -> None:
         tell(report.records + done, total)
 
-    with closing(_checked(folder, manifest.shards, show, min(workers, len(manifest.shards)), cache)) as checked:
+    workers = min(workers, len(manifest.shards))
+    with closing(_checked(folder, manifest.shards, show, decode, workers, cache)) as checked:
         for name, split in manifest.splits.items():
             rows = Rows()
             for _, (part, read) in zip(split.shards, checked, strict=False):
@@ -112,37 +117,41 @@ def _check_data_set(
 
 
 def _checked(
-    folder: Path, shards: Sequence[Shard], show: Progress, workers: int, cache: ShardCache | None
+    folder: Path, shards: Sequence[Shard], show: Progress, decode: bool, workers: int, cache: ShardCache | None
 ) -> Generator[tuple[VerifyReport, Rows], None, None]:
     """Yield what was found in each shard and what its records say, in the order of the shards.
 
     In object storage each is fetched for as long as that takes.
     """
     if workers <= 1 or cache is not None:
-        yield from (_check_stored(folder, shard, show, cache) for shard in shards)
+        yield from (_check_stored(folder, shard, show, decode, cache) for shard in shards)
         return
     with local_pool(workers) as pool:
         try:
-            yield from pool.map(_check_shard, [folder] * len(shards), shards)
+            yield from pool.map(partial(_check_shard, folder, decode=decode), shards)
         except BrokenExecutor as error:
             advice = "run the same command again, with fewer workers if memory ran out"
             raise WorkerLost("a worker process died", where=folder, advice=advice) from error
 
 
-def _check_stored(folder: Path, shard: Shard, show: Progress, cache: ShardCache | None) -> tuple[VerifyReport, Rows]:
+def _check_stored(
+    folder: Path, shard: Shard, show: Progress, decode: bool, cache: ShardCache | None
+) -> tuple[VerifyReport, Rows]:
     if cache is None:
-        return _check_shard(folder, shard, show)
+        return _check_shard(folder, shard, show, decode)
     try:
         with cache.visited(shard):
-            return _check_shard(folder, shard, show)
+            return _check_shard(folder, shard, show, decode)
     except Damaged as error:
         report = VerifyReport(str(folder))
         report.add(error.where, str(error.replaced(where=None)))
         return report, Rows()
 
 
-def _check_shard(folder: Path, shard: Shard, show: Progress = silent) -> tuple[VerifyReport, Rows]:
-    """Check a shard against the manifest and read all its records."""
+def _check_shard(
+    folder: Path, shard: Shard, show: Progress = silent, decode: bool = False
+) -> tuple[VerifyReport, Rows]:
+    """Check a shard against the manifest and read all its records; with `decode` their images, too."""
     report, path = VerifyReport(str(folder)), folder / shard.file
     if not path.is_file():
         report.add(path, "record file is missing")
@@ -157,7 +166,7 @@ def _check_shard(folder: Path, shard: Shard, show: Progress = silent) -> tuple[V
             samples = shard if index_whole else None
             rows = check_records(report, path, show, checked=False, use_index=False, samples=samples, opened=opened)
         else:
-            rows = check_records(report, path, show, checked=True, use_index=index_whole, opened=opened)
+            rows = check_records(report, path, show, checked=True, use_index=index_whole, decode=decode, opened=opened)
         if len(rows) != shard.records and len(report.problems) == found_before:
             report.add(path, f"expected {shard.records} records, found {len(rows)}")
         if len(report.problems) == found_before and opened.sha256() != shard.sha256:

@@ -190,6 +190,7 @@ def check_records(
     """Read every record of a file, noting the damaged ones; without a usable index, by the magic numbers.
 
     Of a file of another program those that are `samples`, where these are known. `opened` is read in place of `path`.
+    With `decode` the images of records without a checksum are decoded, of a file that is `checked` those of all.
     """
     report.files += 1
     found_before = len(report.problems)
@@ -209,7 +210,7 @@ def check_records(
         for start in range(0, len(records), RECORDS_TOGETHER):
             tell(report.records + start, report.records + len(records))
             together = range(start, min(start + RECORDS_TOGETHER, len(records)))
-            images = _read_together(report, records, together, rows, labelled=checked)
+            images = _read_together(report, records, together, rows, labelled=checked, every=checked and decode)
             if decode:
                 _check_images(report, records, images, pool)
         if use_index and not checked:
@@ -221,9 +222,9 @@ def check_records(
 
 
 def _read_together(
-    report: VerifyReport, records: RecordSet, positions: range, rows: Rows, labelled: bool
+    report: VerifyReport, records: RecordSet, positions: range, rows: Rows, labelled: bool, every: bool
 ) -> list[tuple[int, bytes]]:
-    """Read some records, adding to `rows` what they say of themselves; the images of those without a checksum."""
+    """Read some records, adding to `rows` what they say of themselves; the images of `every` or without a checksum."""
     images = []
     for position in positions:
         try:
@@ -232,8 +233,8 @@ def _read_together(
             report.note(records, position, _plain(error))
             continue
         rows.add(position, record, labelled)
-        if not record.checked:
-            report.unchecked += 1
+        report.unchecked += not record.checked
+        if every or not record.checked:
             images.append((position, record.image))
     return images
 

@@ -22,16 +22,20 @@ def write_photos(root: Path, count: int) -> Path:
     return root
 
 
-def test_fourteen_photos_of_two_classes_make_a_data_set(call: Call, tmp_path: Path) -> None:
+def test_fourteen_photos_of_two_classes_make_a_data_set(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = write_photos(tmp_path / "photos", 7)
     code, out, _ = call("build", "folder", "--root", photos, "--out", tmp_path / "out", "--workers", 1, "--json")
     assert code == 0
     assert json.loads(out)["records"] == {"train": 10, "val": 2, "test": 2}
+    monkeypatch.setattr("imagenet_pipeline.records.build.FEWEST_MEAN_IMAGES", 1)
     code, _, _ = call(
         *("build", "folder", "--root", photos, "--out", tmp_path / "sampled", "--workers", 1, "--no-mean")
     )
     statistics = [json.loads((tmp_path / name / "mean.json").read_text()) for name in ("out", "sampled")]
     assert (code, "images" in statistics[0], statistics[1]["images"]) == (0, False, 1)
+    assert "(of a sample of 1 image)" in call("inspect", tmp_path / "sampled")[1]
     source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
     assert source["fractions"] == {"val": "one a class", "test": "one a class"}
     words = ("build", "folder", "--root", photos, "--out", tmp_path / "other", "--val-fraction", 0.1)

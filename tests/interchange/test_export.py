@@ -211,11 +211,11 @@ def test_a_full_disk_leaves_nothing_and_the_same_command_goes_on(
     whole, opened = files.whole_file, []
 
     @contextlib.contextmanager
-    def filling(path: Path) -> Iterator[Any]:
+    def filling(path: Path, durable: bool = True) -> Iterator[Any]:
         opened.append(path)
         if len(opened) == 2:
             raise OutOfRoom("cannot be written (No space left on device)", where=path)
-        with whole(path) as stream:
+        with whole(path, durable) as stream:
             yield stream
 
     with monkeypatch.context() as patch:

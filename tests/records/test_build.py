@@ -303,6 +303,7 @@ def test_a_build_that_damaged_photos_stopped_goes_on_with_keep_damaged(
 def test_without_the_mean_the_records_are_the_same_and_a_tenth_is_decoded(
     small_plan: Plan, tmp_path: Path, inline: Executor, data_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("imagenet_pipeline.records.build.FEWEST_MEAN_IMAGES", 1)
     plain = replace(OPTIONS, pass_through=True)
     build(small_plan, tmp_path / "with", plain, executor=inline)
     decoded: list[bytes] = []
@@ -325,9 +326,10 @@ def test_without_the_mean_the_records_are_the_same_and_a_tenth_is_decoded(
         build(small_plan, tmp_path / "resized", OPTIONS, executor=inline)
 
 
-def test_without_the_mean_what_is_cut_short_is_found_and_lost_pixels_are_not_looked_for(
-    small_plan: Plan, tmp_path: Path, inline: Executor, photos: Path
+def test_without_the_mean_what_is_cut_short_is_found_and_lost_pixels_are_left_to_verify(
+    small_plan: Plan, tmp_path: Path, inline: Executor, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("imagenet_pipeline.records.build.FEWEST_MEAN_IMAGES", 1)
     plan = replace(small_plan, root=Path(shutil.copytree(photos, tmp_path / "photos")))
     for name, end in (("3.jpg", b""), ("4.jpg", b"\xff\xd9")):
         data = (plan.root / name).read_bytes()
@@ -337,6 +339,9 @@ def test_without_the_mean_what_is_cut_short_is_found_and_lost_pixels_are_not_loo
     rows = list(csv.reader((tmp_path / "set" / "rejects.csv").read_text().splitlines()))
     assert [row[1] for row in rows[1:]] == ["3.jpg"]
     assert "truncated" in rows[1][2]
+    (lost,) = verify(tmp_path / "set").problems
+    assert (lost.record, lost.what[:17]) == (3, "image is damaged ")
+    assert verify(tmp_path / "set", decode=False).problems == []
     (plan.root / "0.jpg").write_bytes(b"")
     (plan.root / "10.jpg").write_bytes(b"")
     with pytest.raises(BadInput, match=r"no image of the sample .* build without --no-mean"):

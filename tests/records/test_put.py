@@ -103,6 +103,14 @@ def test_shards_are_joined_from_pieces_and_put(
     assert digests(there) == local
 
 
+def test_each_reject_is_listed_once(there: Storage, small_plan: Any, inline: Executor, tmp_path: Path) -> None:
+    plan = replace(small_plan, root=Path(shutil.copytree(small_plan.root, tmp_path / "photos")))
+    (plan.root / "3.jpg").write_bytes(b"")
+    with pytest.raises(BadInput, match="found 1 so far"):
+        build_remote(plan, there, OPTIONS, executor=inline)
+    assert (working_folder(str(there)) / "rejects.csv").read_text().count("3.jpg") == 1
+
+
 def test_a_failed_build_goes_on(
     there: Storage, object_store: Any, small_plan: Any, local: dict[str, str], inline: Executor
 ) -> None:
