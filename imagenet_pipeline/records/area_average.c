@@ -1,4 +1,4 @@
-/* Shrink RGB pixels by averaging over areas: cv2.resize's INTER_AREA, bit for bit, in about a quarter of its time.
+/* Shrink RGB pixels by averaging over areas: cv2.resize's INTER_AREA, bit for bit, in about a third of its time.
 
 OpenCV takes one channel of one pixel at a time. Here a pixel is a vector, four rows go together, and each number comes
 of the same products in the same order, in float32 without fused multiplications; so what it gives is what OpenCV (4.11
@@ -204,8 +204,8 @@ static int shrink_into(const Py_buffer *image, const Py_buffer *out, const struc
 /* Bytes [height, width, 3] whose rows lie together. */
 static int is_rgb(const Py_buffer *pixels)
 {
-    return pixels->ndim == 3 && pixels->itemsize == 1 && pixels->shape[2] == CHANNELS && pixels->strides[2] == 1 &&
-           pixels->strides[1] == CHANNELS;
+    return pixels->ndim == 3 && pixels->format && !strcmp(pixels->format, "B") && pixels->shape[2] == CHANNELS &&
+           pixels->strides[2] == 1 && pixels->strides[1] == CHANNELS;
 }
 
 /* 1 where a side of the output is no longer than that part of the image's. */
@@ -230,9 +230,9 @@ static PyObject *average(PyObject *module, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "OO|dddd:average", &image_object, &out_object, &part.left, &part.top, &part.width,
                           &part.height))
         return NULL;
-    if (PyObject_GetBuffer(image_object, &image, PyBUF_STRIDES) < 0)
+    if (PyObject_GetBuffer(image_object, &image, PyBUF_STRIDES | PyBUF_FORMAT) < 0)
         return NULL;
-    if (PyObject_GetBuffer(out_object, &out, PyBUF_STRIDES | PyBUF_WRITABLE) < 0) {
+    if (PyObject_GetBuffer(out_object, &out, PyBUF_STRIDES | PyBUF_FORMAT | PyBUF_WRITABLE) < 0) {
         PyBuffer_Release(&image);
         return NULL;
     }

@@ -79,6 +79,7 @@ WRITABLE = np.zeros((4, 4, 3), np.uint8)
         (noise(9, 9)[..., :2], WRITABLE),
         (noise(9, 9)[..., 0], WRITABLE),
         (noise(9, 9).astype(np.float32), WRITABLE),
+        (noise(9, 9), WRITABLE.view(np.int8)),
         (noise(9, 9), np.zeros((0, 4, 3), np.uint8)),
         (noise(9, 9), np.zeros((4, 4, 4), np.uint8)),
         (noise(9, 9), bytearray(48)),

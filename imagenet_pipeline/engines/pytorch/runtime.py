@@ -6,7 +6,8 @@ import functools
 import os
 import shutil
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -25,8 +26,7 @@ def import_torch() -> Any:
     if here.launched:
         # The network layer's many lines on a lost rank are replaced by our single line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    wait_briefly(os.environ)
-    with without_collecting():
+    with waiting_briefly(os.environ), without_collecting():
         import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
@@ -34,14 +34,22 @@ def import_torch() -> Any:
     return torch
 
 
-def wait_briefly(environment: MutableMapping[str, str]) -> None:
+@contextmanager
+def waiting_briefly(environment: MutableMapping[str, str]) -> Iterator[None]:
     """Let computing threads without work wait 0.5 ms in a loop before they sleep, where the user has not said how.
 
-    GNU's OpenMP, which reads this when it is loaded, waits 300,000 rounds, 10 ms of a processor that loading threads
-    and other programs could use; waking a thread costs 0.02 ms (`benchmarks/README.md`).
+    GNU's OpenMP, which reads this when it is loaded, in the block, waits 300,000 rounds, 10 ms of a processor that
+    loading threads and other programs could use; waking a thread costs 0.02 ms (`benchmarks/README.md`). Programs
+    that are started later do not inherit it.
     """
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", "10000")
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
+        yield
+        return
+    environment["GOMP_SPINCOUNT"] = "10000"
+    try:
+        yield
+    finally:
+        del environment["GOMP_SPINCOUNT"]
 
 
 torch: Any = import_torch()

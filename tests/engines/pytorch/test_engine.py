@@ -474,8 +474,9 @@ def test_all_processors_are_used_unless_told_otherwise() -> None:
 )
 def test_computing_threads_wait_briefly_unless_told_otherwise(setting: dict[str, str], wanted: str | None) -> None:
     environment = dict(setting)
-    pytorch_runtime.wait_briefly(environment)
-    assert environment.get("GOMP_SPINCOUNT") == wanted
+    with pytorch_runtime.waiting_briefly(environment):
+        assert environment.get("GOMP_SPINCOUNT") == wanted
+    assert environment == setting
 
 
 def test_a_zoos_network_is_not_normalised_over_ranks() -> None:
