@@ -23,7 +23,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, first_few
 from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
-from imagenet_pipeline.records.pieces import pieces_of, steps_of
+from imagenet_pipeline.records.pieces import Steps, pieces_of, steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask
 from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, run_tasks
@@ -148,18 +148,14 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
     with claimed(out, claim_key(plan, options, versions)) as building:
         shards = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, shards)
-        make_shards(out, options, [(shard, *steps_of(shard)) for shard in shards], progress, executor)
+        make_shards(out, options, list(map(steps_of, shards)), progress, executor)
         finish.write_data_set(plan, out, shards, options.stored, versions)
-
-
-Work = tuple[ShardTask, Sequence[Task], Sequence[Task]]
-"""A shard, the tasks that make it, and those of them that are not finished."""
 
 
 def make_shards(
     out: Path,
     options: BuildOptions,
-    work: Sequence[Work],
+    steps: Sequence[Steps],
     progress: Progress | None,
     executor: Executor | None,
     kept: int | None = None,
@@ -168,9 +164,9 @@ def make_shards(
 
     There must be room in `out` for so many of them (`kept`), by default all, and twice for one that is joined.
     """
-    tasks = [task for _, made_by, _ in work for task in made_by]
-    pending = [task for _, _, unfinished in work for task in unfinished]
-    unmade = [shard for shard, _, unfinished in work if unfinished][:kept]
+    tasks = [task for shard in steps for task in shard.tasks]
+    pending = [task for shard in steps for task in shard.pending]
+    unmade = [shard for shard, _, unfinished in steps if unfinished][:kept]
     joined = max((shard for shard in unmade if len(pieces_of(shard)) > 1), key=lambda shard: shard.images, default=None)
     files.check_free_space(out, _estimated_bytes(options, [*unmade, joined] if joined else unmade))
     with executor_for(options.workers, executor, pending) as pool:
@@ -202,9 +198,9 @@ def _mend(
         remade = building / "remade"
         tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
-        work = [(shard, *steps_of(shard)) for shard in wanted]
+        steps = list(map(steps_of, wanted))
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
-        make_shards(out, replace(options, max_rejects=2**31), work, progress, executor)
+        make_shards(out, replace(options, max_rejects=2**31), steps, progress, executor)
         if repair.needs_markers(manifest, damage):
             finish.write_data_set(plan, remade, tasks, options.stored, manifest.versions)
         repair.put_back(out, remade, manifest, damage, wanted)

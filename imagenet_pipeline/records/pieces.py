@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -62,13 +62,21 @@ class Join(Task):
         commit(self, record_file, contents, digest.hexdigest())
 
 
-def steps_of(shard: ShardTask) -> tuple[list[Task], list[Task]]:
-    """The tasks that make a shard, in order, and those of them that are not finished."""
+class Steps(NamedTuple):
+    """A shard, the tasks that make it, in order, and those of them that are not finished."""
+
+    shard: ShardTask
+    tasks: list[Task]
+    pending: list[Task]
+
+
+def steps_of(shard: ShardTask) -> Steps:
+    """The steps of a shard, as things stand on the disk."""
     if is_finished(shard):
-        return [shard], []
+        return Steps(shard, [shard], [])
     pieces = pieces_of(shard)
     if len(pieces) == 1:
-        return [shard], [shard]
+        return Steps(shard, [shard], [shard])
     # From here on a marker there says that the shard was joined; those of what does not count any more go.
     shard.marker.unlink(missing_ok=True)
     pending = [piece for piece in pieces if not _is_whole(piece)]
@@ -76,7 +84,7 @@ def steps_of(shard: ShardTask) -> tuple[list[Task], list[Task]]:
         piece.marker.unlink(missing_ok=True)
     names = [piece.name for piece in pieces]
     join = Join(shard.key, shard.name, shard.split, shard.building, shard.folder, names, after=frozenset(names))
-    return [*pieces, join], [*pending, join]
+    return Steps(shard, [*pieces, join], [*pending, join])
 
 
 def pieces_of(shard: ShardTask) -> list[ShardTask]:

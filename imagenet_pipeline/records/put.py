@@ -26,7 +26,6 @@ from imagenet_pipeline.records.adopt import adopt, stored_options
 from imagenet_pipeline.records.build import (
     BuildOptions,
     BuildSummary,
-    Work,
     build,
     claim_key,
     claimed,
@@ -39,7 +38,7 @@ from imagenet_pipeline.records.build import (
 )
 from imagenet_pipeline.records.foreign import RecordsPlan
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest, Shard
-from imagenet_pipeline.records.pieces import steps_of
+from imagenet_pipeline.records.pieces import Steps, steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
 from imagenet_pipeline.records.shard import ShardTask, is_finished
 from imagenet_pipeline.records.tasks import Progress, Task
@@ -214,18 +213,18 @@ def _make(
         finish.write_data_set(plan, work, shards, options.stored, versions)
 
 
-def _steps(shard: ShardTask, storage: Storage, sizes: Mapping[str, int]) -> Work:
+def _steps(shard: ShardTask, storage: Storage, sizes: Mapping[str, int]) -> Steps:
     """The tasks that make and put a shard, unless it is there, whole, from the photos as they are.
 
     `sizes` are those of the objects that are there.
     """
     note = shard.folder / PUT / f"{shard.name}.rec"
     if is_finished(shard, sizes.get) and note.is_file() and note.read_text() == _shard(shard).sha256:
-        return shard, [shard], []
-    tasks, pending = steps_of(shard)
+        return Steps(shard, [shard], [])
+    _, tasks, pending = steps_of(shard)
     common = (shard.key, f"{shard.name}.put", shard.split, shard.building, shard.folder, shard.name, storage)
     put = PutTask(*common, after=frozenset([shard.name]))
-    return shard, [*tasks, put], [*pending, put]
+    return Steps(shard, [*tasks, put], [*pending, put])
 
 
 def _shard(task: Task) -> Shard:

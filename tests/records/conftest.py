@@ -10,6 +10,7 @@ import pytest
 
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.plan import Plan
+from imagenet_pipeline.records.shard import ShardTask, make_shard
 
 
 @pytest.fixture
@@ -26,3 +27,16 @@ def build_killed(monkeypatch: pytest.MonkeyPatch, inline: Executor) -> Callable[
                 build(plan, out, options, executor=inline)
 
     return build_and_kill
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the shards and pieces that are made, as they are made."""
+    names: list[str] = []
+
+    def noted(task: ShardTask) -> int:
+        names.append(task.name)
+        return make_shard(task)
+
+    monkeypatch.setattr("imagenet_pipeline.records.shard.make_shard", noted)
+    return names

@@ -18,23 +18,9 @@ from imagenet_pipeline.records import pieces, shard
 from imagenet_pipeline.records.build import BuildOptions, build, shard_tasks
 from imagenet_pipeline.records.pieces import Join, pieces_of, steps_of
 from imagenet_pipeline.records.plan import Plan
-from imagenet_pipeline.records.shard import ShardTask, make_shard
 from imagenet_pipeline.records.tasks import Task, run_tasks
 
 OPTIONS = BuildOptions(resize=32, shards=2, workers=1)
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the shards and pieces that are made, as they are made."""
-    names: list[str] = []
-
-    def noted(task: ShardTask) -> int:
-        names.append(task.name)
-        return make_shard(task)
-
-    monkeypatch.setattr(shard, "make_shard", noted)
-    return names
 
 
 @pytest.fixture
@@ -153,7 +139,7 @@ def test_pieces_go_when_their_shard_is_joined_and_joining_twice_is_no_fault(
     small_plan: Plan, tmp_path: Path, small_pieces: None
 ) -> None:
     building = tmp_path / ".building"
-    tasks, pending = steps_of(shard_tasks(small_plan, tmp_path, building, OPTIONS, "key")[0])
+    _, tasks, pending = steps_of(shard_tasks(small_plan, tmp_path, building, OPTIONS, "key")[0])
     assert [*tasks] == pending
     *cut, join = tasks
     assert isinstance(join, Join)
@@ -162,7 +148,7 @@ def test_pieces_go_when_their_shard_is_joined_and_joining_twice_is_no_fault(
     for _ in range(2):
         assert join.make() == 0
         assert [path.name for path in building.iterdir()] == ["train-00000-of-00002.json"]
-    tasks, pending = steps_of(shard_tasks(small_plan, tmp_path, building, OPTIONS, "key")[0])
+    _, tasks, pending = steps_of(shard_tasks(small_plan, tmp_path, building, OPTIONS, "key")[0])
     assert (len(tasks), pending) == (1, [])
 
 

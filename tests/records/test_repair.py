@@ -18,7 +18,6 @@ from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.plan import Plan
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.records.shard import ShardTask, make_shard
 
 OPTIONS = BuildOptions(resize=32, shards=2, workers=1)
 EVERY_FILE = (
@@ -44,19 +43,6 @@ def copy(data_set: Path, tmp_path: Path) -> Path:
 def own_photos(photos: Path, small_plan: Plan, tmp_path: Path) -> Plan:
     """`small_plan` over photos that a test may change."""
     return replace(small_plan, root=Path(shutil.copytree(photos, tmp_path / "photos")))
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the shards that are made, as they are made."""
-    names: list[str] = []
-
-    def noted(task: ShardTask) -> int:
-        names.append(task.name)
-        return make_shard(task)
-
-    monkeypatch.setattr("imagenet_pipeline.records.shard.make_shard", noted)
-    return names
 
 
 @pytest.mark.parametrize("harm", [flip, cut, Path.unlink], ids=["flipped", "cut", "gone"])
