@@ -14,10 +14,13 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
 if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.results import Findings
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Overrides, list_names
 
+Model = Literal["knn", "perceptron", "sgd", "logistic", "svm"]
+Penalty = Literal["none", "l1", "l2", "elasticnet"]
+Features = Literal["pixels", "hog", "colour-histogram"]
 Words = Annotated[
     list[str],
     typer.Argument(metavar="RUN|KEY=VALUE", help="Run folders, and recipe keys to change, as devices=cpu."),
@@ -266,3 +269,44 @@ def probe(
         say(f"{split}: rank-5  {scored.rank5:.2f} %  ({scored.rank5_hits:,} of {scored.images:,})")
     if out is not None:
         say(f"weights: {out}")
+
+
+def baseline(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set, as `build` made it.")],
+    model: Annotated[
+        Model, typer.Option(help="knn, perceptron, sgd, logistic (regression) or svm (linear).")
+    ] = "logistic",
+    penalty: Annotated[Penalty, typer.Option(help="Of the weights of a linear model.")] = "l2",
+    features: Annotated[Features, typer.Option(help="Numbers that describe an image.")] = "pixels",
+    size: Annotated[int, typer.Option(min=4, max=512, help="Side that images are brought to, pixels.")] = 32,
+    strength: Annotated[float, typer.Option(min=0, help="Times the penalty (scikit-learn's alpha).")] = 1e-4,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over train, of a linear model.")] = 20,
+    neighbours: Annotated[int, typer.Option(min=1, help="Of knn.")] = 5,
+    split: Split = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Order of the training images.")] = 42,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report [default: output/baselines/NAME]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a classic classifier (k-NN, or a linear model) on the records: what a network must beat.
+
+    scikit-learn on the centre square of each image, with the same figures and report as `evaluate`. Linear models
+    learn piece by piece, so that a set larger than memory takes longer and gives the same result.
+
+    \b
+    Examples:
+      imagenet-pipeline baseline output/digits --model knn --size 16
+      imagenet-pipeline baseline output/photos --model sgd --penalty l1
+      imagenet-pipeline baseline output/photos --model svm --features hog --size 64 --json
+    """
+    from imagenet_pipeline.evaluation.baseline import Baseline, run_baseline
+    from imagenet_pipeline.evaluation.report import require_page
+    from imagenet_pipeline.evaluation.results import findings_of
+    from imagenet_pipeline.records.manifest import read_data_set
+
+    chosen = Baseline(model, penalty, features, size, strength, epochs, neighbours, seed)
+    records = read_data_set(data)
+    split = split or ("test" if records.counts.get("test") or not records.counts.get("val") else "val")
+    folder = out or Path("output/baselines") / f"{Path(records.name).name}-{chosen.name}"
+    page = folder / f"report-{split}.html"
+    require_page(page, own=out is None)
+    _answer(findings_of(run_baseline(chosen, records, split, folder)), page, as_json)

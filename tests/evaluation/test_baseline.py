@@ -1,0 +1,135 @@
+"""Baselines on the records: against scikit-learn's own classifiers on the same pixels, in memory and beyond it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.linear_model import SGDClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+import imagenet_pipeline as ip
+from imagenet_pipeline.cli import main
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation import baseline as baselines
+from imagenet_pipeline.evaluation.baseline import Baseline, Pieces, run_baseline
+from imagenet_pipeline.evaluation.compare import Examination
+from imagenet_pipeline.records.manifest import DataSet, read_data_set
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    out = tmp_path_factory.mktemp("baseline") / "digits"
+    ip.build("digits", out=out)
+    return read_data_set(out)
+
+
+def whole(data: DataSet, split: str, baseline: Baseline) -> tuple[np.ndarray, np.ndarray]:
+    pieces = list(Pieces(data, split, baseline))
+    return np.concatenate([piece.features for piece in pieces]), np.concatenate([piece.labels for piece in pieces])
+
+
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_k_nn_is_scikit_learn_s_on_all_pixels_at_once(digits: DataSet, tmp_path: Path, neighbours: int) -> None:
+    chosen = Baseline("knn", size=8, neighbours=neighbours)
+    found = run_baseline(chosen, digits, "test", tmp_path).outcomes
+    known = KNeighborsClassifier(neighbours, algorithm="brute").fit(*whole(digits, "train", chosen))
+    expected = known.predict(whole(digits, "test", chosen)[0])
+    assert (found.top[:, 0] == expected).mean() >= 0.997  # of equally near pictures either takes its own
+    assert found.rank1_right.mean() > 0.95
+
+
+def test_a_linear_model_is_scikit_learn_s_with_the_same_steps(digits: DataSet, tmp_path: Path) -> None:
+    chosen = Baseline("sgd", "l1", size=8, epochs=2, seed=3)
+    found = run_baseline(chosen, digits, "test", tmp_path).outcomes
+    features, labels = whole(digits, "train", chosen)
+    scaler = StandardScaler().fit(features)
+    known = SGDClassifier(
+        loss="log_loss", penalty="l1", alpha=1e-4, learning_rate="constant", eta0=0.01, random_state=3
+    )
+    for epoch in range(2):
+        for number, start in enumerate(range(0, len(labels), baselines.PIECE_IMAGES)):
+            rows = np.arange(start, min(start + baselines.PIECE_IMAGES, len(labels)))
+            rows = rows[np.random.default_rng([3, epoch, number]).permutation(len(rows))]
+            known.partial_fit(scaler.transform(features[rows]), labels[rows], classes=np.arange(10))
+    test, truth = whole(digits, "test", chosen)
+    probabilities = known.predict_proba(scaler.transform(test))
+    assert found.rank1_right.mean() == pytest.approx((known.predict(scaler.transform(test)) == truth).mean(), abs=0.004)
+    np.testing.assert_allclose(found.losses, -np.log(probabilities[np.arange(len(truth)), truth]), rtol=2e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["knn", "logistic"])
+def test_a_set_beyond_memory_gives_the_same(
+    digits: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: baselines.Model
+) -> None:
+    monkeypatch.setattr(baselines, "PIECE_IMAGES", 200)
+    chosen = Baseline(model, size=8, epochs=2)
+    kept = run_baseline(chosen, digits, "test", tmp_path / "kept")
+    monkeypatch.setattr(baselines, "_fits", lambda size_bytes: False)
+    streamed = run_baseline(chosen, digits, "test", tmp_path / "streamed")
+    assert np.array_equal(kept.outcomes.top, streamed.outcomes.top)
+    assert np.array_equal(kept.outcomes.losses, streamed.outcomes.losses)
+    assert digest_of(kept) == digest_of(streamed)
+
+
+def digest_of(found: Examination) -> str:
+    (evaluation,) = found.evaluations
+    return evaluation.weights_digest
+
+
+def test_an_l1_penalty_sets_weights_to_zero(digits: DataSet) -> None:
+    train = Pieces(digits, "train", Baseline("svm", size=8))
+    zeros = {}
+    for penalty in ("l1", "l2"):
+        chosen = Baseline("svm", penalty, size=8, strength=1e-2, epochs=2)  # type: ignore[arg-type]
+        with baselines.Bar("test", "images", shown=False) as bar:
+            model = baselines._linear(chosen, train, train, 10, bar).model
+        zeros[penalty] = float((model.coef_ == 0).mean())
+    assert zeros["l1"] > 0.3 > zeros["l2"]
+
+
+def test_features_describe_what_they_say() -> None:
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[:, ::4] = stripes[:, 1::4] = 255
+    assert baselines.pixels(stripes).max() == 1
+    assert len(baselines.pixels(stripes)) == 768
+    red = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    histogram = baselines.colour_histogram(red)
+    assert histogram.sum() == 1
+    assert histogram.max() == 1
+    assert len(histogram) == 512
+    if hasattr(cv2, "HOGDescriptor"):
+        across, along = (
+            baselines.oriented_gradients(np.ascontiguousarray(image)) for image in (stripes, stripes.transpose(1, 0, 2))
+        )
+        assert len(across) == 36
+        assert np.abs(across - along).max() > 0.1
+
+
+@pytest.mark.skipif(not hasattr(cv2, "HOGDescriptor"), reason="this OpenCV has no HOG")
+def test_the_verb_prints_figures_and_writes_the_report(
+    digits: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["baseline", str(digits.folder), "--model", "perceptron", "--features", "hog", "--epochs", "3", "--json"])
+    assert not ended.value.code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["rank1"] > 90
+    assert answer["engine"] == "scikit-learn"
+    assert answer["images"] == 300
+    page = Path(answer["report"])
+    assert page == Path("output/baselines/digits-perceptron-l2-hog-32/report-test.html")
+    assert "perceptron" in page.read_text()
+    assert (page.parent / "recipe.toml").is_file()
+
+
+def test_wrong_settings_are_a_line(digits: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="HOG"):
+        Baseline(features="hog", size=20)
+    with pytest.raises(BadRecipe, match="no split 'nowhere'"):
+        run_baseline(Baseline(), digits, "nowhere", tmp_path)
