@@ -71,6 +71,7 @@ for command in (
     app.command()(command)
 app.command()(records.export_records)
 app.command()(predict.predict)
+app.command()(predict.submit)
 app.add_typer(pictures.picture_app, name="picture")
 app.command()(emotion.emotion)
 app.command()(predict.serve)

@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say
+from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
@@ -22,6 +22,7 @@ import logging
 
 from imagenet_pipeline.cli.output import Overrides
 
+SubmissionForm = Literal["id-label", "id-probabilities"]
 Words = Annotated[
     list[str],
     typer.Argument(
@@ -170,6 +171,50 @@ class _JsonAnswer:
 
 def _called(class_id: str, name: str) -> str:
     return name if class_id == name else f"{class_id} {name}"
+
+
+def submit(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the pictures to be classified.")],
+    changes: Overrides = None,
+    form: Annotated[
+        SubmissionForm, typer.Option("--format", help="A class a picture, or a probability a class.")
+    ] = "id-label",
+    out: Annotated[Path, typer.Option(help="File to write: NAME.csv.")] = Path("submission.csv"),
+    sample: Annotated[
+        Path | None, typer.Option(help="The competition's sample_submission.csv: its header, ids and order.")
+    ] = None,
+    crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
+    checkpoint: Checkpoint = "best",
+    as_json: Json = False,
+) -> None:
+    """Write a submission to a competition (Kaggle): a CSV with a row a picture.
+
+    Ids are the names of the pictures, without their ending or as the sample has them. Columns of probabilities are
+    matched to the classes by id or name; of two classes and a single column it is the second's. With a sample every
+    id must have its picture and every picture its id. A picture that cannot be read is an error: no row is made up.
+
+    \b
+    Examples:
+      imagenet-pipeline submit output/runs/breeds test/ --format id-probabilities --sample sample_submission.csv
+      imagenet-pipeline submit output/runs/digits test/ --out digits.csv devices=cpu
+    """
+    from imagenet_pipeline.evaluation.evaluate import crops_of
+    from imagenet_pipeline.evaluation.predict import find_pictures, open_classifier, require_csv
+    from imagenet_pipeline.evaluation.submission import plan_submission, read_sample, write_submission
+
+    views = crops_of(crops)
+    require_csv(out)
+    pictures = find_pictures([folder], Path())
+    require_separate((out,), [*pictures, *([sample] if sample else [])])
+    example = read_sample(sample) if sample else None
+    classifier = open_classifier(run, checkpoint, overrides_of(changes))
+    planned = plan_submission(folder, pictures, classifier.classes, form, example)
+    rows = write_submission(classifier, planned, out, views)
+    if as_json:
+        say_json({"file": out, "rows": rows, "columns": planned.header, "sample": sample})
+    else:
+        say(f"{out}: {rows:,} rows of {', '.join(planned.header[:3])}{', ...' if len(planned.header) > 3 else ''}")
 
 
 log = logging.getLogger("imagenet_pipeline")

@@ -164,3 +164,20 @@ def test_pictures_of_the_data(call: Call, world: Path, tmp_path: Path) -> None:
     code, out, err = call(*words[:3], "--record", 5000, "--out", tmp_path / "x.png")
     assert (code, out) == (3, "")
     assert "no such record" in err
+
+
+def test_a_submission_has_the_hits_of_validation(call: Call, world: Path, tmp_path: Path) -> None:
+    paths = sorted((world / "pictures").rglob("*.jpg"))
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_text("id,label\n" + "".join(f"{path.stem},seven\n" for path in paths))
+    words = (world / "run", world / "pictures", "--checkpoint", "latest", "--sample", sample)
+    code, out, _ = call("submit", *words, "--out", tmp_path / "s.csv", "--json")
+    assert (code, json.loads(out)["rows"]) == (0, 300)
+    rows = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    right = [row["label"] == names[int(path.parent.name)] for row, path in zip(rows, paths, strict=True)]
+    history = list(csv.DictReader((world / "run" / "history.csv").read_text().splitlines()))
+    assert 100 * sum(right) / 300 == pytest.approx(float(history[-1]["validation_rank1"]))
+    sample.write_text("id,label\nnowhere,seven\n")
+    code, _, err = call("submit", *words, "--out", tmp_path / "t.csv")
+    assert (code, err.count("\n"), (tmp_path / "t.csv").exists()) == (3, 1, False)
