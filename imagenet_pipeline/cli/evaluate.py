@@ -310,3 +310,56 @@ def baseline(
     page = folder / f"report-{split}.html"
     require_page(page, own=out is None)
     _answer(findings_of(run_baseline(chosen, records, split, folder)), page, as_json)
+
+
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = "best",
+    target: Annotated[float, typer.Option(help="Rank-1 within reach, percent: people's, or the best known.")] = 100.0,
+    train_images: Annotated[int, typer.Option(min=1, help="Images of train to score, about.")] = 10_000,
+    records: Records = None,
+    out: Annotated[Path | None, typer.Option(help="Draw the errors side by side: NAME.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what holds a run back: bias, variance, mismatch or over-fitting, each with its evidence and what to try.
+
+    A checkpoint is scored on train, on train_val (`build --train-val-fraction` cuts that out of train), on val and on
+    test, as in evaluation. What is lost from each to the next counts where its 95 % interval leaves out 0 and it is
+    2 points or more. The history says whether the run was still learning.
+
+    \b
+    Examples:
+      imagenet-pipeline diagnose output/runs/photos
+      imagenet-pipeline diagnose output/runs/photos --target 95 --out errors.png
+    """
+    from imagenet_pipeline.drawing import require_png
+    from imagenet_pipeline.evaluation.diagnosis import diagnose as look
+    from imagenet_pipeline.evaluation.diagnosis import draw_diagnosis
+
+    if out:
+        require_png(out)
+    found = look(run, checkpoint, target, train_images, records, overrides_of(overrides))
+    if out:
+        draw_diagnosis(found, out, target)
+    if as_json:
+        say_json({**dataclasses.asdict(found), "picture": out})
+        return
+    say(f"{run}, {found.checkpoint}")
+    rows = [
+        (
+            score.split,
+            f"{score.rank1.images:,}",
+            f"{score.rank1.percent:.2f}",
+            f"{100 - score.rank1.percent:.2f}",
+            f"{score.loss:z.4f}",
+        )
+        for score in found.scores
+    ]
+    say_table(["split", "images", "rank-1 %", "error %", "loss"], rows)
+    for finding in found.findings:
+        say(f"{'YES' if finding.found else 'no '}  {finding.name}: {finding.evidence}")
+        for advice in finding.advice:
+            say(f"       try {advice}")
+    if out:
+        say(f"picture: {out}")

@@ -203,8 +203,8 @@ def require_harmless(overrides: dict[str, object], verb: str) -> None:
             raise BadRecipe(f"recipe key {key!r} does not apply", where=verb, expected=", ".join(HOW_KEYS))
 
 
-def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops) -> Scores:
-    """Score all candidates in a single pass over the records of the first, in batches of its recipe's size.
+def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops, every: int = 1) -> Scores:
+    """Score all candidates in a single pass over the records of the first, or every so many of them, in its batches.
 
     The loss is of the run's own kind; several candidates, whose mean probabilities are scored too, have cross-entropy.
     Collective.
@@ -214,7 +214,7 @@ def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops) 
     _require_same_ranks(candidates, engines, split, crops)
     members = [_member(candidate, engine, loss_kind) for candidate, engine in zip(candidates, engines, strict=True)]
     started = time.monotonic()
-    source = RelabelledSplit(first.data, split, first.numbering.relabel, first.recipe)
+    source = RelabelledSplit(first.data, split, first.numbering.relabel, first.recipe, every)
     outcomes = score_split(source, crops, members, len(first.numbering.table))
     setting = Setting(split, crops, loss_kind, time.monotonic() - started)
     scored = zip(candidates, engines, outcomes[-len(candidates) :], strict=True)

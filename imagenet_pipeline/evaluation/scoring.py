@@ -59,12 +59,16 @@ class Member:
 
 @dataclass(frozen=True)
 class RelabelledSplit:
-    """A split of a data set, its labels mapped to the network's by `relabel`; `recipe` says how it is read."""
+    """A split of a data set, its labels mapped to the network's by `relabel`; `recipe` says how it is read.
+
+    Only each `every`-th record is scored.
+    """
 
     data: DataSet
     split: str
     relabel: Whole
     recipe: Recipe
+    every: int = 1
 
 
 def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member], classes: int) -> list[Outcomes]:
@@ -88,7 +92,7 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
             mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
             outcomes = outcomes_of(batch.numbers, batch.labels, mean, mean, "cross_entropy")
             parts[0].append((batch.first_position, outcomes))
-    count = source.data.count(source.split)
+    count = -(-source.data.count(source.split) // source.every)
     return [gathered(members[0].engine, count, classes, own) for own in parts[len(members) == 1 :]]
 
 
@@ -139,7 +143,7 @@ def _shown(
             records = stack.enter_context(RecordSet.of(source.data, source.split))
             share = Share(engine.rank, engine.ranks)
             loader = loader_of(recipe, records, size, len(source.relabel), share, crops, engine.host_array)
-            passes[size, crop_fraction] = stack.enter_context(loader.evaluation(crop_fraction, crops))
+            passes[size, crop_fraction] = stack.enter_context(loader.evaluation(crop_fraction, crops, source.every))
         total = min(map(len, passes.values()))
         for done in range(1, total + 1):
             yield {view: next(batches) for view, batches in passes.items()}

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
-from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order, window_order
+from imagenet_pipeline.loading.order import WHOLE, Share, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
 from imagenet_pipeline.records.image import LazyImage, refuse_damaged
@@ -159,8 +159,8 @@ class Loader:
 
         return Batches(self, cuts, order, prepare, mixed=augmentation.mixes)
 
-    def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
-        """Start a pass over every record, once over all ranks, in the order of the file.
+    def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1, every: int = 1) -> Batches:
+        """Start a pass over every record, or every so many, once over all ranks, in the order of the file.
 
         The last batch may be shorter. A share may be shorter by an image than another rank's; where it is empty,
         there is no batch. Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
@@ -171,13 +171,12 @@ class Loader:
                 expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
                 found=f"{crop_fraction}, {crops}",
             )
-        count = len(self.records)
+        order = np.arange(0, len(self.records), every)
 
         def prepare(_: range, slot: _Slot) -> _Images:
             return _EvaluationImages(slot.images.reshape(-1, crops, *slot.images.shape[1:]), crop_fraction)
 
-        order = epoch_order(count, 0, 0, shuffle=False)
-        return Batches(self, self._cuts(0, count), order, prepare, crops)
+        return Batches(self, self._cuts(0, len(order)), order, prepare, crops)
 
     def _cuts(self, start: int, stop: int) -> list[range]:
         whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))

@@ -146,3 +146,17 @@ def test_records_of_the_same_folder_name_have_reports_of_their_own() -> None:
     names |= {_page_name([Path("run"), *[Path("犬" * 80)] * n], ["best"], "val", 1, None) for n in (2, 3)}
     assert len(names) == 4
     assert all(len(name.encode()) <= 255 for name in names)
+
+
+def test_diagnose_compares_the_splits(call: Call, world: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "errors.png"
+    code, out, _ = call("diagnose", world / "run", "--train-images", 300, "--out", picture, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert [score["split"] for score in answer["scores"]] == ["train", "val", "test"]
+    assert 299 <= answer["scores"][0]["rank1"]["images"] <= 400
+    assert picture.stat().st_size > 5000
+    code, out, _ = call("diagnose", world / "run", "--train-images", 300, "devices=cpu")
+    assert (code, "bias: train" in out) == (0, True)
+    code, _, err = call("diagnose", world / "run", "--target", 0)
+    assert (code, err.count("\n")) == (2, 1)
