@@ -49,11 +49,16 @@ def network(
 def filters(
     run: Run,
     out: Png,
-    layer: Annotated[str | None, typer.Option(help="Another convolution [default: the first]")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Another convolution, or a dense layer [default: the first convolution]")
+    ] = None,
     checkpoint: Checkpoint = "best",
     as_json: Json = False,
 ) -> None:
-    """Draw what a convolution's filters look for, out of a checkpoint's weights. No engine is needed.
+    """Draw what a layer's filters look for, out of a checkpoint's weights. No engine is needed.
+
+    The weights of a dense layer are drawn as images where it reads one (behind Flatten). `log.pictures=["LAYER"]` of a
+    recipe draws them while a run trains, and makes an animation.
 
     \b
     Examples:

@@ -358,6 +358,10 @@ class CheckpointRecipe(Section):
 class LogRecipe(Section):
     loggers: tuple[str, ...] = ()
     """Loggers beside history.csv and the journal: "tensorboard" (RUN/tensorboard), "wandb", "mlflow"."""
+    pictures: tuple[str, ...] = ()
+    """Layers whose weights are drawn while the run trains (RUN/pictures), as `picture filters` draws them."""
+    pictures_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of the run between these pictures; 0 is after every epoch."""
 
 
 class LoaderRecipe(Section):

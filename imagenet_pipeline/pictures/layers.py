@@ -12,9 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
@@ -26,10 +24,14 @@ from imagenet_pipeline.drawing import (
     BACKGROUND,
     COLOURS,
     PALE_INK,
+    Numbers,
     contact_sheet,
+    enlarged,
+    heat_colours,
     lettering,
     png,
     require_png,
+    signed_colours,
     tile,
     write_png,
 )
@@ -47,16 +49,20 @@ from imagenet_pipeline.evaluation.predict import (
 from imagenet_pipeline.evaluation.predict_pictures import caption_of
 from imagenet_pipeline.evaluation.scoring import require_finite
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.networks.layers import Conv
-from imagenet_pipeline.networks.shapes import Shape, describe, output_shape
+from imagenet_pipeline.networks.shapes import Shape, output_shape
 from imagenet_pipeline.networks.subnetwork import last_map, until
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Rejected
 from imagenet_pipeline.training.checkpoint import Checkpoint
+from imagenet_pipeline.training.weight_pictures import (
+    KEY,
+    columns_for,
+    layer_to_draw,
+    numbered_tile,
+    weights_sheet,
+)
 
-FILTER_SIDE, KERNEL_SIDE, CHANNEL_SIDE, PHOTO_SIDE = 66, 33, 88, 280  # pixels
-FILTERS_LIMIT, TABLE_LIMIT = 256, 16
-KEY = "white is 0, blue positive, red negative"
+CHANNEL_SIDE, PHOTO_SIDE = 88, 280  # pixels
 
 
 @dataclass(frozen=True)
@@ -76,28 +82,19 @@ def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "b
     """Draw the filters of a convolution, the first unless `layer` names another, from a checkpoint's weights. No
     engine.
 
-    Filters of three inputs are drawn in colour, the first 256; of others each row is a filter and each column an
-    input, the first 16 of both.
-    Raises BadRecipe for a layer that is no convolution, and for a zoo's network.
+    The weights of a dense layer are drawn as filters the size of the image that it reads, or else as a single picture
+    of a row an output (see `weights_sheet`).
+    Raises BadRecipe for a layer that is neither, and for a zoo's network.
     """
     require_png(out)
     _, checkpoint = open_checkpoint(run, which, {})
-    path = _convolution(checkpoint, layer)
-    weights = checkpoint.weights[f"{path}.weight"].astype(np.float64)
-    filters, inputs, height, width = weights.shape
-    title = f"{caption_of(run, checkpoint)}: {path}, {filters} filters of {inputs}x{height}x{width}\n"
-    if inputs == 3:
-        shown = weights[:FILTERS_LIMIT]
-        tiles = [_labelled(signed_levels(planes.transpose(1, 2, 0)), FILTER_SIDE, n) for n, planes in enumerate(shown)]
-        sheet = contact_sheet(tiles, _columns(len(tiles)), f"{title}red, green, blue; grey is 0; each on its own scale")
-    else:
-        shown = weights[:TABLE_LIMIT]
-        remark = (
-            f"{KEY}; each filter on its own scale\na row a filter, a column an input, the first {TABLE_LIMIT} of both"
-        )
-        sheet = contact_sheet([_table(shown[:, :TABLE_LIMIT])], 1, title + remark)
+    state = checkpoint.state
+    network = own_network(state.network, len(state.classes))
+    drawn = layer_to_draw(network, input_shape(state), layer, state.network)
+    weights = checkpoint.weights[f"{drawn.path}.weight"]
+    sheet, count = weights_sheet(drawn, weights, caption_of(run, checkpoint))
     write_png(sheet, out)
-    return _facts(out, run, checkpoint, path, weights.shape, len(shown))
+    return _facts(out, run, checkpoint, drawn.path, weights.shape, count)
 
 
 def draw_activations(
@@ -142,23 +139,9 @@ def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
     return view
 
 
-def _convolution(checkpoint: Checkpoint, layer: str | None) -> str:
-    state = checkpoint.state
-    network = own_network(state.network, len(state.classes))
-    reports = describe(network, input_shape(state))
-    convolutions = [report.path for report in reports if isinstance(report.layer, Conv)]
-    if layer is None and convolutions:
-        return convolutions[0]
-    if layer is not None and layer in convolutions:
-        return layer
-    if layer is not None:
-        until(network, layer, state.network)  # which knows what is called nearly so
-    raise BadRecipe("only convolutions have filters", where=f"layer {layer}", expected=" or ".join(convolutions[:3]))
-
-
 def _channels(values: Numbers) -> Image.Image:
-    tiles = [_labelled(signed_colours(channel), CHANNEL_SIDE, number) for number, channel in enumerate(values)]
-    return contact_sheet(tiles, _columns(len(tiles)), "")
+    tiles = [numbered_tile(signed_colours(channel), CHANNEL_SIDE, number) for number, channel in enumerate(values)]
+    return contact_sheet(tiles, columns_for(len(tiles)), "")
 
 
 def _bars(values: Numbers) -> Image.Image:
@@ -179,32 +162,12 @@ def _bars(values: Numbers) -> Image.Image:
     return Image.open(io.BytesIO(png(figure))).convert("RGB")
 
 
-def _table(filters: Numbers) -> Image.Image:
-    """Filters [n, inputs, h, w], a row each, each on its own scale."""
-    rows = []
-    for planes in filters:
-        colours = signed_colours(np.concatenate(list(planes), axis=1))
-        cells = [framed(plane, KERNEL_SIDE) for plane in np.split(colours, len(planes), axis=1)]
-        rows.append(np.concatenate([np.pad(cell, ((0, 5), (0, 5), (0, 0)), constant_values=255) for cell in cells], 1))
-    return Image.fromarray(np.concatenate(rows))
-
-
-def _labelled(pixels: Pixels, side: int, number: int) -> Image.Image:
-    frame = framed(pixels, side)
-    # A tile of just its size, so that it is not resized once more.
-    return tile(frame, max(frame.shape[:2]), [str(number)])
-
-
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
     """Put two pictures side by side; the right has the white of a sheet around it."""
     made = Image.new("RGB", (left.width + right.width, max(left.height + 14, right.height)), BACKGROUND)
     made.paste(left, (0, 14))
     made.paste(right, (left.width, 0))
     return made
-
-
-def _columns(count: int) -> int:
-    return min(count, 8 if count <= 64 else 16)
 
 
 def _facts(out: Path, run: Path, checkpoint: Checkpoint, layer: str, shape: Shape, drawn: int) -> LayerPicture:
@@ -367,53 +330,3 @@ def _with_legend(sheet: Image.Image) -> Image.Image:
     made.paste(colours, (left, sheet.height))
     draw.text((left + _BAR_WIDTH + _EDGE // 2, middle), "most", font=font, fill=PALE_INK, anchor="lm")
     return made
-
-
-Numbers = npt.NDArray[np.floating[Any]]
-
-SIGNED, HEAT = "RdBu", "inferno"
-EDGE = (205, 211, 218)
-
-
-def signed_colours(numbers: Numbers) -> Pixels:
-    """Numbers [h, w] as colours [h, w, 3], the farthest from 0 the darkest."""
-    return _coloured(0.5 + 0.5 * numbers / _largest(numbers), SIGNED)
-
-
-def signed_levels(numbers: Numbers) -> Pixels:
-    """Numbers [h, w, 3] of red, green and blue as a picture, 0 the middle grey, the farthest from it black or white."""
-    levels: Pixels = np.round(255 * (0.5 + 0.5 * numbers / _largest(numbers))).astype(np.uint8)
-    return levels
-
-
-def heat_colours(shares: Numbers) -> Pixels:
-    """Numbers 0 to 1 [h, w] as colours [h, w, 3], from black over red to pale yellow."""
-    return _coloured(shares, HEAT)
-
-
-def framed(pixels: Pixels, side: int) -> Pixels:
-    """A small picture enlarged by the largest whole factor within `side` pixels, and an edge of a pixel around."""
-    times = max(1, side // max(pixels.shape[:2]))
-    large = np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)
-    if max(large.shape[:2]) > side:
-        picture = Image.fromarray(large)
-        picture.thumbnail((side, side), Image.Resampling.BOX)
-        large = np.asarray(picture)
-    frame = np.empty((large.shape[0] + 2, large.shape[1] + 2, 3), np.uint8)
-    frame[:] = EDGE
-    frame[1:-1, 1:-1] = large
-    return frame
-
-
-def enlarged(pixels: Pixels, side: int) -> Pixels:
-    """A square picture resized smoothly to `side` pixels."""
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def _coloured(shares: Numbers, name: str) -> Pixels:
-    colours: Pixels = matplotlib.colormaps[name](shares, bytes=True)[..., :3]
-    return colours
-
-
-def _largest(numbers: Numbers) -> float:
-    return float(np.abs(numbers).max()) or 1.0

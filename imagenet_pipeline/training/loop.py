@@ -18,7 +18,7 @@ from imagenet_pipeline.training.data import loader_of, training_size
 from imagenet_pipeline.training.distributed import agreed, reduced, settle
 from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import Pass, Run, begun, diverged, require_finite
-from imagenet_pipeline.training.saving import Outcome, note_end, note_stop, save_epoch, save_part
+from imagenet_pipeline.training.saving import Outcome, draw_weights, note_end, note_stop, save_epoch, save_part
 from imagenet_pipeline.training.schedule import learning_rate
 
 
@@ -38,6 +38,7 @@ def train(run: Run) -> Outcome:
         if run.data.counts.get("val"):
             validation = resources.enter_context(RecordSet.of(run.data, "val"))
         interruption = resources.enter_context(Interruption(lambda how: _answer(run, how)))
+        draw_weights(run, run.step)
 
         while not run.is_done(outcome.epoch):
             epoch = outcome.epoch
@@ -92,6 +93,7 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
             engine.train_batch(batch.images, batch.training_targets, passed.rate, step_seed(recipe.seed, passed.step))
             passed.count(batch, engine.ranks)
+            draw_weights(run, passed.step)
             now = time.monotonic()
             passed.seconds = now - started
             stop, save, read = agreed(

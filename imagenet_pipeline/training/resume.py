@@ -271,6 +271,10 @@ def _placed(start: Checkpoint, steps_per_epoch: int) -> Checkpoint:
 
 
 def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
+    if run.recipe.log.pictures:
+        from imagenet_pipeline.training.weight_pictures import forget_later
+
+        forget_later(run.folder, run.step)
     frozen = _tell(run)
     written = [row["epoch"] for row in branches(run.journal.events())[-1]]
     if run.rows and run.rows[-1]["epoch"] not in written:
@@ -355,6 +359,11 @@ def _require_possible(recipe: Recipe, data: DataSet) -> None:
     require_validation(recipe, data)
     require_sizes(recipe, network_of(recipe.network, len(data.classes)))
     require_loggers(recipe.log.loggers)
+    if recipe.log.pictures:
+        from imagenet_pipeline.training.weight_pictures import require_drawable  # few runs draw any
+
+        shape = (len(data.mean), recipe.input.size, recipe.input.size)
+        require_drawable(network_of(recipe.network, len(data.classes)), shape, recipe.log.pictures)
 
 
 def _tell(run: Run) -> dict[str, Any]:

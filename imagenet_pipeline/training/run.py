@@ -101,6 +101,13 @@ class Run:
         every_steps = self.recipe.checkpoint.every_steps
         return every_steps > 0 and step % every_steps == 0
 
+    def draws_at(self, step: int) -> bool:
+        """Tell whether `log.pictures` has weights drawn after that many of the run's steps."""
+        return (
+            bool(self.recipe.log.pictures)
+            and step % (self.recipe.log.pictures_every_steps or self.steps_per_epoch) == 0
+        )
+
     def save_is_due(self, step: int, now: float) -> bool:
         """Tell whether to save inside the epoch after that many steps, at the time `now` of time.monotonic."""
         wanted = self.recipe.checkpoint

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import counted
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
 from imagenet_pipeline.training.curves import draw_curves
@@ -120,6 +121,23 @@ def _summary(row: dict[str, Any], epochs: int, classes: int) -> str:
     )
 
 
+def draw_weights(run: Run, step: int) -> None:
+    """Draw the layers of `log.pictures` as they are now, if the recipe has them drawn after that step. Collective."""
+    if not run.draws_at(step):
+        return
+    from imagenet_pipeline.training import weight_pictures  # few runs draw any
+
+    values = run.engine.values()
+    with together(run.engine):
+        if run.leads:
+            network = network_of(run.recipe.network, len(run.data.classes))
+            paths, size = run.recipe.log.pictures, run.recipe.input.size
+            shape = (len(run.normalisation[0]), size, size)
+            drawn = weight_pictures.draw_weights(run.folder, network, shape, values, paths, step)
+            for path, picture in drawn.items():
+                run.loggers.add_picture(f"weights/{path}", picture, step)
+
+
 def note_stop(run: Run, outcome: Outcome) -> Outcome:
     """Journal that a signal ended the run here, everything saved."""
     with together(run.engine):
@@ -153,3 +171,8 @@ def _draw(run: Run, step: int) -> None:
     picture = run.folder / "curves.png"
     draw_curves([run.folder], picture)
     run.loggers.add_picture("curves", picture, step)
+    if run.recipe.log.pictures:
+        from imagenet_pipeline.training.weight_pictures import animate
+
+        for made in animate(run.folder, run.recipe.log.pictures):
+            log.info("weights by step: %s", made)

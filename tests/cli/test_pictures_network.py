@@ -51,7 +51,7 @@ def test_filters(call: Call, run: Path, tmp_path: Path) -> None:
     assert (code, out.splitlines()[0]) == (0, "lenet, epoch-0001: 20 of the 20 filters of conv1")
     code, out, _ = call("picture", "filters", run, "--out", tmp_path / "f.png", "--layer", "conv2", "--json")
     assert (code, json.loads(out)["shape"]) == (0, [50, 20, 5, 5])
-    code, _, err = call("picture", "filters", run, "--out", tmp_path / "f.png", "--layer", "dense1")
+    code, _, err = call("picture", "filters", run, "--out", tmp_path / "f.png", "--layer", "relu1")
     assert (code, err.count("\n")) == (2, 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imagenet_pipeline.pictures.layers import (
+from imagenet_pipeline.drawing import (
     EDGE,
     enlarged,
     framed,

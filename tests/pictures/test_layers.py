@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagenet_pipeline.drawing import signed_colours, signed_levels
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import engine_until
@@ -31,8 +32,6 @@ from imagenet_pipeline.pictures.layers import (
     draw_activations,
     draw_filters,
     draw_grad_cam,
-    signed_colours,
-    signed_levels,
     view_of,
 )
 from imagenet_pipeline.registry import Registry
@@ -157,7 +156,9 @@ def test_what_cannot_be_drawn_is_one_line_and_leaves_no_file(
     run: Path, make_run: Callable[..., Path], photo: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.png"
-    with pytest.raises(BadRecipe, match=r"layer relu1: only convolutions have filters; expected conv1 or conv2"):
+    with pytest.raises(
+        BadRecipe, match=r"layer relu1: only convolutions and dense layers have .*; expected conv1 or conv2 or dense1"
+    ):
         draw_filters(run, out, "relu1")
     with pytest.raises(BadRecipe, match="no layer is called 'conv9'; did you mean conv"):
         draw_filters(run, out, "conv9")
