@@ -47,7 +47,8 @@ OPTIONS = [
     "optimizer.decay_all", "optimizer.clip_norm", "optimizer.reference_batch_size", "optimizer.max_norm",
     "schedule.kind", "schedule.drops", "schedule.factor", "schedule.power", "schedule.warmup_epochs",
     "schedule.start_share", "schedule.end_share", "schedule.patience_epochs", "stopping.patience_epochs",
-    "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "log.loggers", "log.pictures", "log.pictures_every_steps", "loader.threads",
+    "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "log.loggers",
+    "log.pictures", "log.pictures_every_steps", "loader.threads",
     "loader.prefetch", "loader.window_shards", "loader.cache", "loader.cache_gb",
 ]  # fmt: skip
 
