@@ -46,9 +46,8 @@ build_app = typer.Typer(
 )
 
 Out = Annotated[Path, typer.Option(help="Folder of the data set, or its address: s3://bucket/folder.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
-]
+_SEED = typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
+Seed = Annotated[int, _SEED]
 Resize = Annotated[int, typer.Option(min=0, help="Shorter edge, pixels; smaller images stay; 0 keeps all sizes.")]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")]
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
@@ -66,10 +65,6 @@ NoMean = Annotated[
         help="Mean and std from a sample of 100 to 500 photos. Others that keep their bytes are not decoded: header "
         "and end are looked at, lost pixels are left to `verify`.",
     ),
-]
-Classes = Annotated[
-    Path | None,
-    typer.Option(help="Names: a class a line (name, id TAB name), or JSON [default: folders, or labels]."),
 ]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
@@ -173,77 +168,6 @@ def imagenet(
     _make("imagenet", out, options, common)
 
 
-@build_app.command()
-@taking_common()
-def folder(
-    root: Annotated[Path, typer.Option(help="One sub-folder a class; or train/ val/ test/ of such folders.")],
-    out: Out,
-    val_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as val.")] = None,
-    test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as test.")] = None,
-    classes: Classes = None,
-    no_follow: Annotated[
-        bool, typer.Option("--no-follow", help="Follow no symbolic link that leaves ROOT; each is named.")
-    ] = False,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A folder in ROOT not to look at; may be repeated.")
-    ] = None,
-    seed: Seed = 42,
-    *,
-    common: Common,
-) -> None:
-    """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
-
-    The folders of the splits have any usual name, in any case: train (training), val (valid, validation, dev), test
-    (testing, evaluation). The fractions count where there is none for val or test [default: 0.1 without ROOT/train,
-    else none]. Of fewer than ten images a class the default is one a class. Symbolic links are followed. What is not
-    read is named.
-
-    --classes names the folders, in any order: lines of the folder, a tab, the name, or "n01440764 tench"; or JSON,
-    {folder: name}, {number: [folder, name]} and the like. A file of as many names, and no folder among them, names
-    the sorted folders in turn.
-
-    \b
-    Examples:
-      imagenet-pipeline build folder --root photos --out output/photos
-      imagenet-pipeline build folder --root photos --out s3://bucket/photos
-      imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
-    """
-    cuts = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
-    options = {"root": root, **cuts, "classes": classes, "follow": not no_follow, "leave_out": leave_out or ()}
-    _make("folder", out, options, common)
-
-
-@build_app.command("list")
-@taking_common()
-def listing(
-    list_file: Annotated[Path, typer.Option("--list", help="im2rec-style .lst: number TAB label(s) TAB path.")],
-    root: Annotated[Path, typer.Option(help="Folder the paths start from.")],
-    out: Out,
-    val_list: Annotated[Path | None, typer.Option(help="A list for val.")] = None,
-    test_list: Annotated[Path | None, typer.Option(help="A list for test.")] = None,
-    classes: Classes = None,
-    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.0,
-    test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
-    seed: Seed = 42,
-    *,
-    common: Common,
-) -> None:
-    """Build from an im2rec-style list.
-
-    Labels are whole numbers from 0. Without --classes every label up to the largest has a training image; with it,
-    class i is the i-th of the file, or that with the number i, and need have none.
-
-    \b
-    Examples:
-      imagenet-pipeline build list --list train.lst --root photos --out output/mine
-      imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
-    """
-    lists = {"list_file": list_file, "val_list": val_list, "test_list": test_list}
-    cuts = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
-    options = {"root": root, "classes": classes, **lists, **cuts}
-    _make("list", out, options, common)
-
-
 _RecordFiles = list[Path] | None
 
 
@@ -298,9 +222,12 @@ _TAKEN = (int, float, str, bool, Path)
 """Types that an option of the command line can have, or a list of."""
 
 _USUAL: dict[tuple[str, type], Any] = {
-    ("seed", int): typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images."),
+    ("seed", int): _SEED,
     ("val_fraction", float): typer.Option(min=0, max=0.9, help="Share cut out as val."),
     ("test_fraction", float): typer.Option(min=0, max=0.9, help="Share cut out as test."),
+    ("classes", Path): typer.Option(
+        help="Names: a class a line (name, id TAB name), or JSON [default: folders, or labels]."
+    ),
 }
 """Options that builders call by the same name, for those that say nothing of their own about them."""
 
