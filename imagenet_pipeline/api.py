@@ -116,6 +116,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
     """
+    from imagenet_pipeline.records.archives import is_archive
     from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.put import working_folder
 
@@ -133,8 +134,16 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
         if parameter.default is parameter.empty and name not in options:
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    place = working_folder(out)
-    plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
+    place, root = working_folder(out), given.get("root")
+    if "out" in inspect.signature(function).parameters:
+        given["out"] = place
+    if root and is_archive(Path(root)):
+        from imagenet_pipeline.record_builders import archived
+
+        del given["root"]
+        plan = archived.planned(function, Path(root), given, place, looks_into_photos=builder not in SHIPPED_BUILDERS)
+    else:
+        plan = function(**given)
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
         raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from record_builders import archived as archived
     from record_builders import ckplus as ckplus
     from record_builders import digits as digits
     from record_builders import fer2013 as fer2013
