@@ -18,7 +18,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, PipelineError
-from imagenet_pipeline.records.archives import Archive, MemberSpan, open_archive
+from imagenet_pipeline.records.archives import Archive, MemberSpan, is_archive, open_archive
 from imagenet_pipeline.records.image_files import IMAGE_ENDINGS
 from imagenet_pipeline.records.plan import Images, Plan
 
@@ -28,28 +28,30 @@ _MISSING = (0, -1, 0, 0)
 
 
 def planned(
-    builder: Callable[..., Plan], path: Path, options: Mapping[str, Any], place: Path, looks_into_photos: bool = False
+    builder: Callable[..., Plan], options: Mapping[str, Any], place: Path, looks_into_photos: bool = False
 ) -> Plan:
-    """Have a builder plan from the folder that an archive would unpack to; `place` is the folder of the data set.
+    """Have a builder make its plan with these options; of a `root` that is an archive, from what it would unpack to.
 
-    An archive of a single folder is that folder, unless its name is that of a split. For a builder that
-    `looks_into_photos` they are unpacked while it plans. Raises BadInput as `open_archive`, and as the builder does,
-    the archive named in place of the folder.
+    `place` is the folder of the data set. An archive of a single folder is that folder, unless its name is that of a
+    split. For a builder that `looks_into_photos` they are unpacked while it plans. Raises BadInput as `open_archive`,
+    and as the builder does, the archive named in place of the folder.
     """
-    archive = open_archive(path)
-    place = place.absolute()
+    root = options.get("root")
+    if not isinstance(root, str | os.PathLike) or not is_archive(path := Path(root)):
+        return builder(**options)
+    archive, place = open_archive(path), place.absolute()
     files.remove_left_parts([place])
     with files.part_folder(place) as part:
         folder = part / path.name
         _lay_out(archive, folder, looks_into_photos)
         top = _top(archive)
         try:
-            plan = builder(**options, root=folder / top)
+            plan = builder(**{**options, "root": folder / top})
         except PipelineError as error:
             raise _about(error, str(folder), str(path)) from error
-        below = os.path.relpath(os.path.realpath(plan.root), os.path.realpath(folder))
+        below = Path(os.path.relpath(os.path.realpath(plan.root), os.path.realpath(folder)))
         # A builder that writes photos of its own has them elsewhere.
-        return plan if below.split(os.sep)[0] == os.pardir else _in_place(plan, archive, Path(below).as_posix())
+        return plan if os.pardir in below.parts else _in_place(plan, archive, below.as_posix())
 
 
 def _lay_out(archive: Archive, folder: Path, with_photos: bool) -> None:

@@ -14,5 +14,8 @@ if TYPE_CHECKING:
     from record_builders import folder as folder
     from record_builders import imagenet as imagenet
     from record_builders import listing as listing
+    from record_builders import parquet as parquet
+    from record_builders import tfrecord as tfrecord
+    from record_builders import webdataset as webdataset
 else:
     __path__ = [str(Path(__file__).resolve().parents[2] / "record_builders")]

@@ -95,7 +95,8 @@ class Archive:
         files.check_free_space(Path(stream.name).parent, self.unpacked_bytes)
         with _decompressed(self.path) as reader:
             while block := reader.read_at(_BLOCK_BYTES, reader.at):
-                stream.write(block)
+                with files.explaining(Path(stream.name)):
+                    stream.write(block)
         if reader.at != self.unpacked_bytes:
             raise BadInput("the archive has changed meanwhile", where=self.path, advice="run the same build again")
 
