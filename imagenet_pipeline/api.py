@@ -58,6 +58,7 @@ SHIPPED_BUILDERS = {
     "imagenet": "imagenet",
     "folder": "folder",
     "list": "listing",
+    "csv": "csv_labels",
     "digits": "digits",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
@@ -95,7 +96,7 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "fer2013", "ckplus", "records" or a registered builder.
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,

@@ -16,6 +16,13 @@ ONE_EACH: Literal["one a class"] = "one a class"
 Share = float | Literal["one a class"]
 """The share of a split: a fraction 0..1 of the images, or an image of each class."""
 
+USUAL_FRACTION = 0.1
+
+
+def usual_share(images: Images, classes: int) -> Share:
+    """The share of a split where nobody says it: a tenth, or an image of each class where that is more."""
+    return USUAL_FRACTION if round(len(images) * USUAL_FRACTION) >= classes else ONE_EACH
+
 
 def take(images: Images, indices: Indices) -> Images:
     """The images at `indices`, in that order."""
