@@ -60,12 +60,16 @@ SHIPPED_BUILDERS = {
     "list": "listing",
     "csv": "csv_labels",
     "digits": "digits",
+    "mnist": "mnist",
+    "cifar": "cifar",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
     "records": "records",
 }
-STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "fer2013", "ckplus")
+}
+"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -96,7 +100,8 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "csv", "digits", "fer2013", "ckplus", "records" or a registered builder.
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records" or a
+    registered builder.
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
