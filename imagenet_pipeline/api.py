@@ -58,7 +58,10 @@ SHIPPED_BUILDERS = {
     "imagenet": "imagenet",
     "folder": "folder",
     "list": "listing",
+    "csv": "csv_labels",
     "digits": "digits",
+    "mnist": "mnist",
+    "cifar": "cifar",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
     "records": "records",
@@ -66,8 +69,10 @@ SHIPPED_BUILDERS = {
     "webdataset": "webdataset",
     "tfrecord": "tfrecord",
 }
-STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "fer2013", "ckplus")
+}
+"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -98,8 +103,8 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records", "parquet", "webdataset",
-    "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
+    "parquet", "webdataset", "tfrecord" or a registered builder; `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
