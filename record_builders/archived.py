@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, PipelineError, first_few
+from imagenet_pipeline.errors import BadInput, BadRecipe, PipelineError, first_few
 from imagenet_pipeline.records.archives import Archive, MemberSpan, is_archive, open_archive
 from imagenet_pipeline.records.image_files import IMAGE_ENDINGS
 from imagenet_pipeline.records.plan import Images, Plan
@@ -25,19 +25,20 @@ _MISSING = (0, -1, 0, 0)
 
 
 def planned(
-    builder: Callable[..., Plan], options: Mapping[str, Any], place: Path, looks_into_photos: bool = False
+    builder: Callable[..., Plan], options: Mapping[str, Any], place: Path, where: str, looks_into_photos: bool = False
 ) -> Plan:
     """Have a builder make its plan with these options; of a `root` that is an archive, from what it would unpack to.
 
     A root may be a folder in an archive, "photos.zip/train"; an archive of a single folder is that folder. `place` is
     the folder of the data set. For a builder that `looks_into_photos` they are unpacked while it plans. Raises BadInput
-    as `open_archive`, and as the builder does, the archive named in place of the folder.
+    as `open_archive`, and as the builder does, the archive named in place of the folder; BadRecipe, with `where`, for a
+    builder that returns no plan.
     """
     root = options.get("root")
     root = Path(root) if isinstance(root, str | os.PathLike) else Path()
     path = _archive_of(root)
     if path is None:
-        return builder(**options)
+        return _plan_by(builder, options, where)
     archive, place = open_archive(path), place.absolute()
     files.remove_left_parts([place])
     with files.part_folder(place) as part:
@@ -45,7 +46,7 @@ def planned(
         _lay_out(archive, folder, looks_into_photos)
         top = _top(archive, root.relative_to(path).as_posix())
         try:
-            plan = builder(**{**options, "root": folder / top})
+            plan = _plan_by(builder, {**options, "root": folder / top}, where)
         except PipelineError as error:
             raise _about(error, str(folder), str(path)) from error
         below = Path(os.path.relpath(os.path.realpath(plan.root), os.path.realpath(folder)))
@@ -64,6 +65,14 @@ def _lay_out(archive: Archive, folder: Path, with_photos: bool) -> None:
     others = archive.members.keys() - set(photos)
     if others:
         archive.extract(others, folder)
+
+
+def _plan_by(builder: Callable[..., Plan], options: Mapping[str, Any], where: str) -> Plan:
+    plan = builder(**options)
+    if not isinstance(plan, Plan):
+        what, expected = "the builder does not return a plan", "a records.plan.Plan"
+        raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
+    return plan
 
 
 def _archive_of(root: Path) -> Path | None:

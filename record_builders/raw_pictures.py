@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records import image
-from imagenet_pipeline.records.archives import Archive, is_archive, open_archive
+from imagenet_pipeline.records.archives import ENDINGS
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
 from imagenet_pipeline.records.tar import members
@@ -52,11 +52,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Sources:
-    """Files in a folder or an archive, by their names without .gz: where below `root` each is."""
+    """Files in a folder, by their names without .gz: where below `root` each is."""
 
     root: Path
     places: Mapping[str, str]
-    archive: Archive | None = None
 
     def where(self, name: str) -> Path:
         """The path of a file, for messages."""
@@ -64,14 +63,11 @@ class Sources:
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
         """The contents of files, unpacked. Raises BadInput for one that cannot be read."""
-        by_place = {self.places[name]: name for name in names}
-        if self.archive is not None:
-            found = dict(self.archive.contents(by_place))
-        else:
-            found = {place: files.read_regular(self.root / place) for place in by_place}
-        return {by_place[place]: self._unpacked(place, content) for place, content in found.items()}
+        return {name: self._unpacked(self.places[name]) for name in names}
 
-    def _unpacked(self, place: str, content: bytes) -> bytes:
+    def _unpacked(self, place: str) -> bytes:
+        path = self.root / place
+        content = files.read_regular(path)
         if not place.endswith(".gz"):
             return content
         unpacked = io.BytesIO()
@@ -80,41 +76,38 @@ class Sources:
                 while block := stream.read(_BLOCK_BYTES):
                     unpacked.write(block)
                     if unpacked.tell() > LIMIT_BYTES:
-                        raise BadInput(
-                            "the file holds too much", where=self.root / place, expected=f"<= {LIMIT_BYTES:,} bytes"
-                        )
+                        raise BadInput("the file holds too much", where=path, expected=f"<= {LIMIT_BYTES:,} bytes")
         except (OSError, EOFError, zlib.error) as error:
-            raise BadInput(f"the file is cut or damaged ({error})", where=self.root / place) from error
+            raise BadInput(f"the file is cut or damaged ({error})", where=path) from error
         return unpacked.getvalue()
 
 
 def find_sources(root: Path, pattern: re.Pattern[str], expected: str) -> Sources:
-    """Find the files whose names `pattern` matches, .gz left out, in a folder or two below it, or in an archive.
+    """Find the files whose names `pattern` matches, .gz left out, in a folder or two below it.
 
     Of a file and its .gz the file is taken. Raises BadInput where there is none, or two of a name.
     """
     root = Path(root)
-    archive = open_archive(root) if is_archive(root) else None
-    if archive is None and not root.is_dir():
+    if not root.is_dir():
         raise BadInput("no such folder", where=root)
-    below = (path.relative_to(root).as_posix() for depth in _DEPTHS for path in root.glob(depth) if path.is_file())
     places: dict[str, str] = {}
-    for place in sorted(below if archive is None else archive.members):
-        name = PurePosixPath(place).name.removesuffix(".gz")
+    for path in sorted(path for depth in _DEPTHS for path in root.glob(depth) if path.is_file()):
+        name, place = path.name.removesuffix(".gz"), path.relative_to(root).as_posix()
         if not pattern.fullmatch(name):
             continue
         known = places.get(name)
         if known and known.endswith(".gz") == place.endswith(".gz"):
-            advice = "name the folder of either" if archive is None else None
-            raise BadInput(f"two files are called {name}", where=root, found=f"{known} and {place}", advice=advice)
+            found = f"{known} and {place}"
+            raise BadInput(f"two files are called {name}", where=root, found=found, advice="name the folder of either")
         if known is None or known.endswith(".gz"):
             places[name] = place
     if not places:
-        packed = [path.name for path in sorted(root.glob("*")) if is_archive(path)] if archive is None else []
-        advice = f"say --root {root / packed[0]}" if packed else None
-        found = first_few([path.name for path in sorted(root.glob("*"))] if archive is None else [*archive.members])
+        beside = sorted(root.glob("*"))
+        packed = [path for path in beside if path.name.lower().endswith(ENDINGS)]
+        advice = f"say --root {packed[0]}" if packed else None
+        found = first_few([path.name for path in beside])
         raise BadInput("no files of this data set", where=root, expected=expected, found=found, advice=advice)
-    return Sources(root, places, archive)
+    return Sources(root, places)
 
 
 def plan_pictures(

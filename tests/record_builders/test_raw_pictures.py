@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from imagenet_pipeline import api
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.record_builders import cifar, mnist
 from imagenet_pipeline.records.image import decode_rgb
@@ -236,7 +237,7 @@ def test_cifar_10_of_either_version_is_the_same(tmp_path: Path, tar_of: Callable
     plans = [
         cifar.plan(write(tmp_path / "bin", binary_ten()), tmp_path / "a", val_images=10),
         cifar.plan(write(tmp_path / "gz", packed), tmp_path / "b", val_images=10),
-        cifar.plan(archive, tmp_path / "c", val_images=10),
+        api.plan_of("cifar", tmp_path / "c", {"root": archive, "val_images": 10}),
         cifar.plan(write(tmp_path / "two", python_ten(2)), tmp_path / "d", val_images=10),
         cifar.plan(write(tmp_path / "four", python_ten(4, bytes)), tmp_path / "e", val_images=10),
     ]  # fmt: skip
