@@ -54,17 +54,16 @@ AnyPath = str | os.PathLike[str]
 Builder = Callable[..., "Plan"]
 """Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
 
-SHIPPED_BUILDERS = {
-    "imagenet": "imagenet",
-    "folder": "folder",
-    "list": "listing",
-    "digits": "digits",
-    "fer2013": "fer2013",
-    "ckplus": "ckplus",
-    "records": "records",
+_NAMES = (
+    "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records", "parquet",
+    "webdataset", "tfrecord",
+)  # fmt: skip
+SHIPPED_BUILDERS = {name: {"list": "listing", "csv": "csv_labels"}.get(name, name) for name in _NAMES}
+"""The file of each builder, by the name of its command."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
 }
-STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
+"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -95,7 +94,8 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
+    "parquet", "webdataset", "tfrecord" or a registered builder; `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
@@ -116,7 +116,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
     """
-    from imagenet_pipeline.records.plan import Plan
+    from imagenet_pipeline.record_builders import archived
     from imagenet_pipeline.records.put import working_folder
 
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
@@ -134,11 +134,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     place = working_folder(out)
-    plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
-    if not isinstance(plan, Plan):
-        what, expected = "the builder does not return a plan", "a records.plan.Plan"
-        raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
-    return plan
+    given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
+    return archived.planned(function, given, place, where, looks_into_photos=builder not in SHIPPED_BUILDERS)
 
 
 def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
@@ -148,11 +145,15 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone."""
+def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
+    """The types of a function's parameters; none where a name in them is for type checkers alone.
+
+    `annotated` keeps what `Annotated` says besides.
+    """
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {}))
+        names = getattr(function, "__globals__", {})
+        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
     except NameError:
         return {}
 
