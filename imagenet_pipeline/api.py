@@ -55,23 +55,12 @@ Builder = Callable[..., "Plan"]
 """Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
 
 SHIPPED_BUILDERS = {
-    "imagenet": "imagenet",
-    "folder": "folder",
-    "list": "listing",
-    "csv": "csv_labels",
-    "digits": "digits",
-    "mnist": "mnist",
-    "cifar": "cifar",
-    "fer2013": "fer2013",
-    "ckplus": "ckplus",
-    "records": "records",
-    "parquet": "parquet",
-    "webdataset": "webdataset",
-    "tfrecord": "tfrecord",
-}
-STORED: dict[str, dict[str, Any]] = {
-    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
-}
+    "imagenet": "imagenet", "folder": "folder", "list": "listing", "csv": "csv_labels", "digits": "digits",
+    "mnist": "mnist", "cifar": "cifar", "fer2013": "fer2013", "ckplus": "ckplus", "records": "records",
+    "parquet": "parquet", "webdataset": "webdataset", "tfrecord": "tfrecord",
+}  # fmt: skip
+"""Builders by name, and the module of each in record_builders/."""
+STORED: dict[str, Any] = dict.fromkeys(("mnist", "cifar", "fer2013", "ckplus"), {"resize": 0, "pass_through": True})
 """Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
@@ -160,14 +149,11 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
 
 
 def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone.
-
-    `annotated` keeps what `Annotated` says besides.
-    """
+    """The types of a function's parameters, `annotated` or not; none where a name is for type checkers alone."""
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        names = getattr(function, "__globals__", {})
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
+        owner, names = types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {})
+        return get_type_hints(owner, names, include_extras=annotated)
     except NameError:
         return {}
 
