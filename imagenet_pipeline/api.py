@@ -54,13 +54,15 @@ AnyPath = str | os.PathLike[str]
 Builder = Callable[..., "Plan"]
 """Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
 
-SHIPPED_BUILDERS = {
-    "imagenet": "imagenet", "folder": "folder", "list": "listing", "csv": "csv_labels", "digits": "digits",
-    "mnist": "mnist", "cifar": "cifar", "fer2013": "fer2013", "ckplus": "ckplus", "records": "records",
-    "parquet": "parquet", "webdataset": "webdataset", "tfrecord": "tfrecord",
-}  # fmt: skip
-"""Builders by name, and the module of each in record_builders/."""
-STORED: dict[str, Any] = dict.fromkeys(("mnist", "cifar", "fer2013", "ckplus"), {"resize": 0, "pass_through": True})
+_NAMES = (
+    "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records", "parquet",
+    "webdataset", "tfrecord",
+)  # fmt: skip
+SHIPPED_BUILDERS = {name: {"list": "listing", "csv": "csv_labels"}.get(name, name) for name in _NAMES}
+"""The file of each builder, by the name of its command."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
+}
 """Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
@@ -93,7 +95,7 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         print(summary.records)
 
     `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
-    "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
+    "parquet", "webdataset", "tfrecord" or a registered builder; `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
@@ -115,7 +117,6 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     `build` has besides, for advice.
     """
     from imagenet_pipeline.record_builders import archived
-    from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.put import working_folder
 
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
@@ -134,11 +135,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     place = working_folder(out)
     given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
-    plan = archived.planned(function, given, place, looks_into_photos=builder not in SHIPPED_BUILDERS)
-    if not isinstance(plan, Plan):
-        what, expected = "the builder does not return a plan", "a records.plan.Plan"
-        raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
-    return plan
+    return archived.planned(function, given, place, where, looks_into_photos=builder not in SHIPPED_BUILDERS)
 
 
 def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
