@@ -146,14 +146,11 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
 
 
 def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone.
-
-    `annotated` keeps what `Annotated` says besides.
-    """
+    """The types of a function's parameters, `annotated` or not; none where a name is for type checkers alone."""
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        names = getattr(function, "__globals__", {})
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
+        owner, names = types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {})
+        return get_type_hints(owner, names, include_extras=annotated)
     except NameError:
         return {}
 

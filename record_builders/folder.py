@@ -89,24 +89,9 @@ def plan(
     _drop_repeats(layout.tree, found)
     layout.tree.say()
     splits = {split: _as_images(layout, split, found) for split in layout.tops}
-    fractions = {"val": val_fraction, "test": test_fraction}
-    for split, top in layout.tops.items():
-        if fractions.get(split):
-            raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
-    wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
     source: dict[str, Any] = {"builder": "folder", "seed": seed}
-    if subject_from is None:
-        usual = 0.0 if layout.divided else usual_share(splits["train"], len(ids))
-        source["fractions"] = shares = _shares(wanted, usual)
-        few = [split for split, share in shares.items() if share == ONE_EACH]
-        if few:
-            log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
-        splits |= cut_shares(splits["train"], shares, seed)
-    else:
-        subjects = subjects_of(splits["train"].paths, Expression(subject_from, "subject"), root)
-        source |= {"fractions": _shares(wanted, 0.0 if layout.divided else USUAL_FRACTION), "subjects": True}
-        splits |= cut_subjects(splits["train"], subjects, source["fractions"], seed, ids)
-        splits["train"] = shuffled(splits["train"], seed)
+    fractions = {"val": val_fraction, "test": test_fraction}
+    splits |= _cut(layout, splits["train"], fractions, subject_from, source)
     return Plan(
         root=root,
         splits=splits,
@@ -115,6 +100,32 @@ def plan(
         follow_links=follow,
         walked=True,
     )
+
+
+def _cut(
+    layout: Layout,
+    train: Images,
+    fractions: Mapping[str, float | None],
+    subject_from: str | None,
+    source: dict[str, Any],
+) -> dict[str, Images]:
+    """Cut the splits that have no folder out of train, which is shuffled; the shares are noted in `source`."""
+    for split, top in layout.tops.items():
+        if fractions.get(split):
+            raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
+    wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
+    root, seed = layout.tree.root, source["seed"]
+    if subject_from is not None:
+        subjects = subjects_of(train.paths, Expression(subject_from, "subject"), root)
+        source |= {"fractions": _shares(wanted, 0.0 if layout.divided else USUAL_FRACTION), "subjects": True}
+        cut = cut_subjects(train, subjects, source["fractions"], seed, layout.ids)
+        return {**cut, "train": shuffled(cut["train"], seed)}
+    usual = 0.0 if layout.divided else usual_share(train, len(layout.ids))
+    source["fractions"] = shares = _shares(wanted, usual)
+    few = [split for split, share in shares.items() if share == ONE_EACH]
+    if few:
+        log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
+    return cut_shares(train, shares, seed)
 
 
 def _shares(wanted: Mapping[str, float | None], usual: Share) -> dict[str, Share]:
