@@ -110,7 +110,7 @@ def placed(start: Checkpoint, recipe: Recipe, steps_per_epoch: int) -> Checkpoin
 
 def is_restored(events: list[Event], state: State) -> bool:
     """Tell whether the run ended and went back to the epoch of this state."""
-    return events[-1]["event"] == "end" and events[-1].get("restored") == state.epoch
+    return any(event["event"] == "end" and event.get("restored") == state.epoch for event in events[-1:])
 
 
 @dataclass(frozen=True)
