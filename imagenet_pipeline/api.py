@@ -203,9 +203,10 @@ class TrainingResult:
 
     @property
     def best(self) -> Event:
-        """The row of the best epoch, by validation rank-1, the earliest of equals; the last without validation."""
-        scored = [row for row in self.history if "validation_rank1" in row]
-        return max(scored, key=lambda row: row["validation_rank1"]) if scored else self.metrics
+        """The row of the best epoch, by the recipe's `stopping.figure`, the earliest of equals; the last without it."""
+        from imagenet_pipeline.training.checkpoint import best_row
+
+        return best_row(self.run, self.history) or self.metrics
 
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html

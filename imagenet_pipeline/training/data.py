@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from imagenet_pipeline.config import InputRecipe, Recipe
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
@@ -23,6 +23,7 @@ from imagenet_pipeline.records.classes import require_same
 from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
+from imagenet_pipeline.training.metrics import says_rank5
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -109,10 +110,17 @@ def loader_of(
 
 
 def require_validation(recipe: Recipe, data: DataSet) -> None:
-    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on."""
+    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on.
+
+    And where it goes by a figure that says nothing of so few classes.
+    """
+    schedule, stopping = recipe.schedule, recipe.stopping
+    on_validation = stopping.followed.startswith("validation")
     keys = {
-        "schedule.kind": recipe.schedule.kind == "plateau",
-        "stopping.patience_epochs": recipe.stopping.patience_epochs,
+        "schedule.kind": schedule.kind == "plateau" and schedule.figure.startswith("validation"),
+        "stopping.patience_epochs": on_validation and stopping.patience_epochs,
+        "stopping.restore_best": on_validation and stopping.restore_best,
+        "stopping.figure": on_validation and stopping.figure != "auto",
     }
     for key, goes_by_scores in keys.items():
         if goes_by_scores and not data.counts.get("val"):
@@ -122,6 +130,11 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
             )
+    for key, figure in (("schedule.figure", schedule.figure), ("stopping.figure", stopping.followed)):
+        if figure.endswith("rank5") and not says_rank5(len(data.classes)):
+            what = f"recipe key {key!r}: rank-5 among {counted(len(data.classes), 'class')} is always 100 %"
+            instead = f"{key}={figure.replace('rank5', 'rank1')}"
+            raise BadRecipe(what, where=data.name, found=figure, advice=instead)
 
 
 def require_its_classes(state: State, data: DataSet) -> None:
