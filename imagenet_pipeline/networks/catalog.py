@@ -63,6 +63,8 @@ ZOOS = {"gluoncv": "gluon", "timm": "pytorch"}
 """Libraries with networks of their own, and the engine that runs them."""
 FILE_NAME = "network.json"
 """A run's own copy of the file that its network is, and a checkpoint's."""
+INPUT_TRANSFORM = "input_transform"
+"""The name of the layers that `input.transform` puts in front of a network."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
 

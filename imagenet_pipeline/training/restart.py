@@ -27,6 +27,7 @@ _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
 _INITIAL = (
     "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
+    "input.transform", "input.transform_images", "input.transform_epsilon", "input.transform_components",
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0
