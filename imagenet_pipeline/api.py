@@ -148,11 +148,15 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone."""
+def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
+    """The types of a function's parameters; none where a name in them is for type checkers alone.
+
+    `annotated` keeps what `Annotated` says besides.
+    """
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {}))
+        names = getattr(function, "__globals__", {})
+        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
     except NameError:
         return {}
 
@@ -411,10 +415,11 @@ def loader(
     records: AnyPath,
     split: str | None = None,
     *,
-    size: int,
+    size: int | tuple[int, int],
     batch_size: int,
     threads: int | Literal["auto"] = "auto",
     prefetch: int = 4,
+    grey: bool = False,
 ) -> Loader:
     """Batches out of a data set's split, or out of any `.rec` file, for a loop of your own.
 
@@ -422,9 +427,10 @@ def loader(
             for batch in batches:
                 step(batch.images, batch.labels)
 
-    Images are uint8 [batch_size, size, size, 3], RGB, valid until the next batch is asked for. `training` draws crops,
-    flips and whatever its `augmentation` says; `evaluation()` has every record once, in order. The files close with
-    the loader. Raises BadInput, BadRecipe, Damaged.
+    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or [..., 1] with `grey`,
+    valid until the next batch is asked for. `training` draws crops, flips and whatever its `augmentation` says;
+    `evaluation()` has every record once, in order. The files close with the loader.
+    Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
@@ -434,6 +440,6 @@ def loader(
     data = read_data_set(path) if is_data_set(path) else None
     opened = RecordSet.of(data, split) if data else RecordSet.open(path)
     classes = len(data.classes) if data else None
-    made = Loader(opened, size, batch_size, threads, prefetch, classes)
+    made = Loader(opened, size, batch_size, threads, prefetch, classes, channels=1 if grey else 3)
     weakref.finalize(made, opened.close)
     return made

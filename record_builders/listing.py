@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +26,26 @@ log = logging.getLogger("imagenet_pipeline")
 
 
 def plan(
-    list_file: Path,
-    root: Path,
-    val_list: Path | None = None,
-    test_list: Path | None = None,
+    list_file: Annotated[Path, "--list", "im2rec-style .lst: number TAB label(s) TAB path."],
+    root: Annotated[Path, "Folder the paths start from."],
+    val_list: Annotated[Path | None, "A list for val."] = None,
+    test_list: Annotated[Path | None, "A list for test."] = None,
     val_fraction: float = 0.0,
     test_fraction: float = 0.0,
     classes: Path | None = None,
     seed: int = 42,
 ) -> Plan:
-    """Plan the images of a list (train, shuffled), and of further lists or fractions for val and test.
+    """Build from an im2rec-style list (train, shuffled), and from further lists or fractions for val and test.
 
-    Paths are relative to `root`, or absolute inside it. `classes` names them (see `read_classes`), also such as have no
-    image in the list; without it classes are called "0", "1", ... up to the largest label, and each has an image there.
+    Paths are relative to the root, or absolute inside it. Labels are whole numbers from 0. Without --classes every
+    label up to the largest has a training image, and classes are called "0", "1", ...; with it, class i is the i-th of
+    the file, or that with the number i, and need have none.
+
+    \b
+    Examples:
+      imagenet-pipeline build list --list train.lst --root photos --out output/mine
+      imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
+
     Raises BadInput naming the line that is malformed, leads outside `root`, has no single whole label, or another label
     than an earlier line for the same image.
     """

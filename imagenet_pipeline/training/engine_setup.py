@@ -7,12 +7,13 @@ normalisation of its input comes with them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import (
     FRAMEWORKS,
     Array,
@@ -35,6 +36,7 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
+from imagenet_pipeline.training.data import input_statistics
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
@@ -42,7 +44,9 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
     network = network_for(recipe, recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0))
+    blueprint = Blueprint(
+        network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
+    )
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -74,7 +78,7 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = network_for(recipe, state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
+    blueprint = Blueprint(network, recipe.input.trained_size, state.mean, state.std, recipe, frozen)
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine
@@ -97,7 +101,12 @@ def network_for(recipe: Recipe, name: str, classes: int) -> LayeredNetwork | Zoo
         return network
     from imagenet_pipeline.training.input_transform import with_transform
 
-    return with_transform(network, recipe.input, (3, recipe.input.size, recipe.input.size))
+    return with_transform(network, recipe.input, image_shape(recipe))
+
+
+def image_shape(recipe: Recipe) -> Shape:
+    """(channels, height, width) of the images that the recipe trains on, in the end."""
+    return (recipe.input.channels, *pair(recipe.input.trained_size))
 
 
 def is_network_of(recipe: Recipe, name: str, classes: int) -> bool:
@@ -114,7 +123,11 @@ def own_copy(recipe: Recipe, classes: int) -> str | None:
         return catalog.file_copy(recipe.network, classes) if is_file_name(recipe.network) else None
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
-    return network_text(NetworkFile(catalog.title(recipe.network), recipe.input.size, Sequential(network.items)))
+    shape = recipe.input
+    made = NetworkFile(
+        catalog.title(recipe.network), shape.trained_size, Sequential(network.items), shape.channels
+    )
+    return network_text(made)
 
 
 def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
@@ -173,9 +186,10 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
-    shape, initial = (len(data.mean), recipe.input.size, recipe.input.size), recipe.initial
+    channels, initial = recipe.input.channels, recipe.initial
+    shape = image_shape(recipe)
     if not initial.weights:
-        source = _given(recipe) or ((data.mean, data.std), f"{data.name}/mean.json")
+        source = _given(recipe) or input_statistics(data, channels)
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
         transform, entry = _transform(recipe, network, data, source[0])
         return Beginning({**values, **transform} if transform and values else values, source[0],
@@ -185,10 +199,11 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
 
     file = _source(recipe, len(data.classes))
     found, inside = _read(file, recipe.network, network, shape)
+    _require_channels(file, found, network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
-    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data)
+    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data, channels)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
     head = _head(recipe.network, len(data.classes), shape) if recipe.initial.new_head else frozenset()
     transform, entry = _transform(recipe, network, data, normalisation, found)
@@ -222,7 +237,7 @@ def _transform(
     if recipe.input.transform != "channels":
         from imagenet_pipeline.training.input_transform import fitted
 
-        return fitted(recipe, data, normalisation, (3, recipe.input.size, recipe.input.size))
+        return fitted(recipe, data, normalisation, image_shape(recipe))
     if network.engine is None and network.items[0][0] == INPUT_TRANSFORM:
         what = f"the network begins with the input transform of another run, {INPUT_TRANSFORM}"
         advice = "take that run's weights as well, initial.weights=RUN, or fit it anew: input.transform=zca"
@@ -259,6 +274,19 @@ def _read(
     return translated, (stated.normalisation, stated.origin)
 
 
+def _require_channels(
+    file: Path, found: Mapping[str, Array], network: LayeredNetwork | ZooNetwork, shape: Shape
+) -> None:
+    """Raise BadInput for weights of this network whose input has other channels than the recipe's."""
+    here = network.shapes(shape)
+    unlike = [name for name in here if name in found and found[name].shape != here[name]]
+    words = {1: "grey images (1 channel)", 3: "RGB images (3 channels)"}
+    channels, other = shape[0], 4 - shape[0]
+    if unlike and found[unlike[0]].shape == network.shapes((other, *shape[1:]))[unlike[0]]:
+        what, advice = f"the weights are for {words[other]}", f"take input.channels={other}, or leave initial.weights"
+        raise BadInput(what, where=file, expected=f"{words[channels]}, by input.channels", advice=advice)
+
+
 def _travelling(
     file: Path, state: State | None, inside: tuple[Normalisation, str] | None
 ) -> tuple[Normalisation, str] | None:
@@ -273,13 +301,13 @@ def _travelling(
     return inside
 
 
-def _of_the_records(file: Path, data: DataSet) -> tuple[Normalisation, str]:
+def _of_the_records(file: Path, data: DataSet, channels: int) -> tuple[Normalisation, str]:
     log.warning(
         "%s: nothing says how its input was normalised, so mean and std of the records are taken; where it was "
         "trained with others, give initial.mean=[R,G,B] initial.std=[R,G,B]",
         file,
     )
-    return (data.mean, data.std), f"{data.name}/mean.json"
+    return input_statistics(data, channels)
 
 
 def _words(normalisation: Normalisation) -> str:

@@ -234,7 +234,7 @@ def fitting_batches(recipe: Recipe, data: DataSet) -> Iterator[npt.NDArray[np.ui
             draw = np.random.default_rng([recipe.seed, *INPUT_TRANSFORM.encode()])
             chosen = np.sort(draw.choice(len(records), bound, replace=False))
         batches = recipe.model_copy(update={"batch_size": _BATCH})
-        loader = loader_of(batches, records, recipe.input.size, len(data.classes))
+        loader = loader_of(batches, records, recipe.input.trained_size, len(data.classes))
         done = 0
         with loader.evaluation(recipe.input.crop_fraction, chosen=chosen) as crops:
             for batch in crops:
