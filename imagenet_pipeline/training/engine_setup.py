@@ -124,9 +124,7 @@ def own_copy(recipe: Recipe, classes: int) -> str | None:
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
     shape = recipe.input
-    made = NetworkFile(
-        catalog.title(recipe.network), shape.trained_size, Sequential(network.items), shape.channels
-    )
+    made = NetworkFile(catalog.title(recipe.network), shape.trained_size, Sequential(network.items), shape.channels)
     return network_text(made)
 
 
