@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from imagenet_pipeline.config import InputRecipe, Recipe
 from imagenet_pipeline.engines import Array
@@ -38,21 +36,15 @@ from imagenet_pipeline.networks.layers import (
     Reshape,
 )
 from imagenet_pipeline.networks.shapes import Shape, output_shape
-from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.data import loader_of
+from imagenet_pipeline.training.mean_image import stored_mean_image
+from imagenet_pipeline.training.pixel_moments import Numbers, fitted_on
 
 log = logging.getLogger("imagenet_pipeline")
 
-Numbers = npt.NDArray[np.float64]
 LARGEST = 4096
 """Numbers of an image that whitening takes: its matrix has the square of that many, its eigenvectors take a minute."""
 WHITENING = ("pca", "zca")
-_BATCH = 256
-"""Images whose products float32 adds up exactly: fewer than 1,024, since each is at most 2**14."""
-_MIDDLE = 128
-"""Subtracted from the pixels, so that their products are small."""
 
 
 def with_transform(network: LayeredNetwork | ZooNetwork, recipe: InputRecipe, shape: Shape) -> LayeredNetwork:
@@ -120,37 +112,46 @@ def fitted(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Fit the transform of a recipe on centre crops, of `shape`, of training images that its seed draws.
 
-    Gives the values of its parameters, float64 by name, and the journal's entry on it.
-
-    Raises BadRecipe where there are too few images, or where more components are asked for than they have.
+    A mean image is that beside the records, where it is of this shape and crop. Gives the values of the parameters,
+    float64 by name, and the journal's entry. Raises BadRecipe where there are too few images.
     """
-    wanted = recipe.input
-    moments = moments_of(recipe, data, shape)
-    if moments.count < 2:
-        raise BadRecipe("a variance needs two images", where=_key("images"), found=f"{moments.count}")
-    numbers = math.prod(shape)
-    if wanted.transform in WHITENING and moments.count <= numbers:
+    wanted, covariance = recipe.input, None
+    stored = stored_mean_image(data, shape, wanted.crop_fraction) if wanted.transform == "mean_image" else None
+    if stored is not None:
+        mean, count, origin = stored.pixels.ravel(), stored.images, str(stored.path)
+    else:
+        moments = fitted_on(recipe, data, shape)
+        mean, count, origin = moments.mean, moments.count, f"{data.name}, train"
+        if wanted.transform != "mean_image":
+            _require_enough(wanted, count, math.prod(shape))
+            covariance = moments.covariance
+    entry = {"transform": wanted.transform, "images": count, "from": origin}
+    return values_of(wanted, mean, covariance, normalisation, shape), {INPUT_TRANSFORM: entry}
+
+
+def _require_enough(recipe: InputRecipe, count: int, numbers: int) -> None:
+    """Raise BadRecipe where images have no variance, and say where they cannot have it in every direction."""
+    if count < 2:
+        raise BadRecipe("a variance needs two images", where=_key("images"), found=count)
+    if recipe.transform in WHITENING and count <= numbers:
         log.warning(
-            "warning: %s have no variance in some of %s directions: fit input.transform on more "
+            "warning: %s vary in less than all of %s directions: fit input.transform on more "
             "(input.transform_images=%d, or 0 for all), or on smaller ones",
-            counted(moments.count, "image"), f"{numbers:,}", 3 * numbers,
+            counted(count, "image"), f"{numbers:,}", 3 * numbers,
         )  # fmt: skip
-    values = values_of(wanted, moments, normalisation, shape)
-    entry = {"transform": wanted.transform, "images": moments.count, "from": f"{data.name}, train"}
-    return values, {INPUT_TRANSFORM: entry}
 
 
-def values_of(recipe: InputRecipe, moments: Moments, normalisation: Normalisation, shape: Shape) -> dict[str, Array]:
-    """The values of a transform's parameters, by name, from the moments of images of 0..255."""
-    mean, std = (np.repeat(np.array(numbers, np.float64), math.prod(shape[1:])) for numbers in normalisation)
-    values = {"mean.value": ((moments.mean - mean) / std).reshape(shape)}
-    if recipe.transform == "pixels":
-        variance = moments.covariance / std**2
-        values["deviation.value"] = np.sqrt(variance + recipe.transform_epsilon).reshape(shape)
-    if recipe.transform in WHITENING:
-        covariance = moments.covariance / np.outer(std, std)
+def values_of(
+    recipe: InputRecipe, mean: Numbers, covariance: Numbers | None, normalisation: Normalisation, shape: Shape
+) -> dict[str, Array]:
+    """The values of a transform's parameters, by name, from mean and covariance of pixels of 0..255 (`Moments`)."""
+    centre, scale = (np.repeat(np.array(numbers, np.float64), math.prod(shape[1:])) for numbers in normalisation)
+    values = {"mean.value": ((mean - centre) / scale).reshape(shape)}
+    if covariance is not None and recipe.transform == "pixels":
+        values["deviation.value"] = np.sqrt(covariance / scale**2 + recipe.transform_epsilon).reshape(shape)
+    elif covariance is not None:
         components = recipe.transform_components if recipe.transform == "pca" else None
-        values["whitened.weight"] = whitening(covariance, recipe.transform_epsilon, components)
+        values["whitened.weight"] = whitening(covariance / np.outer(scale, scale), recipe.transform_epsilon, components)
     return {f"{INPUT_TRANSFORM}.{name}": value for name, value in values.items()}
 
 
@@ -170,77 +171,6 @@ def whitening(covariance: Numbers, epsilon: float, components: int | None = None
     rows = (vectors * scales).T[::-1][: components or None]
     largest = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
     return np.ascontiguousarray(rows * np.sign(largest))
-
-
-class Moments:
-    """Mean and covariance of images, from exact sums; those of a single number each where only `kind` "pixels" asks.
-
-    The numbers of an image are those of [channels, height, width].
-    """
-
-    def __init__(self, numbers: int, kind: str) -> None:
-        self.count = 0
-        self._kind = kind
-        self._sums = np.zeros(numbers)
-        self._products = np.zeros({"mean_image": 0, "pixels": numbers}.get(kind, (numbers, numbers)))
-
-    def add(self, images: npt.NDArray[np.uint8]) -> None:
-        """Count a batch, [n, height, width, channels]."""
-        for first in range(0, len(images), _BATCH):
-            part = images[first : first + _BATCH].transpose(0, 3, 1, 2).reshape(-1, len(self._sums))
-            rows = part.astype(np.float32) - _MIDDLE
-            self.count += len(rows)
-            self._sums += rows.sum(0, dtype=np.float64)
-            if self._kind == "pixels":
-                self._products += np.square(rows, dtype=np.float64).sum(0)
-            elif self._kind in WHITENING:
-                self._products += rows.T @ rows
-
-    @property
-    def mean(self) -> Numbers:
-        """Mean of each number, in 0..255."""
-        return self._sums / self.count + _MIDDLE
-
-    @property
-    def covariance(self) -> Numbers:
-        """Covariance of every two numbers [n, n], or of kind "pixels" the variance of each [n]."""
-        products = np.square(self._sums) if self._kind == "pixels" else np.outer(self._sums, self._sums)
-        return (self._products - products / self.count) / (self.count - 1)
-
-
-def moments_of(recipe: Recipe, data: DataSet, shape: Shape) -> Moments:
-    """The moments of the training images that a recipe's transform is fitted on."""
-    moments = Moments(math.prod(shape), recipe.input.transform)
-    images = counted(data.counts.get("train", 0), "image")
-    log.info(
-        "input.transform: %s is fitted on %s of the %s", recipe.input.transform, _chosen_words(recipe, data), images
-    )
-    for batch in fitting_batches(recipe, data):
-        moments.add(batch)
-    return moments
-
-
-def _chosen_words(recipe: Recipe, data: DataSet) -> str:
-    bound, count = recipe.input.transform_images, data.counts.get("train", 0)
-    return "all" if not bound or bound >= count else f"{bound:,}"
-
-
-def fitting_batches(recipe: Recipe, data: DataSet) -> Iterator[npt.NDArray[np.uint8]]:
-    """Centre crops [n, height, width, channels] of the training images to fit on, each valid until the next."""
-    with RecordSet.of(data, "train") as records, Bar("input transform", "images") as bar:
-        chosen = np.arange(len(records), dtype=np.int64)
-        bound = recipe.input.transform_images
-        if 0 < bound < len(records):
-            draw = np.random.default_rng([recipe.seed, *INPUT_TRANSFORM.encode()])
-            chosen = np.sort(draw.choice(len(records), bound, replace=False))
-        batches = recipe.model_copy(update={"batch_size": _BATCH})
-        loader = loader_of(batches, records, recipe.input.trained_size, len(data.classes))
-        done = 0
-        with loader.evaluation(recipe.input.crop_fraction, chosen=chosen) as crops:
-            for batch in crops:
-                yield batch.images
-                done += len(batch.images)
-                bar.show(done, len(chosen))
 
 
 def _key(name: str) -> str:

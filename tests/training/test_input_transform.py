@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config import InputRecipe, Recipe, load_recipe
 from imagenet_pipeline.engines import FRAMEWORKS, Blueprint, create_engine, is_installed
 from imagenet_pipeline.engines.zoos import network_of
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.interchange.export import TrainedNetwork, export
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layer_file import NetworkFile, network_text, read_network
@@ -27,11 +28,14 @@ from imagenet_pipeline.networks.shapes import parameters
 from imagenet_pipeline.record_builders import folder
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
-from imagenet_pipeline.training import input_transform, loop
+from imagenet_pipeline.records.verify import verify
+from imagenet_pipeline.training import loop
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.engine_setup import new_engine
-from imagenet_pipeline.training.input_transform import Moments, fitting_batches, values_of, whitening, with_transform
+from imagenet_pipeline.training.input_transform import fitted, values_of, whitening, with_transform
 from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.mean_image import write_mean_image
+from imagenet_pipeline.training.pixel_moments import Moments, fitted_on, fitting_batches
 from imagenet_pipeline.training.resume import open_run
 
 SIDE, IMAGES = 4, 300
@@ -85,8 +89,8 @@ def trained(recipe: Recipe, run: Path, resume: str | None = None) -> Checkpoint:
     return load_checkpoint(find_checkpoint(run, "latest"))
 
 
-def fitted_on(recipe: Recipe) -> Any:
-    return np.concatenate([batch.copy() for batch in fitting_batches(recipe, read_data_set(recipe.records))])
+def images_fitted_on(recipe: Recipe) -> Any:
+    return np.concatenate([batch.copy() for batch in fitting_batches(recipe, read_data_set(recipe.records), SHAPE)])
 
 
 def pixels_of(images: Any, normalisation: Any = SCALE) -> Any:
@@ -136,7 +140,7 @@ def test_transformed_training_images_are_what_each_transform_promises(
 ) -> None:
     epsilon = {} if transform == "mean_image" else {"input.transform_epsilon": NEARLY_0}
     wanted = recipe(**{"input.transform": transform, "engine": engine, **epsilon})
-    data, images = read_data_set(wanted.records), fitted_on(wanted)
+    data, images = read_data_set(wanted.records), images_fitted_on(wanted)
     normalisation = (data.mean, data.std)
     for precision, limit in (("float64", 1e-6), ("float32", 1e-3)):
         built, _ = new_engine(wanted.model_copy(update={"precision": precision}), data)
@@ -169,7 +173,8 @@ def test_training_averages_and_a_kill_leave_the_transform_as_it_was_fitted(
     assert again.weights_digest == whole.weights_digest
     for file in ("optimizer.safetensors", "network.json"):
         assert (again.folder / file).read_bytes() == (whole.folder / file).read_bytes()
-    fit = values_of(wanted.input, moments(wanted), (whole.state.mean, whole.state.std), SHAPE)
+    sums = moments(wanted)
+    fit = values_of(wanted.input, sums.mean, sums.covariance, (whole.state.mean, whole.state.std), SHAPE)
     assert fit.keys() == {name for name in whole.weights if name.startswith("input_transform")}
     for name, value in fit.items():
         np.testing.assert_array_equal(whole.weights[name], value.astype(np.float32))
@@ -197,7 +202,7 @@ class Stopped:
 
 
 def moments(recipe: Recipe) -> Moments:
-    return input_transform.moments_of(recipe, read_data_set(recipe.records), SHAPE)
+    return fitted_on(recipe, read_data_set(recipe.records), SHAPE)
 
 
 def test_the_fit_depends_on_the_seed_and_on_no_thread(recipe: Callable[..., Recipe]) -> None:
@@ -355,4 +360,30 @@ def test_one_image_has_no_variance(recipe: Callable[..., Recipe]) -> None:
     wanted = recipe(**{"input.transform": "pixels", "input.transform_images": 1})
     data = replace(read_data_set(wanted.records))
     with pytest.raises(BadRecipe, match=r"input\.transform_images: a variance needs two images; found 1"):
-        input_transform.fitted(wanted, data, (data.mean, data.std), SHAPE)
+        fitted(wanted, data, (data.mean, data.std), SHAPE)
+
+
+def test_the_mean_image_beside_the_records_is_taken_where_it_fits(
+    colours: Path, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    place = tmp_path / "records"
+    shutil.copytree(colours, place)
+    before = read_data_set(place).digest
+    made = write_mean_image(place, SIDE, 1.0)
+    data = read_data_set(place)
+    assert data.digest == before
+    assert not verify(place).problems
+    own = recipe(**{"input.transform": "mean_image", "input.transform_images": 0})
+    wanted = images_fitted_on(own).mean(0, dtype=np.float64).transpose(2, 0, 1)
+    stored = np.load(place / "mean.npy")
+    assert stored.dtype == np.float64
+    np.testing.assert_allclose(stored, wanted, rtol=1e-14)
+    taken = recipe(**{"input.transform": "mean_image", "input.transform_images": 5, "records": str(place)})
+    values, entry = fitted(taken, data, SCALE, SHAPE)
+    np.testing.assert_array_equal(values["input_transform.mean.value"], stored)
+    assert entry["input_transform"] == {"transform": "mean_image", "images": IMAGES, "from": str(made.path)}
+    other = recipe(**{"input.transform": "mean_image", "input.crop_fraction": 0.5, "records": str(place)})
+    assert "mean.npy" not in fitted(other, data, SCALE, SHAPE)[1]["input_transform"]["from"]
+    made.path.write_bytes(made.path.read_bytes()[:-1] + b"!")
+    with pytest.raises(Damaged, match=r"mean\.npy: the mean image has changed since it was written; make it again"):
+        fitted(taken, data, SCALE, SHAPE)
