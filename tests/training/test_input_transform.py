@@ -21,12 +21,16 @@ from imagenet_pipeline.engines import FRAMEWORKS, Blueprint, create_engine, is_i
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.interchange.export import TrainedNetwork, export
+from imagenet_pipeline.interchange.int8 import quantise
+from imagenet_pipeline.interchange.onnx_import import import_onnx
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layer_file import NetworkFile, network_text, read_network
 from imagenet_pipeline.networks.layers import Activation, Conv, Dense, Flatten, Sequential, stack
 from imagenet_pipeline.networks.shapes import parameters
 from imagenet_pipeline.record_builders import folder
 from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.verify import verify
 from imagenet_pipeline.training import loop
@@ -324,6 +328,39 @@ def test_transforms_are_layers_that_nothing_trains_and_stand_there_once() -> Non
     # A grey input that is not square.
     grey = with_transform(lenet, InputRecipe(size=28, transform="zca"), (1, 28, 32))
     assert parameters(Sequential(grey.items[:1]), (1, 28, 32))["input_transform.whitened.weight"].shape == (896, 896)
+
+
+@pytest.fixture
+def whitened_lenet(tmp_path: Path) -> TrainedNetwork:
+    """A whitened network whose file has the name of one of the catalogue, as a run's own has; a grey input."""
+    shape, random = (1, 28, 28), np.random.default_rng(0)
+    layers = with_transform(catalog.build("lenet", 2), InputRecipe(channels=1, size=28, transform="zca"), shape)
+    file = tmp_path / "network.json"
+    file.write_text(network_text(NetworkFile("lenet", 28, Sequential(layers.items), 1)))
+    values = initial_values(layers, shape, "he", 1)
+    values["input_transform.mean.value"] = random.normal(size=shape).astype(np.float32)
+    classes = ClassTable("folder", ("a", "b"), ("a", "b"))
+    return TrainedNetwork(str(file), 28, classes, (120.0,), (60.0,), 1.0, values, "", "run/checkpoints/1")
+
+
+def test_an_export_comes_back_with_its_transform(whitened_lenet: TrainedNetwork, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    export(whitened_lenet, "onnx", tmp_path / "net")
+    imported = import_onnx(tmp_path / "net.onnx")
+    assert imported.layers is not None
+    own = next(value for name, value in imported.values.items() if name.endswith("input_transform_whitened.weight"))
+    np.testing.assert_array_equal(own, whitened_lenet.values["input_transform.whitened.weight"])
+
+
+def test_int8_leaves_the_transform_in_float32(whitened_lenet: TrainedNetwork, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    export(whitened_lenet, "onnx", tmp_path / "net")
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 28, 28)).astype(np.float32)
+    quantise(tmp_path / "net.onnx", iter([images]))
+    nodes = {node.name: list(node.input) for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert nodes["input_transform.whitened"][1] == "input_transform.whitened.weight"
+    assert any("conv1.weight_DequantizeLinear" in name for name in nodes)
 
 
 def test_what_no_transform_fits_is_refused_in_a_line() -> None:
