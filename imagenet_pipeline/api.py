@@ -410,10 +410,11 @@ def loader(
     records: AnyPath,
     split: str | None = None,
     *,
-    size: int,
+    size: int | tuple[int, int],
     batch_size: int,
     threads: int | Literal["auto"] = "auto",
     prefetch: int = 4,
+    grey: bool = False,
 ) -> Loader:
     """Batches out of a data set's split, or out of any `.rec` file, for a loop of your own.
 
@@ -421,9 +422,10 @@ def loader(
             for batch in batches:
                 step(batch.images, batch.labels)
 
-    Images are uint8 [batch_size, size, size, 3], RGB, valid until the next batch is asked for. `training` draws crops,
-    flips and whatever its `augmentation` says; `evaluation()` has every record once, in order. The files close with
-    the loader. Raises BadInput, BadRecipe, Damaged.
+    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or [..., 1] with `grey`,
+    valid until the next batch is asked for. `training` draws crops, flips and whatever its `augmentation` says;
+    `evaluation()` has every record once, in order. The files close with the loader.
+    Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
@@ -433,6 +435,6 @@ def loader(
     data = read_data_set(path) if is_data_set(path) else None
     opened = RecordSet.of(data, split) if data else RecordSet.open(path)
     classes = len(data.classes) if data else None
-    made = Loader(opened, size, batch_size, threads, prefetch, classes)
+    made = Loader(opened, size, batch_size, threads, prefetch, classes, channels=1 if grey else 3)
     weakref.finalize(made, opened.close)
     return made

@@ -208,6 +208,7 @@ _USUAL_NAMES = {
     "initial.weights": "pretrained init checkpoint",
     "log.loggers": "logger report_to tensorboard wandb mlflow",
     "gradient_compression": "allreduce all_reduce fp16_allreduce comm_hook",
+    "input.channels": "in_chans in_channels num_channels grey gray grayscale greyscale",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
     "loss.label_smoothing": "smoothing",

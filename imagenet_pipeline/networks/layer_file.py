@@ -6,7 +6,8 @@
       {"name": "block1", "layer": "Graph", "items": [{"name": "a", "layer": "Conv", ..., "inputs": [""]}, ...]}]}
 
 A layer is an object: its name, its class in `layers.py`, and that class's fields, those left out with their defaults;
-an array stands for a tuple, and for the layers in a group. The items of a Graph say what they read as `inputs`.
+an array stands for a tuple, and for the layers in a group. An input that is no square has [height, width] for
+`input_size`, a grey one "channels": 1. The items of a Graph say what they read as `inputs`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import as_size
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.networks.head import score_shapes, with_classes
 from imagenet_pipeline.networks.layers import (
@@ -32,11 +34,13 @@ from imagenet_pipeline.networks.layers import (
     Size,
     Tap,
     joined,
+    pair,
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, output_shape
 
 FORMAT, VERSION = "imagenet-pipeline network", 1
 KEYS = ("format", "version", "name", "input_size", "layers")
+ALL_KEYS = (*KEYS, "channels")
 CHANNELS = 3
 LARGEST_BYTES = 2**23
 MOST_LAYERS, MOST_LEVELS = 10_000, 30
@@ -64,11 +68,15 @@ Items = tuple[tuple[str, Layer], ...]
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network to write, or read and checked: `name` is for people, `input_size` pixels what it was designed for."""
+    """A network to write, or read and checked: `name` is for people, `input_size` pixels what it was designed for.
+
+    Of RGB images, or with 1 of `channels` of grey.
+    """
 
     name: str
-    input_size: int
+    input_size: Size
     layers: Sequential
+    channels: int = CHANNELS
 
     @property
     def classes(self) -> int:
@@ -78,7 +86,7 @@ class NetworkFile:
     @property
     def input_shape(self) -> Shape:
         """(channels, height, width)."""
-        return (CHANNELS, self.input_size, self.input_size)
+        return (self.channels, *pair(self.input_size))
 
     def build(self, classes: int) -> Sequential:
         """Its layers, the last of them with `classes` outputs (see `with_classes`)."""
@@ -91,7 +99,9 @@ def network_text(network: NetworkFile) -> str:
     Raises ValueError for a number that is not finite, which JSON has no word for.
     """
     content = {
-        "format": FORMAT, "version": VERSION, "name": network.name, "input_size": network.input_size,
+        "format": FORMAT, "version": VERSION, "name": network.name,
+        "input_size": list(network.input_size) if isinstance(network.input_size, tuple) else network.input_size,
+        **({} if network.channels == CHANNELS else {"channels": network.channels}),
         "layers": _entries(network.layers),
     }  # fmt: skip
     return _text(content, "") + "\n"
@@ -144,13 +154,18 @@ def read_network(path: Path) -> NetworkFile:
         what, advice = "the file is of another version", "a newer imagenet-pipeline may read it"
         raise BadInput(what, where=path, expected=VERSION, found=_short(content.get("version")), advice=advice)
     reader = _Reader(path)
-    reader.require_keys(content, KEYS, KEYS, "")
+    reader.require_keys(content, ALL_KEYS, KEYS, "")
     name, size = content["name"], content["input_size"]
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
         raise reader.bad("", "name", f"1 to {LONGEST_NAME} letters that can be printed", name)
-    if type(size) is not int or not 1 <= size <= LARGEST_INPUT:
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(type(side) is int and 1 <= side <= LARGEST_INPUT for side in sides):
         raise reader.bad("", "input_size", f"pixels, 1 to {LARGEST_INPUT}", size)
-    network = NetworkFile(name, size, Sequential(reader.items(content["layers"], "", "layers", 1)))
+    channels = content.get("channels", CHANNELS)
+    if type(channels) is not int or channels not in (1, CHANNELS):
+        raise reader.bad("", "channels", "3 of RGB, or 1 of grey", channels)
+    layers = Sequential(reader.items(content["layers"], "", "layers", 1))
+    network = NetworkFile(name, as_size(*sides), layers, channels)
     _require_scores(network, path)
     return network
 

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import as_size, shown_size
 from imagenet_pipeline.drawing import (
     BACKGROUND,
     COLOURS,
@@ -38,7 +39,7 @@ from imagenet_pipeline.drawing import (
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
+from imagenet_pipeline.evaluation.features import engine_until, own_network
 from imagenet_pipeline.evaluation.predict import (
     Classifier,
     least_edge_for,
@@ -90,7 +91,7 @@ def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "b
     _, checkpoint = open_checkpoint(run, which, {})
     state = checkpoint.state
     network = own_network(state.network, len(state.classes))
-    drawn = layer_to_draw(network, input_shape(state), layer, state.network)
+    drawn = layer_to_draw(network, state.input_shape, layer, state.network)
     weights = checkpoint.weights[f"{drawn.path}.weight"]
     sheet, count = weights_sheet(drawn, weights, caption_of(run, checkpoint))
     write_png(sheet, out)
@@ -121,7 +122,11 @@ def draw_activations(
     planes = values if len(shape) == 1 else values.reshape(-1, *shape[-2:])
     drawn = len(planes) if len(shape) == 1 else min(channels, len(planes))
     picture = _bars(values) if len(shape) == 1 else _channels(planes[:drawn])
-    photo = tile(enlarged(view, PHOTO_SIDE), PHOTO_SIDE, [image.name, f"the {len(view)} px the network sees"])
+    photo = tile(
+        enlarged(view, PHOTO_SIDE),
+        PHOTO_SIDE,
+        [image.name, f"the {shown_size(as_size(*view.shape[:2]))} px the network sees"],
+    )
     text = f"{caption_of(run, checkpoint)}: {layer} gives {'x'.join(map(str, shape))}"
     if len(shape) > 1:
         text += f"\n{KEY}; each channel on its own scale; {drawn} of {len(planes)} channels"
@@ -130,7 +135,7 @@ def draw_activations(
 
 
 def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
-    """Cut the crop of a photo that a network sees, [S, S, 3]. Raises BadInput where the photo cannot be read."""
+    """Cut the crop of a photo that a network sees, [H, W, channels]. Raises BadInput where the photo cannot be read."""
     state = checkpoint.state
     try:
         view: Pixels = views_of(read_naming_damage(image, least_edge_for(state)), state)[0]
@@ -282,10 +287,10 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
     """The layer to look at and what it gives. Raises BadRecipe where that is no image."""
     state = classifier.checkpoint.state
     network = own_network(state.network, len(state.classes))
-    path = layer or last_map(network, input_shape(state))
+    path = layer or last_map(network, state.input_shape)
     if path is None:
         raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network_name}")
-    shape = output_shape(until(network, path, state.network), input_shape(state))
+    shape = output_shape(until(network, path, state.network), state.input_shape)
     if len(shape) != 3:
         expected = "an image, as a convolution gives it"
         found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an array of {'x'.join(map(str, shape))}"

@@ -7,12 +7,13 @@ normalisation of its input comes with them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import (
     FRAMEWORKS,
     Array,
@@ -28,20 +29,24 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_file_name
+from imagenet_pipeline.networks.catalog import FILE_NAME, INPUT_TRANSFORM, LayeredNetwork, is_file_name
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
+from imagenet_pipeline.training.data import input_statistics
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
-    network = network_of(recipe.network, len(data.classes))
+    network = network_for(recipe, recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0))
+    blueprint = Blueprint(
+        network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
+    )
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -71,9 +76,9 @@ def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
 
 def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
-    network = network_of(state.network, len(state.classes))
+    network = network_for(recipe, state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
+    blueprint = Blueprint(network, recipe.input.trained_size, state.mean, state.std, recipe, frozen)
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine
@@ -86,6 +91,43 @@ def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
 
 
+def network_for(recipe: Recipe, name: str, classes: int) -> LayeredNetwork | ZooNetwork:
+    """The network `name` as the recipe trains it: with its input transform in front, in place of an earlier one.
+
+    Raises BadRecipe as `network_of` does, and where the network cannot take the transform.
+    """
+    network = network_of(name, classes)
+    if recipe.input.transform == "channels":
+        return network
+    from imagenet_pipeline.training.input_transform import with_transform
+
+    return with_transform(network, recipe.input, image_shape(recipe))
+
+
+def image_shape(recipe: Recipe) -> Shape:
+    """(channels, height, width) of the images that the recipe trains on, in the end."""
+    return (recipe.input.channels, *pair(recipe.input.trained_size))
+
+
+def is_network_of(recipe: Recipe, name: str, classes: int) -> bool:
+    """Tell whether the network `name`, of a checkpoint, is the one that the recipe trains."""
+    if recipe.input.transform == "channels":
+        return catalog.is_same(name, recipe.network, classes)
+    return network_for(recipe, name, classes) == network_for(recipe, recipe.network, classes)
+
+
+def own_copy(recipe: Recipe, classes: int) -> str | None:
+    """The text of a run's own file of its network; None where the network's name says it all."""
+    network = network_for(recipe, recipe.network, classes)
+    if network.engine is not None or recipe.input.transform == "channels":
+        return catalog.file_copy(recipe.network, classes) if is_file_name(recipe.network) else None
+    from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
+
+    shape = recipe.input
+    made = NetworkFile(catalog.title(recipe.network), shape.trained_size, Sequential(network.items), shape.channels)
+    return network_text(made)
+
+
 def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
     """Settle "auto": the engine that trained `before`, or where there is no such, what `choose_engine` says."""
     if recipe.engine != "auto":
@@ -95,8 +137,11 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
 
 
 def as_kept(recipe: Recipe) -> Recipe:
-    """The recipe as a run keeps it: a network that is a file is the run's own copy of it, beside the recipe."""
-    return recipe.model_copy(update={"network": FILE_NAME}) if is_file_name(recipe.network) else recipe
+    """The recipe as a run keeps it: a network that is a file, or has an input transform, is the run's own copy of it,
+    beside the recipe.
+    """
+    has_file = is_file_name(recipe.network) or recipe.input.transform != "channels"
+    return recipe.model_copy(update={"network": FILE_NAME}) if has_file else recipe
 
 
 def scoring_engine(recipe: Recipe, state: State) -> str:
@@ -139,32 +184,63 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
-    shape, initial = (len(data.mean), recipe.input.size, recipe.input.size), recipe.initial
+    channels, initial = recipe.input.channels, recipe.initial
+    shape = image_shape(recipe)
     if not initial.weights:
-        source = _given(recipe) or ((data.mean, data.std), f"{data.name}/mean.json")
+        source = _given(recipe) or input_statistics(data, channels)
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
-        return Beginning(values, source[0], _journal_entry(*source))
+        transform, entry = _transform(recipe, network, data, source[0])
+        return Beginning({**values, **transform} if transform and values else values, source[0],
+                         _journal_entry(*source) | entry)  # fmt: skip
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import starting_values
 
-    file = _source(Path(recipe.initial.weights), recipe.network, len(data.classes))
+    file = _source(recipe, len(data.classes))
     found, inside = _read(file, recipe.network, network, shape)
+    _require_channels(file, found, network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
-    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data)
+    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data, channels)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
     head = _head(recipe.network, len(data.classes), shape) if recipe.initial.new_head else frozenset()
+    transform, entry = _transform(recipe, network, data, normalisation, found)
     if network.engine is not None:
         values = _zoo_values(file, found, network, shape, head, recipe.seed)
     else:
-        drawn = initial_values(network, shape, recipe.initial.kind, recipe.seed)
-        values = starting_values(file, found, network, shape, drawn, head)
+        drawn = {**initial_values(network, shape, recipe.initial.kind, recipe.seed), **transform}
+        values = starting_values(file, found, network, shape, drawn, head | transform.keys())
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in values if name in head))
     if layers:
         log.info("values of %s, but for the new layers: %s", file, first_few(layers))
     weights = {"file": str(file), "sha256": files.sha256_of(file), "new_layers": layers}
-    return Beginning(values, normalisation, {"initial_weights": weights, **_journal_entry(normalisation, origin)})
+    entry = {"initial_weights": weights, **_journal_entry(normalisation, origin), **entry}
+    return Beginning(values, normalisation, entry)
+
+
+def _transform(
+    recipe: Recipe,
+    network: LayeredNetwork | ZooNetwork,
+    data: DataSet,
+    normalisation: Normalisation,
+    found: Values | None = None,
+) -> tuple[Values, dict[str, Any]]:
+    """The input transform of a new run, fitted on its records: values by name, and the journal's entry on it.
+
+    Both are empty where there is none, and where it is among the weights `found` in a file. Raises BadRecipe where the
+    network has one whose values are nowhere.
+    """
+    if any(name.removeprefix("arg:").startswith(INPUT_TRANSFORM) for name in found or ()):
+        return {}, {}
+    if recipe.input.transform != "channels":
+        from imagenet_pipeline.training.input_transform import fitted
+
+        return fitted(recipe, data, normalisation, image_shape(recipe))
+    if network.engine is None and network.items[0][0] == INPUT_TRANSFORM:
+        what = f"the network begins with the input transform of another run, {INPUT_TRANSFORM}"
+        advice = "take that run's weights as well, initial.weights=RUN, or fit it anew: input.transform=zca"
+        raise BadRecipe(what, where=f"network = {recipe.network!r}", advice=advice)
+    return {}, {}
 
 
 def _journal_entry(normalisation: Normalisation, origin: str) -> dict[str, Any]:
@@ -196,6 +272,19 @@ def _read(
     return translated, (stated.normalisation, stated.origin)
 
 
+def _require_channels(
+    file: Path, found: Mapping[str, Array], network: LayeredNetwork | ZooNetwork, shape: Shape
+) -> None:
+    """Raise BadInput for weights of this network whose input has other channels than the recipe's."""
+    here = network.shapes(shape)
+    unlike = [name for name in here if name in found and found[name].shape != here[name]]
+    words = {1: "grey images (1 channel)", 3: "RGB images (3 channels)"}
+    channels, other = shape[0], 4 - shape[0]
+    if unlike and found[unlike[0]].shape == network.shapes((other, *shape[1:]))[unlike[0]]:
+        what, advice = f"the weights are for {words[other]}", f"take input.channels={other}, or leave initial.weights"
+        raise BadInput(what, where=file, expected=f"{words[channels]}, by input.channels", advice=advice)
+
+
 def _travelling(
     file: Path, state: State | None, inside: tuple[Normalisation, str] | None
 ) -> tuple[Normalisation, str] | None:
@@ -210,13 +299,13 @@ def _travelling(
     return inside
 
 
-def _of_the_records(file: Path, data: DataSet) -> tuple[Normalisation, str]:
+def _of_the_records(file: Path, data: DataSet, channels: int) -> tuple[Normalisation, str]:
     log.warning(
         "%s: nothing says how its input was normalised, so mean and std of the records are taken; where it was "
         "trained with others, give initial.mean=[R,G,B] initial.std=[R,G,B]",
         file,
     )
-    return (data.mean, data.std), f"{data.name}/mean.json"
+    return input_statistics(data, channels)
 
 
 def _words(normalisation: Normalisation) -> str:
@@ -224,8 +313,9 @@ def _words(normalisation: Normalisation) -> str:
     return f"mean {mean} std {std}"
 
 
-def _source(path: Path, network: str, classes: int) -> Path:
-    """The file of weights that `path` means, for `network` with `classes` outputs."""
+def _source(recipe: Recipe, classes: int) -> Path:
+    """The file of weights that `initial.weights` means, for the recipe's network with `classes` outputs."""
+    path, network = Path(recipe.initial.weights), recipe.network
     if not path.is_dir():
         return path
     folder = path
@@ -234,7 +324,7 @@ def _source(path: Path, network: str, classes: int) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if not catalog.is_same(state.network, network, classes):
+    if not is_network_of(recipe, state.network, classes):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice

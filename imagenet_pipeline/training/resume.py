@@ -15,9 +15,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import INSTEAD, Recipe, find_recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine, keys_of_ranks
-from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
-from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
 from imagenet_pipeline.processes import hardware
 from imagenet_pipeline.records.manifest import DataSet
@@ -46,7 +44,11 @@ from imagenet_pipeline.training.engine_setup import (
     Beginning,
     as_kept,
     frozen_layers,
+    image_shape,
+    is_network_of,
+    network_for,
     new_engine,
+    own_copy,
     resumed_engine,
     with_engine,
 )
@@ -225,10 +227,10 @@ def _begun(recipe: Recipe, data: DataSet) -> tuple[Recipe, Engine, Beginning]:
 
 
 def _keep_recipe(run: Run) -> None:
-    """Write the run's recipe, and its own copy of the file that its network may be, which it goes by from now on."""
-    name, copy = run.recipe.network, run.folder / FILE_NAME
-    if is_file_name(name):
-        files.write_whole(copy, catalog.file_copy(name, len(run.data.classes)))
+    """Write the run's recipe, and its own file of a network that is one or has an input transform: it goes by that."""
+    text, copy = own_copy(run.recipe, len(run.data.classes)), run.folder / FILE_NAME
+    if text is not None:
+        files.write_whole(copy, text)
         run.recipe = run.recipe.model_copy(update={"network": str(copy)})
     files.write_whole(run.folder / "recipe.toml", recipe_text(as_kept(run.recipe)))
 
@@ -349,7 +351,7 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
-    if not catalog.is_same(state.network, recipe.network, len(state.classes)):
+    if not is_network_of(recipe, state.network, len(state.classes)):
         what = "the checkpoint is of another network"
         raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
     require_its_classes(state, data)
@@ -379,13 +381,13 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _require_possible(recipe: Recipe, data: DataSet) -> None:
     """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
-    require_sizes(recipe, network_of(recipe.network, len(data.classes)))
+    require_sizes(recipe, network_for(recipe, recipe.network, len(data.classes)))
     require_loggers(recipe.log.loggers)
     if recipe.log.pictures:
         from imagenet_pipeline.training.weight_pictures import require_drawable  # few runs draw any
 
-        shape = (len(data.mean), recipe.input.size, recipe.input.size)
-        require_drawable(network_of(recipe.network, len(data.classes)), shape, recipe.log.pictures)
+        network = network_for(recipe, recipe.network, len(data.classes))
+        require_drawable(network, image_shape(recipe), recipe.log.pictures)
 
 
 def _tell(run: Run) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.engines import Totals
-from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import counted
 from imagenet_pipeline.training.checkpoint import (
     State,
@@ -27,6 +26,7 @@ from imagenet_pipeline.training.checkpoint import (
 )
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.distributed import settle, together
+from imagenet_pipeline.training.engine_setup import image_shape, network_for
 from imagenet_pipeline.training.journal import write_history
 from imagenet_pipeline.training.metrics import says_rank5
 from imagenet_pipeline.training.run import Pass, Run, diverged, not_learning, trained_epochs
@@ -143,9 +143,8 @@ def draw_weights(run: Run, step: int) -> None:
     values = run.engine.values()
     with together(run.engine):
         if run.leads:
-            network = network_of(run.recipe.network, len(run.data.classes))
-            paths, size = run.recipe.log.pictures, run.recipe.input.size
-            shape = (len(run.normalisation[0]), size, size)
+            network = network_for(run.recipe, run.recipe.network, len(run.data.classes))
+            paths, shape = run.recipe.log.pictures, image_shape(run.recipe)
             drawn = weight_pictures.draw_weights(run.folder, network, shape, values, paths, step)
             for path, picture in drawn.items():
                 run.loggers.add_picture(f"weights/{path}", picture, step)
