@@ -17,6 +17,7 @@ from typing import Annotated
 
 import numpy as np
 
+from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image_files import ImageTree
@@ -97,7 +98,7 @@ def _as_distributed(root: Path, emotion_files: Sequence[Path]) -> Plan:
 
 def _emotion(path: Path) -> str:
     """The emotion that a file says by a number, "   3.0000000e+00"."""
-    text = path.read_text(errors="replace").strip()
+    text = files.read_regular(path).decode("ascii", "replace").strip()
     try:
         number = float(text)
         return EMOTIONS[[float(known) for known in range(len(EMOTIONS))].index(number)]

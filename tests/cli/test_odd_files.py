@@ -35,6 +35,7 @@ WORDS = {
     "faces": "emotion {run} {odd}",
     "fer2013": "build fer2013 --csv {odd} --out {out}/records",
     "votes": "build fer2013 --csv {csv} --ferplus {odd} --out {out}/records",
+    "csv": "build csv --csv {odd} --root {photos} --image-column id --label-column breed --out {out}/records",
     "class file of a list": "build list --list {list} --classes {odd} --root {photos} --out {out}/records",
     "list": "build list --list {odd} --root . --out {out}/records",
     "list of val": "build list --list {list} --val-list {odd} --root . --out {out}/records",
