@@ -17,7 +17,7 @@ def networks(
     name: Annotated[str | None, typer.Argument(help="One network, layer by layer; a file of one's own.")] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OPTION=VALUE]...", help="Changes to it: network_options of a recipe."),
+        typer.Argument(metavar="[OPTION=VALUE]...", help="Changes to it, as network_options has them."),
     ] = None,
     input_size: Annotated[int | None, typer.Option("--input", min=1, help="Side of the input, pixels.")] = None,
     classes: Annotated[
@@ -89,9 +89,9 @@ def _write_network(name: str | None, out: Path, classes: int | None, input_size:
 
 
 def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
-    from imagenet_pipeline.networks.summary import network_rows
+    from imagenet_pipeline.networks.summary import file_rows, network_rows
 
-    rows = network_rows(classes, input_size)
+    rows = network_rows(classes, input_size) + file_rows(classes, input_size)
     if as_json:
         say_json({"networks": [dataclasses.asdict(row) for row in rows]})
         return

@@ -301,7 +301,8 @@ class InitialRecipe(Section):
     weights: str = ""
     """Weights to start from, not drawn: a file (safetensors, .pth, MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
-    """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`."""
+    """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`; those,
+    too, that a network of one's own has behind the layers of `weights`."""
     mean: tuple[float, ...] = ()
     """Mean subtracted from the network's input, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
     std: tuple[Positive, ...] = ()
@@ -486,7 +487,8 @@ class Recipe(Section):
     def whole_network(self) -> str:
         """The network's name with its options behind it, as `networks.catalog` takes it: "lenet?dropout=0.3"."""
         options = self.network_options.model_dump(exclude_defaults=True)
-        return "?".join([self.network, *(["&".join(f"{key}={options[key]}" for key in options)] if options else [])])
+        words = [f"{key}={value}".removesuffix(".0") for key, value in options.items()]
+        return f"{self.network}?{'&'.join(words)}" if words else self.network
 
     @property
     def images_per_step(self) -> int:

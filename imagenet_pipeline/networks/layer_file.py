@@ -173,7 +173,7 @@ def read_network(path: Path) -> NetworkFile:
 
 def network_of_table(content: dict[str, Any], where: Path | str, name: str) -> NetworkFile:
     """Read and check a network as people write it, called `name` where it does not say. Raises as `read_network`."""
-    reader = _Reader(where)
+    reader = _Reader(where, by_hand=True)
     reader.require_keys(content, TABLE_KEYS, ("layers",), "")
     content = {"name": name, "input_size": INPUT_SIZE, "format": FORMAT, "version": VERSION} | content
     for key, expected in (("format", FORMAT), ("version", VERSION)):
@@ -262,8 +262,9 @@ def _require_scores(network: NetworkFile, path: Path | str) -> None:
 class _Reader:
     """Makes layers of JSON values, each checked against the fields of its class."""
 
-    def __init__(self, where: Path | str) -> None:
+    def __init__(self, where: Path | str, by_hand: bool = False) -> None:
         self.where = where
+        self._by_hand = by_hand
         self.without_units: set[str] = set()
         """The paths of those Dense whose units are left out, as those of scores may be."""
         self._layers = 0
@@ -304,11 +305,11 @@ class _Reader:
         items: dict[str, Layer] = {}
         names = {*taken, *(str(entry.get("name")) for entry in value if isinstance(entry, dict))}
         for number, entry in enumerate(value):
-            if isinstance(entry, str):
+            if isinstance(entry, str) and self._by_hand:
                 entry = _of_word(entry)
             if not isinstance(entry, dict):
                 raise self.bad(path, f"{key}[{number}]", 'an object, as {"name": ..., "layer": ...}', entry)
-            name = entry.get("name", _made_name(entry, names))
+            name = entry.get("name", _made_name(entry, names) if self._by_hand else "")
             names.add(str(name))
             is_word = isinstance(name, str) and name.isidentifier() and not (key == "body" and name == SHORTCUT)
             if not is_word or name in items or name in taken:
@@ -328,13 +329,14 @@ class _Reader:
             raise self.bad(path, "layer", "a layer of a single input, as all outside a Graph are", kind)
         fields = {field.name: field for field in dataclasses.fields(made) if field.name != "links"}
         needed = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-        if made is Dense and "units" not in entry:
+        if made is Dense and "units" not in entry and self._by_hand:
             self.without_units.add(path)
             entry = {**entry, "units": CLASSES_UNTIL_KNOWN}
         self.require_keys(entry, ("name", "layer", *fields, *others), (*needed, *others), path)
         given = {name: self._field(made, name, entry[name], path, level) for name in fields if name in entry}
         if made is Graph:
-            given["links"] = tuple(self._links(item, joined(path, item["name"])) for item in entry["items"])
+            items = zip(entry["items"], given["items"], strict=True)
+            given["links"] = tuple(self._links(item, joined(path, name)) for item, (name, _) in items)
         try:
             return made(**given)
         except ValueError as error:

@@ -60,8 +60,13 @@ class NetworkTable:
 
 
 def network_rows(classes: int = 1000, input_size: int | None = None) -> tuple[NetworkRow, ...]:
-    """Every network of the catalogue and every file that is shipped, each at `input_size` pixels or at its own."""
-    return tuple(_network_row(name, classes, input_size) for name in (*catalog.names(), *shipped_networks()))
+    """Every network of the catalogue, each at `input_size` pixels or at its own."""
+    return tuple(_network_row(name, classes, input_size) for name in catalog.names())
+
+
+def file_rows(classes: int = 1000, input_size: int | None = None) -> tuple[NetworkRow, ...]:
+    """Every network that is shipped as a file, likewise."""
+    return tuple(_network_row(name, classes, input_size) for name in shipped_networks())
 
 
 def network_table(name: str, classes: int | None = None, input_size: int | None = None) -> NetworkTable:

@@ -141,7 +141,8 @@ class Beginning:
 def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: DataSet) -> Beginning:
     """The values drawn, or those of `initial.weights`: a file, a run (its best checkpoint) or a checkpoint's folder.
 
-    With `initial.new_head` every parameter whose shape depends on the number of classes is drawn. Mean and std are
+    With `initial.new_head` every parameter whose shape depends on the number of classes is drawn, and so are the last
+    layers of a network that begins as the file's and ends in others. Mean and std are
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
@@ -154,7 +155,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     from imagenet_pipeline.interchange.weights import starting_values
 
     name = recipe.whole_network
-    file = _source(Path(initial.weights), name, len(data.classes))
+    file = _source(Path(initial.weights), name, len(data.classes), initial.new_head)
     found, inside = _read(file, name, network, shape)
     state = state_beside(file)
     if state is not None:
@@ -162,6 +163,8 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
     head = _head(name, len(data.classes), shape) if initial.new_head else frozenset()
+    if head and network.engine is None:
+        found, head = _with_new_end(found, network.shapes(shape), head)
     if network.engine is not None:
         values = _zoo_values(file, found, network, shape, head, recipe.seed)
     else:
@@ -231,8 +234,11 @@ def _words(normalisation: Normalisation) -> str:
     return f"mean {mean} std {std}"
 
 
-def _source(path: Path, network: str, classes: int) -> Path:
-    """The file of weights that `path` means, for `network` with `classes` outputs."""
+def _source(path: Path, network: str, classes: int, new_head: bool) -> Path:
+    """The file of weights that `path` means, for `network` with `classes` outputs.
+
+    A custom network with a new head may have only its beginning in common with it.
+    """
     if not path.is_dir():
         return path
     folder = path
@@ -241,7 +247,7 @@ def _source(path: Path, network: str, classes: int) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if not catalog.is_same(state.network, network, classes):
+    if not catalog.is_same(state.network, network, classes) and not (new_head and is_custom(network)):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice
@@ -259,6 +265,22 @@ def _head(name: str, classes: int, shape: Shape) -> frozenset[str]:
     """The parameters whose shape depends on the number of classes, auxiliary classifiers' included."""
     here, there = (network_of(name, count).shapes(shape) for count in (classes, classes + 1))
     return frozenset(parameter for parameter in here if here[parameter] != there.get(parameter))
+
+
+def _with_new_end(
+    found: dict[str, Array], declared: dict[str, Shape], head: frozenset[str]
+) -> tuple[dict[str, Array], frozenset[str]]:
+    """Take what the file has for a network's beginning, and add its other layers, where all are behind, to the head.
+
+    Where the file lacks nothing, or something in between, both stay as they are: other errors say what does not fit.
+    """
+    fits = [name in found and found[name].shape == shape for name, shape in declared.items()]
+    common = fits.index(False) if False in fits else len(fits)
+    beginning, rest = [*declared][:common], [*declared][common:]
+    new = [name for name in rest if name not in head]
+    if not new or not beginning or any(fits[common + rest.index(name)] for name in new):
+        return found, head
+    return {name: found[name] for name in beginning}, head | frozenset(new)
 
 
 def _zoo_values(

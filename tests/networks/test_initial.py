@@ -120,7 +120,7 @@ def test_biases_start_where_they_are_told_and_nothing_else_changes():
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(BadRecipe, match=r"xavier \| msra \| he \| lecun \| sparse; found glorot"):
+    with pytest.raises(BadRecipe, match=r"xavier \| msra \| he \| lecun \| sparse \| gaussian; found glorot"):
         drawn("glorot")
 
 
