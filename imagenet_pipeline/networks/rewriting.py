@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from imagenet_pipeline.config.recipe import NetworkOptions
@@ -98,20 +99,26 @@ def with_dropout(network: Sequential, rate: float) -> Any:
 
 
 def with_activation(network: Sequential, kind: Any) -> Any:
-    """The network with this kind of activation throughout, but for gates: what a Graph multiplies by."""
+    """The network with this kind of activation throughout, but for gates: the sigmoids that a Graph multiplies by."""
     made = Activation(kind, SLOPES.get(kind, Activation("relu").slope))
     if not any(_bends(layer) for _, layer in walk(network)):
         raise _Nothing("no activation, whose kind could be another")
 
+    def other(layer: Any) -> Any:
+        return made if _bends(layer) and layer.kind != kind else layer
+
+    def other_than_gates(layer: Any) -> Any:
+        return layer if isinstance(layer, Activation) and layer.kind == "sigmoid" else other(layer)
+
     def with_gates(before: Graph, after: Graph) -> Graph:
-        products = [links for (_, item), links in zip(before.items, before.links, strict=True)
-                    if item == Elementwise("multiply")]  # fmt: skip
+        products = (links for (_, item), links in zip(before.items, before.links, strict=True)
+                    if item == Elementwise("multiply"))  # fmt: skip
         gates = {link for links in products for link in links}
-        items = ((name, item if name in gates else new)
-                 for (name, item), (_, new) in zip(before.items, after.items, strict=True))  # fmt: skip
+        items = [(name, _rebuilt(item, other_than_gates, graph=with_gates) if name in gates else new)
+                 for (name, item), (_, new) in zip(before.items, after.items, strict=True)]  # fmt: skip
         return replace(after, items=tuple(items))
 
-    return _rebuilt(network, lambda layer: made if _bends(layer) and layer.kind != kind else layer, graph=with_gates)
+    return _rebuilt(network, other, graph=with_gates)
 
 
 def _bends(layer: Layer) -> bool:
@@ -183,7 +190,7 @@ def _beside_activations(items: Items, after: bool) -> Items:
 
 
 def _free(name: str, taken: list[str]) -> str:
-    return next(word for word in (name, *(f"{name}_{number}" for number in range(2, 10**6))) if word not in taken)
+    return name if name not in taken else next(word for word in (f"{name}_{n}" for n in count(2)) if word not in taken)
 
 
 def with_width(network: Sequential, factor: float) -> Any:
