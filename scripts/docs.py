@@ -19,7 +19,7 @@ import typer
 import imagenet_pipeline
 from imagenet_pipeline.cli import app
 from imagenet_pipeline.config import Recipe, recipe_keys
-from imagenet_pipeline.networks.summary import network_rows
+from imagenet_pipeline.networks.summary import file_rows, network_rows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = REPOSITORY / "docs" / "reference"
@@ -126,7 +126,7 @@ def networks_page() -> Iterator[str]:
     """Every network with its size, as `networks` lists them."""
     yield "# Networks\n"
     yield "What `imagenet-pipeline networks` lists: parameters and multiply-adds of one image, for 1,000 classes.\n"
-    rows = network_rows(1000, None)
+    rows = network_rows(1000, None) + file_rows(1000, None)
     yield from table(
         ("network", "input", "parameters", "million multiply-adds", "what it is"),
         (

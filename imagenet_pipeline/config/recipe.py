@@ -354,6 +354,8 @@ class NetworkOptions(Section):
     of the network, which standardises its input; "none" takes all of them away."""
     width: Annotated[float, Field(gt=0, le=64)] = 1.0
     """Factor of the channels and units of every layer but the scores."""
+    depth: Annotated[int, Field(ge=1, le=64)] = 1
+    """Times every Conv and Dense that has an activation stands there, the scores' apart."""
     stem: Literal["own", "cifar"] = "own"
     """"cifar" makes a ResNet's or DenseNet's stem one for small images: 3x3, stride 1, no pooling."""
 

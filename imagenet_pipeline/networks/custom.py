@@ -14,7 +14,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from imagenet_pipeline.config import read_recipe
+from imagenet_pipeline.config import parse_overrides, read_recipe
 from imagenet_pipeline.config.recipe import NetworkOptions
 from imagenet_pipeline.config.shipped import shipped_networks
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
@@ -112,12 +112,5 @@ def _with_options(base: str, text: str) -> NetworkFile:
 
 
 def _options(base: str, text: str) -> NetworkOptions:
-    values: dict[str, object] = {}
-    for word in text.split("&"):
-        key, _, value = word.partition("=")
-        try:
-            values[key] = float(value)
-        except ValueError:
-            values[key] = value
-    recipe = read_recipe({"network": base, "records": "", "network_options": values}, f"network {base[:80]}")
-    return recipe.network_options
+    values = {"network": base, "records": "", "network_options": parse_overrides(text.split("&"))}
+    return read_recipe(values, f"network {base[:80]}").network_options

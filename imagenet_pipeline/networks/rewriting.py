@@ -30,6 +30,7 @@ from imagenet_pipeline.networks.layers import (
     Sequential,
     Tap,
     fold,
+    joined,
     pair,
     walk,
 )
@@ -65,10 +66,10 @@ class _Nothing(Exception):
 def _rebuilt(
     layer: Layer,
     single: Callable[[Any], Any] = lambda layer: layer,
-    sequence: Callable[[Items], Items] = lambda items: items,
+    sequence: Callable[[Items, str], Items] = lambda items, path: items,
     graph: Callable[[Graph, Graph], Graph] = lambda before, after: after,
 ) -> Any:
-    """A layer with `single` applied to every single layer in it, then `sequence` to the items of every sequence.
+    """A layer with `single` applied to every single layer in it, then `sequence` to the items, and path, of sequences.
 
     `graph` gives each Graph, out of how it was and what has become of it.
     """
@@ -76,14 +77,14 @@ def _rebuilt(
     def rule(layer: Layer, path: str, made: dict[str, Any]) -> Any:
         match layer:
             case Sequential():
-                return replace(layer, items=tuple(sequence([*made.items()])))
+                return replace(layer, items=tuple(sequence([*made.items()], path)))
             case Residual():
                 shortcut = made.pop(SHORTCUT) if layer.shortcut else None
-                return Residual(Sequential(tuple(sequence([*made.items()]))), shortcut)
+                return Residual(Sequential(tuple(sequence([*made.items()], path))), shortcut)
             case Concat():
                 return Concat(tuple(made.items()))
             case Tap():
-                return replace(layer, head=Sequential(tuple(sequence([*made.items()]))))
+                return replace(layer, head=Sequential(tuple(sequence([*made.items()], path))))
             case Graph():
                 return graph(layer, replace(layer, items=tuple(made.items())))
         return single(layer)
@@ -138,13 +139,13 @@ def with_normalisation(network: Sequential, place: str) -> Any:
             return network
         name = _free("input_norm", [name for name, _ in network.items])
         return replace(network, items=((name, BatchNorm()), *network.items))
-    changed = _rebuilt(network, sequence=lambda items: _beside_activations(items, place == "after"))
+    changed = _rebuilt(network, sequence=lambda items, path: _beside_activations(items, place == "after"))
     if not any(isinstance(layer, BatchNorm) for _, layer in walk(changed)):
         raise _Nothing("no activation behind a Conv or Dense, beside which it could stand")
     return changed
 
 
-def _without_norms(items: Items) -> Items:
+def _without_norms(items: Items, path: str) -> Items:
     kept: Items = []
     for name, layer in items:
         if not isinstance(layer, BatchNorm):
@@ -213,6 +214,54 @@ def _scaled(count: int, factor: float, groups: int = 1) -> int:
     return groups * max(1, round(count * factor / groups))
 
 
+def with_depth(network: Sequential, times: int) -> Any:
+    """The network with each Conv and Dense that has an activation so many times, with what follows them up to the next.
+
+    Repeated convolutions have stride 1 and keep the image's size; those of even kernels, which cannot, and the layer
+    that gives the scores stay as they are.
+    """
+    weighted = [path for path, layer in walk(network) if isinstance(layer, WEIGHTED)]
+
+    def repeated(items: Items, path: str) -> Items:
+        deeper: Items = []
+        for cell in _cells(items):
+            (name, first), *behind = cell
+            deeper += cell
+            if _is_repeatable(first) and any(_bends(layer) for _, layer in behind) and joined(path, name) not in last:
+                copies = [(name, _size_keeping(first)), *behind]
+                deeper += [(f"{word}_{number}", layer) for number in range(2, times + 1) for word, layer in copies]
+        return deeper
+
+    last = weighted[-1:]
+    changed = _rebuilt(network, sequence=repeated)
+    if changed == network:
+        raise _Nothing("no Conv or Dense with an activation behind it, to be repeated")
+    return changed
+
+
+def _cells(items: Items) -> list[Items]:
+    """The items of a sequence, each with the normalisations, activations and dropouts that follow it directly."""
+    cells: list[Items] = []
+    for name, layer in items:
+        if cells and (_bends(layer) or isinstance(layer, BatchNorm | Dropout)):
+            cells[-1].append((name, layer))
+        else:
+            cells.append([(name, layer)])
+    return cells
+
+
+def _is_repeatable(layer: Layer) -> bool:
+    return isinstance(layer, Dense) or (isinstance(layer, Conv) and all(size % 2 for size in pair(layer.kernel)))
+
+
+def _size_keeping(layer: Any) -> Any:
+    if isinstance(layer, Dense):
+        return layer
+    spans = zip(pair(layer.kernel), pair(layer.dilation), strict=True)
+    margins = [(size - 1) * dilation // 2 for size, dilation in spans]
+    return replace(layer, stride=1, pad=margins[0] if margins[0] == margins[1] else tuple(margins))
+
+
 def with_stem(network: Sequential, form: str) -> Any:
     """The network whose layer "stem" suits images of 32 pixels, as He et al. 2015 have it for CIFAR-10, section 4.2.
 
@@ -226,7 +275,7 @@ def with_stem(network: Sequential, form: str) -> Any:
         is_large = isinstance(layer, Conv) and (max(pair(layer.kernel)) >= 3 or max(pair(layer.stride)) > 1)
         return replace(layer, kernel=3, stride=1, pad=1) if is_large else layer
 
-    def without_pools(items: Items) -> Items:
+    def without_pools(items: Items, path: str) -> Items:
         return [(name, layer) for name, layer in items if not isinstance(layer, Pool)]
 
     items["stem"] = _rebuilt(items["stem"], small, without_pools)
@@ -236,6 +285,7 @@ def with_stem(network: Sequential, form: str) -> Any:
 CHANGES: dict[str, Callable[[Sequential, Any], Any]] = {
     "stem": with_stem,
     "width": with_width,
+    "depth": with_depth,
     "normalisation": with_normalisation,
     "activation": with_activation,
     "dropout": with_dropout,

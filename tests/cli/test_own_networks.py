@@ -17,15 +17,9 @@ from imagenet_pipeline.networks.layer_file import read_network
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
 Call = Callable[..., tuple[int, str, str]]
-FILE = """
-summary = "one convolution"
-input_size = 28
-layers = [
-    {layer = "Conv", channels = 4, kernel = 5, stride = 2}, "relu",
-    "Flatten", {layer = "Dense", units = 16}, "relu", {layer = "Dropout", rate = 0.5},
-    "Dense",
-]
-"""
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
+FILE = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.M | re.S)[0]
+"""The example that the documentation gives."""
 
 
 def answer(told: tuple[int, str, str]) -> dict[str, Any]:
@@ -57,7 +51,7 @@ def test_a_file_with_options_is_trained_resumed_scored_drawn_and_exported(
     given = ("--run", run, f"engine={engine}", "loader.threads=0", *options)
     code, _, error = call("train", recipe, *given, "epochs=1", "network_options.activation=swish")
     assert code == 0, error
-    assert weights(run, "1")["conv1.weight"].shape == (8, 3, 5, 5)
+    assert weights(run, "1")["conv1.weight"].shape == (32, 3, 5, 5)
     kept = tomllib.loads((run / "recipe.toml").read_text())
     assert (kept["network"], kept["network_options"]["width"]) == ("network.json", 1.0)
     # The same words again; then, the file gone, none at all.

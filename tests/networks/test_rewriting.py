@@ -118,6 +118,31 @@ def test_a_wider_network_keeps_its_form_and_its_classes(name, factor):
     assert many / few == pytest.approx(factor**2, rel=0.2)
 
 
+def test_a_deeper_network_repeats_what_has_an_activation():
+    network = stack(
+        conv1=Conv(4, (3, 5), stride=2), norm1=NORM, relu1=RELU, pool=Pool("max", 2, 2), even=Conv(4, 2), relu2=RELU,
+        unit=Residual(stack(conv1=Conv(4, 3, pad=1), relu1=RELU, conv2=Conv(4, 3, pad=1))), flat=Flatten(),
+        fc=Dense(6), relu3=RELU, drop=Dropout(0.5), scores=Dense(5), relu4=RELU,
+    )  # fmt: skip
+    made = changed(network, depth=3)
+    wanted = """conv1 norm1 relu1 conv1_2 norm1_2 relu1_2 conv1_3 norm1_3 relu1_3 pool even relu2 unit flat
+        fc relu3 drop fc_2 relu3_2 drop_2 fc_3 relu3_3 drop_3 scores relu4"""
+    assert " ".join(names(made)) == " ".join(wanted.split())
+    assert dict(made.items)["conv1_2"] == Conv(4, (3, 5), pad=(1, 2))
+    assert names(dict(made.items)["unit"].body) == [
+        "conv1",
+        "relu1",
+        "conv1_2",
+        "relu1_2",
+        "conv1_3",
+        "relu1_3",
+        "conv2",
+    ]
+    assert output_shape(made, (3, 16, 16)) == output_shape(network, (3, 16, 16))
+    assert [path for path, _ in walk(network)] == [path for path, _ in walk(made) if "_" not in path]
+    assert catalog.build("squeezenet1_1?depth=2", 7) is not None
+
+
 def test_a_depthwise_convolution_stays_one():
     network = stack(a=Conv(8, 1), b=Conv(8, 3, groups=8), c=Conv(6, 1, groups=2))
     made = dict(changed(network, width=1.5).items)
@@ -143,6 +168,7 @@ def test_cifar_s_stem_gives_the_counts_known_for_cifar_10(name, count):
         ({"dropout": 0.5}, "no Dropout, whose rate"),
         ({"activation": "elu"}, "no activation"),
         ({"normalisation": "after"}, "no activation behind"),
+        ({"depth": 2}, "no Conv or Dense with an activation"),
         ({"stem": "cifar"}, "no layer called stem"),
     ],
 )
