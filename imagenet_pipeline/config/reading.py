@@ -305,7 +305,7 @@ def _unknown_word(key: str, error: Any, where: str, instead: str) -> BadRecipe:
     words = re.findall("'([^']*)'", error["ctx"]["expected"])
     or_else = f" or {instead}" if len(error["loc"]) > len(key.split(".")) else ""
     return BadRecipe(
-        f"recipe key {key!r}: no such word",
+        f"recipe key {key!r}: no such {'word' if words else 'value'}",
         where=where,
         expected=error["ctx"]["expected"] + or_else,
         found=repr(error["input"])[:80],
