@@ -96,10 +96,10 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         print(summary.records)
 
     `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
-    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation, quality,
-    pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
-    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
-    BadRecipe for an option there is not.
+    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
+    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
+    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
+    `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.tasks import reached

@@ -74,7 +74,8 @@ def test_a_grey_batch_is_the_grey_of_the_rgb_batch(size: Any) -> None:
     for augmentation, crops in ((colours, 1), (None, 1), (None, 10)):
         rgb, grey = (batches(size, channels, augmentation, crops=crops) for channels in (3, 1))
         height, width = size if isinstance(size, tuple) else (size, size)
-        assert rgb.shape[1:] == (height, width, 3) and grey.shape[1:] == (height, width, 1)
+        assert rgb.shape[1:] == (height, width, 3)
+        assert grey.shape[1:] == (height, width, 1)
         assert np.array_equal(grey, grey_of(rgb))
 
 
@@ -93,8 +94,10 @@ def test_scored_windows_have_the_inputs_shape_and_lie_inside(
 ) -> None:
     scale = fraction * min(height / rows, width / columns)
     for box in evaluation_boxes(height, width, fraction, crops, (rows, columns)):
-        assert 0 <= box.left <= width - box.width and 0 <= box.top <= height - box.height
-        assert abs(box.width - max(1, scale * columns)) <= 1 and abs(box.height - max(1, scale * rows)) <= 1
+        assert 0 <= box.left <= width - box.width
+        assert 0 <= box.top <= height - box.height
+        assert abs(box.width - max(1, scale * columns)) <= 1
+        assert abs(box.height - max(1, scale * rows)) <= 1
 
 
 def test_five_windows_are_the_corners_and_the_centre() -> None:
@@ -107,8 +110,10 @@ def test_training_windows_lie_inside(height: int, width: int, rows: int, columns
     augmentation = Augmentation(crop=crop)
     for draws in training_draws(augmentation, 1, 2, range(4), (rows, columns)):
         box = training_box(augmentation, draws.draw, height, width, (rows, columns))
-        assert 0 <= box.left <= width - box.width and 0 <= box.top <= height - box.height
-        assert box.width >= 1 and box.height >= 1
+        assert 0 <= box.left <= width - box.width
+        assert 0 <= box.top <= height - box.height
+        assert box.width >= 1
+        assert box.height >= 1
         if crop == "random" and height >= rows and width >= columns:
             assert (box.height, box.width) == (rows, columns)
 
@@ -118,7 +123,8 @@ def test_the_aspect_of_a_resized_crop_is_relative_to_the_inputs() -> None:
     draws = training_draws(augmentation, 1, 2, range(200), (20, 40))
     boxes = [training_box(augmentation, each.draw, 1000, 1000, (20, 40)) for each in draws]
     proportions = [box.width / box.height / 2 for box in boxes]
-    assert 0.79 < min(proportions) < 0.82 and 1.2 < max(proportions) < 1.27
+    assert 0.79 < min(proportions) < 0.82
+    assert 1.2 < max(proportions) < 1.27
     assert all(abs(box.width * box.height / 1e5 - 1) < 0.01 for box in boxes)
 
 
@@ -142,7 +148,8 @@ def test_a_shift_is_a_share_of_each_side() -> None:
 @given(st.floats(0.1, 2), st.integers(2, 64), st.integers(2, 64))
 def test_the_share_of_a_cut_is_what_its_box_leaves(alpha: float, rows: int, columns: int) -> None:
     for mix in mixtures(0, alpha, uniforms(1, 2, range(8), 4), (rows, columns)):
-        assert mix is not None and mix.box is not None
+        assert mix is not None
+        assert mix.box is not None
         covered = np.zeros((rows, columns), bool)
         covered[mix.box.top : mix.box.top + mix.box.height, mix.box.left : mix.box.left + mix.box.width] = True
         assert math.isclose(mix.own, 1 - covered.mean(), abs_tol=1e-12)
