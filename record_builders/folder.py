@@ -17,10 +17,8 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image_files import READ_ENDINGS, REPEATED_LINKS, ImageTree
 from imagenet_pipeline.records.plan import Images, Plan
 
-from .cutting import ONE_EACH, Share, cut_shares
+from .cutting import ONE_EACH, cut_shares, usual_share
 from .split_folders import USUAL_NAMES, split_called, split_folders
-
-DEFAULT_FRACTION = 0.1
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -77,7 +75,7 @@ def plan(
             raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
     wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
     splits = _images(layout)
-    usual = 0.0 if layout.divided else _usual_share(splits["train"], ids)
+    usual = 0.0 if layout.divided else usual_share(splits["train"], len(ids))
     shares = {split: usual if fraction is None else fraction for split, fraction in wanted.items()}
     few = [split for split, share in shares.items() if share == ONE_EACH]
     if few:
@@ -114,10 +112,6 @@ def find_layout(root: Path, follow: bool = True, leave_out: Sequence[str] = ()) 
         taken = ", ".join(f"{name!r} is {split}" for split, name in found.items())
         log.info("%s", printable(f"{root}: {taken}"))
     return Layout(tree, tops, tuple(_class_folders(tree, tops["train"]) if found else _several(tree, root, names)))
-
-
-def _usual_share(train: Images, ids: Sequence[str]) -> Share:
-    return DEFAULT_FRACTION if round(len(train) * DEFAULT_FRACTION) >= len(ids) else ONE_EACH
 
 
 def _names(tree: ImageTree, folder: Path) -> list[str]:
