@@ -58,13 +58,21 @@ SHIPPED_BUILDERS = {
     "imagenet": "imagenet",
     "folder": "folder",
     "list": "listing",
+    "csv": "csv_labels",
     "digits": "digits",
+    "mnist": "mnist",
+    "cifar": "cifar",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
     "records": "records",
+    "parquet": "parquet",
+    "webdataset": "webdataset",
+    "tfrecord": "tfrecord",
 }
-STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
+}
+"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -95,11 +103,12 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
-    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
-    workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
-    is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
-    BadRecipe for an option there is not.
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
+    "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
+    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
+    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
+    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
+    `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.tasks import reached
@@ -116,6 +125,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
     """
+    from imagenet_pipeline.record_builders import archived
     from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.put import working_folder
 
@@ -134,7 +144,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     place = working_folder(out)
-    plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
+    given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
+    plan = archived.planned(function, given, place, looks_into_photos=builder not in SHIPPED_BUILDERS)
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
         raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
@@ -148,11 +159,15 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone."""
+def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
+    """The types of a function's parameters; none where a name in them is for type checkers alone.
+
+    `annotated` keeps what `Annotated` says besides.
+    """
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {}))
+        names = getattr(function, "__globals__", {})
+        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
     except NameError:
         return {}
 
@@ -411,10 +426,11 @@ def loader(
     records: AnyPath,
     split: str | None = None,
     *,
-    size: int,
+    size: int | tuple[int, int],
     batch_size: int,
     threads: int | Literal["auto"] = "auto",
     prefetch: int = 4,
+    grey: bool = False,
 ) -> Loader:
     """Batches out of a data set's split, or out of any `.rec` file, for a loop of your own.
 
@@ -422,9 +438,10 @@ def loader(
             for batch in batches:
                 step(batch.images, batch.labels)
 
-    Images are uint8 [batch_size, size, size, 3], RGB, valid until the next batch is asked for. `training` draws crops,
-    flips and whatever its `augmentation` says; `evaluation()` has every record once, in order. The files close with
-    the loader. Raises BadInput, BadRecipe, Damaged.
+    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or [..., 1] with `grey`,
+    valid until the next batch is asked for. `training` draws crops, flips and whatever its `augmentation` says;
+    `evaluation()` has every record once, in order. The files close with the loader.
+    Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
@@ -434,6 +451,6 @@ def loader(
     data = read_data_set(path) if is_data_set(path) else None
     opened = RecordSet.of(data, split) if data else RecordSet.open(path)
     classes = len(data.classes) if data else None
-    made = Loader(opened, size, batch_size, threads, prefetch, classes)
+    made = Loader(opened, size, batch_size, threads, prefetch, classes, channels=1 if grey else 3)
     weakref.finalize(made, opened.close)
     return made

@@ -38,12 +38,12 @@ _LETTER = 7
 
 
 def tile(pixels: NDArray[np.uint8], side: int, lines: Sequence[str], share: float | None = None) -> Image.Image:
-    """A picture [H, W, 3] fitted into a square of `side` pixels, below it a bar of `share` (0 to 1), and lines of text.
+    """A picture [H, W, 3], or grey [H, W, 1], fitted into a square of `side` pixels.
 
-    The pixels of very small pictures stay to be seen.
+    Below it are a bar of `share` (0 to 1) and lines of text. The pixels of very small pictures stay to be seen.
     """
     made = Image.new("RGB", (side, side + _LINE * len(lines) + 4 + (0 if share is None else _BAR + 4)), BACKGROUND)
-    fitted = fit(Image.fromarray(pixels), side)
+    fitted = fit(Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))), side)
     made.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     draw = ImageDraw.Draw(made)
     top = side + 4

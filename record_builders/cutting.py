@@ -8,13 +8,37 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe, extent
 from imagenet_pipeline.records.plan import Images
 
 Indices = NDArray[np.int64]
 ONE_EACH: Literal["one a class"] = "one a class"
 Share = float | Literal["one a class"]
 """The share of a split: a fraction 0..1 of the images, or an image of each class."""
+
+USUAL_FRACTION = 0.1
+
+
+def usual_share(images: Images, classes: int) -> Share:
+    """The share of a split where nobody says it: a tenth, or an image of each class where that is more."""
+    return USUAL_FRACTION if round(len(images) * USUAL_FRACTION) >= classes else ONE_EACH
+
+
+def shares_of(total: int, asked: Mapping[str, tuple[float | None, int | None]], usual: Share) -> dict[str, Share]:
+    """The share of each split, asked for as a fraction or as a number of the `total` images, or else the usual one.
+
+    Raises BadRecipe where both are asked for, BadInput for more images than there are.
+    """
+    shares: dict[str, Share] = {}
+    for split, (fraction, count) in asked.items():
+        if fraction is not None and count is not None:
+            raise BadRecipe(f"--{split}-fraction and --{split}-images are both given", expected="either")
+        if count is not None and not 0 <= count < total:
+            raise BadInput(f"--{split}-images is out of range", expected=extent(0, total - 1), found=count)
+        shares[split] = usual if fraction is None else fraction
+        if count is not None:
+            shares[split] = count / total
+    return shares
 
 
 def take(images: Images, indices: Indices) -> Images:

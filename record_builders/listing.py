@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline.errors import BadInput, counted, extent, first_few, printable
 from imagenet_pipeline.records.class_names import read_classes
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.lists import Row, read_list, require_no_backslashes
+from imagenet_pipeline.records.lists import Row, path_inside, read_list, require_no_backslashes
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Plan
 
 from .cutting import cut_shares
@@ -25,19 +25,26 @@ log = logging.getLogger("imagenet_pipeline")
 
 
 def plan(
-    list_file: Path,
-    root: Path,
-    val_list: Path | None = None,
-    test_list: Path | None = None,
+    list_file: Annotated[Path, "--list", "im2rec-style .lst: number TAB label(s) TAB path."],
+    root: Annotated[Path, "Folder the paths start from."],
+    val_list: Annotated[Path | None, "A list for val."] = None,
+    test_list: Annotated[Path | None, "A list for test."] = None,
     val_fraction: float = 0.0,
     test_fraction: float = 0.0,
     classes: Path | None = None,
     seed: int = 42,
 ) -> Plan:
-    """Plan the images of a list (train, shuffled), and of further lists or fractions for val and test.
+    """Build from an im2rec-style list (train, shuffled), and from further lists or fractions for val and test.
 
-    Paths are relative to `root`, or absolute inside it. `classes` names them (see `read_classes`), also such as have no
-    image in the list; without it classes are called "0", "1", ... up to the largest label, and each has an image there.
+    Paths are relative to the root, or absolute inside it. Labels are whole numbers from 0. Without --classes every
+    label up to the largest has a training image, and classes are called "0", "1", ...; with it, class i is the i-th of
+    the file, or that with the number i, and need have none.
+
+    \b
+    Examples:
+      imagenet-pipeline build list --list train.lst --root photos --out output/mine
+      imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
+
     Raises BadInput naming the line that is malformed, leads outside `root`, has no single whole label, or another label
     than an earlier line for the same image.
     """
@@ -77,7 +84,7 @@ def _images(path: Path, root: Path) -> _List:
         raise BadInput("the list is empty", where=path)
     require_no_backslashes((row.path for row in rows), root, path)
     labels = np.array([_label(row, path) for row in rows], np.int64)
-    images = Images([_inside(row, root, path) for row in rows], labels)
+    images = Images([path_inside(row.path, root, f"{path}, index {row.index}") for row in rows], labels)
     return _List(path, images, np.array([row.line for row in rows], np.int64))
 
 
@@ -90,15 +97,6 @@ def _label(row: Row, path: Path) -> int:
             found=" ".join(map(str, row.labels[:8])),
         )
     return int(label)
-
-
-def _inside(row: Row, root: Path, path: Path) -> str:
-    """The path relative to the root. Symbolic links are looked at when the file is read."""
-    base = os.path.abspath(root)
-    full = os.path.normpath(os.path.join(base, row.path))
-    if not full.startswith(os.path.join(base, "")):
-        raise BadInput("the path leads outside the root folder", where=f"{path}, index {row.index}", found=row.path)
-    return os.path.relpath(full, base)
 
 
 def _require_one_label(lists: Iterable[_List]) -> None:

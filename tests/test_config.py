@@ -33,7 +33,7 @@ PACKAGE = Path(config.__file__).parents[1]
 OPTIONS = [
     "network", "records", "engine", "epochs", "batch_size", "seed", "devices", "precision", "compile", "deterministic",
     "accumulation", "gradient_compression", "sync_batch_norm", "average_decay", "input.size",
-    "input.crop_fraction", "input.evaluation_size",
+    "input.height", "input.width", "input.channels", "input.crop_fraction", "input.evaluation_size",
     "input.start_size", "input.grow_epochs", "augmentation.crop", "augmentation.area", "augmentation.aspect",
     "augmentation.flip", "augmentation.rotation_degrees", "augmentation.shear", "augmentation.zoom",
     "augmentation.shift", "augmentation.pad", "augmentation.brightness", "augmentation.contrast",

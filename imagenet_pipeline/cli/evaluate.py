@@ -158,6 +158,7 @@ def _say(findings: Findings, page: Path | None) -> None:
 
 def _say_members(findings: Findings) -> None:
     """Each by itself and all together; what they have in common is said once, before."""
+    from imagenet_pipeline.config import shown_size
     from imagenet_pipeline.evaluation.report_tables import TOGETHER, difference_cells
 
     examination = findings.examination
@@ -166,7 +167,7 @@ def _say_members(findings: Findings) -> None:
         "run": [member.run for member in members],
         "network": [member.network for member in members],
         "engine": [member.engine for member in members],
-        "input": [f"{member.input_size} px" for member in members],
+        "input": [f"{shown_size(member.input_size)} px" for member in members],
     }
     shared = [f"{name} {values[0]}" for name, values in traits.items() if len({*values}) == 1]
     differing = {name: [*values, ""] for name, values in traits.items() if len({*values}) > 1}

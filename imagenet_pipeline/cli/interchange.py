@@ -123,7 +123,7 @@ def _trained_network(checkpoint: Trained, input_size: int | None) -> TrainedNetw
     state = checkpoint.state
     if input_size is not None and not catalog.is_zoo_name(state.network):
         network = catalog.build(state.network, len(state.classes))
-        require_input_size(state.network, network, input_size, state.input_size)
+        require_input_size(state.network, network, input_size, state.input_size, len(state.mean))
     return TrainedNetwork(
         state.network,
         input_size or state.input_size,
@@ -332,6 +332,7 @@ def _tell(
     before: Continued | None,
     as_json: bool,
 ) -> None:
+    from imagenet_pipeline.config import shown_size
     from imagenet_pipeline.networks.catalog import FILE_NAME
     from imagenet_pipeline.training.data import NUMBERED
     from imagenet_pipeline.training.imported import COMMAND_LINE
@@ -349,7 +350,7 @@ def _tell(
             }
         )  # fmt: skip
         return
-    size, arrays = imported.input_size, len(imported.values)
+    size, arrays = shown_size(imported.input_size), len(imported.values)
     say(f"{out}: {imported.network}, {counted(imported.classes, 'class')}, {size} px, {arrays} arrays")
     if before:
         momenta = f"the momentum of {len(before.displacements)} arrays"
@@ -430,7 +431,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         numbers = tuple(float(word) for word in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 3 or not all(abs(number) <= LARGEST_NUMBER for number in numbers):
+    if len(numbers) not in (1, 3) or not all(abs(number) <= LARGEST_NUMBER for number in numbers):
         raise BadRecipe("the value cannot be read", where=option, expected="three numbers, R,G,B, 0..255", found=text)
     return numbers
 

@@ -70,6 +70,7 @@ def _with_options(name: str | None, options: list[str] | None) -> str | None:
 
 def _write_network(name: str | None, out: Path, classes: int | None, input_size: int | None, as_json: bool) -> None:
     from imagenet_pipeline import files
+    from imagenet_pipeline.config import shown_size
     from imagenet_pipeline.evaluation.features import own_network
     from imagenet_pipeline.networks import catalog
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
@@ -78,17 +79,18 @@ def _write_network(name: str | None, out: Path, classes: int | None, input_size:
     if name is None:
         raise BadRecipe("--out writes a single network", advice="name it: networks NAME --out FILE.json")
     layers, entry = own_network(name, classes), catalog.entry(name)
-    written = NetworkFile(entry.name, input_size or entry.input_size, layers)
+    written = NetworkFile(entry.name, input_size or entry.input_size, layers, entry.channels)
     made = {"file": str(out), "network": entry.name, "classes": written.classes, "input_size": written.input_size}
     files.write_whole(out, network_text(written))
     if as_json:
         say_json(made)
         return
-    shown = f"{entry.name}, {counted(written.classes, 'class')}, {written.input_size} px"
+    shown = f"{entry.name}, {counted(written.classes, 'class')}, {shown_size(written.input_size)} px"
     say(f"{out}: {shown}; train it with network={out}")
 
 
 def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
+    from imagenet_pipeline.config import shown_size
     from imagenet_pipeline.networks.summary import file_rows, network_rows
 
     rows = network_rows(classes, input_size) + file_rows(classes, input_size)
@@ -98,7 +100,16 @@ def _show_networks(classes: int, input_size: int | None, as_json: bool) -> None:
     header = ["network", "input", "parameters", "million multiply-adds", "what it is"]
     say_table(
         header,
-        [(r.name, _count(r.input_size), _count(r.parameters), _millions(r.multiply_adds), r.summary) for r in rows],
+        [
+            (
+                r.name,
+                shown_size(r.input_size) if r.input_size else "-",
+                _count(r.parameters),
+                _millions(r.multiply_adds),
+                r.summary,
+            )
+            for r in rows
+        ],
     )
 
 

@@ -27,10 +27,14 @@ from imagenet_pipeline.config.recipe import (
     Policy,
     Recipe,
     ScheduleRecipe,
+    Size,
     StoppingRecipe,
     TransferRecipe,
+    as_size,
     looks_like_0_to_1,
+    pair,
     require_even_batch,
+    shown_size,
 )
 
 __all__ = [
@@ -48,8 +52,10 @@ __all__ = [
     "Policy",
     "Recipe",
     "ScheduleRecipe",
+    "Size",
     "StoppingRecipe",
     "TransferRecipe",
+    "as_size",
     "find_recipe",
     "load_recipe",
     "load_run_recipe",
@@ -57,9 +63,11 @@ __all__ = [
     "option_names",
     "options",
     "override_words",
+    "pair",
     "parse_overrides",
     "read_recipe",
     "recipe_keys",
     "recipe_text",
     "require_even_batch",
+    "shown_size",
 ]

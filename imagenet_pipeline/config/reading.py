@@ -206,6 +206,7 @@ _USUAL_NAMES = {
     "initial.weights": "pretrained init checkpoint",
     "log.loggers": "logger report_to tensorboard wandb mlflow",
     "gradient_compression": "allreduce all_reduce fp16_allreduce comm_hook",
+    "input.channels": "in_chans in_channels num_channels grey gray grayscale greyscale",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
     "loss.label_smoothing": "smoothing",
@@ -306,7 +307,7 @@ def _unknown_word(key: str, error: Any, where: str, instead: str) -> BadRecipe:
     words = re.findall("'([^']*)'", error["ctx"]["expected"])
     or_else = f" or {instead}" if len(error["loc"]) > len(key.split(".")) else ""
     return BadRecipe(
-        f"recipe key {key!r}: no such word",
+        f"recipe key {key!r}: no such {'word' if words else 'value'}",
         where=where,
         expected=error["ctx"]["expected"] + or_else,
         found=repr(error["input"])[:80],

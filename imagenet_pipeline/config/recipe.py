@@ -26,6 +26,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Range = tuple[Positive, Positive]
+Size = int | tuple[int, int]
+"""The same for height and width, or (height, width)."""
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(height, width) of a Size."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def as_size(height: int, width: int) -> Size:
+    """The Size of these sides: a single number where they are equal."""
+    return height if height == width else (height, width)
+
+
+def shown_size(size: Size) -> str:
+    """A size in pixels for people: 224 of a square, else HEIGHTxWIDTH."""
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 
 def looks_like_0_to_1(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
@@ -67,9 +84,15 @@ class InputRecipe(Section):
     """The network's input: its size in training and evaluation, pixels."""
 
     size: Annotated[int, Field(ge=1, le=4096)] = 224
-    """Side of the square input, pixels."""
+    """Side of the square input, pixels; not read where `height` and `width` are given."""
+    height: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Height of an input that is no square, pixels; goes with `width`, 0 is `size`."""
+    width: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of an input that is no square, pixels; goes with `height`, 0 is `size`."""
+    channels: Literal[1, 3] = 3
+    """Channels of the input: 3, RGB, or 1, its grey, 0.299 R + 0.587 G + 0.114 B of each pixel, colour changes made."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
-    """Evaluation looks at the centre square of this fraction of the shorter edge."""
+    """Evaluation looks at this fraction of the largest centred window of the input's shape: of the shorter edge."""
     evaluation_size: Annotated[int, Field(ge=0, le=4096)] = 0
     """Side of the input in evaluation, pixels; 0 is `size` (larger suits networks trained on crops: Touvron 2019)."""
     start_size: Annotated[int, Field(ge=0, le=4096)] = 0
@@ -78,9 +101,24 @@ class InputRecipe(Section):
     """Epochs at which `start_size` begins to grow, and has become `size`."""
 
     @property
-    def scored_size(self) -> int:
-        """Side of the input in evaluation, pixels."""
-        return self.evaluation_size or self.size
+    def trained_size(self) -> Size:
+        """The input in training, once it has grown, pixels."""
+        return as_size(self.height, self.width) if self.height else self.size
+
+    @property
+    def scored_size(self) -> Size:
+        """The input in evaluation, pixels."""
+        return self.evaluation_size or self.trained_size
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> InputRecipe:
+        for key, other in (("height", "width"), ("width", "height")):
+            if getattr(self, key) and not getattr(self, other):
+                raise ValueError(f"{key}: goes with {other}, give both or neither")
+        if self.height:
+            reason = "with height and width: they are sides of a square"
+            self._require_default(("evaluation_size", "start_size", "grow_epochs"), reason)
+        return self
 
     @model_validator(mode="after")
     def _check_growth(self) -> InputRecipe:
@@ -102,16 +140,17 @@ class Augmentation(Section):
     """Random changes to a training image; all but the crop and the flip are off by default.
 
     Crop "resized" is that of Szegedy et al. 2015 ("Going deeper with convolutions"), its `aspect`, like `zoom`, even
-    in the logarithm; "random" takes the largest square of an image smaller than the input. `loading/augment.py`
-    applies them all.
+    in the logarithm; "random" takes the largest window of the input's shape of an image smaller than the input.
+    `loading/augment.py` applies them all.
     """
 
     crop: Literal["resized", "random", "centre"] = "resized"
-    """A random share and shape of the image ("resized"), a window of the input's size, or the largest square."""
+    """A random share and shape of the image ("resized"), a window of the input's size, or the largest of its
+    shape."""
     area: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Smallest and largest share of the image that crop "resized" takes."""
     aspect: Range = (3 / 4, 4 / 3)
-    """Width over height of what crop "resized" takes, from and to."""
+    """Width over height of what crop "resized" takes, from and to, times that of the input."""
     flip: Fraction = 0.5
     """Probability of mirroring left to right."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -121,7 +160,7 @@ class Augmentation(Section):
     zoom: Range = (1.0, 1.0)
     """Enlargement about the centre, from and to."""
     shift: Fraction = 0.0
-    """Move by up to this share of the side, in each direction."""
+    """Move by up to this share of the width, and of the height."""
     pad: Annotated[int, Field(ge=0, le=1024)] = 0
     """Pixels the image is widened by on each side before it is cropped."""
     brightness: Fraction = 0.0
@@ -304,9 +343,9 @@ class InitialRecipe(Section):
     """Draw the layers whose shape depends on the number of classes anew, and do not take them from `weights`; those,
     too, that a network of one's own has behind the layers of `weights`."""
     mean: tuple[float, ...] = ()
-    """Mean subtracted from the network's input, [R, G, B] in 0..255; [] as `weights` say, or else the records."""
+    """Mean subtracted from the network's input, [R, G, B] or [grey] in 0..255; [] as `weights` say, or the records."""
     std: tuple[Positive, ...] = ()
-    """Standard deviation that the input is divided by, [R, G, B] in 0..255; goes with `mean`."""
+    """Standard deviation that the input is divided by, [R, G, B] or [grey] in 0..255; goes with `mean`."""
     zero_last_scale: bool = False
     """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
 
@@ -328,7 +367,7 @@ class InitialRecipe(Section):
             numbers = getattr(self, key)
             if bool(numbers) != bool(getattr(self, other)) and numbers:
                 raise ValueError(f"{key}: goes with {other}, give both or neither")
-            if numbers and len(numbers) != 3:
+            if len(numbers) not in (0, 1, 3) or len(numbers) != len(self.mean):
                 raise ValueError(f"{key}: must be three numbers, [R, G, B], or []; found {list(numbers)}")
             if any(abs(number) > 1e30 for number in numbers):
                 raise ValueError(f"{key}: must be in 0..255, found {list(numbers)}")
@@ -499,6 +538,14 @@ class Recipe(Section):
             what = "only the start of a training finds the batch that fits"
             raise BadRecipe(what, where="batch_size = 'auto'", advice="give a number")
         return self.batch_size
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Recipe:
+        given, channels = len(self.initial.mean), self.input.channels
+        if given and given != channels:
+            words = {1: "one number, [grey],", 3: "three numbers, [R, G, B],"}[channels]
+            raise ValueError(f"initial.mean: must be {words} or []; found {list(self.initial.mean)}")
+        return self
 
     @model_validator(mode="after")
     def _check_mixing(self) -> Recipe:

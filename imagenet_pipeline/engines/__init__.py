@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import Recipe, TransferRecipe
+from imagenet_pipeline.config import Recipe, Size, TransferRecipe, pair
 from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
@@ -49,13 +49,13 @@ Targets = Labels | npt.NDArray[np.float32]
 class Blueprint:
     """A network, its input, and the recipe whose engine keys (devices, precision, optimizer, loss, ...) hold for it.
 
-    `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels
-    (a network whose parameters do not depend on it takes other sides as well), which a checkpoint has of its own.
+    `mean` and `std` are per channel (R, G, B, or grey alone), in 0..255; `input_size` is that of the input in pixels
+    (a network whose parameters do not depend on it takes other sizes as well), which a checkpoint has of its own.
     `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch.
     """
 
     network: Sequential | ZooNetwork
-    input_size: int
+    input_size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     recipe: Recipe
@@ -68,7 +68,7 @@ class Blueprint:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        return (len(self.mean), self.input_size, self.input_size)
+        return (len(self.mean), *pair(self.input_size))
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ NO_TOTALS = Totals(0, 0, 0, np.zeros(0))
 
 
 class Engine(Protocol):
-    """A framework, as training and evaluation see it. Images are uint8 [n, height, width, channels], RGB."""
+    """A framework, as training and evaluation see it. Images are uint8 [n, height, width, channels], RGB or grey."""
 
     name: str
     versions: dict[str, str]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from imagenet_pipeline.config import Recipe, require_even_batch
+from imagenet_pipeline.config import Recipe, Size, as_size, pair, require_even_batch
 from imagenet_pipeline.engines import FRAMEWORKS, Images, Targets, gpus_seen, is_installed, may_have_gpus
 from imagenet_pipeline.errors import BadRecipe, OutOfRoom, counted, is_out_of_memory
 
@@ -111,7 +111,7 @@ class _Demand:
 
     recipe: Recipe
     images: int = 0
-    size: int = 0
+    size: Size = 0
     training: bool = False
 
 
@@ -125,7 +125,9 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
             engine.demand = _Demand(blueprint.recipe)
         elif name in _WITH_IMAGES:
             images = arguments[0] if arguments else named["images"]
-            engine.demand = _Demand(engine.demand.recipe, len(images), images.shape[1], name == "train_batch")
+            engine.demand = _Demand(
+                engine.demand.recipe, len(images), as_size(*images.shape[1:3]), name == "train_batch"
+            )
         with _naming(engine):
             found = method(engine, *arguments, **named)
         return _guarded_read(engine, found) if name == "issue_logits" else found
@@ -164,7 +166,7 @@ def out_of_memory(engine: Any, demand: _Demand) -> OutOfRoom:
     if not held:
         return OutOfRoom("out of memory before the first batch", where=where, advice="take a smaller network")
     each = "each device" if devices > 1 else "the device"
-    found = f"{counted(held, 'image')} of {demand.size}x{demand.size} pixels on {each}"
+    found = f"{counted(held, 'image')} of {'x'.join(map(str, pair(demand.size)))} pixels on {each}"
     lower = [*(["batch_size"] if held > 1 else []), *(["input.size"] if demand.training else [])]
     advice = [f"lower {' or '.join(lower)}"] if lower else []
     if engine.precision == "float64":

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_run_recipe
+from imagenet_pipeline.config import Recipe, Size, load_run_recipe
 from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadInput, BadRecipe, counted, extent
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
@@ -51,7 +51,7 @@ class Evaluation:
     rank5_hits: int
     crops: int
     network: str
-    input_size: int
+    input_size: Size
     crop_fraction: float
     classes: int
     engine: str
@@ -223,7 +223,7 @@ def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops) 
 
 def _member(candidate: Candidate, engine: Engine, loss_kind: str) -> Member:
     state = candidate.checkpoint.state
-    return Member(engine, (state.input_size, state.crop_fraction), loss_kind)
+    return Member(engine, (state.input_size, state.crop_fraction), loss_kind, len(state.mean))
 
 
 def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engine], split: str, crops: int) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, Size
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
@@ -39,7 +39,7 @@ from imagenet_pipeline.networks.subnetwork import until
 from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.checkpoint import Checkpoint, State
+from imagenet_pipeline.training.checkpoint import Checkpoint
 from imagenet_pipeline.training.data import loader_of, records_to_read
 from imagenet_pipeline.training.engine_setup import scoring_engine
 from imagenet_pipeline.training.metrics import watched
@@ -59,7 +59,7 @@ class Extraction:
     shape: Shape
     features: int
     images: dict[str, int]
-    input_size: int
+    input_size: Size
     crop_fraction: float
     engine: str
     precision: str
@@ -132,7 +132,8 @@ def _write_split(archive: zipfile.ZipFile, split: str, shape: tuple[int, int], e
 
     size, crop_fraction = checkpoint.state.input_size, checkpoint.state.crop_fraction
     with RecordSet.of(data, split) as records, open_rows(archive, f"{split}_{FEATURES}", shape) as write:
-        loader = loader_of(recipe, records, size, len(data.classes), empty=engine.host_array)
+        channels = len(checkpoint.state.mean)
+        loader = loader_of(recipe, records, size, len(data.classes), empty=engine.host_array, channels=channels)
         with loader.evaluation(crop_fraction) as batches:
             for wait in one_behind(issued(batches)):
                 rows = wait()
@@ -292,11 +293,6 @@ def own_network(name: str, classes: int | None) -> Sequential:
     return catalog.build(name, classes or catalog.entry(name).classes)
 
 
-def input_shape(state: State) -> tuple[int, int, int]:
-    """Input shape of a checkpoint's network: (channels, height, width)."""
-    return len(state.mean), state.input_size, state.input_size
-
-
 def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) -> tuple[Engine, Shape]:
     """Create an engine whose "logits" are the layer's output; also returns the output's shape for an image.
 
@@ -304,11 +300,11 @@ def engine_until(recipe: Recipe, checkpoint: Checkpoint, layer: str, verb: str) 
     """
     state = checkpoint.state
     cut = until(own_network(state.network, len(state.classes)), layer, state.network)
-    values = {name: checkpoint.weights[name] for name in parameters(cut, input_shape(state))}
+    values = {name: checkpoint.weights[name] for name in parameters(cut, state.input_shape)}
     blueprint = Blueprint(cut, state.input_size, state.mean, state.std, recipe)
     engine = create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), values)
     if engine.ranks > 1:
         raise BadRecipe(
             f"{verb} runs in one process", found=f"{engine.ranks} processes", advice="start a single process"
         )
-    return engine, output_shape(cut, input_shape(state))
+    return engine, output_shape(cut, state.input_shape)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, Size
 from imagenet_pipeline.errors import BadInput, PipelineError
 from imagenet_pipeline.evaluation.evaluate import numbering_of, scoring_recipe
 from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, View, score_split
@@ -69,7 +69,8 @@ class Int8Plan:
         size, crop_fraction = self.view
         with RecordSet.of(data, split) as records, Bar("calibration", "images") as bar:
             spread = _Spread(records, count)
-            loader = Loader(spread, size, BATCH, threads=self.recipe.loader.threads, prefetch=2)
+            threads, channels = self.recipe.loader.threads, len(self.state.mean)
+            loader = Loader(spread, size, BATCH, threads, prefetch=2, channels=channels)
             with loader.evaluation(crop_fraction) as batches:
                 for batch in batches:
                     yield pixels_of(batch.images, self.normalisation)
@@ -77,7 +78,8 @@ class Int8Plan:
 
     def _scores(self, source: RelabelledSplit, before: Path, after: Path) -> dict[str, Any]:
         """Rank-1 in percent, and rank-5 where there are more than five classes, of both on the same images."""
-        members = [Member(OnnxScorer(path, self.normalisation), self.view, "cross_entropy") for path in (before, after)]
+        scorers = [OnnxScorer(path, self.normalisation) for path in (before, after)]
+        members = [Member(scorer, self.view, "cross_entropy", len(self.state.mean)) for scorer in scorers]
         classes = len(self.state.classes)
         _, *outcomes = score_split(source, 1, members, classes)
         by_form: dict[str, Outcomes] = dict(zip(("float32", "int8"), outcomes, strict=True))
@@ -93,7 +95,7 @@ class Int8Plan:
 
 
 def int8_plan(
-    run: Path, state: State, input_size: int, raw: bool, calibrate: str | None, images: int = CALIBRATION_IMAGES
+    run: Path, state: State, input_size: Size, raw: bool, calibrate: str | None, images: int = CALIBRATION_IMAGES
 ) -> Int8Plan:
     """Plan the int8 form of a run's checkpoint: what it is calibrated on, and what is scored before and after.
 

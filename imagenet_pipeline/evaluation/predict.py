@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
@@ -121,12 +121,12 @@ def least_edge_for(state: State) -> int:
     A crop keeps MARGIN times the pixels of the network's input along each side, the rest is averaged over areas; so
     of photos larger than that the input differs by a few grey levels from that of the whole picture.
     """
-    return math.ceil(MARGIN * state.input_size / state.crop_fraction)
+    return math.ceil(MARGIN * max(pair(state.input_size)) / state.crop_fraction)
 
 
 def views_of(image: LazyImage, state: State, crops: Crops = 1) -> Pixels:
-    """Cut the crops that the network of a run sees, [crops, S, S, 3]."""
-    out = np.empty((crops, state.input_size, state.input_size, 3), np.uint8)
+    """Cut the crops that the network of a run sees, [crops, H, W, channels]."""
+    out = np.empty((crops, *pair(state.input_size), len(state.mean)), np.uint8)
     evaluation_transform(image, state.crop_fraction, out, resize_photo_into)
     return out
 
@@ -138,7 +138,7 @@ def best_choices(probabilities: npt.NDArray[np.float64], classes: ClassTable, to
 
 
 def _views(classifier: Classifier, path: Path, crops: Crops) -> Pixels | str:
-    """The crops of a picture that the network sees, uint8 [crops, S, S, 3], or the reason why it cannot be read."""
+    """The crops of a picture that the network sees, [crops, H, W, channels], or the reason why it cannot be read."""
     try:
         return classifier.views(read_naming_damage(path, least_edge_for(classifier.checkpoint.state)), crops)
     except Rejected as reason:
@@ -202,11 +202,11 @@ class Classifier:
         return max(1, self.recipe.images_per_step // crops)
 
     def views(self, image: LazyImage, crops: Crops = 1) -> Pixels:
-        """Cut the crops that the network sees, [crops, S, S, 3], from an image. Threads may share it."""
+        """Cut the crops that the network sees, [crops, H, W, channels], from an image. Threads may share it."""
         return views_of(image, self.checkpoint.state, crops)
 
     def probabilities_of(self, views: Pixels) -> Probabilities:
-        """Probabilities [n, classes] of the images of a batch, given their crops `views` [n, crops, S, S, 3].
+        """Probabilities [n, classes] of the images of a batch, given their crops `views` [n, crops, H, W, channels].
 
         Raises BadInput where the network's output is not finite.
         """

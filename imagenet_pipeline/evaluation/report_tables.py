@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagenet_pipeline.config import shown_size
 from imagenet_pipeline.errors import counted, printable
 from imagenet_pipeline.evaluation.compare import Ensemble, Examination
 from imagenet_pipeline.evaluation.evaluate import Evaluation
@@ -96,7 +97,7 @@ def comparison_table(findings: Findings) -> Table:
     for member, figures, gap in zip(members, findings.own, [None, *findings.differences], strict=False):
         names = [
             _called(member, members),
-            f"{member.network}, {member.engine}, {member.input_size} px",
+            f"{member.network}, {member.engine}, {shown_size(member.input_size)} px",
         ]
         rows.append([*names, *_figure_cells(figures, findings.says_rank5), *difference_cells(gap)])
     together = [*_figure_cells(findings.figures, findings.says_rank5), *difference_cells(findings.differences[-1])]
@@ -181,7 +182,8 @@ def mistake_table(findings: Findings) -> Table:
 def dependence_table(examination: Examination, member: Evaluation) -> Table:
     """Everything that a member's figures depend on: weights, data, recipe, versions."""
     versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
-    crop = f"{member.input_size} px, {100 * member.crop_fraction:g} % of the shorter edge, {seen(member.crops)}"
+    size, whole = member.input_size, "shorter edge" if isinstance(member.input_size, int) else "largest such window"
+    crop = f"{shown_size(size)} px, {100 * member.crop_fraction:g} % of the {whole}, {seen(member.crops)}"
     rows = [
         ["checkpoint", f"{member.checkpoint} of {member.run}"],
         ["network", f"{member.network}, {counted(member.classes, 'class')}"],

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, Size
 from imagenet_pipeline.engines import Array, Images
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
@@ -28,8 +28,8 @@ from imagenet_pipeline.training.data import loader_of
 from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
-View = tuple[int, float]
-"""Input of a network: side in pixels, and the share of the shorter edge that the crop takes."""
+View = tuple[Size, float]
+"""Input of a network: its size in pixels, and the share of the largest window of its shape that the crop takes."""
 
 
 class Scorer(Protocol):
@@ -50,11 +50,17 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """A network to be scored."""
+    """A network to be scored; its input has as many `channels`, RGB or grey."""
 
     engine: Scorer
     view: View
     loss_kind: str
+    channels: int = 3
+
+    @property
+    def images(self) -> tuple[View, int]:
+        """What tells its images from those that other networks see."""
+        return self.view, self.channels
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,10 @@ class _Issued:
 
 
 def _issued(source: RelabelledSplit, crops: Crops, members: Sequence[Member]) -> Iterator[_Issued]:
-    engine, view = members[0].engine, members[0].view
-    for batches in _shown(source, engine, crops, {member.view for member in members}):
-        logits = [member.engine.issue_logits(batches[member.view].images) for member in members]
-        own = batches[view]
+    engine, first = members[0].engine, members[0].images
+    for batches in _shown(source, engine, crops, {member.images for member in members}):
+        logits = [member.engine.issue_logits(batches[member.images].images) for member in members]
+        own = batches[first]
         # Copies, since the loader fills the batch again while the logits are computed.
         yield _Issued(own.first_position, own.records.copy(), source.relabel[own.labels], logits)
 
@@ -129,20 +135,22 @@ def _finite(logits: Array) -> Array:
 
 
 def _shown(
-    source: RelabelledSplit, engine: Scorer, crops: Crops, views: Collection[View]
-) -> Iterator[dict[View, Batch]]:
-    """Yield the same records batch by batch as every view has them, with a progress bar."""
+    source: RelabelledSplit, engine: Scorer, crops: Crops, wanted: Collection[tuple[View, int]]
+) -> Iterator[dict[tuple[View, int], Batch]]:
+    """Yield the same records batch by batch as every `Member.images` has them, with a progress bar."""
     recipe = source.recipe
     with ExitStack() as stack, Bar(source.split, "batches", engine.rank == 0) as bar:
         passes = {}
-        for size, crop_fraction in views:
+        for images in wanted:
+            (size, crop_fraction), channels = images
             records = stack.enter_context(RecordSet.of(source.data, source.split))
             share = Share(engine.rank, engine.ranks)
-            loader = loader_of(recipe, records, size, len(source.relabel), share, crops, engine.host_array)
-            passes[size, crop_fraction] = stack.enter_context(loader.evaluation(crop_fraction, crops))
+            classes = len(source.relabel)
+            loader = loader_of(recipe, records, size, classes, share, crops, engine.host_array, channels)
+            passes[images] = stack.enter_context(loader.evaluation(crop_fraction, crops))
         total = min(map(len, passes.values()))
         for done in range(1, total + 1):
-            yield {view: next(batches) for view, batches in passes.items()}
+            yield {images: next(batches) for images, batches in passes.items()}
             bar.show(done, total)
 
 

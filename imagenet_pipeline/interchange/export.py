@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import __version__, files
+from imagenet_pipeline.config import Size, as_size, pair, shown_size
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, did_you_mean
-from imagenet_pipeline.interchange.frozen import Imported, Normalisation
+from imagenet_pipeline.interchange.frozen import Imported, Normalisation, contents
 from imagenet_pipeline.interchange.graph import is_usable, require_usable
 from imagenet_pipeline.interchange.network_symbol import export_mxnet
 from imagenet_pipeline.interchange.onnx_export import export_onnx
@@ -64,10 +65,10 @@ def format_of(name: str) -> Format:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network to export, by name: its values, classes and input. Mean and std are in 0..255, RGB."""
+    """A network to export, by name: its values, classes and input. Mean and std are in 0..255, RGB or grey."""
 
     network: str
-    input_size: int
+    input_size: Size
     classes: ClassTable
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -79,7 +80,7 @@ class TrainedNetwork:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        return (len(self.mean), self.input_size, self.input_size)
+        return (len(self.mean), *pair(self.input_size))
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _content(trained: TrainedNetwork, form: str, raw: bool) -> dict[str, Any]:
             "name": format_of(form).input_name,
             "shape": ["n", *trained.input_shape],
             "type": "float32",
-            "values": "(RGB - mean) / std" if raw else "RGB, 0..255",
+            "values": contents(len(trained.mean), raw),
         },
         "output": "logits, one a class: scores before the softmax",
         "mean": trained.mean,
@@ -205,7 +206,7 @@ def normalisation_beside(file: Path) -> tuple[Normalisation, Path] | None:
     if found is None:
         return None
     content, card = found
-    mean, std = (_three(content.get(key), card) for key in ("mean", "std"))
+    mean, std = (_of_channels(content.get(key), card) for key in ("mean", "std"))
     return require_usable(mean, std, card), card
 
 
@@ -226,14 +227,19 @@ class Stated:
     """Statements of a card, or of an ONNX file's own notes, on an exported network."""
 
     network: str
-    size: int
+    size: Size
     classes: ClassTable
     normalisation: Normalisation
     crop_fraction: float
 
+    @property
+    def channels(self) -> int:
+        """Channels of the input: 3, RGB, or 1, grey."""
+        return len(self.normalisation[0])
+
     def added_to(self, imported: Imported) -> Imported:
         """The network with its normalisation, unless its graph has one, crop and classes, unless they are others."""
-        if len(self.classes) != imported.classes:
+        if (len(self.classes), self.channels) != (imported.classes, imported.channels):
             return imported
         normalisation = imported.normalisation or self.normalisation
         return replace(
@@ -248,15 +254,18 @@ def stated_in(content: Mapping[str, Any]) -> Stated | None:
     try:
         classes = ClassTable.from_json(content["classes"])
         mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
-        size, crop_fraction = int(content["input"]["shape"][-1]), float(content["crop_fraction"])
+        channels, height, width = map(int, content["input"]["shape"][-3:])
+        crop_fraction = float(content["crop_fraction"])
     except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError, Damaged, BadInput):
         return None
-    usable = len(mean) == len(std) == 3 and is_usable(mean, std) and 0 < crop_fraction <= 1 and size > 0
-    return Stated(str(content.get("network", "")), size, classes, (mean, std), crop_fraction) if usable else None
+    usable = channels in (1, 3) and len(mean) == len(std) == channels and is_usable(mean, std)
+    if not (usable and 0 < crop_fraction <= 1 and min(height, width) > 0):
+        return None
+    return Stated(str(content.get("network", "")), as_size(height, width), classes, (mean, std), crop_fraction)
 
 
-def _three(numbers: object, card: Path) -> tuple[float, ...]:
-    if isinstance(numbers, list) and len(numbers) == 3 and all(type(number) in (int, float) for number in numbers):
+def _of_channels(numbers: object, card: Path) -> tuple[float, ...]:
+    if isinstance(numbers, list) and len(numbers) in (1, 3) and all(type(number) in (int, float) for number in numbers):
         return tuple(map(float, numbers))
     raise BadInput("not the card of an export", where=card, expected="mean and std, three numbers", found=numbers)
 
@@ -278,18 +287,23 @@ def _in_the_way(path: Path) -> BadInput:
     )
 
 
-def require_input_size(name: str, network: Sequential, size: int, own: int) -> None:
+def require_input_size(name: str, network: Sequential, size: Size, own: Size, channels: int = 3) -> None:
     """Raise BadRecipe where the network `name`, whose weights are for `own` pixels, cannot take `size` pixels."""
+    kept = _shapes(network, own, channels)
     try:
-        if _shapes(network, size) == _shapes(network, own):
+        if _shapes(network, size, channels) == kept:
             return
     except BadRecipe as error:
-        if _shapes(network, 2 * own) == _shapes(network, own):
+        if _shapes(network, 2 * max(pair(own)), channels) == kept:
             what = f"the input is too small for {name}"
-            raise BadRecipe(what, where=f"--input {size}", expected=error.expected, found=f"{size}x{size}") from None
+            raise BadRecipe(what, where=f"--input {size}", expected=error.expected, found=_by(size)) from None
     what = f"the dense layers of {name} fix its input"
-    raise BadRecipe(what, where=f"--input {size}", expected=own, advice="leave --input out")
+    raise BadRecipe(what, where=f"--input {size}", expected=shown_size(own), advice="leave --input out")
 
 
-def _shapes(network: Sequential, size: int) -> list[Shape]:
-    return [parameter.shape for parameter in parameters(without_taps(network), (3, size, size)).values()]
+def _by(size: Size) -> str:
+    return "x".join(map(str, pair(size)))
+
+
+def _shapes(network: Sequential, size: Size, channels: int) -> list[Shape]:
+    return [parameter.shape for parameter in parameters(without_taps(network), (channels, *pair(size))).values()]

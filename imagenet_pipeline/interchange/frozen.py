@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from imagenet_pipeline.config import Size, pair
 from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.networks.layers import Sequential, Tap, without_taps
@@ -16,6 +17,12 @@ from imagenet_pipeline.records.classes import ClassTable
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, in 0..255."""
+
+
+def contents(channels: int, normalised: bool) -> str:
+    """The numbers that an exported network reads, in words: those of pixels, or those of pixels `normalised`."""
+    colours = "RGB" if channels == 3 else "grey"
+    return f"({colours} - mean) / std" if normalised else f"{colours}, 0..255"
 
 
 @dataclass(frozen=True)
@@ -73,12 +80,12 @@ class Imported:
     says which (a user may know better than a source); None where nobody says it. `also` names other networks that
     compute the same, `unused` arrays of the file that the network does not have. `crop_fraction` and `class_table` are
     what the file states. `sources` are the names that the file has for `values`, where it names them. `notes` are
-    sentences on what could not be kept.
+    sentences on what could not be kept. Its input is RGB, or with 1 of `channels` grey.
     """
 
     network: str
     classes: int
-    input_size: int
+    input_size: Size
     values: dict[str, npt.NDArray[np.float32]]
     normalisation: Normalisation | None
     also: tuple[str, ...] = ()
@@ -89,3 +96,9 @@ class Imported:
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     normalisation_from: str = THE_GRAPH
+    channels: int = 3
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (self.channels, *pair(self.input_size))

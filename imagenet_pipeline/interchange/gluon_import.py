@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from imagenet_pipeline.config import pair
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.interchange.frozen import Imported, in_float32
 from imagenet_pipeline.interchange.npz import is_npz, read_npz
@@ -140,7 +141,7 @@ def structural_values(
 def _imported(path: Path, arrays: Arrays, trunk: Arrays, name: str, input_size: int | None) -> Imported:
     entry = catalog.entry(name)
     size = input_size or entry.input_size
-    image = (CHANNELS, size, size)
+    image = (CHANNELS, *pair(size))
 
     def offer(classes: int) -> list[Layers]:
         network = without_taps(entry.build(classes))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from imagenet_pipeline.config import Size, as_size, pair, shown_size
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.export import Stated, card_beside, require_input_size, stated_in
 from imagenet_pipeline.interchange.frozen import Imported, Normalisation
@@ -89,7 +90,7 @@ def import_mxnet(
     if beside is None:
         return _imported(foreign, network, input_size)
     stated, card = beside
-    imported = _imported(foreign, network, input_size or stated.size)
+    imported = _imported(foreign, network, input_size or stated.size, stated.channels)
     origin = imported.normalisation_from if imported.normalisation else str(card)
     note = f"input, crop and classes, where no option says them, as {card} has them"
     return replace(stated.added_to(imported), normalisation_from=origin, notes=(*imported.notes, note))
@@ -110,31 +111,37 @@ def import_graph(symbol: Symbol, params: dict[str, AnyArray], where: Path, input
     return _imported(_Foreign(symbol, params, where, where), None, input_size)
 
 
-def _imported(foreign: _Foreign, network: str | None, input_size: int | None) -> Imported:
-    found, difference = _found(foreign, network, input_size)
+def _imported(foreign: _Foreign, network: str | None, input_size: Size | None, channels: int = CHANNELS) -> Imported:
+    found, difference = _found(foreign, network, input_size, channels)
     if not found:
         if input_size is not None:
-            _require_size(foreign, network, input_size, difference)
+            _require_size(foreign, network, input_size, channels, difference)
         if network is not None:
             raise BadInput(f"not {network}", where=foreign.symbol_path, found=difference or None)
-        return _as_layers(foreign, input_size, difference)
+        return _as_layers(foreign, input_size, channels, difference)
     candidate, match = found[0]
     return Imported(
         candidate.name,
         _classes(foreign),
-        candidate.image[1],
+        as_size(*candidate.image[1:]),
         match.values,
-        match.normalisation,
+        of_channels(match.normalisation, channels),
         tuple(other.name for other, _ in found[1:]),
         _unused(foreign),
         sources=match.sources,
+        channels=channels,
     )
 
 
-def _as_layers(foreign: _Foreign, input_size: int | None, difference: str) -> Imported:
+def of_channels(normalisation: Normalisation | None, channels: int) -> Normalisation | None:
+    """The normalisation of R, G and B, or of grey, whose one number is that of each."""
+    return normalisation and (normalisation[0][:channels], normalisation[1][:channels])
+
+
+def _as_layers(foreign: _Foreign, input_size: Size | None, channels: int, difference: str) -> Imported:
     paths = foreign.symbol_path, foreign.params_path
     try:
-        found = layered(foreign.symbol, foreign.params, input_size, paths)
+        found = layered(foreign.symbol, foreign.params, input_size, paths, channels)
     except BadInput as error:
         if error.found is not None or not difference:
             raise
@@ -147,11 +154,12 @@ def _as_layers(foreign: _Foreign, input_size: int | None, difference: str) -> Im
         found.classes,
         found.size,
         found.values,
-        found.normalisation,
+        of_channels(found.normalisation, channels),
         unused=_unused(foreign),
         layers=found.network,
         notes=(*nearest, *found.notes),
         sources=found.sources,
+        channels=channels,
     )
 
 
@@ -168,12 +176,13 @@ def recognised(
         return None, ""
     params = {names[name].partition(":")[2]: array for name, array in values.items()}
     foreign = _Foreign(symbol, params, where, where)
-    found, difference = _found(foreign, None, image[1])
+    size, channels = as_size(*image[1:]), image[0]
+    found, difference = _found(foreign, None, size, channels)
     if not found:
         return None, difference
     candidate, match = found[0]
     also = tuple(other.name for other, _ in found[1:])
-    return Imported(candidate.name, _classes(foreign), image[1], match.values, None, also), ""
+    return Imported(candidate.name, _classes(foreign), size, match.values, None, also, channels=channels), ""
 
 
 def _unused(foreign: _Foreign) -> tuple[str, ...]:
@@ -184,9 +193,9 @@ def _unused(foreign: _Foreign) -> tuple[str, ...]:
 _Found = list[tuple[_Candidate, _Match]]
 
 
-def _found(foreign: _Foreign, network: str | None, input_size: int | None) -> tuple[_Found, str]:
+def _found(foreign: _Foreign, network: str | None, input_size: Size | None, channels: int) -> tuple[_Found, str]:
     """The networks that the graph is, and where the nearest of the others differs; "" where that says nothing."""
-    candidates = _candidates(foreign, network, input_size)
+    candidates = _candidates(foreign, network, input_size, channels)
     found: _Found = []
     difference = ""
     weights = _weight_shapes(foreign).total()
@@ -201,13 +210,13 @@ def _found(foreign: _Foreign, network: str | None, input_size: int | None) -> tu
     return found, difference if is_near else ""
 
 
-def _require_size(foreign: _Foreign, network: str | None, input_size: int, difference: str) -> None:
+def _require_size(foreign: _Foreign, network: str | None, input_size: Size, channels: int, difference: str) -> None:
     """Raise BadRecipe or BadInput where the graph is a network of ours at that network's own size, but not at this."""
-    found, _ = _found(foreign, network, None)
+    found, _ = _found(foreign, network, None, channels)
     for candidate, _ in found[:1]:
-        name, own = candidate.name, candidate.image[1]
-        require_input_size(name, candidate.network, input_size, own)
-        what, advice = f"is {name} at {own} pixels, not at {input_size}", "leave --input out"
+        name, own = candidate.name, as_size(*candidate.image[1:])
+        require_input_size(name, candidate.network, input_size, own, channels)
+        what, advice = f"is {name} at {shown_size(own)} pixels, not at {shown_size(input_size)}", "leave --input out"
         raise BadInput(what, where=foreign.symbol_path, found=difference or None, advice=advice)
 
 
@@ -233,7 +242,7 @@ def _require_together(foreign: _Foreign) -> None:
         )
 
 
-def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) -> list[_Candidate]:
+def _candidates(foreign: _Foreign, network: str | None, input_size: Size | None, channels: int) -> list[_Candidate]:
     """Networks to try, the nearest first; those with the very weights have distance 0."""
     classes, weights = _classes(foreign), _weight_shapes(foreign)
     candidates: list[_Candidate] = []
@@ -245,14 +254,14 @@ def _candidates(foreign: _Foreign, network: str | None, input_size: int | None) 
         if network is None and _is_far(built, weights.total()):
             continue
         try:
-            declared = parameters(built, (CHANNELS, size, size))
+            declared = parameters(built, (channels, *pair(size)))
         except BadRecipe:
             if network is not None:
-                require_input_size(name, built, size, catalog.entry(name).input_size)
+                require_input_size(name, built, size, catalog.entry(name).input_size, channels)
             continue
         ours = Counter(parameter.shape for parameter in declared.values() if parameter.role == "weight")
         distance = sum(((ours - weights) + (weights - ours)).values())
-        candidates.append(_Candidate(name, built, (CHANNELS, size, size), declared, distance))
+        candidates.append(_Candidate(name, built, (channels, *pair(size)), declared, distance))
     return sorted(candidates, key=lambda candidate: candidate.distance)
 
 

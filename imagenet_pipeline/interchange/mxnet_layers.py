@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from imagenet_pipeline.config import Size, as_size, pair, shown_size
 from imagenet_pipeline.errors import BadInput, did_you_mean, first_few
 from imagenet_pipeline.interchange import mxnet_array_operators as arrays
 from imagenet_pipeline.interchange import mxnet_image_operators as images
@@ -96,19 +97,27 @@ MOST_WEIGHTLESS = 16
 
 @dataclass(frozen=True)
 class Layered:
-    """A graph as layers, for images of `size` pixels a side; `sources` has the file's names of `values` by ours."""
+    """A graph as layers, for images of `size` pixels; `sources` has the file's names of `values` by ours."""
 
     network: Sequential
     values: dict[str, npt.NDArray[np.float32]]
     sources: dict[str, str]
-    size: int
+    size: Size
     classes: int
     normalisation: Normalisation | None
     notes: tuple[str, ...]
 
 
-def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, where: tuple[Path, Path]) -> Layered:
-    """The graph, of a single output, as layers; `size` is the side of its images if it is known.
+def layered(
+    symbol: Symbol,
+    params: Mapping[str, AnyArray],
+    size: Size | None,
+    where: tuple[Path, Path],
+    channels_given: int = COLOURS,
+) -> Layered:
+    """The graph, of a single output, as layers; `size` is that of its images if it is known.
+
+    With `channels_given` 1 the layers read grey; else RGB, and what reads grey has a layer that makes it in front.
 
     `where` are the files of the symbol and the parameters. A softmax at the end is left off. Raises BadInput for what
     our layers cannot say, naming the operator and the node, and where no size of image fits.
@@ -125,19 +134,20 @@ def layered(symbol: Symbol, params: Mapping[str, AnyArray], size: int | None, wh
         sizes = _Sizes([size] if size else [*([stated] if stated else []), *usual], size is None)
         for side in sizes:
             try:
-                found = _converted(symbol, params, (channels, side, side), _Wanted(root, temperature, needed), where)
+                wanted = _Wanted(root, temperature, needed, channels_given)
+                found = _converted(symbol, params, (channels, *pair(side)), wanted, where)
             except SizeUnfit as error:
                 failure = failure or error
                 sizes.narrow(side, error.larger)
                 continue
             if size is None and side != stated:
-                note = f"input of {side} pixels assumed: the graph does not say it (--input gives another)"
+                note = f"input of {shown_size(side)} pixels assumed: the graph does not say it (--input gives another)"
                 found = replace(found, notes=(note, *found.notes))
             return found
     raise _of_no_size(failure, size, where[0])
 
 
-def _of_no_size(failure: BadInput | None, size: int | None, where: Path) -> BadInput:
+def _of_no_size(failure: BadInput | None, size: Size | None, where: Path) -> BadInput:
     """The error of the graph for images of the first size tried."""
     if failure is None:
         return BadInput("no size of image fits the graph", where=where)
@@ -148,14 +158,14 @@ def _of_no_size(failure: BadInput | None, size: int | None, where: Path) -> BadI
 class _Sizes:
     """Sides to try, in order; after those of the list, halving, sides between what is too small and too large."""
 
-    def __init__(self, listed: list[int], halving: bool) -> None:
+    def __init__(self, listed: list[Size], halving: bool) -> None:
         self._listed = listed
         self._low, self._high = 0, LARGEST_SIZE + 1
         self._halving = halving
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Size]:
         for side in self._listed:
-            if self._low < side < self._high:
+            if isinstance(side, tuple) or self._low < side < self._high:
                 yield side
         while self._halving and self._high <= LARGEST_SIZE and self._high - self._low > 1:
             side = (self._low + self._high) // 2
@@ -163,8 +173,10 @@ class _Sizes:
             if self._low < side < self._high:
                 return
 
-    def narrow(self, side: int, larger: bool | None) -> None:
+    def narrow(self, side: Size, larger: bool | None) -> None:
         """Take note that only larger, or only smaller, images can fit."""
+        if isinstance(side, tuple):
+            return
         if larger is True:
             self._low = max(self._low, side)
         if larger is False:
@@ -238,14 +250,14 @@ def _require_known(symbol: Symbol, needed: list[Output], where: Path) -> None:
             raise BadInput(f"reads output {which} of a {node.op[:80]}, which our layers have not", where=place)
 
 
-def _stated_size(symbol: Symbol, params: Mapping[str, AnyArray]) -> int | None:
-    """The side of square images that the input's variable declares."""
+def _stated_size(symbol: Symbol, params: Mapping[str, AnyArray]) -> Size | None:
+    """The size of images that the input's variable declares."""
     index = data_variable(symbol, params)
     if index is None:
         return None
     shape = Attributes({"shape": symbol.nodes[index].attributes.get("__shape__", "")}, "the input").integers("shape")
-    is_square = len(shape) == 4 and shape[1] in (1, COLOURS) and shape[2] == shape[3] and 1 <= shape[2] <= LARGEST_SIZE
-    return shape[2] if is_square else None
+    is_image = len(shape) == 4 and shape[1] in (1, COLOURS) and all(1 <= side <= LARGEST_SIZE for side in shape[2:])
+    return as_size(shape[2], shape[3]) if is_image else None
 
 
 def _channels(symbol: Symbol, params: Mapping[str, AnyArray], where: Path) -> tuple[int, ...]:
@@ -280,11 +292,15 @@ def _reads_image(symbol: Symbol, index: int) -> bool:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The scores of a graph, the temperature of the softmax behind them, and what they are made of, in order."""
+    """The scores of a graph, the temperature of the softmax behind them, and what they are made of, in order.
+
+    `channels` are those that the layers are to read.
+    """
 
     root: Output
     temperature: float
     needed: list[Output]
+    channels: int
 
 
 def _converted(
@@ -295,9 +311,9 @@ def _converted(
     where: tuple[Path, Path],
 ) -> Layered:
     try:
-        return _read(Conversion(symbol, params, image, True, where), wanted)
+        return _read(Conversion(symbol, params, image, True, where, wanted.channels), wanted)
     except TwoScales:
-        return _read(Conversion(symbol, params, image, False, where), wanted)
+        return _read(Conversion(symbol, params, image, False, where, wanted.channels), wanted)
 
 
 def _read(conversion: Conversion, wanted: _Wanted) -> Layered:
@@ -310,4 +326,5 @@ def _read(conversion: Conversion, wanted: _Wanted) -> Layered:
     network, values, sources = graph.network(end)
     describe(network, graph.image.shape)
     normalisation = scale.normalisation if scale else None
-    return Layered(network, values, sources, graph.image.shape[1], end.shape[0], normalisation, tuple(graph.notes))
+    size = as_size(*graph.image.shape[1:])
+    return Layered(network, values, sources, size, end.shape[0], normalisation, tuple(graph.notes))

@@ -23,16 +23,22 @@ class Conversion:
     """Follows the image through the nodes of a graph, and adds the layers they are.
 
     With `split` the arithmetic that a graph does to its input first is kept apart, as `scale`. An image of one
-    channel is made of our three by a layer of its own.
+    channel is made of our three by a layer of its own, unless `channels` says that ours is grey, too.
     """
 
     def __init__(
-        self, symbol: Symbol, params: Mapping[str, AnyArray], image: Shape, split: bool, where: tuple[object, object]
+        self,
+        symbol: Symbol,
+        params: Mapping[str, AnyArray],
+        image: Shape,
+        split: bool,
+        where: tuple[object, object],
+        channels: int = COLOURS,
     ) -> None:
         self.symbol = symbol
         self.params = params
         numbers = sum(array.size for array in params.values())
-        self.graph = LayerGraph((COLOURS, *image[1:]), numbers)
+        self.graph = LayerGraph((channels, *image[1:]), numbers)
         self.scale: InputScale | None = None
         self._image = image
         self._split = split
@@ -94,7 +100,7 @@ class Conversion:
         if self.scale not in (None, scale):
             raise TwoScales
         self.scale = scale
-        if self._image[0] == COLOURS:
+        if self._image[0] == self.graph.image.shape[0]:
             return self.graph.image
         if self._grey is None:
             self.graph.notes.append("reads images of one channel: the grey of photos (ITU-R BT.601)")

@@ -12,7 +12,7 @@ from typing import Any
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.frozen import Normalisation, freeze
+from imagenet_pipeline.interchange.frozen import Normalisation, contents, freeze
 from imagenet_pipeline.interchange.onnx_graph import OnnxGraph
 from imagenet_pipeline.networks.layers import Sequential, follow
 from imagenet_pipeline.networks.shapes import Shape
@@ -69,7 +69,7 @@ def _import_onnx() -> Any:
 def _model(onnx: Any, graph: OnnxGraph, name: str, normalisation: Normalisation | None) -> Any:
     helper, frozen = onnx.helper, graph.frozen
     graph.finish(follow(frozen.network, "", graph.begin(normalisation), graph.add))
-    reads = "(RGB - mean) / std" if normalisation is None else "RGB, 0..255"
+    reads = contents(frozen.input_shape[0], normalisation is None)
     described = helper.make_graph(
         graph.nodes,
         name,

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from imagenet_pipeline.config import Size, as_size, pair
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, first_few
 from imagenet_pipeline.interchange.export import Stated, stated_in
 from imagenet_pipeline.interchange.frozen import Imported, in_float32
 from imagenet_pipeline.interchange.graph import COLOURS, InputScale
 from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, TwoScales
-from imagenet_pipeline.interchange.mxnet_import import recognised
+from imagenet_pipeline.interchange.mxnet_import import of_channels, recognised
 from imagenet_pipeline.interchange.onnx_constants import Folder
 from imagenet_pipeline.interchange.onnx_file import Tensors, import_onnx_package, names_read, needed_nodes, read_model
 from imagenet_pipeline.interchange.onnx_layer_operators import LAYER_RULES
@@ -52,7 +53,7 @@ def import_onnx(
     imported = None if stated is None else _own_export(stated, initializers, tensors, input_size)
     if imported is None:
         source = _Source(model, path, tensors, initializers, _output(model.graph, output, path))
-        imported = _as_layers(source, input_size)
+        imported = _as_layers(source, input_size, stated.channels if stated else COLOURS)
         imported = stated.added_to(imported) if stated else imported
     if network is not None and imported.network != network:
         raise BadInput(f"not {network}", where=path, found=imported.network)
@@ -77,7 +78,7 @@ def _own_export(
     if name not in catalog.names() or input_size not in (None, size) or count < 1:
         return None
     try:
-        declared = parameters(without_taps(catalog.entry(name).build(count)), (COLOURS, size, size))
+        declared = parameters(without_taps(catalog.entry(name).build(count)), (stated.channels, *pair(size)))
     except BadRecipe:
         return None
     arrays = {word: tensors.array(initializers[word], word) for word in declared if word in initializers}
@@ -85,7 +86,7 @@ def _own_export(
         return None
     values = {word: in_float32(word, arrays[word].reshape(known.shape)) for word, known in declared.items()}
     return Imported(name, count, size, values, stated.normalisation, crop_fraction=stated.crop_fraction,
-                    class_table=stated.classes)  # fmt: skip
+                    class_table=stated.classes, channels=stated.channels)  # fmt: skip
 
 
 def _output(graph: Any, name: str | None, path: Path) -> str:
@@ -128,20 +129,24 @@ class _Source:
         return inputs[0].name, lengths
 
 
-def _as_layers(source: _Source, input_size: int | None) -> Imported:
-    """The graph's own layers, for the first size that fits."""
+def _as_layers(source: _Source, input_size: int | None, channels_read: int) -> Imported:
+    """The graph's own layers, for the first size that fits.
+
+    With `channels_read` 1 they read grey; else RGB, and what reads grey has a layer that makes it in front.
+    """
     name, shape = source.image()
     batch, *lengths = shape
     is_last = lengths[0] not in (1, COLOURS) and lengths[2] in (1, COLOURS)
     channels = lengths[2] if is_last else lengths[0] or COLOURS
     height, width = lengths[:2] if is_last else lengths[1:]
-    if channels not in (1, COLOURS) or (height and width and height != width):
-        expected = "square images of 3 channels, or of 1"
+    if channels not in (1, COLOURS):
+        expected = "images of 3 channels, or of 1"
         raise BadInput("its input is no such image", where=source.path, expected=expected, found=lengths)
-    stated = height or width
+    stated = as_size(height, width) if height and width else height or width
     failure: BadInput | None = None
-    for size in [input_size] if input_size else [stated] if stated else USUAL_SIZES:
-        image = _Input(name, channels or COLOURS, size or 0, is_last, batch)
+    sizes: Sequence[Size] = [input_size] if input_size else [stated] if stated else USUAL_SIZES
+    for size in sizes:
+        image = _Input(name, channels or COLOURS, size, is_last, batch, channels_read)
         try:
             imported = _read(source, image)
         except SizeUnfit as error:
@@ -155,9 +160,10 @@ def _as_layers(source: _Source, input_size: int | None) -> Imported:
 class _Input:
     name: str
     channels: int
-    size: int
+    size: Size
     is_last: bool
     batch: int | None
+    channels_read: int
 
 
 def _read(source: _Source, image: _Input) -> Imported:
@@ -176,7 +182,7 @@ def _read_scaled(source: _Source, image: _Input, split: bool) -> Imported:
         for name in names_read(node):
             readers.setdefault(name, []).append(node)
     most = source.tensors.most_numbers(source.initializers.values())
-    layers = LayerGraph((COLOURS, image.size, image.size), most)
+    layers = LayerGraph((image.channels_read, *pair(image.size)), most)
     conversion = Conversion(
         source.path, layers, image.channels, image.batch, _opset(source), split, readers, source.tensors,
         source.initializers,
@@ -272,11 +278,12 @@ def _imported(conversion: Conversion, value: Value) -> Imported:
     end = graph.scores(value if isinstance(value, Flow) else None, path)
     network, values, _ = graph.network(end)
     describe(network, graph.image.shape)
-    normalisation = conversion.scale.normalisation if conversion.scale else None
     notes, image = tuple(graph.notes), graph.image.shape
+    normalisation = of_channels(conversion.scale.normalisation if conversion.scale else None, image[0])
     ours, difference = recognised(network, values, image, path)
     if ours is not None:
         return replace(ours, normalisation=normalisation, notes=notes)
     notes = (f"no network of ours; the nearest differs: {difference}", *notes) if difference else notes
     name = re.sub(r"[^\w.-]", "_", path.stem) or "network"
-    return Imported(name, end.shape[0], image[1], values, normalisation, layers=network, notes=notes)
+    size = as_size(*image[1:])
+    return Imported(name, end.shape[0], size, values, normalisation, layers=network, notes=notes, channels=image[0])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.interchange.graph import COLOURS, InputScale, scaled
+from imagenet_pipeline.interchange.graph import InputScale, scaled
 from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, TwoScales
 from imagenet_pipeline.interchange.onnx_file import Tensors
 from imagenet_pipeline.interchange.params import AnyArray
@@ -91,7 +91,7 @@ class Conversion:
             raise TwoScales
         self.scale = image.scale
         flow = self.graph.image
-        if self.channels != COLOURS:
+        if self.channels != flow.shape[0]:
             self._grey = self._grey or self.graph.add("greyscale", Greyscale(), (flow,))
             flow = self._grey
         return self.transposed("channels_last", flow, (1, 2, 0), self.path) if image.is_last else flow

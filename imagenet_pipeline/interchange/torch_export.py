@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from imagenet_pipeline import __version__, files
 from imagenet_pipeline.engines import Values
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.frozen import Frozen, Normalisation, freeze
+from imagenet_pipeline.interchange.frozen import Frozen, Normalisation, contents, freeze
 from imagenet_pipeline.interchange.torch_layers import CLASSES, arithmetic, computed_by, module_of
 from imagenet_pipeline.networks.layers import (
     SHORTCUT,
@@ -192,7 +192,7 @@ def module_text(frozen: Frozen, name: str, normalisation: Normalisation | None) 
         version=__version__,
         input=", ".join(map(str, frozen.input_shape)),
         output=", ".join(map(str, frozen.output_shape)),
-        reads="RGB in 0..255" if normalisation else "(RGB - mean) / std",
+        reads=contents(frozen.input_shape[0], not normalisation).replace(",", " in"),
         definitions="\n\n\n".join([STACK, *used, *own]),
         body=body,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import Size, pair
 from imagenet_pipeline.engines import Array, check_fits
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, first_few
 from imagenet_pipeline.interchange.export import require_input_size
@@ -130,7 +131,7 @@ def in_our_names(
 @cache
 def _names(network: str) -> _Names:
     entry = catalog.entry(network)
-    reports = describe(entry.build(2), (CHANNELS, entry.input_size, entry.input_size))
+    reports = describe(entry.build(2), (CHANNELS, *pair(entry.input_size)))
     here = [parameter.name for report in reports for parameter in report.parameters]
     theirs = their_names(network, here)
     auxiliary = [theirs[parameter.name] for report in reports if report.auxiliary for parameter in report.parameters]
@@ -187,8 +188,8 @@ def _classes(path: Path, arrays: Mapping[str, Array], names: _Names) -> int:
     return head.shape[0]
 
 
-def _shapes(network: str, classes: int, size: int, with_auxiliary: bool) -> dict[str, Shape]:
-    reports = describe(catalog.entry(network).build(classes), (CHANNELS, size, size))
+def _shapes(network: str, classes: int, size: Size, with_auxiliary: bool) -> dict[str, Shape]:
+    reports = describe(catalog.entry(network).build(classes), (CHANNELS, *pair(size)))
     wanted = [report for report in reports if with_auxiliary or not report.auxiliary]
     return {parameter.name: parameter.shape for report in wanted for parameter in report.parameters}
 

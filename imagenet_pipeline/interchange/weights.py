@@ -73,9 +73,9 @@ def without_normalisation(path: Path, arrays: Values) -> tuple[dict[str, Array],
     others = {name: array for name, array in arrays.items() if name not in names}
     if not any(name in arrays for name in names):
         return others, None
-    missing = [name for name in names if name not in arrays or arrays[name].size != CHANNELS]
-    if missing:
-        raise _bad(missing[0], "is missing beside the other", path, expected=f"{CHANNELS} numbers")
+    missing = [name for name in names if name not in arrays or arrays[name].size not in (1, CHANNELS)]
+    if missing or arrays[names[0]].size != arrays[names[1]].size:
+        raise _bad((missing or names)[0], "is missing beside the other", path, expected=f"{CHANNELS} numbers")
     mean, std = (tuple(map(float, arrays[name].ravel())) for name in names)
     return others, require_usable(mean, std, path)
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.config import Augmentation, require_even_batch
+from imagenet_pipeline.config import Augmentation, Size, as_size, pair, require_even_batch
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, change_colours, moved, policy_changes
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
@@ -26,6 +26,7 @@ from imagenet_pipeline.loading.transforms import (
     Distortion,
     Pixels,
     colour_matrix,
+    grey_into,
     mean_grey,
     recolour,
     resample,
@@ -34,6 +35,8 @@ from imagenet_pipeline.loading.transforms import (
 )
 from imagenet_pipeline.records.image import Box, LazyImage
 
+RGB = 3
+"""Channels of a decoded image."""
 COLUMNS = 40
 """Uniform numbers for each image, used or not: switching a change on leaves the others' draws alone."""
 
@@ -51,7 +54,7 @@ class Draw(NamedTuple):
     areas: list[float]
     """Ten tries of the crop's share of the image."""
     aspects: list[float]
-    """Ten tries of the crop's width over height."""
+    """Ten tries of the crop's width over height, by that of the input."""
     left: float
     top: float
     """Position of the crop within its room to move, 0 to 1."""
@@ -89,37 +92,42 @@ def training_transform(
     changes: Sequence[Change] = (),
     erasure: Erasure | None = None,
 ) -> None:
-    """Write the changed image to all of `out` [S, S, 3], a row of a batch.
+    """Write the changed image to all of `out` [H, W, 3], or its grey to [H, W, 1], a row of a batch.
 
     Geometry first (crop, flip, distortion, then what of `changes` is geometric), then the other `changes`, then
-    brightness, contrast, saturation and lighting, then erasing.
+    brightness, contrast, saturation and lighting, then the grey of it all, then erasing.
     """
-    box = training_box(augmentation, draw, image.height, image.width, out.shape[0])
-    origin = moved(changes, out.shape[0]) if changes else None
+    height, width, channels = out.shape
+    rgb = out if channels == RGB else np.empty((height, width, RGB), np.uint8)
+    box = training_box(augmentation, draw, image.height, image.width, (height, width))
+    origin = moved(changes, (height, width)) if changes else None
     if origin is None:
-        resample(image, box, draw.flip, draw.distortion, augmentation.fill, out)
+        resample(image, box, draw.flip, draw.distortion, augmentation.fill, rgb)
     else:
-        resample_moved(image, box, draw.flip, draw.distortion, origin, augmentation.fill, out)
+        resample_moved(image, box, draw.flip, draw.distortion, origin, augmentation.fill, rgb)
     for change in changes:
-        change_colours(out, change)
+        change_colours(rgb, change)
     if augmentation.recolours:
-        grey = mean_grey(out) if augmentation.contrast else 0.0
-        recolour(out, colour_matrix(draw.brightness, draw.contrast, draw.saturation, draw.lighting, grey))
+        grey = mean_grey(rgb) if augmentation.contrast else 0.0
+        recolour(rgb, colour_matrix(draw.brightness, draw.contrast, draw.saturation, draw.lighting, grey))
+    if channels != RGB:
+        grey_into(rgb, out)
     if erasure is not None:
         erase(out, erasure)
 
 
-def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int, size: int) -> Box:
+def training_box(augmentation: Augmentation, draw: Draw, height: int, width: int, size: Size) -> Box:
     """Place the crop in an image of this height and width; with `pad` it may reach beyond the image."""
     pad = augmentation.pad
     height, width = height + 2 * pad, width + 2 * pad
     if augmentation.crop == "resized":
-        box = _resized_crop(augmentation.aspect, draw, height, width)
+        box = _resized_crop(augmentation.aspect, draw, height, width, size)
     elif augmentation.crop == "random":
-        side = min(height, width, size)
-        box = _placed(draw, height, width, side, side)
+        rows, columns = pair(size)
+        window = (rows, columns) if rows <= height and columns <= width else _largest_window(height, width, size)
+        box = _placed(draw, height, width, *window)
     else:
-        box = _centred(height, width, min(height, width), min(height, width))
+        box = _centred(height, width, *_largest_window(height, width, size))
     return Box(box.left - pad, box.top - pad, box.width, box.height) if pad else box
 
 
@@ -129,43 +137,59 @@ def evaluation_transform(
     out: Pixels,
     resize: Callable[[LazyImage, Box, bool, Pixels], None] = resize_into,
 ) -> None:
-    """Write an image to all of `out` [crops, S, S, 3] as `evaluation_boxes` says, mirrors last.
+    """Write an image to all of `out` [crops, H, W, 3], or its grey to [crops, H, W, 1], as `evaluation_boxes` says.
 
-    Each box is resampled once; its mirror is the same pixels mirrored. The centre is decoded alone, ten crops together.
+    Each box is resampled once; its mirror is the same pixels mirrored, and these come last. The centre is decoded
+    alone, ten crops together.
     """
-    boxes = evaluation_boxes(image.height, image.width, crop_fraction, len(out))
+    _, height, width, channels = out.shape
+    boxes = evaluation_boxes(image.height, image.width, crop_fraction, len(out), (height, width))
     if len(boxes) > 1:
         image.whole()
     for crop, box in enumerate(boxes):
-        resize(image, box, False, out[crop])
+        rgb = out[crop] if channels == RGB else np.empty((height, width, RGB), np.uint8)
+        resize(image, box, False, rgb)
+        if channels != RGB:
+            grey_into(rgb, out[crop])
     for crop in range(len(boxes), len(out)):
         cv2.flip(out[crop - len(boxes)], 1, dst=out[crop])
 
 
-def evaluation_boxes(height: int, width: int, crop_fraction: float, crops: int) -> list[Box]:
-    """List the squares an image is scored on, of side `crop_fraction` of its shorter edge (1 pixel at least).
+def evaluation_boxes(height: int, width: int, crop_fraction: float, crops: int, size: Size = 1) -> list[Box]:
+    """List the windows an image is scored on, each `crop_fraction` of the largest of the input's shape.
+
+    Of a square input: squares of that fraction of the shorter edge. A side has 1 pixel at least.
 
     crops 1 and 2: the centre (2 adds its mirror). crops 10: upper left, upper right, lower left, lower right,
     centre, and then the mirrors in that order (Krizhevsky et al. 2012, but at the corners of the whole
     image).
     """
-    side = max(1, round(crop_fraction * min(height, width)))
-    centre = _centred(height, width, side, side)
+    rows, columns = (max(1, round(crop_fraction * side)) for side in _largest_window(height, width, size))
+    centre = _centred(height, width, rows, columns)
     if crops != 10:
         return [centre]
-    right, bottom = width - side, height - side
-    corners = [Box(left, top, side, side) for top in (0, bottom) for left in (0, right)]
+    right, bottom = width - columns, height - rows
+    corners = [Box(left, top, columns, rows) for top in (0, bottom) for left in (0, right)]
     return [*corners, centre]
 
 
-def _resized_crop(aspect: Range, draw: Draw, height: int, width: int) -> Box:
-    for area, proportion in zip(draw.areas, draw.aspects, strict=True):
-        pixels = area * height * width
+def _largest_window(height: int, width: int, size: Size) -> tuple[int, int]:
+    """Height and width of the largest window of an image that has the proportions of `size`, to a pixel."""
+    rows, columns = pair(size)
+    if height * columns <= width * rows:
+        return height, max(1, round(height * columns / rows))
+    return max(1, round(width * rows / columns)), width
+
+
+def _resized_crop(aspect: Range, draw: Draw, height: int, width: int, size: Size) -> Box:
+    rows, columns = pair(size)
+    for area, relative in zip(draw.areas, draw.aspects, strict=True):
+        pixels, proportion = area * height * width, relative * (columns / rows)
         crop_width, crop_height = round(math.sqrt(pixels * proportion)), round(math.sqrt(pixels / proportion))
         if 0 < crop_width <= width and 0 < crop_height <= height:
             return _placed(draw, height, width, crop_height, crop_width)
     # No try fitted a very long or very small image: the largest centred crop whose proportions are allowed.
-    narrowest, widest = aspect
+    narrowest, widest = (limit * (columns / rows) for limit in aspect)
     crop_width = min(width, max(1, round(height * widest)))
     crop_height = min(height, max(1, round(width / narrowest)))
     return _centred(height, width, crop_height, crop_width)
@@ -236,7 +260,7 @@ class ImageDraws(NamedTuple):
 
 
 class TrainingImages:
-    """Writes the images of consecutive positions of an epoch into the rows of `images` [n, S, S, 3].
+    """Writes the images of consecutive positions of an epoch into the rows of `images` [n, H, W, channels].
 
     `labels` [n] are there at the end; `targets` [n, classes] are written then. Positions that are mixed begin and
     end with a pair.
@@ -254,7 +278,7 @@ class TrainingImages:
     ) -> None:
         self._augmentation = augmentation
         self._images, self._labels, self._targets = images, labels, targets
-        self._draws = training_draws(augmentation, seed, epoch, positions, images.shape[1])
+        self._draws = training_draws(augmentation, seed, epoch, positions, as_size(*images.shape[1:3]))
 
     def write(self, image: LazyImage, row: int) -> None:
         """Change an image and write it to a row."""
@@ -282,8 +306,8 @@ def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes
         raise BadRecipe("the loader needs the number of classes to mix images", expected="classes", found=None)
 
 
-def training_draws(augmentation: Augmentation, seed: int, epoch: int, positions: range, size: int) -> list[ImageDraws]:
-    """Draw the choices for consecutive positions of an epoch; the images are `size` x `size` in the end."""
+def training_draws(augmentation: Augmentation, seed: int, epoch: int, positions: range, size: Size) -> list[ImageDraws]:
+    """Draw the choices for consecutive positions of an epoch; the images are of `size` in the end."""
     draws = draw_choices(augmentation, uniforms(seed, epoch, positions, COLUMNS))
     if augmentation.policy == "none" and not augmentation.erasing and not augmentation.mixes:
         return [ImageDraws(draw) for draw in draws]

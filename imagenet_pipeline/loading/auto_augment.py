@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.config import Policy
+from imagenet_pipeline.config import Policy, Size, pair
 from imagenet_pipeline.loading.transforms import GREY, Affine, Pixels, mean_grey, recolour
 
 POLICY_COLUMNS = 9
@@ -55,9 +55,9 @@ class _Strengths(NamedTuple):
 
 
 def policy_changes(
-    policy: Policy, count: int, magnitude: int, uniforms: NDArray[np.float64], size: int
+    policy: Policy, count: int, magnitude: int, uniforms: NDArray[np.float64], size: Size
 ) -> list[list[Change]]:
-    """Turn uniform numbers [n, POLICY_COLUMNS] into the changes to n images of `size` x `size` pixels.
+    """Turn uniform numbers [n, POLICY_COLUMNS] into the changes to n images of `size` pixels.
 
     count, magnitude: of rand_augment, how many changes (up to 4) and how strong, 0 to 30.
     """
@@ -79,8 +79,8 @@ def policy_changes(
     ]
 
 
-def moved(changes: Sequence[Change], size: int) -> Affine | None:
-    """Compose the geometric changes: a matrix [3, 3] float64 from a point of the output [0, size]^2 to what it shows.
+def moved(changes: Sequence[Change], size: Size) -> Affine | None:
+    """Compose the geometric changes: a matrix [3, 3] float64 from a point of the output, of `size`, to what it shows.
 
     None where no change is geometric. Shears keep the upper left corner, turns keep the centre.
     """
@@ -93,7 +93,7 @@ def moved(changes: Sequence[Change], size: int) -> Affine | None:
     return composed
 
 
-def _origin(change: Change, size: int) -> Affine | None:
+def _origin(change: Change, size: Size) -> Affine | None:
     name, strength = change
     if name == "shear_x":
         rows = [[1, strength, 0], [0, 1, 0]]
@@ -105,9 +105,8 @@ def _origin(change: Change, size: int) -> Affine | None:
         rows = [[1, 0, 0], [0, 1, strength]]
     elif name == "rotate":
         cosine, sine = math.cos(math.radians(strength)), math.sin(math.radians(strength))
-        centre = size / 2
-        offset = centre * (1 - cosine)
-        rows = [[cosine, -sine, offset + centre * sine], [sine, cosine, offset - centre * sine]]
+        y, x = (side / 2 for side in pair(size))
+        rows = [[cosine, -sine, x * (1 - cosine) + y * sine], [sine, cosine, y * (1 - cosine) - x * sine]]
     else:
         return None
     return np.array([*rows, [0, 0, 1]], np.float64)
@@ -119,22 +118,26 @@ def _change(name: str, strength: float) -> Change:
     return Change(name, round(strength)) if name == "posterize" else Change(name, strength)
 
 
-def _rand_augment(size: int) -> dict[str, _Strengths]:
+def _rand_augment(size: Size) -> dict[str, _Strengths]:
     # The paper's ImageNet networks saw 331 pixels.
-    return _table(shear=0.3, translate=size * 150 / 331, rotate=30, factor=0.9, bits=4)
+    down, right = (side * 150 / 331 for side in pair(size))
+    return _table(shear=0.3, translate=(down, right), rotate=30, factor=0.9, bits=4)
 
 
 def _trivial_augment() -> dict[str, _Strengths]:
-    return _table(shear=0.99, translate=32, rotate=135, factor=0.99, bits=2)
+    return _table(shear=0.99, translate=(32, 32), rotate=135, factor=0.99, bits=2)
 
 
-def _table(shear: float, translate: float, rotate: float, factor: float, bits: int) -> dict[str, _Strengths]:
-    """The fourteen changes and their ranges; the arguments are the strongest of each kind."""
+def _table(
+    shear: float, translate: tuple[float, float], rotate: float, factor: float, bits: int
+) -> dict[str, _Strengths]:
+    """The fourteen changes and their ranges; the strongest of each kind are given, of `translate` down and right."""
     nothing = _Strengths(0, 0)
     return {
         "identity": nothing,
         **dict.fromkeys(("shear_x", "shear_y"), _Strengths(0, shear, signed=True)),
-        **dict.fromkeys(("translate_x", "translate_y"), _Strengths(0, translate, signed=True)),
+        "translate_x": _Strengths(0, translate[1], signed=True),
+        "translate_y": _Strengths(0, translate[0], signed=True),
         "rotate": _Strengths(0, rotate, signed=True),
         **dict.fromkeys(("brightness", "colour", "contrast", "sharpness"), _Strengths(0, factor, signed=True)),
         "posterize": _Strengths(8, bits),

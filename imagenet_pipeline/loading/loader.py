@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from imagenet_pipeline.config import Augmentation
+from imagenet_pipeline.config import Augmentation, Size, pair
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
 from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order, window_order
@@ -48,7 +48,7 @@ class Batch:
     """Images and labels for a step; the arrays are used again once the next batch is asked for."""
 
     images: Pixels
-    """[n, size, size, 3] RGB, C-contiguous; [n * crops, ...] in evaluation, a record's crops together."""
+    """[n, height, width, channels], C-contiguous; [n * crops, ...] in evaluation, a record's crops together."""
     labels: NDArray[np.int64]
     """[n], the first label of each record."""
     records: NDArray[np.int64]
@@ -81,7 +81,7 @@ _Prepare = Callable[[range, "_Slot"], _Images]
 
 
 class Loader:
-    """Batches of `size` x `size` images out of `records`.
+    """Batches of images of `size`, RGB or with 1 of `channels` grey, out of `records`.
 
     batch_size: images a batch, over all ranks together.
     threads: decoding threads, 0 to decode in the calling thread; "auto" is a thread for each processor, shared among
@@ -97,7 +97,7 @@ class Loader:
     def __init__(
         self,
         records: Records,
-        size: int,
+        size: Size,
         batch_size: int,
         threads: int | Literal["auto"] = "auto",
         prefetch: int = 4,
@@ -105,6 +105,7 @@ class Loader:
         share: Share = WHOLE,
         empty: Empty = np.empty,
         window_shards: int = 0,
+        channels: int = 3,
     ) -> None:
         self.records = records
         self.size = size
@@ -117,7 +118,8 @@ class Loader:
         self.share = share
         self.empty = empty
         self.window_shards = window_shards
-        if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
+        self.channels = channels
+        if min(*pair(size), batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
                 "the loader's settings are out of range",
                 expected="size and batch_size from 1, threads and prefetch from 0",
@@ -284,7 +286,7 @@ class Batches:
     def _slot(self, records: int) -> _Slot:
         loader, classes = self._loader, self._target_classes
         return _Slot(
-            images=loader.empty((records * self._crops, loader.size, loader.size, 3), np.uint8),
+            images=loader.empty((records * self._crops, *pair(loader.size), loader.channels), np.uint8),
             labels=loader.empty((records,), np.int64),
             records=np.empty(records, np.int64),
             targets=None if classes is None else loader.empty((records, classes), np.float32),
@@ -321,7 +323,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _EvaluationImages:
-    """Rows of `views` [n, crops, size, size, 3], each with the crops of an image."""
+    """Rows of `views` [n, crops, height, width, channels], each with the crops of an image."""
 
     views: Pixels
     crop_fraction: float

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.config import Size, pair
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Box
 
@@ -34,8 +35,8 @@ class Mix(NamedTuple):
     """The box of the partner's pixels; None where both shine through everywhere."""
 
 
-def mixtures(mixup: float, cutmix: float, uniforms: NDArray[np.float64], size: int) -> list[Mix] | list[None]:
-    """Turn uniform numbers [n, MIXING_COLUMNS] into mixtures for n images [size, size, 3]; None with both off.
+def mixtures(mixup: float, cutmix: float, uniforms: NDArray[np.float64], size: Size) -> list[Mix] | list[None]:
+    """Turn uniform numbers [n, MIXING_COLUMNS] into mixtures for n images of `size` pixels; None with both off.
 
     mixup, cutmix: the alpha of each, 0 for off; with both on, an image gets either with probability 1/2.
     """
@@ -54,7 +55,7 @@ def mixtures(mixup: float, cutmix: float, uniforms: NDArray[np.float64], size: i
 
 
 def mix_pair(first: Pixels, second: Pixels, first_mix: Mix, second_mix: Mix) -> None:
-    """Mix two images [S, S, 3] into each other in place, rounding to the nearest level."""
+    """Mix two images [H, W, channels] into each other in place, rounding to the nearest level."""
     unmixed = first.copy()
     _mix_into(first, second, first_mix)
     _mix_into(second, unmixed, second_mix)
@@ -76,9 +77,13 @@ def _mix_into(image: Pixels, partner: Pixels, mix: Mix) -> None:
         image[rows, columns] = partner[rows, columns]
 
 
-def _cut(own: float, x: float, y: float, size: int) -> Mix:
-    half = (1 - own) ** 0.5 * size / 2
-    left, right = (round(min(max(x * size + reach, 0), size)) for reach in (-half, half))
-    top, bottom = (round(min(max(y * size + reach, 0), size)) for reach in (-half, half))
+def _cut(own: float, x: float, y: float, size: Size) -> Mix:
+    height, width = pair(size)
+    (left, right), (top, bottom) = _edges(own, x, width), _edges(own, y, height)
     box = Box(left, top, right - left, bottom - top)
-    return Mix(1 - box.width * box.height / size**2, box)
+    return Mix(1 - box.width * box.height / (height * width), box)
+
+
+def _edges(own: float, centre: float, side: int) -> list[int]:
+    half = (1 - own) ** 0.5 * side / 2
+    return [round(min(max(centre * side + reach, 0), side)) for reach in (-half, half)]

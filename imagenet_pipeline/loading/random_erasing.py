@@ -61,10 +61,10 @@ def erasures(probability: float, uniforms: NDArray[np.float64]) -> list[Erasure 
 
 
 def erase(image: Pixels, erasure: Erasure) -> None:
-    """Put the rectangle over an image [H, W, 3] in place; nothing where no try fits, as in a very small image."""
+    """Put the rectangle over an image [H, W, C] in place; nothing where no try fits, as in a very small image."""
     box = erased_box(erasure, *image.shape[:2])
     if box is not None:
-        shape = (box.height, box.width, 3)
+        shape = (box.height, box.width, image.shape[2])
         noise = np.frombuffer(np.random.default_rng(erasure.noise).bytes(math.prod(shape)), np.uint8)
         image[box.top : box.top + box.height, box.left : box.left + box.width] = noise.reshape(shape)
 

@@ -1,4 +1,4 @@
-"""A geometric transform per image and a transform of its colours.
+"""A geometric transform per image, a transform of its colours, and its grey.
 
 Crop, flip, turn and shift are composed, then the image is resampled once; brightness, contrast, saturation and lighting
 make a single 3 x 4 matrix. Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagenet_pipeline.config import Size, as_size, pair
 from imagenet_pipeline.records.image import Box, LazyImage, average_areas
 
 Pixels = NDArray[np.uint8]
@@ -21,10 +22,10 @@ Affine = NDArray[np.float64]
 
 
 class Distortion(NamedTuple):
-    """A distortion of the square output about its centre, after the crop has been scaled to it.
+    """A distortion of the output about its centre, after the crop has been scaled to it.
 
     degrees turns clockwise; shear moves a row sideways by `shear` per unit of height; zoom > 1 enlarges;
-    shift_x, shift_y move the content right and down by a fraction of the output's side.
+    shift_x, shift_y move the content right and down by a fraction of the output's width and height.
     """
 
     degrees: float = 0.0
@@ -43,7 +44,7 @@ UNDISTORTED = Distortion()
 
 
 def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
-    """Write what `box` shows of `image`, distorted, then mirrored if `flip`, to `out` [S, S, 3].
+    """Write what `box` shows of `image`, distorted, then mirrored if `flip`, to `out` [H, W, 3].
 
     An upright box inside the image is sliced and resized (see `resize_into`); anything else is a single bilinear
     affine warp, where the outside of the image has the grey `fill`.
@@ -55,13 +56,13 @@ def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fil
             resize_into(image, box, flip, out)
             return
         distortion = UNDISTORTED
-    warp_into(image.whole(), affine(box, flip, distortion, out.shape[0]), fill, out)
+    warp_into(image.whole(), affine(box, flip, distortion, as_size(*out.shape[:2])), fill, out)
 
 
 def resample_moved(
     image: LazyImage, box: Box, flip: bool, distortion: Distortion, moved: Affine, fill: int, out: Pixels
 ) -> None:
-    """As `resample`, but each point of `out` [S, S, 3] then shows what lay at `moved` [3, 3] of that point.
+    """As `resample`, but each point of `out` [H, W, 3] then shows what lay at `moved` [3, 3] of that point.
 
     Still a single warp. Since it is the finished crop that is moved, the grey `fill` is what lies outside the box.
     """
@@ -72,7 +73,7 @@ def resample_moved(
         return
     part = image.crop(Box(left, top, right - left, bottom - top))
     seen = Box(box.left - left, box.top - top, box.width, box.height)
-    warp_into(part, affine(seen, flip, distortion, out.shape[0]) @ moved, fill, out)
+    warp_into(part, affine(seen, flip, distortion, as_size(*out.shape[:2])) @ moved, fill, out)
 
 
 def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
@@ -94,7 +95,7 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
 
 
 def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
-    """Fill `out` [S, S, 3] by bilinear interpolation of `image` where `matrix` [2, 3] sends each point of it.
+    """Fill `out` [H, W, 3] by bilinear interpolation of `image` where `matrix` [2, 3] sends each point of it.
 
     Bilinear interpolation skips pixels where two or more of them fall on the same output pixel; there the image is
     averaged over whole blocks first, which leaves a factor below two.
@@ -119,19 +120,20 @@ def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
     )
 
 
-def affine(box: Box, flip: bool, distortion: Distortion, size: int) -> Affine:
-    """The map from points of the output square [0, size]^2 to points of the image: float64 [2, 3].
+def affine(box: Box, flip: bool, distortion: Distortion, size: Size) -> Affine:
+    """The map from points of the output, [0, width] x [0, height], to points of the image: float64 [2, 3].
 
-    Read from the right: undo the flip, undo the distortion about the centre, go from the square to the box.
+    Read from the right: undo the flip, undo the distortion about the centre, go from the output to the box.
     """
+    height, width = pair(size)
     turn = math.radians(distortion.degrees)
     turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     forward = distortion.zoom * turned @ [[1.0, distortion.shear], [0.0, 1.0]]
-    scale = np.diag([box.width / size, box.height / size])
+    scale = np.diag([box.width / width, box.height / height])
     mirror = np.diag([-1.0 if flip else 1.0, 1.0])
     linear = scale @ np.linalg.inv(forward)
-    centre = np.array([size / 2, size / 2])
-    moved = np.array([distortion.shift_x, distortion.shift_y]) * size
+    centre = np.array([width / 2, height / 2])
+    moved = np.array([distortion.shift_x, distortion.shift_y]) * [width, height]
     origin = [box.left, box.top] + scale @ centre - linear @ (moved + mirror @ centre)
     return np.column_stack([linear @ mirror, origin])
 
@@ -157,6 +159,14 @@ LIGHTING_DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0
 
 GREY = np.array([0.299, 0.587, 0.114])
 """Share of R, G and B in an image's grey (ITU-R BT.601)."""
+
+
+def grey_into(image: Pixels, out: Pixels) -> None:
+    """Write the grey of an RGB image [H, W, 3] to all of `out` [H, W, 1].
+
+    (9798 R + 19235 G + 3735 B + 16384) >> 15 of every pixel, exactly: GREY in 15 bits, rounded.
+    """
+    cv2.cvtColor(image, cv2.COLOR_RGB2GRAY, dst=out[:, :, 0])
 
 
 def colour_matrix(

@@ -17,7 +17,7 @@ from imagenet_pipeline.networks.emotion_vggnet import emotion_vggnet
 from imagenet_pipeline.networks.googlenet import googlenet, googlenet_bn, googlenet_book
 from imagenet_pipeline.networks.inception import inception_v3
 from imagenet_pipeline.networks.initial import Values, initial_values
-from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.layers import Sequential, Size, pair
 from imagenet_pipeline.networks.lenet import lenet
 from imagenet_pipeline.networks.minigooglenet import minigooglenet
 from imagenet_pipeline.networks.minivggnet import minivggnet
@@ -112,9 +112,10 @@ class NetworkEntry:
 
     name: str
     build: Build
-    input_size: int
+    input_size: Size
     summary: str
     classes: int = 1000
+    channels: int = 3
 
 
 _ENTRIES = (
@@ -201,7 +202,7 @@ def entry(name: str) -> NetworkEntry:
         from imagenet_pipeline.networks.custom import custom_network
 
         own = custom_network(name)
-        return NetworkEntry(own.name, own.build, own.input_size, own.summary, own.classes)
+        return NetworkEntry(own.name, own.build, own.input_size, own.summary, own.classes, own.channels)
     if name.lower() in ZOOS:
         advice = f"did you mean {name.lower()}:NAME?"
         raise BadRecipe(f"no network is called {name!r}", where="network", advice=advice)
@@ -249,7 +250,7 @@ def file_copy(name: str, classes: int) -> str:
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
     file = entry(name)
-    return network_text(NetworkFile(file.name, file.input_size, file.build(classes)))
+    return network_text(NetworkFile(file.name, file.input_size, file.build(classes), file.channels))
 
 
 def is_same(name: str, other: str, classes: int) -> bool:
@@ -274,17 +275,17 @@ def _checked(name: str, offered: NetworkEntry | Build) -> NetworkEntry:
             "a function of the number of classes that gives a stack(...)",
         )
         raise BadRecipe(what, where=f"network {name!r}", expected=expected, found=type(made).__name__)
-    outputs = _outputs(made, offered.input_size)
+    outputs = _outputs(made, (offered.channels, *pair(offered.input_size)))
     if outputs not in (None, (1000,)):
         what = "it does not end in an output for each class"
         raise BadRecipe(what, where=f"network {name!r}", expected=(1000,), found=outputs)
     return replace(offered, name=name)
 
 
-def _outputs(network: Sequential, input_size: int) -> Shape | None:
+def _outputs(network: Sequential, input_shape: Shape) -> Shape | None:
     """The output shape; None where the layers do not take this input, of which a run that asks for it is told."""
     try:
-        return output_shape(network, (3, input_size, input_size))
+        return output_shape(network, input_shape)
     except BadRecipe:
         return None
 

@@ -28,7 +28,7 @@ from imagenet_pipeline.networks.layer_file import (
     network_of_table,
     read_network,
 )
-from imagenet_pipeline.networks.layers import Activation, Dense, Dropout, Flatten, Layer, Sequential
+from imagenet_pipeline.networks.layers import Activation, Dense, Dropout, Flatten, Layer, Sequential, pair
 
 MLP = "mlp:"
 MLP_INPUT_SIZE = 28
@@ -88,7 +88,7 @@ def _mlp(name: str, dropout: bool = False) -> NetworkFile:
         items |= {f"dense{number}": Dense(width), f"relu{number}": Activation("relu")}
         items |= {f"dropout{number}": Dropout(0.5)} if dropout else {}
     layers = Sequential((*items.items(), ("classifier", Dense(1000))))
-    return NetworkFile(name[:80], MLP_INPUT_SIZE, layers, "dense layers alone")
+    return NetworkFile(name[:80], MLP_INPUT_SIZE, layers, summary="dense layers alone")
 
 
 def _with_options(base: str, text: str) -> NetworkFile:
@@ -100,15 +100,15 @@ def _with_options(base: str, text: str) -> NetworkFile:
         raise BadRecipe(what, where="network_options", found=f"network {base}")
     if base.startswith(MLP) and catalog.WITH_OPTIONS.fullmatch(base) is None:
         own = _mlp(base, options.dropout != "own")
-        entry = catalog.NetworkEntry(own.name, own.build, own.input_size, own.summary, own.classes)
+        entry = catalog.NetworkEntry(own.name, own.build, own.input_size, own.summary, own.classes, own.channels)
     else:
         entry = catalog.entry(base)
-    shape = (3, entry.input_size, entry.input_size)
+    shape = (entry.channels, *pair(entry.input_size))
     layers = rewritten(entry.build(entry.classes), options, entry.name)
     layers = with_classes(layers, shape, entry.classes, entry.name)
     words = ", ".join(text.split("&")).replace("=", " ")
     size = CIFAR_SIZE if options.stem == "cifar" else entry.input_size
-    return NetworkFile(f"{entry.name} ({words})"[:LONGEST_NAME], size, layers, entry.summary)
+    return NetworkFile(f"{entry.name} ({words})"[:LONGEST_NAME], size, layers, entry.channels, entry.summary)
 
 
 def _options(base: str, text: str) -> NetworkOptions:

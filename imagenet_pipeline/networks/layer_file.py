@@ -6,7 +6,8 @@
       {"name": "block1", "layer": "Graph", "items": [{"name": "a", "layer": "Conv", ..., "inputs": [""]}, ...]}]}
 
 A layer is an object: its name, its class in `layers.py`, and that class's fields, those left out with their defaults;
-an array stands for a tuple, and for the layers in a group. The items of a Graph say what they read as `inputs`.
+an array stands for a tuple, and for the layers in a group. An input that is no square has [height, width] for
+`input_size`, a grey one "channels": 1. The items of a Graph say what they read as `inputs`.
 
 The same in TOML, for people to write, where only `layers` must be there, or in a recipe as the table `network`:
 
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import as_size
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.networks.head import score_shapes, with_classes
 from imagenet_pipeline.networks.layers import (
@@ -45,13 +47,15 @@ from imagenet_pipeline.networks.layers import (
     Size,
     Tap,
     joined,
+    pair,
     walk,
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, output_shape
 
 FORMAT, VERSION = "imagenet-pipeline network", 1
 KEYS = ("format", "version", "name", "input_size", "layers")
-TABLE_KEYS = ("layers", "name", "input_size", "summary", "base", "until", "format", "version")
+ALL_KEYS = (*KEYS, "channels")
+TABLE_KEYS = ("layers", "name", "input_size", "channels", "summary", "base", "until", "format", "version")
 INPUT_SIZE, CLASSES_UNTIL_KNOWN = 224, 1000
 CHANNELS = 3
 LARGEST_BYTES = 2**23
@@ -83,12 +87,13 @@ Items = tuple[tuple[str, Layer], ...]
 class NetworkFile:
     """A network to write, or read and checked: `name` is for people, `input_size` pixels what it was designed for.
 
-    `summary` says in a line what it is; it is not written.
+    Of RGB images, or with 1 of `channels` of grey. `summary` says in a line what it is; it is not written.
     """
 
     name: str
-    input_size: int
+    input_size: Size
     layers: Sequential
+    channels: int = CHANNELS
     summary: str = ""
 
     @property
@@ -99,7 +104,7 @@ class NetworkFile:
     @property
     def input_shape(self) -> Shape:
         """(channels, height, width)."""
-        return (CHANNELS, self.input_size, self.input_size)
+        return (self.channels, *pair(self.input_size))
 
     def build(self, classes: int) -> Sequential:
         """Its layers, the last of them with `classes` outputs (see `with_classes`)."""
@@ -112,7 +117,9 @@ def network_text(network: NetworkFile) -> str:
     Raises ValueError for a number that is not finite, which JSON has no word for.
     """
     content = {
-        "format": FORMAT, "version": VERSION, "name": network.name, "input_size": network.input_size,
+        "format": FORMAT, "version": VERSION, "name": network.name,
+        "input_size": list(network.input_size) if isinstance(network.input_size, tuple) else network.input_size,
+        **({} if network.channels == CHANNELS else {"channels": network.channels}),
         "layers": _entries(network.layers),
     }  # fmt: skip
     return _text(content, "") + "\n"
@@ -167,7 +174,7 @@ def read_network(path: Path) -> NetworkFile:
         what, advice = "the file is of another version", "a newer imagenet-pipeline may read it"
         raise BadInput(what, where=path, expected=VERSION, found=_short(content.get("version")), advice=advice)
     reader = _Reader(path)
-    reader.require_keys(content, KEYS, KEYS, "")
+    reader.require_keys(content, ALL_KEYS, KEYS, "")
     return _read(reader, content, ())
 
 
@@ -187,10 +194,14 @@ def _read(reader: _Reader, content: dict[str, Any], base: Items) -> NetworkFile:
     for key, text in (("name", name), ("summary", summary)):
         if not isinstance(text, str) or not text.isprintable() or not (key == "name") <= len(text) <= LONGEST_NAME:
             raise reader.bad("", key, f"1 to {LONGEST_NAME} letters that can be printed", text)
-    if type(size) is not int or not 1 <= size <= LARGEST_INPUT:
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(type(side) is int and 1 <= side <= LARGEST_INPUT for side in sides):
         raise reader.bad("", "input_size", f"pixels, 1 to {LARGEST_INPUT}", size)
+    channels = content.get("channels", CHANNELS)
+    if type(channels) is not int or channels not in (1, CHANNELS):
+        raise reader.bad("", "channels", "3 of RGB, or 1 of grey", channels)
     items = reader.items(content["layers"], "", "layers", 1, taken=[name for name, _ in base])
-    network = NetworkFile(name, size, Sequential((*base, *items)), summary)
+    network = NetworkFile(name, as_size(*sides), Sequential((*base, *items)), channels, summary)
     _require_scores(network, reader.where)
     _require_units(network, reader)
     return network

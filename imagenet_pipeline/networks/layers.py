@@ -17,12 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
-Size = int | tuple[int, int]  # a number for both axes, or (height, width)
-
-
-def pair(size: Size) -> tuple[int, int]:
-    """The (height, width) form of a size."""
-    return (size, size) if isinstance(size, int) else size
+from imagenet_pipeline.config import Size as Size
+from imagenet_pipeline.config import pair as pair
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from imagenet_pipeline.config.shipped import shipped_networks
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.layers import Graph, Layer, Sequential, follow, walk
+from imagenet_pipeline.networks.layers import Graph, Layer, Sequential, Size, follow, pair, walk
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
-
-CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class NetworkRow:
     """
 
     name: str
-    input_size: int | None
+    input_size: Size | None
     parameters: int | None
     multiply_adds: int | None
     summary: str
@@ -70,14 +68,14 @@ def file_rows(classes: int = 1000, input_size: int | None = None) -> tuple[Netwo
 
 
 def network_table(name: str, classes: int | None = None, input_size: int | None = None) -> NetworkTable:
-    """The layers of a network for an RGB input of `input_size` pixels, or of its own size; classes likewise.
+    """The layers of a network for an input of `input_size` pixels, or of its own size; classes likewise.
 
     Raises BadRecipe for an unknown name, and for an input it cannot take.
     """
     entry = catalog.entry(name)
     size = entry.input_size if input_size is None else input_size
     classes = entry.classes if classes is None else classes
-    shape = (CHANNELS, size, size)
+    shape = (entry.channels, *pair(size))
     network = entry.build(classes)
     reports, inputs = describe(network, shape), graph_inputs(network)
     rows = tuple(
@@ -129,7 +127,7 @@ def _network_row(name: str, classes: int, input_size: int | None) -> NetworkRow:
         return NetworkRow(name, None, None, None, str(error))
     size = entry.input_size if input_size is None else input_size
     try:
-        reports = describe(entry.build(classes), (CHANNELS, size, size))
+        reports = describe(entry.build(classes), (entry.channels, *pair(size)))
     except BadRecipe:
         return NetworkRow(name, size, None, None, entry.summary)
     return NetworkRow(name, size, parameter_count(reports), multiply_adds(reports), entry.summary)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imagenet_pipeline.config import Augmentation, Recipe
+from imagenet_pipeline.config import Augmentation, Recipe, Size, pair
 from imagenet_pipeline.drawing import contact_sheet, require_png, tile, write_png
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.loader import Loader, Records, read_sample
@@ -28,18 +28,20 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     share of each class is given. Raises BadInput where there is no such record.
     """
     require_png(out)
-    data, size = records_to_read(recipe), recipe.input.size
+    data, size, channels = records_to_read(recipe), recipe.input.trained_size, recipe.input.channels
     with RecordSet.of(data, "train") as records:
-        shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, len(data.classes))
+        classes = len(data.classes)
+        shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, classes, channels)
         stored = read_sample(records, record, len(data.classes))
     height, width = stored.image.height, stored.image.width
-    side = min(max(size, _SMALLEST_TILE), _LARGEST_TILE)
-    name = data.classes.names[stored.label]
+    side = min(max(*pair(size), _SMALLEST_TILE), _LARGEST_TILE)
+    name, (down, across) = data.classes.names[stored.label], pair(size)
     mixes = recipe.augmentation.mixes
     tiles = [tile(stored.image.whole(), side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
     tiles += [tile(draw.image, side, _caption(draw, data.classes) if mixes else [f"draw {n}"])
               for n, draw in enumerate(shown, 1)]  # fmt: skip
-    title = f"train record {record}: {name}, {width} x {height} pixels, as the network gets it at {size} x {size}"
+    title = f"train record {record}: {name}, {width} x {height} pixels, as the network gets it at {across} x {down}"
+    title += ", grey" * (channels == 1)
     columns = max(1, min(len(tiles), round((1.2 * len(tiles)) ** 0.5)))
     write_png(contact_sheet(tiles, columns, f"{title}\n{_settings(recipe)}"), out)
 
@@ -57,14 +59,21 @@ def _settings(recipe: Recipe) -> str:
 
 
 class Shown(NamedTuple):
-    """An image as the network gets it, [S, S, 3], and the labels it is given: (label, share)."""
+    """An image as the network gets it, [H, W, channels], and the labels it is given: (label, share)."""
 
     image: Pixels
     shares: tuple[tuple[int, float], ...]
 
 
 def draws_of(
-    records: Records, record: int, augmentation: Augmentation, size: int, draws: int, seed: int, classes: int
+    records: Records,
+    record: int,
+    augmentation: Augmentation,
+    size: Size,
+    draws: int,
+    seed: int,
+    classes: int,
+    channels: int = 3,
 ) -> list[Shown]:
     """Draws of a record, as the first epoch of this seed would make them at each of its first positions.
 
@@ -77,7 +86,7 @@ def draws_of(
         raise BadInput("the records have no second record to mix with", where=records.name)
     every = 2 if augmentation.mixes else 1
     repeated = _RepeatedRecord(records, record, draws * every, every, seed)
-    loader = Loader(repeated, size, draws * every, threads=0, classes=classes)
+    loader = Loader(repeated, size, draws * every, threads=0, classes=classes, channels=channels)
     with loader.training(seed, 0, augmentation) as batches:
         batch = next(batches)
         images, labels, targets = batch.images[::every].copy(), batch.labels[::every], batch.targets

@@ -41,7 +41,6 @@ from imagenet_pipeline.networks.layers import (
     pair,
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, multiply_adds, parameter_count
-from imagenet_pipeline.networks.summary import CHANNELS
 from imagenet_pipeline.pictures.diagram import LayerBox, LayerGraph, LayerGroup, Part, Parts, diagram, is_folded
 
 FORMATS = ("dot", "svg", "png", "pdf")
@@ -72,12 +71,12 @@ def draw_network(
     """
     files.require_ending(out, [f".{kind}" for kind in FORMATS], "the picture's format is unknown")
     kind = out.suffix.lower().removeprefix(".")
-    network, title, side, count = _network_of(name)
+    network, title, trained, count = _network_of(name)
     description = own_network(network, classes or count)
     entry = catalog.entry(network)
     count = classes or count or entry.classes
-    size = input_size or side or entry.input_size
-    shape = (CHANNELS, size, size)
+    channels, *sides = trained or (entry.channels, *pair(entry.input_size))
+    shape = (channels, *(pair(input_size) if input_size else sides))
     reports = describe(description, shape)
     made = Diagram(str(out), entry.name, shape, count, parameter_count(reports), multiply_adds(reports))
     remarks = [
@@ -109,15 +108,15 @@ def drawn(text: str, kind: str) -> bytes:
     return done.stdout
 
 
-def _network_of(name: str) -> tuple[str, str, int | None, int | None]:
-    """Read a network's name or a run folder: the network, a title, and of a run the input's side in pixels, classes."""
+def _network_of(name: str) -> tuple[str, str, Shape | None, int | None]:
+    """Read a network's name or a run folder: the network, a title, and of a run the input's shape and the classes."""
     run = Path(name)
     if name in catalog.names() or catalog.is_zoo_name(name) or not run.is_dir():
         return name, catalog.title(name), None, None
     _, checkpoint = open_checkpoint(run, "best", {})
     state = checkpoint.state
     title = f"{state.network_name}, {checkpoint.folder.name} of {run.resolve().name}"
-    return state.network, title, state.input_size, len(state.classes)
+    return state.network, title, state.input_shape, len(state.classes)
 
 
 INK, PALE_INK, LINE = "#1f2933", "#66727f", "#c3cad2"

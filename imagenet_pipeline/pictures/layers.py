@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import as_size, shown_size
 from imagenet_pipeline.drawing import (
     BACKGROUND,
     COLOURS,
@@ -36,7 +37,7 @@ from imagenet_pipeline.drawing import (
 from imagenet_pipeline.engines import Array
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
+from imagenet_pipeline.evaluation.features import engine_until, own_network
 from imagenet_pipeline.evaluation.predict import (
     Classifier,
     least_edge_for,
@@ -76,8 +77,8 @@ def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "b
     """Draw the filters of a convolution, the first unless `layer` names another, from a checkpoint's weights. No
     engine.
 
-    Filters of three inputs are drawn in colour, the first 256; of others each row is a filter and each column an
-    input, the first 16 of both.
+    Filters of three inputs are drawn in colour, of one in grey, the first 256; of others each row is a filter and each
+    column an input, the first 16 of both.
     Raises BadRecipe for a layer that is no convolution, and for a zoo's network.
     """
     require_png(out)
@@ -86,10 +87,11 @@ def draw_filters(run: Path, out: Path, layer: str | None = None, which: str = "b
     weights = checkpoint.weights[f"{path}.weight"].astype(np.float64)
     filters, inputs, height, width = weights.shape
     title = f"{caption_of(run, checkpoint)}: {path}, {filters} filters of {inputs}x{height}x{width}\n"
-    if inputs == 3:
-        shown = weights[:FILTERS_LIMIT]
+    if inputs in (1, 3):
+        shown = np.broadcast_to(weights[:FILTERS_LIMIT], (min(filters, FILTERS_LIMIT), 3, height, width))
+        colours = "red, green, blue; " if inputs == 3 else ""
         tiles = [_labelled(signed_levels(planes.transpose(1, 2, 0)), FILTER_SIDE, n) for n, planes in enumerate(shown)]
-        sheet = contact_sheet(tiles, _columns(len(tiles)), f"{title}red, green, blue; grey is 0; each on its own scale")
+        sheet = contact_sheet(tiles, _columns(len(tiles)), f"{title}{colours}grey is 0; each on its own scale")
     else:
         shown = weights[:TABLE_LIMIT]
         remark = (
@@ -124,7 +126,11 @@ def draw_activations(
     planes = values if len(shape) == 1 else values.reshape(-1, *shape[-2:])
     drawn = len(planes) if len(shape) == 1 else min(channels, len(planes))
     picture = _bars(values) if len(shape) == 1 else _channels(planes[:drawn])
-    photo = tile(enlarged(view, PHOTO_SIDE), PHOTO_SIDE, [image.name, f"the {len(view)} px the network sees"])
+    photo = tile(
+        enlarged(view, PHOTO_SIDE),
+        PHOTO_SIDE,
+        [image.name, f"the {shown_size(as_size(*view.shape[:2]))} px the network sees"],
+    )
     text = f"{caption_of(run, checkpoint)}: {layer} gives {'x'.join(map(str, shape))}"
     if len(shape) > 1:
         text += f"\n{KEY}; each channel on its own scale; {drawn} of {len(planes)} channels"
@@ -133,7 +139,7 @@ def draw_activations(
 
 
 def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
-    """Cut the crop of a photo that a network sees, [S, S, 3]. Raises BadInput where the photo cannot be read."""
+    """Cut the crop of a photo that a network sees, [H, W, channels]. Raises BadInput where the photo cannot be read."""
     state = checkpoint.state
     try:
         view: Pixels = views_of(read_naming_damage(image, least_edge_for(state)), state)[0]
@@ -145,7 +151,7 @@ def view_of(image: Path, checkpoint: Checkpoint) -> Pixels:
 def _convolution(checkpoint: Checkpoint, layer: str | None) -> str:
     state = checkpoint.state
     network = own_network(state.network, len(state.classes))
-    reports = describe(network, input_shape(state))
+    reports = describe(network, state.input_shape)
     convolutions = [report.path for report in reports if isinstance(report.layer, Conv)]
     if layer is None and convolutions:
         return convolutions[0]
@@ -319,10 +325,10 @@ def _layer_of(classifier: Classifier, layer: str | None) -> tuple[str, Shape]:
     """The layer to look at and what it gives. Raises BadRecipe where that is no image."""
     state = classifier.checkpoint.state
     network = own_network(state.network, len(state.classes))
-    path = layer or last_map(network, input_shape(state))
+    path = layer or last_map(network, state.input_shape)
     if path is None:
         raise BadRecipe("no layer gives an image of several pixels", where=f"network {state.network_name}")
-    shape = output_shape(until(network, path, state.network), input_shape(state))
+    shape = output_shape(until(network, path, state.network), state.input_shape)
     if len(shape) != 3:
         expected = "an image, as a convolution gives it"
         found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an array of {'x'.join(map(str, shape))}"
@@ -406,8 +412,11 @@ def framed(pixels: Pixels, side: int) -> Pixels:
 
 
 def enlarged(pixels: Pixels, side: int) -> Pixels:
-    """A square picture resized smoothly to `side` pixels."""
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+    """A picture [H, W, 3], or grey [H, W, 1], resized smoothly to `side` pixels along its longer edge, in RGB."""
+    height, width = pixels.shape[:2]
+    size = round(side * width / max(height, width)), round(side * height / max(height, width))
+    rgb = np.broadcast_to(pixels, (height, width, 3))
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 
 def _coloured(shares: Numbers, name: str) -> Pixels:

@@ -25,7 +25,8 @@ from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.pieces import Steps, pieces_of, steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
-from imagenet_pipeline.records.shard import ShardTask
+from imagenet_pipeline.records.prepare import Interpolation, ResizeMode, Resizing
+from imagenet_pipeline.records.shard import ShardTask, unpacked_file
 from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, run_tasks
 
 SHARD_IMAGES = 8192
@@ -40,11 +41,12 @@ log = logging.getLogger("imagenet_pipeline")
 class BuildOptions:
     """The form in which images are stored, and the number of processes that do it.
 
-    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
-    keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default a file per
-    8192 images; other splits in proportion). workers: processes, default a process per core. max_rejects: more unusable
-    images stop the build. keep_damaged: store images part of whose picture is lost, too. no_mean: take mean and
-    deviation from a sample; another photo that keeps its bytes is not decoded, its header and its end are looked at.
+    resize: short edge in pixels, 0 keeps the size; resize_mode and interpolation are those of `Resizing`.
+    quality: JPEG 1..100. pass_through: resize nothing, keep the bytes of every plain 8-bit JPEG or PNG. shards: files
+    of the train split (default a file per 8192 images; other splits in proportion). workers: processes, default a
+    process per core. max_rejects: more unusable images stop the build. keep_damaged: store images part of whose picture
+    is lost, too. no_mean: take mean and deviation from a sample; another photo that keeps its bytes is not decoded, its
+    header and its end are looked at.
     """
 
     resize: int = 256
@@ -55,6 +57,8 @@ class BuildOptions:
     max_rejects: int = 0
     keep_damaged: bool = False
     no_mean: bool = False
+    resize_mode: ResizeMode = "shorter"
+    interpolation: Interpolation = "area"
 
     def __post_init__(self) -> None:
         limits = {"resize": (0, 16_384), "quality": (1, 100), "max_rejects": (0, 2**31)}
@@ -63,13 +67,25 @@ class BuildOptions:
             value = getattr(self, name)
             if not (lowest <= value <= highest if value is not None else name in optional):
                 raise BadInput(f"{name} is out of range", expected=f"{lowest}..{highest}", found=value)
+        others = self._other_resizing
+        if others and (self.pass_through or not self.resize):
+            reason = "with pass_through" if self.pass_through else "with resize 0, which keeps all sizes"
+            raise BadInput(f"{next(iter(others))} has no effect {reason}", found=next(iter(others.values())))
+
+    @property
+    def _other_resizing(self) -> dict[str, str]:
+        """How photos are resized, where that is not the default."""
+        chosen, default = Resizing(self.resize, self.resize_mode, self.interpolation), Resizing(self.resize)
+        mode = {"resize_mode": chosen.mode} if chosen.mode != default.mode else {}
+        return mode | ({"interpolation": chosen.interpolation} if chosen.interpolation != default.interpolation else {})
 
     @property
     def stored(self) -> dict[str, Any]:
         """The options that decide the bytes."""
         stored = {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
         # Named where they are used alone: data sets without them stay what they are.
-        return stored | {name: True for name in ("keep_damaged", "no_mean") if getattr(self, name)}
+        flags = {name: True for name in ("keep_damaged", "no_mean") if getattr(self, name)}
+        return stored | flags | self._other_resizing
 
 
 @dataclass(frozen=True)
@@ -148,8 +164,29 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
     with claimed(out, claim_key(plan, options, versions)) as building:
         shards = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, shards)
-        make_shards(out, options, list(map(steps_of, shards)), progress, executor)
+        steps = list(map(steps_of, shards))
+        unpack(plan, building, steps)
+        make_shards(out, options, steps, progress, executor)
         finish.write_data_set(plan, out, shards, options.stored, versions)
+
+
+def unpack(plan: Plan, building: Path, steps: Sequence[Steps]) -> None:
+    """Write what files of the plan hold compressed into the building folder, where a shard is to be made from them.
+
+    What is there already, of the same file, stays. Raises OutOfRoom, and BadInput for what cannot be read.
+    """
+    if not any(shard.pending for shard in steps):
+        return
+    for name, write in plan.unpack.items():
+        target = unpacked_file(building, name)
+        try:
+            changed_ns = (plan.root / name).stat().st_mtime_ns
+        except OSError as error:
+            raise BadInput(f"cannot be read ({error.strerror})", where=plan.root / name) from error
+        if not target.exists() or target.stat().st_mtime_ns != changed_ns:
+            with files.whole_file(target, durable=False) as stream:
+                write(stream)
+            os.utime(target, ns=(changed_ns, changed_ns))
 
 
 def make_shards(
@@ -199,6 +236,7 @@ def _mend(
         tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
         steps = list(map(steps_of, wanted))
+        unpack(plan, building, steps)
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
         make_shards(out, replace(options, max_rejects=2**31), steps, progress, executor)
         if repair.needs_markers(manifest, damage):
@@ -294,11 +332,15 @@ def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, ke
                 paths=images.paths[start:end],
                 labels=images.labels[start:end].tolist(),
                 spans=None if images.spans is None else images.spans[start:end].tolist(),
+                archive=plan.archive,
+                unpacked=bool(plan.unpack),
                 resize=options.resize,
                 quality=options.quality,
                 pass_through=options.pass_through,
                 keep_damaged=options.keep_damaged,
                 mean_every=_mean_every(plan, split, options),
+                resize_mode=options.resize_mode,
+                interpolation=options.interpolation,
             )
             tasks.append(task)
     return tasks
@@ -351,7 +393,8 @@ def _estimated_bytes(options: BuildOptions, pending: Sequence[ShardTask]) -> int
         return 0
     mean_bytes = sum(sizes) / len(sizes)
     if options.resize and not options.pass_through:
-        mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # quality 95 takes more than half a byte a pixel
+        square = 0.5 * options.resize**2  # quality 95 takes more than half a byte a pixel
+        mean_bytes = min(mean_bytes, square) if options.resize_mode == "shorter" else square
     return int(mean_bytes * total)
 
 

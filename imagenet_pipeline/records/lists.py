@@ -78,6 +78,18 @@ def require_no_backslashes(names: Iterable[str], root: Path, where: Path) -> Non
         )
 
 
+def path_inside(name: str, root: Path, where: object) -> str:
+    """The path relative to the root. Symbolic links are looked at when the file is read.
+
+    Raises BadInput for one that leads outside.
+    """
+    base = os.path.abspath(root)
+    full = os.path.normpath(os.path.join(base, name))
+    if not full.startswith(os.path.join(base, "")):
+        raise BadInput("the path leads outside the root folder", where=where, found=name)
+    return os.path.relpath(full, base)
+
+
 def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths: Sequence[str]) -> None:
     """Write a list of single whole-number labels."""
     rows = zip(indices, labels, paths, strict=True)

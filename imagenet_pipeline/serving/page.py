@@ -35,6 +35,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from imagenet_pipeline.config import shown_size
 from imagenet_pipeline.errors import BadRecipe, OutOfRoom, PipelineError
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES, Rejected
 from imagenet_pipeline.serving.answers import Answers
@@ -169,7 +170,7 @@ def _page(answers: Answers) -> str:
     state = classifier.checkpoint.state
     facts = {
         "run": classifier.run.resolve().name,
-        "network": f"{state.network_name}, epoch {state.epoch}, {state.input_size} pixels",
+        "network": f"{state.network_name}, epoch {state.epoch}, {shown_size(state.input_size)} pixels",
         "count": f"{len(classes):,}",
         "classes": ", ".join(classes.names),
         "asks": "emotions" if answers.reader else f"the {min(answers.top, len(classes))} most probable classes",

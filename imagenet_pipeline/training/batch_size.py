@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine, Targets, gpus_seen, in_cluster
 from imagenet_pipeline.errors import OutOfRoom, WorkerLost, counted
 from imagenet_pipeline.processes import RankedProcess, available_memory_bytes, local_pool, this_process
@@ -224,17 +224,19 @@ class _Trial:
 
     def _train_and_score(self, images: int) -> None:
         """Two steps, of which the second has the rule's state beside it, and a batch of the validation."""
-        size, scored, mixes = self._recipe.input.size, self._recipe.input.scored_size, self._recipe.augmentation.mixes
+        shape, mixes = self._recipe.input, self._recipe.augmentation.mixes
+        trained, scored = ((images, *pair(size), shape.channels) for size in (shape.trained_size, shape.scored_size))
         labels = np.zeros(images, np.int64)
         targets: Targets = np.full((images, self._classes), 1 / self._classes, np.float32) if mixes else labels
         for _ in range(2):
-            self.engine.train_batch(np.zeros((images, size, size, 3), np.uint8), targets, 1e-6, 0)
-        self.engine.score_batch(np.zeros((images, scored, scored, 3), np.uint8), labels)
+            self.engine.train_batch(np.zeros(trained, np.uint8), targets, 1e-6, 0)
+        self.engine.score_batch(np.zeros(scored, np.uint8), labels)
         self.engine.totals()
 
     def _expected_bytes(self, images: int) -> float:
         """The host's memory at a batch's peak: in a straight line from the last measured, and the loader's batches."""
-        prepared = (self._recipe.loader.prefetch + 2) * images * 3 * self._recipe.input.size**2
+        shape = self._recipe.input
+        prepared = (self._recipe.loader.prefetch + 2) * images * shape.channels * math.prod(pair(shape.trained_size))
         if not self._measured:
             return _peak_bytes() + prepared
         *before, (last, peak) = self._measured

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import pair
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
@@ -38,7 +39,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 Count = Annotated[int, Field(ge=0)]
 Figures = dict[str, int | float]
-Three = Field(min_length=3, max_length=3)
+Side = Annotated[int, Field(ge=1, le=4096)]
+Channels = Field(min_length=1, max_length=3)
 TRAINED = "trained/"
 Scores = Mapping[Path, float | Damaged | None]
 """Validation rank-1 of whole epochs, None without validation, or what is wrong with the checkpoint."""
@@ -51,7 +53,8 @@ class State:
     """The contents of a checkpoint besides its arrays.
 
     `epoch` counts finished epochs, `step` finished steps; `partial` holds images, rank1_hits, rank5_hits and
-    loss_sum of an epoch that was interrupted. A network that is a file has its path here, that of the checkpoint's own
+    loss_sum of an epoch that was interrupted. `input_size` is a side, or height and width; mean and std are of RGB, or
+    of grey alone. A network that is a file has its path here, that of the checkpoint's own
     copy once it is read.
     """
 
@@ -60,18 +63,23 @@ class State:
     epoch: Count
     step: Count
     network: str
-    input_size: Annotated[int, Field(ge=1, le=4096)]
+    input_size: Side | tuple[Side, Side]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     class_names: tuple[str, ...]
     class_order: str
-    mean: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Three]
-    std: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Three]
+    mean: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Channels]
+    std: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Channels]
     data_digest: str
     engine: str
     versions: dict[str, str]
     metrics: Figures = field(default_factory=dict)
     partial: Figures = field(default_factory=dict)
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (len(self.mean), *pair(self.input_size))
 
     @property
     def class_table(self) -> ClassTable:
@@ -195,6 +203,8 @@ def _load(folder: Path) -> Checkpoint:
 def _read_state(folder: Path) -> State:
     """Read a checkpoint's state; a network that is a file is the one beside it. Raises ValueError."""
     state = _STATE.validate_json((folder / "state.json").read_bytes())
+    if len(state.mean) not in (1, 3) or len(state.std) != len(state.mean):
+        raise ValueError(f"mean, std: of {len(state.mean)} and {len(state.std)} channels, not 3 or 1")
     if not catalog.is_file_name(state.network):
         return state
     if state.network != FILE_NAME:

@@ -13,10 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from imagenet_pipeline.config import InputRecipe, Recipe
+from imagenet_pipeline.config import InputRecipe, Recipe, Size, pair
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.loader import Batch, Empty, Loader
+from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.loading.augment import RGB
+from imagenet_pipeline.loading.loader import Batch, Empty, Loader, read_sample
 from imagenet_pipeline.loading.order import WHOLE, Share
+from imagenet_pipeline.loading.transforms import GREY, grey_into
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
 from imagenet_pipeline.records.classes import require_same
@@ -85,15 +88,17 @@ def steps_per_epoch(recipe: Recipe, data: DataSet) -> int:
 def loader_of(
     recipe: Recipe,
     records: RecordSet,
-    size: int,
+    size: Size,
     classes: int,
     share: Share = WHOLE,
     crops: int = 1,
     empty: Empty = np.empty,
+    channels: int | None = None,
 ) -> Loader:
-    """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
+    """Build the loader of a recipe's batches, images of `size` pixels; of several processes, of its own share.
 
-    Several `crops` of an image count as images of the batch. `empty` is the `host_array` of the engine to be fed.
+    Images are RGB, or grey where `channels` (by default the recipe's) is 1. Several `crops` of an image count as images
+    of the batch. `empty` is the `host_array` of the engine to be fed.
     """
     return Loader(
         records,
@@ -105,7 +110,38 @@ def loader_of(
         share=share,
         empty=empty,
         window_shards=0 if recipe.loader.window_shards == "auto" else recipe.loader.window_shards,
+        channels=channels or recipe.input.channels,
     )
+
+
+GREY_IMAGES = 512
+"""Training images, about, whose grey is looked at for its deviation."""
+
+
+def input_statistics(data: DataSet, channels: int) -> tuple[Normalisation, str]:
+    """Mean and std of a network's input over the training images, and where they are from.
+
+    Of grey: the mean is that of `data`, since grey is linear in R, G and B; the deviation is not, and is that of
+    GREY_IMAGES images evenly spread (of the first shard, where they come from object storage), or of `data` where all
+    images are grey.
+    """
+    origin = f"{data.name}/mean.json"
+    if channels == RGB:
+        return (data.mean, data.std), origin
+    mean = float(np.dot(data.mean, GREY))
+    if len({*data.mean}) == len({*data.std}) == 1:
+        return ((mean,), (data.std[0],)), origin
+    counts = np.zeros(256, np.int64)
+    with RecordSet.of(data, "train") as records:
+        images = len(records) if data.cache is None else records.sizes[0]
+        for position in range(0, images, max(1, images // GREY_IMAGES)):
+            pixels = read_sample(records, position, None).image.whole()
+            grey = np.empty((*pixels.shape[:2], 1), np.uint8)
+            grey_into(pixels, grey)
+            counts += np.bincount(grey.ravel(), minlength=256)
+    levels, share = np.arange(256), counts / counts.sum()
+    std = float(np.sqrt(share @ levels**2 - (share @ levels) ** 2)) or 1.0
+    return ((mean,), (std,)), f"{origin}, and the grey of training images"
 
 
 def require_validation(recipe: Recipe, data: DataSet) -> None:
@@ -144,14 +180,14 @@ MULTIPLE = 32
 """Pixels that networks divide their input by: sizes between the first and the last are multiples of it."""
 
 
-def training_size(recipe: InputRecipe, epoch: int) -> int:
-    """Compute the side of the training images in an epoch, counted from 0, pixels.
+def training_size(recipe: InputRecipe, epoch: int) -> Size:
+    """Compute the size of the training images in an epoch, counted from 0, pixels.
 
     `start_size` up to epoch grow_epochs[0], `size` from grow_epochs[1] on, in a straight line in between.
     """
     first, last = recipe.grow_epochs
     if not recipe.start_size or epoch >= last:
-        return recipe.size
+        return recipe.trained_size
     if epoch <= first:
         return recipe.start_size
     exact = recipe.start_size + (recipe.size - recipe.start_size) * (epoch - first) / (last - first)
@@ -161,8 +197,9 @@ def training_size(recipe: InputRecipe, epoch: int) -> int:
 def require_sizes(recipe: Recipe, network: Network) -> None:
     """Raise BadRecipe where the recipe has several sizes of input and the network's parameters depend on it."""
     sizes = {"input.start_size": recipe.input.start_size, "input.evaluation_size": recipe.input.evaluation_size}
+    channels, own = recipe.input.channels, recipe.input.trained_size
     for key, size in sizes.items():
-        if size and network.shapes((3, size, size)) != network.shapes((3, recipe.input.size, recipe.input.size)):
+        if size and network.shapes((channels, size, size)) != network.shapes((channels, *pair(own))):
             raise BadRecipe(
                 f"recipe key {key!r}: the dense layers of {recipe.whole_network[:80]} fix its input",
                 expected=f"input.size, {recipe.input.size}",

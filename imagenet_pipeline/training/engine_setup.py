@@ -7,12 +7,13 @@ normalisation of its input comes with them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.config.recipe import NetworkOptions
 from imagenet_pipeline.engines import (
     FRAMEWORKS,
@@ -35,6 +36,7 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
+from imagenet_pipeline.training.data import input_statistics
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
@@ -42,7 +44,9 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
     network = network_of(recipe.whole_network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0))
+    blueprint = Blueprint(
+        network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
+    )
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -74,7 +78,7 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
     network = network_of(state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
+    blueprint = Blueprint(network, recipe.input.trained_size, state.mean, state.std, recipe, frozen)
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine
@@ -146,9 +150,10 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
-    shape, initial = (len(data.mean), recipe.input.size, recipe.input.size), recipe.initial
+    channels, initial = recipe.input.channels, recipe.initial
+    shape = (channels, *pair(recipe.input.trained_size))
     if not initial.weights:
-        source = _given(recipe) or ((data.mean, data.std), f"{data.name}/mean.json")
+        source = _given(recipe) or input_statistics(data, channels)
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale, initial.bias)
         return Beginning(values, source[0], _journal_entry(*source))
     # Only a run that begins with a file needs what reads other programs' files.
@@ -157,10 +162,11 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     name = recipe.whole_network
     file = _source(Path(initial.weights), name, len(data.classes), initial.new_head)
     found, inside = _read(file, name, network, shape)
+    _require_channels(file, found, network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
-    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data)
+    normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data, channels)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
     head = _head(name, len(data.classes), shape) if initial.new_head else frozenset()
     if head and network.engine is None:
@@ -206,6 +212,19 @@ def _read(
     return translated, (stated.normalisation, stated.origin)
 
 
+def _require_channels(
+    file: Path, found: Mapping[str, Array], network: LayeredNetwork | ZooNetwork, shape: Shape
+) -> None:
+    """Raise BadInput for weights of this network whose input has other channels than the recipe's."""
+    here = network.shapes(shape)
+    unlike = [name for name in here if name in found and found[name].shape != here[name]]
+    words = {1: "grey images (1 channel)", 3: "RGB images (3 channels)"}
+    channels, other = shape[0], 4 - shape[0]
+    if unlike and found[unlike[0]].shape == network.shapes((other, *shape[1:]))[unlike[0]]:
+        what, advice = f"the weights are for {words[other]}", f"take input.channels={other}, or leave initial.weights"
+        raise BadInput(what, where=file, expected=f"{words[channels]}, by input.channels", advice=advice)
+
+
 def _travelling(
     file: Path, state: State | None, inside: tuple[Normalisation, str] | None
 ) -> tuple[Normalisation, str] | None:
@@ -220,13 +239,13 @@ def _travelling(
     return inside
 
 
-def _of_the_records(file: Path, data: DataSet) -> tuple[Normalisation, str]:
+def _of_the_records(file: Path, data: DataSet, channels: int) -> tuple[Normalisation, str]:
     log.warning(
         "%s: nothing says how its input was normalised, so mean and std of the records are taken; where it was "
         "trained with others, give initial.mean=[R,G,B] initial.std=[R,G,B]",
         file,
     )
-    return (data.mean, data.std), f"{data.name}/mean.json"
+    return input_statistics(data, channels)
 
 
 def _words(normalisation: Normalisation) -> str:

@@ -36,7 +36,7 @@ from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
-from imagenet_pipeline.training.data import IMPORTED, NUMBERED, steps_per_epoch
+from imagenet_pipeline.training.data import IMPORTED, NUMBERED, input_statistics, steps_per_epoch
 from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Journal, write_history
 from imagenet_pipeline.training.resume import recipe_entry
@@ -48,7 +48,7 @@ NOTE = """\
 # train THIS_FILE --run THE_RUN --resume latest [key=value ...]
 """
 COMMAND_LINE = "the command line"
-_SETTLED = ("network", "records", "input.size")
+_SETTLED = ("network", "records", "input.size", "input.height", "input.width", "input.channels")
 _OF_MOMENTUM = ("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay")
 _STEPS_ASSUMED = 1000
 """Steps of an epoch where no records say it: the rate at an epoch's beginning hardly depends on them."""
@@ -85,7 +85,7 @@ def make_run(
     state = replace(_state(imported, classes, normalisation, data, recipe), epoch=epoch, step=epoch * steps)
     with files.whole_folder(folder) as part:
         if imported.layers is not None:
-            own = _written_network(part / FILE_NAME, imported.network, imported.input_size, imported.layers)
+            own = _written_network(part / FILE_NAME, imported, imported.layers)
             recipe, state = recipe.model_copy(update={"network": own}), replace(state, network=own)
         files.write_whole(part / "recipe.toml", NOTE + recipe_text(as_kept(recipe)))
         values, declared = _with_auxiliary(imported, recipe)
@@ -129,11 +129,11 @@ def _other_classes(folder: Path, count: int, found: int, data: DataSet | None) -
     return BadInput(what, where=folder, expected=counted(count, "class"), found=found, advice=advice)
 
 
-def _written_network(path: Path, name: str, input_size: int, layers: Sequential) -> str:
+def _written_network(path: Path, imported: Imported, layers: Sequential) -> str:
     """Write a network's file, and give its path."""
-    shown = printable(name)[:LONGEST_NAME] or "imported"
+    shown = printable(imported.network)[:LONGEST_NAME] or "imported"
     try:
-        files.write_whole(path, network_text(NetworkFile(shown, input_size, layers)))
+        files.write_whole(path, network_text(NetworkFile(shown, imported.input_size, layers, imported.channels)))
     except ValueError as error:
         raise BadInput(f"the network has a number that no file can hold ({error})", where=shown) from error
     return str(path)
@@ -148,13 +148,16 @@ def normalisation_of(
     both the graph and the user do.
     """
     if given is not None:
+        if len(given[0]) != imported.channels:
+            what, expected = "not as many numbers as the input has channels", counted(imported.channels, "number")
+            raise BadRecipe(what, where="--mean and --std", expected=expected, found=len(given[0]))
         if imported.normalisation is not None and imported.normalisation_from == THE_GRAPH:
             raise BadRecipe("the network normalises its input itself", advice="leave --mean and --std out")
         return given, COMMAND_LINE
     if imported.normalisation is not None:
         return imported.normalisation, imported.normalisation_from
     if data is not None:
-        return (data.mean, data.std), f"{data.name}/mean.json"
+        return input_statistics(data, imported.channels)
     raise BadRecipe(
         "the normalisation of the network's input is unknown",
         advice="give --mean R,G,B and --std R,G,B (0,0,0 and 1,1,1 for not at all), or --records",
@@ -228,13 +231,21 @@ def _fine_tuning(imported: Imported, data: DataSet | None, crop_fraction: float 
             records=data.name if data else "",
             epochs=10,
             batch_size=batch_size,
-            input=InputRecipe(size=imported.input_size, crop_fraction=crop_fraction or InputRecipe().crop_fraction),
+            input=_input(imported, crop_fraction or InputRecipe().crop_fraction),
             initial=InitialRecipe(),
             optimizer=OptimizerRecipe(learning_rate=0.001),
             schedule=ScheduleRecipe(kind="cosine"),
         )
     except ValidationError as error:
         raise recipe_fault(error, option_names(), f"the recipe of {imported.network}") from error
+
+
+def _input(imported: Imported, crop_fraction: float) -> InputRecipe:
+    size, channels = imported.input_size, imported.channels
+    if isinstance(size, int):
+        return InputRecipe(size=size, crop_fraction=crop_fraction, channels=1 if channels == 1 else 3)
+    height, width = size
+    return InputRecipe(height=height, width=width, crop_fraction=crop_fraction, channels=1 if channels == 1 else 3)
 
 
 def _optimizer_state(
@@ -256,7 +267,7 @@ def _with_auxiliary(imported: Imported, recipe: Recipe) -> tuple[dict[str, Array
     if catalog.is_zoo_name(recipe.network):
         return dict(imported.values), {}
     network = catalog.build(recipe.network, imported.classes)
-    shape = (3, imported.input_size, imported.input_size)
+    shape = imported.input_shape
     declared = parameters(network, shape)
     values: dict[str, Any] = dict(imported.values)
     if any(name not in values for name in declared):

@@ -20,7 +20,7 @@ from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
-_OF_WEIGHTS = ("network", "input.size")
+_OF_WEIGHTS = ("network", "input.size", "input.height", "input.width", "input.channels")
 """Keys a restart cannot change: the weights would not mean the same."""
 _OF_ORDER = ("seed", "batch_size", "loader.window_shards")
 """Nor these, once there was a step: the position in the order of images would not."""
