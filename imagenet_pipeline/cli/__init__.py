@@ -70,6 +70,7 @@ for command in (
 ):
     app.command()(command)
 app.command()(records.export_records)
+app.command()(records.mean_image)
 app.command()(predict.predict)
 app.add_typer(pictures.picture_app, name="picture")
 app.command()(emotion.emotion)

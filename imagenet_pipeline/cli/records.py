@@ -162,6 +162,34 @@ def export_records(
     say(f"files: {_several(exported.files)}")
 
 
+def mean_image(
+    path: Annotated[Path, typer.Argument(help="A data set folder, as `build` made it.")],
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Side of the image, pixels: input.size of the recipe.")],
+    crop_fraction: Annotated[float, typer.Option(min=0.01, max=1, help="input.crop_fraction of the recipe.")] = 0.875,
+    as_json: Json = False,
+) -> None:
+    """Write the mean image of the training photos, mean.npy, beside the records.
+
+    Of each pixel the mean over the centre crops of all of them, float64 [3, size, size], RGB in 0..255: MXNet's
+    mean_img. input.transform=mean_image takes it where size and crop are the recipe's. mean_image.json says what it is
+    of; the manifest stays as it is.
+
+    \b
+    Examples:
+      imagenet-pipeline mean-image output/imagenet --size 224
+      imagenet-pipeline mean-image output/digits --size 28 --crop-fraction 1
+    """
+    from imagenet_pipeline.training.mean_image import CARD, write_mean_image
+
+    made = write_mean_image(path, size, crop_fraction)
+    if as_json:
+        say_json({"file": str(made.path), "card": CARD, "shape": list(made.pixels.shape), "images": made.images})
+        return
+    shape = "x".join(map(str, made.pixels.shape))
+    means = _three(made.pixels.mean((1, 2)))
+    say(f"{made.path}: {shape}, the mean of {counted(made.images, 'training image')}; R, G, B {means}")
+
+
 def _several(names: Sequence[str]) -> str:
     """The names, in part where they are many."""
     return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:3])} ... {names[-1]} ({len(names)} in all)"

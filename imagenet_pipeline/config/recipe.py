@@ -80,6 +80,16 @@ class NameOf:
         return value
 
 
+KEYS_OF_TRANSFORMS = {
+    "channels": (),
+    "mean_image": ("transform_images",),
+    "pixels": ("transform_images", "transform_epsilon"),
+    "pca": ("transform_images", "transform_epsilon", "transform_components"),
+    "zca": ("transform_images", "transform_epsilon"),
+}
+"""The keys that each transform of the input reads, beside the size."""
+
+
 class InputRecipe(Section):
     """The network's input: its size in training and evaluation, pixels."""
 
@@ -99,6 +109,15 @@ class InputRecipe(Section):
     """Side in the first epochs, pixels; 0 is `size`. `training/data.py` says how it grows."""
     grow_epochs: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
     """Epochs at which `start_size` begins to grow, and has become `size`."""
+    transform: Literal["channels", "mean_image", "pixels", "pca", "zca"] = "channels"
+    """What the network reads, fitted on the training images: each channel less its mean, by its deviation ("channels");
+    less the mean image, too; each pixel by its own deviation; or whitened, to principal components or as an image."""
+    transform_images: Annotated[int, Field(ge=0)] = 10_000
+    """Training images, drawn by the seed, that `transform` is fitted on; 0 is all of them."""
+    transform_epsilon: Positive = 0.01
+    """Added to each variance before a division by its root (pixels, pca, zca); that of a channel is 1."""
+    transform_components: Annotated[int, Field(ge=0)] = 0
+    """Principal components kept by transform "pca", those of the largest variances; 0 is all."""
 
     @property
     def trained_size(self) -> Size:
@@ -130,6 +149,17 @@ class InputRecipe(Section):
             )
         if bool(self.start_size) != bool(self.grow_epochs[1]):
             raise ValueError("start_size: goes with grow_epochs, give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _check_transform(self) -> InputRecipe:
+        read = KEYS_OF_TRANSFORMS[self.transform]
+        unread = [key for key in type(self).model_fields if key.startswith("transform_") and key not in read]
+        self._require_default(unread, f'on transform "{self.transform}"')
+        if self.transform != "channels":
+            self._require_default(
+                ("evaluation_size", "start_size"), f'on transform "{self.transform}", which has a number for each pixel'
+            )
         return self
 
 

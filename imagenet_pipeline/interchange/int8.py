@@ -21,6 +21,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.engines import Images
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.networks.catalog import INPUT_TRANSFORM
 
 Pixels = npt.NDArray[np.float32]
 METHOD = "static, QDQ: weights int8 a channel, activations int8 an array, least and greatest value seen"
@@ -103,7 +104,8 @@ def quantise(path: Path, batches: Iterator[Pixels]) -> None:
         try:
             # Batch normalisations go into their convolutions first: between two int8 operators they could not.
             quant_pre_process(path, fused, skip_symbolic_shape=True)
-            left_out = [*_grouped_transposes(onnx.load(fused)), *_bottomless_margins(onnx.load(fused))]
+            model = onnx.load(fused)
+            left_out = [*_grouped_transposes(model), *_bottomless_margins(model), *_input_transforms(model)]
             quantization.quantize_static(fused, quantised, _Feed(batches), per_channel=True, nodes_to_exclude=left_out)
         except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
@@ -141,6 +143,11 @@ def _bottomless_margins(model: Any) -> list[str]:
                and np.min(fills.get(node.input[2], 0)) < _LOWEST_SCALED]  # fmt: skip
     padded = {node.output[0] for node in margins}
     return [node.name for node in (*margins, *(node for node in model.graph.node if node.input[0] in padded))]
+
+
+def _input_transforms(model: Any) -> list[str]:
+    """Whitening enlarges what pixels differ in little, less than a step of int8 may be."""
+    return [node.name for node in model.graph.node if node.name.startswith(f"{INPUT_TRANSFORM}.")]
 
 
 class _Feed:

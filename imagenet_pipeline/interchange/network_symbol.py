@@ -32,6 +32,8 @@ _SUFFIXES = {
     "variance": "moving_var", "slope": "gamma", "constant": "value",
 }  # fmt: skip
 FLOAT32 = "0"
+_UNTRAINED = {"__lr_mult__": "0.0", "__wd_mult__": "0.0"}
+"""Attributes of a variable that training with MXNet leaves as it is."""
 _STATISTICS = ("mean", "variance")
 
 
@@ -119,8 +121,7 @@ class _SymbolWriter:
         fixed = {
             "__dtype__": FLOAT32,
             "__shape__": f"(1, {channels}, 1, 1)",
-            "__lr_mult__": "0.0",
-            "__wd_mult__": "0.0",
+            **_UNTRAINED,
         }
         mean, deviation = self.variable(MEAN, **fixed), self.variable(DEVIATION, **fixed)
         centred = self._append("broadcast_sub", "normalisation_centred", (data, mean), {})
@@ -152,7 +153,8 @@ class _SymbolWriter:
                 return self._arithmetic(layer, path, inputs)
             case layers.Constant(shape=shape):
                 # MXNet cannot tell the shape of what is only added or multiplied.
-                return self.variable(f"{name}_value", __dtype__=FLOAT32, __shape__=tuple_of((1, *shape)))
+                fixed = {} if layer.trained else _UNTRAINED
+                return self.variable(f"{name}_value", __dtype__=FLOAT32, __shape__=tuple_of((1, *shape)), **fixed)
             case layers.Activation(kind="swish"):
                 gate = self._append("Activation", f"{name}_gate", (inputs[0],), {"act_type": "sigmoid"})
                 return self._append("elemwise_mul", name, (inputs[0], gate), {})
@@ -161,7 +163,8 @@ class _SymbolWriter:
             case layers.L2Norm() if l2_mode(layer.axes, self._reports[path].input_shape) is None:
                 return self._unit_length(layer, path, inputs[0])
         op, attributes, suffixes = operator_of(self._reports[path])
-        variables = [self.variable(f"{name}_{suffix}", __dtype__=FLOAT32) for suffix in suffixes]
+        fixed = _UNTRAINED if isinstance(layer, layers.Dense) and not layer.trained else {}
+        variables = [self.variable(f"{name}_{suffix}", __dtype__=FLOAT32, **fixed) for suffix in suffixes]
         return self._append(op, name, [*inputs, *variables], attributes)
 
     def _joined(self, name: str, inputs: list[Output], axis: int) -> Output:

@@ -77,6 +77,8 @@ def _own_export(
     name, size, count = stated.network, stated.size, len(stated.classes)
     if name not in catalog.names() or input_size not in (None, size) or count < 1:
         return None
+    if any(word.startswith(f"{catalog.INPUT_TRANSFORM}.") for word in initializers):
+        return None
     try:
         declared = parameters(without_taps(catalog.entry(name).build(count)), (stated.channels, *pair(size)))
     except BadRecipe:

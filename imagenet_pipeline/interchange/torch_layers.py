@@ -268,9 +268,14 @@ def _weighted(layer: Conv | ConvTranspose | Dense | Constant, shape: Shape) -> s
             more = {"groups": groups, "bias": bias, "dilation": layer.dilation}
             return _module("ConvTranspose2d", shape[0], layer.channels, layer.kernel, **sizes, **more)
         case Dense():
-            return _module("Linear", shape[-1], layer.units, bias=layer.bias)
+            return _module("Linear", shape[-1], layer.units, bias=layer.bias) + _fixed(layer.trained)
         case Constant(shape=own):
-            return f"Constant({_comma(own)})"
+            return f"Constant({_comma(own)})" + _fixed(layer.trained)
+
+
+def _fixed(trained: bool) -> str:
+    """The end of an expression whose module's parameters training is to leave as they are."""
+    return "" if trained else ".requires_grad_(False)"
 
 
 def _norm(layer: BatchNorm | InstanceNorm | LayerNorm | LocalResponseNorm, shape: Shape) -> str:

@@ -161,8 +161,10 @@ class Loader:
 
         return Batches(self, cuts, order, prepare, mixed=augmentation.mixes)
 
-    def evaluation(self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1) -> Batches:
-        """Start a pass over every record, once over all ranks, in the order of the file.
+    def evaluation(
+        self, crop_fraction: float = 0.875, crops: Literal[1, 2, 10] = 1, chosen: NDArray[np.int64] | None = None
+    ) -> Batches:
+        """Start a pass over every record, or those at the `chosen` positions, once over all ranks, in that order.
 
         The last batch may be shorter. A share may be shorter by an image than another rank's; where it is empty,
         there is no batch. Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
@@ -173,13 +175,12 @@ class Loader:
                 expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
                 found=f"{crop_fraction}, {crops}",
             )
-        count = len(self.records)
+        order = epoch_order(len(self.records), 0, 0, shuffle=False) if chosen is None else chosen
 
         def prepare(_: range, slot: _Slot) -> _Images:
             return _EvaluationImages(slot.images.reshape(-1, crops, *slot.images.shape[1:]), crop_fraction)
 
-        order = epoch_order(count, 0, 0, shuffle=False)
-        return Batches(self, self._cuts(0, count), order, prepare, crops)
+        return Batches(self, self._cuts(0, len(order)), order, prepare, crops)
 
     def _cuts(self, start: int, stop: int) -> list[range]:
         whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))

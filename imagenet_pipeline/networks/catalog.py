@@ -64,6 +64,8 @@ FILE_NAME = "network.json"
 """A run's own copy of the file that its network is, and a checkpoint's."""
 WITH_OPTIONS = re.compile(r"(.+)\?(\w+=[\w.+-]+(?:&\w+=[\w.+-]+)*)", re.DOTALL)
 """A network's name with a recipe's options behind it, "lenet?dropout=0.3&width=2"."""
+INPUT_TRANSFORM = "input_transform"
+"""The name of the layers that `input.transform` puts in front of a network."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
 

@@ -1,14 +1,13 @@
 """The vocabulary networks are written in: frozen descriptions, no arithmetic, no engine.
 
-Images are [channels, height, width] and vectors [features]; a batch axis in front belongs to the engine.
-Weights are stored as (out, in / groups, kernel height, kernel width) for `Conv`, (in, out / groups, kernel height,
-kernel width) for `ConvTranspose` and (out, in) for `Dense`. Axes are those of an image: 0 is the channels.
-A network is a `Sequential`; `stack` writes it as a table whose keywords are the layers' names. What branches is a
-`Residual`, a `Concat` of branches, or in a network that came from elsewhere a `Graph`.
+Images are [channels, height, width] and vectors [features]; a batch axis in front belongs to the engine. Weights are
+stored as (out, in / groups, height, width) for `Conv`, (in, out / groups, height, width) for `ConvTranspose` and
+(out, in) for `Dense`. Axes are those of an image: 0 is the channels. A network is a `Sequential`; `stack` writes it as
+a table whose keywords are the layers' names. What branches is a `Residual`, a `Concat`, or a `Graph`.
 
 A layer's path is its name behind those of the layers around it: "stage2.unit1.conv". The items of a residual body
-stand directly in the Residual, its other branch under the name "shortcut"; those of a head directly in the Tap. All
-that read the tree of layers go through it by `walk`, `fold` or `follow`.
+stand directly in the Residual, its other branch under the name "shortcut"; those of a head directly in the Tap.
+Readers of the tree of layers go through it by `walk`, `fold` or `follow`.
 """
 
 from __future__ import annotations
@@ -56,12 +55,13 @@ class ConvTranspose:
 class Dense:
     """Fully connected layer on a vector, or with `last_axis` on every vector along the last axis of an array.
 
-    Parameters: weight, bias if asked for.
+    Parameters: weight, bias if asked for; where it is not `trained` they stay as they are.
     """
 
     units: int
     bias: bool = True
     last_axis: bool = False
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -271,9 +271,10 @@ class Join:
 
 @dataclass(frozen=True)
 class Constant:
-    """An array that depends on no image: the trained parameter `value`. An item of a `Graph`, without inputs."""
+    """An array that depends on no image: the parameter `value`, `trained` or not. A `Graph`'s item without inputs."""
 
     shape: tuple[int, ...]
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -365,7 +366,6 @@ def without_taps(network: Sequential) -> Sequential:
 
 
 Value = TypeVar("Value")
-
 SHORTCUT = "shortcut"
 
 

@@ -199,7 +199,7 @@ def with_width(network: Sequential, factor: float) -> Any:
 
     def wider(layer: Layer) -> Layer:
         match layer:
-            case Dense(units=units):
+            case Dense(units=units, trained=True):
                 return replace(layer, units=_scaled(units, factor))
             case Conv(channels=channels, groups=groups) | ConvTranspose(channels=channels, groups=groups):
                 if channels == groups:
@@ -251,7 +251,9 @@ def _cells(items: Items) -> list[Items]:
 
 
 def _is_repeatable(layer: Layer) -> bool:
-    return isinstance(layer, Dense) or (isinstance(layer, Conv) and all(size % 2 for size in pair(layer.kernel)))
+    return (isinstance(layer, Dense) and layer.trained) or (
+        isinstance(layer, Conv) and all(size % 2 for size in pair(layer.kernel))
+    )
 
 
 def _size_keeping(layer: Any) -> Any:

@@ -390,7 +390,7 @@ def _owned(layer: Layer, path: str, shape: Shape) -> Iterator[Parameter]:
             weight = (channels, layer.channels // layer.groups, *pair(layer.kernel))
             yield from _weight_and_bias(path, weight, layer.bias, layer.channels)
         case Dense():
-            yield from _weight_and_bias(path, (layer.units, shape[-1]), layer.bias, layer.units)
+            yield from _weight_and_bias(path, (layer.units, shape[-1]), layer.bias, layer.units, layer.trained)
         case InstanceNorm():
             yield Parameter(f"{path}.weight", (channels,), True, "scale")
             yield Parameter(f"{path}.bias", (channels,), True, "shift")
@@ -398,7 +398,7 @@ def _owned(layer: Layer, path: str, shape: Shape) -> Iterator[Parameter]:
             yield Parameter(f"{path}.weight", (shape[axis],), True, "scale")
             yield Parameter(f"{path}.bias", (shape[axis],), True, "shift")
         case Constant():
-            yield Parameter(f"{path}.value", shape, True, "constant")
+            yield Parameter(f"{path}.value", shape, layer.trained, "constant")
         case BatchNorm():
             yield Parameter(f"{path}.weight", (channels,), layer.scale, "scale")
             yield Parameter(f"{path}.bias", (channels,), True, "shift")
@@ -408,7 +408,7 @@ def _owned(layer: Layer, path: str, shape: Shape) -> Iterator[Parameter]:
             yield Parameter(f"{path}.slope", (channels,), True, "slope")
 
 
-def _weight_and_bias(path: str, shape: Shape, bias: bool, outputs: int) -> Iterator[Parameter]:
-    yield Parameter(f"{path}.weight", shape, True, "weight")
+def _weight_and_bias(path: str, shape: Shape, bias: bool, outputs: int, trained: bool = True) -> Iterator[Parameter]:
+    yield Parameter(f"{path}.weight", shape, trained, "weight")
     if bias:
-        yield Parameter(f"{path}.bias", (outputs,), True, "bias")
+        yield Parameter(f"{path}.bias", (outputs,), trained, "bias")

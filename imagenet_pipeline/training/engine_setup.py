@@ -30,8 +30,9 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_custom
+from imagenet_pipeline.networks.catalog import FILE_NAME, INPUT_TRANSFORM, LayeredNetwork, is_custom
 from imagenet_pipeline.networks.initial import initial_values
+from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
@@ -42,7 +43,7 @@ from imagenet_pipeline.training.distributed import facts_of, require_agreement, 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
-    network = network_of(recipe.whole_network, len(data.classes))
+    network = network_for(recipe, recipe.whole_network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
     blueprint = Blueprint(
         network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
@@ -76,7 +77,7 @@ def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
 
 def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
     """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
-    network = network_of(state.network, len(state.classes))
+    network = network_for(recipe, state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
     blueprint = Blueprint(network, recipe.input.trained_size, state.mean, state.std, recipe, frozen)
     engine = create_engine(recipe.engine, blueprint, values)
@@ -91,6 +92,44 @@ def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
 
 
+def network_for(recipe: Recipe, name: str, classes: int) -> LayeredNetwork | ZooNetwork:
+    """The network `name` as the recipe trains it: with its input transform in front, in place of an earlier one.
+
+    Raises BadRecipe as `network_of` does, and where the network cannot take the transform.
+    """
+    network = network_of(name, classes)
+    if recipe.input.transform == "channels":
+        return network
+    from imagenet_pipeline.training.input_transform import with_transform
+
+    return with_transform(network, recipe.input, image_shape(recipe))
+
+
+def image_shape(recipe: Recipe) -> Shape:
+    """(channels, height, width) of the images that the recipe trains on, in the end."""
+    return (recipe.input.channels, *pair(recipe.input.trained_size))
+
+
+def is_network_of(recipe: Recipe, name: str, classes: int) -> bool:
+    """Tell whether the network `name`, of a checkpoint, is the one that the recipe trains."""
+    if recipe.input.transform == "channels":
+        return catalog.is_same(name, recipe.whole_network, classes)
+    return network_for(recipe, name, classes) == network_for(recipe, recipe.whole_network, classes)
+
+
+def own_copy(recipe: Recipe, classes: int) -> str | None:
+    """The text of a run's own file of its network; None where the network's name says it all."""
+    name = recipe.whole_network
+    network = network_for(recipe, name, classes)
+    if network.engine is not None or recipe.input.transform == "channels":
+        return catalog.file_copy(name, classes) if is_custom(name) else None
+    from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
+
+    shape = recipe.input
+    made = NetworkFile(catalog.title(name), shape.trained_size, Sequential(network.items), shape.channels)
+    return network_text(made)
+
+
 def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
     """Settle "auto": the engine that trained `before`, or where there is no such, what `choose_engine` says."""
     if recipe.engine != "auto":
@@ -100,8 +139,11 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
 
 
 def as_kept(recipe: Recipe) -> Recipe:
-    """The recipe as a run keeps it: a custom network, its options made, is the run's own file beside the recipe."""
-    return with_network_file(recipe, FILE_NAME) if is_custom(recipe.whole_network) else recipe
+    """The recipe as a run keeps it: a custom network, its options made, or one with an input transform, is a file of
+    the run's own, beside the recipe.
+    """
+    has_file = is_custom(recipe.whole_network) or recipe.input.transform != "channels"
+    return with_network_file(recipe, FILE_NAME) if has_file else recipe
 
 
 def with_network_file(recipe: Recipe, file: str) -> Recipe:
@@ -151,16 +193,18 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
     channels, initial = recipe.input.channels, recipe.initial
-    shape = (channels, *pair(recipe.input.trained_size))
+    shape = image_shape(recipe)
     if not initial.weights:
         source = _given(recipe) or input_statistics(data, channels)
         values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale, initial.bias)
-        return Beginning(values, source[0], _journal_entry(*source))
+        transform, entry = _transform(recipe, network, data, source[0])
+        return Beginning({**values, **transform} if transform and values else values, source[0],
+                         _journal_entry(*source) | entry)  # fmt: skip
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import starting_values
 
     name = recipe.whole_network
-    file = _source(Path(initial.weights), name, len(data.classes), initial.new_head)
+    file = _source(recipe, len(data.classes))
     found, inside = _read(file, name, network, shape)
     _require_channels(file, found, network, shape)
     state = state_beside(file)
@@ -169,18 +213,46 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data, channels)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
     head = _head(name, len(data.classes), shape) if initial.new_head else frozenset()
+    transform, entry = _transform(recipe, network, data, normalisation, found)
     if head and network.engine is None:
-        found, head = _with_new_end(found, network.shapes(shape), head)
+        declared = {key: size for key, size in network.shapes(shape).items() if key not in transform}
+        found, head = _with_new_end(found, declared, head)
     if network.engine is not None:
         values = _zoo_values(file, found, network, shape, head, recipe.seed)
     else:
-        drawn = initial_values(network, shape, initial.kind, recipe.seed, bias=initial.bias)
-        values = starting_values(file, found, network, shape, drawn, head)
+        drawn = {**initial_values(network, shape, initial.kind, recipe.seed, bias=initial.bias), **transform}
+        values = starting_values(file, found, network, shape, drawn, head | transform.keys())
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in values if name in head))
     if layers:
         log.info("values of %s, but for the new layers: %s", file, first_few(layers))
     weights = {"file": str(file), "sha256": files.sha256_of(file), "new_layers": layers}
-    return Beginning(values, normalisation, {"initial_weights": weights, **_journal_entry(normalisation, origin)})
+    entry = {"initial_weights": weights, **_journal_entry(normalisation, origin), **entry}
+    return Beginning(values, normalisation, entry)
+
+
+def _transform(
+    recipe: Recipe,
+    network: LayeredNetwork | ZooNetwork,
+    data: DataSet,
+    normalisation: Normalisation,
+    found: Values | None = None,
+) -> tuple[Values, dict[str, Any]]:
+    """The input transform of a new run, fitted on its records: values by name, and the journal's entry on it.
+
+    Both are empty where there is none, and where it is among the weights `found` in a file. Raises BadRecipe where the
+    network has one whose values are nowhere.
+    """
+    if any(name.removeprefix("arg:").startswith(INPUT_TRANSFORM) for name in found or ()):
+        return {}, {}
+    if recipe.input.transform != "channels":
+        from imagenet_pipeline.training.input_transform import fitted
+
+        return fitted(recipe, data, normalisation, image_shape(recipe))
+    if network.engine is None and network.items[0][0] == INPUT_TRANSFORM:
+        what = f"the network begins with the input transform of another run, {INPUT_TRANSFORM}"
+        advice = "take that run's weights as well, initial.weights=RUN, or fit it anew: input.transform=zca"
+        raise BadRecipe(what, where=f"network = {recipe.whole_network[:80]!r}", advice=advice)
+    return {}, {}
 
 
 def _journal_entry(normalisation: Normalisation, origin: str) -> dict[str, Any]:
@@ -253,11 +325,12 @@ def _words(normalisation: Normalisation) -> str:
     return f"mean {mean} std {std}"
 
 
-def _source(path: Path, network: str, classes: int, new_head: bool) -> Path:
-    """The file of weights that `path` means, for `network` with `classes` outputs.
+def _source(recipe: Recipe, classes: int) -> Path:
+    """The file of weights that `initial.weights` means, for the recipe's network with `classes` outputs.
 
     A custom network with a new head may have only its beginning in common with it.
     """
+    path, network = Path(recipe.initial.weights), recipe.whole_network
     if not path.is_dir():
         return path
     folder = path
@@ -266,7 +339,8 @@ def _source(path: Path, network: str, classes: int, new_head: bool) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if not catalog.is_same(state.network, network, classes) and not (new_head and is_custom(network)):
+    may_differ = recipe.initial.new_head and is_custom(network)
+    if not may_differ and not is_network_of(recipe, state.network, classes):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice

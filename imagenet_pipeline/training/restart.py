@@ -20,7 +20,7 @@ from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
-_OF_WEIGHTS = ("network", "input.size", "input.height", "input.width", "input.channels")
+_OF_WEIGHTS = ("input.transform", "network", "input.size", "input.height", "input.width", "input.channels")
 """Keys a restart cannot change: the weights would not mean the same."""
 _OF_ORDER = ("seed", "batch_size", "loader.window_shards")
 """Nor these, once there was a step: the position in the order of images would not."""
@@ -28,7 +28,7 @@ _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
 _INITIAL = (
     "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
-    "initial.bias",
+    "initial.bias", "input.transform_images", "input.transform_epsilon", "input.transform_components",
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0

@@ -15,10 +15,8 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, find_recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine, keys_of_ranks
-from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
-from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, is_custom
+from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.processes import available_processors, memory_bytes
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
@@ -45,7 +43,10 @@ from imagenet_pipeline.training.engine_setup import (
     Beginning,
     as_kept,
     frozen_layers,
+    is_network_of,
+    network_for,
     new_engine,
+    own_copy,
     resumed_engine,
     with_engine,
     with_network_file,
@@ -216,10 +217,10 @@ def _begun(recipe: Recipe, data: DataSet) -> tuple[Recipe, Engine, Beginning]:
 
 
 def _keep_recipe(run: Run) -> None:
-    """Write the run's recipe, and the file of a custom network, which it goes by from now on."""
-    name, copy = run.recipe.whole_network, run.folder / FILE_NAME
-    if is_custom(name):
-        files.write_whole(copy, catalog.file_copy(name, len(run.data.classes)))
+    """Write the run's recipe, and the file of a custom network or one with an input transform: it goes by that."""
+    text, copy = own_copy(run.recipe, len(run.data.classes)), run.folder / FILE_NAME
+    if text is not None:
+        files.write_whole(copy, text)
         run.recipe = with_network_file(run.recipe, str(copy))
     files.write_whole(run.folder / "recipe.toml", recipe_text(as_kept(run.recipe)))
 
@@ -325,7 +326,7 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
     name = recipe.whole_network
-    if not catalog.is_same(state.network, name, len(state.classes)):
+    if not is_network_of(recipe, state.network, len(state.classes)):
         what = "the checkpoint is of another network"
         raise BadInput(what, where=start.folder, expected=name[:200], found=state.network)
     require_its_classes(state, data)
@@ -355,7 +356,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _require_possible(recipe: Recipe, data: DataSet) -> None:
     """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
-    require_sizes(recipe, network_of(recipe.whole_network, len(data.classes)))
+    require_sizes(recipe, network_for(recipe, recipe.whole_network, len(data.classes)))
     require_loggers(recipe.log.loggers)
 
 

@@ -324,6 +324,8 @@ def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
     built = build(network, lambda name: declared[name].shape[0])
     for name, parameter in built.parameters.items():
         parameter.shape = declared[name].shape
+        if not declared[name].trainable:
+            parameter.grad_req = "null"
     return built, any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
 
 

@@ -113,10 +113,23 @@ class _Weighted(torch.nn.Module):  # type: ignore[misc]
         match self.layer:
             case layers.Conv(stride=stride, pad=pad, groups=groups, dilation=dilation):
                 return functional.conv2d(x, self.weight, self.bias, stride, pad, dilation, groups)
+            case layers.Dense(trained=False):
+                return _exactly_linear(x, self.weight, self.bias)
             case layers.Dense():
                 return functional.linear(x, self.weight, self.bias)
             case _:
                 return functional.prelu(x, self.slope.to(x.dtype))
+
+
+def _exactly_linear(x: Any, weight: Any, bias: Any) -> Any:
+    """A dense layer in the precision of its weight, whatever the others compute in.
+
+    Whitening enlarges what pixels differ in little: rounded to 16 bits, or to tf32, its input would be mostly noise.
+    """
+    rounds = x.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    kind = torch.float64 if rounds else weight.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        return functional.linear(x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)).to(weight.dtype)
 
 
 class _BatchNorm(torch.nn.Module):  # type: ignore[misc]
