@@ -95,11 +95,11 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         print(summary.records)
 
     `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
-    "parquet", "webdataset", "tfrecord" or a registered builder; `root` may be an archive (.zip, .tar, .tar.gz, ...).
-    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
-    workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
-    is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
-    BadRecipe for an option there is not.
+    "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
+    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
+    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
+    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
+    `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.tasks import reached

@@ -19,7 +19,7 @@ import typer
 import imagenet_pipeline
 from imagenet_pipeline.cli import app
 from imagenet_pipeline.config import Recipe, recipe_keys
-from imagenet_pipeline.networks.summary import network_rows
+from imagenet_pipeline.networks.summary import file_rows, network_rows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = REPOSITORY / "docs" / "reference"
@@ -84,7 +84,7 @@ def recipes_page() -> Iterator[str]:
     yield "# Recipes\n"
     yield "The recipes that are shipped, each with the comment at its head: its source, and the figure to expect."
     yield "`imagenet-pipeline recipes` lists them; `train` takes the name or the path.\n"
-    for path in sorted(REPOSITORY.glob("config/**/*.toml")):
+    for path in sorted(set(REPOSITORY.glob("config/**/*.toml")) - set(REPOSITORY.glob("config/networks/*.toml"))):
         lines = path.read_text().splitlines()
         head = list(takewhile(lambda line: line.startswith("#"), lines))
         yield f"## {path.relative_to(REPOSITORY / 'config').with_suffix('').as_posix()}\n"
@@ -126,7 +126,7 @@ def networks_page() -> Iterator[str]:
     """Every network with its size, as `networks` lists them."""
     yield "# Networks\n"
     yield "What `imagenet-pipeline networks` lists: parameters and multiply-adds of one image, for 1,000 classes.\n"
-    rows = network_rows(1000, None)
+    rows = network_rows(1000, None) + file_rows(1000, None)
     yield from table(
         ("network", "input", "parameters", "million multiply-adds", "what it is"),
         (

@@ -49,6 +49,13 @@ Out = Annotated[Path, typer.Option(help="Folder of the data set, or its address:
 _SEED = typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
 Seed = Annotated[int, _SEED]
 Resize = Annotated[int, typer.Option(min=0, help="Shorter edge, pixels; smaller images stay; 0 keeps all sizes.")]
+ResizeMode = Annotated[
+    str,
+    typer.Option(
+        help="shorter; squash presses into a square of RESIZE pixels; letterbox fits into one, grey beside it."
+    ),
+]
+Interpolation = Annotated[str, typer.Option(help="area (averages; linear where it enlarges), nearest, linear, cubic.")]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")]
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
 Shards = Annotated[int | None, typer.Option(min=1, help="Files of the train split [default: one per 8,192 images]")]
@@ -81,6 +88,8 @@ class Common:
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "resize": (Resize, 256),
+    "resize_mode": (ResizeMode, "shorter"),
+    "interpolation": (Interpolation, "area"),
     "quality": (Quality, 95),
     "pass_through": (PassThrough, False),
     "shards": (Shards, None),

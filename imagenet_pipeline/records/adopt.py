@@ -306,7 +306,7 @@ def _sample_lines(file: RecordFile, checksums: Sequence[int | None], classes: Nu
 
 
 def _require_untouched(options: BuildOptions) -> None:
-    own = ("resize", "quality", "shards", "no_mean")
+    own = ("resize", "resize_mode", "interpolation", "quality", "shards", "no_mean")
     changing = [name for name in own if getattr(options, name) != getattr(_DEFAULT, name)]
     if changing:
         raise BadRecipe("record files are taken as they are", where="build records", found=f"the option {changing[0]}")

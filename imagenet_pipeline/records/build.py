@@ -25,6 +25,7 @@ from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.pieces import Steps, pieces_of, steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
+from imagenet_pipeline.records.prepare import Interpolation, ResizeMode, Resizing
 from imagenet_pipeline.records.shard import ShardTask, unpacked_file
 from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, run_tasks
 
@@ -40,11 +41,12 @@ log = logging.getLogger("imagenet_pipeline")
 class BuildOptions:
     """The form in which images are stored, and the number of processes that do it.
 
-    resize: short edge in pixels, 0 keeps the size. quality: JPEG 1..100. pass_through: resize nothing,
-    keep the bytes of every plain 8-bit JPEG or PNG. shards: files of the train split (default a file per
-    8192 images; other splits in proportion). workers: processes, default a process per core. max_rejects: more unusable
-    images stop the build. keep_damaged: store images part of whose picture is lost, too. no_mean: take mean and
-    deviation from a sample; another photo that keeps its bytes is not decoded, its header and its end are looked at.
+    resize: short edge in pixels, 0 keeps the size; resize_mode and interpolation are those of `Resizing`.
+    quality: JPEG 1..100. pass_through: resize nothing, keep the bytes of every plain 8-bit JPEG or PNG. shards: files
+    of the train split (default a file per 8192 images; other splits in proportion). workers: processes, default a
+    process per core. max_rejects: more unusable images stop the build. keep_damaged: store images part of whose picture
+    is lost, too. no_mean: take mean and deviation from a sample; another photo that keeps its bytes is not decoded, its
+    header and its end are looked at.
     """
 
     resize: int = 256
@@ -55,6 +57,8 @@ class BuildOptions:
     max_rejects: int = 0
     keep_damaged: bool = False
     no_mean: bool = False
+    resize_mode: ResizeMode = "shorter"
+    interpolation: Interpolation = "area"
 
     def __post_init__(self) -> None:
         limits = {"resize": (0, 16_384), "quality": (1, 100), "max_rejects": (0, 2**31)}
@@ -63,13 +67,25 @@ class BuildOptions:
             value = getattr(self, name)
             if not (lowest <= value <= highest if value is not None else name in optional):
                 raise BadInput(f"{name} is out of range", expected=f"{lowest}..{highest}", found=value)
+        others = self._other_resizing
+        if others and (self.pass_through or not self.resize):
+            reason = "with pass_through" if self.pass_through else "with resize 0, which keeps all sizes"
+            raise BadInput(f"{next(iter(others))} has no effect {reason}", found=next(iter(others.values())))
+
+    @property
+    def _other_resizing(self) -> dict[str, str]:
+        """How photos are resized, where that is not the default."""
+        chosen, default = Resizing(self.resize, self.resize_mode, self.interpolation), Resizing(self.resize)
+        mode = {"resize_mode": chosen.mode} if chosen.mode != default.mode else {}
+        return mode | ({"interpolation": chosen.interpolation} if chosen.interpolation != default.interpolation else {})
 
     @property
     def stored(self) -> dict[str, Any]:
         """The options that decide the bytes."""
         stored = {name: getattr(self, name) for name in ("resize", "quality", "pass_through", "shards")}
         # Named where they are used alone: data sets without them stay what they are.
-        return stored | {name: True for name in ("keep_damaged", "no_mean") if getattr(self, name)}
+        flags = {name: True for name in ("keep_damaged", "no_mean") if getattr(self, name)}
+        return stored | flags | self._other_resizing
 
 
 @dataclass(frozen=True)
@@ -323,6 +339,8 @@ def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, ke
                 pass_through=options.pass_through,
                 keep_damaged=options.keep_damaged,
                 mean_every=_mean_every(plan, split, options),
+                resize_mode=options.resize_mode,
+                interpolation=options.interpolation,
             )
             tasks.append(task)
     return tasks
@@ -375,7 +393,8 @@ def _estimated_bytes(options: BuildOptions, pending: Sequence[ShardTask]) -> int
         return 0
     mean_bytes = sum(sizes) / len(sizes)
     if options.resize and not options.pass_through:
-        mean_bytes = min(mean_bytes, 0.5 * options.resize**2)  # quality 95 takes more than half a byte a pixel
+        square = 0.5 * options.resize**2  # quality 95 takes more than half a byte a pixel
+        mean_bytes = min(mean_bytes, square) if options.resize_mode == "shorter" else square
     return int(mean_bytes * total)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import archives, image, recordio
-from imagenet_pipeline.records.prepare import prepare
+from imagenet_pipeline.records.prepare import Interpolation, ResizeMode, Resizing, prepare
 from imagenet_pipeline.records.tasks import Task, note_progress, require_wanted
 
 
@@ -47,6 +47,8 @@ class ShardTask(Task):
     unpacked: bool = False
     mean_every: int = 1
     is_piece: bool = False
+    resize_mode: ResizeMode = "shorter"
+    interpolation: Interpolation = "area"
 
     @property
     def images(self) -> int:
@@ -267,13 +269,14 @@ def _read_source(task: ShardTask, done: int, folders: Folders) -> bytes:
 
 def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> None:
     offset, folders = 0, Folders()
+    resizing = Resizing(task.resize, task.resize_mode, task.interpolation)
     for done, (path, label) in enumerate(zip(task.paths, task.labels, strict=True)):
         note_progress(task, done)
         number = task.first_number + done
         counts = number % task.mean_every == 0
         try:
             source = _read_source(task, done, folders)
-            prepared = prepare(source, task.resize, task.quality, task.pass_through, task.keep_damaged, counts)
+            prepared = prepare(source, resizing, task.quality, task.pass_through, task.keep_damaged, counts)
         except image.Rejected as reason:
             contents.rejects.append((number, path, str(reason)))
             continue

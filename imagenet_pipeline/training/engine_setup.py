@@ -14,6 +14,7 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, pair
+from imagenet_pipeline.config.recipe import NetworkOptions
 from imagenet_pipeline.engines import (
     FRAMEWORKS,
     Array,
@@ -29,7 +30,7 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, INPUT_TRANSFORM, LayeredNetwork, is_file_name
+from imagenet_pipeline.networks.catalog import FILE_NAME, INPUT_TRANSFORM, LayeredNetwork, is_custom
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
@@ -42,7 +43,7 @@ from imagenet_pipeline.training.distributed import facts_of, require_agreement, 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
-    network = network_for(recipe, recipe.network, len(data.classes))
+    network = network_for(recipe, recipe.whole_network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
     blueprint = Blueprint(
         network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
@@ -112,19 +113,20 @@ def image_shape(recipe: Recipe) -> Shape:
 def is_network_of(recipe: Recipe, name: str, classes: int) -> bool:
     """Tell whether the network `name`, of a checkpoint, is the one that the recipe trains."""
     if recipe.input.transform == "channels":
-        return catalog.is_same(name, recipe.network, classes)
-    return network_for(recipe, name, classes) == network_for(recipe, recipe.network, classes)
+        return catalog.is_same(name, recipe.whole_network, classes)
+    return network_for(recipe, name, classes) == network_for(recipe, recipe.whole_network, classes)
 
 
 def own_copy(recipe: Recipe, classes: int) -> str | None:
     """The text of a run's own file of its network; None where the network's name says it all."""
-    network = network_for(recipe, recipe.network, classes)
+    name = recipe.whole_network
+    network = network_for(recipe, name, classes)
     if network.engine is not None or recipe.input.transform == "channels":
-        return catalog.file_copy(recipe.network, classes) if is_file_name(recipe.network) else None
+        return catalog.file_copy(name, classes) if is_custom(name) else None
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
     shape = recipe.input
-    made = NetworkFile(catalog.title(recipe.network), shape.trained_size, Sequential(network.items), shape.channels)
+    made = NetworkFile(catalog.title(name), shape.trained_size, Sequential(network.items), shape.channels)
     return network_text(made)
 
 
@@ -132,16 +134,21 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
     """Settle "auto": the engine that trained `before`, or where there is no such, what `choose_engine` says."""
     if recipe.engine != "auto":
         return recipe
-    engine = before if before in FRAMEWORKS else choose_engine(recipe.devices, recipe.network)
+    engine = before if before in FRAMEWORKS else choose_engine(recipe.devices, recipe.whole_network)
     return recipe.model_copy(update={"engine": engine})
 
 
 def as_kept(recipe: Recipe) -> Recipe:
-    """The recipe as a run keeps it: a network that is a file, or has an input transform, is the run's own copy of it,
-    beside the recipe.
+    """The recipe as a run keeps it: a custom network, its options made, or one with an input transform, is a file of
+    the run's own, beside the recipe.
     """
-    has_file = is_file_name(recipe.network) or recipe.input.transform != "channels"
-    return recipe.model_copy(update={"network": FILE_NAME}) if has_file else recipe
+    has_file = is_custom(recipe.whole_network) or recipe.input.transform != "channels"
+    return with_network_file(recipe, FILE_NAME) if has_file else recipe
+
+
+def with_network_file(recipe: Recipe, file: str) -> Recipe:
+    """The recipe with the network of a file, as it stands there."""
+    return recipe.model_copy(update={"network": file, "network_options": NetworkOptions()})
 
 
 def scoring_engine(recipe: Recipe, state: State) -> str:
@@ -180,7 +187,8 @@ class Beginning:
 def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: DataSet) -> Beginning:
     """The values drawn, or those of `initial.weights`: a file, a run (its best checkpoint) or a checkpoint's folder.
 
-    With `initial.new_head` every parameter whose shape depends on the number of classes is drawn. Mean and std are
+    With `initial.new_head` every parameter whose shape depends on the number of classes is drawn, and so are the last
+    layers of a network that begins as the file's and ends in others. Mean and std are
     `initial.mean` and `initial.std`, or travel with the weights, or else are those of the records.
     Raises BadInput where the weights are another network's, or (without a new head) for other classes than there are.
     """
@@ -188,27 +196,31 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     shape = image_shape(recipe)
     if not initial.weights:
         source = _given(recipe) or input_statistics(data, channels)
-        values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
+        values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale, initial.bias)
         transform, entry = _transform(recipe, network, data, source[0])
         return Beginning({**values, **transform} if transform and values else values, source[0],
                          _journal_entry(*source) | entry)  # fmt: skip
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import starting_values
 
+    name = recipe.whole_network
     file = _source(recipe, len(data.classes))
-    found, inside = _read(file, recipe.network, network, shape)
+    found, inside = _read(file, name, network, shape)
     _require_channels(file, found, network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
     normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data, channels)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
-    head = _head(recipe.network, len(data.classes), shape) if recipe.initial.new_head else frozenset()
+    head = _head(name, len(data.classes), shape) if initial.new_head else frozenset()
     transform, entry = _transform(recipe, network, data, normalisation, found)
+    if head and network.engine is None:
+        declared = {key: size for key, size in network.shapes(shape).items() if key not in transform}
+        found, head = _with_new_end(found, declared, head)
     if network.engine is not None:
         values = _zoo_values(file, found, network, shape, head, recipe.seed)
     else:
-        drawn = {**initial_values(network, shape, recipe.initial.kind, recipe.seed), **transform}
+        drawn = {**initial_values(network, shape, initial.kind, recipe.seed, bias=initial.bias), **transform}
         values = starting_values(file, found, network, shape, drawn, head | transform.keys())
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in values if name in head))
     if layers:
@@ -239,7 +251,7 @@ def _transform(
     if network.engine is None and network.items[0][0] == INPUT_TRANSFORM:
         what = f"the network begins with the input transform of another run, {INPUT_TRANSFORM}"
         advice = "take that run's weights as well, initial.weights=RUN, or fit it anew: input.transform=zca"
-        raise BadRecipe(what, where=f"network = {recipe.network!r}", advice=advice)
+        raise BadRecipe(what, where=f"network = {recipe.whole_network[:80]!r}", advice=advice)
     return {}, {}
 
 
@@ -314,8 +326,11 @@ def _words(normalisation: Normalisation) -> str:
 
 
 def _source(recipe: Recipe, classes: int) -> Path:
-    """The file of weights that `initial.weights` means, for the recipe's network with `classes` outputs."""
-    path, network = Path(recipe.initial.weights), recipe.network
+    """The file of weights that `initial.weights` means, for the recipe's network with `classes` outputs.
+
+    A custom network with a new head may have only its beginning in common with it.
+    """
+    path, network = Path(recipe.initial.weights), recipe.whole_network
     if not path.is_dir():
         return path
     folder = path
@@ -324,7 +339,8 @@ def _source(recipe: Recipe, classes: int) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if not is_network_of(recipe, state.network, classes):
+    may_differ = recipe.initial.new_head and is_custom(network)
+    if not may_differ and not is_network_of(recipe, state.network, classes):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice
@@ -342,6 +358,22 @@ def _head(name: str, classes: int, shape: Shape) -> frozenset[str]:
     """The parameters whose shape depends on the number of classes, auxiliary classifiers' included."""
     here, there = (network_of(name, count).shapes(shape) for count in (classes, classes + 1))
     return frozenset(parameter for parameter in here if here[parameter] != there.get(parameter))
+
+
+def _with_new_end(
+    found: dict[str, Array], declared: dict[str, Shape], head: frozenset[str]
+) -> tuple[dict[str, Array], frozenset[str]]:
+    """Take what the file has for a network's beginning, and add its other layers, where all are behind, to the head.
+
+    Where the file lacks nothing, or something in between, both stay as they are: other errors say what does not fit.
+    """
+    fits = [name in found and found[name].shape == shape for name, shape in declared.items()]
+    common = fits.index(False) if False in fits else len(fits)
+    beginning, rest = [*declared][:common], [*declared][common:]
+    new = [name for name in rest if name not in head]
+    if not new or not beginning or any(fits[common + rest.index(name)] for name in new):
+        return found, head
+    return {name: found[name] for name in beginning}, head | frozenset(new)
 
 
 def _zoo_values(

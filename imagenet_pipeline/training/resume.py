@@ -16,7 +16,7 @@ from imagenet_pipeline.config import INSTEAD, Recipe, find_recipe, load_recipe, 
 from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine, keys_of_ranks
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
-from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
+from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.processes import hardware
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
@@ -51,6 +51,7 @@ from imagenet_pipeline.training.engine_setup import (
     own_copy,
     resumed_engine,
     with_engine,
+    with_network_file,
 )
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
@@ -58,6 +59,7 @@ from imagenet_pipeline.training.restart import (
     AskedRate,
     batch_size_of_last_start,
     begun_with,
+    carried_network,
     carried_overrides,
     changes_of,
     engine_of_last_start,
@@ -139,8 +141,7 @@ def run_settings(
             for key, value in carried_overrides(events).items()
             if key not in given and INSTEAD.get(key) not in given
         }
-        if is_file_name(str(carried.get("network", ""))):
-            carried["network"] = str(folder / FILE_NAME)
+        carried = carried_network(carried, given, folder)
     settled = with_engine(load_recipe(recipe, {**carried, **given}), engine)
     if found is not None and settled.batch_size == "auto":
         settled = settled.model_copy(update={"batch_size": found})
@@ -227,11 +228,11 @@ def _begun(recipe: Recipe, data: DataSet) -> tuple[Recipe, Engine, Beginning]:
 
 
 def _keep_recipe(run: Run) -> None:
-    """Write the run's recipe, and its own file of a network that is one or has an input transform: it goes by that."""
+    """Write the run's recipe, and the file of a custom network or one with an input transform: it goes by that."""
     text, copy = own_copy(run.recipe, len(run.data.classes)), run.folder / FILE_NAME
     if text is not None:
         files.write_whole(copy, text)
-        run.recipe = run.recipe.model_copy(update={"network": str(copy)})
+        run.recipe = with_network_file(run.recipe, str(copy))
     files.write_whole(run.folder / "recipe.toml", recipe_text(as_kept(run.recipe)))
 
 
@@ -351,9 +352,10 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
+    name = recipe.whole_network
     if not is_network_of(recipe, state.network, len(state.classes)):
         what = "the checkpoint is of another network"
-        raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
+        raise BadInput(what, where=start.folder, expected=name[:200], found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
         raise BadInput("the records are not those this run began with", where=data.name, advice="start a new run")
@@ -381,12 +383,12 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _require_possible(recipe: Recipe, data: DataSet) -> None:
     """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
-    require_sizes(recipe, network_for(recipe, recipe.network, len(data.classes)))
+    require_sizes(recipe, network_for(recipe, recipe.whole_network, len(data.classes)))
     require_loggers(recipe.log.loggers)
     if recipe.log.pictures:
         from imagenet_pipeline.training.weight_pictures import require_drawable  # few runs draw any
 
-        network = network_for(recipe, recipe.network, len(data.classes))
+        network = network_for(recipe, recipe.whole_network, len(data.classes))
         require_drawable(network, image_shape(recipe), recipe.log.pictures)
 
 

@@ -143,7 +143,7 @@ def draw_weights(run: Run, step: int) -> None:
     values = run.engine.values()
     with together(run.engine):
         if run.leads:
-            network = network_for(run.recipe, run.recipe.network, len(run.data.classes))
+            network = network_for(run.recipe, run.recipe.whole_network, len(run.data.classes))
             paths, shape = run.recipe.log.pictures, image_shape(run.recipe)
             drawn = weight_pictures.draw_weights(run.folder, network, shape, values, paths, step)
             for path, picture in drawn.items():

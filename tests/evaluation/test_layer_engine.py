@@ -10,7 +10,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
-from imagenet_pipeline.evaluation.features import engine_until, input_shape, own_network
+from imagenet_pipeline.evaluation.features import engine_until, own_network
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_concatenation_s_shape_is_that_of_all_its_branches(
 ) -> None:
     recipe, checkpoint = open_checkpoint(make_run(tmp_path / "run", network, 32), "best", {})
     engine, found = engine_until(recipe, checkpoint, layer, "a test")
-    assert input_shape(checkpoint.state) == (3, 32, 32)
+    assert checkpoint.state.input_shape == (3, 32, 32)
     assert found == shape
     assert engine.logits(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, *found)
 

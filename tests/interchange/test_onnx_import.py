@@ -151,8 +151,8 @@ def torch_modules() -> dict[str, Any]:
         "halved": nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1), Changed(halved, nn.Softplus(), nn.Mish()), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1),
             nn.Upsample(scale_factor=2), nn.InstanceNorm2d(6, affine=True), nn.LocalResponseNorm(3),
-            nn.AvgPool2d(3, 2, 1), nn.ELU(0.7), nn.SELU(), nn.Softsign(), nn.Hardsigmoid(), nn.AdaptiveMaxPool2d(1),
-            nn.Flatten(),
+            nn.AvgPool2d(3, 2, 1), nn.ELU(0.7), nn.SELU(), nn.SiLU(), nn.Softsign(), nn.Hardsigmoid(),
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(),
         ),
     }  # fmt: skip
 
@@ -491,7 +491,7 @@ def unfit_models() -> list[tuple[Any, str]]:
         (made([node("Identity", "x", out="y")], []), "no layers between"),
         (made([conv, *ends], [weight, *scores], opset=999), "the set of operators is unknown"),
         (made([conv, *ends], [weight, *scores], shape=("n", 3, 12)), "its input is no image"),
-        (made([conv, *ends], [weight, *scores], shape=("n", 3, 12, 14)), "its input is no such image"),
+        (made([conv, *ends], [weight, *scores], shape=("n", 4, 12, 14)), "its input is no such image"),
         (made([node("Conv", "x", "w", out="c", pads=[-1, 0, 0, 0]), *ends], [weight, *scores]), "attribute 'pads'"),
         (made([node("Conv", "x", "w", out="c", pads=[2**40] * 4), *ends], [weight, *scores]), "larger than any memory"),
         (made([node("Conv", "x", "w", out="c", group="one"), *ends], [weight, *scores]), "attribute 'group'"),

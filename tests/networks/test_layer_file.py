@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagenet_pipeline.config.shipped import shipped_networks
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.networks import catalog, layer_file
 from imagenet_pipeline.networks.layer_file import CLASSES, GROUPS, NetworkFile, network_text, read_network
@@ -35,7 +36,8 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     stack,
 )
-from imagenet_pipeline.networks.shapes import output_shape
+from imagenet_pipeline.networks.shapes import describe, output_shape, parameter_count
+from imagenet_pipeline.networks.summary import file_rows
 
 BRANCHED = Graph(
     (("a", Conv(4, 3, pad=1)), ("b", Activation("relu")), ("k", Constant((4, 1, 1))), ("sum", Elementwise("add"))),
@@ -291,3 +293,136 @@ def test_a_network_without_such_a_layer_keeps_its_classes(network, text):
     assert file.build(file.classes) == network
     with pytest.raises(BadRecipe, match=f"network mine.*{text}"):
         file.build(7)
+
+
+def toml(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_for_people_is_short_and_says_the_same(tmp_path):
+    path = toml(
+        tmp_path,
+        """
+        input_size = 8
+        layers = [
+            {layer = "Conv", channels = 4, kernel = [3, 1], pad = 1}, "BatchNorm", "relu",
+            {name = "unit", layer = "Residual", body = [{layer = "Conv", channels = 4, kernel = 1}, "swish"]},
+            {layer = "Conv", channels = 4, kernel = 1}, "relu", {layer = "Pool", kind = "max", size = 2, stride = 2},
+            {layer = "Tap", weight = 0.3, head = ["Flatten", "Dense"]},
+            "Flatten", {layer = "Dense", units = 9}, {name = "relu1", layer = "Activation", kind = "elu"},
+            "Dense",
+        ]
+        """,
+    )
+    file = read_network(path)
+    assert (file.name, file.input_size, file.classes) == ("mine", 8, 1000)
+    assert file.build(5) == stack(
+        conv1=Conv(4, (3, 1), pad=1), norm1=BatchNorm(), relu2=Activation("relu"),
+        unit=Residual(stack(conv1=Conv(4, 1), swish1=Activation("swish"))),
+        conv2=Conv(4, 1), relu3=Activation("relu"), pool1=Pool("max", 2, 2),
+        tap1=Tap(stack(flatten1=Flatten(), classifier=Dense(5)), 0.3),
+        flatten1=Flatten(), dense1=Dense(9), relu1=Activation("elu"), classifier=Dense(5),
+    )  # fmt: skip
+    assert read_network(toml(tmp_path, "[[layers]]\nlayer='Flatten'\n[[layers]]\nlayer='Dense'\nunits=3")).classes == 3
+
+
+def test_a_file_may_begin_as_a_network_of_the_catalogue(tmp_path):
+    file = read_network(toml(tmp_path, 'base="lenet"\nuntil="pool2"\ninput_size=28\nlayers=["Flatten", "Dense"]'))
+    lenet = catalog.build("lenet", 3).items
+    assert file.build(3).items == (*lenet[:6], ("flatten1", Flatten()), ("classifier", Dense(3)))
+
+
+FLAT = '"Flatten", {layer = "Dense"'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers = [", "cannot be read as TOML"),
+        ("layers = 3", "'layers' is wrong; expected an array of layers; found '3'"),
+        ("name = 'x'", "'layers' is wrong; expected a value; found 'none'"),
+        (f"layers = [{FLAT}]", "cannot be read as TOML"),
+        (f"layers = [{FLAT}, unit = 5}}]", "layer classifier: 'unit' is wrong.*did you mean units"),
+        ("layers = ['Flaten', 'Dense']", "layer flaten1: 'layer' is wrong.*did you mean Flatten"),
+        (f"layers = [{FLAT}}}, 'relu', {{layer = 'Dense', units = 3}}]",
+         "layer classifier: 'units' is wrong; expected a value; found 'none'"),
+        (f"layer = 3\nlayers = [{FLAT}}}]", "'layer' is wrong.*did you mean layers"),
+        ("layers = ['Flatten', {layer = 'Dropout', rate = nan}, 'Dense']", "'rate' is wrong; expected a number, 0 to"),
+        ("layers = ['Flatten', {layer = 'Dense', units = 1979-05-27}]", "'units' is wrong; expected a whole number"),
+        ("layers = [{layer = 'Graph', items = [{name = 'a', layer = 'Flatten', inputs = ['b']}, "
+         "{name = 'b', layer = 'Dense', units = 3, inputs = ['a']}]}]", "a reads .'b'., which no earlier item is"),
+        ("layers = [{layer = 'Conv', channels = 3, kernel = 3}, 'Dense']", "classifier: the layer needs a vector"),
+        ("base = 'lenett'\nuntil = 'x'\nlayers = ['Dense']", "'base' is wrong.*did you mean lenet"),
+        ("base = 'lenet'\nlayers = ['Dense']", "'until' is wrong; expected a layer of lenet"),
+        ("base = 'lenet'\nuntil = 'pol2'\nlayers = ['Dense']", "'until' is wrong.*did you mean pool2"),
+        ("base = 'mine.toml'\nuntil = 'pol2'\nlayers = ['Dense']", "'base' is wrong"),
+        (f"version = 2\nlayers = [{FLAT}}}]", "'version' is wrong; expected 1; found '2'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_for_people_is_named(text, said, tmp_path):
+    with pytest.raises(BadInput, match=said) as caught:
+        read_network(toml(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "mine.toml"))
+
+
+GREY_28 = {  # by hand: weights and biases of each layer for [1, 28, 28], 10 classes
+    "mlp_1024": 785 * 1024 + 1025 * 10,
+    "mlp_200_200": 785 * 200 + 201 * 200 + 201 * 10,
+    "mlp_16": 785 * 16 + 17 * 10,
+    "mlp_wider": 785 * 32 + 33 * 10,
+    "mlp_deeper": 785 * 16 + 17 * 16 + 17 * 10,
+    "conv5_64_fc100": 26 * 64 + (14 * 14 * 64 + 1) * 100 + 101 * 10,
+    "conv5_32_conv5_64_fc1024": 26 * 32 + (25 * 32 + 1) * 64 + (7 * 7 * 64 + 1) * 1024 + 1025 * 10,
+    "lenet_strides_2_3": 26 * 20 + (25 * 20 + 1) * 50 + (4 * 4 * 50 + 1) * 500 + 501 * 10,
+}
+
+
+@pytest.mark.parametrize("name", GREY_28)
+def test_shipped_files_have_the_parameters_counted_by_hand(name):
+    network = catalog.build(f"networks/{name}.toml", 10)
+    assert parameter_count(describe(network, (1, 28, 28))) == GREY_28[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "count"),
+    [
+        # 14,714,688 in the convolutions, a vector of 512, two dense layers of 4096.
+        ("vgg16", 2, 50, 14_714_688 + 513 * 4096 + 4097 * 4096 + 4097 * 2),
+        ("networks/car_or_truck.toml", 2, 128, 14_714_688 + (512 * 4 * 4 + 1) * 6 + 7 * 2),
+        ("networks/minivgg_one_block.toml", 7, 32,
+         28 * 32 + 64 + 289 * 32 + 64 + (16 * 16 * 32 + 1) * 512 + 1024 + 513 * 7),
+        ("networks/resnet18_cifar.toml", 10, 32, 11_173_962),
+    ],
+)  # fmt: skip
+def test_networks_of_the_courses_have_the_parameters_counted_by_hand(name, classes, size, count):
+    assert parameter_count(describe(catalog.build(name, classes), (3, size, size))) == count
+    assert name != "vgg16" or count == 33_605_442
+
+
+def test_every_shipped_file_is_listed_read_and_names_what_it_is():
+    rows = {row.name: row for row in file_rows()}
+    assert tuple(rows) == tuple(shipped_networks())
+    for name, row in rows.items():
+        assert row.parameters
+        assert not row.summary.startswith("of the file")
+        assert catalog.title(name) == name.removeprefix("networks/").removesuffix(".toml")
+        assert catalog.build(f"config/{name}", 3) == catalog.build(name, 3)
+    with pytest.raises(BadRecipe, match=r"no such network file; did you mean networks/mlp_1024.toml"):
+        catalog.build("networks/mlp_102.toml", 3)
+
+
+def test_a_short_form_is_dense_layers_with_dropout_where_that_is_asked_for():
+    assert catalog.build("mlp:7,6", 3).items == (
+        ("flatten", Flatten()), ("dense1", Dense(7)), ("relu1", Activation("relu")),
+        ("dense2", Dense(6)), ("relu2", Activation("relu")), ("classifier", Dense(3)),
+    )  # fmt: skip
+    dropped = catalog.build("mlp:7?dropout=0.15&activation=tanh", 3)
+    assert [name for name, _ in dropped.items] == ["flatten", "dense1", "relu1", "dropout1", "classifier"]
+    assert dict(dropped.items)["relu1"] == Activation("tanh")
+    assert not catalog.is_zoo_name("mlp:7")
+    for name in ("mlp:", "mlp:7,", "mlp:-1", "mlp:0", "mlp:99999999999"):
+        with pytest.raises(BadRecipe, match="expected widths of dense layers"):
+            catalog.build(name, 3)

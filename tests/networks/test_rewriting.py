@@ -1,0 +1,185 @@
+"""Options of a network: each changes what it says and nothing else, in networks of the catalogue and in any tree."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_pipeline.config.recipe import NetworkOptions
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.layers import (
+    Activation,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Elementwise,
+    Flatten,
+    Graph,
+    Pool,
+    Residual,
+    Tap,
+    stack,
+    walk,
+)
+from imagenet_pipeline.networks.rewriting import rewritten
+from imagenet_pipeline.networks.shapes import describe, output_shape, parameter_count
+
+RELU, NORM = Activation("relu"), BatchNorm(momentum=0.5)
+
+
+def changed(network, **options):
+    return rewritten(network, NetworkOptions(**options), "mine")
+
+
+def names(network):
+    return [name for name, _ in network.items]
+
+
+def test_every_dropout_has_the_rate_wherever_it_stands():
+    inner = stack(conv=Conv(4, 1), drop=Dropout(0.5))
+    network = stack(
+        drop=Dropout(0.1), unit=Residual(inner, stack(drop=Dropout(0.2))),
+        both=Concat((("a", inner), ("b", Conv(4, 1)))),
+        graph=Graph((("a", inner),), (("",),)), aux=Tap(stack(flat=Flatten(), drop=Dropout(0.7), d=Dense(3)), 0.3),
+        flat=Flatten(), d=Dense(3),
+    )  # fmt: skip
+    made = changed(network, dropout=0.25)
+    rates = [layer.rate for _, layer in walk(made) if isinstance(layer, Dropout)]
+    assert rates == [0.25] * 6
+    assert [path for path, _ in walk(made)] == [path for path, _ in walk(network)]
+
+
+def test_every_activation_has_the_kind_but_arithmetic_and_gates():
+    inner = stack(conv=Conv(4, 1), bent=RELU, end=Activation("sigmoid"))
+    gate = Graph((("gate", inner), ("bent", RELU), ("x", Elementwise("multiply")), ("y", Activation("sigmoid"))),
+                 (("",), ("",), ("bent", "gate"), ("x",)))  # fmt: skip
+    made = changed(stack(a=RELU, b=Activation("square"), c=Activation("elu", 0.3), d=gate), activation="elu")
+    assert made.items[:3] == (("a", Activation("elu", 1.0)), ("b", Activation("square")), ("c", Activation("elu", 0.3)))
+    elu = Activation("elu", 1.0)
+    wanted = stack(conv=Conv(4, 1), bent=elu, end=Activation("sigmoid"))
+    assert dict(dict(made.items)["d"].items) == {
+        "gate": wanted, "bent": elu, "x": Elementwise("multiply"), "y": elu
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "place", "after"),
+    [
+        ("conv1 relu1 pool", "before", "conv1 norm1 relu1 pool"),
+        ("conv1 relu1 pool", "after", "conv1 relu1 norm1 pool"),
+        ("conv1 norm1 relu1 conv2 norm2", "after", "conv1 relu1 norm1 conv2 norm2"),
+        ("conv1 relu1 norm1 pool relu2", "before", "conv1 norm1 relu1 pool relu2"),
+        ("norm1 relu1 conv1 relu2", "before", "norm1 relu1 conv1 norm2 relu2"),
+        ("conv1 norm1 relu1", "before", "conv1 norm1 relu1"),
+        ("conv1 norm1 relu1 pool", "first", "input_norm conv1 norm1 relu1 pool"),
+        ("norm1 conv1", "first", "norm1 conv1"),
+        ("conv1 norm1 relu1 conv2 relu2 norm2", "none", "conv1 relu1 conv2 relu2"),
+    ],
+)
+def test_normalisation_stands_where_it_is_asked_for(before, place, after):
+    kinds = {"conv": Conv(4, 1, bias=False), "relu": RELU, "norm": NORM, "pool": Pool("max", 2, 2)}
+    network = stack(**{name: kinds[name.rstrip("0123456789")] for name in before.split()})
+    made = changed(network, normalisation=place)
+    assert names(made) == after.split()
+    kept = dict(network.items)
+    assert all(layer in (kept.get(name), BatchNorm()) or place == "none" for name, layer in made.items)
+    if place == "none":
+        assert [layer.bias for _, layer in made.items if isinstance(layer, Conv)] == [True, False]
+
+
+def test_a_bias_takes_the_place_of_a_norm_in_a_graph_too():
+    graph = Graph((("conv", Conv(4, 1, bias=False)), ("norm", NORM), ("sum", Elementwise("add"))),
+                  (("",), ("conv",), ("norm", "conv")))  # fmt: skip
+    made = changed(stack(graph=graph), normalisation="none")
+    assert dict(dict(made.items)["graph"].items)["conv"] == Conv(4, 1)
+    assert output_shape(made, (3, 8, 8)) == output_shape(stack(graph=graph), (3, 8, 8))
+
+
+def test_the_zoo_s_vgg_is_the_paper_s_with_normalisation_before():
+    ours = changed(catalog.entry("vgg11").build(10), normalisation="before")
+    zoo = catalog.entry("vgg11_bn").build(10)
+    assert [item for item in ours.items if item[0].startswith("block")] == [
+        item for item in zoo.items if item[0].startswith("block")
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["lenet", "resnet18", "resnet50_d", "googlenet", "densenet121", "squeezenet1_1", "alexnet"]
+)
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wider_network_keeps_its_form_and_its_classes(name, factor):
+    size = catalog.entry(name).input_size
+    network, wide = (catalog.build(which, 7) for which in (name, f"{name}?width={factor}"))
+    assert [path for path, _ in walk(wide)] == [path for path, _ in walk(network)]
+    assert output_shape(wide, (3, size, size)) == (7,)
+    few, many = (parameter_count(describe(layers, (3, size, size))) for layers in (network, wide))
+    assert many / few == pytest.approx(factor**2, rel=0.2)
+
+
+def test_a_deeper_network_repeats_what_has_an_activation():
+    network = stack(
+        conv1=Conv(4, (3, 5), stride=2), norm1=NORM, relu1=RELU, pool=Pool("max", 2, 2), even=Conv(4, 2), relu2=RELU,
+        unit=Residual(stack(conv1=Conv(4, 3, pad=1), relu1=RELU, conv2=Conv(4, 3, pad=1))), flat=Flatten(),
+        fc=Dense(6), relu3=RELU, drop=Dropout(0.5), scores=Dense(5), relu4=RELU,
+    )  # fmt: skip
+    made = changed(network, depth=3)
+    wanted = """conv1 norm1 relu1 conv1_2 norm1_2 relu1_2 conv1_3 norm1_3 relu1_3 pool even relu2 unit flat
+        fc relu3 drop fc_2 relu3_2 drop_2 fc_3 relu3_3 drop_3 scores relu4"""
+    assert " ".join(names(made)) == " ".join(wanted.split())
+    assert dict(made.items)["conv1_2"] == Conv(4, (3, 5), pad=(1, 2))
+    assert names(dict(made.items)["unit"].body) == [
+        "conv1",
+        "relu1",
+        "conv1_2",
+        "relu1_2",
+        "conv1_3",
+        "relu1_3",
+        "conv2",
+    ]
+    assert output_shape(made, (3, 16, 16)) == output_shape(network, (3, 16, 16))
+    assert [path for path, _ in walk(network)] == [path for path, _ in walk(made) if "_" not in path]
+    assert catalog.build("squeezenet1_1?depth=2", 7) is not None
+
+
+def test_a_depthwise_convolution_stays_one():
+    network = stack(a=Conv(8, 1), b=Conv(8, 3, groups=8), c=Conv(6, 1, groups=2))
+    made = dict(changed(network, width=1.5).items)
+    assert (made["b"], made["c"]) == (Conv(12, 3, groups=12), Conv(8, 1, groups=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("resnet18", 11_173_962), ("resnet34", 21_282_122), ("resnet50", 23_520_842), ("densenet121", 6_956_298 + 128)],
+)
+def test_cifar_s_stem_gives_the_counts_known_for_cifar_10(name, count):
+    """Those of github.com/kuangliu/pytorch-cifar, whose DenseNet has no normalisation in the stem."""
+    network = catalog.build(f"{name}?stem=cifar", 10)
+    assert parameter_count(describe(network, (3, 32, 32))) == count
+    stem = dict(network.items)["stem"]
+    assert not any(isinstance(layer, Pool) for _, layer in stem.items)
+    assert output_shape(stem, (3, 32, 32)) == (64, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"dropout": 0.5}, "no Dropout, whose rate"),
+        ({"activation": "elu"}, "no activation"),
+        ({"normalisation": "after"}, "no activation behind"),
+        ({"depth": 2}, "no Conv or Dense with an activation"),
+        ({"stem": "cifar"}, "no layer called stem"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, text):
+    with pytest.raises(BadRecipe, match=f"network_options.*the network has {text}.*network mine"):
+        changed(stack(flat=Flatten(), d=Dense(3)), **options)
+
+
+@given(st.lists(st.sampled_from(["before", "after", "none"]), min_size=1, max_size=4))
+def test_the_last_place_asked_for_counts_and_moving_twice_is_moving_once(places):
+    network = catalog.entry("minivggnet").build(5)
+    for place in (*places, places[-1]):
+        before, network = network, changed(network, normalisation=place)
+    assert network == before
