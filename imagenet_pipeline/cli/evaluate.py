@@ -148,7 +148,7 @@ def _say(findings: Findings, page: Path | None) -> None:
         of = f"{rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f}{beside}"
         say(f"{name:<7} {rate.percent:.2f} %  ({of})")
     kind, span = findings.examination.loss_kind, figures.loss.interval
-    unit = "nats" if kind == "cross_entropy" else f"({kind})"
+    unit = "nats" if kind.endswith("cross_entropy") else f"({kind})"
     said = f"  (95 %: {span[0]:z.4f} to {span[1]:z.4f})" if span else ""
     say(f"loss    {figures.loss.value:z.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")

@@ -167,18 +167,39 @@ class Augmentation(Section):
         return self
 
 
+KEYS_OF_LOSSES = {
+    "cross_entropy": ("label_smoothing",),
+    "binary_cross_entropy": ("label_smoothing", "threshold"),
+    "focal": ("label_smoothing", "gamma"),
+    "hinge": ("margin",),
+}
+"""The keys each kind of loss reads, beside class_weights."""
+
+
 class LossRecipe(Section):
     """The loss; `engines/__init__.py` states each kind."""
 
-    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    """Cross-entropy of the softmax, or the hinge of the margins to the other classes."""
+    kind: Literal["cross_entropy", "binary_cross_entropy", "focal", "hinge"] = "cross_entropy"
+    """Cross-entropy of the softmax; of a single output for two classes, its sigmoid's; focal; or hinge, of margins."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which kind "binary_cross_entropy" says the second class; scores are shifted, so that there
+    both classes are even."""
+    gamma: NotNegative = 2.0
+    """Exponent of kind "focal": how much less an image counts, the surer its class (Lin et al. 2017)."""
+    margin: Positive = 1.0
+    """Lead over every other class that kind "hinge" asks for."""
+    class_weights: tuple[NotNegative, ...] | Literal["none", "balanced"] = "none"
+    """Factors of the training loss of each class's images: a list, or "balanced", images / (classes * images of it)."""
 
     @model_validator(mode="after")
-    def _check_smoothing(self) -> LossRecipe:
-        if self.kind == "hinge":
-            self._require_default(["label_smoothing"], "on hinge, which looks at one class an image")
+    def _check_effect(self) -> LossRecipe:
+        read = (*KEYS_OF_LOSSES[self.kind], "class_weights")
+        unread = [key for key in type(self).model_fields if key not in ("kind", *read)]
+        self._require_default(unread, f"on {self.kind}, which reads {', '.join(read)}")
+        if not isinstance(self.class_weights, str) and not any(self.class_weights):
+            raise ValueError("class_weights: one at least must be above 0")
         return self
 
 
@@ -367,10 +388,18 @@ class LoaderRecipe(Section):
     """Batches prepared ahead."""
     window_shards: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
+    order: Literal["shuffled", "balanced"] = "shuffled"
+    """Training images of an epoch: every one once, or as many, every class as often: a rare one's come again."""
     cache: str = ""
     """Folder for shards of records in cloud storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
     """Bound of that folder, GB (10^9 bytes) of shards; 0 is room for all of them."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> LoaderRecipe:
+        if self.order == "balanced" and self.window_shards not in (0, "auto"):
+            raise ValueError('window_shards: must be 0, for all, where order is "balanced": no window has every class')
+        return self
 
 
 def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
@@ -452,6 +481,12 @@ class Recipe(Section):
             what = "only the start of a training finds the batch that fits"
             raise BadRecipe(what, where="batch_size = 'auto'", advice="give a number")
         return self.batch_size
+
+    @model_validator(mode="after")
+    def _check_balance(self) -> Recipe:
+        if self.loader.order == self.loss.class_weights == "balanced":
+            raise ValueError('loss.class_weights: "balanced" beside loader.order "balanced" would count it twice')
+        return self
 
     @model_validator(mode="after")
     def _check_mixing(self) -> Recipe:

@@ -6,17 +6,30 @@ just issued: losses and hits stay on the device until `totals` is called. But th
 left the host, and may be overwritten, as soon as the call that was given them returns.
 
 `imagenet_pipeline/optimizers.py` writes the update rules, shared by the engines. The losses of an image with logits s,
-target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
+target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training, where
+q_j = (1 - e) t_j + e / C and p = softmax(s):
 
-    cross_entropy   - sum over j of ((1 - e) t_j + e / C) log softmax(s)_j         (Szegedy et al. 2016, section 7)
-    hinge           sum over j != y of max(0, s_j - s_y + 1)                       (Weston & Watkins 1999)
+    cross_entropy           - sum over j of q_j log p_j                            (Szegedy et al. 2016, section 7)
+    binary_cross_entropy    the same, p_1 = sigmoid(z) and p_0 = 1 - p_1           (C = 2; z is the only output)
+    focal                   - sum over j of q_j (1 - p_j)^gamma log p_j            (Lin et al. 2017)
+    hinge                   sum over j != y of max(0, s_j - s_y + margin)          (Weston & Watkins 1999)
 
-Scoring uses the same without smoothing.
+Of a single output z the network makes the scores s = (0, z - log(h / (1 - h))), even where p_1 is the threshold h: so
+all that ranks two scores goes by the threshold (`networks/single_output.py`).
+
+With class weights w the loss of an image is the above times sum over j of t_j w_j (w_y of its one class). A step's loss
+is the sum of these over its images, divided by their number, as Keras divides it, not by the sum of their weights, as
+PyTorch does: so an image weighs the same whatever shares its batch, and the shares of ranks and micro-batches add up.
+"balanced" is w_c = n / (C n_c) over all n training images, n_c of them of class c, as scikit-learn has it: the mean
+weight of the training images is 1 then, and both ways to divide agree but for chance.
+
+Scoring uses the same without smoothing and without weights: a validation loss is that of the records as they are.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +48,8 @@ from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
 from imagenet_pipeline.processes import this_process
 
+LEAST_MISSING = 1e-12
+"""What focal loss takes 1 - p to be at least: its powers below 1 have no slope at 0."""
 FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
 """Engines, and the packages that they need."""
 Array = npt.NDArray[np.floating[Any]]
@@ -51,7 +66,8 @@ class Blueprint:
 
     `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels
     (a network whose parameters do not depend on it takes other sides as well), which a checkpoint has of its own.
-    `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch.
+    `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch. `class_weights` are
+    the numbers that the recipe's come to, none where every class weighs the same.
     """
 
     network: Sequential | ZooNetwork
@@ -60,6 +76,7 @@ class Blueprint:
     std: tuple[float, ...]
     recipe: Recipe
     frozen: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
 
     def for_scoring(self) -> Blueprint:
         """The same without the recipe's keys of training alone, which need a compiler or the whole network."""
@@ -187,6 +204,11 @@ class Engine(Protocol):
 
     def set_optimizer_state(self, state: Values) -> None:
         """Go on from an optimizer state."""
+
+
+def even_scores(threshold: float) -> tuple[float, float]:
+    """The logits of two classes where the second has just this probability: what moves their even point there."""
+    return 0.0, math.log(threshold) - math.log1p(-threshold)
 
 
 def is_installed(engine: str) -> bool:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.errors import BadInput, PipelineError
 from imagenet_pipeline.evaluation.evaluate import numbering_of, scoring_recipe
-from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, View, score_split
+from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Member, Outcomes, RelabelledSplit, View, score_split
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.int8 import METHOD, OnnxScorer, Pixels, pixels_of, quantise, require_runtime
 from imagenet_pipeline.loading.loader import Loader
@@ -77,7 +77,7 @@ class Int8Plan:
 
     def _scores(self, source: RelabelledSplit, before: Path, after: Path) -> dict[str, Any]:
         """Rank-1 in percent, and rank-5 where there are more than five classes, of both on the same images."""
-        members = [Member(OnnxScorer(path, self.normalisation), self.view, "cross_entropy") for path in (before, after)]
+        members = [Member(OnnxScorer(path, self.normalisation), self.view, CROSS_ENTROPY) for path in (before, after)]
         classes = len(self.state.classes)
         _, *outcomes = score_split(source, 1, members, classes)
         by_form: dict[str, Outcomes] = dict(zip(("float32", "int8"), outcomes, strict=True))

@@ -13,7 +13,12 @@ from imagenet_pipeline.evaluation.evaluate import Evaluation
 from imagenet_pipeline.evaluation.results import Figures, Findings
 from imagenet_pipeline.evaluation.stats import Difference, Interval, Mean, Rate
 
-LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
+LOSSES = {
+    "cross_entropy": "cross-entropy, nats",
+    "binary_cross_entropy": "binary cross-entropy, nats",
+    "focal": "focal loss, nats",
+    "hinge": "hinge loss",
+}
 MANY_CLASSES = 50
 """Beyond this a square of all classes cannot be read, nor a table of them all."""
 SHOWN_CLASSES = SHOWN_PAIRS = 15

@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import Array, Images
+from imagenet_pipeline.config import LossRecipe, Recipe
+from imagenet_pipeline.engines import LEAST_MISSING, Array, Images, even_scores
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
 from imagenet_pipeline.loading.loader import Batch
@@ -28,6 +28,7 @@ from imagenet_pipeline.training.data import loader_of
 from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
+CROSS_ENTROPY = LossRecipe()
 View = tuple[int, float]
 """Input of a network: side in pixels, and the share of the shorter edge that the crop takes."""
 
@@ -54,7 +55,7 @@ class Member:
 
     engine: Scorer
     view: View
-    loss_kind: str
+    loss: LossRecipe
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
                 logs.append(log_probabilities(logits, crops))
             # A single crop ranks by the scores themselves: what rounds to the same probability is not a tie.
             ranked = logits if crops == 1 else logs[-1]
-            outcomes = outcomes_of(batch.numbers, batch.labels, ranked, logs[-1], member.loss_kind)
+            outcomes = outcomes_of(batch.numbers, batch.labels, ranked, logs[-1], member.loss)
             own.append((batch.first_position, outcomes))
         if len(members) > 1:
             mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
-            outcomes = outcomes_of(batch.numbers, batch.labels, mean, mean, "cross_entropy")
+            outcomes = outcomes_of(batch.numbers, batch.labels, mean, mean, CROSS_ENTROPY)
             parts[0].append((batch.first_position, outcomes))
     count = source.data.count(source.split)
     return [gathered(members[0].engine, count, classes, own) for own in parts[len(members) == 1 :]]
@@ -181,21 +182,26 @@ class Outcomes:
         return right
 
 
-def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
+def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss: LossRecipe) -> Outcomes:
     """Outcomes of a batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
     top = top_classes(ranked, PREDICTIONS)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
-    return Outcomes(numbers, labels, top, confidence, losses_of(logs, labels, loss_kind))
+    return Outcomes(numbers, labels, top, confidence, losses_of(logs, labels, loss))
 
 
-def losses_of(logs: Logs, labels: Whole, kind: str) -> Reals:
+def losses_of(logs: Logs, labels: Whole, loss: LossRecipe) -> Reals:
     """[n], as `engines/__init__.py` writes the losses: of hinge, whose differences a constant leaves, logs will do."""
-    own = logs[np.arange(len(labels)), labels]
-    if kind == "hinge":
-        margins: Reals = np.maximum(0.0, logs - own[:, None] + 1.0).sum(axis=1) - 1.0
+    rows = np.arange(len(labels))
+    if loss.kind == "hinge":
+        own = logs[rows, labels][:, None]
+        margins: Reals = np.maximum(0.0, logs - own + loss.margin).sum(axis=1) - loss.margin
         return margins
-    losses: Reals = -own
+    if loss.kind == "binary_cross_entropy":
+        logs = log_probabilities(logs + even_scores(loss.threshold))
+    losses: Reals = -logs[rows, labels]
+    if loss.kind == "focal":
+        losses *= np.maximum(-np.expm1(-losses), LEAST_MISSING) ** loss.gamma
     return losses
 
 

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
-from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order, window_order
+from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, epoch_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
 from imagenet_pipeline.records.image import LazyImage, refuse_damaged
@@ -91,6 +91,7 @@ class Loader:
     share: this process's part of each batch; the ranks' shares together are the batch.
     empty: makes the arrays of the batches.
     window_shards: record files whose records are shuffled together, 0 for all.
+    balanced: the class of every record, where each is to come as often in training; None takes every record once.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
     """
 
@@ -105,6 +106,7 @@ class Loader:
         share: Share = WHOLE,
         empty: Empty = np.empty,
         window_shards: int = 0,
+        balanced: NDArray[Any] | None = None,
     ) -> None:
         self.records = records
         self.size = size
@@ -117,6 +119,7 @@ class Loader:
         self.share = share
         self.empty = empty
         self.window_shards = window_shards
+        self.balanced = balanced
         if min(size, batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
                 "the loader's settings are out of range",
@@ -151,8 +154,7 @@ class Loader:
         if not 0 <= start_step <= steps:
             raise BadRecipe("the epoch has no such step", expected=f"0 to {steps}", found=start_step)
         cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
-        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
-        order = window_order(sizes, self.window_shards, seed, epoch)
+        order = self._training_order(seed, epoch)
 
         def prepare(positions: range, slot: _Slot) -> _Images:
             return TrainingImages(augmentation, seed, epoch, positions, slot.images, slot.labels, slot.targets)
@@ -178,6 +180,12 @@ class Loader:
 
         order = epoch_order(count, 0, 0, shuffle=False)
         return Batches(self, self._cuts(0, count), order, prepare, crops)
+
+    def _training_order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        if self.balanced is not None:
+            return balanced_order(self.balanced, seed, epoch)
+        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
+        return window_order(sizes, self.window_shards, seed, epoch)
 
     def _cuts(self, start: int, stop: int) -> list[range]:
         whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))

@@ -95,28 +95,30 @@ def within(records: range, found: RecordSet) -> range:
 
 
 def count_labels(found: RecordSet, data: DataSet | None, split: str | None) -> dict[float, int]:
-    """Records of each first label, by label in ascending order.
+    """Records of each first label, by label in ascending order; as `labels_of` has them."""
+    return dict(sorted(_counted(labels_of(found, data, split)).items()))
+
+
+def labels_of(found: RecordSet, data: DataSet | None, split: str | None) -> NDArray[np.float32]:
+    """The first label of every record, float32 [records].
 
     Of a data set's split as its list has it, a file beside so many headers; as the records have it where they are
     another program's, and where the list is not as it was written.
     """
-    counts = None
+    listed = None
     if data is not None and data.samples is None and data.manifest.labels is None:
-        counts = _listed(data.folder / f"{split}.lst", data.manifest.files.get(f"{split}.lst", ""))
-    if counts is None or sum(counts.values()) != len(found):
-        counts = _counted(found.first_labels())
-    return dict(sorted(counts.items()))
+        listed = _listed(data.folder / f"{split}.lst", data.manifest.files.get(f"{split}.lst", ""))
+    return listed if listed is not None and len(listed) == len(found) else found.first_labels()
 
 
-def _listed(path: Path, digest: str) -> Counter[float] | None:
-    """How many lines of a list have each label; None where it has not that SHA-256."""
-    counts: Counter[float] = Counter()
+def _listed(path: Path, digest: str) -> NDArray[np.float32] | None:
+    """The label of each line of a list, whose order is that of the records; None where it has not that SHA-256."""
     with contextlib.suppress(OSError, BadInput, ValueError):
         if files.sha256_of(path) != digest:
             return None
-        for columns in number_columns(path, lists.COLUMNS):
-            counts.update(_counted(columns[:, 1]))
-        return counts
+        columns = [columns[:, 1].astype(np.float32) for columns in number_columns(path, lists.COLUMNS)]
+        listed: NDArray[np.float32] = np.concatenate([np.empty(0, np.float32), *columns])
+        return listed
     return None
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imagenet_pipeline.config import InputRecipe, Recipe
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.config import InputRecipe, LossRecipe, Recipe
+from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
@@ -26,6 +27,7 @@ from imagenet_pipeline.training.checkpoint import State
 
 log = logging.getLogger("imagenet_pipeline")
 
+Labels = NDArray[np.int64]
 IMPORTED = ""
 """Data digest of a network that was imported without records: any of its classes will do."""
 
@@ -63,6 +65,12 @@ def with_window(recipe: Recipe, data: DataSet) -> Recipe:
     wanted, split = recipe.loader.window_shards, data.manifest.splits.get("train")
     if data.cache is not None and split is not None:
         wanted = data.cache.window_shards(split.shards, wanted)
+        if wanted and recipe.loader.order == "balanced":
+            what, advice = (
+                "a balanced order reads from all shards at a time",
+                "give loader.cache_gb room for all of them",
+            )
+            raise BadRecipe(what, where="loader.order", found=f"room for {counted(2 * wanted, 'shard')}", advice=advice)
     return with_window_shards(recipe, 0 if wanted == "auto" else wanted)
 
 
@@ -90,10 +98,12 @@ def loader_of(
     share: Share = WHOLE,
     crops: int = 1,
     empty: Empty = np.empty,
+    balanced: Labels | None = None,
 ) -> Loader:
     """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
 
-    Several `crops` of an image count as images of the batch. `empty` is the `host_array` of the engine to be fed.
+    Several `crops` of an image count as images of the batch. `empty` is the `host_array` of the engine to be fed,
+    `balanced` what `balanced_labels` gives.
     """
     return Loader(
         records,
@@ -105,7 +115,40 @@ def loader_of(
         share=share,
         empty=empty,
         window_shards=0 if recipe.loader.window_shards == "auto" else recipe.loader.window_shards,
+        balanced=balanced,
     )
+
+
+def balanced_labels(recipe: Recipe, data: DataSet, records: RecordSet) -> Labels | None:
+    """The class of every training record, where the recipe has all classes come as often; None where it has not."""
+    return training_labels(data, records) if recipe.loader.order == "balanced" else None
+
+
+def training_labels(data: DataSet, records: RecordSet) -> Labels:
+    """The class of every training record [records], by the data set's list; of a million 0.7 s."""
+    from imagenet_pipeline.records.inspect import (
+        labels_of,
+    )  # not on the way of a run that takes the records as they are
+
+    return labels_of(records, data, "train").astype(np.int64)
+
+
+def class_weights_of(loss: LossRecipe, data: DataSet) -> tuple[float, ...]:
+    """The weight of each class that a recipe's loss means, none where all weigh the same; `engines/__init__.py`.
+
+    A class without training images weighs 0 where it is "balanced". Raises BadRecipe for a list of another length.
+    """
+    if loss.class_weights == "none":
+        return ()
+    classes = len(data.classes)
+    if isinstance(loss.class_weights, tuple):
+        if len(loss.class_weights) != classes:
+            what, found = "recipe key 'loss.class_weights' must have a number for each class", len(loss.class_weights)
+            raise BadRecipe(what, where=data.name, expected=classes, found=found)
+        return loss.class_weights
+    with RecordSet.of(data, "train") as records:
+        images = np.bincount(training_labels(data, records), minlength=classes)
+    return tuple((images.sum() / (np.count_nonzero(images) * np.maximum(images, 1)) * (images > 0)).tolist())
 
 
 def require_validation(recipe: Recipe, data: DataSet) -> None:
@@ -180,8 +223,9 @@ def endless_batches(
     """
     steps_per_epoch(recipe, data)
     recipe = with_window(recipe, data)
+    balanced = balanced_labels(recipe, data, records)
     for epoch in count():
         size = training_size(recipe.input, epoch)
-        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty)
+        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty, balanced=balanced)
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

@@ -34,6 +34,7 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
+from imagenet_pipeline.training.data import class_weights_of
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
@@ -41,7 +42,8 @@ def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
     network = network_of(recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0))
+    frozen, weights = frozen_layers(recipe, epoch=0), class_weights_of(recipe.loss, data)
+    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen, weights)
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -69,11 +71,16 @@ def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
     return engine
 
 
-def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
-    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
+def resumed_engine(
+    recipe: Recipe, state: State, values: Values, optimizer_state: Values, class_weights: tuple[float, ...] = ()
+) -> Engine:
+    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then.
+
+    `class_weights` are those of the recipe's loss (`training.data.class_weights_of`).
+    """
     network = network_of(state.network, len(state.classes))
     frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen)
+    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen, class_weights)
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine

@@ -14,7 +14,7 @@ from imagenet_pipeline.processes import Interruption
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
-from imagenet_pipeline.training.data import loader_of, training_size
+from imagenet_pipeline.training.data import balanced_labels, loader_of, training_size
 from imagenet_pipeline.training.distributed import agreed, reduced, settle
 from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import Pass, Run, begun, diverged, require_finite
@@ -81,7 +81,8 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
     passed = begun(run, epoch)
     size, classes = training_size(recipe.input, epoch), len(run.data.classes)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
+    balanced = balanced_labels(recipe, run.data, records)
+    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array, balanced=balanced)
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (

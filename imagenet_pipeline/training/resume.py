@@ -32,6 +32,7 @@ from imagenet_pipeline.training.checkpoint import (
 )
 from imagenet_pipeline.training.data import (
     IMPORTED,
+    class_weights_of,
     records_of,
     require_its_classes,
     require_no_secret,
@@ -252,7 +253,8 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     if rate.asked is not None:
         entry["asked_rate"] = asdict(rate.asked)
     recipe = rate.recipe
-    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state)
+    weights = class_weights_of(recipe.loss, data)
+    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state, weights)
     run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):

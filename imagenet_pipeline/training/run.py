@@ -22,6 +22,7 @@ from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.data import class_weights_of
 from imagenet_pipeline.training.distributed import together
 from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
 from imagenet_pipeline.training.journal import Event, Journal
@@ -116,7 +117,8 @@ class Run:
         # Its memory goes before the next engine needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
         gc.collect()
-        self.engine = resumed_engine(self.recipe, state, values, optimizer_state)
+        weights = class_weights_of(self.recipe.loss, self.data)
+        self.engine = resumed_engine(self.recipe, state, values, optimizer_state, weights)
         thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
         with together(self.engine):
             if self.leads:
@@ -221,8 +223,14 @@ def diverged(run: Run, what: str, step: int) -> BadRecipe:
 
 
 def guessing_loss(recipe: Recipe, classes: int) -> float:
-    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it."""
-    return classes - 1.0 if recipe.loss.kind == "hinge" else math.log(classes)
+    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it.
+
+    Nor do balanced class weights, whose mean is 1; those of a list make it up to as many times larger in training.
+    """
+    loss = recipe.loss
+    if loss.kind == "hinge":
+        return (classes - 1) * loss.margin
+    return math.log(classes) * ((1 - 1 / classes) ** loss.gamma if loss.kind == "focal" else 1)
 
 
 def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
@@ -233,7 +241,8 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     guessing = guessing_loss(recipe, classes)
     lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for a rate)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
-    if row.get("train_loss", 0.0) > guessing:
+    largest = max(recipe.loss.class_weights) if isinstance(recipe.loss.class_weights, tuple) else 1
+    if row.get("train_loss", 0.0) > largest * guessing:
         small = ", or take the recipe `photos` for a small set from scratch"
         return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"
     if row.get("validation_loss", 0.0) > FAR_ABOVE * guessing > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.engines import LEAST_MISSING, even_scores
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadRecipe
 
@@ -16,11 +17,24 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     Raises BadRecipe for hinge with shares.
     """
     if loss.kind == "hinge":
-        return _hinge(logits, targets)
+        return _hinge(logits, targets, loss.margin)
+    if loss.kind == "binary_cross_entropy":
+        even = mx.nd.array(even_scores(loss.threshold), ctx=logits.context, dtype=logits.dtype)
+        logits = mx.nd.broadcast_add(logits, even.expand_dims(0))
     logs = _log_softmax(logits)
+    if loss.kind == "focal":
+        logs = logs * mx.nd.maximum(-mx.nd.expm1(logs), LEAST_MISSING) ** loss.gamma
     own = mx.nd.pick(logs, targets) if targets.ndim == 1 else (logs * targets).sum(axis=1)
     share = loss.label_smoothing if training else 0.0
     return -((1 - share) * own + share * logs.mean(axis=1)) if share else -own
+
+
+def weighted(losses: Any, targets: Any, class_weights: Any | None) -> Any:
+    """The losses [n], each times the weight [classes] of its image's class, or the mean by its shares."""
+    if class_weights is None:
+        return losses
+    own = class_weights.as_in_context(losses.context)
+    return losses * (mx.nd.take(own, targets) if targets.ndim == 1 else mx.nd.dot(targets, own))
 
 
 def _log_softmax(logits: Any) -> Any:
@@ -28,10 +42,10 @@ def _log_softmax(logits: Any) -> Any:
     return mx.nd.broadcast_add(mx.nd.log_softmax(logits), _zero_or_nan(logits).expand_dims(1))
 
 
-def _hinge(logits: Any, labels: Any) -> Any:
+def _hinge(logits: Any, labels: Any, margin: float) -> Any:
     if labels.ndim > 1:
         raise BadRecipe("the hinge loss takes no soft labels", where="loss.kind", advice="take cross_entropy")
-    margins = mx.nd.relu(mx.nd.broadcast_sub(logits, mx.nd.pick(logits, labels, keepdims=True)) + 1)
+    margins = mx.nd.relu(mx.nd.broadcast_sub(logits, mx.nd.pick(logits, labels, keepdims=True)) + margin)
     others = mx.nd.one_hot(labels, logits.shape[1], on_value=0, off_value=1, dtype=logits.dtype)
     return (margins * others).sum(axis=1) + _zero_or_nan(logits)
 

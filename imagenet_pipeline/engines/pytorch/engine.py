@@ -29,7 +29,7 @@ from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
 from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
-from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
+from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of, weighted
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
@@ -78,6 +78,7 @@ class PyTorchEngine:
         self.threads: int = torch.get_num_threads()
         self.precision = choose_precision(recipe.precision, self._device)
         self._loss = recipe.loss
+        self._class_weights = self._weights_of(blueprint.class_weights)
         built = build_network(blueprint, self._dtype, self._device)
         self._tensors, self._tap_weights, self._draws = built.tensors, built.tap_weights, built.draws
         self._layers = built.layers
@@ -266,14 +267,21 @@ class PyTorchEngine:
         with self._autocast():
             outputs = self._training_network(self._put(images))
         logits, *heads = [self._logits(output) for output in outputs]
-        losses = losses_of(logits, targets, self._loss, training=True)
+        losses = self._losses(logits, targets)
         total = losses.mean()
         for weight, head in zip(self._tap_weights, heads, strict=True):
-            total = total + weight * losses_of(head, targets, self._loss, training=True).mean()
+            total = total + weight * self._losses(head, targets).mean()
         if self._loss_scale is not None:
             total = self._loss_scale.scaled(total)
         (total / parts if parts > 1 else total).backward()
         return metrics_of(losses, logits, targets)
+
+    def _losses(self, logits: Any, targets: Any) -> Any:
+        """The training loss of each image [n]."""
+        return weighted(losses_of(logits, targets, self._loss, training=True), targets, self._class_weights)
+
+    def _weights_of(self, class_weights: tuple[float, ...]) -> Any | None:
+        return torch.tensor(class_weights, dtype=self._dtype, device=self._device) if class_weights else None
 
     def _exchanging(self, last: bool) -> Any:
         """Context of a micro-batch: ranks exchange gradients with the last micro-batch alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.engines import LEAST_MISSING, even_scores
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe
 
@@ -16,11 +17,22 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     Raises BadRecipe for hinge with shares.
     """
     if loss.kind == "hinge":
-        return _hinge(logits, targets)
+        return _hinge(logits, targets, loss.margin)
+    if loss.kind == "binary_cross_entropy":
+        logits = logits + logits.new_tensor(even_scores(loss.threshold))
     logs = _log_softmax(logits)
+    if loss.kind == "focal":
+        logs = logs * (-torch.expm1(logs)).clamp(min=LEAST_MISSING) ** loss.gamma
     own = _own(logs, targets)
     share = loss.label_smoothing if training else 0.0
     return -((1 - share) * own + share * logs.mean(1)) if share else -own
+
+
+def weighted(losses: Any, targets: Any, class_weights: Any | None) -> Any:
+    """The losses [n], each times the weight [classes] of its image's class, or the mean by its shares."""
+    if class_weights is None:
+        return losses
+    return losses * (class_weights[targets] if targets.ndim == 1 else (targets * class_weights).sum(1))
 
 
 def metrics_of(losses: Any, logits: Any, labels: Any) -> Any:
@@ -43,9 +55,9 @@ def _own(logs: Any, targets: Any) -> Any:
     return (logs * targets).sum(1)
 
 
-def _hinge(logits: Any, labels: Any) -> Any:
+def _hinge(logits: Any, labels: Any, margin: float) -> Any:
     if labels.ndim > 1:
         raise BadRecipe("the hinge loss takes no soft labels", where="loss.kind", advice="take cross_entropy")
-    margins = (logits - logits.gather(1, labels.unsqueeze(1)) + 1).relu()
+    margins = (logits - logits.gather(1, labels.unsqueeze(1)) + margin).relu()
     others = torch.ones_like(margins).scatter(1, labels.unsqueeze(1), 0)
     return (margins * others).sum(1) + (logits * 0).sum(1)
