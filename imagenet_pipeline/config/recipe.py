@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -192,6 +193,11 @@ class LossRecipe(Section):
     """Lead over every other class that kind "hinge" asks for."""
     class_weights: tuple[NotNegative, ...] | Literal["none", "balanced"] = "none"
     """Factors of the training loss of each class's images: a list, or "balanced", images / (classes * images of it)."""
+
+    @property
+    def log_odds(self) -> float:
+        """The output of a single one whose sigmoid is the threshold: log(h / (1 - h))."""
+        return math.log(self.threshold) - math.log1p(-self.threshold)
 
     @model_validator(mode="after")
     def _check_effect(self) -> LossRecipe:

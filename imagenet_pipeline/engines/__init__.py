@@ -15,7 +15,7 @@ q_j = (1 - e) t_j + e / C and p = softmax(s):
     hinge                   sum over j != y of max(0, s_j - s_y + margin)          (Weston & Watkins 1999)
 
 Of a single output z the network makes the scores s = (0, z - log(h / (1 - h))), even where p_1 is the threshold h: so
-all that ranks two scores goes by the threshold (`networks/single_output.py`).
+all that ranks two scores goes by the threshold (`networks/head.py`).
 
 With class weights w the loss of an image is the above times sum over j of t_j w_j (w_y of its one class). A step's loss
 is the sum of these over its images, divided by their number, as Keras divides it, not by the sum of their weights, as
@@ -29,7 +29,6 @@ Scoring uses the same without smoothing and without weights: a validation loss i
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -204,11 +203,6 @@ class Engine(Protocol):
 
     def set_optimizer_state(self, state: Values) -> None:
         """Go on from an optimizer state."""
-
-
-def even_scores(threshold: float) -> tuple[float, float]:
-    """The logits of two classes where the second has just this probability: what moves their even point there."""
-    return 0.0, math.log(threshold) - math.log1p(-threshold)
 
 
 def is_installed(engine: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import LossRecipe, Recipe
-from imagenet_pipeline.engines import LEAST_MISSING, Array, Images, even_scores
+from imagenet_pipeline.engines import LEAST_MISSING, Array, Images
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
 from imagenet_pipeline.loading.loader import Batch
@@ -198,7 +198,7 @@ def losses_of(logs: Logs, labels: Whole, loss: LossRecipe) -> Reals:
         margins: Reals = np.maximum(0.0, logs - own + loss.margin).sum(axis=1) - loss.margin
         return margins
     if loss.kind == "binary_cross_entropy":
-        logs = log_probabilities(logs + even_scores(loss.threshold))
+        logs = log_probabilities(logs + np.array([0.0, loss.log_odds]))
     losses: Reals = -logs[rows, labels]
     if loss.kind == "focal":
         losses *= np.maximum(-np.expm1(-losses), LEAST_MISSING) ** loss.gamma

@@ -19,6 +19,7 @@ from imagenet_pipeline.networks.layers import (
     Layer,
     Reshape,
     Residual,
+    Scalar,
     Sequential,
     Tap,
     joined,
@@ -50,6 +51,20 @@ def with_classes(network: Sequential, input_shape: Shape, classes: int, name: st
         what = f"its last layer with weights does not have an output for each of its {own:,} classes"
         raise BadRecipe(what, where=f"network {name}", expected=classes, found=sorted(scores))
     return made
+
+
+def with_two_scores(network: Sequential, log_odds: float) -> Sequential:
+    """The network of a single output z, of its taps too, with the scores (0, z - log_odds) of two classes in its place.
+
+    The second class has the probability sigmoid(z), and both scores are even where that has these odds: so whatever
+    ranks scores goes by the threshold that they stand for.
+    """
+    both = Concat((("first", Scalar("multiply", 0.0)), ("second", Scalar("subtract", log_odds))))
+    items = tuple(
+        (path, replace(item, head=with_two_scores(item.head, log_odds)) if isinstance(item, Tap) else item)
+        for path, item in network.items
+    )
+    return Sequential((*items, ("two_scores", both)))
 
 
 def score_shapes(network: Sequential, input_shape: Shape) -> set[Shape]:

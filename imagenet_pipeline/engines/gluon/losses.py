@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines import LEAST_MISSING, even_scores
+from imagenet_pipeline.engines import LEAST_MISSING
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadRecipe
 
@@ -19,8 +19,8 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     if loss.kind == "hinge":
         return _hinge(logits, targets, loss.margin)
     if loss.kind == "binary_cross_entropy":
-        even = mx.nd.array(even_scores(loss.threshold), ctx=logits.context, dtype=logits.dtype)
-        logits = mx.nd.broadcast_add(logits, even.expand_dims(0))
+        shift = mx.nd.array([[0.0, loss.log_odds]], ctx=logits.context, dtype=logits.dtype)
+        logits = mx.nd.broadcast_add(logits, shift)
     logs = _log_softmax(logits)
     if loss.kind == "focal":
         logs = logs * mx.nd.maximum(-mx.nd.expm1(logs), LEAST_MISSING) ** loss.gamma

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from imagenet_pipeline.config import LossRecipe
-from imagenet_pipeline.engines import LEAST_MISSING, even_scores
+from imagenet_pipeline.engines import LEAST_MISSING
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe
 
@@ -19,7 +19,7 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     if loss.kind == "hinge":
         return _hinge(logits, targets, loss.margin)
     if loss.kind == "binary_cross_entropy":
-        logits = logits + logits.new_tensor(even_scores(loss.threshold))
+        logits = logits + logits.new_tensor([0.0, loss.log_odds])
     logs = _log_softmax(logits)
     if loss.kind == "focal":
         logs = logs * (-torch.expm1(logs)).clamp(min=LEAST_MISSING) ** loss.gamma
