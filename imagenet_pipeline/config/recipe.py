@@ -170,8 +170,11 @@ class Augmentation(Section):
 class LossRecipe(Section):
     """The loss; `engines/__init__.py` states each kind."""
 
-    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    """Cross-entropy of the softmax, or the hinge of the margins to the other classes."""
+    kind: Literal["cross_entropy", "hinge", "binary_cross_entropy", "mae", "mse", "huber"] = "cross_entropy"
+    """Cross-entropy of the softmax, or the hinge of the margins to the other classes; of records with several classes
+    binary_cross_entropy of each; of records with numbers mae (absolute), mse (squared), or huber (both) errors."""
+    delta: Positive = 1.0
+    """Error at which huber goes over from the square to the straight line."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
@@ -179,6 +182,10 @@ class LossRecipe(Section):
     def _check_smoothing(self) -> LossRecipe:
         if self.kind == "hinge":
             self._require_default(["label_smoothing"], "on hinge, which looks at one class an image")
+        elif self.kind != "cross_entropy":
+            self._require_default(["label_smoothing"], f"on {self.kind}")
+        if self.kind != "huber":
+            self._require_default(["delta"], "but on huber")
         return self
 
 

@@ -19,7 +19,7 @@ from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
-from imagenet_pipeline.records.classes import require_same
+from imagenet_pipeline.records.classes import LabelKind, require_same
 from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
@@ -90,6 +90,7 @@ def loader_of(
     share: Share = WHOLE,
     crops: int = 1,
     empty: Empty = np.empty,
+    label_kind: LabelKind = "class",
 ) -> Loader:
     """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
 
@@ -105,6 +106,7 @@ def loader_of(
         share=share,
         empty=empty,
         window_shards=0 if recipe.loader.window_shards == "auto" else recipe.loader.window_shards,
+        label_kind=label_kind,
     )
 
 
@@ -122,6 +124,28 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
             )
+
+
+LOSSES: dict[LabelKind, tuple[str, ...]] = {
+    "class": ("cross_entropy", "hinge"),
+    "classes": ("binary_cross_entropy",),
+    "number": ("mae", "mse", "huber"),
+}
+"""The kinds of loss that fit the labels of records."""
+
+
+def require_fitting_loss(recipe: Recipe, data: DataSet) -> None:
+    """Raise BadRecipe for a loss that is not for labels of the kind that `data` has."""
+    kind, fitting = data.classes.label_kind, LOSSES[data.classes.label_kind]
+    if recipe.loss.kind in fitting:
+        return
+    has = {"class": "one class a record", "classes": "any number of classes a record", "number": "numbers for labels"}
+    raise BadRecipe(
+        f"recipe key 'loss.kind': {recipe.loss.kind} does not fit these records, which have {has[kind]}",
+        where=data.name,
+        expected=" or ".join(fitting),
+        advice=f"loss.kind={fitting[0]}",
+    )
 
 
 def require_its_classes(state: State, data: DataSet) -> None:
@@ -182,6 +206,8 @@ def endless_batches(
     recipe = with_window(recipe, data)
     for epoch in count():
         size = training_size(recipe.input, epoch)
-        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty)
+        loader = loader_of(
+            recipe, records, size, len(data.classes), share, empty=empty, label_kind=data.classes.label_kind
+        )
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

@@ -35,7 +35,7 @@ from imagenet_pipeline.engines.devices import (
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
-from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
+from imagenet_pipeline.engines.gluon.losses import METRICS, losses_of
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
 from imagenet_pipeline.engines.gluon.optimizer import Approach, Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
@@ -84,6 +84,7 @@ class GluonEngine:
         self._moving = [parameter for parameter in self._trained.values() if parameter.grad_req != "null"]
         self._prepare(first)
         self._loss = recipe.loss
+        self._label_kind, self._metrics_of = blueprint.label_kind, METRICS[blueprint.label_kind]
         self._optimizer = Optimizer(recipe.optimizer, self._trained, self._contexts, groups)
         self._reducer = self._make_reducer()
         self._averages = Averages(recipe.average_decay, self._copies(), mx.nd.NDArray.copy, Approach())
@@ -108,11 +109,11 @@ class GluonEngine:
             self._averages.update()
         self._add(metrics, len(images))
 
-    def score_batch(self, images: Images, labels: Labels) -> None:
+    def score_batch(self, images: Images, labels: Targets) -> None:
         metrics = []
         for share, targets in self._shares(images, labels):
             logits = self._network(share)
-            metrics.append(metrics_of(losses_of(logits, targets, self._loss, training=False), logits, targets))
+            metrics.append(self._metrics_of(losses_of(logits, targets, self._loss, training=False), logits, targets))
         self._add(metrics, len(labels))
 
     def totals(self) -> Totals:
@@ -120,7 +121,7 @@ class GluonEngine:
             [np.sum([share.asnumpy() for share in step], axis=0, dtype=np.float64) for step in self._metrics]
         ).reshape(-1, 3)
         images, self._images, self._metrics = self._images, 0, []
-        return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
+        return Totals.of(images, counts, self._label_kind)
 
     def logits(self, images: Images) -> Array:
         return self.issue_logits(images)()
@@ -200,7 +201,7 @@ class GluonEngine:
                 losses.append((losses_of(logits, targets, self._loss, training=True), logits, targets))
                 objectives.append(losses[-1][0] + self._auxiliary(heads, targets))
         mx.autograd.backward(objectives)
-        return [metrics_of(*share) for share in losses]
+        return [self._metrics_of(*share) for share in losses]
 
     def _await_gradients(self) -> None:
         """Wait for the backward pass, in which MXNet writes running statistics, unknown to its own engine."""

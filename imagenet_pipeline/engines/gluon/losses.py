@@ -13,10 +13,15 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     """Loss of each image [n], as `engines/__init__.py` writes it; NaN where a logit is not finite.
 
     `logits` [n, classes] float32 or float64; `targets` classes [n] int32, or shares [n, classes].
+    Of binary_cross_entropy and the losses of numbers they are label vectors [n, classes], of the logits' kind.
     Raises BadRecipe for hinge with shares.
     """
     if loss.kind == "hinge":
         return _hinge(logits, targets)
+    if loss.kind == "binary_cross_entropy":
+        return _binary_cross_entropy(logits, targets)
+    if loss.kind in ("mae", "mse", "huber"):
+        return _distances(logits - targets, loss)
     logs = _log_softmax(logits)
     own = mx.nd.pick(logs, targets) if targets.ndim == 1 else (logs * targets).sum(axis=1)
     share = loss.label_smoothing if training else 0.0
@@ -54,3 +59,35 @@ def metrics_of(losses: Any, logits: Any, labels: Any) -> Any:
     tied = mx.nd.broadcast_equal(logits, own) * mx.nd.broadcast_lesser(classes.expand_dims(0), column)
     rank = (ahead + tied).sum(axis=1)
     return mx.nd.stack(losses.sum(), (rank < 1).sum(), (rank < 5).sum()).reshape(3)
+
+
+def _binary_cross_entropy(logits: Any, targets: Any) -> Any:
+    # log(1 + exp(s)) - t s, in the form that overflows nowhere.
+    rest = mx.nd.log1p(mx.nd.exp(-logits.abs()))
+    return (mx.nd.relu(logits) - logits * targets + rest).mean(axis=1) + _zero_or_nan(logits)
+
+
+def _distances(errors: Any, loss: LossRecipe) -> Any:
+    if loss.kind == "mse":
+        return errors.square().mean(axis=1)
+    absolute = errors.abs()
+    if loss.kind == "huber":
+        near = mx.nd.minimum(absolute, loss.delta)
+        absolute = near * (absolute - near / 2)
+    return absolute.mean(axis=1) + _zero_or_nan(errors)
+
+
+def decisions_of(losses: Any, logits: Any, targets: Any) -> Any:
+    """[sum of losses, of the share of right decisions, of images with no wrong one]; a target above 1/2 is a yes."""
+    right = mx.nd.broadcast_equal(logits > 0, targets > 0.5)
+    return mx.nd.stack(losses.sum(), right.mean(axis=1).sum(), right.min(axis=1).sum()).reshape(3)
+
+
+def errors_of(losses: Any, logits: Any, targets: Any) -> Any:
+    """[sum of losses, of absolute errors, of squared errors], each the mean over an image's numbers."""
+    errors = logits - targets
+    return mx.nd.stack(losses.sum(), errors.abs().mean(axis=1).sum(), errors.square().mean(axis=1).sum()).reshape(3)
+
+
+METRICS = {"class": metrics_of, "classes": decisions_of, "number": errors_of}
+"""What is counted beside the loss, by the kind of label."""

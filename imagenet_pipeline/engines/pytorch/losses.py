@@ -13,10 +13,15 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> An
     """Loss of each image [n], as `engines/__init__.py` writes it; NaN where a logit is not finite.
 
     `logits` [n, classes] float32 or float64; `targets` classes [n] int64, or shares [n, classes].
+    Of binary_cross_entropy and the losses of numbers they are label vectors [n, classes], of the logits' kind.
     Raises BadRecipe for hinge with shares.
     """
     if loss.kind == "hinge":
         return _hinge(logits, targets)
+    if loss.kind == "binary_cross_entropy":
+        return _binary_cross_entropy(logits, targets)
+    if loss.kind in ("mae", "mse", "huber"):
+        return _distances(logits - targets, loss)
     logs = _log_softmax(logits)
     own = _own(logs, targets)
     share = loss.label_smoothing if training else 0.0
@@ -49,3 +54,35 @@ def _hinge(logits: Any, labels: Any) -> Any:
     margins = (logits - logits.gather(1, labels.unsqueeze(1)) + 1).relu()
     others = torch.ones_like(margins).scatter(1, labels.unsqueeze(1), 0)
     return (margins * others).sum(1) + (logits * 0).sum(1)
+
+
+def _binary_cross_entropy(logits: Any, targets: Any) -> Any:
+    # log(1 + exp(s)) - t s, in the form that overflows nowhere.
+    rest = torch.log1p(torch.exp(-logits.abs()))
+    return (logits.relu() - logits * targets + rest).mean(1) + (logits * 0).sum(1)
+
+
+def _distances(errors: Any, loss: LossRecipe) -> Any:
+    if loss.kind == "mse":
+        return errors.square().mean(1)
+    absolute = errors.abs()
+    if loss.kind == "huber":
+        near = absolute.clamp(max=loss.delta)
+        absolute = near * (absolute - near / 2)
+    return absolute.mean(1)
+
+
+def decisions_of(losses: Any, logits: Any, targets: Any) -> Any:
+    """[sum of losses, of the share of right decisions, of images with no wrong one]; a target above 1/2 is a yes."""
+    right = ((logits > 0) == (targets > 0.5)).to(losses.dtype)
+    return torch.stack([losses.sum(), right.mean(1).sum(), right.amin(1).sum()]).detach()
+
+
+def errors_of(losses: Any, logits: Any, targets: Any) -> Any:
+    """[sum of losses, of absolute errors, of squared errors], each the mean over an image's numbers."""
+    errors = logits - targets
+    return torch.stack([losses.sum(), errors.abs().mean(1).sum(), errors.square().mean(1).sum()]).detach()
+
+
+METRICS = {"class": metrics_of, "classes": decisions_of, "number": errors_of}
+"""What is counted beside the loss, by the kind of label."""
