@@ -148,11 +148,15 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone."""
+def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
+    """The types of a function's parameters; none where a name in them is for type checkers alone.
+
+    `annotated` keeps what `Annotated` says besides.
+    """
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {}))
+        names = getattr(function, "__globals__", {})
+        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
     except NameError:
         return {}
 

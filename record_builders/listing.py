@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,21 +26,29 @@ log = logging.getLogger("imagenet_pipeline")
 
 
 def plan(
-    list_file: Path,
-    root: Path,
-    val_list: Path | None = None,
-    test_list: Path | None = None,
+    list_file: Annotated[Path, "--list", "im2rec-style .lst: number TAB label(s) TAB path."],
+    root: Annotated[Path, "Folder the paths start from."],
+    val_list: Annotated[Path | None, "A list for val."] = None,
+    test_list: Annotated[Path | None, "A list for test."] = None,
     val_fraction: float = 0.0,
     test_fraction: float = 0.0,
     classes: Path | None = None,
     seed: int = 42,
-    label_kind: LabelKind = "class",
+    label_kind: Annotated[LabelKind, "A line has one class, or 0 or 1 for each of the classes, or numbers."] = "class",
 ) -> Plan:
-    """Plan the images of a list (train, shuffled), and of further lists or fractions for val and test.
+    """Build from an im2rec-style list (train, shuffled), and from further lists or fractions for val and test.
 
-    Paths are relative to `root`, or absolute inside it. `classes` names them (see `read_classes`), also such as have no
-    image in the list; without it classes are called "0", "1", ... up to the largest label, and each has an image there.
-    Of another `label_kind` each line has a label for each class, 0 or 1, or so many numbers.
+    Paths are relative to the root, or absolute inside it. Labels are whole numbers from 0. Without --classes every
+    label up to the largest has a training image, and classes are called "0", "1", ...; with it, class i is the i-th of
+    the file, or that with the number i, and need have none. --label-kind classes and number take lines of as many
+    labels as there are classes, or numbers, in that order.
+
+    \b
+    Examples:
+      imagenet-pipeline build list --list train.lst --root photos --out output/mine
+      imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
+      imagenet-pipeline build list --list tags.lst --root photos --label-kind classes --out output/tags
+
     Raises BadInput naming the line that is malformed, leads outside `root`, has no single whole label (or another
     number of labels than the first line), or another label than an earlier line for the same image.
     """

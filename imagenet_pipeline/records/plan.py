@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ class Images:
     `labels` are the number of each image's class, or where the class table says so, a vector of labels for each.
 
     `spans`, of images in archives that are not unpacked: offset and bytes of each, int64 [images, 2], in the file that
-    its path begins with ("ILSVRC2012_img_val.tar/ILSVRC2012_val_00000001.JPEG").
+    its path begins with ("ILSVRC2012_img_val.tar/ILSVRC2012_val_00000001.JPEG"), or in the plan's `archive`. Of a zip
+    [images, 4], as `archives.MemberSpan`. A size below 0 says that the image is not there.
     """
 
     paths: list[str]
@@ -51,6 +52,9 @@ class Plan:
     `folders` (relative to `root`) must be there before images are read.
     `follow_links` allows symbolic links out of `root`, for layouts whose names the builder has checked.
     `walked` says that every folder in `root` counts, so that a data set inside it would be taken for a class.
+    `archive` is the file in `root` that holds all images, whose paths are those in it.
+    `unpack` has the files in `root` that hold images compressed all together, each with a function that writes what it
+    holds, as long as spans are of that.
     Raises BadInput for what cannot be stored, and where an image is in two splits.
     """
 
@@ -62,6 +66,8 @@ class Plan:
     follow_links: bool = False
     walked: bool = False
     remarks: Mapping[str, Any] = field(default_factory=dict)
+    archive: str = ""
+    unpack: Mapping[str, Callable[[BinaryIO], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         splits = {name: self.splits[name] for name in SPLITS if len(self.splits.get(name, ()))}
