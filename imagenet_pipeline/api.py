@@ -148,11 +148,15 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
 
 
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone."""
+def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
+    """The types of a function's parameters; none where a name in them is for type checkers alone.
+
+    `annotated` keeps what `Annotated` says besides.
+    """
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {}))
+        names = getattr(function, "__globals__", {})
+        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
     except NameError:
         return {}
 
@@ -205,9 +209,14 @@ class TrainingResult:
 
     @property
     def best(self) -> Event:
-        """The row of the best epoch, by validation rank-1, the earliest of equals; the last without validation."""
-        scored = [row for row in self.history if "validation_rank1" in row]
-        return max(scored, key=lambda row: row["validation_rank1"]) if scored else self.metrics
+        """The row of the best epoch, the earliest of equals; the last without validation.
+
+        Best is the highest validation rank-1, or where labels are not one class the lowest validation loss.
+        """
+        from imagenet_pipeline.training.checkpoint import score_of
+
+        scored = [row for row in self.history if score_of(row) is not None]
+        return max(scored, key=lambda row: score_of(row) or 0.0) if scored else self.metrics
 
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html
@@ -435,5 +444,6 @@ def loader(
     opened = RecordSet.of(data, split) if data else RecordSet.open(path)
     classes = len(data.classes) if data else None
     made = Loader(opened, size, batch_size, threads, prefetch, classes)
+    made.label_kind = data.classes.label_kind if data else "class"
     weakref.finalize(made, opened.close)
     return made

@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,17 @@ _FOLDS_LIMIT = 20
 _NAME = re.compile(r"(S\d{3})_\d{3}_\d{8}\.\w+", re.IGNORECASE)
 
 
-def plan(root: Path, val_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 42) -> Plan:
-    """Plan the faces below `root`; a fraction 0 leaves that split out. Of each emotion about that share is cut.
+def plan(
+    root: Annotated[Path, "A sub-folder an emotion, of faces S010_004_00000017.png."],
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 42,
+) -> Plan:
+    """Build the faces of CK+; val and test are cut by subject, that no face is in two splits.
+
+    Of each emotion about that share is cut; a fraction 0 leaves the split out.
+
+    Example: imagenet-pipeline build ckplus --root CK+48 --out output/ckplus
 
     Raises BadInput for a file whose name has no subject, and where fractions leave nothing, or nothing of a class, or
     there are too few subjects, or images of a class, to cut so.

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from imagenet_pipeline import files
 from imagenet_pipeline.records import image
@@ -30,9 +29,12 @@ _SCALE = 4
 
 
 def plan(out: Path, seed: int = 42) -> Plan:
-    """Write the tree into `out`/ILSVRC2015 unless it is there, and plan it through the imagenet builder.
+    """Build scikit-learn's 1,797 handwritten digits, through a miniature ILSVRC2015 tree: data that is always there.
 
-    About 1,197 train, 300 val and 300 test images of 10 classes.
+    About 1,197 train, 300 val and 300 test images of 10 classes. The tree is written into ILSVRC2015 beside the
+    records, unless it is there.
+
+    Example: imagenet-pipeline build digits --out output/digits
     """
     tree = Path(out) / TREE
     if not tree.exists():
@@ -43,6 +45,8 @@ def plan(out: Path, seed: int = 42) -> Plan:
 
 def write_tree(folder: Path) -> None:
     """Lay the digits out as ILSVRC2015 CLS-LOC does, in an existing empty folder."""
+    from sklearn.datasets import load_digits  # which takes a second to import
+
     digits = load_digits()
     labels = digits.target.astype(np.int64)
     everything = Images([str(i) for i in range(len(labels))], labels)

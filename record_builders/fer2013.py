@@ -18,13 +18,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.classes import ClassTable
@@ -69,14 +69,28 @@ class Faces:
 
 
 def plan(
-    csv_file: Path, out: Path, classes: Literal[6, 7] = 7, swapped: bool = False, votes: Path | None = None
+    csv_file: Annotated[Path, "--csv", "fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too."],
+    out: Path,
+    classes: Annotated[Literal[6, 7], "7, or 6 with disgust, which is rare, merged into angry."] = 7,
+    swapped: Annotated[bool, "--swapped", "PrivateTest as val, PublicTest as test: the book."] = False,
+    votes: Annotated[Path | None, "--ferplus", "FER+'s votes, fer2013new.csv: its 8 classes instead."] = None,
 ) -> Plan:
-    """Write the faces as PNGs into `out`/faces unless they are there, and plan them in the order of the CSV.
+    """Build the faces of FER2013: Training, PublicTest and PrivateTest become train, val and test, without loss.
 
-    With 6 classes disgust, rare, counts as anger. `votes` is FER+'s file: 8 classes, the label of a row is what most
-    of its votes are for; rows without such a majority, or with a majority for no emotion or no face, are left out.
-    Raises BadInput naming the row that is malformed, or where votes and faces are not of the same file.
+    They are written as PNGs into `faces` beside the records, unless they are there. With FER+ the label of a face is
+    what most of its votes are for; faces without such a majority, or with one for no emotion or no face, are left out.
+
+    \b
+    Examples:
+      imagenet-pipeline build fer2013 --csv fer2013.csv --out output/fer2013
+      imagenet-pipeline build fer2013 --csv fer2013.csv --ferplus fer2013new.csv --out output/ferplus
+
+    Raises BadInput naming the row that is malformed, or where votes and faces are not of the same file; BadRecipe for
+    6 classes of FER+.
     """
+    if votes is not None and classes != len(EMOTIONS):
+        expected = "nothing with --ferplus, which has 8"
+        raise BadRecipe("unknown number of classes", where="--classes", expected=expected, found=classes)
     faces = read_faces(csv_file)
     if votes is None:
         table, labels = _own_labels(faces, classes)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -39,21 +40,32 @@ class Layout:
 
 
 def plan(
-    root: Path,
+    root: Annotated[Path, "One sub-folder a class; or train/ val/ test/ of such folders."],
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     seed: int = 42,
     classes: Path | None = None,
-    follow: bool = True,
-    leave_out: Sequence[str] = (),
+    follow: Annotated[
+        bool, "--follow/--no-follow", "Follow symbolic links; else none that leaves ROOT, and each is named."
+    ] = True,
+    leave_out: Annotated[Sequence[str], "A folder in ROOT not to look at; may be repeated."] = (),
 ) -> Plan:
-    """Plan a folder: class = sub-folder, images anywhere below it.
+    """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
 
-    With ROOT/train, the splits are ROOT/{train,val,test}, by their usual names, and an absent split is cut out of train
-    if a fraction is given. Without it ROOT holds the classes, and val and test are cut out (stratified; by default a
-    tenth each, or an image of each class where that is more).
-    `classes` names them (see `names_of`); they stay in the order of their folders. Symbolic links are followed,
-    without `follow` those alone that stay in `root`. Folders in `root` called as `leave_out` says are not looked at.
+    The folders of the splits have any usual name, in any case: train (training), val (valid, validation, dev), test
+    (testing, evaluation). The fractions count where there is none for val or test [default: 0.1 without ROOT/train,
+    else none]. Of fewer than ten images a class the default is one a class. What is not read is named.
+
+    --classes names the folders, in any order: lines of the folder, a tab, the name, or "n01440764 tench"; or JSON,
+    {folder: name}, {number: [folder, name]} and the like. A file of as many names, and no folder among them, names
+    the sorted folders in turn.
+
+    \b
+    Examples:
+      imagenet-pipeline build folder --root photos --out output/photos
+      imagenet-pipeline build folder --root photos --out s3://bucket/photos
+      imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
+
     Raises BadInput where a class is empty, has no name in `classes`, or is in val or test but not in train; where
     classes look like splits; where there is a single class; where an image is in two classes or splits.
     """

@@ -8,23 +8,20 @@ is unpacked.
 from __future__ import annotations
 
 import re
-import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records import tar
+from imagenet_pipeline.records.tar import Span
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
-BLOCK_BYTES = 512
-
-Span = tuple[int, int]
-"""Offset and bytes in the archive."""
 
 _CLASS_ARCHIVE = re.compile(r"(n\d{8})\.tar")
-_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _MEGABYTE = 10**6
 
 
@@ -74,40 +71,6 @@ def _require_images(images: list[tuple[str, Span]], where: Path, pattern: re.Pat
 
 def _members(descriptor: int, span: Span, where: Path) -> Iterator[tuple[str, Span]]:
     """Yield the name and the span of each file, but no folder, of the tar that fills a span of the open file."""
-    at, end = span[0], span[0] + span[1]
-    seen = set()
-    while True:
-        header = files.read_at(descriptor, max(0, min(BLOCK_BYTES, end - at)), at)
-        if len(header) < BLOCK_BYTES:
-            raise BadInput("the archive is cut: it ends without an end mark", where=where, found=f"{span[1]:,} bytes")
-        if not any(header):
-            return
-        member = _member(header, where, at - span[0])
-        at += BLOCK_BYTES
-        if not 0 <= member.size <= end - at:
-            found = f"{end - at:,} bytes of {member.name[:80]}"
-            raise BadInput("the archive is cut", where=where, expected=f"{member.size:,} bytes", found=found)
-        if member.type in _FILES:
-            name = member.name.removeprefix("./")
-            if name in seen:
-                raise BadInput("the archive holds a member twice", where=where, found=repr(name[:80]))
-            seen.add(name)
-            yield name, (at, member.size)
-        at += -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
-
-
-def _member(header: bytes, where: Path, offset: int) -> tarfile.TarInfo:
-    try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-    except (tarfile.HeaderError, ValueError) as error:
-        reason = f"not a tar archive, or damaged ({error})"
-        raise BadInput(reason, where=f"{where}, byte {offset:,}") from error
-    if member.type not in (*_FILES, tarfile.DIRTYPE):
-        raise BadInput(
-            f"the archive holds a member that is no plain file (type {member.type.decode('latin-1')!r})",
-            where=where,
-            expected="the official archive",
-            found=repr(member.name[:80]),
-            advice="repack it with tar --format=ustar",
-        )
-    return member
+    for name, found, is_folder in tar.members(partial(files.read_at, descriptor), span, where):
+        if not is_folder:
+            yield name, found

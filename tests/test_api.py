@@ -10,9 +10,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -297,6 +297,40 @@ def test_a_builder_from_outside_is_called_by_name(
     code, _, err = call("build", "every", "--out", tmp_path / "data")
     assert code == 2
     assert "--root" in err
+
+
+def told(
+    table: Annotated[Path, "--csv", "The table."],
+    kind: Annotated[Literal["short", "long"], "The form of it."] = "short",
+    seed: int = 42,
+    most: Annotated[int | None, "--limit"] = None,
+    names: Annotated[Sequence[str], "A name; may be repeated."] = (),
+    parts: list[Path] | None = None,
+) -> Plan:
+    """Build from a table.
+
+    What it does. Raises BadInput for another.
+    """
+    raise BadInput(f"{table} {kind} {seed} {most} {names} {parts}")
+
+
+@pytest.mark.usefixtures("registries")
+def test_the_signature_of_a_builder_is_its_command(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    ip.register_builder("told", told)
+    code, out, _ = call("build", "told", "--help")
+    assert code == 0
+    shown = " ".join(out.split())
+    for words in ("--csv <path> The table. [required]", "--kind <short|long> The form of it. [default: short]"):
+        assert words in shown
+    assert "Seed of the cuts" in shown
+    assert "A name; may be repeated." in shown
+    assert "What it does. Options:" in shown
+    words = ["--csv", "a", "--kind", "long", "--names", "x", "--names", "y", "--parts", "p", "--limit", 3]
+    _, _, err = call("build", "told", "--out", tmp_path / "out", *words)
+    assert err == f"error: a long 42 3 ['x', 'y'] {[Path('p')]}\n"
+    _, _, err = call("build", "told", "--out", tmp_path / "out", "--csv", "a")
+    assert err == "error: a short 42 None () None\n"
+    assert call("build", "told", "--out", tmp_path / "out", "--csv", "a", "--kind", "odd")[0] == 2
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ OPTIONS = [
     "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.mean",
     "initial.std", "initial.zero_last_scale",
     "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "loss.threshold",
-    "loss.gamma", "loss.margin", "loss.class_weights", "optimizer.name",
+    "loss.gamma", "loss.margin", "loss.delta", "loss.class_weights", "optimizer.name",
     "optimizer.learning_rate", "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2",
     "optimizer.decay", "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1",
     "optimizer.decay_all", "optimizer.clip_norm", "optimizer.reference_batch_size", "optimizer.max_norm",

@@ -74,8 +74,9 @@ def faults(text: str) -> Iterator[str]:
 
 def command_faults(words: list[str], line: str) -> Iterator[str]:
     command = command_line()
-    while words and words[0] in getattr(command, "commands", {}):
-        command = command.commands[words.pop(0)]
+    while words and hasattr(command, "commands") and (inner := command.get_command(None, words[0])):
+        command = inner
+        words.pop(0)
     if words and words[0] in WORDS_OF_OTHERS:
         return
     if words and words[0].islower() and hasattr(command, "commands"):

@@ -1,4 +1,4 @@
-"""The verb build, a sub-command for each kind of source: those shipped, and those that other packages offer."""
+"""The verb build, a sub-command for each builder: those with much to say are below, others by their signature."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import inspect
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -20,10 +20,10 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError, counted, first_fe
 
 
 class _Builders(TyperGroup):
-    """The commands below, and a command for each builder that was registered or is offered by another package."""
+    """The commands below, and a command for each other builder: shipped, registered, or of another package."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(dict.fromkeys([*super().list_commands(ctx), *filter(_is_there, BUILDERS.names())]))
+        return list(filter(_is_there, BUILDERS.names()))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         shipped = super().get_command(ctx, cmd_name)
@@ -46,9 +46,8 @@ build_app = typer.Typer(
 )
 
 Out = Annotated[Path, typer.Option(help="Folder of the data set, or its address: s3://bucket/folder.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
-]
+_SEED = typer.Option(min=0, max=LARGEST_SEED, help="Seed of the cuts and of the order of training images.")
+Seed = Annotated[int, _SEED]
 Resize = Annotated[int, typer.Option(min=0, help="Shorter edge, pixels; smaller images stay; 0 keeps all sizes.")]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")]
 PassThrough = Annotated[bool, typer.Option("--pass-through", help="Keep the bytes of every plain JPEG or PNG.")]
@@ -66,10 +65,6 @@ NoMean = Annotated[
         help="Mean and std from a sample of 100 to 500 photos. Others that keep their bytes are not decoded: header "
         "and end are looked at, lost pixels are left to `verify`.",
     ),
-]
-Classes = Annotated[
-    Path | None,
-    typer.Option(help="Names: a class a line (name, id TAB name), or JSON [default: folders, or labels]."),
 ]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
@@ -173,135 +168,6 @@ def imagenet(
     _make("imagenet", out, options, common)
 
 
-@build_app.command()
-@taking_common()
-def folder(
-    root: Annotated[Path, typer.Option(help="One sub-folder a class; or train/ val/ test/ of such folders.")],
-    out: Out,
-    val_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as val.")] = None,
-    test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="Share cut out of train as test.")] = None,
-    classes: Classes = None,
-    no_follow: Annotated[
-        bool, typer.Option("--no-follow", help="Follow no symbolic link that leaves ROOT; each is named.")
-    ] = False,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A folder in ROOT not to look at; may be repeated.")
-    ] = None,
-    seed: Seed = 42,
-    *,
-    common: Common,
-) -> None:
-    """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
-
-    The folders of the splits have any usual name, in any case: train (training), val (valid, validation, dev), test
-    (testing, evaluation). The fractions count where there is none for val or test [default: 0.1 without ROOT/train,
-    else none]. Of fewer than ten images a class the default is one a class. Symbolic links are followed. What is not
-    read is named.
-
-    --classes names the folders, in any order: lines of the folder, a tab, the name, or "n01440764 tench"; or JSON,
-    {folder: name}, {number: [folder, name]} and the like. A file of as many names, and no folder among them, names
-    the sorted folders in turn.
-
-    \b
-    Examples:
-      imagenet-pipeline build folder --root photos --out output/photos
-      imagenet-pipeline build folder --root photos --out s3://bucket/photos
-      imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
-    """
-    cuts = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
-    options = {"root": root, **cuts, "classes": classes, "follow": not no_follow, "leave_out": leave_out or ()}
-    _make("folder", out, options, common)
-
-
-@build_app.command("list")
-@taking_common()
-def listing(
-    list_file: Annotated[Path, typer.Option("--list", help="im2rec-style .lst: number TAB label(s) TAB path.")],
-    root: Annotated[Path, typer.Option(help="Folder the paths start from.")],
-    out: Out,
-    val_list: Annotated[Path | None, typer.Option(help="A list for val.")] = None,
-    test_list: Annotated[Path | None, typer.Option(help="A list for test.")] = None,
-    classes: Classes = None,
-    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as val.")] = 0.0,
-    test_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share cut out as test.")] = 0.0,
-    seed: Seed = 42,
-    *,
-    common: Common,
-) -> None:
-    """Build from an im2rec-style list.
-
-    Labels are whole numbers from 0. Without --classes every label up to the largest has a training image; with it,
-    class i is the i-th of the file, or that with the number i, and need have none.
-
-    \b
-    Examples:
-      imagenet-pipeline build list --list train.lst --root photos --out output/mine
-      imagenet-pipeline build list --list train.lst --root photos --classes names.txt --out output/named
-    """
-    lists = {"list_file": list_file, "val_list": val_list, "test_list": test_list}
-    cuts = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
-    options = {"root": root, "classes": classes, **lists, **cuts}
-    _make("list", out, options, common)
-
-
-@build_app.command()
-@taking_common("workers", "executor", "as_json")
-def digits(out: Out, seed: Seed = 42, *, common: Common) -> None:
-    """Build scikit-learn's 1,797 handwritten digits, through a miniature ILSVRC2015 tree: data that is always there.
-
-    Example: imagenet-pipeline build digits --out output/digits
-    """
-    _make("digits", out, {"seed": seed}, common)
-
-
-@build_app.command()
-@taking_common("workers", "executor", "as_json")
-def fer2013(
-    csv: Annotated[
-        Path, typer.Option(help="fer2013.csv or icml_face_data.csv: emotion, pixels, Usage; .xz and .gz too.")
-    ],
-    out: Out,
-    classes: Annotated[int, typer.Option(help="7, or 6 with disgust merged into angry.")] = 7,
-    swapped: Annotated[
-        bool, typer.Option("--swapped", help="PrivateTest as val, PublicTest as test: the book.")
-    ] = False,
-    ferplus: Annotated[Path | None, typer.Option(help="FER+'s votes, fer2013new.csv: its 8 classes instead.")] = None,
-    *,
-    common: Common,
-) -> None:
-    """Build the faces of FER2013: Training, PublicTest and PrivateTest become train, val and test, without loss.
-
-    \b
-    Examples:
-      imagenet-pipeline build fer2013 --csv fer2013.csv --out output/fer2013
-      imagenet-pipeline build fer2013 --csv fer2013.csv --ferplus fer2013new.csv --out output/ferplus
-    """
-    if classes not in (6, 7) or (ferplus and classes != 7):
-        expected = "nothing with --ferplus, which has 8" if ferplus else "6 or 7"
-        raise BadRecipe("unknown number of classes", where="--classes", expected=expected, found=classes)
-    options = {"csv_file": csv, "classes": classes, "swapped": swapped, "votes": ferplus}
-    _make("fer2013", out, options, common)
-
-
-@build_app.command()
-@taking_common("workers", "executor", "max_rejects", "keep_damaged", "lists_only", "as_json")
-def ckplus(
-    root: Annotated[Path, typer.Option(help="A sub-folder an emotion, of faces S010_004_00000017.png.")],
-    out: Out,
-    val_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as val.")] = 0.1,
-    test_fraction: Annotated[float, typer.Option(min=0, max=0.5, help="Share cut out as test.")] = 0.1,
-    seed: Seed = 42,
-    *,
-    common: Common,
-) -> None:
-    """Build the faces of CK+; val and test are cut by subject, that no face is in two splits.
-
-    Example: imagenet-pipeline build ckplus --root CK+48 --out output/ckplus
-    """
-    options = {"root": root, "val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
-    _make("ckplus", out, options, common)
-
-
 _RecordFiles = list[Path] | None
 
 
@@ -353,38 +219,80 @@ def records(
 
 
 _TAKEN = (int, float, str, bool, Path)
-"""Types that an option of the command line can have."""
+"""Types that an option of the command line can have, or a list of."""
+
+_USUAL: dict[tuple[str, type], Any] = {
+    ("seed", int): _SEED,
+    ("val_fraction", float): typer.Option(min=0, max=0.9, help="Share cut out as val."),
+    ("test_fraction", float): typer.Option(min=0, max=0.9, help="Share cut out as test."),
+    ("classes", Path): typer.Option(
+        help="Names: a class a line (name, id TAB name), or JSON [default: folders, or labels]."
+    ),
+}
+"""Options that builders call by the same name, for those that say nothing of their own about them."""
 
 
 def _offered(name: str) -> Any:
-    """The command of another package's builder: its parameters are the options, its docstring the help."""
+    """The command of a builder by its signature: its parameters are the options, its docstring the help.
+
+    A parameter `Annotated[kind, "text"]` has this help; a text before it that begins with "--" is the option's name.
+    """
     function = BUILDERS.get(name, where="build")
-    hints = hints_of(function)
+    hints = hints_of(function, annotated=True)
     # A parameter named as a shared option is that option.
     parameters = [parameter for parameter in options_of(function).values() if parameter.name not in _COMMON]
     options = [_option(name, parameter, hints.get(parameter.name, str)) for parameter in parameters]
 
     def command(*, out: Path, common: Common, **given: Any) -> None:
-        _make(name, out, given, common)
+        _make(name, out, {option: value for option, value in given.items() if value is not None}, common)
 
     out_option = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out)
     common = inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Common)
     own = [option for option in options if option is not None]
-    command.__signature__ = inspect.Signature([*own, out_option, common])  # type: ignore[attr-defined]
+    required = [option for option in own if option.default is option.empty]
+    others = [option for option in own if option.default is not option.empty]
+    command.__signature__ = inspect.Signature([*required, out_option, *others, common])  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, help=inspect.getdoc(function))(taking_common()(command))
+    shared = [option for option in _COMMON if option not in STORED.get(name, {})]
+    app.command(name, help=_help_of(function))(taking_common(*shared)(command))
     return typer.main.get_command(app)
 
 
-def _option(builder: str, parameter: inspect.Parameter, kind: Any) -> inspect.Parameter | None:
+def _help_of(function: Callable[..., Any]) -> str:
+    """The docstring, without what it says of exceptions."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(paragraph.partition("Raises ")[0] for paragraph in paragraphs)
+
+
+def _option(builder: str, parameter: inspect.Parameter, hint: Any) -> inspect.Parameter | None:
     """A builder's parameter as an option; none for a type that a command line cannot give."""
+    kind, *texts = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     inner = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if not all(alternative in (*_TAKEN, types.NoneType) for alternative in inner):
+    taken = [_taken(alternative) for alternative in inner if alternative is not types.NoneType]
+    if None in taken or len(taken) != 1:
         if parameter.default is parameter.empty:
             what = f"the parameter {parameter.name!r} cannot be given on the command line"
             raise BadRecipe(what, where=f"build {builder}", found=str(kind), advice="call imagenet_pipeline.build")
         return None
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typer.Option()])
+    names = [text for text in texts if text.startswith("-")]
+    words = next((text for text in texts if not text.startswith("-")), None)
+    option = typer.Option(*names, help=words) if texts else _USUAL.get((parameter.name, taken[0]), typer.Option())
+    optional = parameter.default is None or parameter.default == ()
+    return parameter.replace(
+        kind=inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[taken[0] | None if optional else taken[0], option],
+        default=None if optional else parameter.default,
+    )
+
+
+def _taken(kind: Any) -> Any:
+    """The type as an option has it, of a sequence a list, which may be repeated; none for others."""
+    if kind in _TAKEN or get_origin(kind) is Literal:
+        return kind
+    items = [item for item in get_args(kind) if item is not ...]
+    if get_origin(kind) in (list, tuple, Sequence) and len(items) == 1 and items[0] in _TAKEN:
+        return list[items[0]]  # type: ignore[valid-type]
+    return None
 
 
 def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:

@@ -29,6 +29,7 @@ from imagenet_pipeline.config.recipe import (
     ScheduleRecipe,
     StoppingRecipe,
     TransferRecipe,
+    log_odds,
     looks_like_0_to_1,
     require_even_batch,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "find_recipe",
     "load_recipe",
     "load_run_recipe",
+    "log_odds",
     "looks_like_0_to_1",
     "option_names",
     "options",

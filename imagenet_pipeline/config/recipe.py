@@ -26,6 +26,11 @@ def looks_like_0_to_1(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
     return max(map(abs, (*mean, *std))) <= 1 and any(mean) and set(std) != {1.0}
 
 
+def log_odds(probability: float) -> float:
+    """The number whose sigmoid is this probability, log(p / (1 - p))."""
+    return math.log(probability) - math.log1p(-probability)
+
+
 class Section(BaseModel):
     """A table of a recipe; the docstring below a key is what `keys` says of it."""
 
@@ -169,19 +174,24 @@ class Augmentation(Section):
 
 
 KEYS_OF_LOSSES = {
-    "cross_entropy": ("label_smoothing",),
-    "binary_cross_entropy": ("label_smoothing", "threshold"),
-    "focal": ("label_smoothing", "gamma"),
-    "hinge": ("margin",),
+    "cross_entropy": ("label_smoothing", "class_weights"),
+    "binary_cross_entropy": ("label_smoothing", "threshold", "class_weights"),
+    "focal": ("label_smoothing", "gamma", "class_weights"),
+    "hinge": ("margin", "class_weights"),
+    "mae": (),
+    "mse": (),
+    "huber": ("delta",),
 }
-"""The keys each kind of loss reads, beside class_weights."""
+"""The keys each kind of loss reads."""
 
 
 class LossRecipe(Section):
     """The loss; `engines/__init__.py` states each kind."""
 
-    kind: Literal["cross_entropy", "binary_cross_entropy", "focal", "hinge"] = "cross_entropy"
-    """Cross-entropy of the softmax; of a single output for two classes, its sigmoid's; focal; or hinge, of margins."""
+    kind: Literal["cross_entropy", "binary_cross_entropy", "focal", "hinge", "mae", "mse", "huber"] = "cross_entropy"
+    """Cross-entropy of the softmax, focal or hinge (of margins), of one class an image; binary_cross_entropy: of two
+    classes by a single output, or of records with several classes each; of numbers mae (absolute), mse (squared), or
+    huber (both) errors."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -191,19 +201,16 @@ class LossRecipe(Section):
     """Exponent of kind "focal": how much less an image counts, the surer its class (Lin et al. 2017)."""
     margin: Positive = 1.0
     """Lead over every other class that kind "hinge" asks for."""
+    delta: Positive = 1.0
+    """Error at which kind "huber" goes over from the square to the straight line."""
     class_weights: tuple[NotNegative, ...] | Literal["none", "balanced"] = "none"
     """Factors of the training loss of each class's images: a list, or "balanced", images / (classes * images of it)."""
 
-    @property
-    def log_odds(self) -> float:
-        """The output of a single one whose sigmoid is the threshold: log(h / (1 - h))."""
-        return math.log(self.threshold) - math.log1p(-self.threshold)
-
     @model_validator(mode="after")
     def _check_effect(self) -> LossRecipe:
-        read = (*KEYS_OF_LOSSES[self.kind], "class_weights")
+        read = KEYS_OF_LOSSES[self.kind]
         unread = [key for key in type(self).model_fields if key not in ("kind", *read)]
-        self._require_default(unread, f"on {self.kind}, which reads {', '.join(read)}")
+        self._require_default(unread, f"on {self.kind}{', which reads ' if read else ''}{', '.join(read)}")
         if not isinstance(self.class_weights, str) and not any(self.class_weights):
             raise ValueError("class_weights: one at least must be above 0")
         return self

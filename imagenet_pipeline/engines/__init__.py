@@ -17,9 +17,15 @@ q_j = (1 - e) t_j + e / C and p = softmax(s):
 Of a single output z the network makes the scores s = (0, z - log(h / (1 - h))), even where p_1 is the threshold h: so
 all that ranks two scores goes by the threshold (`networks/head.py`).
 
-With class weights w the loss of an image is the above times sum over j of t_j w_j (w_y of its one class). A step's loss
-is the sum of these over its images, divided by their number, as Keras divides it, not by the sum of their weights, as
-PyTorch does: so an image weighs the same whatever shares its batch, and the shares of ranks and micro-batches add up.
+Of records with a vector of C labels t, each 0 or 1 or of mixed images a share, or each a number:
+
+    binary_cross_entropy    - mean over j of (t_j log p_j + (1 - t_j) log (1 - p_j)),   p = 1 / (1 + exp(-s))
+    mae, mse                mean over j of |s_j - t_j|, of (s_j - t_j)^2
+    huber                   mean over j of h(|s_j - t_j|): h(d) = d^2 / 2 up to delta, delta (d - delta / 2) beyond it
+
+With class weights w the loss of an image of one class is the above times sum over j of t_j w_j (w_y of its class y).
+A step's loss is the sum of its images', divided by their number, as Keras divides it, not by the sum of their weights,
+as PyTorch does: so an image weighs the same whatever shares its batch, and shares of ranks and micro-batches add up.
 "balanced" is w_c = n / (C n_c) over all n training images, n_c of them of class c, as scikit-learn has it: the mean
 weight of the training images is 1 then, and both ways to divide agree but for chance.
 
@@ -29,11 +35,12 @@ Scoring uses the same without smoothing and without weights: a validation loss i
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +53,7 @@ from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
 from imagenet_pipeline.processes import this_process
+from imagenet_pipeline.records.classes import LabelKind
 
 LEAST_MISSING = 1e-12
 """What focal loss takes 1 - p to be at least: its powers below 1 have no slope at 0."""
@@ -56,7 +64,15 @@ Values = Mapping[str, Array]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Targets = Labels | npt.NDArray[np.float32]
-"""Classes [n], or the share of each class [n, classes]."""
+"""Classes [n], or the share of each class or the label vectors [n, classes]."""
+
+FIGURES: dict[LabelKind, tuple[str, str]] = {
+    "class": ("rank1", "rank5"),
+    "classes": ("accuracy", "exact"),
+    "number": ("mae", "rmse"),
+}
+"""Figures beside the loss. Of several classes an image: percent of right decisions (a positive score is a yes), and of
+images with no wrong decision. Of numbers: mean absolute error, and the root of the mean squared error."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,9 @@ class Blueprint:
 
     `mean` and `std` are per channel (R, G, B), in 0..255; `input_size` is the side of the square input in pixels
     (a network whose parameters do not depend on it takes other sides as well), which a checkpoint has of its own.
-    `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch. `class_weights` are
-    the numbers that the recipe's come to, none where every class weighs the same.
+    `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch.
+    `label_kind` is that of the class table, whose figures are counted beside the loss; `class_weights` are the numbers
+    that the recipe's come to, none where every class weighs the same.
     """
 
     network: Sequential | ZooNetwork
@@ -75,6 +92,7 @@ class Blueprint:
     std: tuple[float, ...]
     recipe: Recipe
     frozen: tuple[str, ...] = ()
+    label_kind: LabelKind = "class"
     class_weights: tuple[float, ...] = ()
 
     def for_scoring(self) -> Blueprint:
@@ -91,13 +109,36 @@ class Blueprint:
 class Totals:
     """Exact counts over the batches since the last reading.
 
-    `step_losses` is the loss summed over each batch's images, float64, a row a batch.
+    `step_losses` is the loss summed over each batch's images, float64, a row a batch. So is, for each of the two
+    `FIGURES`, `step_figures` [batches, 2] where labels are not one class; hits are 0 then: of right decisions their
+    share, of numbers the absolute and the squared error, each the mean over an image's labels.
     """
 
     images: int
     rank1_hits: int
     rank5_hits: int
     step_losses: npt.NDArray[np.float64]
+    step_figures: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+
+    @classmethod
+    def of(cls, images: int, sums: npt.NDArray[np.float64], label_kind: LabelKind) -> Totals:
+        """Totals out of the loss and the sums of both figures, [batches, 3]."""
+        if label_kind == "class":
+            return cls(images, int(sums[:, 1].sum()), int(sums[:, 2].sum()), sums[:, 0])
+        return cls(images, 0, 0, sums[:, 0], sums[:, 1:])
+
+    def in_order(self) -> Totals:
+        """The same, its batches added up one after the other: not by np.sum, whose order depends on their number."""
+        losses, figures = np.cumsum(self.step_losses)[-1:], np.cumsum(self.step_figures, axis=0)[-1:]
+        return Totals(self.images, self.rank1_hits, self.rank5_hits, losses, figures)
+
+    def figures(self, label_kind: LabelKind) -> dict[str, float]:
+        """The two `FIGURES` by name, over all images."""
+        if label_kind == "class":
+            return {"rank1": self.rank1, "rank5": self.rank5}
+        first, second = (self.step_figures.sum(axis=0) / self.images).tolist()
+        values = (first, math.sqrt(second)) if label_kind == "number" else (100.0 * first, 100.0 * second)
+        return dict(zip(FIGURES[label_kind], values, strict=True))
 
     @property
     def loss(self) -> float:
@@ -120,6 +161,7 @@ class Totals:
             self.rank1_hits + other.rank1_hits,
             self.rank5_hits + other.rank5_hits,
             np.concatenate([self.step_losses, other.step_losses]),
+            np.concatenate([self.step_figures, other.step_figures]),
         )
 
 
@@ -148,7 +190,7 @@ class Engine(Protocol):
         labels count their largest.
         """
 
-    def score_batch(self, images: Images, labels: Labels) -> None:
+    def score_batch(self, images: Images, labels: Targets) -> None:
         """Add a batch's loss and hits to the totals."""
 
     def totals(self) -> Totals:

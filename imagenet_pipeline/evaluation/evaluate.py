@@ -28,7 +28,7 @@ from imagenet_pipeline.evaluation.scoring import (
     score_split,
 )
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
-from imagenet_pipeline.records.classes import NUMBERED, ClassTable
+from imagenet_pipeline.records.classes import NUMBERED, ClassTable, require_one_class
 from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, records_to_read, require_its_classes
@@ -185,6 +185,8 @@ def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, data:
     """A checkpoint, and `data`, or the run's own records; they must have the split and its classes."""
     recipe, checkpoint = opened
     data = data or records_to_read(recipe)
+    for table, where in ((checkpoint.state.class_table, run), (data.classes, data.name)):
+        require_one_class(table, where, "scoring by rank")
     numbering = numbering_of(checkpoint.state, data)
     if not data.count(split):
         raise no_split(data.name, split, [name for name, count in data.counts.items() if count])

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import LossRecipe, Recipe
+from imagenet_pipeline.config import LossRecipe, Recipe, log_odds
 from imagenet_pipeline.engines import LEAST_MISSING, Array, Images
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
@@ -198,7 +198,7 @@ def losses_of(logs: Logs, labels: Whole, loss: LossRecipe) -> Reals:
         margins: Reals = np.maximum(0.0, logs - own + loss.margin).sum(axis=1) - loss.margin
         return margins
     if loss.kind == "binary_cross_entropy":
-        logs = log_probabilities(logs + np.array([0.0, loss.log_odds]))
+        logs = log_probabilities(logs + np.array([0.0, log_odds(loss.threshold)]))
     losses: Reals = -logs[rows, labels]
     if loss.kind == "focal":
         losses *= np.maximum(-np.expm1(-losses), LEAST_MISSING) ** loss.gamma

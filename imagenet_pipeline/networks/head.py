@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from imagenet_pipeline.config import log_odds
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Concat,
@@ -53,15 +54,15 @@ def with_classes(network: Sequential, input_shape: Shape, classes: int, name: st
     return made
 
 
-def with_two_scores(network: Sequential, log_odds: float) -> Sequential:
-    """The network of a single output z, of its taps too, with the scores (0, z - log_odds) of two classes in its place.
+def with_two_scores(network: Sequential, threshold: float) -> Sequential:
+    """The network of a single output z, of its taps too, with two classes' scores, (0, z - log_odds(threshold)).
 
-    The second class has the probability sigmoid(z), and both scores are even where that has these odds: so whatever
-    ranks scores goes by the threshold that they stand for.
+    The second class has the probability sigmoid(z), and both scores are even where that is the threshold: so whatever
+    ranks scores goes by it.
     """
-    both = Concat((("first", Scalar("multiply", 0.0)), ("second", Scalar("subtract", log_odds))))
+    both = Concat((("first", Scalar("multiply", 0.0)), ("second", Scalar("subtract", log_odds(threshold)))))
     items = tuple(
-        (path, replace(item, head=with_two_scores(item.head, log_odds)) if isinstance(item, Tap) else item)
+        (path, replace(item, head=with_two_scores(item.head, threshold)) if isinstance(item, Tap) else item)
         for path, item in network.items
     )
     return Sequential((*items, ("two_scores", both)))

@@ -25,7 +25,7 @@ from imagenet_pipeline.records import finish, image, repair
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest
 from imagenet_pipeline.records.pieces import Steps, pieces_of, steps_of
 from imagenet_pipeline.records.plan import Plan, require_apart
-from imagenet_pipeline.records.shard import ShardTask
+from imagenet_pipeline.records.shard import ShardTask, unpacked_file
 from imagenet_pipeline.records.tasks import Progress, Task, executor_for, make, run_tasks
 
 SHARD_IMAGES = 8192
@@ -148,8 +148,29 @@ def _build(plan: Plan, out: Path, options: BuildOptions, progress: Progress | No
     with claimed(out, claim_key(plan, options, versions)) as building:
         shards = shard_tasks(plan, out, building, options, key)
         repair.restore_markers(out, shards)
-        make_shards(out, options, list(map(steps_of, shards)), progress, executor)
+        steps = list(map(steps_of, shards))
+        unpack(plan, building, steps)
+        make_shards(out, options, steps, progress, executor)
         finish.write_data_set(plan, out, shards, options.stored, versions)
+
+
+def unpack(plan: Plan, building: Path, steps: Sequence[Steps]) -> None:
+    """Write what files of the plan hold compressed into the building folder, where a shard is to be made from them.
+
+    What is there already, of the same file, stays. Raises OutOfRoom, and BadInput for what cannot be read.
+    """
+    if not any(shard.pending for shard in steps):
+        return
+    for name, write in plan.unpack.items():
+        target = unpacked_file(building, name)
+        try:
+            changed_ns = (plan.root / name).stat().st_mtime_ns
+        except OSError as error:
+            raise BadInput(f"cannot be read ({error.strerror})", where=plan.root / name) from error
+        if not target.exists() or target.stat().st_mtime_ns != changed_ns:
+            with files.whole_file(target, durable=False) as stream:
+                write(stream)
+            os.utime(target, ns=(changed_ns, changed_ns))
 
 
 def make_shards(
@@ -199,6 +220,7 @@ def _mend(
         tasks = [replace(task, folder=remade) for task in shard_tasks(plan, out, building, options, key)]
         wanted = repair.shards_to_remake(out, manifest, damage, tasks)
         steps = list(map(steps_of, wanted))
+        unpack(plan, building, steps)
         # A photo that was stored and cannot be used now shows in the bytes: that is what decides here.
         make_shards(out, replace(options, max_rejects=2**31), steps, progress, executor)
         if repair.needs_markers(manifest, damage):
@@ -294,6 +316,8 @@ def shard_tasks(plan: Plan, out: Path, building: Path, options: BuildOptions, ke
                 paths=images.paths[start:end],
                 labels=images.labels[start:end].tolist(),
                 spans=None if images.spans is None else images.spans[start:end].tolist(),
+                archive=plan.archive,
+                unpacked=bool(plan.unpack),
                 resize=options.resize,
                 quality=options.quality,
                 pass_through=options.pass_through,

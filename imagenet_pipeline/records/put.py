@@ -35,6 +35,7 @@ from imagenet_pipeline.records.build import (
     shard_key,
     shard_tasks,
     summarise,
+    unpack,
 )
 from imagenet_pipeline.records.foreign import RecordsPlan
 from imagenet_pipeline.records.manifest import BUILDING, MANIFEST, Manifest, Shard
@@ -209,6 +210,7 @@ def _make(
         shards = shard_tasks(plan, work, building, options, key)
         sizes = storage.list()
         steps = [_steps(shard, storage, sizes) for shard in shards]
+        unpack(plan, building, steps)
         make_shards(work, options, steps, progress, executor, options.workers or available_processors())
         finish.write_data_set(plan, work, shards, options.stored, versions)
 

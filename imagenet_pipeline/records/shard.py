@@ -9,6 +9,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
-from imagenet_pipeline.records import image, recordio
+from imagenet_pipeline.records import archives, image, recordio
+from imagenet_pipeline.records.lists import Label
 from imagenet_pipeline.records.prepare import prepare
 from imagenet_pipeline.records.tasks import Task, note_progress, require_wanted
 
@@ -28,6 +30,7 @@ class ShardTask(Task):
     """Everything a worker anywhere needs to make a shard, or a piece of it; numbers run from `first_number`.
 
     The photos whose numbers are multiples of `mean_every` count for mean and deviation. Of a piece nothing is synced.
+    `spans` and `archive` are those of the plan; where `unpacked`, spans are in what is unpacked in the building folder.
     """
 
     folder: Path
@@ -35,12 +38,14 @@ class ShardTask(Task):
     follow_links: bool
     first_number: int
     paths: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[Label]
     resize: int
     quality: int
     pass_through: bool
     keep_damaged: bool = False
-    spans: Sequence[tuple[int, int]] | None = None
+    spans: Sequence[Sequence[int]] | None = None
+    archive: str = ""
+    unpacked: bool = False
     mean_every: int = 1
     is_piece: bool = False
 
@@ -51,17 +56,30 @@ class ShardTask(Task):
 
     @property
     def sources(self) -> Sequence[str]:
-        """The file that each photo is read from: its own, or the archive that its path begins with."""
-        return self.paths if self.spans is None else [path.partition("/")[0] for path in self.paths]
+        """The file that each photo comes from: its own, or the archive that holds it."""
+        return self.paths if self.spans is None else [self._archive_of(path) for path in self.paths]
 
     @property
     def first_file(self) -> Path:
         """The file that its first photo is read from."""
-        return self.root / self.sources[0]
+        return self.root / self.paths[0] if self.spans is None else self.archive_file(self.paths[0])
+
+    def archive_file(self, path: str) -> Path:
+        """The file in which the span of a photo is."""
+        name = self._archive_of(path)
+        return unpacked_file(self.building, name) if self.unpacked else self.root / name
+
+    def _archive_of(self, path: str) -> str:
+        return self.archive or path.partition("/")[0]
 
     def make(self) -> int:
         """As `make_shard`."""
         return make_shard(self)
+
+
+def unpacked_file(building: Path, name: str) -> Path:
+    """The file in the building folder that has what a file of the root holds compressed."""
+    return building / f"{name}.unpacked"
 
 
 @dataclass
@@ -225,24 +243,27 @@ def _contained(root: Path, path: str, folders: Folders) -> Path:
     return files.contained(root, path) if full.is_symlink() else full
 
 
-def read_archived_image(root: Path, path: str, offset: int, size_bytes: int) -> bytes:
-    """Read an image out of the archive that its path begins with. Raises image.Rejected with the reason."""
-    if size_bytes > image.FILE_LIMIT_BYTES:
-        raise image.Rejected(f"file of {size_bytes:,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
+def read_archived_image(archive: Path, span: archives.MemberSpan) -> bytes:
+    """Read an image out of an archive. Raises image.Rejected with the reason."""
+    if span[1] < 0:
+        raise image.Rejected("file is missing")
+    if archives.size_of(span) > image.FILE_LIMIT_BYTES:
+        raise image.Rejected(f"file of {archives.size_of(span):,} bytes, more than {image.FILE_LIMIT_BYTES:,}")
     try:
-        with files.regular_file(root / path.partition("/")[0]) as (stream, _):
-            content = files.read_at(stream.fileno(), size_bytes, offset)
+        with files.regular_file(archive) as (stream, size_bytes):
+            if size_bytes < span[0] + span[1]:
+                raise image.Rejected("its archive is shorter than it was")
+            return b"".join(archives.blocks(partial(files.read_at, stream.fileno()), span))
     except BadInput as error:
         raise image.Rejected(f"its archive {error.what}") from error
-    if len(content) < size_bytes:
-        raise image.Rejected("its archive is shorter than it was")
-    return content
+    except archives.BadMember as error:
+        raise image.Rejected(f"its member of the archive {error}") from error
 
 
 def _read_source(task: ShardTask, done: int, folders: Folders) -> bytes:
     if task.spans is None:
         return read_image_file(task.root, task.paths[done], task.follow_links, folders)
-    return read_archived_image(task.root, task.paths[done], *task.spans[done])
+    return read_archived_image(task.archive_file(task.paths[done]), task.spans[done])
 
 
 def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> None:
@@ -257,7 +278,7 @@ def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> Non
         except image.Rejected as reason:
             contents.rejects.append((number, path, str(reason)))
             continue
-        framed = recordio.frame(recordio.pack((float(label),), number, prepared.data))
+        framed = recordio.frame(recordio.pack(_as_stored(label), number, prepared.data))
         stream.write(framed)
         contents.entries.append((number, offset))
         offset += len(framed)
@@ -276,10 +297,15 @@ def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> s
             framed = stream.read(end - offset)
             digest.update(framed)
             record = recordio.unpack(recordio.read_frame(framed)[0])
-            label = float(task.labels[number - task.first_number])
-            if (record.number, record.labels, record.checked) != (number, (label,), True):
+            labels = _as_stored(task.labels[number - task.first_number])
+            if (record.number, record.labels, record.checked) != (number, labels, True):
                 raise Damaged("the record does not read back as it was written", where=f"{part}, offset {offset}")
     return digest.hexdigest()
+
+
+def _as_stored(label: Label) -> tuple[float, ...]:
+    """The labels of a record: the number of its class, or the vector."""
+    return (float(label),) if isinstance(label, int) else tuple(label)
 
 
 def _histogram(pixels: NDArray[np.uint8], channel: int) -> NDArray[np.int64]:

@@ -190,6 +190,7 @@ class _Trial:
     def __init__(self, recipe: Recipe, neighbours: int) -> None:
         data = records_of(recipe)
         self._recipe, self._classes = recipe, len(data.classes)
+        self._vectors = data.classes.label_kind != "class"
         self.engine, _ = new_engine(recipe, data)
         self.devices = len(self.engine.device_names)
         free = available_memory_bytes()
@@ -225,8 +226,10 @@ class _Trial:
     def _train_and_score(self, images: int) -> None:
         """Two steps, of which the second has the rule's state beside it, and a batch of the validation."""
         size, scored, mixes = self._recipe.input.size, self._recipe.input.scored_size, self._recipe.augmentation.mixes
-        labels = np.zeros(images, np.int64)
+        labels: Targets = np.zeros(images, np.int64)
         targets: Targets = np.full((images, self._classes), 1 / self._classes, np.float32) if mixes else labels
+        if self._vectors:
+            labels = targets = np.zeros((images, self._classes), np.float32)
         for _ in range(2):
             self.engine.train_batch(np.zeros((images, size, size, 3), np.uint8), targets, 1e-6, 0)
         self.engine.score_batch(np.zeros((images, scored, scored, 3), np.uint8), labels)

@@ -30,7 +30,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -41,7 +41,7 @@ Figures = dict[str, int | float]
 Three = Field(min_length=3, max_length=3)
 TRAINED = "trained/"
 Scores = Mapping[Path, float | Damaged | None]
-"""Validation rank-1 of whole epochs, None without validation, or what is wrong with the checkpoint."""
+"""Scores of whole epochs (`score_of`), None without validation, or what is wrong with the checkpoint."""
 _MOST_DIGITS = 20
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
@@ -72,11 +72,12 @@ class State:
     metrics: Figures = field(default_factory=dict)
     partial: Figures = field(default_factory=dict)
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    label_kind: LabelKind = "class"
 
     @property
     def class_table(self) -> ClassTable:
         """The classes the network tells apart."""
-        return ClassTable(self.class_order, self.classes, self.class_names)
+        return ClassTable(self.class_order, self.classes, self.class_names, self.label_kind)
 
     @property
     def network_name(self) -> str:
@@ -130,10 +131,10 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
     contents = {
         "weights.safetensors": save(_contiguous(weights)),
         "optimizer.safetensors": save(_contiguous(optimizer)),
-        "state.json": files.json_bytes(asdict(state)),
+        "state.json": _state_bytes(state),
     }
     if catalog.is_file_name(state.network):
-        contents["state.json"] = files.json_bytes(asdict(replace(state, network=FILE_NAME)))
+        contents["state.json"] = _state_bytes(replace(state, network=FILE_NAME))
         contents[FILE_NAME] = catalog.file_copy(state.network, len(state.classes)).encode()
     if _holds(target, contents):
         return target
@@ -149,6 +150,14 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
         (folder / "SHA256SUMS").write_text(sums)
     _check_sums(target)
     return target
+
+
+def _state_bytes(state: State) -> bytes:
+    """The state as JSON; the kind of label is there where it is not one class, so that earlier versions refuse it."""
+    fields = asdict(state)
+    if state.label_kind == "class":
+        del fields["label_kind"]
+    return files.json_bytes(fields)
 
 
 def _name(state: State) -> str:
@@ -322,8 +331,16 @@ def _score(folder: Path) -> float | Damaged | None:
         return error
     except ValueError as error:
         return Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder)
-    rank1 = state.metrics.get("validation_rank1")
-    return None if rank1 is None else float(rank1)
+    return score_of(state.metrics)
+
+
+def score_of(row: Mapping[str, Any]) -> float | None:
+    """The score that makes an epoch the best, the higher the better: validation rank-1, or of labels that are not one
+    class the validation loss below 0; None without validation.
+    """
+    if "validation_rank1" in row:
+        return float(row["validation_rank1"])
+    return -float(row["validation_loss"]) if "validation_loss" in row else None
 
 
 def _require_own_name(folder: Path, name: str) -> None:

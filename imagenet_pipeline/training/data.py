@@ -20,7 +20,7 @@ from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
-from imagenet_pipeline.records.classes import require_same
+from imagenet_pipeline.records.classes import LabelKind, require_same
 from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
@@ -99,6 +99,7 @@ def loader_of(
     crops: int = 1,
     empty: Empty = np.empty,
     balanced: Labels | None = None,
+    label_kind: LabelKind = "class",
 ) -> Loader:
     """Build the loader of a recipe's batches, images `size` pixels a side; of several processes, of its own share.
 
@@ -116,6 +117,7 @@ def loader_of(
         empty=empty,
         window_shards=0 if recipe.loader.window_shards == "auto" else recipe.loader.window_shards,
         balanced=balanced,
+        label_kind=label_kind,
     )
 
 
@@ -165,6 +167,38 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
             )
+
+
+LOSSES: dict[LabelKind, tuple[str, ...]] = {
+    "class": ("cross_entropy", "binary_cross_entropy", "focal", "hinge"),
+    "classes": ("binary_cross_entropy",),
+    "number": ("mae", "mse", "huber"),
+}
+"""The kinds of loss that fit the labels of records."""
+
+
+def require_fitting_loss(recipe: Recipe, data: DataSet) -> None:
+    """Raise BadRecipe for a loss, or a key of it, that is not for labels of the kind that `data` has, or so many."""
+    kind, fitting, loss = data.classes.label_kind, LOSSES[data.classes.label_kind], recipe.loss
+    if kind == "class" and loss.kind == "binary_cross_entropy" and len(data.classes) != 2:
+        what = "recipe key 'loss.kind': binary_cross_entropy of one class a record tells two classes apart"
+        raise BadRecipe(what, where=data.name, found=len(data.classes), advice="loss.kind=cross_entropy")
+    if kind != "class" and recipe.loader.order == "balanced":
+        raise BadRecipe(
+            "a balanced order is of records with one class each", where=data.name, advice="loader.order=shuffled"
+        )
+    for key in ("label_smoothing", "threshold", "class_weights") if kind == "classes" else ():
+        if getattr(loss, key) != type(loss).model_fields[key].default:
+            raise BadRecipe(f"recipe key 'loss.{key}' is for records with one class each", where=data.name)
+    if loss.kind in fitting:
+        return
+    has = {"class": "one class a record", "classes": "any number of classes a record", "number": "numbers for labels"}
+    raise BadRecipe(
+        f"recipe key 'loss.kind': {recipe.loss.kind} does not fit these records, which have {has[kind]}",
+        where=data.name,
+        expected=" or ".join(fitting),
+        advice=f"loss.kind={fitting[0]}",
+    )
 
 
 def require_its_classes(state: State, data: DataSet) -> None:
@@ -226,6 +260,9 @@ def endless_batches(
     balanced = balanced_labels(recipe, data, records)
     for epoch in count():
         size = training_size(recipe.input, epoch)
-        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty, balanced=balanced)
+        loader = loader_of(
+            recipe, records, size, len(data.classes), share,
+            empty=empty, balanced=balanced, label_kind=data.classes.label_kind,
+        )  # fmt: skip
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

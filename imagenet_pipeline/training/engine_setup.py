@@ -34,16 +34,19 @@ from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
-from imagenet_pipeline.training.data import class_weights_of
+from imagenet_pipeline.training.data import class_weights_of, require_fitting_loss
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
+    require_fitting_loss(recipe, data)
     network = network_of(recipe.network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    frozen, weights = frozen_layers(recipe, epoch=0), class_weights_of(recipe.loss, data)
-    blueprint = Blueprint(network, recipe.input.size, *beginning.normalisation, recipe, frozen, weights)
+    frozen, kind = frozen_layers(recipe, epoch=0), data.classes.label_kind
+    mean, std = beginning.normalisation
+    weights = class_weights_of(recipe.loss, data)
+    blueprint = Blueprint(network, recipe.input.size, mean, std, recipe, frozen, kind, weights)
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -79,8 +82,8 @@ def resumed_engine(
     `class_weights` are those of the recipe's loss (`training.data.class_weights_of`).
     """
     network = network_of(state.network, len(state.classes))
-    frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen, class_weights)
+    frozen, kind = frozen_layers(recipe, state.epoch), state.label_kind
+    blueprint = Blueprint(network, recipe.input.size, state.mean, state.std, recipe, frozen, kind, class_weights)
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine
@@ -89,7 +92,7 @@ def resumed_engine(
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     """Build an engine to score with, which holds a checkpoint's weights."""
     network = network_of(state.network, len(state.classes))
-    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe)
+    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe, label_kind=state.label_kind)
     return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
 
 

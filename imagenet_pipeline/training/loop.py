@@ -80,9 +80,11 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     """
     recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
     passed = begun(run, epoch)
-    size, classes = training_size(recipe.input, epoch), len(run.data.classes)
-    balanced = balanced_labels(recipe, run.data, records)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array, balanced=balanced)
+    size, classes = training_size(recipe.input, epoch), run.data.classes
+    loader = loader_of(
+        recipe, records, size, len(classes), run.share, empty=engine.host_array, label_kind=classes.label_kind,
+        balanced=balanced_labels(recipe, run.data, records),
+    )  # fmt: skip
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (
@@ -106,7 +108,7 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             if save or read:
                 _read(run, passed)
                 read_at = now
-                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state())
+                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state(classes.label_kind))
             if save and len(batches):
                 save_part(run, epoch, passed)
         _read(run, passed)
@@ -130,8 +132,10 @@ def _read(run: Run, passed: Pass) -> None:
 def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
     """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
     recipe, engine = run.recipe, run.engine
-    size, classes = recipe.input.scored_size, len(run.data.classes)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
+    size, classes = recipe.input.scored_size, run.data.classes
+    loader = loader_of(
+        recipe, records, size, len(classes), run.share, empty=engine.host_array, label_kind=classes.label_kind
+    )
     settle(engine)
     with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
         shown = watched(batches, "validation", shown=run.leads)

@@ -34,6 +34,7 @@ from imagenet_pipeline.training.data import (
     IMPORTED,
     class_weights_of,
     records_of,
+    require_fitting_loss,
     require_its_classes,
     require_no_secret,
     require_sizes,
@@ -355,6 +356,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _require_possible(recipe: Recipe, data: DataSet) -> None:
     """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
+    require_fitting_loss(recipe, data)
     require_sizes(recipe, network_of(recipe.network, len(data.classes)))
     require_loggers(recipe.log.loggers)
 

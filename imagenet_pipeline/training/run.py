@@ -20,13 +20,15 @@ from imagenet_pipeline.errors import BadRecipe, Damaged, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
+from imagenet_pipeline.records.classes import LabelKind
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint, score_of
 from imagenet_pipeline.training.data import class_weights_of
 from imagenet_pipeline.training.distributed import together
 from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
 from imagenet_pipeline.training.journal import Event, Journal
 from imagenet_pipeline.training.loggers import Loggers
+from imagenet_pipeline.training.metrics import said
 from imagenet_pipeline.training.schedule import warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
@@ -91,6 +93,7 @@ class Run:
             metrics=metrics,
             partial=partial,
             crop_fraction=self.recipe.input.crop_fraction,
+            label_kind=self.data.classes.label_kind,
         )
 
     def is_done(self, epoch: int) -> bool:
@@ -135,6 +138,10 @@ FAR_ABOVE = 10
 """A validation loss of so many times that of guessing is of no network that training made."""
 
 
+FIGURE_SUMS = ("first_figure_sum", "second_figure_sum")
+"""Keys of a part of an epoch, for labels that are not one class."""
+
+
 @dataclass
 class Pass:
     """The steps of an epoch so far, those done before a restart too; `rate` is the last step's learning rate.
@@ -157,16 +164,13 @@ class Pass:
 
     def add(self, read: Totals) -> None:
         """Count what was read off the devices."""
-        totals = self.totals + read
-        # Not np.sum, whose order of adding depends on how many there are.
-        in_order = np.cumsum(totals.step_losses)[-1:]
-        self.totals = Totals(totals.images, totals.rank1_hits, totals.rank5_hits, in_order)
+        self.totals = (self.totals + read).in_order()
 
-    def state(self) -> list[str]:
-        """Loss, rank-1, speed, waiting for data and learning rate, for the progress bar."""
+    def state(self, label_kind: LabelKind = "class") -> list[str]:
+        """Loss, rank-1 or another first figure, speed, waiting for data and learning rate, for the progress bar."""
         return [
             f"loss {self.totals.loss:z.3f}",
-            f"rank-1 {self.totals.rank1:.1f} %",
+            said(*next(iter(self.totals.figures(label_kind).items())), digits=1),
             f"{self.images / self.seconds:.0f} img/s",
             f"wait {self.wait_seconds / self.seconds:.1%}",
             f"rate {self.rate:.3g}",
@@ -180,6 +184,7 @@ class Pass:
             "rank1_hits": totals.rank1_hits,
             "rank5_hits": totals.rank5_hits,
             "loss_sum": float(totals.step_losses.sum()),
+            **dict(zip(FIGURE_SUMS, totals.step_figures[-1].tolist(), strict=True) if len(totals.step_figures) else ()),
             "learning_rate": self.rate,
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
@@ -195,7 +200,8 @@ def begun(run: Run, epoch: int) -> Pass:
     partial = run.start.state.partial
     try:
         images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
-        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
+        figures = np.array([[partial[key] for key in FIGURE_SUMS if key in partial]], np.float64).reshape(-1, 2)
+        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64), figures)
     except KeyError as error:
         what, advice = f"the part of an epoch lacks {error}", "take another checkpoint"
         raise Damaged(what, where=run.start.folder, advice=advice) from error
@@ -226,10 +232,15 @@ def guessing_loss(recipe: Recipe, classes: int) -> float:
     """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it.
 
     Nor do balanced class weights, whose mean is 1; those of a list make it up to as many times larger in training.
+    Of scores of 0 for each of several classes. No bound where labels are numbers.
     """
     loss = recipe.loss
+    if loss.kind in ("mae", "mse", "huber"):
+        return math.inf
     if loss.kind == "hinge":
         return (classes - 1) * loss.margin
+    if loss.kind == "binary_cross_entropy":
+        return math.log(2)
     return math.log(classes) * ((1 - 1 / classes) ** loss.gamma if loss.kind == "focal" else 1)
 
 
@@ -252,9 +263,9 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
 
 
 def gives_up(recipe: Recipe, rows: Sequence[Event]) -> bool:
-    """Tell whether `stopping.patience_epochs` in a row brought no better validation rank-1 (never for 0)."""
+    """Tell whether `stopping.patience_epochs` in a row brought no better validation score (never for 0)."""
     patience = recipe.stopping.patience_epochs
     if not (patience and rows):
         return False
-    scores = [row["validation_rank1"] for row in rows]
+    scores = [score for score in map(score_of, rows) if score is not None]
     return len(scores) - 1 - scores.index(max(scores)) >= patience

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.engines import FIGURES, Totals
 from imagenet_pipeline.errors import counted
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.distributed import settle, together
 from imagenet_pipeline.training.journal import write_history
-from imagenet_pipeline.training.metrics import says_rank5
+from imagenet_pipeline.training.metrics import said, says_rank5
 from imagenet_pipeline.training.run import Pass, Run, diverged, not_learning
 
 log = logging.getLogger("imagenet_pipeline")
@@ -49,7 +50,7 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
             prune(run.folder, run.recipe.checkpoint.keep)
             if not run.is_done(epoch):  # then `note_end` draws
                 draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
-            log.info(_summary(row, run.recipe.epochs, len(run.data.classes)))
+            log.info(_summary(row, run.recipe.epochs, run.data.classes))
             complaint = _complaint(run, row)
             if complaint and not said_before:
                 log.warning("warning: %s", complaint)
@@ -84,23 +85,20 @@ def _save(run: Run, state: State) -> None:
 
 
 def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[str, Any]:
+    label_kind = run.data.classes.label_kind
     row: dict[str, Any] = {
         "epoch": epoch,
         "step": passed.step,
         "learning_rate": passed.rate,
         "train_loss": passed.totals.loss,
-        "train_rank1": passed.totals.rank1,
-        "train_rank5": passed.totals.rank5,
+        **{f"train_{name}": value for name, value in passed.totals.figures(label_kind).items()},
         "images_per_second": round(passed.images / passed.seconds, 1),
         "wait_percent": round(100 * passed.wait_seconds / passed.seconds, 2),
         "seconds": round(passed.seconds, 3),
     }
     if validated:
-        row |= {
-            "validation_loss": validated.loss,
-            "validation_rank1": validated.rank1,
-            "validation_rank5": validated.rank5,
-        }
+        row["validation_loss"] = validated.loss
+        row |= {f"validation_{name}": value for name, value in validated.figures(label_kind).items()}
     return row
 
 
@@ -108,12 +106,13 @@ def _complaint(run: Run, row: dict[str, Any]) -> str:
     return not_learning(run.recipe, len(run.data.classes), run.steps_per_epoch, row)
 
 
-def _summary(row: dict[str, Any], epochs: int, classes: int) -> str:
-    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  rank-1 {row['train_rank1']:.2f} %"
+def _summary(row: dict[str, Any], epochs: int, classes: ClassTable) -> str:
+    first, second = FIGURES[classes.label_kind]
+    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  {said(first, row[f'train_{first}'])}"
     if "validation_loss" in row:
-        line += f"  val loss {row['validation_loss']:z.4f}  val rank-1 {row['validation_rank1']:.2f} %"
-        if says_rank5(classes):
-            line += f"  val rank-5 {row['validation_rank5']:.2f} %"
+        line += f"  val loss {row['validation_loss']:z.4f}  val {said(first, row[f'validation_{first}'])}"
+        if classes.label_kind != "class" or says_rank5(len(classes)):
+            line += f"  val {said(second, row[f'validation_{second}'])}"
     return line + (
         f"  rate {row['learning_rate']:.4g}  {row['images_per_second']:.0f} img/s"
         f"  data wait {row['wait_percent']:.1f} %  {row['seconds']:.0f} s"
@@ -141,7 +140,8 @@ def note_end(run: Run, outcome: Outcome) -> Outcome:
             if early:
                 patience = run.recipe.stopping.patience_epochs
                 log.info(
-                    "validation rank-1 got no better in %s: done after epoch %d",
+                    "%s got no better in %s: done after epoch %d",
+                    "validation rank-1" if run.data.classes.label_kind == "class" else "the validation loss",
                     counted(patience, "epoch"),
                     outcome.epoch,
                 )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import hinge_loss, log_loss
 
-from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.config import LossRecipe, log_odds
 from imagenet_pipeline.engines import is_installed
 from imagenet_pipeline.engines.pytorch import losses as pytorch_losses
 from imagenet_pipeline.errors import BadRecipe
@@ -140,7 +140,7 @@ def test_the_losses_of_two_classes_equal_those_of_torch_and_scikit_learn(engine:
     single, truth = torch.tensor(output), torch.tensor(labels, dtype=torch.float64)
     for threshold in (0.5, 0.9):
         binary = LossRecipe(kind="binary_cross_entropy", threshold=threshold)
-        scores = np.stack([np.zeros(40), output - binary.log_odds], axis=1)
+        scores = np.stack([np.zeros(40), output - log_odds(threshold)], axis=1)
         found = found_losses(engine, scores, labels, binary, False)[0]
         wanted = torch.nn.functional.binary_cross_entropy_with_logits(single, truth, reduction="none").numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
