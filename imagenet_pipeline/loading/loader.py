@@ -39,8 +39,6 @@ _PIECE, _LARGE_PIECE = 8, 32
 
 DEFAULT_AUGMENTATION = Augmentation()
 """Random-resized crop and flip."""
-
-
 Empty = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
 """Makes an array of a shape and type, not filled; `engines.Engine.host_array`, or NumPy's."""
 
@@ -160,7 +158,11 @@ class Loader:
         if not 0 <= start_step <= steps:
             raise BadRecipe("the epoch has no such step", expected=f"0 to {steps}", found=start_step)
         cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
-        order = self._training_order(seed, epoch)
+        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
+        if self.balanced is None:
+            order = window_order(sizes, self.window_shards, seed, epoch)
+        else:
+            order = balanced_order(self.balanced, seed, epoch)
 
         def prepare(positions: range, slot: _Slot) -> _Images:
             labels = None if self.label_kind != "class" else slot.labels
@@ -187,12 +189,6 @@ class Loader:
 
         order = epoch_order(count, 0, 0, shuffle=False)
         return Batches(self, self._cuts(0, count), order, prepare, crops)
-
-    def _training_order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        if self.balanced is not None:
-            return balanced_order(self.balanced, seed, epoch)
-        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
-        return window_order(sizes, self.window_shards, seed, epoch)
 
     def _cuts(self, start: int, stop: int) -> list[range]:
         whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))
