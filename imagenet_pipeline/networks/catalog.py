@@ -64,6 +64,8 @@ FILE_NAME = "network.json"
 """A run's own copy of the file that its network is, and a checkpoint's."""
 WITH_OPTIONS = re.compile(r"(.+)\?(\w+=[\w.+-]+(?:&\w+=[\w.+-]+)*)", re.DOTALL)
 """A network's name with a recipe's options behind it, "lenet?dropout=0.3&width=2"."""
+THRESHOLD = "?threshold="
+"""Between a network's name and the threshold of its single output, "lenet?threshold=0.5"."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
 
@@ -245,8 +247,13 @@ def with_threshold(name: str, threshold: float) -> str:
         what = "the layers of a zoo's network are not known here, so that it has an output for each class"
         advice = "loss.kind=cross_entropy, of two classes the same loss"
         raise BadRecipe(what, where="loss.kind = 'binary_cross_entropy'", found=f"network {name}", advice=advice)
-    words = f"?threshold={threshold!r}"
+    words = f"{THRESHOLD}{threshold!r}"
     return name if name.endswith(words) else name + words
+
+
+def without_threshold(name: str) -> str:
+    """The name of the network with an output for each class."""
+    return name.partition(THRESHOLD)[0]
 
 
 def title(name: str) -> str:

@@ -35,7 +35,6 @@ MLP = "mlp:"
 MLP_INPUT_SIZE = 28
 """MNIST's."""
 CIFAR_SIZE = 32
-THRESHOLD = "threshold="
 
 
 def custom_network(name: str) -> NetworkFile:
@@ -47,8 +46,8 @@ def custom_network(name: str) -> NetworkFile:
     if catalog.is_file_name(name):
         file = read_network(_found(name))
         return replace(file, summary=file.summary or f"of the file {name}")
-    if found is not None and found[2].startswith(THRESHOLD):
-        return _with_single_output(found[1], float(found[2].removeprefix(THRESHOLD)))
+    if found is not None and catalog.THRESHOLD in name:
+        return _with_single_output(found[1], float(found[2].partition("=")[2]))
     if found is not None:
         return _with_options(found[1], found[2])
     return _of_table(name) if name.startswith("{") else _mlp(name)

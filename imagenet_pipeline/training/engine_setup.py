@@ -29,7 +29,7 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_custom, with_threshold
+from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_custom, with_threshold, without_threshold
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
@@ -177,7 +177,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
 
     name = recipe.whole_network
     file = _source(Path(initial.weights), name, len(data.classes))
-    found, inside = _read(file, name, network, shape)
+    found, inside = _read(file, without_threshold(name), network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
@@ -263,7 +263,9 @@ def _source(path: Path, network: str, classes: int) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if not catalog.is_same(state.network, network, classes):
+    # A single output is no output of another network: of three classes there is one for each.
+    outputs = classes if without_threshold(network) == network else 3
+    if not catalog.is_same(state.network, network, outputs):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice

@@ -61,11 +61,16 @@ def go(folder: Path, keys: dict[str, Any], resume: str | None = None) -> Any:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in find_checkpoint(run, "2").iterdir()}
+    return {file.name: file.read_bytes() for file in find_checkpoint(run, "2").glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("balance", [{"loss.class_weights": "balanced"}, {"loader.order": "balanced"}])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "balance"),
+    [
+        pytest.param("gluon", {"loader.order": "balanced"}, marks=pytest.mark.gluon),
+        ("pytorch", {"loss.class_weights": "balanced"}),
+    ],
+)
 def test_a_run_with_one_output_goes_on_in_equal_bytes_and_is_scored_alike_by_each_engine(
     engine: str, balance: dict[str, str], keys: dict[str, Any], tmp_path: Path, stopped_at: Callable[[str, int], None]
 ) -> None:
