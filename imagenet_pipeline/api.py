@@ -209,14 +209,10 @@ class TrainingResult:
 
     @property
     def best(self) -> Event:
-        """The row of the best epoch, the earliest of equals; the last without validation.
+        """The row of the best epoch, by the recipe's `stopping.figure`, the earliest of equals; the last without it."""
+        from imagenet_pipeline.training.checkpoint import best_row
 
-        Best is the highest validation rank-1, or where labels are not one class the lowest validation loss.
-        """
-        from imagenet_pipeline.training.checkpoint import score_of
-
-        scored = [row for row in self.history if score_of(row) is not None]
-        return max(scored, key=lambda row: score_of(row) or 0.0) if scored else self.metrics
+        return best_row(self.run, self.history) or self.metrics
 
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html
