@@ -533,8 +533,8 @@ class Recipe(Section):
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
     precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
-    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy; "tf32" is
-    float32 whose products GPUs since Ampere round."""
+    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy, float32 where
+    labels are numbers; "tf32" is float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
     deterministic: bool = False

@@ -23,7 +23,7 @@ from imagenet_pipeline.config import LossRecipe, Recipe
 from imagenet_pipeline.engines import Array, Engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
-from imagenet_pipeline.evaluation.scoring import Whole, one_behind, require_finite
+from imagenet_pipeline.evaluation.scoring import Whole, one_behind, outputs_of, require_finite
 from imagenet_pipeline.evaluation.stats import Interval, Reals, Truths, mean
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.progress import Bar
@@ -195,20 +195,6 @@ def _issued(engine: Engine, source: _Source) -> Iterator[_Issued]:
                 outputs = engine.issue_logits(batch.images)
                 yield _Issued(rows, batch.records.copy(), batch.targets.copy(), outputs)
                 bar.show(done, total)
-
-
-def outputs_of(logits: Array, label_kind: LabelKind, crops: int = 1) -> Reals:
-    """The outputs of each image, [n * crops, labels] to float64 [n, labels], the mean of its crops.
-
-    Of several classes the logarithm of p / (1 - p), where p is the mean of the probabilities.
-    """
-    scores = logits.astype(np.float64).reshape(-1, crops, logits.shape[1])
-    if crops == 1 or label_kind == "number":
-        means: Reals = scores.mean(axis=1)
-        return means
-    yes, no = (np.logaddexp.reduce(-np.logaddexp(0, -sign * scores), axis=1) for sign in (1, -1))
-    odds: Reals = yes - no
-    return odds
 
 
 def losses_of(outputs: Reals, targets: Reals, loss: LossRecipe) -> Reals:
