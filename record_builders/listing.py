@@ -148,7 +148,7 @@ def _require_one_label(lists: Iterable[_List]) -> None:
         repeats = []
         for row, (path, label) in enumerate(zip(current.images.paths, current.images.labels.tolist(), strict=True)):
             first, at = seen.setdefault(path, (current, row))
-            if first.images.labels[at].tolist() != label:
+            if (first is not current or at != row) and first.images.labels[at].tolist() != label:
                 raise BadInput(
                     "the image has two labels",
                     where=current.where(row),

@@ -32,7 +32,7 @@ from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.reduced import resize_photo_into, upright_image
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 from imagenet_pipeline.records.image import LazyImage, Rejected, calm
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
@@ -80,6 +80,7 @@ class Prediction:
     top: tuple[Choice, ...]
     reason: str = ""
     numbers: tuple[Amount, ...] = ()
+    label_kind: LabelKind = "class"
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: Crops = 1) -> Iterator[Prediction]:
@@ -187,11 +188,11 @@ def _predictions(classifier: Classifier, batch: _Issued, top: int) -> Iterator[P
 def _prediction(path: Path, row: npt.NDArray[np.float64], classes: ClassTable, top: int) -> Prediction:
     if classes.label_kind == "number":
         named = zip(classes.names, row.tolist(), strict=True)
-        return Prediction(path, (), numbers=tuple(Amount(name, value) for name, value in named))
+        return Prediction(path, (), "", tuple(Amount(name, value) for name, value in named), "number")
     choices = best_choices(row, classes, top)
     if classes.label_kind == "classes":
         choices = tuple(choice for choice in choices if choice.probability > 0.5)
-    return Prediction(path, choices)
+    return Prediction(path, choices, label_kind=classes.label_kind)
 
 
 @dataclass(frozen=True)

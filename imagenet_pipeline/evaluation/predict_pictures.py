@@ -105,10 +105,12 @@ class Drawings:
 
 
 def _tile(pixels: Pixels, prediction: Prediction) -> Image.Image:
-    """A picture with what is said of it: its first class with the probability, or its numbers."""
+    """A picture with what is said of it: its class with the probability, its classes, or its numbers."""
     name = prediction.path.name
-    if not prediction.top:
-        words = ", ".join(f"{amount.name} {amount.value:.4g}" for amount in prediction.numbers)
+    if prediction.label_kind != "class":
+        said = [choice.name for choice in prediction.top]
+        said += [f"{amount.name} {amount.value:.4g}" for amount in prediction.numbers]
+        words = ", ".join(said)
         return tile(pixels, _TILE, (words or "none of the classes", name))
     first = prediction.top[0]
     return tile(pixels, _TILE, (first.name, f"{100 * first.probability:.1f} %  {name}"), first.probability)
