@@ -59,13 +59,21 @@ SHIPPED_BUILDERS = {
     "imagenet": "imagenet",
     "folder": "folder",
     "list": "listing",
+    "csv": "csv_labels",
     "digits": "digits",
+    "mnist": "mnist",
+    "cifar": "cifar",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
     "records": "records",
+    "parquet": "parquet",
+    "webdataset": "webdataset",
+    "tfrecord": "tfrecord",
 }
-STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
+}
+"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -96,7 +104,8 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
+    "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
@@ -117,6 +126,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
     """
+    from imagenet_pipeline.record_builders import archived
     from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.put import working_folder
 
@@ -135,7 +145,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     place = working_folder(out)
-    plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
+    given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
+    plan = archived.planned(function, given, place, looks_into_photos=builder not in SHIPPED_BUILDERS)
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
         raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
