@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config.recipe import NameOf, Recipe
+from imagenet_pipeline.config.recipe import NameOf, Recipe, network_name
 from imagenet_pipeline.config.shipped import shipped_instead_of
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
@@ -40,7 +40,7 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
         path = find_recipe(source)
         values, where = _file_values(path), str(source)
         network = values.get("network")
-        if isinstance(network, str) and network.endswith(".json") and (path.parent / network).is_file():
+        if isinstance(network, str) and network.endswith((".json", ".toml")) and (path.parent / network).is_file():
             values["network"] = str(path.parent / network)
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     _renew(values)
@@ -105,6 +105,8 @@ def override_words(overrides: Mapping[str, Any]) -> list[str]:
     """`key=value` words that `parse_overrides` reads back; a table's keys become words of their own."""
     words = []
     for key, value in overrides.items():
+        if key == "network":
+            value = network_name(value)
         if isinstance(value, Mapping):
             words += override_words({f"{key}.{inner}": content for inner, content in value.items()})
         else:
@@ -237,7 +239,6 @@ _USUAL_NAMES = {
 _NO_KEYS = {
     "num_classes": "the records say how many classes there are",
     "classes": "the records say how many classes there are",
-    "dropout": "each network has its own",
 }
 
 
@@ -291,7 +292,8 @@ def _nearest(key: str, known: list[str], value: str) -> str:
     if reason_for_none(key):
         return f"there is none: {reason_for_none(key)}"
     sections = {name.rpartition(".")[0] for name in known if "." in name}
-    near = difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
+    in_section = key.rpartition(".")[0] in sections
+    near = [] if in_section else difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
     if near:
         return f"did you mean the section {near[0]}?"
     return did_you_mean(key, known, f"known keys: {', '.join(known)}")

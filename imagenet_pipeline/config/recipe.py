@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from imagenet_pipeline.errors import BadRecipe
@@ -372,8 +380,10 @@ class ScheduleRecipe(Section):
 class InitialRecipe(Section):
     """Initial values of the weights; `networks/initial.py` defines each kind."""
 
-    kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
-    """Distribution that weights are drawn from."""
+    kind: Literal["xavier", "msra", "he", "lecun", "sparse", "gaussian"] = "msra"
+    """Distribution that weights are drawn from; "gaussian" is the standard normal one."""
+    bias: Annotated[float, Field(ge=-1e30, le=1e30)] = 0.0
+    """The value that every bias starts at."""
     weights: str = ""
     """Weights to start from, not drawn: a file (safetensors, .pth, MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
@@ -389,6 +399,8 @@ class InitialRecipe(Section):
     def _check_head(self) -> InitialRecipe:
         if self.new_head and not self.weights:
             raise ValueError("new_head: has no effect without weights")
+        if self.weights and not self.new_head:
+            self._require_default(["bias"], "with weights, which have their own, but on a new_head")
         if self.zero_last_scale and self.weights:
             raise ValueError(
                 "zero_last_scale: has no effect with weights; initial.zero_last_scale=false is right there"
@@ -411,6 +423,29 @@ class InitialRecipe(Section):
             times = [[round(255 * number, 3) for number in numbers] for numbers in (self.mean, self.std)]
             raise ValueError(f"mean: looks like the scale 0..1, must be in 0..255: mean={times[0]} std={times[1]}")
         return self
+
+
+class NetworkOptions(Section):
+    """Changes to a network, of the catalogue or a file; `networks/rewriting.py` makes them, and refuses what has no
+    effect. "own" leaves it as it is.
+    """
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = "own"
+    """Rate of every Dropout; gives an `mlp:` one behind each activation."""
+    activation: Literal["own", "relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish"] = "own"
+    """Kind of every activation."""
+    normalisation: Literal["own", "none", "before", "after", "first"] = "own"
+    """Batch normalisation "before" or "after" every activation that follows a Conv or Dense; "first" puts one in front
+    of the network, which standardises its input; "none" takes all of them away."""
+    width: Annotated[float, Field(gt=0, le=64)] = 1.0
+    """Factor of the channels and units of every layer but the scores."""
+    stem: Literal["own", "cifar"] = "own"
+    """"cifar" makes a ResNet's or DenseNet's stem one for small images: 3x3, stride 1, no pooling."""
+
+
+def network_name(network: object) -> object:
+    """A network as a name: that of a table of layers is its JSON."""
+    return json.dumps(network, default=str) if isinstance(network, dict) else network
 
 
 class TransferRecipe(Section):
@@ -516,8 +551,9 @@ def require_even_batch(images: int, ranks: int = 1, parts: int = 1, devices: int
 class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
-    network: str
-    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME, or a network's file, PATH/network.json."""
+    network: Annotated[str, BeforeValidator(network_name)]
+    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME; a network's file, PATH.toml or PATH.json, or its
+    content, a table here; mlp:512,512 is a network of dense layers of so many units."""
     records: str
     """Folder of the data set, as `build` made it, or its address in cloud storage, "s3://bucket/imagenet"."""
     engine: Literal["auto", "gluon", "pytorch"] = "auto"
@@ -549,6 +585,7 @@ class Recipe(Section):
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()
     augmentation: Augmentation = Augmentation()
+    network_options: NetworkOptions = NetworkOptions()
     initial: InitialRecipe = InitialRecipe()
     transfer: TransferRecipe = TransferRecipe()
     loss: LossRecipe = LossRecipe()
@@ -558,6 +595,12 @@ class Recipe(Section):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     log: LogRecipe = LogRecipe()
     loader: LoaderRecipe = LoaderRecipe()
+
+    @property
+    def whole_network(self) -> str:
+        """The network's name with its options behind it, as `networks.catalog` takes it: "lenet?dropout=0.3"."""
+        options = self.network_options.model_dump(exclude_defaults=True)
+        return "?".join([self.network, *(["&".join(f"{key}={options[key]}" for key in options)] if options else [])])
 
     @property
     def images_per_step(self) -> int:

@@ -142,7 +142,7 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
         "optimizer.safetensors": save(_contiguous(optimizer)),
         "state.json": _state_bytes(state),
     }
-    if catalog.is_file_name(state.network):
+    if catalog.is_custom(state.network):
         contents["state.json"] = _state_bytes(replace(state, network=FILE_NAME))
         contents[FILE_NAME] = catalog.file_copy(state.network, len(state.classes)).encode()
     if _holds(target, contents):

@@ -265,7 +265,7 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
     for key, size in sizes.items():
         if size and network.shapes((3, size, size)) != network.shapes((3, recipe.input.size, recipe.input.size)):
             raise BadRecipe(
-                f"recipe key {key!r}: the dense layers of {recipe.network} fix its input",
+                f"recipe key {key!r}: the dense layers of {recipe.whole_network[:80]} fix its input",
                 expected=f"input.size, {recipe.input.size}",
                 found=size,
                 advice=f"leave {key} out, or take a network that ends in global average pooling",

@@ -12,6 +12,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks.catalog import FILE_NAME, is_custom
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.data import with_window_shards
 from imagenet_pipeline.training.engine_setup import as_kept
@@ -28,6 +29,7 @@ _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
 _INITIAL = (
     "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
+    "initial.bias",
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0
@@ -38,6 +40,23 @@ def carried_overrides(events: list[Event]) -> dict[str, Any]:
     """Read the overrides in force at the last start of a run."""
     starts = [event for event in events if event["event"] in ("start", "resume")]
     return dict(starts[-1]["overrides"]) if starts else {}
+
+
+def carried_network(carried: dict[str, Any], given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The carried overrides with the run's own file for a network of earlier command lines that was kept as one.
+
+    Where this start is `given` a network or options for it, all are taken by their words: the run then compares.
+    """
+    words = [key for key in carried if _is_of_network(key)]
+    is_kept = any(key != "network" or is_custom(str(carried[key])) for key in words)
+    if not is_kept or any(_is_of_network(key) for key in given) or not (folder / FILE_NAME).exists():
+        return carried
+    others = {key: value for key, value in carried.items() if key not in words}
+    return {**others, "network": str(folder / FILE_NAME), "network_options": {}}
+
+
+def _is_of_network(key: str) -> bool:
+    return key.split(".")[0] in ("network", "network_options")
 
 
 def begun_with(events: list[Event], folder: Path) -> Recipe:

@@ -18,7 +18,7 @@ from imagenet_pipeline.engines import Engine, keys_of_ranks
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
+from imagenet_pipeline.networks.catalog import FILE_NAME, is_custom
 from imagenet_pipeline.processes import hardware
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
@@ -51,6 +51,8 @@ from imagenet_pipeline.training.engine_setup import (
     new_engine,
     resumed_engine,
     with_engine,
+    with_network_file,
+    with_single_output,
 )
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
@@ -58,6 +60,7 @@ from imagenet_pipeline.training.restart import (
     AskedRate,
     batch_size_of_last_start,
     begun_with,
+    carried_network,
     carried_overrides,
     changes_of,
     engine_of_last_start,
@@ -138,8 +141,7 @@ def run_settings(
             for key, value in carried_overrides(events).items()
             if key not in given and INSTEAD.get(key) not in given
         }
-        if is_file_name(str(carried.get("network", ""))):
-            carried["network"] = str(folder / FILE_NAME)
+        carried = carried_network(carried, given, folder)
     settled = with_engine(load_recipe(recipe, {**carried, **given}), engine)
     if found is not None and settled.batch_size == "auto":
         settled = settled.model_copy(update={"batch_size": found})
@@ -194,6 +196,8 @@ def _new_run(settings: RunSettings) -> Run:
     _require_no_run(folder)
     data = records_of(recipe)
     recipe = with_window(recipe, data)
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
     _require_possible(recipe, data)
     recipe, engine, beginning = _begun(recipe, data)
     entry, steps = beginning.journal_entry, steps_per_epoch(recipe, data)
@@ -226,11 +230,11 @@ def _begun(recipe: Recipe, data: DataSet) -> tuple[Recipe, Engine, Beginning]:
 
 
 def _keep_recipe(run: Run) -> None:
-    """Write the run's recipe, and its own copy of the file that its network may be, which it goes by from now on."""
-    name, copy = run.recipe.network, run.folder / FILE_NAME
-    if is_file_name(name):
+    """Write the run's recipe, and the file of a custom network, which it goes by from now on."""
+    name, copy = run.recipe.whole_network, run.folder / FILE_NAME
+    if is_custom(name):
         files.write_whole(copy, catalog.file_copy(name, len(run.data.classes)))
-        run.recipe = run.recipe.model_copy(update={"network": str(copy)})
+        run.recipe = with_network_file(run.recipe, str(copy))
     files.write_whole(run.folder / "recipe.toml", recipe_text(as_kept(run.recipe)))
 
 
@@ -248,8 +252,10 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     begun, recipe = with_same_window(begun_with(events, folder), recipe, events)
     start = load_checkpoint(find_checkpoint(folder, resume))
     state = start.state
-    require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
+    require_unchanged(begun, recipe, state.step, folder)
     _require_its_own(start, recipe, data)
     recipe = with_window(recipe, data)
     _require_possible(recipe, data)
@@ -347,9 +353,10 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
-    if not catalog.is_same(state.network, recipe.network, len(state.classes)):
+    name = recipe.whole_network
+    if not catalog.is_same(state.network, name, len(state.classes)):
         what = "the checkpoint is of another network"
-        raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
+        raise BadInput(what, where=start.folder, expected=name[:200], found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
         raise BadInput("the records are not those this run began with", where=data.name, advice="start a new run")
@@ -377,8 +384,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _require_possible(recipe: Recipe, data: DataSet) -> None:
     """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
-    require_fitting_loss(recipe, data)
-    require_sizes(recipe, network_of(recipe.network, len(data.classes)))
+    require_sizes(recipe, network_of(recipe.whole_network, len(data.classes)))
     require_loggers(recipe.log.loggers)
 
 

@@ -97,7 +97,7 @@ class Run:
         return State(
             epoch=epoch,
             step=step,
-            network=self.recipe.network,
+            network=self.recipe.whole_network,
             input_size=self.recipe.input.scored_size,
             classes=self.data.classes.ids,
             class_names=self.data.classes.names,
