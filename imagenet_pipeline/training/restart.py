@@ -85,6 +85,13 @@ def with_same_window(begun: Recipe, now: Recipe, events: list[Event]) -> tuple[R
     return begun, now
 
 
+def with_same_decay(begun: Recipe, now: Recipe) -> Recipe:
+    """The recipe with `schedule.decay` as it is in force: "auto" goes on with that of the last start, a number."""
+    if now.schedule.decay != "auto" or begun.schedule.kind != now.schedule.kind:
+        return now
+    return now.model_copy(update={"schedule": now.schedule.model_copy(update={"decay": begun.schedule.decay})})
+
+
 def engine_of_last_start(events: list[Event]) -> str | None:
     """Name the engine a run was last started with; None where the journal does not say."""
     engine: str | None = _last(events, "engine")
@@ -122,7 +129,7 @@ def placed(start: Checkpoint, recipe: Recipe, steps_per_epoch: int) -> Checkpoin
 
 def is_restored(events: list[Event], state: State) -> bool:
     """Tell whether the run ended and went back to the epoch of this state."""
-    return events[-1]["event"] == "end" and events[-1].get("restored") == state.epoch
+    return any(event["event"] == "end" and event.get("restored") == state.epoch for event in events[-1:])
 
 
 @dataclass(frozen=True)

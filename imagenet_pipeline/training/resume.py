@@ -70,6 +70,7 @@ from imagenet_pipeline.training.restart import (
     rate_in_force,
     require_unchanged,
     say_other_threads,
+    with_same_decay,
     with_same_window,
 )
 from imagenet_pipeline.training.run import Run, nothing_left, trained_epochs
@@ -260,7 +261,7 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     recipe = with_window(recipe, data)
     _require_possible(recipe, data)
     steps = steps_per_epoch(recipe, data)
-    recipe = settled_schedule(recipe, first_rate(events, begun), steps)
+    recipe = settled_schedule(with_same_decay(begun, recipe), first_rate(events, begun), steps)
     start = placed(start, recipe, steps)
     state = start.state
     rows = _rows_until(events, state, folder)
