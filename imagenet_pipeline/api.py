@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.evaluation.predict import Prediction
     from imagenet_pipeline.evaluation.results import EvaluationReport
+    from imagenet_pipeline.evaluation.vectors import VectorEvaluation
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.build import BuildOptions, BuildSummary
     from imagenet_pipeline.records.plan import Plan
@@ -58,13 +59,21 @@ SHIPPED_BUILDERS = {
     "imagenet": "imagenet",
     "folder": "folder",
     "list": "listing",
+    "csv": "csv_labels",
     "digits": "digits",
+    "mnist": "mnist",
+    "cifar": "cifar",
     "fer2013": "fer2013",
     "ckplus": "ckplus",
     "records": "records",
+    "parquet": "parquet",
+    "webdataset": "webdataset",
+    "tfrecord": "tfrecord",
 }
-STORED: dict[str, dict[str, Any]] = {name: {"resize": 0, "pass_through": True} for name in ("fer2013", "ckplus")}
-"""Storage of a builder's images that differs from the default: faces of 48 pixels keep every pixel."""
+STORED: dict[str, dict[str, Any]] = {
+    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
+}
+"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
 BUILDERS: Registry[Builder] = Registry(
     "builder",
     "builders",
@@ -95,7 +104,8 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         summary = ip.build("folder", root="photos", out="data", val_fraction=0.2, resize=128)
         print(summary.records)
 
-    `builder` is "imagenet", "folder", "list", "digits", "fer2013", "ckplus", "records" or a registered builder.
+    `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
+    "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, quality, pass_through, shards,
     workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and keep_damaged alone). `executor`
     is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as `records.build.build`,
@@ -116,6 +126,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
     `build` has besides, for advice.
     """
+    from imagenet_pipeline.record_builders import archived
     from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.put import working_folder
 
@@ -134,7 +145,8 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
             raise BadRecipe(f"the option {name!r} is missing", where=where)
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     place = working_folder(out)
-    plan = function(**given, **({"out": place} if "out" in inspect.signature(function).parameters else {}))
+    given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
+    plan = archived.planned(function, given, place, looks_into_photos=builder not in SHIPPED_BUILDERS)
     if not isinstance(plan, Plan):
         what, expected = "the builder does not return a plan", "a records.plan.Plan"
         raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
@@ -209,14 +221,10 @@ class TrainingResult:
 
     @property
     def best(self) -> Event:
-        """The row of the best epoch, the earliest of equals; the last without validation.
+        """The row of the best epoch, by the recipe's `stopping.figure`, the earliest of equals; the last without it."""
+        from imagenet_pipeline.training.checkpoint import best_row
 
-        Best is the highest validation rank-1, or where labels are not one class the lowest validation loss.
-        """
-        from imagenet_pipeline.training.checkpoint import score_of
-
-        scored = [row for row in self.history if score_of(row) is not None]
-        return max(scored, key=lambda row: score_of(row) or 0.0) if scored else self.metrics
+        return best_row(self.run, self.history) or self.metrics
 
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html
@@ -313,7 +321,7 @@ def evaluate(
     report: AnyPath | None = None,
     options: Mapping[str, Any] | None = None,
     **keys: Any,
-) -> EvaluationReport:
+) -> EvaluationReport | VectorEvaluation:
     """Score a run's checkpoint on every record of a split once.
 
         result = ip.evaluate("runs/demo", split="test", report="report.html")
@@ -323,18 +331,27 @@ def evaluate(
     another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
     write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
     batch_size; after a training of PyTorch's on several devices name a single device, as devices="gpu:0".
+    Of a run whose records have several classes an image, or numbers, it is a `VectorEvaluation`, with `figures`.
     Raises BadRecipe, BadInput, Damaged.
     """
     from imagenet_pipeline.evaluation.compare import examine
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page, write_report
     from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
+    from imagenet_pipeline.evaluation.vector_report import write_vector_report
+    from imagenet_pipeline.evaluation.vectors import evaluate_vectors, label_kind_of, require_alone
 
     folder, changes = Path(run), _changes(options, keys)
     page, data, real = (None if path is None else Path(path) for path in (report, records, real_labels))
     views, split = crops_of(crops), split or default_split(folder, data, changes)
     if page is not None:
         require_page(page)
+    if label_kind_of(folder, str(checkpoint)) != "class":
+        require_alone([folder], [str(checkpoint)], real)
+        vectors = evaluate_vectors(folder, str(checkpoint), split, views, data, changes)
+        if page is not None:
+            write_vector_report(vectors, page)
+        return replace(vectors.evaluation, report=page)
     findings = findings_of(examine([folder], [str(checkpoint)], split, views, data, changes, real))
     if page is not None:
         write_report(findings, page)

@@ -8,17 +8,12 @@ each of its rows: https://github.com/microsoft/FERPlus.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import logging
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +24,8 @@ from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
+
+from .csv_rows import Row, line_of, rows_of
 
 FACES = "faces"
 SIDE_PIXELS = 48
@@ -41,11 +38,9 @@ NO_EMOTION = ("unknown", "NF")
 
 _COLUMNS = ("emotion", "pixels", "Usage")
 _ROW = "csv_row"
-_HEADER_LIMIT = 65_536
 _USAGES = {usage.casefold(): usage for usage in SPLITS}
 _SOURCE = "source.json"
 _WHOLE = "FER+ goes with the whole fer2013.csv of 35,887 rows"
-_UNPACKERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 _NO_USAGE = (
     "Kaggle's train.csv and test.csv do not say what a face is for: "
     "fer2013.csv or icml_face_data.csv of the same challenge does"
@@ -197,46 +192,14 @@ def _write_faces(faces: Faces, csv_file: Path, folder: Path) -> None:
         files.write_json(part / _SOURCE, source)
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row by column, and where it stands. Raises BadInput for a file that is no such table.
-
-    Blanks around names and values, and the case of names, do not count; fields end at commas, semicolons or tabs.
-    """
-    unpacker = _UNPACKERS.get(Path(path).suffix)
-    line = 1
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
+    """Each row by column, and where it stands. Raises BadInput for a file that is no such table."""
     try:
-        with files.regular_file(path) as (stream, _):
-            # Excel and Notepad begin a file with a byte order mark.
-            text = io.TextIOWrapper(unpacker(stream) if unpacker else stream, encoding="utf-8-sig", newline="")
-            header = text.readline(_HEADER_LIMIT)
-            delimiter = max(",;\t", key=header.count)
-            names = _columns(next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), []), columns, path)
-            reader = csv.DictReader(text, names, delimiter=delimiter, skipinitialspace=True)
-            for row in reader:
-                line = 1 + reader.line_num
-                if None in row or None in row.values():
-                    raise BadInput(
-                        "the row is malformed", where=f"{path}, line {line}", expected=f"{len(names)} fields"
-                    )
-                yield f"{path}, line {line}", {name: value.strip() for name, value in row.items()}
-    except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise BadInput(f"the file is damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
-
-
-def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> list[str]:
-    """The columns as they stand, those that are wanted by the names wanted here."""
-    usual = {name.casefold(): name for name in (*wanted, _ROW)}
-    names = [usual.get(name.strip().casefold(), name.strip()) for name in found]
-    lacking = [name for name in wanted if name not in names]
-    if lacking:
-        shown = ", ".join(names)[:80] or "nothing"
-        advice = _NO_USAGE if {"pixels", "Usage"} <= {*wanted} and "pixels" in names else None
-        expected = ", ".join(wanted)
-        raise BadInput(f"no column {lacking[0]}", where=path, expected=expected, found=shown, advice=advice)
-    twice = [name for name in usual.values() if names.count(name) > 1]
-    if twice:
-        raise BadInput(f"two columns are called {twice[0]}", where=path)
-    return names
+        for line, row in rows_of(path, columns, (_ROW,)):
+            yield line_of(path, line), row
+    except BadInput as error:
+        is_kaggles = error.what.startswith("no column") and columns == _COLUMNS and "pixels" in str(error.found)
+        raise error.replaced(advice=_NO_USAGE) if is_kaggles else error from error
 
 
 def _usage(text: str, where: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline.errors import BadInput, counted, extent, first_few, printable
 from imagenet_pipeline.records.class_names import read_classes
 from imagenet_pipeline.records.classes import ClassTable, LabelKind
-from imagenet_pipeline.records.lists import Row, read_list, require_no_backslashes
+from imagenet_pipeline.records.lists import Row, path_inside, read_list, require_no_backslashes
 from imagenet_pipeline.records.plan import LARGEST_EXACT_LABEL, Images, Labels, Plan
 
 from .cutting import cut_shares
@@ -100,7 +99,7 @@ def _images(path: Path, root: Path, label_kind: LabelKind) -> _List:
         labels = np.array([_label(row, path) for row in rows], np.int64)
     else:
         labels = np.array([_vector(row, rows[0], path) for row in rows], np.float32)
-    images = Images([_inside(row, root, path) for row in rows], labels)
+    images = Images([path_inside(row.path, root, f"{path}, index {row.index}") for row in rows], labels)
     return _List(path, images, np.array([row.line for row in rows], np.int64))
 
 
@@ -132,15 +131,6 @@ def _columns(train: _List) -> ClassTable:
     return ClassTable("list", names, names)
 
 
-def _inside(row: Row, root: Path, path: Path) -> str:
-    """The path relative to the root. Symbolic links are looked at when the file is read."""
-    base = os.path.abspath(root)
-    full = os.path.normpath(os.path.join(base, row.path))
-    if not full.startswith(os.path.join(base, "")):
-        raise BadInput("the path leads outside the root folder", where=f"{path}, index {row.index}", found=row.path)
-    return os.path.relpath(full, base)
-
-
 def _require_one_label(lists: Iterable[_List]) -> None:
     """Raise BadInput where an image has two labels; lines of a list that repeat an image are counted on the log."""
     seen: dict[str, tuple[_List, int]] = {}
@@ -148,7 +138,7 @@ def _require_one_label(lists: Iterable[_List]) -> None:
         repeats = []
         for row, (path, label) in enumerate(zip(current.images.paths, current.images.labels.tolist(), strict=True)):
             first, at = seen.setdefault(path, (current, row))
-            if first.images.labels[at].tolist() != label:
+            if (first is not current or at != row) and first.images.labels[at].tolist() != label:
                 raise BadInput(
                     "the image has two labels",
                     where=current.where(row),

@@ -1,6 +1,7 @@
 """Recipes: what to train, on what, how. TOML in, frozen and validated models out; an unknown key is an error."""
 
 from imagenet_pipeline.config.reading import (
+    INSTEAD,
     Key,
     find_recipe,
     load_recipe,
@@ -16,6 +17,7 @@ from imagenet_pipeline.config.reading import (
 from imagenet_pipeline.config.recipe import (
     KEYS_OF_ALL_OPTIMIZERS,
     KEYS_OF_SCHEDULES,
+    LOWER_IS_BETTER,
     Augmentation,
     CheckpointRecipe,
     InitialRecipe,
@@ -35,8 +37,10 @@ from imagenet_pipeline.config.recipe import (
 )
 
 __all__ = [
+    "INSTEAD",
     "KEYS_OF_ALL_OPTIMIZERS",
     "KEYS_OF_SCHEDULES",
+    "LOWER_IS_BETTER",
     "Augmentation",
     "CheckpointRecipe",
     "InitialRecipe",

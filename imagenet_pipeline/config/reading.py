@@ -20,6 +20,8 @@ from imagenet_pipeline.config.recipe import NameOf, Recipe, network_name
 from imagenet_pipeline.config.shipped import shipped_instead_of
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
+INSTEAD = {"steps": "epochs", "epochs": "steps"}
+"""Keys of which one takes the place of the other where it is laid over a recipe; of both the later one counts."""
 _LARGEST_BITS = 63
 """Size of a whole number, its sign apart; Python does not even print a number of some thousand digits."""
 
@@ -151,6 +153,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise BadRecipe("not a section", where=key, advice=f"known keys: {', '.join(option_names())}")
     inner[last] = value
+    if key in INSTEAD and value != 0:
+        values.pop(INSTEAD[key], None)
 
 
 def _renew(values: dict[str, Any]) -> None:
@@ -221,9 +225,15 @@ _USUAL_NAMES = {
     "optimizer.weight_decay": "wd",
     "precision": "amp dtype fp16",
     "records": "data data_dir dataset",
+    "schedule.decay": "decay_rate",
     "schedule.kind": "scheduler lr_scheduler lr_schedule",
+    "schedule.period_epochs": "t_0 t0 first_decay_steps",
+    "schedule.period_factor": "t_mult",
     "schedule.warmup_epochs": "warmup",
+    "steps": "max_steps num_steps total_steps iterations max_iter num_iterations",
+    "stopping.figure": "monitor",
     "stopping.patience_epochs": "patience early_stopping",
+    "stopping.restore_best": "restore_best_weights load_best_model_at_end",
 }
 """Keys, and what other programs call them."""
 _NO_KEYS = {

@@ -241,9 +241,9 @@ class OptimizerRecipe(Section):
     nesterov: bool = False
     """Let sgd look ahead along its momentum."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the mean gradient (adam, adamw, nadam, lamb)."""
+    """Decay of the mean gradient (adam, adamw, adamax, nadam, lamb)."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the mean squared gradient (adam, adamw, nadam, lamb)."""
+    """Decay of the mean squared gradient (adam, adamw, nadam, lamb), of adamax that of the largest one."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean squares (rmsprop, adadelta)."""
     epsilon: Positive = 1e-8
@@ -278,32 +278,61 @@ KEYS_OF_SCHEDULES = {
     "constant": (),
     "steps": ("drops", "factor"),
     "polynomial": ("power",),
+    "exponential": ("factor",),
+    "inverse_time": ("decay",),
     "cosine": ("end_share",),
+    "flat_cosine": ("flat_share", "end_share"),
+    "restarts": ("period_epochs", "period_factor", "end_share"),
     "one_cycle": ("start_share", "end_share"),
-    "plateau": ("patience_epochs", "factor"),
+    "plateau": ("patience_epochs", "factor", "figure"),
 }
 """The keys each kind of schedule reads, beside warmup_epochs."""
+Figure = Literal[
+    "train_loss", "train_rank1", "train_rank5", "validation_loss", "validation_rank1", "validation_rank5",
+    "train_accuracy", "train_exact", "validation_accuracy", "validation_exact",
+    "train_mae", "train_rmse", "validation_mae", "validation_rmse",
+]  # fmt: skip
+"""The figures of history.csv that say how good an epoch is."""
+LOWER_IS_BETTER = frozenset(
+    f"{part}_{figure}" for part in ("train", "validation") for figure in ("loss", "mae", "rmse")
+)
+"""Of the others higher is better."""
 
 
 class ScheduleRecipe(Section):
     """The course of the learning rate; `training/schedule.py` defines each kind."""
 
-    kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
+    kind: Literal[
+        "constant", "steps", "polynomial", "exponential", "inverse_time", "cosine", "flat_cosine", "restarts",
+        "one_cycle", "plateau",
+    ] = "constant"  # fmt: skip
     """Form after the warm-up; each reads its own of the keys below."""
     drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs after which the rate falls (kind "steps")."""
     factor: Positive = 0.1
-    """Factor of the rate at each drop (kinds "steps" and "plateau")."""
+    """Factor of the rate at each drop (kinds "steps" and "plateau"), or of each epoch, little by little
+    ("exponential")."""
     power: Positive = 1.0
     """Exponent of kind "polynomial"."""
+    decay: Positive | Literal["auto"] = "auto"
+    """Of kind "inverse_time", the rate / (1 + decay * step), as Keras has it; "auto" is the usual learning_rate /
+    epochs."""
     warmup_epochs: NotNegative = 0.0
     """Rise at the start, in epochs, at most half of them: a straight line from 0, a cosine of kind "one_cycle"."""
     start_share: Annotated[float, Field(gt=0, le=1)] = 0.04
     """Share of the rate that kind "one_cycle" starts from."""
     end_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the rate that kinds "cosine" and "one_cycle" end at."""
+    """Share of the rate that kinds "cosine", "flat_cosine" and "one_cycle" end at, "restarts" each of its periods."""
+    flat_share: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """Share of the run after its warm-up that kind "flat_cosine" stays at its highest."""
+    period_epochs: Positive = 10.0
+    """Epochs of the first period of kind "restarts" (Loshchilov & Hutter 2017)."""
+    period_factor: Annotated[float, Field(ge=1)] = 2.0
+    """Length of each later period of kind "restarts" over that of the one before."""
     patience_epochs: Annotated[int, Field(ge=1)] = 5
-    """Epochs without a lower validation loss after which kind "plateau" drops the rate."""
+    """Epochs without a better `figure` after which kind "plateau" drops the rate."""
+    figure: Figure = "validation_loss"
+    """Figure of history.csv that kind "plateau" goes by; of a loss lower is better."""
 
     @model_validator(mode="after")
     def _check_drops(self) -> ScheduleRecipe:
@@ -311,8 +340,8 @@ class ScheduleRecipe(Section):
             raise ValueError(f"drops: must rise, found {list(self.drops)}")
         if self.kind == "steps" and not self.drops:
             raise ValueError('drops: kind "steps" needs at least one epoch')
-        if self.kind == "plateau" and self.factor >= 1:
-            raise ValueError(f'factor: of kind "plateau" must be below 1, found {self.factor:g}')
+        if self.kind in ("plateau", "exponential") and self.factor >= 1:
+            raise ValueError(f'factor: of kind "{self.kind}" must be below 1, found {self.factor:g}')
         if self.kind == "one_cycle" and not self.warmup_epochs:
             raise ValueError('warmup_epochs: must be above 0 with kind "one_cycle"')
         return self
@@ -323,6 +352,29 @@ class ScheduleRecipe(Section):
         unread = [key for key in type(self).model_fields if key not in ("kind", *read)]
         self._require_default(unread, f'on kind "{self.kind}", which reads {", ".join(read)}')
         return self
+
+    def require_room(self, epochs: float, meant_for: int = 0) -> None:
+        """Raise ValueError, naming the key, where a run of so many epochs has no room for the drops or the restarts.
+
+        `meant_for` are the epochs that the drops were written for, where that is known.
+        """
+        drops = list(self.drops)
+        if drops and drops[-1] >= epochs:
+            fitted = fitted_drops(drops, math.ceil(epochs), meant_for)
+            advice = (
+                f"schedule.drops={json.dumps(fitted)} keeps their proportion" if fitted else "no drop fits one epoch"
+            )
+            raise ValueError(
+                f"schedule.drops: must be below epochs, {epochs:g}, to have an effect; found {drops}; {advice}"
+            )
+        left = epochs - min(self.warmup_epochs, epochs / 2)
+        if self.kind == "restarts" and self.period_epochs >= left:
+            first = left / (1 + self.period_factor)
+            advice = f'schedule.period_epochs={first:g} has two periods, kind "cosine" a single one'
+            raise ValueError(
+                f"schedule.period_epochs: must be below the {left:g} epochs of the run after its warm-up, for a "
+                f"restart to come; found {self.period_epochs:g}; {advice}"
+            )
 
 
 class InitialRecipe(Section):
@@ -409,10 +461,28 @@ class TransferRecipe(Section):
 
 
 class StoppingRecipe(Section):
-    """Early stopping."""
+    """Early stopping, and the figure that says which epoch is the best."""
 
     patience_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs without a better validation rank-1 after which the run ends; 0 is never."""
+    """Epochs without a better `figure` after which the run ends; 0 is never."""
+    figure: Literal["auto", Figure] = "auto"
+    """Figure of history.csv that says which epoch is best, here and to evaluate and export; of a loss lower is
+    better; "auto" is validation_rank1, or validation_loss where labels are not one class."""
+    min_delta: NotNegative = 0.0
+    """Least difference, in the figure's own unit, by which an epoch is better for `patience_epochs`."""
+    restore_best: bool = False
+    """Let a run that has ended go back to its best epoch, which is then its latest; later ones are set aside."""
+
+    @property
+    def followed(self) -> str:
+        """The figure, "auto" settled."""
+        return "validation_rank1" if self.figure == "auto" else self.figure
+
+    @model_validator(mode="after")
+    def _check_min_delta(self) -> StoppingRecipe:
+        if not self.patience_epochs:
+            self._require_default(["min_delta"], "without patience_epochs")
+        return self
 
 
 class CheckpointRecipe(Section):
@@ -490,6 +560,8 @@ class Recipe(Section):
     """MXNet/Gluon or PyTorch; "auto" is Gluon where it is installed and has the devices, and for good in a run."""
     epochs: Annotated[int, Field(ge=1)] = 90
     """Passes over the training images."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Steps that the run ends after, inside an epoch too, in place of `epochs`; 0 is all of these."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 256
     """Images a step, over all devices together; "auto" finds, as a run begins, the most that fit in memory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -497,8 +569,8 @@ class Recipe(Section):
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
     precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
-    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy; "tf32" is
-    float32 whose products GPUs since Ampere round."""
+    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy, float32 where
+    labels are numbers; "tf32" is float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
     deterministic: bool = False
@@ -560,13 +632,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_schedule(self, info: ValidationInfo) -> Recipe:
-        drops = self.schedule.drops
-        if drops and drops[-1] >= self.epochs:
-            fitted = fitted_drops(drops, self.epochs, (info.context or {}).get("epochs", 0))
-            advice = (
-                f"schedule.drops={json.dumps(fitted)} keeps their proportion" if fitted else "no drop fits one epoch"
-            )
-            raise ValueError(
-                f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {list(drops)}; {advice}"
-            )
+        if self.steps:
+            self._require_default(["epochs"], f"beside steps, {self.steps}, which end the run; give one of the two")
+        else:
+            self.schedule.require_room(self.epochs, (info.context or {}).get("epochs", 0))
         return self

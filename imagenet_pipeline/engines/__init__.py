@@ -53,7 +53,7 @@ from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
 from imagenet_pipeline.processes import this_process
-from imagenet_pipeline.records.classes import LabelKind
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
 LEAST_MISSING = 1e-12
 """What focal loss takes 1 - p to be at least: its powers below 1 have no slope at 0."""
@@ -111,7 +111,7 @@ class Totals:
 
     `step_losses` is the loss summed over each batch's images, float64, a row a batch. So is, for each of the two
     `FIGURES`, `step_figures` [batches, 2] where labels are not one class; hits are 0 then: of right decisions their
-    share, of numbers the absolute and the squared error, each the mean over an image's labels.
+    number, of numbers the absolute and the squared error, each the mean over an image's numbers.
     """
 
     images: int
@@ -132,13 +132,16 @@ class Totals:
         losses, figures = np.cumsum(self.step_losses)[-1:], np.cumsum(self.step_figures, axis=0)[-1:]
         return Totals(self.images, self.rank1_hits, self.rank5_hits, losses, figures)
 
-    def figures(self, label_kind: LabelKind) -> dict[str, float]:
-        """The two `FIGURES` by name, over all images."""
-        if label_kind == "class":
+    def figures(self, classes: ClassTable) -> dict[str, float]:
+        """The two `FIGURES` of labels of these classes by name, over all images."""
+        if classes.label_kind == "class":
             return {"rank1": self.rank1, "rank5": self.rank5}
-        first, second = (self.step_figures.sum(axis=0) / self.images).tolist()
-        values = (first, math.sqrt(second)) if label_kind == "number" else (100.0 * first, 100.0 * second)
-        return dict(zip(FIGURES[label_kind], values, strict=True))
+        first, second = self.step_figures.sum(axis=0).tolist()
+        if classes.label_kind == "number":
+            values = first / self.images, math.sqrt(second / self.images)
+        else:
+            values = 100.0 * first / (self.images * len(classes)), 100.0 * second / self.images
+        return dict(zip(FIGURES[classes.label_kind], values, strict=True))
 
     @property
     def loss(self) -> float:

@@ -22,6 +22,7 @@ from imagenet_pipeline.evaluation.stats import Reals, Truths
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records.classes import LabelKind
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import loader_of
@@ -231,6 +232,20 @@ def log_probabilities(logits: Array, crops: int = 1) -> Logs:
     logs = scores.reshape(-1, crops, scores.shape[1])
     mean: Logs = np.logaddexp.reduce(logs, axis=1) - np.log(crops)
     return mean
+
+
+def outputs_of(logits: Array, label_kind: LabelKind, crops: int = 1) -> Reals:
+    """The outputs of each image, [n * crops, labels] to float64 [n, labels], the mean of its crops.
+
+    Of several classes the logarithm of p / (1 - p), where p is the mean of the probabilities.
+    """
+    scores = logits.astype(np.float64).reshape(-1, crops, logits.shape[1])
+    if crops == 1 or label_kind == "number":
+        means: Reals = scores.mean(axis=1)
+        return means
+    yes, no = (np.logaddexp.reduce(-np.logaddexp(0, -sign * scores), axis=1) for sign in (1, -1))
+    odds: Reals = yes - no
+    return odds
 
 
 def require_finite(output: npt.NDArray[np.floating[Any]], checkpoint: Path) -> None:

@@ -1,8 +1,8 @@
 """Archives of photos, read as they are: where in a zip or a tar each member lies, and what it holds.
 
 Of a zip and of a plain tar each member is read in place; a tar that is compressed as a whole is decompressed into a
-file of ours first, where a build needs it. An archive with a member that may lead out of a folder is refused as a whole,
-before anything is written.
+file of ours first, where a build needs it. An archive with a member that may lead out of a folder is refused as a
+whole, before anything is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -93,18 +93,21 @@ class Archive:
         Raises OutOfRoom, and BadInput where the archive has changed.
         """
         files.check_free_space(Path(stream.name).parent, self.unpacked_bytes)
-        written = 0
-        with _decompressed(self.path) as read_at:
-            while block := read_at(_BLOCK_BYTES, written):
-                stream.write(block)
-                written += len(block)
-        if written != self.unpacked_bytes:
+        with _decompressed(self.path) as reader:
+            while block := reader.read_at(_BLOCK_BYTES, reader.at):
+                with files.explaining(Path(stream.name)):
+                    stream.write(block)
+        if reader.at != self.unpacked_bytes:
             raise BadInput("the archive has changed meanwhile", where=self.path, advice="run the same build again")
 
     @contextmanager
     def _reading(self) -> Iterator[ReadAt]:
-        with _decompressed(self.path) if self.unpacked_bytes else _plain(self.path) as read_at:
-            yield read_at
+        if self.unpacked_bytes:
+            with _decompressed(self.path) as reader:
+                yield reader.read_at
+        else:
+            with _plain(self.path) as read_at:
+                yield read_at
 
     def _blocks(self, read_at: ReadAt, name: str) -> Iterator[bytes]:
         try:
@@ -134,12 +137,9 @@ def open_archive(path: Path) -> Archive:
         if head.startswith(_ZIP_STARTS):
             return _gathered(path, _zip_members(stream, size_bytes, path))
     if any(map(head.startswith, _OPENERS)):
-        with _decompressed(path) as read_at:
-            archive = _gathered(path, _tar_members(read_at, 2**62, path))
-            end = max((span[0] + span[1] for span in archive.members.values()), default=0)
-            while block := read_at(_BLOCK_BYTES, end):
-                end += len(block)
-        return Archive(path, archive.members, archive.folders, end)
+        with _decompressed(path) as reader:
+            archive = _gathered(path, _tar_members(reader.read_at, 2**62, path))
+            return replace(archive, unpacked_bytes=reader.read_to_end())
     with _plain(path) as read_at:
         return _gathered(path, _tar_members(read_at, size_bytes, path))
 
@@ -202,7 +202,7 @@ def _gathered(path: Path, found: Iterable[tuple[str, MemberSpan | None]]) -> Arc
         raise BadInput("a member is a file and a folder", where=path, found=repr(min(both)[:_SHOWN]))
     if not archive.members:
         raise BadInput("the archive holds no files", where=path)
-    _require_likely(total, path)
+    _require_likely(total, path.stat().st_size, path)
     return archive
 
 
@@ -222,8 +222,8 @@ def _checked_name(given: str, where: Path) -> str:
     return "/".join(parts)
 
 
-def _require_likely(total_bytes: int, path: Path) -> None:
-    limit_bytes = max(RATIO_FREE_BYTES, RATIO_LIMIT * path.stat().st_size)
+def _require_likely(total_bytes: int, size_bytes: int, path: Path) -> None:
+    limit_bytes = max(RATIO_FREE_BYTES, RATIO_LIMIT * size_bytes)
     if total_bytes > limit_bytes:
         expected = f"at most {RATIO_LIMIT} times its size"
         what = "the archive holds far more than photos would be"
@@ -236,34 +236,46 @@ def _plain(path: Path) -> Iterator[ReadAt]:
         yield partial(files.read_at, stream.fileno())
 
 
-@contextmanager
-def _decompressed(path: Path) -> Iterator[ReadAt]:
-    """Yield what reads a compressed file as if it were not, forward only. Raises BadInput where it is damaged."""
-    with files.regular_file(path) as (raw, size_bytes), Bar("unpack", "MB") as bar:
+class _Forward:
+    """A compressed file read as if it were not, forward only; `at` is where, in bytes of what it holds."""
+
+    def __init__(self, path: Path, raw: BinaryIO, size_bytes: int, bar: Bar) -> None:
         head = files.read_at(raw.fileno(), 6, 0)
         opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
         if opener is None:
             raise BadInput("is no compressed archive any more", where=path)
-        at = 0
+        self.at = 0
+        self._path, self._raw, self._size_bytes, self._bar = path, raw, size_bytes, bar
+        self._stream = opener(raw)
 
-        def read_at(wanted_bytes: int, offset: int) -> bytes:
-            nonlocal at
-            try:
-                while at < offset:
-                    skipped = len(stream.read(min(_BLOCK_BYTES, offset - at)))
-                    if not skipped:
-                        return b""
-                    at += skipped
-                content: bytes = stream.read(wanted_bytes)
-            except _DECOMPRESSION_ERRORS as error:
-                raise BadInput(f"the archive is cut or damaged ({error})", where=path) from error
-            at += len(content)
-            _require_likely(at, path)
-            bar.show(raw.tell() // 10**6, size_bytes // 10**6)
-            return content
+    def read_at(self, wanted_bytes: int, offset: int) -> bytes:
+        """Read on from an offset that is not behind. Raises BadInput where the file is cut, damaged or a bomb."""
+        while self.at < offset:
+            if not self._read(min(_BLOCK_BYTES, offset - self.at)):
+                return b""
+        return self._read(wanted_bytes)
 
-        with opener(raw) as stream:
-            yield read_at
+    def read_to_end(self) -> int:
+        """Read all that is left; the bytes that the file holds."""
+        while self._read(_BLOCK_BYTES):
+            pass
+        return self.at
+
+    def _read(self, wanted_bytes: int) -> bytes:
+        try:
+            content: bytes = self._stream.read(wanted_bytes)
+        except _DECOMPRESSION_ERRORS as error:
+            raise BadInput(f"the archive is cut or damaged ({error})", where=self._path) from error
+        self.at += len(content)
+        _require_likely(self.at, self._size_bytes, self._path)
+        self._bar.show(self._raw.tell() // 10**6, self._size_bytes // 10**6)
+        return content
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[_Forward]:
+    with files.regular_file(path) as (raw, size_bytes), Bar("unpack", "MB") as bar:
+        yield _Forward(path, raw, size_bytes, bar)
 
 
 def _tar_members(read_at: ReadAt, size_bytes: int, path: Path) -> Iterator[tuple[str, MemberSpan | None]]:

@@ -80,6 +80,18 @@ def require_no_backslashes(names: Iterable[str], root: Path, where: Path) -> Non
         )
 
 
+def path_inside(name: str, root: Path, where: object) -> str:
+    """The path relative to the root. Symbolic links are looked at when the file is read.
+
+    Raises BadInput for one that leads outside.
+    """
+    base = os.path.abspath(root)
+    full = os.path.normpath(os.path.join(base, name))
+    if not full.startswith(os.path.join(base, "")):
+        raise BadInput("the path leads outside the root folder", where=where, found=name)
+    return os.path.relpath(full, base)
+
+
 Label = int | Sequence[float]
 """The number of a class, or the labels of a vector, each a float32."""
 

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -27,10 +28,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import StoppingRecipe
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.records.classes import ClassTable, LabelKind
+from imagenet_pipeline.training.journal import goodness
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -41,7 +44,7 @@ Figures = dict[str, int | float]
 Three = Field(min_length=3, max_length=3)
 TRAINED = "trained/"
 Scores = Mapping[Path, float | Damaged | None]
-"""Scores of whole epochs (`score_of`), None without validation, or what is wrong with the checkpoint."""
+"""The figure of whole epochs that says which is best, higher being better; None without it, or what is wrong."""
 _MOST_DIGITS = 20
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
@@ -51,7 +54,8 @@ class State:
     """The contents of a checkpoint besides its arrays.
 
     `epoch` counts finished epochs, `step` finished steps; `partial` holds images, rank1_hits, rank5_hits and
-    loss_sum of an epoch that was interrupted. A network that is a file has its path here, that of the checkpoint's own
+    loss_sum of an epoch that was interrupted, or, beside its metrics, that the run's last step cut short; that one
+    counts as finished. A network that is a file has its path here, that of the checkpoint's own
     copy once it is read.
     """
 
@@ -73,6 +77,11 @@ class State:
     partial: Figures = field(default_factory=dict)
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
     label_kind: LabelKind = "class"
+
+    @property
+    def is_cut_short(self) -> bool:
+        """True where the last of the finished epochs has steps to come, should the run have more."""
+        return bool(self.partial and self.metrics)
 
     @property
     def class_table(self) -> ClassTable:
@@ -161,7 +170,7 @@ def _state_bytes(state: State) -> bytes:
 
 
 def _name(state: State) -> str:
-    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial else "")
+    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial and not state.metrics else "")
 
 
 def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:
@@ -243,7 +252,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if which == "latest":
         return found[-1]
     if which == "best":
-        return _best(run, _scores(found)) or found[-1]
+        return _best(run, _scores(found, best_figure(run))) or found[-1]
     whole = {_position(folder)[0]: folder for folder in found if _is_whole(folder)}
     # No epoch has as many digits as Python refuses to read.
     if not which.isdecimal() or len(which) > _MOST_DIGITS or int(which) not in whole:
@@ -273,10 +282,11 @@ def _new_branch(run: Path) -> Path:
 def prune(run: Path, keep: int | Literal["all"]) -> None:
     """Keep the last `keep` epochs (or all) and the best, and point `latest` and `best` at theirs.
 
-    A folder whose score cannot be read is kept too: it may be the best.
+    The best is so by the figure that the run's recipe names. A folder whose score cannot be read is kept too: it may be
+    the best.
     """
     found = _checkpoints(run)
-    scores = _scores(found)
+    scores = _scores(found, best_figure(run))
     best, whole = _best(run, scores), list(scores)
     unread = [folder for folder, score in scores.items() if isinstance(score, Damaged)]
     kept = {*(whole if keep == "all" else whole[-keep:]), found[-1], best, *unread}
@@ -300,6 +310,26 @@ def _position(folder: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
+def epoch_of(folder: Path) -> int:
+    """Finished epochs of a checkpoint, by its name."""
+    return _position(folder)[0]
+
+
+def best_figure(run: Path) -> str:
+    """The figure that says which epoch of a run is best, by its own recipe; the default where none can be read."""
+    with suppress(OSError, ValueError, AttributeError):
+        stopping = tomllib.loads((run / "recipe.toml").read_text()).get("stopping", {})
+        return StoppingRecipe(figure=stopping.get("figure", "auto")).followed
+    return StoppingRecipe().followed
+
+
+def best_row(run: Path, rows: Sequence[Figures]) -> Figures:
+    """The row of a run's best epoch among those of its history, the earliest of equals; {} where none is scored."""
+    figure = best_figure(run)
+    scored = [(score, row) for row in rows if (score := goodness(row, figure)) is not None]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else {}
+
+
 def _is_whole(folder: Path) -> bool:
     return "-step-" not in folder.name
 
@@ -318,11 +348,11 @@ def _best(run: Path, scores: Scores) -> Path | None:
     return damaged_best[0] if damaged_best else max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def _scores(found: Iterable[Path]) -> Scores:
-    return {folder: _score(folder) for folder in found if _is_whole(folder)}
+def _scores(found: Iterable[Path], figure: str) -> Scores:
+    return {folder: _score(folder, figure) for folder in found if _is_whole(folder)}
 
 
-def _score(folder: Path) -> float | Damaged | None:
+def _score(folder: Path, figure: str) -> float | Damaged | None:
     try:
         _check_sums(folder, ("state.json",))
         state = _read_state(folder)
@@ -331,16 +361,7 @@ def _score(folder: Path) -> float | Damaged | None:
         return error
     except ValueError as error:
         return Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder)
-    return score_of(state.metrics)
-
-
-def score_of(row: Mapping[str, Any]) -> float | None:
-    """The score that makes an epoch the best, the higher the better: validation rank-1, or of labels that are not one
-    class the validation loss below 0; None without validation.
-    """
-    if "validation_rank1" in row:
-        return float(row["validation_rank1"])
-    return -float(row["validation_loss"]) if "validation_loss" in row else None
+    return goodness(state.metrics, figure)
 
 
 def _require_own_name(folder: Path, name: str) -> None:
@@ -352,7 +373,8 @@ def _require_own_name(folder: Path, name: str) -> None:
 
 def _instead_of(folder: Path) -> str:
     """The advice where a checkpoint cannot be read: the best of its neighbours that can."""
-    others = _scores(other for other in _checkpoints(folder.resolve().parent.parent) if other.name != folder.name)
+    run = folder.resolve().parent.parent
+    others = _scores((other for other in _checkpoints(run) if other.name != folder.name), best_figure(run))
     scored = [(-score, _position(other)[0], other) for other, score in others.items() if isinstance(score, float)]
     # Without validation the latest is the best.
     unscored = [other for other, score in others.items() if score is None]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.config import InputRecipe, LossRecipe, Recipe
+from imagenet_pipeline.engines import FIGURES
 from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
@@ -24,6 +25,7 @@ from imagenet_pipeline.records.classes import LabelKind, require_same
 from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
+from imagenet_pipeline.training.metrics import says_rank5
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -154,10 +156,17 @@ def class_weights_of(loss: LossRecipe, data: DataSet) -> tuple[float, ...]:
 
 
 def require_validation(recipe: Recipe, data: DataSet) -> None:
-    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on."""
+    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on.
+
+    And where it goes by a figure that says nothing of so few classes.
+    """
+    schedule, stopping = recipe.schedule, recipe.stopping
+    on_validation = stopping.followed.startswith("validation")
     keys = {
-        "schedule.kind": recipe.schedule.kind == "plateau",
-        "stopping.patience_epochs": recipe.stopping.patience_epochs,
+        "schedule.kind": schedule.kind == "plateau" and schedule.figure.startswith("validation"),
+        "stopping.patience_epochs": on_validation and stopping.patience_epochs,
+        "stopping.restore_best": on_validation and stopping.restore_best,
+        "stopping.figure": on_validation and stopping.figure != "auto",
     }
     for key, goes_by_scores in keys.items():
         if goes_by_scores and not data.counts.get("val"):
@@ -167,6 +176,21 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
             )
+    for key, figure in (("schedule.figure", schedule.figure), ("stopping.figure", stopping.figure)):
+        _require_counted(key, figure, data)
+        if figure.endswith("rank5") and not says_rank5(len(data.classes)):
+            what = f"recipe key {key!r}: rank-5 among {counted(len(data.classes), 'class')} is always 100 %"
+            instead = f"{key}={figure.replace('rank5', 'rank1')}"
+            raise BadRecipe(what, where=data.name, found=figure, advice=instead)
+
+
+def _require_counted(key: str, figure: str, data: DataSet) -> None:
+    """Raise BadRecipe for a figure that is of labels of another kind than `data` has."""
+    there = ("loss", *FIGURES[data.classes.label_kind])
+    if figure != "auto" and figure.partition("_")[2] not in there:
+        expected = " or ".join(f"validation_{name}" for name in there)
+        what = f"recipe key {key!r}: there is no such figure of these records"
+        raise BadRecipe(what, where=data.name, expected=expected, found=figure)
 
 
 LOSSES: dict[LabelKind, tuple[str, ...]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def train(run: Run) -> Outcome:
             run.thaw(epoch)
             passed = train_epoch(run, records, epoch, interruption)
             validated = None
-            ended = passed.step == (epoch + 1) * run.steps_per_epoch
+            ended = passed.step >= run.end_of(epoch)
             if ended and validation:
                 validated = validate(run, validation, passed.step, interruption)
             if not ended or (validation and validated is None):
@@ -78,7 +79,8 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
 
     Saves on the way, as the recipe's `checkpoint` section says. All ranks do all of it at the same steps.
     """
-    recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
+    recipe, engine = run.recipe, run.engine
+    first_step, end = epoch * run.steps_per_epoch, run.end_of(epoch)
     passed = begun(run, epoch)
     size, classes = training_size(recipe.input, epoch), run.data.classes
     loader = loader_of(
@@ -88,10 +90,10 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (
-        Bar(f"epoch {epoch + 1}/{recipe.epochs}", "steps", shown=run.leads) as bar,
+        Bar(f"epoch {epoch + 1}/{run.total_epochs}", "steps", shown=run.leads) as bar,
         loader.training(recipe.seed, epoch, recipe.augmentation, start_step=passed.step - first_step) as batches,
     ):
-        for batch in batches:
+        for batch in islice(batches, max(0, end - passed.step)):
             passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
             engine.train_batch(batch.images, batch.training_targets, passed.rate, step_seed(recipe.seed, passed.step))
             passed.count(batch, engine.ranks)
@@ -108,8 +110,8 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             if save or read:
                 _read(run, passed)
                 read_at = now
-                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state(classes.label_kind))
-            if save and len(batches):
+                bar.show(passed.step - first_step, end - first_step, passed.state(classes))
+            if save and passed.step < end:
                 save_part(run, epoch, passed)
         _read(run, passed)
     passed.seconds = time.monotonic() - started

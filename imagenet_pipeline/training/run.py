@@ -20,16 +20,16 @@ from imagenet_pipeline.errors import BadRecipe, Damaged, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
-from imagenet_pipeline.records.classes import LabelKind
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
-from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint, score_of
+from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint
 from imagenet_pipeline.training.data import class_weights_of
 from imagenet_pipeline.training.distributed import together
 from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
-from imagenet_pipeline.training.journal import Event, Journal
+from imagenet_pipeline.training.journal import Event, Journal, epochs_without_better
 from imagenet_pipeline.training.loggers import Loggers
 from imagenet_pipeline.training.metrics import said
-from imagenet_pipeline.training.schedule import warmup_steps
+from imagenet_pipeline.training.schedule import steps_of, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -46,7 +46,10 @@ class Run:
     start: Checkpoint | None
     steps_per_epoch: int
     rows: list[Event]
-    """The history so far: the current branch, up to the last finished epoch."""
+    """The history so far: the current branch, up to the last finished epoch.
+
+    Of a run that went back to its best epoch as it ended, the later epochs too.
+    """
     normalisation: Normalisation
     """Mean and std of the network's input, unchanged since the run's beginning."""
     resources: ExitStack = field(default_factory=ExitStack)
@@ -75,6 +78,20 @@ class Run:
         """Finished steps at the start."""
         return self.start.state.step if self.start else 0
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return steps_of(self.recipe, self.steps_per_epoch)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole run; `steps` of the recipe may cut the last one short."""
+        return epochs_of(self.recipe, self.steps_per_epoch)
+
+    def end_of(self, epoch: int) -> int:
+        """Steps of the run once this epoch, counted from 0, is over."""
+        return min((epoch + 1) * self.steps_per_epoch, self.total_steps)
+
     def state(self, epoch: int, step: int, metrics: dict[str, Any], partial: dict[str, float]) -> State:
         """The state to save with a checkpoint now."""
         return State(
@@ -97,8 +114,8 @@ class Run:
         )
 
     def is_done(self, epoch: int) -> bool:
-        """Tell whether nothing is left to train after that many epochs: all are done, or validation gets no better."""
-        return epoch >= self.recipe.epochs or gives_up(self.recipe, self.rows)
+        """Tell whether nothing is left to train after that many epochs: all are done, or the figure gets no better."""
+        return nothing_left(self.recipe, self.steps_per_epoch, epoch, self.rows)
 
     def saves_at(self, step: int) -> bool:
         """Tell whether the recipe has the run saved after that many of its steps, whatever the clock says."""
@@ -166,11 +183,11 @@ class Pass:
         """Count what was read off the devices."""
         self.totals = (self.totals + read).in_order()
 
-    def state(self, label_kind: LabelKind = "class") -> list[str]:
+    def state(self, classes: ClassTable) -> list[str]:
         """Loss, rank-1 or another first figure, speed, waiting for data and learning rate, for the progress bar."""
         return [
             f"loss {self.totals.loss:z.3f}",
-            said(*next(iter(self.totals.figures(label_kind).items())), digits=1),
+            said(*next(iter(self.totals.figures(classes).items())), digits=1),
             f"{self.images / self.seconds:.0f} img/s",
             f"wait {self.wait_seconds / self.seconds:.1%}",
             f"rate {self.rate:.3g}",
@@ -246,7 +263,7 @@ def guessing_loss(recipe: Recipe, classes: int) -> float:
 
 def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
     """Describe what is wrong with the losses of a history row, in one line, once there were steps enough."""
-    enough = warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs) + LEARNED_BY_STEPS
+    enough = warmup_steps(recipe.schedule, steps_per_epoch, steps_of(recipe, steps_per_epoch)) + LEARNED_BY_STEPS
     if row.get("step", 0) - steps_per_epoch / 2 < min(enough, LEARNED_AT_LAST_BY_STEPS):
         return ""
     guessing = guessing_loss(recipe, classes)
@@ -262,10 +279,24 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     return ""
 
 
+def epochs_of(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Epochs of a run, the last maybe cut short."""
+    return -(-steps_of(recipe, steps_per_epoch) // steps_per_epoch)
+
+
+def trained_epochs(epoch: int, rows: Sequence[Event]) -> int:
+    """Count the epochs behind a run at the end of that many; it may have gone back to them from later ones."""
+    return max(epoch, *(int(row["epoch"]) for row in rows[-1:]), 0)
+
+
+def nothing_left(recipe: Recipe, steps_per_epoch: int, epoch: int, rows: Sequence[Event]) -> bool:
+    """Tell whether a run with this history has nothing left to train after that many epochs."""
+    return trained_epochs(epoch, rows) >= epochs_of(recipe, steps_per_epoch) or gives_up(recipe, rows)
+
+
 def gives_up(recipe: Recipe, rows: Sequence[Event]) -> bool:
-    """Tell whether `stopping.patience_epochs` in a row brought no better validation score (never for 0)."""
-    patience = recipe.stopping.patience_epochs
-    if not (patience and rows):
+    """Tell whether `stopping.patience_epochs` in a row brought no better `stopping.figure` (never for 0)."""
+    stopping = recipe.stopping
+    if not (stopping.patience_epochs and rows):
         return False
-    scores = [score for score in map(score_of, rows) if score is not None]
-    return len(scores) - 1 - scores.index(max(scores)) >= patience
+    return epochs_without_better(rows, stopping.followed, stopping.min_delta)[-1] >= stopping.patience_epochs

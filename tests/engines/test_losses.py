@@ -9,12 +9,20 @@ import pytest
 import torch as pytorch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import hinge_loss, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    hamming_loss,
+    hinge_loss,
+    log_loss,
+    mean_absolute_error,
+    mean_squared_error,
+)
 
 from imagenet_pipeline.config import LossRecipe, log_odds
-from imagenet_pipeline.engines import is_installed
+from imagenet_pipeline.engines import Totals, is_installed
 from imagenet_pipeline.engines.pytorch import losses as pytorch_losses
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 from imagenet_pipeline.training.metrics import rank_hits, top_classes
 
 Array = np.ndarray[Any, Any]
@@ -50,17 +58,19 @@ def taken(array: Any) -> Array:
     return found
 
 
-def found_losses(engine: str, logits: Array, targets: Array, loss: LossRecipe, training: bool) -> tuple[Array, Array]:
+def found_losses(
+    engine: str, logits: Array, targets: Array, loss: LossRecipe, training: bool, label_kind: LabelKind = "class"
+) -> tuple[Array, Array]:
     """Losses [n], and the gradient of their sum with regard to the logits."""
     scores = put(engine, logits)
     if engine == "pytorch":
         scores.requires_grad_()
-        losses = pytorch_losses.losses_of(scores, put(engine, targets), loss, training)
+        losses = pytorch_losses.losses_of(scores, put(engine, targets), loss, training, label_kind)
         losses.sum().backward()
     else:
         scores.attach_grad()
         with mx.autograd.record():
-            losses = gluon_losses.losses_of(scores, put(engine, targets), loss, training)
+            losses = gluon_losses.losses_of(scores, put(engine, targets), loss, training, label_kind)
         losses.backward()
     return taken(losses), taken(scores.grad)
 
@@ -220,3 +230,58 @@ def test_the_first_of_equal_largest_shares_is_the_class(engine: str) -> None:
     logits = np.array([[0, 1, 0, 0]], np.float32)
     metrics = ENGINES[engine].metrics_of(*(put(engine, one) for one in (np.ones(1, np.float32), logits, shares)))
     assert taken(metrics).tolist() == [1, 1, 1]
+
+
+OF_VECTORS = {
+    "binary": (LossRecipe(kind="binary_cross_entropy"), "binary_cross_entropy_with_logits", {}),
+    "mae": (LossRecipe(kind="mae"), "l1_loss", {}),
+    "mse": (LossRecipe(kind="mse"), "mse_loss", {}),
+    "huber": (LossRecipe(kind="huber", delta=0.7), "huber_loss", {"delta": 0.7}),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", OF_VECTORS)
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 6), labels=st.integers(1, 5))
+def test_losses_of_label_vectors_are_pytorch_s(engine: str, name: str, seed: int, images: int, labels: int) -> None:
+    loss, function, options = OF_VECTORS[name]
+    draws = np.random.default_rng(seed)
+    logits = 20 * draws.standard_normal((images, labels))
+    targets = (
+        draws.random((images, labels))
+        if loss.kind != "binary_cross_entropy"
+        else draws.integers(0, 2, (images, labels))
+    )
+    scores, wanted = torch.from_numpy(logits.copy()).requires_grad_(), torch.from_numpy(targets.astype(np.float64))
+    losses = getattr(torch.nn.functional, function)(scores, wanted, reduction="none", **options).mean(1)
+    losses.sum().backward()
+    found, gradient = found_losses(engine, logits, targets.astype(np.float64), loss, True, "classes")
+    np.testing.assert_allclose(found, taken(losses), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(gradient, scores.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_figures_of_label_vectors_are_those_of_scikit_learn(engine: str) -> None:
+    draws = np.random.default_rng(0)
+    logits, truths = draws.standard_normal((40, 5)), draws.integers(0, 2, (40, 5)).astype(np.float64)
+    truths[:7] = logits[:7] > 0
+    losses, metrics = put(engine, np.ones(40)), ENGINES[engine].METRICS
+    sums = np.array([taken(metrics["classes"](losses, put(engine, logits), put(engine, truths)))])
+    figures = Totals.of(40, sums, "classes").figures(ClassTable("list", tuple("abcde"), tuple("abcde"), "classes"))
+    assert figures["exact"] == pytest.approx(100 * accuracy_score(truths, logits > 0))
+    assert figures["accuracy"] == pytest.approx(100 * (1 - hamming_loss(truths, logits > 0)))
+    sums = np.array([taken(metrics["number"](losses, put(engine, logits), put(engine, truths)))])
+    figures = Totals.of(40, sums, "number").figures(ClassTable("list", tuple("abcde"), tuple("abcde"), "number"))
+    assert figures["mae"] == pytest.approx(mean_absolute_error(truths, logits))
+    assert figures["rmse"] == pytest.approx(mean_squared_error(truths, logits) ** 0.5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_has_no_finite_loss(engine: str, value: float) -> None:
+    logits, targets = np.array([[0.5, value], [1.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    for loss, _, _ in OF_VECTORS.values():
+        found, _ = found_losses(engine, logits, targets, loss, True, "classes")
+        assert not np.isfinite(found[0]), loss.kind
+        assert np.isfinite(found[1])

@@ -152,3 +152,8 @@ def _tar_of() -> Callable[..., bytes]:
 @pytest.fixture(name="meta_mat", scope="session")
 def _meta_mat() -> Callable[..., bytes]:
     return meta_mat
+
+
+@pytest.fixture(name="photo", scope="session")
+def _photo() -> Callable[[str], bytes]:
+    return photo

@@ -93,9 +93,9 @@ def _distances(errors: Any, loss: LossRecipe) -> Any:
 
 
 def decisions_of(losses: Any, logits: Any, targets: Any) -> Any:
-    """[sum of losses, of the share of right decisions, of images with no wrong one]; a target above 1/2 is a yes."""
+    """[sum of losses, right decisions, images with no wrong one]; a target above 1/2 is a yes."""
     right = mx.nd.broadcast_equal(logits > 0, targets > 0.5)
-    return mx.nd.stack(losses.sum(), right.mean(axis=1).sum(), right.min(axis=1).sum()).reshape(3)
+    return mx.nd.stack(losses.sum(), right.sum(), right.min(axis=1).sum()).reshape(3)
 
 
 def errors_of(losses: Any, logits: Any, targets: Any) -> Any:

@@ -76,7 +76,9 @@ class PyTorchEngine:
         self.device_names: tuple[str, ...] = (device_name(self._device),)
         self.versions = versions_of(self._device)
         self.threads: int = torch.get_num_threads()
-        self.precision = choose_precision(recipe.precision, self._device)
+        # bfloat16 tells classes apart, but rounds a number to three digits.
+        wanted = "float32" if (recipe.precision, blueprint.label_kind) == ("auto", "number") else recipe.precision
+        self.precision = choose_precision(wanted, self._device)
         self._loss = recipe.loss
         self._class_weights = self._weights_of(blueprint.class_weights)
         self._label_kind, self._metrics_of = blueprint.label_kind, METRICS[blueprint.label_kind]

@@ -86,9 +86,9 @@ def _distances(errors: Any, loss: LossRecipe) -> Any:
 
 
 def decisions_of(losses: Any, logits: Any, targets: Any) -> Any:
-    """[sum of losses, of the share of right decisions, of images with no wrong one]; a target above 1/2 is a yes."""
+    """[sum of losses, right decisions, images with no wrong one]; a target above 1/2 is a yes."""
     right = ((logits > 0) == (targets > 0.5)).to(losses.dtype)
-    return torch.stack([losses.sum(), right.mean(1).sum(), right.amin(1).sum()]).detach()
+    return torch.stack([losses.sum(), right.sum(), right.amin(1).sum()]).detach()
 
 
 def errors_of(losses: Any, logits: Any, targets: Any) -> Any:
