@@ -57,11 +57,15 @@ def shuffled(images: Images, seed: int) -> Images:
 def cut(images: Images, count: int, seed: int, no_cut: str = "0") -> tuple[Images, Images]:
     """Cut `count` images out, each class in proportion: (the rest, shuffled; the cut, in the order it had).
 
-    The cut is scikit-learn's `train_test_split(stratify=labels, random_state=seed)`, as the book does it.
+    The cut is scikit-learn's `train_test_split(stratify=labels, random_state=seed)`, as the book does it. Of label
+    vectors, which have no proportion to keep, it is of images drawn at random.
     `no_cut` is what the user would say for none. Raises BadInput where classes are too small for it.
     """
     if count == 0:
         return shuffled(images, seed), Images([], np.empty(0, np.int64))
+    if images.labels.ndim == 2:
+        drawn = np.random.default_rng(seed).permutation(len(images))
+        return take(images, drawn[count:]), take(images, np.sort(drawn[:count]))
     labels, rows, sizes = np.unique(images.labels, return_index=True, return_counts=True)
     classes, smallest = len(labels), int(np.argmin(sizes))
     failure = f"cannot cut {count} of {len(images)} images of {classes} classes out"
@@ -135,7 +139,7 @@ def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[s
             rest, splits[split] = cut_one_each(rest, no_cut)
         elif count:
             rest, splits[split] = cut(rest, count, seed, no_cut)
-    emptied = np.setdiff1d(images.labels, rest.labels)
+    emptied = np.setdiff1d(images.labels, rest.labels) if images.labels.ndim == 1 else np.empty(0)
     if len(emptied):
         what = f"the cuts leave no training image of label {emptied[0]}"
         raise BadInput(what, found=dict(fractions), advice="ask for smaller shares, or add images of that class")

@@ -43,16 +43,17 @@ OPTIONS = [
     "augmentation.cutmix", "network_options.dropout", "network_options.activation", "network_options.normalisation",
     "network_options.width", "network_options.depth", "network_options.stem", "initial.kind", "initial.bias",
     "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
-    "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "optimizer.name",
-    "optimizer.learning_rate", "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2",
-    "optimizer.decay", "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1",
-    "optimizer.decay_all", "optimizer.clip_norm", "optimizer.reference_batch_size", "optimizer.max_norm",
-    "schedule.kind", "schedule.drops", "schedule.factor", "schedule.power", "schedule.decay",
-    "schedule.warmup_epochs", "schedule.start_share", "schedule.end_share", "schedule.flat_share",
-    "schedule.period_epochs", "schedule.period_factor", "schedule.patience_epochs", "schedule.figure",
-    "stopping.patience_epochs", "stopping.figure", "stopping.min_delta", "stopping.restore_best", "checkpoint.keep",
-    "checkpoint.every_steps", "checkpoint.every_minutes", "log.loggers", "log.pictures", "log.pictures_every_steps",
-    "loader.threads", "loader.prefetch", "loader.window_shards", "loader.cache", "loader.cache_gb",
+    "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "loss.threshold", "loss.gamma",
+    "loss.margin", "loss.delta", "loss.class_weights", "optimizer.name", "optimizer.learning_rate",
+    "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2", "optimizer.decay",
+    "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1", "optimizer.decay_all",
+    "optimizer.clip_norm", "optimizer.reference_batch_size", "optimizer.max_norm", "schedule.kind", "schedule.drops",
+    "schedule.factor", "schedule.power", "schedule.decay", "schedule.warmup_epochs", "schedule.start_share",
+    "schedule.end_share", "schedule.flat_share", "schedule.period_epochs", "schedule.period_factor",
+    "schedule.patience_epochs", "schedule.figure", "stopping.patience_epochs", "stopping.figure",
+    "stopping.min_delta", "stopping.restore_best", "checkpoint.keep", "checkpoint.every_steps",
+    "checkpoint.every_minutes", "log.loggers", "log.pictures", "log.pictures_every_steps", "loader.threads",
+    "loader.prefetch", "loader.window_shards", "loader.order", "loader.cache", "loader.cache_gb",
 ]  # fmt: skip
 
 
@@ -150,6 +151,25 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
             r"'loader.threads': no such word; expected 'auto' or a number; found 'all'$",
         ),
         ('[loss]\nkind = "hinge"\nlabel_smoothing = 0.1', r"loss.label_smoothing': has no effect on hinge"),
+        (
+            "[loss]\ngamma = 1.0",
+            r"loss.gamma': has no effect on cross_entropy, which reads label_smoothing, class_weights",
+        ),
+        (
+            '[loss]\nkind = "binary_cross_entropy"\nthreshold = 1.0',
+            r"'loss.threshold': input should be less than 1; fou",
+        ),
+        ("[loss]\nclass_weights = [0, 0.0]", r"loss.class_weights': one at least must be above 0"),
+        (
+            '[loss]\nclass_weights = "even"',
+            r"loss.class_weights': no such word; .*'none' or 'balanced'.*; found 'even'",
+        ),
+        ("[loss]\nclass_weights = [1, -2]", r"loss.class_weights.*greater than or equal to 0; found -2"),
+        ('[loader]\norder = "balanced"\nwindow_shards = 2', r"loader.window_shards': must be 0, for all, where order"),
+        (
+            '[loader]\norder = "balanced"\n[loss]\nclass_weights = "balanced"',
+            r"'loss.class_weights': .balanced. beside loader.order .balanced. would count it twice",
+        ),
         (
             "[augmentation]\npolicy_changes = 3",
             r"augmentation.policy_changes': has no effect on policy .none., only on",

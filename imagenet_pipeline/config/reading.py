@@ -213,6 +213,8 @@ _USUAL_NAMES = {
     "input.channels": "in_chans in_channels num_channels grey gray grayscale greyscale",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
+    "loss.class_weights": "class_weight",
+    "loss.gamma": "focal_gamma",
     "loss.label_smoothing": "smoothing",
     "network": "arch architecture model net backbone",
     "optimizer.clip_norm": "clip clip_grad clip_gradient grad_clip",
@@ -254,8 +256,9 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     if first["type"] == "missing":
         return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
     if first["type"] == "literal_error":
-        is_bool = any(fault["type"].startswith("bool") for fault in error.errors())
-        return _unknown_word(key, first, where, "true or false" if is_bool else "a number")
+        others = {"bool_type": "true or false", "tuple_type": "a list"}
+        other = next((others[fault["type"]] for fault in error.errors() if fault["type"] in others), "a number")
+        return _unknown_word(key, first, where, other)
     if first["type"] == "model_type":
         inner = next(name for name in known if name.startswith(f"{key}."))
         advice = f"write {inner}=..."

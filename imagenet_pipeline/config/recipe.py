@@ -51,6 +51,11 @@ def looks_like_0_to_1(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
     return max(map(abs, (*mean, *std))) <= 1 and any(mean) and set(std) != {1.0}
 
 
+def log_odds(probability: float) -> float:
+    """The number whose sigmoid is this probability, log(p / (1 - p))."""
+    return math.log(probability) - math.log1p(-probability)
+
+
 class Section(BaseModel):
     """A table of a recipe; the docstring below a key is what `keys` says of it."""
 
@@ -245,18 +250,46 @@ class Augmentation(Section):
         return self
 
 
+KEYS_OF_LOSSES = {
+    "cross_entropy": ("label_smoothing", "class_weights"),
+    "binary_cross_entropy": ("label_smoothing", "threshold", "class_weights"),
+    "focal": ("label_smoothing", "gamma", "class_weights"),
+    "hinge": ("margin", "class_weights"),
+    "mae": (),
+    "mse": (),
+    "huber": ("delta",),
+}
+"""The keys each kind of loss reads."""
+
+
 class LossRecipe(Section):
     """The loss; `engines/__init__.py` states each kind."""
 
-    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    """Cross-entropy of the softmax, or the hinge of the margins to the other classes."""
+    kind: Literal["cross_entropy", "binary_cross_entropy", "focal", "hinge", "mae", "mse", "huber"] = "cross_entropy"
+    """Cross-entropy of the softmax, focal or hinge (of margins), of one class an image; binary_cross_entropy: of two
+    classes by a single output, or of records with several classes each; of numbers mae (absolute), mse (squared), or
+    huber (both) errors."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which kind "binary_cross_entropy" says the second class; scores are shifted, so that there
+    both classes are even."""
+    gamma: NotNegative = 2.0
+    """Exponent of kind "focal": how much less an image counts, the surer its class (Lin et al. 2017)."""
+    margin: Positive = 1.0
+    """Lead over every other class that kind "hinge" asks for."""
+    delta: Positive = 1.0
+    """Error at which kind "huber" goes over from the square to the straight line."""
+    class_weights: tuple[NotNegative, ...] | Literal["none", "balanced"] = "none"
+    """Factors of the training loss of each class's images: a list, or "balanced", images / (classes * images of it)."""
 
     @model_validator(mode="after")
-    def _check_smoothing(self) -> LossRecipe:
-        if self.kind == "hinge":
-            self._require_default(["label_smoothing"], "on hinge, which looks at one class an image")
+    def _check_effect(self) -> LossRecipe:
+        read = KEYS_OF_LOSSES[self.kind]
+        unread = [key for key in type(self).model_fields if key not in ("kind", *read)]
+        self._require_default(unread, f"on {self.kind}{', which reads ' if read else ''}{', '.join(read)}")
+        if not isinstance(self.class_weights, str) and not any(self.class_weights):
+            raise ValueError("class_weights: one at least must be above 0")
         return self
 
 
@@ -324,10 +357,14 @@ KEYS_OF_SCHEDULES = {
 }
 """The keys each kind of schedule reads, beside warmup_epochs."""
 Figure = Literal[
-    "train_loss", "train_rank1", "train_rank5", "validation_loss", "validation_rank1", "validation_rank5"
+    "train_loss", "train_rank1", "train_rank5", "validation_loss", "validation_rank1", "validation_rank5",
+    "train_accuracy", "train_exact", "validation_accuracy", "validation_exact",
+    "train_mae", "train_rmse", "validation_mae", "validation_rmse",
 ]  # fmt: skip
 """The figures of history.csv that say how good an epoch is."""
-LOWER_IS_BETTER = frozenset({"train_loss", "validation_loss"})
+LOWER_IS_BETTER = frozenset(
+    f"{part}_{figure}" for part in ("train", "validation") for figure in ("loss", "mae", "rmse")
+)
 """Of the others higher is better."""
 
 
@@ -502,7 +539,7 @@ class StoppingRecipe(Section):
     """Epochs without a better `figure` after which the run ends; 0 is never."""
     figure: Literal["auto", Figure] = "auto"
     """Figure of history.csv that says which epoch is best, here and to evaluate and export; of a loss lower is
-    better; "auto" is validation_rank1."""
+    better; "auto" is validation_rank1, or validation_loss where labels are not one class."""
     min_delta: NotNegative = 0.0
     """Least difference, in the figure's own unit, by which an epoch is better for `patience_epochs`."""
     restore_best: bool = False
@@ -545,10 +582,18 @@ class LoaderRecipe(Section):
     """Batches prepared ahead."""
     window_shards: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
+    order: Literal["shuffled", "balanced"] = "shuffled"
+    """Training images of an epoch: every one once, or as many, every class as often: a rare one's come again."""
     cache: str = ""
     """Folder for shards of records in cloud storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
     """Bound of that folder, GB (10^9 bytes) of shards; 0 is room for all of them."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> LoaderRecipe:
+        if self.order == "balanced" and self.window_shards not in (0, "auto"):
+            raise ValueError('window_shards: must be 0, for all, where order is "balanced": no window has every class')
+        return self
 
 
 def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
@@ -600,8 +645,8 @@ class Recipe(Section):
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
     precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
-    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy; "tf32" is
-    float32 whose products GPUs since Ampere round."""
+    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy, float32 where
+    labels are numbers; "tf32" is float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
     deterministic: bool = False
@@ -648,6 +693,12 @@ class Recipe(Section):
         if given and given != channels:
             words = {1: "one number, [grey],", 3: "three numbers, [R, G, B],"}[channels]
             raise ValueError(f"initial.mean: must be {words} or []; found {list(self.initial.mean)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_balance(self) -> Recipe:
+        if self.loader.order == self.loss.class_weights == "balanced":
+            raise ValueError('loss.class_weights: "balanced" beside loader.order "balanced" would count it twice')
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.compare import Examination
 from imagenet_pipeline.evaluation.evaluate import Evaluation
-from imagenet_pipeline.evaluation.scoring import Logs, Outcomes, Whole, outcomes_of
+from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Logs, Outcomes, Whole, outcomes_of
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_memory_bytes, available_processors
@@ -193,7 +193,7 @@ class _Linear:
         scores = self.model.decision_function(self.scaler.transform(piece.features))
         if scores.ndim == 1:  # of two classes, that of the second
             scores = np.stack([-scores, scores], 1)
-        return outcomes_of(piece.numbers, piece.labels, scores, self._logs(scores), "cross_entropy")
+        return outcomes_of(piece.numbers, piece.labels, scores, self._logs(scores), CROSS_ENTROPY)
 
     def _logs(self, scores: npt.NDArray[np.float64]) -> Logs:
         # Of the logistic loss as scikit-learn has them: a sigmoid for each class, their sum brought to 1.
@@ -254,7 +254,7 @@ class _Nearest:
         np.add.at(votes, (np.arange(len(near))[:, None], near), 1)
         # A vote is shared by all classes, so that no probability is 0.
         logs = np.log((votes + 1 / self.classes) / (near.shape[1] + 1))
-        return outcomes_of(piece.numbers, piece.labels, votes, logs, "cross_entropy")
+        return outcomes_of(piece.numbers, piece.labels, votes, logs, CROSS_ENTROPY)
 
 
 def _nearest(baseline: Baseline, train: Pieces, scored: Pieces, classes: int, bar: Bar) -> _Nearest:

@@ -66,6 +66,8 @@ WITH_OPTIONS = re.compile(r"(.+)\?(\w+=[\w.+-]+(?:&\w+=[\w.+-]+)*)", re.DOTALL)
 """A network's name with a recipe's options behind it, "lenet?dropout=0.3&width=2"."""
 INPUT_TRANSFORM = "input_transform"
 """The name of the layers that `input.transform` puts in front of a network."""
+THRESHOLD = "?threshold="
+"""Between a network's name and the threshold of its single output, "lenet?threshold=0.5"."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
 
@@ -240,6 +242,21 @@ def is_custom(name: str) -> bool:
     A run keeps its layers as a file, FILE_NAME, and goes by that.
     """
     return is_file_name(name) or name.startswith(("mlp:", "{")) or WITH_OPTIONS.fullmatch(name) is not None
+
+
+def with_threshold(name: str, threshold: float) -> str:
+    """The whole name of the network with a single output for two classes (`custom.py`). BadRecipe for a zoo's."""
+    if is_zoo_name(name):
+        what = "the layers of a zoo's network are not known here, so that it has an output for each class"
+        advice = "loss.kind=cross_entropy, of two classes the same loss"
+        raise BadRecipe(what, where="loss.kind = 'binary_cross_entropy'", found=f"network {name}", advice=advice)
+    words = f"{THRESHOLD}{threshold!r}"
+    return name if name.endswith(words) else name + words
+
+
+def without_threshold(name: str) -> str:
+    """The name of the network with an output for each class."""
+    return name.partition(THRESHOLD)[0]
 
 
 def title(name: str) -> str:

@@ -4,6 +4,7 @@ mine.toml, mine.json              a file; or one that is shipped, "networks/mlp_
 {"layers": [...]}                 a recipe's table, as JSON
 mlp:512,512                       dense layers of so many units, each with its activation, and a classifier
 lenet?dropout=0.3&width=2         any of these, or a network of the catalogue, with a recipe's options
+lenet?threshold=0.5               any of these with a single output for two classes, as a recipe's loss may ask for
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from imagenet_pipeline.config.recipe import NetworkOptions
 from imagenet_pipeline.config.shipped import shipped_networks
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.head import with_classes
+from imagenet_pipeline.networks.head import has_two_scores, with_classes, with_two_scores
 from imagenet_pipeline.networks.layer_file import (
     LARGEST_NUMBER,
     LONGEST_NAME,
@@ -45,6 +46,8 @@ def custom_network(name: str) -> NetworkFile:
     if catalog.is_file_name(name):
         file = read_network(_found(name))
         return replace(file, summary=file.summary or f"of the file {name}")
+    if found is not None and catalog.THRESHOLD in name:
+        return _with_single_output(found[1], float(found[2].partition("=")[2]))
     if found is not None:
         return _with_options(found[1], found[2])
     return _of_table(name) if name.startswith("{") else _mlp(name)
@@ -109,6 +112,17 @@ def _with_options(base: str, text: str) -> NetworkFile:
     words = ", ".join(text.split("&")).replace("=", " ")
     size = CIFAR_SIZE if options.stem == "cifar" else entry.input_size
     return NetworkFile(f"{entry.name} ({words})"[:LONGEST_NAME], size, layers, entry.channels, entry.summary)
+
+
+def _with_single_output(base: str, threshold: float) -> NetworkFile:
+    """The network with one output for two classes; one that has it already as it is, since a run's own file has."""
+    entry = catalog.entry(base)
+    layers = entry.build(2)
+    if has_two_scores(layers):
+        return NetworkFile(entry.name, entry.input_size, layers, entry.channels, entry.summary)
+    name = f"{entry.name} (threshold {threshold:g})"[:LONGEST_NAME]
+    layers = with_two_scores(entry.build(1), threshold)
+    return NetworkFile(name, entry.input_size, layers, entry.channels, entry.summary)
 
 
 def _options(base: str, text: str) -> NetworkOptions:

@@ -32,7 +32,7 @@ from imagenet_pipeline.config import StoppingRecipe, pair
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 from imagenet_pipeline.training.journal import goodness
 
 log = logging.getLogger("imagenet_pipeline")
@@ -78,6 +78,7 @@ class State:
     metrics: Figures = field(default_factory=dict)
     partial: Figures = field(default_factory=dict)
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    label_kind: LabelKind = "class"
 
     @property
     def is_cut_short(self) -> bool:
@@ -92,7 +93,7 @@ class State:
     @property
     def class_table(self) -> ClassTable:
         """The classes the network tells apart."""
-        return ClassTable(self.class_order, self.classes, self.class_names)
+        return ClassTable(self.class_order, self.classes, self.class_names, self.label_kind)
 
     @property
     def network_name(self) -> str:
@@ -146,10 +147,10 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
     contents = {
         "weights.safetensors": save(_contiguous(weights)),
         "optimizer.safetensors": save(_contiguous(optimizer)),
-        "state.json": files.json_bytes(asdict(state)),
+        "state.json": _state_bytes(state),
     }
     if catalog.is_custom(state.network):
-        contents["state.json"] = files.json_bytes(asdict(replace(state, network=FILE_NAME)))
+        contents["state.json"] = _state_bytes(replace(state, network=FILE_NAME))
         contents[FILE_NAME] = catalog.file_copy(state.network, len(state.classes)).encode()
     if _holds(target, contents):
         return target
@@ -165,6 +166,14 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
         (folder / "SHA256SUMS").write_text(sums)
     _check_sums(target)
     return target
+
+
+def _state_bytes(state: State) -> bytes:
+    """The state as JSON; the kind of label is there where it is not one class, so that earlier versions refuse it."""
+    fields = asdict(state)
+    if state.label_kind == "class":
+        del fields["label_kind"]
+    return files.json_bytes(fields)
 
 
 def _name(state: State) -> str:

@@ -87,8 +87,10 @@ def reduced(engine: Engine, totals: Totals) -> Totals:
     if engine.ranks == 1:
         return totals
     numbers: npt.NDArray[np.float64] = np.array([totals.images, totals.rank1_hits, totals.rank5_hits], np.float64)
-    images, rank1_hits, rank5_hits, *losses = engine.sum_over_ranks(np.concatenate([numbers, totals.step_losses]))
-    return Totals(int(images), int(rank1_hits), int(rank5_hits), np.array(losses, np.float64))
+    summed = engine.sum_over_ranks(np.concatenate([numbers, totals.step_losses, totals.step_figures.ravel()]))
+    images, rank1_hits, rank5_hits = summed[:3].astype(int).tolist()
+    losses, figures = np.split(summed[3:], [len(totals.step_losses)])
+    return Totals(images, rank1_hits, rank5_hits, losses, figures.reshape(-1, 2))
 
 
 @contextmanager

@@ -30,24 +30,34 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, INPUT_TRANSFORM, LayeredNetwork, is_custom
+from imagenet_pipeline.networks.catalog import (
+    FILE_NAME,
+    INPUT_TRANSFORM,
+    LayeredNetwork,
+    is_custom,
+    with_threshold,
+    without_threshold,
+)
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
-from imagenet_pipeline.training.data import input_statistics
+from imagenet_pipeline.training.data import class_weights_of, input_statistics, require_fitting_loss
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
     network = network_for(recipe, recipe.whole_network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = Blueprint(
-        network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
-    )
+    frozen, kind = frozen_layers(recipe, epoch=0), data.classes.label_kind
+    mean, std = beginning.normalisation
+    weights = class_weights_of(recipe.loss, data)
+    blueprint = Blueprint(network, recipe.input.trained_size, mean, std, recipe, frozen, kind, weights)
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -75,11 +85,18 @@ def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
     return engine
 
 
-def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
-    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
+def resumed_engine(
+    recipe: Recipe, state: State, values: Values, optimizer_state: Values, class_weights: tuple[float, ...] = ()
+) -> Engine:
+    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then.
+
+    `class_weights` are those of the recipe's loss (`training.data.class_weights_of`).
+    """
     network = network_for(recipe, state.network, len(state.classes))
-    frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.trained_size, state.mean, state.std, recipe, frozen)
+    frozen, kind = frozen_layers(recipe, state.epoch), state.label_kind
+    blueprint = Blueprint(
+        network, recipe.input.trained_size, state.mean, state.std, recipe, frozen, kind, class_weights
+    )
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine
@@ -88,7 +105,7 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     """Build an engine to score with, which holds a checkpoint's weights."""
     network = network_of(state.network, len(state.classes))
-    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe)
+    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe, label_kind=state.label_kind)
     return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
 
 
@@ -146,8 +163,19 @@ def as_kept(recipe: Recipe) -> Recipe:
     return with_network_file(recipe, FILE_NAME) if has_file else recipe
 
 
+def with_single_output(recipe: Recipe, data: DataSet) -> Recipe:
+    """The recipe whose network has a single output where its loss asks for it: binary cross-entropy of two classes.
+
+    The threshold is part of the network from there on. Raises BadRecipe for a zoo's network.
+    """
+    if recipe.loss.kind != "binary_cross_entropy" or data.classes.label_kind != "class":
+        return recipe
+    name = with_threshold(recipe.whole_network, recipe.loss.threshold)
+    return with_network_file(recipe, name)
+
+
 def with_network_file(recipe: Recipe, file: str) -> Recipe:
-    """The recipe with the network of a file, as it stands there."""
+    """The recipe with the network of a file, or of another whole name, as it stands there."""
     return recipe.model_copy(update={"network": file, "network_options": NetworkOptions()})
 
 
@@ -205,7 +233,7 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
 
     name = recipe.whole_network
     file = _source(recipe, len(data.classes))
-    found, inside = _read(file, name, network, shape)
+    found, inside = _read(file, without_threshold(name), network, shape)
     _require_channels(file, found, network, shape)
     state = state_beside(file)
     if state is not None:
@@ -339,8 +367,10 @@ def _source(recipe: Recipe, classes: int) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
+    # A single output is no output of another network: of three classes there is one for each.
+    outputs = classes if without_threshold(network) == network else 3
     may_differ = recipe.initial.new_head and is_custom(network)
-    if not may_differ and not is_network_of(recipe, state.network, classes):
+    if not may_differ and not is_network_of(recipe, state.network, outputs):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice

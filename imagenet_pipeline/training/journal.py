@@ -98,7 +98,12 @@ def _checksum(line: bytes) -> str:
 
 
 def goodness(row: Mapping[str, Any], figure: str) -> float | None:
-    """A figure of a history row, its sign turned where lower is better; None where the row lacks it."""
+    """A figure of a history row, its sign turned where lower is better; None where the row lacks it.
+
+    Rows of labels that are not one class have no ranks: for validation rank-1 their validation loss stands.
+    """
+    if figure == "validation_rank1" and figure not in row:
+        figure = "validation_loss"
     value = row.get(figure)
     return None if value is None else float(-value if figure in LOWER_IS_BETTER else value)
 
@@ -110,7 +115,9 @@ def epochs_without_better(rows: Sequence[Event], figure: str, min_delta: float =
     """
     best, waits = -math.inf, list[int]()
     for row in rows:
-        value = -row[figure] if figure in LOWER_IS_BETTER else row[figure]
+        value = goodness(row, figure)
+        if value is None:
+            raise KeyError(figure)
         if not waits or value - min_delta > best:
             best = value
             waits.append(0)
@@ -148,9 +155,22 @@ def restarts(events: list[Event]) -> list[float]:
 
 def write_history(run: Path, events: list[Event]) -> Path:
     """Write `history.csv`: the current branch, a row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    text, rows = io.StringIO(), branches(events)[-1]
+    writer = csv.DictWriter(text, _columns(rows), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(branches(events)[-1])
+    writer.writerows(rows)
     files.write_whole(run / "history.csv", text.getvalue())
     return run / "history.csv"
+
+
+def figures_of(rows: list[Event]) -> list[str]:
+    """The figures beside the loss that a history has, rank-1 and rank-5 where it has none yet."""
+    found = [key.removeprefix("train_") for key in (rows[-1] if rows else ()) if key.startswith("train_")]
+    return [figure for figure in found if figure != "loss"] or ["rank1", "rank5"]
+
+
+def _columns(rows: list[Event]) -> list[str]:
+    """The columns of a history, in which ranks give way to the figures of labels that are not one class."""
+    names = dict(zip(("rank1", "rank5"), figures_of(rows), strict=False))
+    split = [column.partition("_") for column in COLUMNS]
+    return [f"{part}{line}{names.get(figure, figure)}" for part, line, figure in split]

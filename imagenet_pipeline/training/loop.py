@@ -15,7 +15,7 @@ from imagenet_pipeline.processes import Interruption
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
-from imagenet_pipeline.training.data import loader_of, training_size
+from imagenet_pipeline.training.data import balanced_labels, loader_of, training_size
 from imagenet_pipeline.training.distributed import agreed, reduced, settle
 from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import Pass, Run, begun, diverged, require_finite
@@ -83,8 +83,11 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     recipe, engine = run.recipe, run.engine
     first_step, end = epoch * run.steps_per_epoch, run.end_of(epoch)
     passed = begun(run, epoch)
-    size, classes = training_size(recipe.input, epoch), len(run.data.classes)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
+    size, classes = training_size(recipe.input, epoch), run.data.classes
+    loader = loader_of(
+        recipe, records, size, len(classes), run.share, empty=engine.host_array, label_kind=classes.label_kind,
+        balanced=balanced_labels(recipe, run.data, records),
+    )  # fmt: skip
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (
@@ -109,7 +112,7 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             if save or read:
                 _read(run, passed)
                 read_at = now
-                bar.show(passed.step - first_step, end - first_step, passed.state())
+                bar.show(passed.step - first_step, end - first_step, passed.state(classes))
             if save and passed.step < end:
                 save_part(run, epoch, passed)
         _read(run, passed)
@@ -133,8 +136,10 @@ def _read(run: Run, passed: Pass) -> None:
 def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
     """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
     recipe, engine = run.recipe, run.engine
-    size, classes = recipe.input.scored_size, len(run.data.classes)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
+    size, classes = recipe.input.scored_size, run.data.classes
+    loader = loader_of(
+        recipe, records, size, len(classes), run.share, empty=engine.host_array, label_kind=classes.label_kind
+    )
     settle(engine)
     with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
         shown = watched(batches, "validation", shown=run.leads)

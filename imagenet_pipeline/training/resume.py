@@ -31,7 +31,9 @@ from imagenet_pipeline.training.checkpoint import (
 )
 from imagenet_pipeline.training.data import (
     IMPORTED,
+    class_weights_of,
     records_of,
+    require_fitting_loss,
     require_its_classes,
     require_no_secret,
     require_sizes,
@@ -52,6 +54,7 @@ from imagenet_pipeline.training.engine_setup import (
     resumed_engine,
     with_engine,
     with_network_file,
+    with_single_output,
 )
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
@@ -196,6 +199,8 @@ def _new_run(settings: RunSettings) -> Run:
     _require_no_run(folder)
     data = records_of(recipe)
     recipe = with_window(recipe, data)
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
     _require_possible(recipe, data)
     recipe, engine, beginning = _begun(recipe, data)
     entry, steps = beginning.journal_entry, steps_per_epoch(recipe, data)
@@ -250,8 +255,10 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     begun, recipe = with_same_window(begun_with(events, folder), recipe, events)
     start = load_checkpoint(find_checkpoint(folder, resume))
     state = start.state
-    require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
+    require_unchanged(begun, recipe, state.step, folder)
     _require_its_own(start, recipe, data)
     recipe = with_window(recipe, data)
     _require_possible(recipe, data)
@@ -268,7 +275,8 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     if rate.asked is not None:
         entry["asked_rate"] = asdict(rate.asked)
     recipe = rate.recipe
-    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state)
+    weights = class_weights_of(recipe.loss, data)
+    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state, weights)
     run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):

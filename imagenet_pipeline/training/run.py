@@ -20,12 +20,15 @@ from imagenet_pipeline.errors import BadRecipe, Damaged, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.data import class_weights_of
 from imagenet_pipeline.training.distributed import together
 from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
 from imagenet_pipeline.training.journal import Event, Journal, epochs_without_better
 from imagenet_pipeline.training.loggers import Loggers
+from imagenet_pipeline.training.metrics import said
 from imagenet_pipeline.training.schedule import steps_of, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
@@ -107,6 +110,7 @@ class Run:
             metrics=metrics,
             partial=partial,
             crop_fraction=self.recipe.input.crop_fraction,
+            label_kind=self.data.classes.label_kind,
         )
 
     def is_done(self, epoch: int) -> bool:
@@ -140,7 +144,8 @@ class Run:
         # Its memory goes before the next engine needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
         gc.collect()
-        self.engine = resumed_engine(self.recipe, state, values, optimizer_state)
+        weights = class_weights_of(self.recipe.loss, self.data)
+        self.engine = resumed_engine(self.recipe, state, values, optimizer_state, weights)
         thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
         with together(self.engine):
             if self.leads:
@@ -155,6 +160,10 @@ LEARNED_AT_LAST_BY_STEPS = 200
 """In the longest of warm-ups."""
 FAR_ABOVE = 10
 """A validation loss of so many times that of guessing is of no network that training made."""
+
+
+FIGURE_SUMS = ("first_figure_sum", "second_figure_sum")
+"""Keys of a part of an epoch, for labels that are not one class."""
 
 
 @dataclass
@@ -179,16 +188,13 @@ class Pass:
 
     def add(self, read: Totals) -> None:
         """Count what was read off the devices."""
-        totals = self.totals + read
-        # Not np.sum, whose order of adding depends on how many there are.
-        in_order = np.cumsum(totals.step_losses)[-1:]
-        self.totals = Totals(totals.images, totals.rank1_hits, totals.rank5_hits, in_order)
+        self.totals = (self.totals + read).in_order()
 
-    def state(self) -> list[str]:
-        """Loss, rank-1, speed, waiting for data and learning rate, for the progress bar."""
+    def state(self, classes: ClassTable) -> list[str]:
+        """Loss, rank-1 or another first figure, speed, waiting for data and learning rate, for the progress bar."""
         return [
             f"loss {self.totals.loss:z.3f}",
-            f"rank-1 {self.totals.rank1:.1f} %",
+            said(*next(iter(self.totals.figures(classes).items())), digits=1),
             f"{self.images / self.seconds:.0f} img/s",
             f"wait {self.wait_seconds / self.seconds:.1%}",
             f"rate {self.rate:.3g}",
@@ -202,6 +208,7 @@ class Pass:
             "rank1_hits": totals.rank1_hits,
             "rank5_hits": totals.rank5_hits,
             "loss_sum": float(totals.step_losses.sum()),
+            **dict(zip(FIGURE_SUMS, totals.step_figures[-1].tolist(), strict=True) if len(totals.step_figures) else ()),
             "learning_rate": self.rate,
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
@@ -217,7 +224,8 @@ def begun(run: Run, epoch: int) -> Pass:
     partial = run.start.state.partial
     try:
         images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
-        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
+        figures = np.array([[partial[key] for key in FIGURE_SUMS if key in partial]], np.float64).reshape(-1, 2)
+        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64), figures)
     except KeyError as error:
         what, advice = f"the part of an epoch lacks {error}", "take another checkpoint"
         raise Damaged(what, where=run.start.folder, advice=advice) from error
@@ -245,8 +253,19 @@ def diverged(run: Run, what: str, step: int) -> BadRecipe:
 
 
 def guessing_loss(recipe: Recipe, classes: int) -> float:
-    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it."""
-    return classes - 1.0 if recipe.loss.kind == "hinge" else math.log(classes)
+    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it.
+
+    Nor do balanced class weights, whose mean is 1; those of a list make it up to as many times larger in training.
+    Of scores of 0 for each of several classes. No bound where labels are numbers.
+    """
+    loss = recipe.loss
+    if loss.kind in ("mae", "mse", "huber"):
+        return math.inf
+    if loss.kind == "hinge":
+        return (classes - 1) * loss.margin
+    if loss.kind == "binary_cross_entropy":
+        return math.log(2)
+    return math.log(classes) * ((1 - 1 / classes) ** loss.gamma if loss.kind == "focal" else 1)
 
 
 def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
@@ -257,7 +276,8 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     guessing = guessing_loss(recipe, classes)
     lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for a rate)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
-    if row.get("train_loss", 0.0) > guessing:
+    largest = max(recipe.loss.class_weights) if isinstance(recipe.loss.class_weights, tuple) else 1
+    if row.get("train_loss", 0.0) > largest * guessing:
         small = ", or take the recipe `photos` for a small set from scratch"
         return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"
     if row.get("validation_loss", 0.0) > FAR_ABOVE * guessing > 0:

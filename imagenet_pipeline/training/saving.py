@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.engines import FIGURES, Totals
 from imagenet_pipeline.errors import counted
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.training.checkpoint import (
     State,
     epoch_of,
@@ -28,7 +29,7 @@ from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.distributed import settle, together
 from imagenet_pipeline.training.engine_setup import image_shape, network_for
 from imagenet_pipeline.training.journal import write_history
-from imagenet_pipeline.training.metrics import says_rank5
+from imagenet_pipeline.training.metrics import said, says_rank5
 from imagenet_pipeline.training.run import Pass, Run, diverged, not_learning, trained_epochs
 
 log = logging.getLogger("imagenet_pipeline")
@@ -63,7 +64,7 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
             prune(run.folder, run.recipe.checkpoint.keep)
             if not run.is_done(epoch):  # then `note_end` draws
                 draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
-            log.info(_summary(row, run.total_epochs, len(run.data.classes)))
+            log.info(_summary(row, run.total_epochs, run.data.classes))
             complaint = _complaint(run, row)
             if complaint and not said_before:
                 log.warning("warning: %s", complaint)
@@ -98,23 +99,20 @@ def _save(run: Run, state: State) -> None:
 
 
 def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[str, Any]:
+    classes = run.data.classes
     row: dict[str, Any] = {
         "epoch": epoch,
         "step": passed.step,
         "learning_rate": passed.rate,
         "train_loss": passed.totals.loss,
-        "train_rank1": passed.totals.rank1,
-        "train_rank5": passed.totals.rank5,
+        **{f"train_{name}": value for name, value in passed.totals.figures(classes).items()},
         "images_per_second": round(passed.images / passed.seconds, 1),
         "wait_percent": round(100 * passed.wait_seconds / passed.seconds, 2),
         "seconds": round(passed.seconds, 3),
     }
     if validated:
-        row |= {
-            "validation_loss": validated.loss,
-            "validation_rank1": validated.rank1,
-            "validation_rank5": validated.rank5,
-        }
+        row["validation_loss"] = validated.loss
+        row |= {f"validation_{name}": value for name, value in validated.figures(classes).items()}
     return row
 
 
@@ -122,12 +120,13 @@ def _complaint(run: Run, row: dict[str, Any]) -> str:
     return not_learning(run.recipe, len(run.data.classes), run.steps_per_epoch, row)
 
 
-def _summary(row: dict[str, Any], epochs: int, classes: int) -> str:
-    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  rank-1 {row['train_rank1']:.2f} %"
+def _summary(row: dict[str, Any], epochs: int, classes: ClassTable) -> str:
+    first, second = FIGURES[classes.label_kind]
+    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  {said(first, row[f'train_{first}'])}"
     if "validation_loss" in row:
-        line += f"  val loss {row['validation_loss']:z.4f}  val rank-1 {row['validation_rank1']:.2f} %"
-        if says_rank5(classes):
-            line += f"  val rank-5 {row['validation_rank5']:.2f} %"
+        line += f"  val loss {row['validation_loss']:z.4f}  val {said(first, row[f'validation_{first}'])}"
+        if classes.label_kind != "class" or says_rank5(len(classes)):
+            line += f"  val {said(second, row[f'validation_{second}'])}"
     return line + (
         f"  rate {row['learning_rate']:.4g}  {row['images_per_second']:.0f} img/s"
         f"  data wait {row['wait_percent']:.1f} %  {row['seconds']:.0f} s"
@@ -194,7 +193,8 @@ def _best_to_restore(run: Run) -> Path | None:
 
 def _impatience(run: Run) -> str:
     stopping = run.recipe.stopping
-    figure = stopping.followed.replace("_", " ").replace("rank", "rank-")
+    followed = "validation_loss" if run.data.classes.label_kind != "class" else "validation_rank1"
+    figure = (followed if stopping.figure == "auto" else stopping.figure).replace("_", " ").replace("rank", "rank-")
     least = f" by more than {stopping.min_delta:g}" if stopping.min_delta else ""
     return f"{figure} got no better{least} in {counted(stopping.patience_epochs, 'epoch')}"
 
