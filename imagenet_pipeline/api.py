@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
@@ -338,7 +338,7 @@ def evaluate(
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page, write_report
     from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
-    from imagenet_pipeline.evaluation.vector_report import write_vector_report
+    from imagenet_pipeline.evaluation.vector_report import reported
     from imagenet_pipeline.evaluation.vectors import evaluate_vectors, label_kind_of, require_alone
 
     folder, changes = Path(run), _changes(options, keys)
@@ -348,10 +348,7 @@ def evaluate(
         require_page(page)
     if label_kind_of(folder, str(checkpoint)) != "class":
         require_alone([folder], [str(checkpoint)], real)
-        vectors = evaluate_vectors(folder, str(checkpoint), split, views, data, changes)
-        if page is not None:
-            write_vector_report(vectors, page)
-        return replace(vectors.evaluation, report=page)
+        return reported(evaluate_vectors(folder, str(checkpoint), split, views, data, changes), page)
     findings = findings_of(examine([folder], [str(checkpoint)], split, views, data, changes, real))
     if page is not None:
         write_report(findings, page)
