@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, overload
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean
@@ -319,7 +319,7 @@ def evaluate(
     from imagenet_pipeline.evaluation.compare import examine
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page, write_report
-    from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
+    from imagenet_pipeline.evaluation.results import findings_of, report_of
     from imagenet_pipeline.evaluation.vector_report import report_where_vectors
 
     folder, changes = Path(run), _changes(options, keys)
@@ -333,10 +333,7 @@ def evaluate(
     findings = findings_of(examine(*asked))
     if page is not None:
         write_report(findings, page)
-    result = report_of(findings, page)
-    if not isinstance(result, EvaluationReport):
-        raise TypeError("one checkpoint has one evaluation")
-    return result
+    return cast("EvaluationReport", report_of(findings, page))  # one checkpoint has one evaluation
 
 
 @dataclass(frozen=True)
