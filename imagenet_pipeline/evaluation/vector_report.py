@@ -17,11 +17,10 @@ from imagenet_pipeline.evaluation.report_tables import (
     Table,
     dependence_rows,
     markdown_of,
-    mean_span,
     plain,
     seen,
 )
-from imagenet_pipeline.evaluation.stats import Mean, Reals
+from imagenet_pipeline.evaluation.stats import Reals
 from imagenet_pipeline.evaluation.vectors import (
     VectorEvaluation,
     VectorFindings,
@@ -85,7 +84,7 @@ def lines_of(evaluation: VectorEvaluation) -> list[str]:
 def headlines(evaluation: VectorEvaluation) -> list[Headline]:
     """The figures of all labels together."""
     figures = evaluation.figures
-    span = mean_span(Mean(evaluation.loss, evaluation.loss_interval))
+    span = "\N{EN DASH}".join(f"{edge:.4g}" for edge in evaluation.loss_interval or ())
     loss = Headline("loss", f"{evaluation.loss:.4g}", span, LOSSES[evaluation.loss_kind])
     if evaluation.label_kind == "number":
         names = {"mae": "MAE", "rmse": "RMSE", "r2": "R2"}
