@@ -14,8 +14,8 @@ q_j = (1 - e) t_j + e / C and p = softmax(s):
     focal                   - sum over j of q_j (1 - p_j)^gamma log p_j            (Lin et al. 2017)
     hinge                   sum over j != y of max(0, s_j - s_y + margin)          (Weston & Watkins 1999)
 
-Of a single output z the network makes the scores s = (0, z - log(h / (1 - h))), even where p_1 is the threshold h: so
-all that ranks two scores goes by the threshold (`networks/head.py`).
+Of a single output z the network makes the scores s = (-d / 2, d / 2), d = z - log(h / (1 - h)), which are even where
+p_1 is the threshold h: so all that ranks two scores goes by the threshold (`networks/head.py`).
 
 Of records with a vector of C labels t, each 0 or 1 or of mixed images a share, or each a number:
 

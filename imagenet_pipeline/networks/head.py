@@ -24,6 +24,7 @@ from imagenet_pipeline.networks.layers import (
     Sequential,
     Tap,
     joined,
+    stack,
 )
 from imagenet_pipeline.networks.shapes import Shape, output_shape, output_shapes
 
@@ -63,12 +64,13 @@ TWO_SCORES = "two_scores"
 
 
 def with_two_scores(network: Sequential, threshold: float) -> Sequential:
-    """The network of a single output z, of its taps too, with two classes' scores, (0, z - log_odds(threshold)).
+    """The network of a single output z, of its taps too, with two classes' scores: -d / 2 and d / 2.
 
-    The second class has the probability sigmoid(z), and both scores are even where that is the threshold: so whatever
-    ranks scores goes by it.
+    d is z - log_odds(threshold). The second class has the probability sigmoid(z), as the loss sees it, and both scores
+    are even where that is the threshold: so whatever ranks scores goes by it. Either class has a gradient to look at.
     """
-    both = Concat((("first", Scalar("multiply", 0.0)), ("second", Scalar("subtract", log_odds(threshold)))))
+    halves = Concat((("first", Scalar("multiply", -0.5)), ("second", Scalar("multiply", 0.5))))
+    both = stack(shift=Scalar("subtract", log_odds(threshold)), halves=halves)
     items = tuple(
         (path, replace(item, head=with_two_scores(item.head, threshold)) if isinstance(item, Tap) else item)
         for path, item in network.items

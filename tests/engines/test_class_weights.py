@@ -62,7 +62,9 @@ def test_a_step_of_a_single_output_is_that_of_logistic_regression(
     fitted = LogisticRegression(C=1e6, tol=1e-12, max_iter=10_000).fit(features, labels)
     made.set_values({"classifier.weight": fitted.coef_, "classifier.bias": fitted.intercept_})
     scores = made.logits(images)
-    np.testing.assert_allclose(scores[:, 1] + log_odds(0.3), fitted.decision_function(features), rtol=1e-9)
+    np.testing.assert_allclose(
+        scores[:, 1] - scores[:, 0] + log_odds(0.3), fitted.decision_function(features), rtol=1e-9
+    )
     np.testing.assert_array_equal(scores.argmax(1), fitted.predict_proba(features)[:, 1] > 0.3)
     made.train_batch(images, labels, 1.0, seed=0)
     error = fitted.predict_proba(features)[:, 1] - labels

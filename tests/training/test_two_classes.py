@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from imagenet_pipeline.config import LossRecipe, Recipe
+from imagenet_pipeline.config import LoaderRecipe, LossRecipe, Recipe
 from imagenet_pipeline.engines import is_installed
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import evaluate
@@ -24,7 +25,7 @@ from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.plan import Images, Plan
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint
-from imagenet_pipeline.training.data import class_weights_of
+from imagenet_pipeline.training.data import class_weights_of, require_fitting_loss, with_window
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
 
@@ -154,3 +155,21 @@ def test_the_threshold_stays_within_a_run(keys: dict[str, Any], tmp_path: Path, 
     assert go(tmp_path, plain).finished
     with pytest.raises(BadRecipe, match="recipe key 'network' cannot change within a run"):
         go(tmp_path, keys, "latest")
+    with pytest.raises(BadRecipe, match=r"recipe key 'loader.order' cannot change within a run"):
+        go(tmp_path, {**plain, "loader.order": "balanced"}, "latest")
+
+
+def test_a_cache_that_does_not_hold_all_shards_has_no_balanced_order() -> None:
+    cache = SimpleNamespace(window_shards=lambda shards, wanted: 2)
+    data: Any = SimpleNamespace(cache=cache, manifest=SimpleNamespace(splits={"train": SimpleNamespace(shards=())}))
+    recipe = Recipe(network="lenet", records="s3://bucket/x", loader=LoaderRecipe(order="balanced"))
+    with pytest.raises(BadRecipe, match=r"loader.order: a balanced order reads from all shards at a time"):
+        with_window(recipe, data)
+
+
+@pytest.mark.parametrize("key", [{"threshold": 0.4}, {"class_weights": "balanced"}, {"label_smoothing": 0.1}])
+def test_keys_of_one_class_a_record_are_none_of_several(key: dict[str, Any]) -> None:
+    table = ClassTable("list", ("a", "b"), ("a", "b"), label_kind="classes")
+    recipe = Recipe(network="lenet", records="x", loss=LossRecipe(kind="binary_cross_entropy", **key))
+    with pytest.raises(BadRecipe, match=rf"loss.{next(iter(key))}' is for records with one class each"):
+        require_fitting_loss(recipe, cast(Any, SimpleNamespace(classes=table, name="x")))
