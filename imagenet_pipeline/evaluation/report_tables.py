@@ -88,7 +88,9 @@ def headlines(findings: Findings) -> list[Headline]:
     found = [
         _headline("rank-1", figures.rank1, f"; {findings.chance}"),
         *([_headline("rank-5", figures.rank5)] if findings.says_rank5 else []),
-        Headline("loss", f"{figures.loss.value:z.4f}", mean_span(figures.loss), LOSSES[findings.examination.loss_kind]),
+        Headline(
+            "loss", f"{figures.loss.value:z.4f}", _mean_span(figures.loss), LOSSES[findings.examination.loss_kind]
+        ),
     ]
     error = f"{100 * figures.calibration.error:.2f} %"
     found.append(Headline("calibration error", error, "", "expected, 15 bins"))
@@ -250,8 +252,7 @@ def _figure_cells(figures: Figures, with_rank5: bool) -> list[str]:
     return [*cells, f"{figures.loss.value:z.4f}", f"{100 * figures.calibration.error:.2f}"]
 
 
-def mean_span(found: Mean) -> str:
-    """The interval of a mean, as it stands beside it."""
+def _mean_span(found: Mean) -> str:
     return "" if found.interval is None else f"{found.interval[0]:.3f}\N{EN DASH}{found.interval[1]:.3f}"
 
 

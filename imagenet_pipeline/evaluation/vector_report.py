@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import counted
+from imagenet_pipeline.evaluation.evaluate import Crops
 from imagenet_pipeline.evaluation.report import page_of, recipe_section, section, table_section, text, training_section
 from imagenet_pipeline.evaluation.report_tables import (
     Headline,
     Table,
     dependence_rows,
     markdown_of,
-    mean_span,
     plain,
     seen,
 )
-from imagenet_pipeline.evaluation.stats import Mean, Reals
-from imagenet_pipeline.evaluation.vectors import VectorEvaluation, VectorFindings
+from imagenet_pipeline.evaluation.stats import Reals
+from imagenet_pipeline.evaluation.vectors import (
+    VectorEvaluation,
+    VectorFindings,
+    evaluate_vectors,
+    label_kind_of,
+    require_alone,
+)
 
 LOSSES = {"binary_cross_entropy": "binary cross-entropy, nats", "mae": "absolute", "mse": "squared", "huber": "Huber"}
 MOST_POINTS = 2000
@@ -29,6 +35,26 @@ MOST_POINTS = 2000
 SCATTERS = 12
 _SIDE, _LEFT, _TOP = 300, 62, 8
 """Sizes of a scatter picture in its own units: side of the square, margins left and above."""
+
+
+def report_where_vectors(
+    runs: Sequence[Path],
+    checkpoints: Sequence[str],
+    split: str,
+    crops: Crops,
+    records: Path | None,
+    overrides: dict[str, object],
+    real: Path | None,
+    page: Path | None,
+) -> VectorEvaluation | None:
+    """Evaluate what `compare.examine` is asked where its labels are vectors, and write the report; None elsewhere."""
+    if label_kind_of(runs[0], checkpoints[0]) == "class":
+        return None
+    require_alone(runs, checkpoints, real)
+    findings = evaluate_vectors(runs[0], checkpoints[0], split, crops, records, overrides)
+    if page is not None:
+        write_vector_report(findings, page)
+    return dataclasses.replace(findings.evaluation, report=page)
 
 
 def write_vector_report(findings: VectorFindings, out: Path) -> Path:
@@ -58,7 +84,7 @@ def lines_of(evaluation: VectorEvaluation) -> list[str]:
 def headlines(evaluation: VectorEvaluation) -> list[Headline]:
     """The figures of all labels together."""
     figures = evaluation.figures
-    span = mean_span(Mean(evaluation.loss, evaluation.loss_interval))
+    span = "\N{EN DASH}".join(f"{edge:.4g}" for edge in evaluation.loss_interval or ())
     loss = Headline("loss", f"{evaluation.loss:.4g}", span, LOSSES[evaluation.loss_kind])
     if evaluation.label_kind == "number":
         names = {"mae": "MAE", "rmse": "RMSE", "r2": "R2"}

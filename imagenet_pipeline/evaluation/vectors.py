@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import LossRecipe, Recipe
+from imagenet_pipeline.config import LossRecipe, Recipe, Size
 from imagenet_pipeline.engines import Array, Engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
@@ -71,7 +71,7 @@ class VectorEvaluation:
     loss_kind: str
     crops: int
     network: str
-    input_size: int
+    input_size: Size
     crop_fraction: float
     classes: int
     engine: str
