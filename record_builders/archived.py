@@ -61,7 +61,8 @@ def _lay_out(archive: Archive, folder: Path, with_photos: bool) -> None:
         for name in sorted(archive.folders):
             os.makedirs(folder / name, exist_ok=True)
         for name in photos:
-            (folder / name).touch(exist_ok=False)
+            # Not by pathlib, which takes twice the time.
+            os.close(os.open(f"{folder}/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     others = archive.members.keys() - set(photos)
     if others:
         archive.extract(others, folder)

@@ -145,7 +145,9 @@ def _only(found: dict[str, Feature], keys: Sequence[str], kind: type, where: str
     if key is None:
         advice = did_you_mean(keys[0], found, "name it with --image-key or --label-key")
         expected = " or ".join(keys)
-        raise BadInput("no such feature", where=where, expected=expected, found=", ".join(found)[:300], advice=advice)
+        raise BadInput(
+            "no such feature", where=where, expected=expected, found=", ".join(sorted(found))[:300], advice=advice
+        )
     if len(found[key]) != 1 or not isinstance(found[key][0], kind):
         expected = "a single image" if kind is tuple else "a single whole number"
         raise BadInput(f"the feature {key} is another than expected", where=where, expected=expected)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagenet_pipeline import files
@@ -194,7 +194,10 @@ def _gathered(path: Path, found: Iterable[tuple[str, MemberSpan | None]]) -> Arc
         else:
             archive.members[name] = span
             total += size_of(span)
-        archive.folders.update(map(str, [*PurePosixPath(name).parents][:-1]))
+        above = name.rpartition("/")[0]
+        while above and above not in archive.folders:
+            archive.folders.add(above)
+            above = above.rpartition("/")[0]
         if len(archive.members) + len(archive.folders) > MEMBERS_LIMIT:
             raise BadInput("the archive holds too many members", where=path, expected=f"at most {MEMBERS_LIMIT:,}")
     both = archive.folders.intersection(archive.members)
