@@ -160,11 +160,11 @@ def test_the_command_line_builds_it_out_of_a_tar_too(
     photo = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
     (tmp_path / "train.tar").write_bytes(tar_of({f"train/{name}": photo for name in PETS}))
     words = ["--root", tmp_path / "train.tar", "--out", tmp_path / "out", "--label-from", r"^(cat|dog)\."]
-    words += ["--val-fraction", 0.1, "--test-fraction", 0.1, "--workers", 1]
+    words += ["--workers", 1]
     with pytest.raises(SystemExit) as ended:
         main(["build", "folder", *map(str, words)])
     assert ended.value.code == 0
     assert "32 train, 4 val, 4 test in 2 classes" in capsys.readouterr().out
-    options = {"root": written([f"train/{name}" for name in PETS]), "label_from": r"^(cat|dog)\."}
-    plan = api.plan_of("folder", tmp_path / "other", options | {"val_fraction": 0.1, "test_fraction": 0.1})
+    options = {"root": written([f"train/{name}" for name in PETS]) / "train", "label_from": r"^(cat|dog)\."}
+    plan = api.plan_of("folder", tmp_path / "other", options)
     assert plan.digest == json.loads((tmp_path / "out" / "manifest.json").read_text())["plan"]
