@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline.config import InputRecipe, LossRecipe, Recipe, Size, pair
 from imagenet_pipeline.engines import FIGURES
-from imagenet_pipeline.errors import BadRecipe, counted
+from imagenet_pipeline.errors import BadInput, BadRecipe, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.augment import RGB
-from imagenet_pipeline.loading.loader import Batch, Empty, Loader, read_sample
+from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share
-from imagenet_pipeline.loading.transforms import GREY, grey_into
+from imagenet_pipeline.loading.transforms import GREY, Pixels, grey_into
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
 from imagenet_pipeline.records.classes import LabelKind, require_same
+from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
@@ -149,13 +150,20 @@ def input_statistics(data: DataSet, channels: int) -> tuple[Normalisation, str]:
     with RecordSet.of(data, "train") as records:
         images = len(records) if data.cache is None else records.sizes[0]
         for position in range(0, images, max(1, images // GREY_IMAGES)):
-            pixels = read_sample(records, position, None).image.whole()
+            pixels = _pixels_of(records, position)
             grey = np.empty((*pixels.shape[:2], 1), np.uint8)
             grey_into(pixels, grey)
             counts += np.bincount(grey.ravel(), minlength=256)
     levels, share = np.arange(256), counts / counts.sum()
     std = float(np.sqrt(share @ levels**2 - (share @ levels) ** 2)) or 1.0
     return ((mean,), (std,)), f"{origin}, and the grey of training images"
+
+
+def _pixels_of(records: RecordSet, position: int) -> Pixels:
+    try:
+        return decode_rgb(records.read(position).content)
+    except BadInput as error:
+        raise error.replaced(where=f"{records.name}, record {position}") from error
 
 
 def balanced_labels(recipe: Recipe, data: DataSet, records: RecordSet) -> Labels | None:
