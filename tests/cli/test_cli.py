@@ -28,6 +28,7 @@ VERBS = [
     "verify",
     "inspect",
     "export-records",
+    "mean-image",
     "networks",
     "keys",
     "recipes",
