@@ -125,6 +125,7 @@ def fitted(
         if wanted.transform != "mean_image":
             _require_enough(wanted, count, math.prod(shape))
             covariance = moments.covariance
+    log.info("input.transform: %s, of %s from %s", wanted.transform, counted(count, "image"), origin)
     entry = {"transform": wanted.transform, "images": count, "from": origin}
     return values_of(wanted, mean, covariance, normalisation, shape), {INPUT_TRANSFORM: entry}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 
@@ -10,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.errors import counted
 from imagenet_pipeline.networks.catalog import INPUT_TRANSFORM
 from imagenet_pipeline.networks.shapes import Shape
+from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import loader_of
-
-log = logging.getLogger("imagenet_pipeline")
 
 Numbers = npt.NDArray[np.float64]
 _BATCH = 256
@@ -68,23 +65,15 @@ class Moments:
 def fitted_on(recipe: Recipe, data: DataSet, shape: Shape) -> Moments:
     """The moments of the training images that a recipe's transform is fitted on."""
     moments = Moments(math.prod(shape), recipe.input.transform)
-    images = counted(data.counts.get("train", 0), "image")
-    log.info(
-        "input.transform: %s is fitted on %s of the %s", recipe.input.transform, _chosen_words(recipe, data), images
-    )
     for batch in fitting_batches(recipe, data, shape):
         moments.add(batch)
     return moments
 
 
-def _chosen_words(recipe: Recipe, data: DataSet) -> str:
-    bound, count = recipe.input.transform_images, data.counts.get("train", 0)
-    return "all" if not bound or bound >= count else f"{bound:,}"
-
-
 def fitting_batches(recipe: Recipe, data: DataSet, shape: Shape) -> Iterator[npt.NDArray[np.uint8]]:
     """Centre crops [n, height, width, channels] of the training images to fit on, each valid until the next."""
-    with RecordSet.of(data, "train") as records, Bar("input transform", "images") as bar:
+    leads = not this_process().rank
+    with RecordSet.of(data, "train") as records, Bar("input transform", "images", shown=leads) as bar:
         chosen = np.arange(len(records), dtype=np.int64)
         bound = recipe.input.transform_images
         if 0 < bound < len(records):

@@ -25,6 +25,7 @@ VERBS = [
     "verify",
     "inspect",
     "export-records",
+    "mean-image",
     "networks",
     "keys",
     "recipes",

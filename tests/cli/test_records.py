@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from imagenet_pipeline.records.recordio import frame
@@ -67,3 +69,15 @@ def test_export_records_says_what_it_wrote(call: Call, data_set: Path, tmp_path:
     code, said, _ = call("export-records", data_set, "--format", "rec", "--out", tmp_path / "rec", "--json")
     assert (code, json.loads(said)["records"]) == (0, {"train": 18, "val": 6, "test": 6})
     assert "imagenet-pipeline export-records" in call("export-records", "--help")[1]
+
+
+def test_the_mean_image_is_written_beside_the_records(call: Call, data_set: Path, tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    shutil.copytree(data_set, place)
+    code, said, err = call("mean-image", place, "--size", 8)
+    assert (code, err) == (0, "")
+    assert said.startswith(f"{place}/mean.npy: 3x8x8, the mean of 18 training images; R, G, B ")
+    code, said, _ = call("mean-image", place, "--size", 6, "--crop-fraction", 1, "--json")
+    assert json.loads(said)["shape"] == [3, 6, 6]
+    assert np.load(place / "mean.npy").shape == (3, 6, 6)
+    assert json.loads((place / "mean_image.json").read_text())["size"] == [6, 6]

@@ -101,7 +101,8 @@ def test_the_defaults_that_a_file_of_version_1_leaves_out_stay_what_they_are():
     assert {name: fields for name, fields in defaults.items() if fields} == {
         "Conv": {"stride": 1, "pad": 0, "groups": 1, "bias": True, "dilation": 1},
         "ConvTranspose": {"stride": 1, "pad": 0, "extra": 0, "groups": 1, "bias": True, "dilation": 1},
-        "Dense": {"bias": True, "last_axis": False},
+        "Dense": {"bias": True, "last_axis": False, "trained": True},
+        "Constant": {"trained": True},
         "BatchNorm": {"epsilon": 1e-5, "momentum": 0.9, "scale": True, "frozen": False},
         "InstanceNorm": {"epsilon": 1e-3},
         "LayerNorm": {"axis": -1, "epsilon": 1e-5},
