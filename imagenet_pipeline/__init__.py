@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from imagenet_pipeline.api import evaluate as evaluate
     from imagenet_pipeline.api import loader as loader
     from imagenet_pipeline.api import predict as predict
-    from imagenet_pipeline.api import register_builder as register_builder
     from imagenet_pipeline.api import train as train
+    from imagenet_pipeline.builders import register_builder as register_builder
     from imagenet_pipeline.config import Recipe as Recipe
     from imagenet_pipeline.config import load_recipe as load_recipe
     from imagenet_pipeline.networks.catalog import register_network as register_network
@@ -34,7 +34,7 @@ _HOMES = {
     "Recipe": "config",
     "RecordSet": "records.reader",
     "register_network": "networks.catalog",
-    "register_builder": "api",
+    "register_builder": "builders",
     "register_optimizer": "optimizers",
     "register_logger": "training.loggers",
 }

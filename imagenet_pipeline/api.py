@@ -10,23 +10,21 @@ Progress is a bar on a terminal; `logging.basicConfig(level="INFO")` shows log l
 
 from __future__ import annotations
 
-import inspect
 import os
 import tempfile
-import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean
+from imagenet_pipeline.builders import STORED, AnyPath, plan_of, store
+from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.progress import Bar
-from imagenet_pipeline.registry import Registry
 
 if TYPE_CHECKING:
     from imagenet_pipeline.config import Recipe
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.results import EvaluationReport
     from imagenet_pipeline.evaluation.vectors import VectorEvaluation
     from imagenet_pipeline.loading.loader import Loader
-    from imagenet_pipeline.records.build import BuildOptions, BuildSummary
-    from imagenet_pipeline.records.plan import Plan
+    from imagenet_pipeline.records.build import BuildSummary
     from imagenet_pipeline.training.journal import Event
     from imagenet_pipeline.training.resume import RunSettings
     from imagenet_pipeline.training.saving import Outcome
@@ -47,46 +44,8 @@ __all__ = [
     "evaluate",
     "loader",
     "predict",
-    "register_builder",
     "train",
 ]
-
-AnyPath = str | os.PathLike[str]
-Builder = Callable[..., "Plan"]
-"""Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
-
-_NAMES = (
-    "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records", "parquet",
-    "webdataset", "tfrecord",
-)  # fmt: skip
-SHIPPED_BUILDERS = {name: {"list": "listing", "csv": "csv_labels"}.get(name, name) for name in _NAMES}
-"""The file of each builder, by the name of its command."""
-STORED: dict[str, dict[str, Any]] = {
-    name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
-}
-"""Storage of a builder's images that differs from the default: small pictures keep every pixel."""
-BUILDERS: Registry[Builder] = Registry(
-    "builder",
-    "builders",
-    {},
-    kind=Callable,  # type: ignore[arg-type]
-    modules={name: f"imagenet_pipeline.record_builders.{module}:plan" for name, module in SHIPPED_BUILDERS.items()},
-)
-
-
-def register_builder(name: str, plan: Builder) -> None:
-    """Make a builder of records available as `build(name, ...)` and as `imagenet-pipeline build NAME`.
-
-        def plan(root: Path, every: int = 1, out: Path | None = None) -> Plan:
-            '''Build from a folder, every so many images of it.'''
-
-        ip.register_builder("mine", plan)
-
-    The options of the command line, and its help, are the function's parameters and docstring. Another package offers
-    a builder as an entry point of the group `imagenet_pipeline.builders`. The same name again replaces it. Raises
-    BadRecipe for the name of a builder that is shipped.
-    """
-    BUILDERS.register(name, plan)
 
 
 def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None, **options: Any) -> BuildSummary:
@@ -99,7 +58,7 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
     "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
     quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
-    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
+    keep_damaged alone), and train_val_fraction. `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
     `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
@@ -109,65 +68,6 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
     stored = BuildOptions(**STORED.get(builder, {}) | {name: options.pop(name) for name in names if name in options})
     with reached(executor) as there:
         return store(plan_of(builder, out, options, names), out, stored, there)
-
-
-def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequence[str] = ()) -> Plan:
-    """Have a builder make its plan with these options; text becomes a Path where it takes a Path.
-
-    Raises BadRecipe for an option it has not, that is missing, or that is no word it knows. `others` are options that
-    `build` has besides, for advice.
-    """
-    from imagenet_pipeline.record_builders import archived
-    from imagenet_pipeline.records.put import working_folder
-
-    function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
-    parameters, hints = options_of(function), hints_of(function)
-    for name, value in options.items():
-        if name not in parameters:
-            names = [*parameters, *others]
-            advice = did_you_mean(name, names, f"there are {', '.join(names)}")
-            raise BadRecipe(f"the builder has no option {name!r}", where=where, advice=advice)
-        words = get_args(hints.get(name)) if get_origin(hints.get(name)) is Literal else (value,)
-        if value not in words:
-            raise BadRecipe(f"no such {name}", where=where, expected=" or ".join(map(str, words)), found=value)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise BadRecipe(f"the option {name!r} is missing", where=where)
-    given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
-    place = working_folder(out)
-    given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
-    return archived.planned(function, given, place, where, looks_into_photos=builder not in SHIPPED_BUILDERS)
-
-
-def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
-    """The parameters of a builder that are its options: all that have a name, but `out`."""
-    parameters = inspect.signature(builder).parameters
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named and name != "out"}
-
-
-def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
-    """The types of a function's parameters, `annotated` or not; none where a name is for type checkers alone."""
-    annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
-    try:
-        owner, names = types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {})
-        return get_type_hints(owner, names, include_extras=annotated)
-    except NameError:
-        return {}
-
-
-def store(plan: Plan, out: AnyPath, options: BuildOptions, executor: Executor | None = None) -> BuildSummary:
-    """Make the data set of a plan, with a progress bar."""
-    from imagenet_pipeline.records.put import store as store_records
-
-    with Bar("build", "images") as bar:
-        return store_records(plan, out, options, bar.show, executor)
-
-
-def _as_path(value: Any, hint: Any) -> Any:
-    """The value, text as a Path where the parameter is a Path."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return Path(value) if isinstance(value, str) and Path in kinds else value
 
 
 @dataclass(frozen=True)

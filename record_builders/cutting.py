@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, extent
-from imagenet_pipeline.records.plan import Images
+from imagenet_pipeline.records.plan import Images, Plan
 
 Indices = NDArray[np.int64]
 ONE_EACH: Literal["one a class"] = "one a class"
@@ -144,6 +145,20 @@ def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[s
         what = f"the cuts leave no training image of label {emptied[0]}"
         raise BadInput(what, found=dict(fractions), advice="ask for smaller shares, or add images of that class")
     return {"train": rest, **splits}
+
+
+def with_train_val(plan: Plan, fraction: float) -> Plan:
+    """The plan with a share of train cut out as train_val, each class in proportion, by the seed of the plan's cuts.
+
+    Raises BadInput for a share that leaves nothing, and where train is too small for it.
+    """
+    if not 0 < fraction < 1:
+        what, where = "the share leaves nothing to train on", "--train-val-fraction"
+        raise BadInput(what, where=where, expected="above 0, below 1", found=fraction)
+    train, seed = plan.splits["train"], int(plan.source.get("seed", 42))
+    rest, chosen = cut(train, max(1, round(len(train) * fraction)), seed, "--train-val-fraction 0")
+    source = {**plan.source, "train_val_fraction": fraction}
+    return replace(plan, splits={**plan.splits, "train": rest, "train_val": chosen}, source=source)
 
 
 def cut_subjects(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
-from imagenet_pipeline.api import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, options_of, plan_of, store
+from imagenet_pipeline.builders import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, options_of, plan_of, store
 from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
 from imagenet_pipeline.errors import BadRecipe, PipelineError, counted, first_few
 
@@ -73,6 +73,10 @@ NoMean = Annotated[
         "and end are looked at, lost pixels are left to `verify`.",
     ),
 ]
+TrainVal = Annotated[
+    float,
+    typer.Option("--train-val-fraction", min=0, max=0.9, help="Share cut out of train as train_val, for `diagnose`."),
+]
 ListsOnly = Annotated[bool, typer.Option("--lists-only", help="Write and check the lists; touch no image.")]
 
 
@@ -81,6 +85,7 @@ class Common:
     """Options of every builder's command: how images are `stored`, by whose workers, and what is printed."""
 
     stored: Mapping[str, Any]
+    train_val_fraction: float = 0.0
     executor: str | None = None
     lists_only: bool = False
     as_json: bool = False
@@ -98,10 +103,13 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "max_rejects": (MaxRejects, 0),
     "keep_damaged": (KeepDamaged, False),
     "no_mean": (NoMean, False),
+    "train_val_fraction": (TrainVal, 0.0),
     "lists_only": (ListsOnly, False),
     "as_json": (Json, False),
 }
 """The options that builders share: annotation and default."""
+_SAID = ("train_val_fraction", "executor", "lists_only", "as_json")
+"""Those that say nothing of how images are stored."""
 
 
 def taking_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -113,7 +121,7 @@ def taking_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 
         def run(**given: Any) -> None:
             shared = {name: given.pop(name) for name in names or _COMMON}
-            said = {name: shared.pop(name) for name in ("executor", "lists_only", "as_json") if name in shared}
+            said = {name: shared.pop(name) for name in _SAID if name in shared}
             command(**given, common=Common(shared, **said))
 
         shared = [
@@ -309,6 +317,8 @@ def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -
     from imagenet_pipeline.records.plan import write_lists
     from imagenet_pipeline.records.tasks import reached
 
+    if common.train_val_fraction:
+        options = {**options, "train_val_fraction": common.train_val_fraction}
     if common.lists_only:
         plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)

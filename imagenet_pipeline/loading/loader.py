@@ -127,11 +127,8 @@ class Loader:
         self.balanced = balanced
         self.label_kind = label_kind
         if min(*pair(size), batch_size) < 1 or min(self.threads, prefetch) < 0:
-            raise BadRecipe(
-                "the loader's settings are out of range",
-                expected="size and batch_size from 1, threads and prefetch from 0",
-                found=f"{size}, {batch_size}, {self.threads}, {prefetch}",
-            )
+            what, found = "the loader's settings are out of range", f"{size}, {batch_size}, {self.threads}, {prefetch}"
+            raise BadRecipe(what, expected="size and batch_size from 1, threads and prefetch from 0", found=found)
         cv2.setNumThreads(0)
 
     def steps(self) -> int:
@@ -406,7 +403,7 @@ def _located(error: PipelineError, records: Records, position: int) -> PipelineE
 
 def _image(record: ImageRecord) -> LazyImage:
     try:
-        # Under a checksum, damaged images were stored by a build that was asked to keep them.
+        # Under a checksum, damaged images were stored by a build asked to keep them.
         return LazyImage(record.content, None if record.checked else refuse_damaged)
     except PipelineError as error:
         # An image whose checksum holds is as it was built: the records are at fault.
@@ -431,8 +428,7 @@ def _label(record: ImageRecord, classes: int | None) -> int:
 
 
 def _vector(record: ImageRecord, classes: int | None, label_kind: LabelKind) -> tuple[float, ...]:
-    labels = record.labels
-    are_numbers = label_kind == "number"
+    labels, are_numbers = record.labels, label_kind == "number"
     if len(labels) != classes or not (all(map(math.isfinite, labels)) if are_numbers else {*labels} <= {0.0, 1.0}):
         raise BadInput(
             "the labels are not what the class table says",

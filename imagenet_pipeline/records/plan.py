@@ -18,7 +18,8 @@ from imagenet_pipeline.errors import BadInput, extent
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.classes import ClassTable
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "train_val", "val", "test")
+"""Train_val is a part of train that is not trained on: it tells what is lost from images to unseen images alone."""
 LARGEST_EXACT_LABEL = 2**24
 Labels = NDArray[np.int64] | NDArray[np.float32]
 """Classes [images], or label vectors [images, labels]."""

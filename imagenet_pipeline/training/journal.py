@@ -139,6 +139,23 @@ def branches(events: list[Event]) -> list[list[Event]]:
     return rows
 
 
+def rows_until(events: list[Event], epoch: int, metrics: Event, where: Path) -> list[Event]:
+    """The current branch of the history up to a checkpoint of `epoch`, whose own row, `metrics`, may be in no line yet.
+
+    Raises Damaged, at `where`, for an epoch without a row.
+    """
+    rows = [row for row in branches(events)[-1] if row["epoch"] <= epoch]
+    if metrics and epoch not in [row["epoch"] for row in rows]:
+        rows.append({"event": "epoch", **metrics})
+    # What was trained elsewhere, before an import, is in no row.
+    first = max((event.get("epoch", 0) for event in events if event["event"] == "import"), default=0) + 1
+    missing = sorted({*range(first, epoch + 1)} - {row["epoch"] for row in rows})
+    if missing:
+        what = f"the journal lacks epoch {missing[0]}, which comes before epoch {epoch}"
+        raise Damaged(what, where=where, advice=ADVICE)
+    return rows
+
+
 def restarts(events: list[Event]) -> list[float]:
     """List where the current branch was resumed, in epochs and parts of them, each position once."""
     # Every epoch has as many steps, but the last may be cut short.

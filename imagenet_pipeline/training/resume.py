@@ -15,13 +15,12 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import INSTEAD, Recipe, find_recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine, keys_of_ranks
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
+from imagenet_pipeline.errors import BadInput, BadRecipe, counted
 from imagenet_pipeline.networks.catalog import FILE_NAME
 from imagenet_pipeline.processes import hardware
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
     Checkpoint,
-    State,
     find_checkpoint,
     has_checkpoint,
     load_checkpoint,
@@ -56,7 +55,7 @@ from imagenet_pipeline.training.engine_setup import (
     with_network_file,
     with_single_output,
 )
-from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
+from imagenet_pipeline.training.journal import Journal, rows_until, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
     AskedRate,
@@ -266,7 +265,7 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     recipe = settled_schedule(with_same_decay(begun, recipe), first_rate(events, begun), steps)
     start = placed(start, recipe, steps)
     state = start.state
-    rows = _rows_until(events, state, folder)
+    rows = rows_until(events, state.epoch, state.metrics, folder / "journal.jsonl")
     if resume == "latest" and is_restored(events, state) and nothing_left(recipe, steps, 0, branches(events)[-1]):
         rows = branches(events)[-1]
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
@@ -367,25 +366,6 @@ def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
         raise BadInput("the records are not those this run began with", where=data.name, advice="start a new run")
-
-
-def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
-    """The current branch of the history up to a checkpoint, which may know of an epoch more than the journal.
-
-    Raises Damaged where the row of an epoch is missing.
-    """
-    rows = [row for row in branches(events)[-1] if row["epoch"] <= state.epoch]
-    if state.metrics and state.epoch not in [row["epoch"] for row in rows]:
-        rows.append({"event": "epoch", **state.metrics})
-    # What was trained elsewhere, before an import, is in no row.
-    first = max((event.get("epoch", 0) for event in events if event["event"] == "import"), default=0) + 1
-    missing = sorted({*range(first, state.epoch + 1)} - {row["epoch"] for row in rows})
-    if missing:
-        where = folder / "journal.jsonl"
-        raise Damaged(
-            f"the journal lacks epoch {missing[0]}, which comes before epoch {state.epoch}", where=where, advice=ADVICE
-        )
-    return rows
 
 
 def _require_possible(recipe: Recipe, data: DataSet) -> None:

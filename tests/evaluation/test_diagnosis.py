@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import imagenet_pipeline as ip
+from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.diagnosis import Finding, Score, compared, gap, of_history
 from imagenet_pipeline.evaluation.stats import rate
+from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.records.reader import RecordSet
 
 
 def scores(**percent: float) -> list[Score]:
@@ -74,3 +80,15 @@ def test_the_history_says_when_a_run_turned() -> None:
     ]
     assert found(of_history(history([1, 1, 1, 1], [1, 1, 1, 1], wait=40))) == ["waiting for data"]
     assert of_history(history([2, 1], [2, 1])) == []
+
+
+def test_train_val_is_cut_out_of_train_by_any_builder(tmp_path: Path) -> None:
+    ip.build("digits", out=tmp_path / "digits", train_val_fraction=0.25)
+    data = read_data_set(tmp_path / "digits")
+    assert data.counts == {"train": 898, "train_val": 299, "val": 300, "test": 300}
+    with RecordSet.of(data, "train") as train, RecordSet.of(data, "train_val") as apart:
+        images = {bytes(train.read(position).image) for position in range(len(train))}
+        assert not images & {bytes(apart.read(position).image) for position in range(len(apart))}
+        assert set(apart.first_labels()) == set(range(10))
+    with pytest.raises(BadInput, match="train-val-fraction"):
+        ip.build("digits", out=tmp_path / "other", train_val_fraction=1.5)
