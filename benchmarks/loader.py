@@ -32,10 +32,9 @@ from typing import IO, Any
 
 import environments
 
-from imagenet_pipeline.processes import available_processors
+from imagenet_pipeline.processes import available_processors, processor_name
 from imagenet_pipeline.records.prepare import prepare
 from imagenet_pipeline.records.recordio import frame, pack
-from imagenet_pipeline.training.resume import processor_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOS = REPOSITORY.parent / "shared" / "data" / "imagenet_samples_300.tar"

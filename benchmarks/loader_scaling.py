@@ -36,10 +36,9 @@ import numpy as np
 import simplejpeg
 
 from imagenet_pipeline.loading.loader import Loader
-from imagenet_pipeline.processes import available_processors
+from imagenet_pipeline.processes import available_processors, processor_name
 from imagenet_pipeline.records import image
 from imagenet_pipeline.records.reader import RecordSet
-from imagenet_pipeline.training.resume import processor_name
 
 PAIRS = {"ours": "plain-crop", "ours-whole": "plain"}
 """Ours, and the thirty lines with the same decoder."""

@@ -25,7 +25,7 @@ from imagenet_pipeline.engines.optimizer_state import OptimizerState
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.shapes import parameters
 from imagenet_pipeline.optimizers import OPTIMIZERS, clip_factor, limited_norm, with_l1
-from imagenet_pipeline.training.resume import processor_name
+from imagenet_pipeline.processes import processor_name
 
 Shapes = dict[str, tuple[int, ...]]
 Act = Callable[[], None]
@@ -44,6 +44,7 @@ TORCH_OPTIM = {
     "sgd": "SGD",
     "adam": "Adam",
     "adamw": "AdamW",
+    "adamax": "Adamax",
     "nadam": "NAdam",
     "rmsprop": "RMSprop",
     "adagrad": "Adagrad",
@@ -161,6 +162,7 @@ def one_by_one(
 GLUON_TRAINER: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("adam", {}),
     "adamw": ("adam", {}),
+    "adamax": ("adamax", {}),
     "nadam": ("nadam", {}),
     "rmsprop": ("rmsprop", {}),
     "adagrad": ("adagrad", {}),

@@ -32,8 +32,7 @@ from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
-from imagenet_pipeline.processes import available_processors
-from imagenet_pipeline.training.resume import processor_name
+from imagenet_pipeline.processes import available_processors, processor_name
 
 CLASSES = 1000
 MEAN, STD = (123.68, 116.78, 103.94), (58.39, 57.12, 57.38)

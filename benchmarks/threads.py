@@ -33,8 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import api
-from imagenet_pipeline.processes import available_processors
-from imagenet_pipeline.training.resume import processor_name
+from imagenet_pipeline.processes import available_processors, processor_name
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_samples_300.tar"
 TIMES = 10

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.evaluation.predict import Prediction
     from imagenet_pipeline.evaluation.results import EvaluationReport
+    from imagenet_pipeline.evaluation.vectors import VectorEvaluation
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.build import BuildOptions, BuildSummary
     from imagenet_pipeline.records.plan import Plan
@@ -220,9 +221,10 @@ class TrainingResult:
 
     @property
     def best(self) -> Event:
-        """The row of the best epoch, by validation rank-1, the earliest of equals; the last without validation."""
-        scored = [row for row in self.history if "validation_rank1" in row]
-        return max(scored, key=lambda row: row["validation_rank1"]) if scored else self.metrics
+        """The row of the best epoch, by the recipe's `stopping.figure`, the earliest of equals; the last without it."""
+        from imagenet_pipeline.training.checkpoint import best_row
+
+        return best_row(self.run, self.history) or self.metrics
 
     def _repr_html_(self) -> str:
         from imagenet_pipeline.evaluation.notebook import run_html
@@ -319,7 +321,7 @@ def evaluate(
     report: AnyPath | None = None,
     options: Mapping[str, Any] | None = None,
     **keys: Any,
-) -> EvaluationReport:
+) -> EvaluationReport | VectorEvaluation:
     """Score a run's checkpoint on every record of a split once.
 
         result = ip.evaluate("runs/demo", split="test", report="report.html")
@@ -329,18 +331,27 @@ def evaluate(
     another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
     write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
     batch_size; after a training of PyTorch's on several devices name a single device, as devices="gpu:0".
+    Of a run whose records have several classes an image, or numbers, it is a `VectorEvaluation`, with `figures`.
     Raises BadRecipe, BadInput, Damaged.
     """
     from imagenet_pipeline.evaluation.compare import examine
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page, write_report
     from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
+    from imagenet_pipeline.evaluation.vector_report import write_vector_report
+    from imagenet_pipeline.evaluation.vectors import evaluate_vectors, label_kind_of, require_alone
 
     folder, changes = Path(run), _changes(options, keys)
     page, data, real = (None if path is None else Path(path) for path in (report, records, real_labels))
     views, split = crops_of(crops), split or default_split(folder, data, changes)
     if page is not None:
         require_page(page)
+    if label_kind_of(folder, str(checkpoint)) != "class":
+        require_alone([folder], [str(checkpoint)], real)
+        vectors = evaluate_vectors(folder, str(checkpoint), split, views, data, changes)
+        if page is not None:
+            write_vector_report(vectors, page)
+        return replace(vectors.evaluation, report=page)
     findings = findings_of(examine([folder], [str(checkpoint)], split, views, data, changes, real))
     if page is not None:
         write_report(findings, page)
@@ -452,5 +463,6 @@ def loader(
     opened = RecordSet.of(data, split) if data else RecordSet.open(path)
     classes = len(data.classes) if data else None
     made = Loader(opened, size, batch_size, threads, prefetch, classes, channels=1 if grey else 3)
+    made.label_kind = data.classes.label_kind if data else "class"
     weakref.finalize(made, opened.close)
     return made

@@ -99,6 +99,21 @@ def adamw(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Sl
     return _moved(weight, _adam_direction(moments, step), step.rate), moments
 
 
+def adamax(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
+    """Kingma & Ba 2015, algorithm 2, with L2 in the gradient and an epsilon, as PyTorch has it.
+
+    G = g + d w;  a = b1 a + (1 - b1) G;  u = max(b2 u, |G| + epsilon);  w = w - r (a / (1 - b1^t)) / u
+    """
+    gradient = _decayed(weight, gradient, step)
+    first = _first_moment(gradient, slots[0], step)
+    size = sign(gradient) * gradient
+    size += step.recipe.epsilon
+    largest = larger(slots[1] * step.recipe.beta2, size)
+    move = first / largest
+    move /= step.of_count(lambda count: 1 - step.recipe.beta1**count)
+    return _moved(weight, move, step.rate), (first, largest)
+
+
 def nadam(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
     """Dozat 2016, with his schedule of the momentum: mu(t) = b1 (1 - 0.96^(0.004 t) / 2).
 
@@ -181,6 +196,7 @@ OPTIMIZERS = Registry(
         "sgd": UpdateRule(("velocity",), sgd, ("momentum", "nesterov"), on_lists=True),
         "adam": UpdateRule(_MOMENTS, adam, _MOMENT_KEYS, on_lists=True),
         "adamw": UpdateRule(_MOMENTS, adamw, _MOMENT_KEYS, on_lists=True),
+        "adamax": UpdateRule(("first_moment", "infinity_norm"), adamax, _MOMENT_KEYS, on_lists=True),
         "nadam": UpdateRule(_MOMENTS, nadam, _MOMENT_KEYS, on_lists=True),
         "rmsprop": UpdateRule(("mean_square",), rmsprop, ("decay", "epsilon"), on_lists=True),
         "adagrad": UpdateRule(("sum_square",), adagrad, ("epsilon",), on_lists=True),
@@ -234,6 +250,13 @@ def sign(array: Any) -> Any:
     return array.sign() if hasattr(array, "sign") else (array > 0) * (0 * array + 1) - (array < 0)
 
 
+def larger(array: Any, other: Any) -> Any:
+    """The larger of every two numbers: by the array's own method, or by comparing them."""
+    if hasattr(array, "maximum"):
+        return array.maximum(other)
+    return array * (array >= other) + other * (array < other)
+
+
 def _moved(weight: Any, move: Any, rate: Any) -> Any:
     """w - r u, in the memory of the move u, which must be the rule's own."""
     move *= -rate
@@ -264,9 +287,13 @@ def _root_plus(squares: Any, epsilon: float) -> Any:
 
 
 def _moments(gradient: Any, slots: Slots, step: Step) -> Slots:
-    first = slots[0] * step.recipe.beta1
+    return _first_moment(gradient, slots[0], step), _mean_of_squares(slots[1], gradient, step.recipe.beta2)
+
+
+def _first_moment(gradient: Any, kept: Any, step: Step) -> Any:
+    first = kept * step.recipe.beta1
     first += (1 - step.recipe.beta1) * gradient
-    return first, _mean_of_squares(slots[1], gradient, step.recipe.beta2)
+    return first
 
 
 def _root_of_moment(second: Any, step: Step) -> Any:

@@ -20,6 +20,7 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -90,6 +91,26 @@ def available_memory_bytes(root: Path = _ROOT) -> int | None:
             ]
             free.append(max(0, int(limit) - int(taken) + max(cached, default=0)))
     return min([*free, *_address_space_left(root)], default=None)
+
+
+def hardware() -> dict[str, Any]:
+    """Describe this machine; its GPUs, where an engine uses some, are among the event's `devices`."""
+    return {
+        "processor": processor_name(),
+        "processors": available_processors(),
+        "memory_bytes": memory_bytes(),
+        "system": platform.platform(),
+    }
+
+
+def processor_name() -> str:
+    """The processor's model, as well as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _address_space_left(root: Path) -> list[int]:

@@ -13,15 +13,15 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput, first_few, printable
+from imagenet_pipeline.errors import BadInput, BadRecipe, first_few, printable
 from imagenet_pipeline.records.class_names import names_of
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image_files import READ_ENDINGS
 from imagenet_pipeline.records.lists import path_inside, require_no_backslashes
-from imagenet_pipeline.records.plan import Images, Plan
+from imagenet_pipeline.records.plan import Images, Labels, Plan
 
 from .csv_rows import line_of, rows_of
-from .cutting import cut_shares, usual_share
+from .cutting import USUAL_FRACTION, cut_shares, usual_share
 from .split_folders import USUAL_NAMES, split_called
 
 _WHOLE_NUMBER = re.compile(r"(0|-?[1-9]\d{0,14})(\.0*)?", re.ASCII)
@@ -33,7 +33,10 @@ def plan(
     csv_file: Annotated[Path, "--csv", "Table with a header, a row an image; .gz and .xz too."],
     root: Annotated[Path, "Folder the images' paths start from."],
     image_column: Annotated[str, "Column of the images' paths or ids."],
-    label_column: Annotated[str, "Column of the labels, words or numbers."],
+    label_column: Annotated[str | None, "Column of the labels, words or numbers."] = None,
+    label_columns: Annotated[str | None, "Several, commas between: 0 or 1 for a class each, or numbers."] = None,
+    label_separator: Annotated[str | None, "What is between the classes of an image in --label-column."] = None,
+    regression: Annotated[bool, "Labels are numbers, not classes."] = False,
     suffix: Annotated[str, "Ending that ids lack, as .jpg."] = "",
     split_column: Annotated[str | None, f"Column that says {USUAL_NAMES}."] = None,
     val_fraction: float | None = None,
@@ -43,8 +46,9 @@ def plan(
 ) -> Plan:
     """Build from a table of images and labels (CSV), as Kaggle has them.
 
-    Fields end at commas, semicolons, tabs or bars. The classes are the labels, sorted; numbers by value. The fractions
-    count where no row is for val or test [default: 0.1 without --split-column, else none]. Every image must be there.
+    Fields end at commas, semicolons, tabs or bars. The classes are the labels, sorted; numbers by value. An image of
+    several classes has a column for each (--label-columns), or all in one (--label-separator). The fractions count
+    where no row is for val or test [default: 0.1 without --split-column, else none]. Every image must be there.
 
     \b
     Examples:
@@ -52,13 +56,18 @@ def plan(
         --root train --out output/breeds
       imagenet-pipeline build csv --csv faces.csv --image-column path --label-column age --split-column set \\
         --root faces --out output/faces
+      imagenet-pipeline build csv --csv tags.csv --image-column file --label-column tags --label-separator " " \\
+        --root photos --out output/tags
+      imagenet-pipeline build csv --csv faces.csv --image-column path --label-column age --regression \\
+        --root faces --out output/ages
 
     Raises BadInput naming the line that is malformed, has no label or no split, or leads outside `root`; where images
     are missing, or an image has two labels or splits.
     """
-    table = read_table(csv_file, root, (image_column, label_column, split_column), suffix)
+    columns = _label_columns(csv_file, label_column, label_columns, label_separator, regression)
+    table = read_table(csv_file, root, (image_column, columns, split_column), suffix)
     _require_there(table.paths, root, suffix)
-    class_table, labels = classes_of(table, classes)
+    class_table, labels = _labels(table, columns, label_columns is not None, label_separator, regression, classes)
     images = Images(table.paths, labels)
     held_out: dict[str, Images] = {
         split: _rows(images, table, split) for split in ("val", "test") if split in table.splits
@@ -70,47 +79,84 @@ def plan(
     train = _rows(images, table, "train")
     if not len(train):
         raise BadInput("no row is for train", where=csv_file, found=", ".join(sorted(set(table.splits))))
-    usual = 0.0 if split_column else usual_share(train, len(class_table))
+    kind = class_table.label_kind
+    usual = 0.0 if split_column else usual_share(train, len(class_table)) if kind == "class" else USUAL_FRACTION
     shares = {split: usual if fraction is None else fraction for split, fraction in fractions.items()}
     return Plan(
         root=Path(root),
         splits={**cut_shares(train, shares, seed), **held_out},
         classes=class_table,
-        source={"builder": "csv", "seed": seed, "fractions": shares},
+        source={
+            "builder": "csv",
+            "seed": seed,
+            "fractions": shares,
+            **({} if kind == "class" else {"label_kind": kind}),
+        },
     )
+
+
+def _label_columns(
+    csv_file: Path, one: str | None, several: str | None, separator: str | None, regression: bool
+) -> list[str]:
+    """The columns of labels. Raises BadRecipe unless the options say which, and go together."""
+    columns = [one] if one else [name.strip() for name in (several or "").split(",") if name.strip()]
+    if bool(one) == bool(several) or not columns:
+        raise BadRecipe("which column has the labels", where=csv_file, expected="--label-column or --label-columns")
+    if separator == "" or (separator and (several or regression)):
+        raise BadRecipe("--label-separator parts the classes of --label-column", where=csv_file, found=ascii(separator))
+    return columns
+
+
+def _labels(
+    table: Table, columns: Sequence[str], several: bool, separator: str | None, regression: bool, classes: Path | None
+) -> tuple[ClassTable, Labels]:
+    """The class table and the labels of the rows, of the kind that the options of `plan` say."""
+    if not (several or separator or regression):
+        return classes_of(table, classes)
+    # Of a table with one class an image nothing of this is needed.
+    from .csv_vectors import classes_a_column, classes_between, numbers_in
+
+    if separator:
+        return classes_between(separator, table.labels, table.path, classes)
+    if classes is not None:
+        raise BadRecipe("the columns name the labels", where="--classes", advice="leave it out")
+    of_columns = numbers_in if regression else classes_a_column
+    return of_columns(table.path, columns, table.labels, table.lines)
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a table: paths relative to the root, labels as they are written, splits, and lines."""
+    """The rows of a table: paths relative to the root, fields of the columns of labels, splits, and lines."""
 
     path: Path
     paths: list[str]
-    labels: list[str]
+    labels: list[tuple[str, ...]]
     splits: list[str]
     lines: list[int]
 
 
-def read_table(csv_file: Path, root: Path, columns: tuple[str, str, str | None], suffix: str = "") -> Table:
+def read_table(csv_file: Path, root: Path, columns: tuple[str, Sequence[str], str | None], suffix: str = "") -> Table:
     """Read the columns of images, labels, and splits (all rows are for train where there is none).
 
     Rows that repeat an image and its label count once, which is said on the log. Raises BadInput as `plan`.
     """
-    image, label, split = columns
+    image, labels, split = columns
+    named = [image, *labels, *([] if split is None else [split])]
     table = Table(Path(csv_file), [], [], [], [])
     seen: dict[str, int] = {}
     repeats = []
-    for line, row in rows_of(csv_file, [column for column in columns if column is not None]):
+    for line, row in rows_of(csv_file, named):
         where = line_of(csv_file, line)
         if not row[image]:
             raise BadInput("the row has no image", where=where)
         name = row[image] if row[image].lower().endswith(suffix.lower()) else row[image] + suffix
         path = path_inside(name, root, where)
-        made = (row[label], _split(row[split], where) if split is not None else "train")
+        made = (tuple(row[label] for label in labels), _split(row[split], where) if split is not None else "train")
         first = seen.setdefault(path, len(table.paths))
         if first == len(table.paths):
-            for column, value in zip((table.paths, table.labels, table.splits), (path, *made), strict=True):
-                column.append(value)
+            table.paths.append(path)
+            table.labels.append(made[0])
+            table.splits.append(made[1])
             table.lines.append(line)
         else:
             _require_same(table, first, made, where)
@@ -128,17 +174,18 @@ def classes_of(table: Table, classes: Path | None = None) -> tuple[ClassTable, N
 
     `classes` names them (see `names_of`). Raises BadInput for a row without a label, and for fewer than two labels.
     """
-    for label, line in zip(table.labels, table.lines, strict=True):
+    written = [label for (label,) in table.labels]
+    for label, line in zip(written, table.lines, strict=True):
         if not label or not label.isprintable():
             what = "the label cannot be printed" if label else "the row has no label"
             advice = None if label else "leave such rows out"
             raise BadInput(what, where=line_of(table.path, line), found=ascii(label[:80]), advice=advice)
-    numbers = {label: _WHOLE_NUMBER.fullmatch(label) for label in set(table.labels)}
+    numbers = {label: _WHOLE_NUMBER.fullmatch(label) for label in set(written)}
     if all(numbers.values()):
-        words = [str(int(match[1])) if (match := numbers[label]) else "" for label in table.labels]
+        words = [str(int(match[1])) if (match := numbers[label]) else "" for label in written]
         ids = sorted(set(words), key=int)
     else:
-        words, ids = table.labels, sorted(numbers)
+        words, ids = written, sorted(numbers)
     if len(ids) < 2:
         raise BadInput("all rows have one label", where=table.path, expected="two or more classes", found=ids[0])
     label_of = {word: label for label, word in enumerate(ids)}
@@ -158,9 +205,10 @@ def _split(word: str, where: str) -> str:
     return split
 
 
-def _require_same(table: Table, first: int, made: tuple[str, str], where: str) -> None:
+def _require_same(table: Table, first: int, made: tuple[tuple[str, ...], str], where: str) -> None:
     """Raise BadInput unless a row says of an image what an earlier one does."""
-    for what, value, known in zip(("labels", "splits"), made, (table.labels[first], table.splits[first]), strict=True):
+    rows = ((" ".join(labels), split) for labels, split in (made, (table.labels[first], table.splits[first])))
+    for what, value, known in zip(("labels", "splits"), *rows, strict=True):
         if value != known:
             found = f"{table.paths[first]} as {value!r}, and as {known!r} in line {table.lines[first]}"
             raise BadInput(f"the image has two {what}", where=where, found=found, advice="keep the right row")

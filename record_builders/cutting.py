@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ Share = float | Literal["one a class"]
 """The share of a split: a fraction 0..1 of the images, or an image of each class."""
 
 USUAL_FRACTION = 0.1
+_FOLDS_LIMIT = 20
 
 
 def usual_share(images: Images, classes: int) -> Share:
@@ -55,11 +57,15 @@ def shuffled(images: Images, seed: int) -> Images:
 def cut(images: Images, count: int, seed: int, no_cut: str = "0") -> tuple[Images, Images]:
     """Cut `count` images out, each class in proportion: (the rest, shuffled; the cut, in the order it had).
 
-    The cut is scikit-learn's `train_test_split(stratify=labels, random_state=seed)`, as the book does it.
+    The cut is scikit-learn's `train_test_split(stratify=labels, random_state=seed)`, as the book does it. Of label
+    vectors, which have no proportion to keep, it is of images drawn at random.
     `no_cut` is what the user would say for none. Raises BadInput where classes are too small for it.
     """
     if count == 0:
         return shuffled(images, seed), Images([], np.empty(0, np.int64))
+    if images.labels.ndim == 2:
+        drawn = np.random.default_rng(seed).permutation(len(images))
+        return take(images, drawn[count:]), take(images, np.sort(drawn[:count]))
     labels, rows, sizes = np.unique(images.labels, return_index=True, return_counts=True)
     classes, smallest = len(labels), int(np.argmin(sizes))
     failure = f"cannot cut {count} of {len(images)} images of {classes} classes out"
@@ -133,8 +139,68 @@ def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[s
             rest, splits[split] = cut_one_each(rest, no_cut)
         elif count:
             rest, splits[split] = cut(rest, count, seed, no_cut)
-    emptied = np.setdiff1d(images.labels, rest.labels)
+    emptied = np.setdiff1d(images.labels, rest.labels) if images.labels.ndim == 1 else np.empty(0)
     if len(emptied):
         what = f"the cuts leave no training image of label {emptied[0]}"
         raise BadInput(what, found=dict(fractions), advice="ask for smaller shares, or add images of that class")
     return {"train": rest, **splits}
+
+
+def cut_subjects(
+    images: Images, subjects: Sequence[str], fractions: Mapping[str, float], seed: int, ids: Sequence[str]
+) -> dict[str, Images]:
+    """Cut some subjects' images out for each named split, about that share of each class; the rest is `train`.
+
+    `ids` name the classes. Raises BadInput where the fractions leave nothing, or nothing of a class, or there are too
+    few subjects, or images of a class, to cut so.
+    """
+    if sum(fractions.values()) >= 1:
+        found = sum(fractions.values())
+        raise BadInput("the fractions leave nothing to train on", expected="a sum below 1", found=found)
+    rest, shown, splits = images, np.array(subjects), {}
+    for split, fraction in fractions.items():
+        if fraction:
+            chosen = _of_subjects(rest, shown, fraction * len(images) / len(rest), seed, ids)
+            splits[split] = take(rest, np.flatnonzero(chosen))
+            rest, shown = take(rest, np.flatnonzero(~chosen)), shown[~chosen]
+    return {"train": rest, **splits}
+
+
+def _of_subjects(
+    images: Images, subjects: NDArray[np.str_], fraction: float, seed: int, ids: Sequence[str]
+) -> NDArray[np.bool_]:
+    """Choose the images to cut out: those of some subjects, about `fraction` of each class. Some of each class stay."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    share = _folds(images, len(set(subjects.tolist())), fraction, ids)
+    folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
+    cut_out = np.zeros(len(images), bool)
+    emptied, wanted = "", share.numerator
+    for _, fold in folds.split(images.paths, images.labels, subjects):
+        tried = cut_out.copy()
+        tried[fold] = True
+        gone = images.labels[fold][~np.isin(images.labels[fold], images.labels[~tried])]
+        # The faces of a class may be of so few subjects that a single fold has them all.
+        if len(gone):
+            emptied = ids[gone[0]]
+            continue
+        cut_out, wanted = tried, wanted - 1
+        if not wanted:
+            return cut_out
+    what = f"no cut of {fraction:.2g} leaves images of the class {emptied} in train"
+    raise BadInput(what, expected="images of more subjects, or smaller fractions")
+
+
+def _folds(images: Images, subjects: int, fraction: float, ids: Sequence[str]) -> Fraction:
+    """`fraction` as folds of the subjects: the fewer the folds, the closer each comes to its share of every class."""
+    labels, sizes = np.unique(images.labels, return_counts=True)
+    most = min(_FOLDS_LIMIT, subjects, int(sizes.min()))
+    share = Fraction(fraction).limit_denominator(most)
+    if not 0 < share < 1:
+        what, expected = f"{subjects} subjects", "2 or more, or fractions of 0"
+        if most < min(_FOLDS_LIMIT, subjects):
+            what = f"the smallest class, {ids[labels[sizes.argmin()]]}, of {most} images"
+        if most > 1:
+            expected = f"fractions from {1 / most:.2g} to {1 - 1 / most:.2g}"
+        raise BadInput(f"{what} cannot be cut so", expected=expected)
+    return share

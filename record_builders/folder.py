@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image_files import READ_ENDINGS, REPEATED_LINKS, ImageTree
 from imagenet_pipeline.records.plan import Images, Plan
 
-from .cutting import ONE_EACH, cut_shares, usual_share
+from .cutting import ONE_EACH, USUAL_FRACTION, Share, cut_shares, cut_subjects, shuffled, usual_share
+from .named_files import Expression, Found, found_by_name, in_order, subjects_of
 from .split_folders import USUAL_NAMES, split_called, split_folders
+
+_UNSORTED = "images in no class folder"
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -33,12 +36,12 @@ class Layout:
 
     @property
     def divided(self) -> bool:
-        """True where the splits have folders."""
-        return self.tops["train"] != self.tree.root
+        """True where the splits have folders, or are named."""
+        return len(self.tops) > 1 or self.tops["train"] != self.tree.root
 
 
 def plan(
-    root: Annotated[Path, "One sub-folder a class; or train/ val/ test/ of such folders."],
+    root: Annotated[Path, "One sub-folder a class; or train/ val/ test/ of such folders; or as --label-from says."],
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     seed: int = 42,
@@ -47,6 +50,8 @@ def plan(
         bool, "--follow/--no-follow", "Follow symbolic links; else none that leaves ROOT, and each is named."
     ] = True,
     leave_out: Annotated[Sequence[str], "A folder in ROOT not to look at; may be repeated."] = (),
+    label_from: Annotated[str | None, "Expression whose group in a file's name is the class, as '^(cat|dog)'."] = None,
+    subject_from: Annotated[str | None, "Expression whose group is who is shown: nobody is in two splits."] = None,
 ) -> Plan:
     """Build from folders of photos, one sub-folder a class; cuts keep the share of every class.
 
@@ -58,51 +63,93 @@ def plan(
     {folder: name}, {number: [folder, name]} and the like. A file of as many names, and no folder among them, names
     the sorted folders in turn.
 
+    --label-from reads classes off the names of files anywhere below ROOT, which is searched for a regular expression
+    (in the path, where it has a "/"): its group, or that called label, is the class. A group called split says train,
+    val or test. Files of other names are left out, and named. --subject-from reads off who is shown: val and test are
+    cut by subject [default: a tenth each].
+
     \b
     Examples:
       imagenet-pipeline build folder --root photos --out output/photos
       imagenet-pipeline build folder --root photos --out s3://bucket/photos
       imagenet-pipeline build folder --root photos --leave-out unsorted --classes names.txt --out output/photos
+      imagenet-pipeline build folder --root train --label-from '^(cat|dog)\\.' --out output/pets
+      imagenet-pipeline build folder --root jaffe --label-from '^[A-Z]{2}\\.([A-Z]{2})' --subject-from '^([A-Z]{2})' \\
+        --out output/jaffe
 
     Raises BadInput where a class is empty, has no name in `classes`, or is in val or test but not in train; where
     classes look like splits; where there is a single class; where an image is in two classes or splits.
     """
-    layout = find_layout(root, follow, leave_out)
+    if label_from is None:
+        layout = find_layout(root, follow, leave_out)
+        found = _images(layout)
+    else:
+        layout, found = _named(root, follow, leave_out, Expression(label_from, "label"))
     root, ids = layout.tree.root, layout.ids
+    _drop_repeats(layout.tree, found)
+    layout.tree.say()
+    splits = {split: _as_images(layout, split, found) for split in layout.tops}
+    source: dict[str, Any] = {"builder": "folder", "seed": seed}
     fractions = {"val": val_fraction, "test": test_fraction}
-    for split, top in layout.tops.items():
-        if fractions.get(split):
-            raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
-    wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
-    splits = _images(layout)
-    usual = 0.0 if layout.divided else usual_share(splits["train"], len(ids))
-    shares = {split: usual if fraction is None else fraction for split, fraction in wanted.items()}
-    few = [split for split, share in shares.items() if share == ONE_EACH]
-    if few:
-        log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
+    splits |= _cut(layout, splits["train"], fractions, subject_from, source)
     return Plan(
         root=root,
-        splits={**splits, **cut_shares(splits["train"], shares, seed)},
+        splits=splits,
         classes=ClassTable("folder", ids, names_of(ids, classes) if classes else ids),
-        source={"builder": "folder", "seed": seed, "fractions": shares},
+        source=source,
         follow_links=follow,
         walked=True,
     )
 
 
+def _cut(
+    layout: Layout,
+    train: Images,
+    fractions: Mapping[str, float | None],
+    subject_from: str | None,
+    source: dict[str, Any],
+) -> dict[str, Images]:
+    """Cut the splits that have no folder out of train, which is shuffled; the shares are noted in `source`."""
+    for split, top in layout.tops.items():
+        if fractions.get(split):
+            raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
+    wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
+    root, seed = layout.tree.root, source["seed"]
+    if subject_from is not None:
+        subjects = subjects_of(train.paths, Expression(subject_from, "subject"), root)
+        source |= {"fractions": _shares(wanted, 0.0 if layout.divided else USUAL_FRACTION), "subjects": True}
+        cut = cut_subjects(train, subjects, source["fractions"], seed, layout.ids)
+        return {**cut, "train": shuffled(cut["train"], seed)}
+    usual = 0.0 if layout.divided else usual_share(train, len(layout.ids))
+    source["fractions"] = shares = _shares(wanted, usual)
+    few = [split for split, share in shares.items() if share == ONE_EACH]
+    if few:
+        log.info("%s: fewer than ten images a class: one of each is cut out for %s", root, " and ".join(few))
+    return cut_shares(train, shares, seed)
+
+
+def _shares(wanted: Mapping[str, float | None], usual: Share) -> dict[str, Share]:
+    return {split: usual if fraction is None else fraction for split, fraction in wanted.items()}
+
+
+def _named(root: Path, follow: bool, leave_out: Sequence[str], label: Expression) -> tuple[Layout, Found]:
+    """The layout of a folder whose classes stand in the names of files, and the images."""
+    tree, names = _opened(root, follow, leave_out)
+    tops, found = found_by_name(tree, names, leave_out, label)
+    ids = in_order({class_id for split, class_id in found if split == "train"})
+    for split, class_id in found:
+        if class_id not in ids:
+            what = f"the class {class_id} is in {split}, but not in train"
+            raise BadInput(what, where=tree.root, found=first_few(found[split, class_id]))
+    return Layout(tree, tops, ids), found
+
+
 def find_layout(root: Path, follow: bool = True, leave_out: Sequence[str] = ()) -> Layout:
     """The splits and classes of a folder, by the names of its folders alone. Raises BadInput as `plan` does."""
-    root = Path(root)
-    if not os.path.isdir(root):
-        raise BadInput("no such folder", where=root)
-    tree = ImageTree(root, follow)
-    names = _names(tree, root)
-    absent = sorted(set(leave_out) - set(names))
-    if absent:
-        raise BadInput("the folder to leave out does not exist", where=root / absent[0])
-    for name in leave_out:
-        tree.leave_out("folders, as asked for", root / name)
-    names = [name for name in names if name not in leave_out]
+    tree, names = _opened(root, follow, leave_out)
+    root = tree.root
+    for image in tree.look(root).images:
+        tree.leave_out(_UNSORTED, image)
     others = [name for name in names if not split_called(name)] if any(map(split_called, names)) else []
     found = split_folders(root, names, [name for name in others if tree.images(root / name)])
     for name in others:
@@ -114,11 +161,26 @@ def find_layout(root: Path, follow: bool = True, leave_out: Sequence[str] = ()) 
     return Layout(tree, tops, tuple(_class_folders(tree, tops["train"]) if found else _several(tree, root, names)))
 
 
+def _opened(root: Path, follow: bool, leave_out: Sequence[str]) -> tuple[ImageTree, list[str]]:
+    """A folder to look through, and the folders in it but for those to be left out."""
+    root = Path(root)
+    if not os.path.isdir(root):
+        raise BadInput("no such folder", where=root)
+    tree = ImageTree(root, follow)
+    names = [path.name for path in tree.look(root).folders]
+    absent = sorted(set(leave_out) - set(names))
+    if absent:
+        raise BadInput("the folder to leave out does not exist", where=root / absent[0])
+    for name in leave_out:
+        tree.leave_out("folders, as asked for", root / name)
+    return tree, [name for name in names if name not in leave_out]
+
+
 def _names(tree: ImageTree, folder: Path) -> list[str]:
     """The folders in a folder; images beside them are noted."""
     contents = tree.look(folder)
     for image in contents.images:
-        tree.leave_out("images in no class folder", image)
+        tree.leave_out(_UNSORTED, image)
     return [path.name for path in contents.folders]
 
 
@@ -165,10 +227,10 @@ def _no_folders(tree: ImageTree, folder: Path) -> BadInput:
     )
 
 
-def _images(layout: Layout) -> dict[str, Images]:
+def _images(layout: Layout) -> Found:
     """The images of the splits that have folders, those that must have an image of each class looked at first."""
     tree = layout.tree
-    found: dict[tuple[str, str], list[str]] = {}
+    found: Found = {}
     for split, top in layout.tops.items():
         names = layout.ids if split == "train" else _names(tree, top)
         if not names:
@@ -179,9 +241,7 @@ def _images(layout: Layout) -> dict[str, Images]:
             found[split, name] = _of_class(tree, top / name)
             if split == "train" and not found[split, name]:
                 raise _empty_class(tree, top / name)
-    _drop_repeats(tree, found)
-    tree.say()
-    return {split: _as_images(layout, split, found) for split in layout.tops}
+    return found
 
 
 def _of_class(tree: ImageTree, folder: Path) -> list[str]:
@@ -199,7 +259,7 @@ def _of_class(tree: ImageTree, folder: Path) -> list[str]:
     return images
 
 
-def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[str]]) -> None:
+def _drop_repeats(tree: ImageTree, found: Found) -> None:
     """Take an image that links lead to again once. Raises BadInput where it is in two classes or splits."""
     if not tree.linked:
         return
@@ -219,7 +279,7 @@ def _drop_repeats(tree: ImageTree, found: Mapping[tuple[str, str], list[str]]) -
         images[:] = [image for image in images if image not in repeated]
 
 
-def _as_images(layout: Layout, split: str, found: Mapping[tuple[str, str], list[str]]) -> Images:
+def _as_images(layout: Layout, split: str, found: Found) -> Images:
     paths: list[str] = []
     labels: list[int] = []
     for label, class_id in enumerate(layout.ids):

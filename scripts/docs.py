@@ -84,7 +84,7 @@ def recipes_page() -> Iterator[str]:
     yield "# Recipes\n"
     yield "The recipes that are shipped, each with the comment at its head: its source, and the figure to expect."
     yield "`imagenet-pipeline recipes` lists them; `train` takes the name or the path.\n"
-    for path in sorted(REPOSITORY.glob("config/**/*.toml")):
+    for path in sorted(set(REPOSITORY.glob("config/**/*.toml")) - set(REPOSITORY.glob("config/networks/*.toml"))):
         lines = path.read_text().splitlines()
         head = list(takewhile(lambda line: line.startswith("#"), lines))
         yield f"## {path.relative_to(REPOSITORY / 'config').with_suffix('').as_posix()}\n"

@@ -31,7 +31,8 @@ PACKAGE = Path(config.__file__).parents[1]
 
 # The words users write into recipes: change this list only on purpose, and say so in CHANGELOG.md.
 OPTIONS = [
-    "network", "records", "engine", "epochs", "batch_size", "seed", "devices", "precision", "compile", "deterministic",
+    "network", "records", "engine", "epochs", "steps", "batch_size", "seed", "devices", "precision", "compile",
+    "deterministic",
     "accumulation", "gradient_compression", "sync_batch_norm", "average_decay", "input.size",
     "input.height", "input.width", "input.channels", "input.crop_fraction", "input.evaluation_size",
     "input.start_size", "input.grow_epochs", "augmentation.crop", "augmentation.area", "augmentation.aspect",
@@ -39,16 +40,20 @@ OPTIONS = [
     "augmentation.shift", "augmentation.pad", "augmentation.brightness", "augmentation.contrast",
     "augmentation.saturation", "augmentation.lighting", "augmentation.fill", "augmentation.policy",
     "augmentation.policy_changes", "augmentation.policy_magnitude", "augmentation.erasing", "augmentation.mixup",
-    "augmentation.cutmix", "initial.kind", "initial.weights", "initial.new_head", "initial.mean",
+    "augmentation.cutmix", "network_options.dropout", "network_options.activation",
+    "network_options.normalisation", "network_options.width", "network_options.stem", "initial.kind", "initial.bias", "initial.weights", "initial.new_head", "initial.mean",
     "initial.std", "initial.zero_last_scale",
-    "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "optimizer.name",
+    "transfer.frozen", "transfer.rates", "loss.kind", "loss.label_smoothing", "loss.threshold",
+    "loss.gamma", "loss.margin", "loss.delta", "loss.class_weights", "optimizer.name",
     "optimizer.learning_rate", "optimizer.momentum", "optimizer.nesterov", "optimizer.beta1", "optimizer.beta2",
     "optimizer.decay", "optimizer.epsilon", "optimizer.trust", "optimizer.weight_decay", "optimizer.l1",
     "optimizer.decay_all", "optimizer.clip_norm", "optimizer.reference_batch_size", "optimizer.max_norm",
-    "schedule.kind", "schedule.drops", "schedule.factor", "schedule.power", "schedule.warmup_epochs",
-    "schedule.start_share", "schedule.end_share", "schedule.patience_epochs", "stopping.patience_epochs",
+    "schedule.kind", "schedule.drops", "schedule.factor", "schedule.power", "schedule.decay",
+    "schedule.warmup_epochs", "schedule.start_share", "schedule.end_share", "schedule.flat_share",
+    "schedule.period_epochs", "schedule.period_factor", "schedule.patience_epochs", "schedule.figure",
+    "stopping.patience_epochs", "stopping.figure", "stopping.min_delta", "stopping.restore_best",
     "checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "log.loggers", "loader.threads",
-    "loader.prefetch", "loader.window_shards", "loader.cache", "loader.cache_gb",
+    "loader.prefetch", "loader.window_shards", "loader.order", "loader.cache", "loader.cache_gb",
 ]  # fmt: skip
 
 
@@ -147,6 +152,25 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
         ),
         ('[loss]\nkind = "hinge"\nlabel_smoothing = 0.1', r"loss.label_smoothing': has no effect on hinge"),
         (
+            "[loss]\ngamma = 1.0",
+            r"loss.gamma': has no effect on cross_entropy, which reads label_smoothing, class_weights",
+        ),
+        (
+            '[loss]\nkind = "binary_cross_entropy"\nthreshold = 1.0',
+            r"'loss.threshold': input should be less than 1; fou",
+        ),
+        ("[loss]\nclass_weights = [0, 0.0]", r"loss.class_weights': one at least must be above 0"),
+        (
+            '[loss]\nclass_weights = "even"',
+            r"loss.class_weights': no such word; .*'none' or 'balanced'.*; found 'even'",
+        ),
+        ("[loss]\nclass_weights = [1, -2]", r"loss.class_weights.*greater than or equal to 0; found -2"),
+        ('[loader]\norder = "balanced"\nwindow_shards = 2', r"loader.window_shards': must be 0, for all, where order"),
+        (
+            '[loader]\norder = "balanced"\n[loss]\nclass_weights = "balanced"',
+            r"'loss.class_weights': .balanced. beside loader.order .balanced. would count it twice",
+        ),
+        (
             "[augmentation]\npolicy_changes = 3",
             r"augmentation.policy_changes': has no effect on policy .none., only on",
         ),
@@ -171,6 +195,20 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
             r"schedule.power': has no effect on kind .cosine., which reads end_share, warmup_epochs",
         ),
         ('[schedule]\nkind = "plateau"\nfactor = 1.0', r"schedule.factor': of kind .plateau. must be below 1, found 1"),
+        ('[schedule]\nkind = "exponential"\nfactor = 1.0', r"schedule.factor': of kind .exponential. must be below 1"),
+        ('[schedule]\nkind = "restart"', r"schedule.kind': no such word; .*; did you mean restarts"),
+        (
+            'epochs = 12\n[schedule]\nkind = "restarts"\nperiod_epochs = 12.0',
+            r"'schedule.period_epochs': must be below the 12 epochs .*; found 12; schedule.period_epochs=4 has two",
+        ),
+        ("steps = -1", r"recipe key 'steps': input should be greater than or equal to 0; found -1"),
+        ("steps = 500\nepochs = 3", r"recipe key 'epochs': has no effect beside steps, 500, which end the run"),
+        (
+            '[stopping]\nfigure = "validation_lost"',
+            r"stopping.figure': no such word; expected 'auto', .*'validation_rank5'.*; did you mean validation_loss",
+        ),
+        ('[stopping]\nfigure = "seconds"', r"stopping.figure': no such word; expected 'auto', 'train_loss'"),
+        ("[stopping]\nmin_delta = 0.1", r"stopping.min_delta': has no effect without patience_epochs"),
         ('[schedule]\nkind = "one_cycle"', r"schedule.warmup_epochs': must be above 0 with kind .one_cycle."),
         ("[schedule]\ndrops = [3, 2]", r"schedule.drops': must rise, found \[3, 2\]"),
         ("[augmentation]\narea = [0.5, 0.1]", r"augmentation.area': the first number, 0.5, exceeds the second, 0.1"),
@@ -221,6 +259,20 @@ def test_overrides_are_toml_or_else_plain_text() -> None:
         "optimizer.nesterov": True,
         "records": "",
     }
+
+
+def test_of_steps_and_epochs_the_one_given_later_counts(tmp_path: Path) -> None:
+    """Laid over a recipe either takes the place of the other, as a key given twice does."""
+    epochs = write(tmp_path, 'network = "lenet"\nrecords = "data"\nepochs = 7\n')
+    assert (load_recipe(epochs, {"steps": 50}).steps, load_recipe(epochs, {"steps": 50}).epochs) == (50, 90)
+    assert load_recipe(epochs, {"steps": 0}).epochs == 7
+    assert load_recipe(epochs, {"epochs": 9, "steps": 50}).steps == 50
+    steps = write(tmp_path, 'network = "lenet"\nrecords = "data"\nsteps = 50\n')
+    assert (load_recipe(steps, {"epochs": 9}).steps, load_recipe(steps, {"epochs": 9}).epochs) == (0, 9)
+    assert load_recipe(steps, {"steps": 60, "epochs": 9}).epochs == 9
+    kept = load_recipe(steps)
+    assert load_recipe(kept, {"seed": 1}).steps == 50
+    assert load_recipe(write(tmp_path, recipe_text(kept))) == kept
 
 
 @pytest.mark.parametrize("word", ["epochs", "=3", " =3", ""])

@@ -13,6 +13,7 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
 
 if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.results import Findings
+    from imagenet_pipeline.evaluation.vectors import VectorFindings
 import dataclasses
 from typing import Any
 
@@ -59,6 +60,9 @@ def evaluate(
     probabilities are averaged. They may differ in network, engine and input size, not in their classes. There p is
     how likely so large a difference of rank-1 to the first would be by chance (McNemar's test, on the same images).
 
+    Of a run whose records have several classes an image, or numbers, it is the mean average precision with each
+    class's own, or MAE, RMSE and R2.
+
     \b
     Examples:
       imagenet-pipeline evaluate output/runs/demo --split test --json
@@ -71,6 +75,7 @@ def evaluate(
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split, scoring_recipe
     from imagenet_pipeline.evaluation.report import require_page
     from imagenet_pipeline.evaluation.results import findings_of
+    from imagenet_pipeline.evaluation.vectors import evaluate_vectors, label_kind_of, require_alone
     from imagenet_pipeline.training.engine_setup import with_engine
 
     views = crops_of(crops)
@@ -82,6 +87,12 @@ def evaluate(
     with taking_part():
         planned = with_engine(scoring_recipe(runs[0], changes, "evaluate"))
         if launch_ranks(planned.engine, planned.devices, context.obj):
+            return
+        if label_kind_of(runs[0], checkpoints[0]) != "class":
+            require_alone(runs, checkpoints, real_labels)
+            vectors = evaluate_vectors(runs[0], checkpoints[0], split, views, records, changes)
+            if not vectors.evaluation.process:
+                _answer_vectors(vectors, page, as_json)
             return
         found = examine(runs, checkpoints, split, views, records, changes, real_labels)
     if not found.result.process:
@@ -102,6 +113,26 @@ def _answer(findings: Findings, page: Path, as_json: bool) -> None:
         say_json(report_of(findings, None if problem else page))
     else:
         _say(findings, None if problem else page)
+    if problem:
+        raise problem
+
+
+def _answer_vectors(findings: VectorFindings, page: Path, as_json: bool) -> None:
+    """Write the report of label vectors and say the figures, also where it cannot be written."""
+    from imagenet_pipeline.evaluation.vector_report import lines_of, write_vector_report
+
+    problem: PipelineError | None = None
+    try:
+        write_vector_report(findings, page)
+    except PipelineError as error:
+        problem = error
+    if as_json:
+        say_json(dataclasses.replace(findings.evaluation, report=None if problem else page))
+    else:
+        for line in lines_of(findings.evaluation):
+            say(line)
+        if not problem:
+            say(f"report: {page}")
     if problem:
         raise problem
 
@@ -148,7 +179,7 @@ def _say(findings: Findings, page: Path | None) -> None:
         of = f"{rate.hits:,} of {rate.images:,}; 95 %: {low:.2f} to {high:.2f}{beside}"
         say(f"{name:<7} {rate.percent:.2f} %  ({of})")
     kind, span = findings.examination.loss_kind, figures.loss.interval
-    unit = "nats" if kind == "cross_entropy" else f"({kind})"
+    unit = "nats" if kind.endswith("cross_entropy") else f"({kind})"
     said = f"  (95 %: {span[0]:z.4f} to {span[1]:z.4f})" if span else ""
     say(f"loss    {figures.loss.value:z.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")

@@ -16,7 +16,7 @@ from imagenet_pipeline.errors import printable
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 LARGEST_SEED = 2**32 - 1
 """Largest seed that scikit-learn's cuts take."""
-WHICH = '"best" (by validation rank-1, the earliest of equals), "latest" or an epoch'
+WHICH = '"best" (by validation rank-1 or stopping.figure, the earliest of equals), "latest" or an epoch'
 Checkpoint = Annotated[str, typer.Option(help=f"{WHICH}.")]
 Overrides = Annotated[
     list[str] | None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
 
@@ -51,7 +51,8 @@ def predict(
     """Name the most probable classes of pictures, in any number.
 
     Folders are looked through with all that is in them. A picture that cannot be read is named with the reason and
-    the others go on; the exit code is then 3. Probabilities of several crops are averaged.
+    the others go on; the exit code is then 3. Probabilities of several crops are averaged. Of a run whose records
+    have several classes an image, those of a probability above 1/2 are named; of one with numbers, these.
 
     \b
     Examples:
@@ -74,7 +75,9 @@ def predict(
     with contextlib.ExitStack() as stack:
         # Without a bar the lines of the answer on a terminal say how far it is.
         bar = stack.enter_context(Bar("predict", "pictures", shown=as_json or bool(out) or not sys.stdout.isatty()))
-        table = stack.enter_context(prediction_table(out, min(top, len(classifier.classes)))) if out else None
+        columns = classifier.classes.names if classifier.classes.label_kind == "number" else ()
+        most = min(top, len(classifier.classes))
+        table = stack.enter_context(prediction_table(out, most, columns)) if out else None
         found = stack.enter_context(contextlib.closing(predict_pictures(classifier, paths, top, views)))  # type: ignore[type-var]
         for done, prediction in enumerate(found, 1):
             answer.add(prediction)
@@ -124,6 +127,8 @@ class _TextAnswer:
         if self._table:
             return
         lines = [f"{100 * guess.probability:6.2f} %  {_called(guess.class_id, guess.name)}" for guess in prediction.top]
+        lines += [f"{amount.value:.6g}  {printable(amount.name)}" for amount in prediction.numbers]
+        lines = lines or ["none of the classes"]
         if len(lines) == 1:
             say(f"{lines[0]}  {prediction.path}")
             return
@@ -160,7 +165,10 @@ class _JsonAnswer:
         top = [
             {"class": guess.class_id, "name": guess.name, "probability": guess.probability} for guess in prediction.top
         ]
-        print(self._between + json.dumps({"file": str(prediction.path), "top": top}), end="")
+        said: dict[str, Any] = {"top": top}
+        if prediction.numbers:
+            said = {"numbers": [{"name": amount.name, "value": amount.value} for amount in prediction.numbers]}
+        print(self._between + json.dumps({"file": str(prediction.path), **said}), end="")
         self._between = ", "
 
     def finish(self, written: dict[str, Path], _: str) -> None:

@@ -14,7 +14,11 @@ from imagenet_pipeline.errors import BadRecipe, counted
 
 
 def networks(
-    name: Annotated[str | None, typer.Argument(help="One network, layer by layer.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One network, layer by layer; a file of one's own.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OPTION=VALUE]...", help="Changes to it: network_options of a recipe."),
+    ] = None,
     input_size: Annotated[int | None, typer.Option("--input", min=1, help="Side of the input, pixels.")] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, help="Number of classes [default: 1000, or a file's own].")
@@ -37,9 +41,12 @@ def networks(
       imagenet-pipeline networks timm:resnet18
       imagenet-pipeline networks resnet18 --classes 10 --out mine.json
       imagenet-pipeline networks mine.json
+      imagenet-pipeline networks mine.toml dropout=0.3 activation=swish
+      imagenet-pipeline networks mlp:512,512
     """
     from imagenet_pipeline.networks.catalog import is_zoo_name
 
+    name = _with_options(name, options)
     if out is not None:
         _write_network(name, out, classes, input_size, as_json)
     elif name is not None and is_zoo_name(name):
@@ -48,6 +55,17 @@ def networks(
         _show_network(name, classes, input_size, as_json)
     else:
         _show_networks(classes or 1000, input_size, as_json)
+
+
+def _with_options(name: str | None, options: list[str] | None) -> str | None:
+    """The whole name of a network with options, each as a recipe's key or as its last word."""
+    from imagenet_pipeline.config import parse_overrides, read_recipe
+    from imagenet_pipeline.config.reading import COMMAND_LINE
+
+    if name is None or not options:
+        return name
+    words = {key.removeprefix("network_options."): value for key, value in parse_overrides(options).items()}
+    return read_recipe({"network": name, "records": "", "network_options": words}, COMMAND_LINE).whole_network
 
 
 def _write_network(name: str | None, out: Path, classes: int | None, input_size: int | None, as_json: bool) -> None:
@@ -61,7 +79,7 @@ def _write_network(name: str | None, out: Path, classes: int | None, input_size:
     if name is None:
         raise BadRecipe("--out writes a single network", advice="name it: networks NAME --out FILE.json")
     layers, entry = own_network(name, classes), catalog.entry(name)
-    written = NetworkFile(entry.name, input_size or entry.input_size, layers, entry.channels)
+    written = NetworkFile(entry.name, input_size or entry.input_size, layers, channels=entry.channels)
     made = {"file": str(out), "network": entry.name, "classes": written.classes, "input_size": written.input_size}
     files.write_whole(out, network_text(written))
     if as_json:

@@ -1,6 +1,7 @@
 """Recipes: what to train, on what, how. TOML in, frozen and validated models out; an unknown key is an error."""
 
 from imagenet_pipeline.config.reading import (
+    INSTEAD,
     Key,
     find_recipe,
     load_recipe,
@@ -16,6 +17,7 @@ from imagenet_pipeline.config.reading import (
 from imagenet_pipeline.config.recipe import (
     KEYS_OF_ALL_OPTIMIZERS,
     KEYS_OF_SCHEDULES,
+    LOWER_IS_BETTER,
     Augmentation,
     CheckpointRecipe,
     InitialRecipe,
@@ -31,6 +33,7 @@ from imagenet_pipeline.config.recipe import (
     StoppingRecipe,
     TransferRecipe,
     as_size,
+    log_odds,
     looks_like_0_to_1,
     pair,
     require_even_batch,
@@ -38,8 +41,10 @@ from imagenet_pipeline.config.recipe import (
 )
 
 __all__ = [
+    "INSTEAD",
     "KEYS_OF_ALL_OPTIMIZERS",
     "KEYS_OF_SCHEDULES",
+    "LOWER_IS_BETTER",
     "Augmentation",
     "CheckpointRecipe",
     "InitialRecipe",
@@ -59,6 +64,7 @@ __all__ = [
     "find_recipe",
     "load_recipe",
     "load_run_recipe",
+    "log_odds",
     "looks_like_0_to_1",
     "option_names",
     "options",

@@ -16,10 +16,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config.recipe import NameOf, Recipe
+from imagenet_pipeline.config.recipe import NameOf, Recipe, network_name
 from imagenet_pipeline.config.shipped import shipped_instead_of
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
+INSTEAD = {"steps": "epochs", "epochs": "steps"}
+"""Keys of which one takes the place of the other where it is laid over a recipe; of both the later one counts."""
 _LARGEST_BITS = 63
 """Size of a whole number, its sign apart; Python does not even print a number of some thousand digits."""
 
@@ -38,7 +40,7 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
         path = find_recipe(source)
         values, where = _file_values(path), str(source)
         network = values.get("network")
-        if isinstance(network, str) and network.endswith(".json") and (path.parent / network).is_file():
+        if isinstance(network, str) and network.endswith((".json", ".toml")) and (path.parent / network).is_file():
             values["network"] = str(path.parent / network)
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     _renew(values)
@@ -103,6 +105,8 @@ def override_words(overrides: Mapping[str, Any]) -> list[str]:
     """`key=value` words that `parse_overrides` reads back; a table's keys become words of their own."""
     words = []
     for key, value in overrides.items():
+        if key == "network":
+            value = network_name(value)
         if isinstance(value, Mapping):
             words += override_words({f"{key}.{inner}": content for inner, content in value.items()})
         else:
@@ -149,6 +153,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise BadRecipe("not a section", where=key, advice=f"known keys: {', '.join(option_names())}")
     inner[last] = value
+    if key in INSTEAD and value != 0:
+        values.pop(INSTEAD[key], None)
 
 
 def _renew(values: dict[str, Any]) -> None:
@@ -207,6 +213,8 @@ _USUAL_NAMES = {
     "input.channels": "in_chans in_channels num_channels grey gray grayscale greyscale",
     "input.size": "image_size img_size imgsz input_size resolution",
     "loader.threads": "num_workers workers j",
+    "loss.class_weights": "class_weight",
+    "loss.gamma": "focal_gamma",
     "loss.label_smoothing": "smoothing",
     "network": "arch architecture model net backbone",
     "optimizer.clip_norm": "clip clip_grad clip_gradient grad_clip",
@@ -218,15 +226,20 @@ _USUAL_NAMES = {
     "optimizer.weight_decay": "wd",
     "precision": "amp dtype fp16",
     "records": "data data_dir dataset",
+    "schedule.decay": "decay_rate",
     "schedule.kind": "scheduler lr_scheduler lr_schedule",
+    "schedule.period_epochs": "t_0 t0 first_decay_steps",
+    "schedule.period_factor": "t_mult",
     "schedule.warmup_epochs": "warmup",
+    "steps": "max_steps num_steps total_steps iterations max_iter num_iterations",
+    "stopping.figure": "monitor",
     "stopping.patience_epochs": "patience early_stopping",
+    "stopping.restore_best": "restore_best_weights load_best_model_at_end",
 }
 """Keys, and what other programs call them."""
 _NO_KEYS = {
     "num_classes": "the records say how many classes there are",
     "classes": "the records say how many classes there are",
-    "dropout": "each network has its own",
 }
 
 
@@ -243,8 +256,9 @@ def recipe_fault(error: ValidationError, known: list[str], where: str) -> BadRec
     if first["type"] == "missing":
         return BadRecipe(f"recipe key {key!r} is missing", where=where, advice="add it to the recipe")
     if first["type"] == "literal_error":
-        is_bool = any(fault["type"].startswith("bool") for fault in error.errors())
-        return _unknown_word(key, first, where, "true or false" if is_bool else "a number")
+        others = {"bool_type": "true or false", "tuple_type": "a list"}
+        other = next((others[fault["type"]] for fault in error.errors() if fault["type"] in others), "a number")
+        return _unknown_word(key, first, where, other)
     if first["type"] == "model_type":
         inner = next(name for name in known if name.startswith(f"{key}."))
         advice = f"write {inner}=..."
@@ -279,7 +293,8 @@ def _nearest(key: str, known: list[str], value: str) -> str:
     if reason_for_none(key):
         return f"there is none: {reason_for_none(key)}"
     sections = {name.rpartition(".")[0] for name in known if "." in name}
-    near = difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
+    in_section = key.rpartition(".")[0] in sections
+    near = [] if in_section else difflib.get_close_matches(key, sections, n=1, cutoff=0.8)
     if near:
         return f"did you mean the section {near[0]}?"
     return did_you_mean(key, known, f"known keys: {', '.join(known)}")

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from imagenet_pipeline.errors import BadRecipe
@@ -40,6 +49,11 @@ def shown_size(size: Size) -> str:
 def looks_like_0_to_1(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
     """Tell a normalisation that seems to be meant for images in 0..1, where ours are in 0..255."""
     return max(map(abs, (*mean, *std))) <= 1 and any(mean) and set(std) != {1.0}
+
+
+def log_odds(probability: float) -> float:
+    """The number whose sigmoid is this probability, log(p / (1 - p))."""
+    return math.log(probability) - math.log1p(-probability)
 
 
 class Section(BaseModel):
@@ -206,18 +220,46 @@ class Augmentation(Section):
         return self
 
 
+KEYS_OF_LOSSES = {
+    "cross_entropy": ("label_smoothing", "class_weights"),
+    "binary_cross_entropy": ("label_smoothing", "threshold", "class_weights"),
+    "focal": ("label_smoothing", "gamma", "class_weights"),
+    "hinge": ("margin", "class_weights"),
+    "mae": (),
+    "mse": (),
+    "huber": ("delta",),
+}
+"""The keys each kind of loss reads."""
+
+
 class LossRecipe(Section):
     """The loss; `engines/__init__.py` states each kind."""
 
-    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    """Cross-entropy of the softmax, or the hinge of the margins to the other classes."""
+    kind: Literal["cross_entropy", "binary_cross_entropy", "focal", "hinge", "mae", "mse", "huber"] = "cross_entropy"
+    """Cross-entropy of the softmax, focal or hinge (of margins), of one class an image; binary_cross_entropy: of two
+    classes by a single output, or of records with several classes each; of numbers mae (absolute), mse (squared), or
+    huber (both) errors."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which kind "binary_cross_entropy" says the second class; scores are shifted, so that there
+    both classes are even."""
+    gamma: NotNegative = 2.0
+    """Exponent of kind "focal": how much less an image counts, the surer its class (Lin et al. 2017)."""
+    margin: Positive = 1.0
+    """Lead over every other class that kind "hinge" asks for."""
+    delta: Positive = 1.0
+    """Error at which kind "huber" goes over from the square to the straight line."""
+    class_weights: tuple[NotNegative, ...] | Literal["none", "balanced"] = "none"
+    """Factors of the training loss of each class's images: a list, or "balanced", images / (classes * images of it)."""
 
     @model_validator(mode="after")
-    def _check_smoothing(self) -> LossRecipe:
-        if self.kind == "hinge":
-            self._require_default(["label_smoothing"], "on hinge, which looks at one class an image")
+    def _check_effect(self) -> LossRecipe:
+        read = KEYS_OF_LOSSES[self.kind]
+        unread = [key for key in type(self).model_fields if key not in ("kind", *read)]
+        self._require_default(unread, f"on {self.kind}{', which reads ' if read else ''}{', '.join(read)}")
+        if not isinstance(self.class_weights, str) and not any(self.class_weights):
+            raise ValueError("class_weights: one at least must be above 0")
         return self
 
 
@@ -238,9 +280,9 @@ class OptimizerRecipe(Section):
     nesterov: bool = False
     """Let sgd look ahead along its momentum."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the mean gradient (adam, adamw, nadam, lamb)."""
+    """Decay of the mean gradient (adam, adamw, adamax, nadam, lamb)."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the mean squared gradient (adam, adamw, nadam, lamb)."""
+    """Decay of the mean squared gradient (adam, adamw, nadam, lamb), of adamax that of the largest one."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean squares (rmsprop, adadelta)."""
     epsilon: Positive = 1e-8
@@ -275,32 +317,61 @@ KEYS_OF_SCHEDULES = {
     "constant": (),
     "steps": ("drops", "factor"),
     "polynomial": ("power",),
+    "exponential": ("factor",),
+    "inverse_time": ("decay",),
     "cosine": ("end_share",),
+    "flat_cosine": ("flat_share", "end_share"),
+    "restarts": ("period_epochs", "period_factor", "end_share"),
     "one_cycle": ("start_share", "end_share"),
-    "plateau": ("patience_epochs", "factor"),
+    "plateau": ("patience_epochs", "factor", "figure"),
 }
 """The keys each kind of schedule reads, beside warmup_epochs."""
+Figure = Literal[
+    "train_loss", "train_rank1", "train_rank5", "validation_loss", "validation_rank1", "validation_rank5",
+    "train_accuracy", "train_exact", "validation_accuracy", "validation_exact",
+    "train_mae", "train_rmse", "validation_mae", "validation_rmse",
+]  # fmt: skip
+"""The figures of history.csv that say how good an epoch is."""
+LOWER_IS_BETTER = frozenset(
+    f"{part}_{figure}" for part in ("train", "validation") for figure in ("loss", "mae", "rmse")
+)
+"""Of the others higher is better."""
 
 
 class ScheduleRecipe(Section):
     """The course of the learning rate; `training/schedule.py` defines each kind."""
 
-    kind: Literal["constant", "steps", "polynomial", "cosine", "one_cycle", "plateau"] = "constant"
+    kind: Literal[
+        "constant", "steps", "polynomial", "exponential", "inverse_time", "cosine", "flat_cosine", "restarts",
+        "one_cycle", "plateau",
+    ] = "constant"  # fmt: skip
     """Form after the warm-up; each reads its own of the keys below."""
     drops: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs after which the rate falls (kind "steps")."""
     factor: Positive = 0.1
-    """Factor of the rate at each drop (kinds "steps" and "plateau")."""
+    """Factor of the rate at each drop (kinds "steps" and "plateau"), or of each epoch, little by little
+    ("exponential")."""
     power: Positive = 1.0
     """Exponent of kind "polynomial"."""
+    decay: Positive | Literal["auto"] = "auto"
+    """Of kind "inverse_time", the rate / (1 + decay * step), as Keras has it; "auto" is the usual learning_rate /
+    epochs."""
     warmup_epochs: NotNegative = 0.0
     """Rise at the start, in epochs, at most half of them: a straight line from 0, a cosine of kind "one_cycle"."""
     start_share: Annotated[float, Field(gt=0, le=1)] = 0.04
     """Share of the rate that kind "one_cycle" starts from."""
     end_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the rate that kinds "cosine" and "one_cycle" end at."""
+    """Share of the rate that kinds "cosine", "flat_cosine" and "one_cycle" end at, "restarts" each of its periods."""
+    flat_share: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """Share of the run after its warm-up that kind "flat_cosine" stays at its highest."""
+    period_epochs: Positive = 10.0
+    """Epochs of the first period of kind "restarts" (Loshchilov & Hutter 2017)."""
+    period_factor: Annotated[float, Field(ge=1)] = 2.0
+    """Length of each later period of kind "restarts" over that of the one before."""
     patience_epochs: Annotated[int, Field(ge=1)] = 5
-    """Epochs without a lower validation loss after which kind "plateau" drops the rate."""
+    """Epochs without a better `figure` after which kind "plateau" drops the rate."""
+    figure: Figure = "validation_loss"
+    """Figure of history.csv that kind "plateau" goes by; of a loss lower is better."""
 
     @model_validator(mode="after")
     def _check_drops(self) -> ScheduleRecipe:
@@ -308,8 +379,8 @@ class ScheduleRecipe(Section):
             raise ValueError(f"drops: must rise, found {list(self.drops)}")
         if self.kind == "steps" and not self.drops:
             raise ValueError('drops: kind "steps" needs at least one epoch')
-        if self.kind == "plateau" and self.factor >= 1:
-            raise ValueError(f'factor: of kind "plateau" must be below 1, found {self.factor:g}')
+        if self.kind in ("plateau", "exponential") and self.factor >= 1:
+            raise ValueError(f'factor: of kind "{self.kind}" must be below 1, found {self.factor:g}')
         if self.kind == "one_cycle" and not self.warmup_epochs:
             raise ValueError('warmup_epochs: must be above 0 with kind "one_cycle"')
         return self
@@ -321,12 +392,37 @@ class ScheduleRecipe(Section):
         self._require_default(unread, f'on kind "{self.kind}", which reads {", ".join(read)}')
         return self
 
+    def require_room(self, epochs: float, meant_for: int = 0) -> None:
+        """Raise ValueError, naming the key, where a run of so many epochs has no room for the drops or the restarts.
+
+        `meant_for` are the epochs that the drops were written for, where that is known.
+        """
+        drops = list(self.drops)
+        if drops and drops[-1] >= epochs:
+            fitted = fitted_drops(drops, math.ceil(epochs), meant_for)
+            advice = (
+                f"schedule.drops={json.dumps(fitted)} keeps their proportion" if fitted else "no drop fits one epoch"
+            )
+            raise ValueError(
+                f"schedule.drops: must be below epochs, {epochs:g}, to have an effect; found {drops}; {advice}"
+            )
+        left = epochs - min(self.warmup_epochs, epochs / 2)
+        if self.kind == "restarts" and self.period_epochs >= left:
+            first = left / (1 + self.period_factor)
+            advice = f'schedule.period_epochs={first:g} has two periods, kind "cosine" a single one'
+            raise ValueError(
+                f"schedule.period_epochs: must be below the {left:g} epochs of the run after its warm-up, for a "
+                f"restart to come; found {self.period_epochs:g}; {advice}"
+            )
+
 
 class InitialRecipe(Section):
     """Initial values of the weights; `networks/initial.py` defines each kind."""
 
-    kind: Literal["xavier", "msra", "he", "lecun", "sparse"] = "msra"
-    """Distribution that weights are drawn from."""
+    kind: Literal["xavier", "msra", "he", "lecun", "sparse", "gaussian"] = "msra"
+    """Distribution that weights are drawn from; "gaussian" is the standard normal one."""
+    bias: Annotated[float, Field(ge=-1e30, le=1e30)] = 0.0
+    """The value that every bias starts at."""
     weights: str = ""
     """Weights to start from, not drawn: a file (safetensors, .pth, MXNet .params), or a run (its best checkpoint)."""
     new_head: bool = False
@@ -342,6 +438,8 @@ class InitialRecipe(Section):
     def _check_head(self) -> InitialRecipe:
         if self.new_head and not self.weights:
             raise ValueError("new_head: has no effect without weights")
+        if self.weights and not self.new_head:
+            self._require_default(["bias"], "with weights, which have their own, but on a new_head")
         if self.zero_last_scale and self.weights:
             raise ValueError(
                 "zero_last_scale: has no effect with weights; initial.zero_last_scale=false is right there"
@@ -366,6 +464,29 @@ class InitialRecipe(Section):
         return self
 
 
+class NetworkOptions(Section):
+    """Changes to a network, of the catalogue or a file; `networks/rewriting.py` makes them, and refuses what has no
+    effect. "own" leaves it as it is.
+    """
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = "own"
+    """Rate of every Dropout; gives an `mlp:` one behind each activation."""
+    activation: Literal["own", "relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish"] = "own"
+    """Kind of every activation."""
+    normalisation: Literal["own", "none", "before", "after", "first"] = "own"
+    """Batch normalisation "before" or "after" every activation that follows a Conv or Dense; "first" puts one in front
+    of the network, which standardises its input; "none" takes all of them away."""
+    width: Annotated[float, Field(gt=0, le=64)] = 1.0
+    """Factor of the channels and units of every layer but the scores."""
+    stem: Literal["own", "cifar"] = "own"
+    """"cifar" makes a ResNet's or DenseNet's stem one for small images: 3x3, stride 1, no pooling."""
+
+
+def network_name(network: object) -> object:
+    """A network as a name: that of a table of layers is its JSON."""
+    return json.dumps(network, default=str) if isinstance(network, dict) else network
+
+
 class TransferRecipe(Section):
     """Fine-tuning: layers of a network that starts from `initial.weights` frozen for a while, or trained slower.
 
@@ -379,10 +500,28 @@ class TransferRecipe(Section):
 
 
 class StoppingRecipe(Section):
-    """Early stopping."""
+    """Early stopping, and the figure that says which epoch is the best."""
 
     patience_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs without a better validation rank-1 after which the run ends; 0 is never."""
+    """Epochs without a better `figure` after which the run ends; 0 is never."""
+    figure: Literal["auto", Figure] = "auto"
+    """Figure of history.csv that says which epoch is best, here and to evaluate and export; of a loss lower is
+    better; "auto" is validation_rank1, or validation_loss where labels are not one class."""
+    min_delta: NotNegative = 0.0
+    """Least difference, in the figure's own unit, by which an epoch is better for `patience_epochs`."""
+    restore_best: bool = False
+    """Let a run that has ended go back to its best epoch, which is then its latest; later ones are set aside."""
+
+    @property
+    def followed(self) -> str:
+        """The figure, "auto" settled."""
+        return "validation_rank1" if self.figure == "auto" else self.figure
+
+    @model_validator(mode="after")
+    def _check_min_delta(self) -> StoppingRecipe:
+        if not self.patience_epochs:
+            self._require_default(["min_delta"], "without patience_epochs")
+        return self
 
 
 class CheckpointRecipe(Section):
@@ -406,10 +545,18 @@ class LoaderRecipe(Section):
     """Batches prepared ahead."""
     window_shards: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
+    order: Literal["shuffled", "balanced"] = "shuffled"
+    """Training images of an epoch: every one once, or as many, every class as often: a rare one's come again."""
     cache: str = ""
     """Folder for shards of records in cloud storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
     """Bound of that folder, GB (10^9 bytes) of shards; 0 is room for all of them."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> LoaderRecipe:
+        if self.order == "balanced" and self.window_shards not in (0, "auto"):
+            raise ValueError('window_shards: must be 0, for all, where order is "balanced": no window has every class')
+        return self
 
 
 def fitted_drops(drops: Sequence[int], epochs: int, meant_for: int = 0) -> list[int]:
@@ -443,14 +590,17 @@ def require_even_batch(images: int, ranks: int = 1, parts: int = 1, devices: int
 class Recipe(Section):
     """One training run, from its seed to its last epoch."""
 
-    network: str
-    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME, or a network's file, PATH/network.json."""
+    network: Annotated[str, BeforeValidator(network_name)]
+    """A name that `networks` lists, or gluoncv:NAME, or timm:NAME; a network's file, PATH.toml or PATH.json, or its
+    content, a table here; mlp:512,512 is a network of dense layers of so many units."""
     records: str
     """Folder of the data set, as `build` made it, or its address in cloud storage, "s3://bucket/imagenet"."""
     engine: Literal["auto", "gluon", "pytorch"] = "auto"
     """MXNet/Gluon or PyTorch; "auto" is Gluon where it is installed and has the devices, and for good in a run."""
     epochs: Annotated[int, Field(ge=1)] = 90
     """Passes over the training images."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Steps that the run ends after, inside an epoch too, in place of `epochs`; 0 is all of these."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 256
     """Images a step, over all devices together; "auto" finds, as a run begins, the most that fit in memory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -458,8 +608,8 @@ class Recipe(Section):
     devices: str = "auto"
     """"auto", "cpu", "cpu:0,1", "gpu:0,1,2,3", "gpu:all": the ctx list; "auto" is one GPU, or else the CPU."""
     precision: Literal["auto", "float32", "tf32", "float64", "bfloat16", "float16"] = "auto"
-    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy; "tf32" is
-    float32 whose products GPUs since Ampere round."""
+    """Number format of convolutions and dense layers; "auto" is the fastest here that costs no accuracy, float32 where
+    labels are numbers; "tf32" is float32 whose products GPUs since Ampere round."""
     compile: bool = False
     """Let the pytorch engine compile its step (torch.compile); Gluon always compiles its own way."""
     deterministic: bool = False
@@ -474,6 +624,7 @@ class Recipe(Section):
     """Decay of the moving average of the weights, which is then what is scored and kept; 0 is off."""
     input: InputRecipe = InputRecipe()
     augmentation: Augmentation = Augmentation()
+    network_options: NetworkOptions = NetworkOptions()
     initial: InitialRecipe = InitialRecipe()
     transfer: TransferRecipe = TransferRecipe()
     loss: LossRecipe = LossRecipe()
@@ -483,6 +634,12 @@ class Recipe(Section):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     log: LogRecipe = LogRecipe()
     loader: LoaderRecipe = LoaderRecipe()
+
+    @property
+    def whole_network(self) -> str:
+        """The network's name with its options behind it, as `networks.catalog` takes it: "lenet?dropout=0.3"."""
+        options = self.network_options.model_dump(exclude_defaults=True)
+        return "?".join([self.network, *(["&".join(f"{key}={options[key]}" for key in options)] if options else [])])
 
     @property
     def images_per_step(self) -> int:
@@ -501,6 +658,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_balance(self) -> Recipe:
+        if self.loader.order == self.loss.class_weights == "balanced":
+            raise ValueError('loss.class_weights: "balanced" beside loader.order "balanced" would count it twice')
+        return self
+
+    @model_validator(mode="after")
     def _check_mixing(self) -> Recipe:
         if not self.augmentation.mixes:
             return self
@@ -516,13 +679,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_schedule(self, info: ValidationInfo) -> Recipe:
-        drops = self.schedule.drops
-        if drops and drops[-1] >= self.epochs:
-            fitted = fitted_drops(drops, self.epochs, (info.context or {}).get("epochs", 0))
-            advice = (
-                f"schedule.drops={json.dumps(fitted)} keeps their proportion" if fitted else "no drop fits one epoch"
-            )
-            raise ValueError(
-                f"schedule.drops: must be below epochs, {self.epochs}, to have an effect; found {list(drops)}; {advice}"
-            )
+        if self.steps:
+            self._require_default(["epochs"], f"beside steps, {self.steps}, which end the run; give one of the two")
+        else:
+            self.schedule.require_room(self.epochs, (info.context or {}).get("epochs", 0))
         return self

@@ -1,4 +1,4 @@
-"""Recipes that come with the package: found by name ("demo", "imagenet/resnet50"), listed and copied.
+"""Recipes that come with the package: found by name ("demo", "imagenet/resnet50"), listed and copied; network files.
 
 They are the files of the repository's config/, which the wheel carries as `imagenet_pipeline.recipes`.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from imagenet_pipeline import files, recipes
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
+
+_NETWORKS = "networks/"
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,19 @@ class ShippedRecipe:
 @cache
 def shipped_paths() -> dict[str, Path]:
     """The file of every shipped recipe, by name, the names sorted."""
-    folder = Path(next(iter(recipes.__path__)))
-    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.toml")}
+    paths = {name.removesuffix(".toml"): path for name, path in _files().items() if not name.startswith(_NETWORKS)}
     return dict(sorted(paths.items()))
+
+
+@cache
+def shipped_networks() -> dict[str, Path]:
+    """Every network that is shipped as a file, by the name a recipe gives it: "networks/mlp_1024.toml"."""
+    return {name: path for name, path in _files().items() if name.startswith(_NETWORKS)}
+
+
+def _files() -> dict[str, Path]:
+    folder = Path(next(iter(recipes.__path__)))
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.toml"))}
 
 
 def shipped_name(path: Path) -> str | None:

@@ -6,22 +6,41 @@ just issued: losses and hits stay on the device until `totals` is called. But th
 left the host, and may be overwritten, as soon as the call that was given them returns.
 
 `imagenet_pipeline/optimizers.py` writes the update rules, shared by the engines. The losses of an image with logits s,
-target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training:
+target t (shares of the classes, or 1 for its one class y) and smoothing e over C classes, in training, where
+q_j = (1 - e) t_j + e / C and p = softmax(s):
 
-    cross_entropy   - sum over j of ((1 - e) t_j + e / C) log softmax(s)_j         (Szegedy et al. 2016, section 7)
-    hinge           sum over j != y of max(0, s_j - s_y + 1)                       (Weston & Watkins 1999)
+    cross_entropy           - sum over j of q_j log p_j                            (Szegedy et al. 2016, section 7)
+    binary_cross_entropy    the same, p_1 = sigmoid(z) and p_0 = 1 - p_1           (C = 2; z is the only output)
+    focal                   - sum over j of q_j (1 - p_j)^gamma log p_j            (Lin et al. 2017)
+    hinge                   sum over j != y of max(0, s_j - s_y + margin)          (Weston & Watkins 1999)
 
-Scoring uses the same without smoothing.
+Of a single output z the network makes the scores s = (0, z - log(h / (1 - h))), even where p_1 is the threshold h: so
+all that ranks two scores goes by the threshold (`networks/head.py`).
+
+Of records with a vector of C labels t, each 0 or 1 or of mixed images a share, or each a number:
+
+    binary_cross_entropy    - mean over j of (t_j log p_j + (1 - t_j) log (1 - p_j)),   p = 1 / (1 + exp(-s))
+    mae, mse                mean over j of |s_j - t_j|, of (s_j - t_j)^2
+    huber                   mean over j of h(|s_j - t_j|): h(d) = d^2 / 2 up to delta, delta (d - delta / 2) beyond it
+
+With class weights w the loss of an image of one class is the above times sum over j of t_j w_j (w_y of its class y).
+A step's loss is the sum of its images', divided by their number, as Keras divides it, not by the sum of their weights,
+as PyTorch does: so an image weighs the same whatever shares its batch, and shares of ranks and micro-batches add up.
+"balanced" is w_c = n / (C n_c) over all n training images, n_c of them of class c, as scikit-learn has it: the mean
+weight of the training images is 1 then, and both ways to divide agree but for chance.
+
+Scoring uses the same without smoothing and without weights: a validation loss is that of the records as they are.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +53,10 @@ from imagenet_pipeline.networks.catalog import ZOOS, is_zoo_name
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.subnetwork import no_layer
 from imagenet_pipeline.processes import this_process
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
+LEAST_MISSING = 1e-12
+"""What focal loss takes 1 - p to be at least: its powers below 1 have no slope at 0."""
 FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
 """Engines, and the packages that they need."""
 Array = npt.NDArray[np.floating[Any]]
@@ -42,7 +64,15 @@ Values = Mapping[str, Array]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Targets = Labels | npt.NDArray[np.float32]
-"""Classes [n], or the share of each class [n, classes]."""
+"""Classes [n], or the share of each class or the label vectors [n, classes]."""
+
+FIGURES: dict[LabelKind, tuple[str, str]] = {
+    "class": ("rank1", "rank5"),
+    "classes": ("accuracy", "exact"),
+    "number": ("mae", "rmse"),
+}
+"""Figures beside the loss. Of several classes an image: percent of right decisions (a positive score is a yes), and of
+images with no wrong decision. Of numbers: mean absolute error, and the root of the mean squared error."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +82,8 @@ class Blueprint:
     `mean` and `std` are per channel (R, G, B, or grey alone), in 0..255; `input_size` is that of the input in pixels
     (a network whose parameters do not depend on it takes other sizes as well), which a checkpoint has of its own.
     `frozen` names layers by the beginnings of their paths: those whose values stay in this epoch.
+    `label_kind` is that of the class table, whose figures are counted beside the loss; `class_weights` are the numbers
+    that the recipe's come to, none where every class weighs the same.
     """
 
     network: Sequential | ZooNetwork
@@ -60,6 +92,8 @@ class Blueprint:
     std: tuple[float, ...]
     recipe: Recipe
     frozen: tuple[str, ...] = ()
+    label_kind: LabelKind = "class"
+    class_weights: tuple[float, ...] = ()
 
     def for_scoring(self) -> Blueprint:
         """The same without the recipe's keys of training alone, which need a compiler or the whole network."""
@@ -75,13 +109,39 @@ class Blueprint:
 class Totals:
     """Exact counts over the batches since the last reading.
 
-    `step_losses` is the loss summed over each batch's images, float64, a row a batch.
+    `step_losses` is the loss summed over each batch's images, float64, a row a batch. So is, for each of the two
+    `FIGURES`, `step_figures` [batches, 2] where labels are not one class; hits are 0 then: of right decisions their
+    number, of numbers the absolute and the squared error, each the mean over an image's numbers.
     """
 
     images: int
     rank1_hits: int
     rank5_hits: int
     step_losses: npt.NDArray[np.float64]
+    step_figures: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+
+    @classmethod
+    def of(cls, images: int, sums: npt.NDArray[np.float64], label_kind: LabelKind) -> Totals:
+        """Totals out of the loss and the sums of both figures, [batches, 3]."""
+        if label_kind == "class":
+            return cls(images, int(sums[:, 1].sum()), int(sums[:, 2].sum()), sums[:, 0])
+        return cls(images, 0, 0, sums[:, 0], sums[:, 1:])
+
+    def in_order(self) -> Totals:
+        """The same, its batches added up one after the other: not by np.sum, whose order depends on their number."""
+        losses, figures = np.cumsum(self.step_losses)[-1:], np.cumsum(self.step_figures, axis=0)[-1:]
+        return Totals(self.images, self.rank1_hits, self.rank5_hits, losses, figures)
+
+    def figures(self, classes: ClassTable) -> dict[str, float]:
+        """The two `FIGURES` of labels of these classes by name, over all images."""
+        if classes.label_kind == "class":
+            return {"rank1": self.rank1, "rank5": self.rank5}
+        first, second = self.step_figures.sum(axis=0).tolist()
+        if classes.label_kind == "number":
+            values = first / self.images, math.sqrt(second / self.images)
+        else:
+            values = 100.0 * first / (self.images * len(classes)), 100.0 * second / self.images
+        return dict(zip(FIGURES[classes.label_kind], values, strict=True))
 
     @property
     def loss(self) -> float:
@@ -104,6 +164,7 @@ class Totals:
             self.rank1_hits + other.rank1_hits,
             self.rank5_hits + other.rank5_hits,
             np.concatenate([self.step_losses, other.step_losses]),
+            np.concatenate([self.step_figures, other.step_figures]),
         )
 
 
@@ -132,7 +193,7 @@ class Engine(Protocol):
         labels count their largest.
         """
 
-    def score_batch(self, images: Images, labels: Labels) -> None:
+    def score_batch(self, images: Images, labels: Targets) -> None:
         """Add a batch's loss and hits to the totals."""
 
     def totals(self) -> Totals:

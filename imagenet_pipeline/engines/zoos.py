@@ -42,11 +42,11 @@ class ZooNetwork:
         return self.table(input_shape).shapes
 
     def initial_values(
-        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool, bias: float = 0.0
     ) -> dict[str, Values] | None:
-        if zero_last_scale:
+        if zero_last_scale or bias:
             what = "a zoo's network draws its own values"
-            raise BadRecipe(what, where="initial.zero_last_scale", found=str(self))
+            raise BadRecipe(what, where=f"initial.{'bias' if bias else 'zero_last_scale'}", found=str(self))
         return None
 
     def drawn(self, input_shape: Shape, seed: int) -> dict[str, Values]:

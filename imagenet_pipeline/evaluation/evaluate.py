@@ -15,12 +15,20 @@ from typing import cast
 import numpy as np
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, Size, load_run_recipe
+from imagenet_pipeline.config import LossRecipe, Recipe, Size, load_run_recipe
 from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadInput, BadRecipe, counted, extent
+from imagenet_pipeline.evaluation.scoring import (
+    CROSS_ENTROPY,
+    Member,
+    Outcomes,
+    RelabelledSplit,
+    Whole,
+    require_finite,
+    score_split,
+)
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
-from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, Whole, require_finite, score_split
-from imagenet_pipeline.records.classes import NUMBERED, ClassTable
+from imagenet_pipeline.records.classes import NUMBERED, ClassTable, require_one_class
 from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.data import IMPORTED, records_to_read, require_its_classes
@@ -35,7 +43,7 @@ HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "l
 class Evaluation:
     """Metrics of a checkpoint on a split, equal in all `processes`, and everything they depend on; ranks are percent.
 
-    `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropy is in nats.
+    `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropies are in nats.
     """
 
     run: str
@@ -177,6 +185,8 @@ def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, data:
     """A checkpoint, and `data`, or the run's own records; they must have the split and its classes."""
     recipe, checkpoint = opened
     data = data or records_to_read(recipe)
+    for table, where in ((checkpoint.state.class_table, run), (data.classes, data.name)):
+        require_one_class(table, where, "scoring by rank")
     numbering = numbering_of(checkpoint.state, data)
     if not data.count(split):
         raise no_split(data.name, split, [name for name, count in data.counts.items() if count])
@@ -210,20 +220,20 @@ def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops) 
     Collective.
     """
     first, engines = candidates[0], [candidate.engine() for candidate in candidates]
-    loss_kind = first.recipe.loss.kind if len(candidates) == 1 else "cross_entropy"
+    loss = first.recipe.loss if len(candidates) == 1 else CROSS_ENTROPY
     _require_same_ranks(candidates, engines, split, crops)
-    members = [_member(candidate, engine, loss_kind) for candidate, engine in zip(candidates, engines, strict=True)]
+    members = [_member(candidate, engine, loss) for candidate, engine in zip(candidates, engines, strict=True)]
     started = time.monotonic()
     source = RelabelledSplit(first.data, split, first.numbering.relabel, first.recipe)
     outcomes = score_split(source, crops, members, len(first.numbering.table))
-    setting = Setting(split, crops, loss_kind, time.monotonic() - started)
+    setting = Setting(split, crops, loss.kind, time.monotonic() - started)
     scored = zip(candidates, engines, outcomes[-len(candidates) :], strict=True)
     return Scores([candidate.evaluation(engine, own, setting) for candidate, engine, own in scored], outcomes)
 
 
-def _member(candidate: Candidate, engine: Engine, loss_kind: str) -> Member:
+def _member(candidate: Candidate, engine: Engine, loss: LossRecipe) -> Member:
     state = candidate.checkpoint.state
-    return Member(engine, (state.input_size, state.crop_fraction), loss_kind, len(state.mean))
+    return Member(engine, (state.input_size, state.crop_fraction), loss, len(state.mean))
 
 
 def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engine], split: str, crops: int) -> None:

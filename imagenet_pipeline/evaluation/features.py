@@ -36,6 +36,7 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
 from imagenet_pipeline.networks.subnetwork import until
+from imagenet_pipeline.records.classes import require_one_class
 from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.records.reader import RecordSet
@@ -112,6 +113,7 @@ class _Origin(NamedTuple):
 
 
 def _images_of(data: DataSet, splits: Sequence[str]) -> dict[str, int]:
+    require_one_class(data.classes, data.name, "`features`")
     splits = splits or list(data.counts)
     there = {split: data.count(split) for split in SPLITS if data.count(split)}
     for split in splits:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from imagenet_pipeline.config import Recipe, Size
 from imagenet_pipeline.errors import BadInput, PipelineError
 from imagenet_pipeline.evaluation.evaluate import numbering_of, scoring_recipe
-from imagenet_pipeline.evaluation.scoring import Member, Outcomes, RelabelledSplit, View, score_split
+from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Member, Outcomes, RelabelledSplit, View, score_split
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.int8 import METHOD, OnnxScorer, Pixels, pixels_of, quantise, require_runtime
 from imagenet_pipeline.loading.loader import Loader
@@ -79,7 +79,7 @@ class Int8Plan:
     def _scores(self, source: RelabelledSplit, before: Path, after: Path) -> dict[str, Any]:
         """Rank-1 in percent, and rank-5 where there are more than five classes, of both on the same images."""
         scorers = [OnnxScorer(path, self.normalisation) for path in (before, after)]
-        members = [Member(scorer, self.view, "cross_entropy", len(self.state.mean)) for scorer in scorers]
+        members = [Member(scorer, self.view, CROSS_ENTROPY, len(self.state.mean)) for scorer in scorers]
         classes = len(self.state.classes)
         _, *outcomes = score_split(source, 1, members, classes)
         by_form: dict[str, Outcomes] = dict(zip(("float32", "int8"), outcomes, strict=True))

@@ -11,8 +11,8 @@ from imagenet_pipeline.errors import counted
 from imagenet_pipeline.evaluation.predict import Prediction, read_picture
 from imagenet_pipeline.evaluation.report import curves, text
 from imagenet_pipeline.records.image import Rejected, encode_jpeg, encode_png, shrink
-from imagenet_pipeline.training.journal import Event
-from imagenet_pipeline.training.metrics import says_rank5
+from imagenet_pipeline.training.journal import Event, figures_of
+from imagenet_pipeline.training.metrics import NAMES, says_rank5
 
 if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.results import EvaluationReport
@@ -39,6 +39,8 @@ def evaluation_html(report: EvaluationReport) -> str:
 def run_html(folder: Path, state: str, row: Event) -> str:
     """A run's last figures, and the curves of its loss and rank-1."""
     columns = {"loss": "loss", "rank-1 %": "rank1", "rank-5 %": "rank5"}
+    if row and "train_rank1" not in row:
+        columns = {"loss": "loss"} | {NAMES[figure]: figure for figure in figures_of([row])}
     rows = [
         (name, *(f"{row[f'{part}_{key}']:.4g}" if f"{part}_{key}" in row else "" for part in ("train", "validation")))
         for name, key in columns.items()
@@ -59,7 +61,12 @@ def _figure(prediction: Prediction) -> str:
     lines = [
         f"{100 * choice.probability:.1f} %&nbsp; {text(choice.name)}" for choice in prediction.top[:_CLASSES_SHOWN]
     ]
-    said = "<br>".join(lines) or f"not read: {text(prediction.reason)}"
+    lines += [f"{amount.value:.4g}&nbsp; {text(amount.name)}" for amount in prediction.numbers]
+    said = (
+        "<br>".join(lines)
+        or ("none of the classes" if not prediction.reason else "")
+        or f"not read: {text(prediction.reason)}"
+    )
     return (
         f'<figure style="margin:0;width:{_SIDE_PIXELS}px;overflow-wrap:anywhere">{_thumbnail(prediction.path)}'
         f"<figcaption>{said}<br><small>{text(prediction.path.name)}</small></figcaption></figure>"

@@ -27,12 +27,12 @@ from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
-from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, require_finite
+from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, outputs_of, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.reduced import resize_photo_into, upright_image
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 from imagenet_pipeline.records.image import LazyImage, Rejected, calm
 from imagenet_pipeline.records.image_files import READ_ENDINGS, ImageTree
 from imagenet_pipeline.records.lists import LINE_LIMIT_BYTES, read_list, require_no_backslashes
@@ -61,12 +61,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """A number that a network says of a picture."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of a picture, best first, or the reason why it could not be read."""
+    """The most probable classes of a picture, best first, or the reason why it could not be read.
+
+    Of a network that tells several classes of an image, `top` are those of a probability above 1/2, maybe none; of one
+    that says numbers there are `numbers` in their place.
+    """
 
     path: Path
     top: tuple[Choice, ...]
     reason: str = ""
+    numbers: tuple[Amount, ...] = ()
+    label_kind: LabelKind = "class"
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], top: int = 5, crops: Crops = 1) -> Iterator[Prediction]:
@@ -168,8 +182,17 @@ def _issue(classifier: Classifier, paths: Sequence[Path], views: Sequence[Pixels
 def _predictions(classifier: Classifier, batch: _Issued, top: int) -> Iterator[Prediction]:
     rows = iter(batch.probabilities() if batch.probabilities else ())
     for path, reason in zip(batch.paths, batch.reasons, strict=True):
-        choices = () if reason else best_choices(next(rows), classifier.classes, top)
-        yield Prediction(path, choices, reason)
+        yield Prediction(path, (), reason) if reason else _prediction(path, next(rows), classifier.classes, top)
+
+
+def _prediction(path: Path, row: npt.NDArray[np.float64], classes: ClassTable, top: int) -> Prediction:
+    if classes.label_kind == "number":
+        named = zip(classes.names, row.tolist(), strict=True)
+        return Prediction(path, (), "", tuple(Amount(name, value) for name, value in named), "number")
+    choices = best_choices(row, classes, top)
+    if classes.label_kind == "classes":
+        choices = tuple(choice for choice in choices if choice.probability > 0.5)
+    return Prediction(path, choices, label_kind=classes.label_kind)
 
 
 @dataclass(frozen=True)
@@ -208,6 +231,7 @@ class Classifier:
     def probabilities_of(self, views: Pixels) -> Probabilities:
         """Probabilities [n, classes] of the images of a batch, given their crops `views` [n, crops, H, W, channels].
 
+        Of several classes an image each has its own; of a network that says numbers it is these.
         Raises BadInput where the network's output is not finite.
         """
         return self.issue_probabilities(views)()
@@ -219,7 +243,10 @@ class Classifier:
         def read() -> Probabilities:
             found = logits()
             require_finite(found, self.checkpoint.folder)
-            return np.exp(log_probabilities(found, crops))
+            if self.classes.label_kind == "class":
+                return np.exp(log_probabilities(found, crops))
+            outputs = outputs_of(found, self.classes.label_kind, crops)
+            return outputs if self.classes.label_kind == "number" else np.exp(-np.logaddexp(0, -outputs))
 
         return read
 
@@ -300,10 +327,11 @@ def _lines(path: Path) -> Iterator[str]:
 class PredictionTable:
     """Writes predictions as rows of a CSV; made by `prediction_table`."""
 
-    def __init__(self, stream: io.TextIOWrapper, top: int) -> None:
+    def __init__(self, stream: io.TextIOWrapper, top: int, numbers: Sequence[str] = ()) -> None:
         self._writer = csv.writer(stream, lineterminator="\n")
         ranks = range(1, top + 1)
         choices = [column for n in ranks for column in (f"class_{n}", f"name_{n}", f"probability_{n}")]
+        choices = [*numbers] or choices
         self._writer.writerow(["file", "unreadable", *choices])
         self._columns = len(choices)
 
@@ -312,6 +340,7 @@ class PredictionTable:
         choices = [
             cell for choice in prediction.top for cell in (choice.class_id, choice.name, f"{choice.probability:.6f}")
         ]
+        choices += [f"{amount.value:.9g}" for amount in prediction.numbers]
         choices += [""] * (self._columns - len(choices))
         self._writer.writerow([prediction.path, prediction.reason, *choices])
 
@@ -322,15 +351,16 @@ def require_csv(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def prediction_table(path: Path, top: int) -> Iterator[PredictionTable]:
+def prediction_table(path: Path, top: int, numbers: Sequence[str] = ()) -> Iterator[PredictionTable]:
     """A table of `top` classes a picture, to be filled; the file appears when the block ends well.
 
-    Columns: file, unreadable (why, or nothing), then class_1, name_1, probability_1 and so on. UTF-8; a file's name
+    Columns: file, unreadable (why, or nothing), then class_1, name_1, probability_1 and so on, or a column for each
+    of the `numbers`. UTF-8; a file's name
     keeps its bytes. Raises BadRecipe for another ending.
     """
     require_csv(path)
     with files.whole_file(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-        yield PredictionTable(text, top)
+        yield PredictionTable(text, top, numbers)
         text.flush()
         text.detach()

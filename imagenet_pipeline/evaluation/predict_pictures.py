@@ -23,7 +23,7 @@ from imagenet_pipeline.drawing import (
     write_png,
 )
 from imagenet_pipeline.errors import BadRecipe, printable
-from imagenet_pipeline.evaluation.predict import Choice, Prediction, read_picture
+from imagenet_pipeline.evaluation.predict import Amount, Choice, Prediction, read_picture
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.records.image import Rejected
 from imagenet_pipeline.training.checkpoint import Checkpoint
@@ -65,18 +65,16 @@ class Drawings:
     def add(self, prediction: Prediction) -> None:
         """Draw a prediction, unless its picture could not be read."""
         on_sheet = self._sheet is not None and len(self._tiles) < SHEET_LIMIT
-        if not prediction.top or not (self._folder or on_sheet):
+        if prediction.reason or not (self._folder or on_sheet):
             return
         try:
             pixels = read_picture(prediction.path).whole()
         except Rejected:  # gone or changed since it was looked at
             return
         if on_sheet:
-            first = prediction.top[0]
-            lines = (first.name, f"{100 * first.probability:.1f} %  {prediction.path.name}")
-            self._tiles.append(tile(pixels, _TILE, lines, first.probability))
+            self._tiles.append(_tile(pixels, prediction))
         if self._folder:
-            picture = jpeg(annotated(pixels, prediction.top), 92)
+            picture = jpeg(annotated(pixels, prediction.top or prediction.numbers), 92)
             files.write_whole(self._folder / self._free_name(prediction.path), picture)
             self.annotated += 1
 
@@ -106,6 +104,18 @@ class Drawings:
         return free_name(self._name(path), _JPEG_ENDINGS, self._names)
 
 
+def _tile(pixels: Pixels, prediction: Prediction) -> Image.Image:
+    """A picture with what is said of it: its class with the probability, its classes, or its numbers."""
+    name = prediction.path.name
+    if prediction.label_kind != "class":
+        said = [choice.name for choice in prediction.top]
+        said += [f"{amount.name} {amount.value:.4g}" for amount in prediction.numbers]
+        words = ", ".join(said)
+        return tile(pixels, _TILE, (words or "none of the classes", name))
+    first = prediction.top[0]
+    return tile(pixels, _TILE, (first.name, f"{100 * first.probability:.1f} %  {name}"), first.probability)
+
+
 def free_name(name: str, endings: tuple[str, ...], taken: Collection[str]) -> str:
     """The name of a picture's copy: its own where it has one of these endings, else with the first ending added.
 
@@ -119,8 +129,8 @@ def free_name(name: str, endings: tuple[str, ...], taken: Collection[str]) -> st
     return name
 
 
-def annotated(pixels: Pixels, top: Sequence[Choice]) -> Image.Image:
-    """A copy of a picture [H, W, 3] with its classes below it: percent, a bar, and the name.
+def annotated(pixels: Pixels, top: Sequence[Choice | Amount]) -> Image.Image:
+    """A copy of a picture [H, W, 3] with its classes below it: percent, a bar, and the name; or its numbers.
 
     Letters grow with the picture, 14 pixels at least; a small picture is enlarged by a whole factor to be as wide as
     they need.
@@ -141,8 +151,15 @@ def annotated(pixels: Pixels, top: Sequence[Choice]) -> Image.Image:
     return made
 
 
-def _draw_row(draw: ImageDraw.ImageDraw, choice: Choice, top: int, row: int, letters: int, across: int) -> None:
-    """Draw percent, bar and name on a line, from the left."""
+def _draw_row(
+    draw: ImageDraw.ImageDraw, choice: Choice | Amount, top: int, row: int, letters: int, across: int
+) -> None:
+    """Draw percent, bar and name on a line, from the left; a number with its name."""
+    if isinstance(choice, Amount):
+        words, font = lettering(f"{choice.name} {choice.value:.4g}", letters)
+        words = shortened(words, font, across - letters)
+        draw.text((letters // 2, top + row // 2), words, font=font, fill=INK, anchor="lm")
+        return
     percent, font = lettering(f"{100 * choice.probability:.1f} %", letters)
     edge, middle = letters // 2, top + row // 2
     numbers = edge + round(font.getlength("100.0 %"))

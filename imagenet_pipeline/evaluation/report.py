@@ -6,7 +6,7 @@ for the screen and for paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -75,51 +75,65 @@ def write_report(findings: Findings, out: Path) -> Path:
 
 def _page(findings: Findings) -> str:
     examination = findings.examination
-    name = text(title(examination))
-    notes = "".join(f"<p>{text(note)}.</p>" for note in examination.notes)
+    head = title(examination), sources(examination)
+    return page_of(head, headlines(findings), examination.notes, _sections(findings))
+
+
+def page_of(head: tuple[str, str], figures: Sequence[Headline], notes: Sequence[str], sections: Iterable[str]) -> str:
+    """The page: title and the line below it, figures, notes, and sections of HTML."""
+    name, sub = map(text, head)
+    said = "".join(f"<p>{text(note)}.</p>" for note in notes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"{_GENERATOR}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}</title><style>{STYLE}</style></head><body>"
-        f'<h1>{name}</h1><p class="sub">{text(sources(examination))}</p>'
-        f'<div class="figures">{"".join(map(_headline, headlines(findings)))}</div>{notes}'
-        f"{''.join(_sections(findings))}</body></html>\n"
+        f'<h1>{name}</h1><p class="sub">{sub}</p>'
+        f'<div class="figures">{"".join(map(_headline, figures))}</div>{said}'
+        f"{''.join(sections)}</body></html>\n"
     )
 
 
 def _sections(findings: Findings) -> Iterator[str]:
     examination = findings.examination
     if len(findings.own) > 1:
-        yield _table(comparison_table(findings))
-    confused = _table(confused_table(findings)) if findings.mistakes else ""
-    classes = _table(class_table(findings))
+        yield table_section(comparison_table(findings))
+    confused = table_section(confused_table(findings)) if findings.mistakes else ""
+    classes = table_section(class_table(findings))
     if len(findings.classes) <= MANY_CLASSES:
         yield _beside(_confusions(findings), confused)
         yield _beside(classes, _calibration(findings))
     else:
         yield _beside(confused, classes)
         yield _calibration(findings)
-    yield _section("Surest mistakes", mistakes(findings) if findings.mistakes else "<p>There is none.</p>")
+    yield section("Surest mistakes", mistakes(findings) if findings.mistakes else "<p>There is none.</p>")
     runs = list(dict.fromkeys(Path(member.run) for member in examination.evaluations))
-    pictures = [f'<p class="note">{text(str(run))}</p>{curve}' for run in runs if (curve := curves(run))]
-    if pictures:
-        yield _section("Training", "".join(pictures))
+    yield training_section(runs)
     for member in examination.evaluations:
-        yield _table(dependence_table(examination, member))
-    for run in runs:
-        recipe = (run / "recipe.toml").read_text(encoding="utf-8")
-        yield _section(f"Recipe of {text(str(run))}", f"<pre>{_text_block(recipe)}</pre>")
+        yield table_section(dependence_table(examination, member))
+    yield from map(recipe_section, runs)
+
+
+def training_section(runs: Sequence[Path]) -> str:
+    """The curves of runs, those that have any."""
+    pictures = [f'<p class="note">{text(str(run))}</p>{curve}' for run in runs if (curve := curves(run))]
+    return section("Training", "".join(pictures)) if pictures else ""
+
+
+def recipe_section(run: Path) -> str:
+    """The recipe of a run, as it lies there."""
+    recipe = (run / "recipe.toml").read_text(encoding="utf-8")
+    return section(f"Recipe of {text(str(run))}", f"<pre>{_text_block(recipe)}</pre>")
 
 
 def _confusions(findings: Findings) -> str:
     note = "A row a class, a column what it was taken for; shaded by the share of the row."
-    return _section("Confusions", f'<p class="note">{note}</p>{confusion_square(findings)}')
+    return section("Confusions", f'<p class="note">{note}</p>{confusion_square(findings)}')
 
 
 def _calibration(findings: Findings) -> str:
     note = f"{calibration_note(findings)} Bars: the share that is right, with 95 % whiskers; below: images a bin."
-    return _section("Calibration", f'<p class="note">{note}</p>{reliability(findings.figures.calibration)}')
+    return section("Calibration", f'<p class="note">{note}</p>{reliability(findings.figures.calibration)}')
 
 
 def _beside(first: str, second: str) -> str:
@@ -137,18 +151,20 @@ def _headline(line: Headline) -> str:
     return f"<div><i>{text(line.name)}</i><b>{text(line.value)}</b>{interval}<span>{text(line.basis)}</span></div>"
 
 
-def _section(heading: str, content: str) -> str:
+def section(heading: str, content: str) -> str:
+    """HTML under a heading."""
     return f"<section><h2>{heading}</h2>{content}</section>"
 
 
-def _table(table: Table) -> str:
+def table_section(table: Table) -> str:
+    """A table under its heading."""
     note = f'<p class="note">{text(table.note)}</p>' if table.note else ""
     titled = any(table.header)
     head = f"<thead>{_row(table.header, table.words, 'th')}</thead>" if titled else ""
     body = "".join(_row(row, table.words, "td") for row in table.rows)
     kind = ("rows wide" if len(table.header) > _WIDE else "rows") if titled else "pairs"
     whole = f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
-    return _section(text(table.heading), f'{note}<div class="scroll">{whole}</div>')
+    return section(text(table.heading), f'{note}<div class="scroll">{whole}</div>')
 
 
 def _row(cells: Sequence[str], words: int, tag: str) -> str:

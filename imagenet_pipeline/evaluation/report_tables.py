@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagenet_pipeline.config import shown_size
 from imagenet_pipeline.errors import counted, printable
@@ -14,7 +15,15 @@ from imagenet_pipeline.evaluation.evaluate import Evaluation
 from imagenet_pipeline.evaluation.results import Figures, Findings
 from imagenet_pipeline.evaluation.stats import Difference, Interval, Mean, Rate
 
-LOSSES = {"cross_entropy": "cross-entropy, nats", "hinge": "hinge loss"}
+if TYPE_CHECKING:
+    from imagenet_pipeline.evaluation.vectors import VectorEvaluation
+
+LOSSES = {
+    "cross_entropy": "cross-entropy, nats",
+    "binary_cross_entropy": "binary cross-entropy, nats",
+    "focal": "focal loss, nats",
+    "hinge": "hinge loss",
+}
 MANY_CLASSES = 50
 """Beyond this a square of all classes cannot be read, nor a table of them all."""
 SHOWN_CLASSES = SHOWN_PAIRS = 15
@@ -79,9 +88,7 @@ def headlines(findings: Findings) -> list[Headline]:
     found = [
         _headline("rank-1", figures.rank1, f"; {findings.chance}"),
         *([_headline("rank-5", figures.rank5)] if findings.says_rank5 else []),
-        Headline(
-            "loss", f"{figures.loss.value:z.4f}", _mean_span(figures.loss), LOSSES[findings.examination.loss_kind]
-        ),
+        Headline("loss", f"{figures.loss.value:z.4f}", mean_span(figures.loss), LOSSES[findings.examination.loss_kind]),
     ]
     error = f"{100 * figures.calibration.error:.2f} %"
     found.append(Headline("calibration error", error, "", "expected, 15 bins"))
@@ -181,25 +188,30 @@ def mistake_table(findings: Findings) -> Table:
 
 def dependence_table(examination: Examination, member: Evaluation) -> Table:
     """Everything that a member's figures depend on: weights, data, recipe, versions."""
-    versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
-    size, whole = member.input_size, "shorter edge" if isinstance(member.input_size, int) else "largest such window"
-    crop = f"{shown_size(size)} px, {100 * member.crop_fraction:g} % of the {whole}, {seen(member.crops)}"
-    rows = [
-        ["checkpoint", f"{member.checkpoint} of {member.run}"],
-        ["network", f"{member.network}, {counted(member.classes, 'class')}"],
-        ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
-        ["versions", versions],
-        ["input", crop],
-        ["data", f"{member.split} of {examination.data.name}"],
-        ["weights, SHA-256", member.weights_digest],
-        ["data manifest, SHA-256", member.data_digest],
-        ["recipe, SHA-256", member.recipe_digest],
-    ]
+    rows = dependence_rows(member, examination.data.name)
     if examination.real is not None:
         rows.append(["ReaL labels", str(examination.real.path)])
     members = examination.evaluations
     whose = f"figures of {_called(member, members)}" if len(members) > 1 else "figures"
     return Table(f"What the {whose} depend on", ["", ""], rows, 2)
+
+
+def dependence_rows(member: Evaluation | VectorEvaluation, data: str) -> list[list[str]]:
+    """Name and value of all that the figures of a checkpoint on a data set depend on."""
+    versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
+    size, whole = member.input_size, "shorter edge" if isinstance(member.input_size, int) else "largest such window"
+    crop = f"{shown_size(size)} px, {100 * member.crop_fraction:g} % of the {whole}, {seen(member.crops)}"
+    return [
+        ["checkpoint", f"{member.checkpoint} of {member.run}"],
+        ["network", f"{member.network}, {counted(member.classes, 'class')}"],
+        ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
+        ["versions", versions],
+        ["input", crop],
+        ["data", f"{member.split} of {data}"],
+        ["weights, SHA-256", member.weights_digest],
+        ["data manifest, SHA-256", member.data_digest],
+        ["recipe, SHA-256", member.recipe_digest],
+    ]
 
 
 def certainty(probability: float) -> str:
@@ -239,7 +251,8 @@ def _figure_cells(figures: Figures, with_rank5: bool) -> list[str]:
     return [*cells, f"{figures.loss.value:z.4f}", f"{100 * figures.calibration.error:.2f}"]
 
 
-def _mean_span(found: Mean) -> str:
+def mean_span(found: Mean) -> str:
+    """The interval of a mean, as it stands beside it."""
     return "" if found.interval is None else f"{found.interval[0]:.3f}\N{EN DASH}{found.interval[1]:.3f}"
 
 
@@ -260,6 +273,11 @@ def as_markdown(findings: Findings) -> str:
     tables += [calibration_table(findings), confused_table(findings), class_table(findings), mistake_table(findings)]
     tables += [dependence_table(examination, member) for member in examination.evaluations]
     head = [f"# {plain(title(examination))}", plain(sources(examination)), *map(plain, examination.notes)]
+    return markdown_of(head, tables)
+
+
+def markdown_of(head: Sequence[str], tables: Sequence[Table]) -> str:
+    """Paragraphs, of Markdown, and below them those of the tables that have rows."""
     return "\n\n".join([*head, *(_table(table) for table in tables if table.rows)]) + "\n"
 
 

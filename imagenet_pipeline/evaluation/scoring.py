@@ -15,19 +15,21 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.config import Recipe, Size
-from imagenet_pipeline.engines import Array, Images
+from imagenet_pipeline.config import LossRecipe, Recipe, Size, log_odds
+from imagenet_pipeline.engines import LEAST_MISSING, Array, Images
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.stats import Reals, Truths
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records.classes import LabelKind
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import loader_of
 from imagenet_pipeline.training.metrics import top_classes
 
 Crops = Literal[1, 2, 10]
+CROSS_ENTROPY = LossRecipe()
 View = tuple[Size, float]
 """Input of a network: its size in pixels, and the share of the largest window of its shape that the crop takes."""
 
@@ -54,7 +56,7 @@ class Member:
 
     engine: Scorer
     view: View
-    loss_kind: str
+    loss: LossRecipe
     channels: int = 3
 
     @property
@@ -88,11 +90,11 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
                 logs.append(log_probabilities(logits, crops))
             # A single crop ranks by the scores themselves: what rounds to the same probability is not a tie.
             ranked = logits if crops == 1 else logs[-1]
-            outcomes = outcomes_of(batch.numbers, batch.labels, ranked, logs[-1], member.loss_kind)
+            outcomes = outcomes_of(batch.numbers, batch.labels, ranked, logs[-1], member.loss)
             own.append((batch.first_position, outcomes))
         if len(members) > 1:
             mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
-            outcomes = outcomes_of(batch.numbers, batch.labels, mean, mean, "cross_entropy")
+            outcomes = outcomes_of(batch.numbers, batch.labels, mean, mean, CROSS_ENTROPY)
             parts[0].append((batch.first_position, outcomes))
     count = source.data.count(source.split)
     return [gathered(members[0].engine, count, classes, own) for own in parts[len(members) == 1 :]]
@@ -146,7 +148,7 @@ def _shown(
             records = stack.enter_context(RecordSet.of(source.data, source.split))
             share = Share(engine.rank, engine.ranks)
             classes = len(source.relabel)
-            loader = loader_of(recipe, records, size, classes, share, crops, engine.host_array, channels)
+            loader = loader_of(recipe, records, size, classes, share, crops, engine.host_array, channels=channels)
             passes[images] = stack.enter_context(loader.evaluation(crop_fraction, crops))
         total = min(map(len, passes.values()))
         for done in range(1, total + 1):
@@ -189,21 +191,26 @@ class Outcomes:
         return right
 
 
-def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss_kind: str) -> Outcomes:
+def outcomes_of(numbers: Whole, labels: Whole, ranked: Array, logs: Logs, loss: LossRecipe) -> Outcomes:
     """Outcomes of a batch. Classes rank by `ranked` [n, classes], ties to the lower; `logs` are log probabilities."""
     top = top_classes(ranked, PREDICTIONS)
     rows = np.arange(len(labels))
     confidence = np.minimum(1.0, np.exp(logs[rows, top[:, 0]]))
-    return Outcomes(numbers, labels, top, confidence, losses_of(logs, labels, loss_kind))
+    return Outcomes(numbers, labels, top, confidence, losses_of(logs, labels, loss))
 
 
-def losses_of(logs: Logs, labels: Whole, kind: str) -> Reals:
+def losses_of(logs: Logs, labels: Whole, loss: LossRecipe) -> Reals:
     """[n], as `engines/__init__.py` writes the losses: of hinge, whose differences a constant leaves, logs will do."""
-    own = logs[np.arange(len(labels)), labels]
-    if kind == "hinge":
-        margins: Reals = np.maximum(0.0, logs - own[:, None] + 1.0).sum(axis=1) - 1.0
+    rows = np.arange(len(labels))
+    if loss.kind == "hinge":
+        own = logs[rows, labels][:, None]
+        margins: Reals = np.maximum(0.0, logs - own + loss.margin).sum(axis=1) - loss.margin
         return margins
-    losses: Reals = -own
+    if loss.kind == "binary_cross_entropy":
+        logs = log_probabilities(logs + np.array([0.0, log_odds(loss.threshold)]))
+    losses: Reals = -logs[rows, labels]
+    if loss.kind == "focal":
+        losses *= np.maximum(-np.expm1(-losses), LEAST_MISSING) ** loss.gamma
     return losses
 
 
@@ -233,6 +240,20 @@ def log_probabilities(logits: Array, crops: int = 1) -> Logs:
     logs = scores.reshape(-1, crops, scores.shape[1])
     mean: Logs = np.logaddexp.reduce(logs, axis=1) - np.log(crops)
     return mean
+
+
+def outputs_of(logits: Array, label_kind: LabelKind, crops: int = 1) -> Reals:
+    """The outputs of each image, [n * crops, labels] to float64 [n, labels], the mean of its crops.
+
+    Of several classes the logarithm of p / (1 - p), where p is the mean of the probabilities.
+    """
+    scores = logits.astype(np.float64).reshape(-1, crops, logits.shape[1])
+    if crops == 1 or label_kind == "number":
+        means: Reals = scores.mean(axis=1)
+        return means
+    yes, no = (np.logaddexp.reduce(-np.logaddexp(0, -sign * scores), axis=1) for sign in (1, -1))
+    odds: Reals = yes - no
+    return odds
 
 
 def require_finite(output: npt.NDArray[np.floating[Any]], checkpoint: Path) -> None:

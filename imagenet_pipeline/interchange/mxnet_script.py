@@ -156,7 +156,7 @@ _PLAIN = ("vgg", "alexnet", "googlenet", "lenet")
 _INITIALIZERS = {"xavier": "xavier", "msra": "msra"}
 _OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd"}, "nag": {"name": "sgd", "nesterov": True}, "lbsgd": {"name": "sgd"},
-    "adam": {"name": "adam"}, "nadam": {"name": "nadam"}, "rmsprop": {"name": "rmsprop"},
+    "adam": {"name": "adam"}, "adamax": {"name": "adamax"}, "nadam": {"name": "nadam"}, "rmsprop": {"name": "rmsprop"},
     "adagrad": {"name": "adagrad", "epsilon": 1e-7}, "adadelta": {"name": "adadelta", "epsilon": 1e-5},
     "lamb": {"name": "lamb", "epsilon": 1e-6}, "lars": {"name": "lars", "momentum": 0.0},
 }  # fmt: skip

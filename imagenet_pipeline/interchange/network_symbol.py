@@ -153,6 +153,9 @@ class _SymbolWriter:
             case layers.Constant(shape=shape):
                 # MXNet cannot tell the shape of what is only added or multiplied.
                 return self.variable(f"{name}_value", __dtype__=FLOAT32, __shape__=tuple_of((1, *shape)))
+            case layers.Activation(kind="swish"):
+                gate = self._append("Activation", f"{name}_gate", (inputs[0],), {"act_type": "sigmoid"})
+                return self._append("elemwise_mul", name, (inputs[0], gate), {})
             case layers.Greyscale():
                 return self._grey(name, inputs[0])
             case layers.L2Norm() if l2_mode(layer.axes, self._reports[path].input_shape) is None:

@@ -119,6 +119,8 @@ class OnnxGraph:
                 return self._layer_norm(layer, path, x)
             case Activation(kind="gelu"):
                 return self._gelu(path, x)
+            case Activation(kind="swish"):
+                return self._node("Mul", path, [x, self._node("Sigmoid", f"{path}.gate", [x])])
             case Activation(kind="square"):
                 return self._node("Mul", path, [x, x])
             case Scalar(kind=kind, value=value, reverse=reverse):

@@ -314,6 +314,7 @@ def _activation(layer: Activation, channels: int) -> str:
         "sigmoid": "nn.Sigmoid()",
         "selu": "nn.SELU()",
         "gelu": "nn.GELU()",
+        "swish": "nn.SiLU()",
         "softplus": "nn.Softplus()",
         "softsign": "nn.Softsign()",
     }[layer.kind]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline.config import Augmentation, Size, as_size, pair, require_even_batch
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, change_colours, moved, policy_changes
-from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mixed_target, mixtures
+from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mix_vectors, mixed_target, mixtures
 from imagenet_pipeline.loading.order import SECOND_UNIFORMS, uniforms
 from imagenet_pipeline.loading.random_erasing import ERASING_COLUMNS, Erasure, erase, erasures
 from imagenet_pipeline.loading.transforms import (
@@ -262,8 +262,8 @@ class ImageDraws(NamedTuple):
 class TrainingImages:
     """Writes the images of consecutive positions of an epoch into the rows of `images` [n, H, W, channels].
 
-    `labels` [n] are there at the end; `targets` [n, classes] are written then. Positions that are mixed begin and
-    end with a pair.
+    `labels` [n] are there at the end; `targets` [n, classes] are written then. Where `labels` is None the targets are
+    there, label vectors, and mixed. Positions that are mixed begin and end with a pair.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class TrainingImages:
         epoch: int,
         positions: range,
         images: Pixels,
-        labels: NDArray[np.int64],
+        labels: NDArray[np.int64] | None,
         targets: NDArray[np.float32] | None,
     ) -> None:
         self._augmentation = augmentation
@@ -287,13 +287,16 @@ class TrainingImages:
 
     def finish(self) -> None:
         """Mix the pairs, once all rows are written."""
-        if self._targets is None:
+        if self._targets is None or not self._augmentation.mixes:
             return
         rows = range(len(self._draws))
         for first, second in zip(rows[::2], rows[1::2], strict=True):
             mixed = self._draws[first].mix, self._draws[second].mix
             if mixed[0] and mixed[1]:
                 mix_pair(self._images[first], self._images[second], mixed[0], mixed[1])
+                if self._labels is None:
+                    mix_vectors(self._targets[first], self._targets[second], mixed[0], mixed[1])
+                    continue
                 labels = int(self._labels[first]), int(self._labels[second])
                 mixed_target(self._targets[first], *labels, mixed[0])
                 mixed_target(self._targets[second], *labels[::-1], mixed[1])

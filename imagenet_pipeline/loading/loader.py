@@ -7,6 +7,7 @@ cannot be used is an error that says where it lies.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -24,9 +25,10 @@ from numpy.typing import DTypeLike, NDArray
 from imagenet_pipeline.config import Augmentation, Size, pair
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
-from imagenet_pipeline.loading.order import WHOLE, Share, epoch_order, window_order
+from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, epoch_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
+from imagenet_pipeline.records.classes import LabelKind
 from imagenet_pipeline.records.image import LazyImage, refuse_damaged
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
@@ -37,8 +39,6 @@ _PIECE, _LARGE_PIECE = 8, 32
 
 DEFAULT_AUGMENTATION = Augmentation()
 """Random-resized crop and flip."""
-
-
 Empty = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
 """Makes an array of a shape and type, not filled; `engines.Engine.host_array`, or NumPy's."""
 
@@ -50,7 +50,7 @@ class Batch:
     images: Pixels
     """[n, height, width, channels], C-contiguous; [n * crops, ...] in evaluation, a record's crops together."""
     labels: NDArray[np.int64]
-    """[n], the first label of each record."""
+    """[n], the first label of each record; 0 where its labels are a vector."""
     records: NDArray[np.int64]
     """[n], the number each record carries."""
     first_position: int
@@ -58,11 +58,12 @@ class Batch:
     wait_seconds: float
     """Seconds that the consumer waited for it."""
     targets: NDArray[np.float32] | None = None
-    """[n, classes], the share of each class where images are mixed; None where `labels` say it all."""
+    """[n, classes], the share of each class where images are mixed, or the label vectors; None where `labels` say it
+    all."""
 
     @property
     def training_targets(self) -> NDArray[np.int64] | NDArray[np.float32]:
-        """Targets of a training step: classes [n], or of mixed images the shares of classes [n, classes]."""
+        """Targets of a step: classes [n], or [n, classes] the label vectors, or of mixed images shares of classes."""
         return self.labels if self.targets is None else self.targets
 
 
@@ -91,6 +92,8 @@ class Loader:
     share: this process's part of each batch; the ranks' shares together are the batch.
     empty: makes the arrays of the batches.
     window_shards: record files whose records are shuffled together, 0 for all.
+    balanced: the class of every record, where each is to come as often in training; None takes every record once.
+    label_kind: of another than "class" a record has a vector of `classes` labels, which are the batch's targets.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
     """
 
@@ -105,6 +108,8 @@ class Loader:
         share: Share = WHOLE,
         empty: Empty = np.empty,
         window_shards: int = 0,
+        balanced: NDArray[Any] | None = None,
+        label_kind: LabelKind = "class",
         channels: int = 3,
     ) -> None:
         self.records = records
@@ -118,6 +123,8 @@ class Loader:
         self.share = share
         self.empty = empty
         self.window_shards = window_shards
+        self.balanced = balanced
+        self.label_kind = label_kind
         self.channels = channels
         if min(*pair(size), batch_size) < 1 or min(self.threads, prefetch) < 0:
             raise BadRecipe(
@@ -154,10 +161,14 @@ class Loader:
             raise BadRecipe("the epoch has no such step", expected=f"0 to {steps}", found=start_step)
         cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
         sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
-        order = window_order(sizes, self.window_shards, seed, epoch)
+        if self.balanced is None:
+            order = window_order(sizes, self.window_shards, seed, epoch)
+        else:
+            order = balanced_order(self.balanced, seed, epoch)
 
         def prepare(positions: range, slot: _Slot) -> _Images:
-            return TrainingImages(augmentation, seed, epoch, positions, slot.images, slot.labels, slot.targets)
+            labels = None if self.label_kind != "class" else slot.labels
+            return TrainingImages(augmentation, seed, epoch, positions, slot.images, labels, slot.targets)
 
         return Batches(self, cuts, order, prepare, mixed=augmentation.mixes)
 
@@ -207,7 +218,7 @@ class Batches:
         self._order = order
         self._prepare = prepare
         self._crops = crops
-        self._target_classes = self._loader.classes if mixed else None
+        self._target_classes = self._loader.classes if mixed or self._loader.label_kind != "class" else None
         self._left = len(cuts)
         self._produced = self._produce(cuts)
 
@@ -264,14 +275,18 @@ class Batches:
         images = self._prepare(positions, slot)
         labels, numbers = [], []
         for row, record in enumerate(self._order[positions.start : positions.stop].tolist()):
-            image, label, number = read_sample(self._records, record, self._loader.classes)
+            image, label, number = read_sample(self._records, record, self._loader.classes, self._loader.label_kind)
             labels.append(label)
             numbers.append(number)
             try:
                 images.write(image, row)
             except BadInput as error:  # an image under a checksum: the others are decoded when they are read
                 raise _located(Damaged(error.what), self._records, record) from error
-        slot.labels[:], slot.records[:] = labels, numbers
+        slot.records[:] = numbers
+        if self._loader.label_kind == "class" or slot.targets is None:
+            slot.labels[:] = labels
+        else:
+            slot.labels[:], slot.targets[:] = 0, labels
         images.finish()
 
     def _slots(self, count: int, records: int) -> list[_Slot]:
@@ -361,23 +376,24 @@ class Records(Protocol):
 
 
 class Sample(NamedTuple):
-    """A record: its image, decoded when it is looked at, its class, and the number it carries."""
+    """A record: its image, decoded when it is looked at, its class or label vector, and the number it carries."""
 
     image: LazyImage
-    label: int
+    label: int | tuple[float, ...]
     number: int
 
 
-def read_sample(records: Records, position: int, classes: int | None) -> Sample:
+def read_sample(records: Records, position: int, classes: int | None, label_kind: LabelKind = "class") -> Sample:
     """Read and check a record; an image without a checksum is decoded here, and checked with that.
 
-    Raises BadInput for a label that is no whole number from 0 to `classes` - 1, for a number beyond 63 bits, and
-    for an image that cannot be decoded (Damaged where its checksum holds) or, without a checksum, has lost part of
-    its picture; what the record set raises passes.
+    Raises BadInput for a label that is no whole number from 0 to `classes` - 1 (of another `label_kind` for labels that
+    are not so many, or not of that kind), for a number beyond 63 bits, and for an image that cannot be decoded (Damaged
+    where its checksum holds) or, without a checksum, has lost part of its picture; what the record set raises passes.
     """
     record = records.read(position)
     try:
-        return Sample(_image(record), _label(record, classes), _number(record))
+        label = _label(record, classes) if label_kind == "class" else _vector(record, classes, label_kind)
+        return Sample(_image(record), label, _number(record))
     except PipelineError as error:
         raise _located(error, records, position) from error
 
@@ -411,3 +427,15 @@ def _label(record: ImageRecord, classes: int | None) -> int:
             found="none" if first is None else f"{first:g}",
         )
     return int(first)
+
+
+def _vector(record: ImageRecord, classes: int | None, label_kind: LabelKind) -> tuple[float, ...]:
+    labels = record.labels
+    are_numbers = label_kind == "number"
+    if len(labels) != classes or not (all(map(math.isfinite, labels)) if are_numbers else {*labels} <= {0.0, 1.0}):
+        raise BadInput(
+            "the labels are not what the class table says",
+            expected=f"{classes} {'numbers' if are_numbers else 'labels, each 0 or 1'}",
+            found=f"{len(labels)}: {' '.join(f'{label:g}' for label in labels[:8])}",
+        )
+    return labels

@@ -68,6 +68,13 @@ def mixed_target(target: NDArray[np.float32], label: int, partner: int, mix: Mix
     target[partner] += 1 - mix.own
 
 
+def mix_vectors(first: NDArray[np.float32], second: NDArray[np.float32], first_mix: Mix, second_mix: Mix) -> None:
+    """Mix two label vectors into each other in place, as their images are."""
+    unmixed = first.copy()
+    first[:] = first_mix.own * first + (1 - first_mix.own) * second
+    second[:] = second_mix.own * second + (1 - second_mix.own) * unmixed
+
+
 def _mix_into(image: Pixels, partner: Pixels, mix: Mix) -> None:
     if mix.box is None:
         cv2.addWeighted(image, mix.own, partner, 1 - mix.own, 0, dst=image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ FIRST_UNIFORMS = 2
 SECOND_UNIFORMS = 3
 """A stream of its own for what came later, so that older recipes keep every draw."""
 _SHARDS, _WITHIN_WINDOW = 4, 5
+_CLASSES, _WITHIN_CLASS = 6, 7
+_DRAWN_TOGETHER = 4096
+"""Records of a class whose order is drawn together at least, in whole rounds; another value would change the order."""
 _WORD = 1 << 32
 
 
@@ -71,6 +75,57 @@ def window_order(sizes: Sequence[int], window_shards: int, seed: int, epoch: int
         order.append(_generator(seed, _WITHIN_WINDOW, epoch, window).permutation(np.concatenate(positions)))
     whole: NDArray[np.int64] = np.concatenate(order).astype(np.int64, copy=False)
     return whole
+
+
+def balanced_order(labels: NDArray[Any], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The records of an epoch in the order of their use where each class comes as often: int64 [records].
+
+    `labels` [records] are the records' classes. An epoch is as long as any other, and each class that has records takes
+    an equal share of it; where it does not divide evenly, classes take turns in having one more. A class goes through
+    all its records, in an order drawn anew, before one comes again, and an epoch goes on where the one before it
+    stopped: so a frequent class is all seen in time, and a rare one comes several times in an epoch.
+    Raises BadRecipe for a negative seed or epoch.
+    """
+    of_class = _positions_by_class(labels)
+    starts, stops = (_draws_before(len(labels), len(of_class), epoch + after) for after in (0, 1))
+    drawn = [
+        positions[_rounds(len(positions), range(start, stop), seed, number)]
+        for number, (positions, start, stop) in enumerate(zip(of_class, starts, stops, strict=True))
+    ]
+    # Which class comes where is shuffled; each fills its places in the order of its own draws.
+    places = _generator(seed, _CLASSES, epoch).permutation(np.repeat(np.arange(len(drawn)), [*map(len, drawn)]))
+    order = np.empty(len(labels), np.int64)
+    order[np.argsort(places, kind="stable")] = np.concatenate(drawn) if drawn else []
+    return order
+
+
+def _positions_by_class(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """The positions of each class's records, of the classes that have some, in ascending order."""
+    firsts = np.unique(np.sort(labels), return_index=True)[1]
+    return np.split(np.argsort(labels, kind="stable"), firsts[1:]) if len(firsts) else []
+
+
+def _draws_before(records: int, classes: int, epoch: int) -> list[int]:
+    """How many records each class has had in all epochs before this one."""
+    each, left = divmod(records, max(1, classes))
+    rounds, ahead = divmod(epoch * left, max(1, classes))
+    return [epoch * each + rounds + (number < ahead) for number in range(classes)]
+
+
+def _rounds(count: int, draws: range, seed: int, number: int) -> NDArray[np.int64]:
+    """The members 0..count-1 of class `number` at these draws of a sequence without end: round after round of all.
+
+    Rounds are drawn some at a time, so that a class of few records does not take a generator a round.
+    """
+    together = -(-_DRAWN_TOGETHER // count)
+    length = together * count
+    first, last = draws.start // length, -(-draws.stop // length)
+    rows = np.tile(np.arange(count), (together, 1))
+    drawn = [
+        _generator(seed, _WITHIN_CLASS, piece, number).permuted(rows, axis=1).ravel() for piece in range(first, last)
+    ]
+    members: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *drawn])
+    return members[draws.start - first * length : draws.stop - first * length]
 
 
 def uniforms(

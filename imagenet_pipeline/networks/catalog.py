@@ -1,6 +1,6 @@
-"""Networks by name: those shipped, those that other packages add, and files of layers; what training asks of a network.
+"""Networks by name: those shipped, those that other packages add, and those of one's own; what training asks of them.
 
-A name that ends in .json is the path of a file (`layer_file.py`).
+A name that ends in .json or .toml is the path of a file (`layer_file.py`); `custom.py` reads the other forms.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from imagenet_pipeline.errors import BadRecipe
@@ -63,6 +62,10 @@ ZOOS = {"gluoncv": "gluon", "timm": "pytorch"}
 """Libraries with networks of their own, and the engine that runs them."""
 FILE_NAME = "network.json"
 """A run's own copy of the file that its network is, and a checkpoint's."""
+WITH_OPTIONS = re.compile(r"(.+)\?(\w+=[\w.+-]+(?:&\w+=[\w.+-]+)*)", re.DOTALL)
+"""A network's name with a recipe's options behind it, "lenet?dropout=0.3&width=2"."""
+THRESHOLD = "?threshold="
+"""Between a network's name and the threshold of its single output, "lenet?threshold=0.5"."""
 INPUT_SIZE = 224
 """Side of the input that a registered network is designed for where it does not say, pixels."""
 
@@ -81,11 +84,11 @@ class Network(Protocol):
         """
 
     def initial_values(
-        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool, bias: float = 0.0
     ) -> dict[str, Values] | None:
         """The values training begins with, float32 by name; None where its engine draws them as it builds it.
 
-        Raises BadRecipe as `shapes` does, and for a `kind` or `zero_last_scale` it does not have.
+        Raises BadRecipe as `shapes` does, and for a `kind`, `zero_last_scale` or `bias` it does not have.
         """
 
 
@@ -97,9 +100,9 @@ class LayeredNetwork(Sequential):
         return {name: parameter.shape for name, parameter in parameters(self, input_shape).items()}
 
     def initial_values(
-        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool, bias: float = 0.0
     ) -> dict[str, Values] | None:
-        return initial_values(self, input_shape, kind, seed, zero_last_scale)
+        return initial_values(self, input_shape, kind, seed, zero_last_scale, bias)
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def register_network(name: str, build: Build, input_size: int = INPUT_SIZE, summ
     The same name again replaces the network. Raises BadRecipe for a name that is shipped, a zoo's or no plain word, and
     where `build` gives something else than layers, or not an output for each class.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or name.lower() in ZOOS or is_file_name(name):
+    if not re.fullmatch(r"[\w.-]+", name) or name.lower() in ZOOS or is_custom(name):
         what, expected = "cannot register a network under this name", "letters, digits, '_', '-' and '.', no zoo's name"
         raise BadRecipe(what, where=repr(name), expected=expected)
     _NETWORKS.register(name, _checked(name, NetworkEntry(name, build, input_size, summary or _first_line(build))))
@@ -192,16 +195,16 @@ def names() -> tuple[str, ...]:
 
 
 def entry(name: str) -> NetworkEntry:
-    """The network called `name`, or of the file `name`; its entry then has the name that the file says.
+    """The network called `name`, or the one of one's own that `name` stands for; its entry has that one's name.
 
-    Raises BadRecipe with the nearest names if there is none, and for an entry point that offers none; BadInput as
-    `layer_file.read_network` does.
+    Raises BadRecipe with the nearest names if there is none, and for an entry point that offers none; both errors as
+    `custom.custom_network` does.
     """
-    if is_file_name(name):
-        from imagenet_pipeline.networks.layer_file import read_network
+    if is_custom(name):
+        from imagenet_pipeline.networks.custom import custom_network
 
-        file = read_network(Path(name))
-        return NetworkEntry(file.name, file.build, file.input_size, f"of the file {name}", file.classes, file.channels)
+        own = custom_network(name)
+        return NetworkEntry(own.name, own.build, own.input_size, own.summary, own.classes, own.channels)
     if name.lower() in ZOOS:
         advice = f"did you mean {name.lower()}:NAME?"
         raise BadRecipe(f"no network is called {name!r}", where="network", advice=advice)
@@ -223,30 +226,53 @@ def require_classes(name: str, classes: int) -> None:
 
 def is_zoo_name(name: str) -> bool:
     """True for a name of the form LIBRARY:NAME, a network of another library's."""
-    return ":" in name and not is_file_name(name)
+    return ":" in name and not is_custom(name)
 
 
 def is_file_name(name: str) -> bool:
     """True for the path of a network's file."""
-    return name.endswith(".json")
+    return name.endswith((".json", ".toml"))
+
+
+def is_custom(name: str) -> bool:
+    """True for a network of one's own: a file, a table of layers, `mlp:...`, or any network with options.
+
+    A run keeps its layers as a file, FILE_NAME, and goes by that.
+    """
+    return is_file_name(name) or name.startswith(("mlp:", "{")) or WITH_OPTIONS.fullmatch(name) is not None
+
+
+def with_threshold(name: str, threshold: float) -> str:
+    """The whole name of the network with a single output for two classes (`custom.py`). BadRecipe for a zoo's."""
+    if is_zoo_name(name):
+        what = "the layers of a zoo's network are not known here, so that it has an output for each class"
+        advice = "loss.kind=cross_entropy, of two classes the same loss"
+        raise BadRecipe(what, where="loss.kind = 'binary_cross_entropy'", found=f"network {name}", advice=advice)
+    words = f"{THRESHOLD}{threshold!r}"
+    return name if name.endswith(words) else name + words
+
+
+def without_threshold(name: str) -> str:
+    """The name of the network with an output for each class."""
+    return name.partition(THRESHOLD)[0]
 
 
 def title(name: str) -> str:
     """The name to show people: what a network's file says, or `name` itself. Raises BadInput as `entry` does."""
-    return entry(name).name if is_file_name(name) else name
+    return entry(name).name if is_custom(name) else name
 
 
 def file_copy(name: str, classes: int) -> str:
-    """The text of a run's own copy of the file `name`: the network with `classes` outputs. Raises as `build` does."""
+    """The text of a run's own copy of a custom network, with `classes` outputs. Raises as `build` does."""
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
     file = entry(name)
-    return network_text(NetworkFile(file.name, file.input_size, file.build(classes), file.channels))
+    return network_text(NetworkFile(file.name, file.input_size, file.build(classes), channels=file.channels))
 
 
 def is_same(name: str, other: str, classes: int) -> bool:
-    """Tell whether two names mean the same network of `classes` outputs; files are compared by their layers."""
-    if name == other or is_zoo_name(name) or is_zoo_name(other) or not (is_file_name(name) or is_file_name(other)):
+    """Tell whether two names mean the same network of `classes` outputs; custom ones are compared by their layers."""
+    if name == other or is_zoo_name(name) or is_zoo_name(other) or not (is_custom(name) or is_custom(other)):
         return name == other
     return build(name, classes) == build(other, classes)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 
-from imagenet_pipeline.networks.layers import Constant, Elementwise, Graph, Join, Layer, Sequential
+from imagenet_pipeline.networks.layers import Activation, Constant, Elementwise, Graph, Join, Layer, Sequential
 from imagenet_pipeline.networks.subnetwork import needed
 
 Item = tuple[str, Layer, tuple[str, ...]]
@@ -16,9 +17,10 @@ def arrange(graph: Graph) -> Sequential:
     """Arrange a graph of single layers as a Sequential, in which a Graph holds each stretch that branches.
 
     A stretch, named block1, block2, ..., goes from one point that everything passes through to the next. Layers keep
-    their names; those in a stretch have the path block1.NAME. What the last layer does not need is left out.
+    their names; those in a stretch have the path block1.NAME. What the last layer does not need is left out. A product
+    of x and its sigmoid, as other programs write it, is a swish.
     """
-    items = _needed(graph)
+    items = _with_swishes(_needed(graph))
     taken = {name for name, _, _ in items}
     blocks = (block for block in (f"block{number}" for number in count(1)) if block not in taken)
     arranged: list[tuple[str, Layer]] = []
@@ -42,6 +44,27 @@ def _needed(graph: Graph) -> list[Item]:
             ordered |= {link: items[link] for link in links if link and isinstance(items[link][1], Constant)}
             ordered[name] = items[name]
     return list(ordered.values())
+
+
+def _with_swishes(items: list[Item]) -> list[Item]:
+    """Each product of something and its sigmoid, which nothing else reads, as an Activation of the product's name."""
+    readers = Counter(link for _, _, links in items for link in set(links))
+    sigmoids = {
+        name: links[0]
+        for name, layer, links in items
+        if isinstance(layer, Activation) and layer.kind == "sigmoid" and readers[name] == 1
+    }
+    gates: dict[str, str] = {}
+    for name, layer, links in items:
+        if layer == Elementwise("multiply") and len(links) == 2:
+            for gate, source in (links, links[::-1]):
+                if sigmoids.get(gate) == source:
+                    gates[name] = gate
+    return [
+        (name, Activation("swish"), (sigmoids[gates[name]],)) if name in gates else (name, layer, links)
+        for name, layer, links in items
+        if name not in gates.values()
+    ]
 
 
 def _stretches(items: list[Item]) -> Iterator[list[Item]]:

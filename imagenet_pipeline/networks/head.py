@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from imagenet_pipeline.config import log_odds
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Concat,
@@ -19,6 +20,7 @@ from imagenet_pipeline.networks.layers import (
     Layer,
     Reshape,
     Residual,
+    Scalar,
     Sequential,
     Tap,
     joined,
@@ -30,11 +32,16 @@ def with_classes(network: Sequential, input_shape: Shape, classes: int, name: st
     """The network with `classes` scores: its last Dense or convolution, and that of every tap, has so many outputs.
 
     Layers of a single input may follow it; a Reshape among them that names the number of classes names the new one.
+    A single output for two classes becomes an output for each.
     Raises BadRecipe, about the network `name`, where the scores come of several inputs or have another number then.
     """
     own = math.prod(output_shape(network, input_shape))
     if classes == own:
         return network
+    if has_two_scores(network):
+        network, own = _without_two_scores(network), 1
+        if classes == 1:
+            return network
     try:
         items = tuple(
             (path, Tap(_replaced(item.head, path, own, classes)[0], item.weight) if isinstance(item, Tap) else item)
@@ -50,6 +57,36 @@ def with_classes(network: Sequential, input_shape: Shape, classes: int, name: st
         what = f"its last layer with weights does not have an output for each of its {own:,} classes"
         raise BadRecipe(what, where=f"network {name}", expected=classes, found=sorted(scores))
     return made
+
+
+TWO_SCORES = "two_scores"
+
+
+def with_two_scores(network: Sequential, threshold: float) -> Sequential:
+    """The network of a single output z, of its taps too, with two classes' scores, (0, z - log_odds(threshold)).
+
+    The second class has the probability sigmoid(z), and both scores are even where that is the threshold: so whatever
+    ranks scores goes by it.
+    """
+    both = Concat((("first", Scalar("multiply", 0.0)), ("second", Scalar("subtract", log_odds(threshold)))))
+    items = tuple(
+        (path, replace(item, head=with_two_scores(item.head, threshold)) if isinstance(item, Tap) else item)
+        for path, item in network.items
+    )
+    return Sequential((*items, (TWO_SCORES, both)))
+
+
+def has_two_scores(network: Sequential) -> bool:
+    """Tell whether it is a network that `with_two_scores` made."""
+    return bool(network.items) and network.items[-1][0] == TWO_SCORES
+
+
+def _without_two_scores(network: Sequential) -> Sequential:
+    items = tuple(
+        (path, replace(item, head=_without_two_scores(item.head)) if isinstance(item, Tap) else item)
+        for path, item in network.items[:-1]
+    )
+    return Sequential(items)
 
 
 def score_shapes(network: Sequential, input_shape: Shape) -> set[Shape]:

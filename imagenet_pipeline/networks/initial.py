@@ -71,16 +71,21 @@ def sparse(random: np.random.Generator, shape: Shape) -> Values:
     return values.reshape(shape)
 
 
-KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lecun, sparse)}
+def gaussian(random: np.random.Generator, shape: Shape) -> Values:
+    """The standard normal distribution, whatever the layer's size: what the other kinds improve upon."""
+    return _normal(random, shape, 1)
+
+
+KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lecun, sparse, gaussian)}
 
 
 def initial_values(
-    network: Sequential, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool = False
+    network: Sequential, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool = False, bias: float = 0.0
 ) -> dict[str, Values]:
     """Every parameter's first values by name, float32, in order of computation.
 
-    `kind` draws the weights of Conv, ConvTranspose and Dense; a bias starts at 0 (also where a paper has it at 1, as
-    in AlexNet), a norm at weight 1, bias 0, mean 0, variance 1, a Constant at 0, and a PReLU at its layer's slope.
+    `kind` draws the weights of Conv, ConvTranspose and Dense; their biases start at `bias`, a norm at weight 1, bias 0,
+    mean 0, variance 1, a Constant at 0, and a PReLU at its layer's slope.
     With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual is 0, so that at first the
     shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown kind, where no such
     BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
@@ -92,7 +97,7 @@ def initial_values(
         what = "no residual body of this network ends in a batch normalisation with a scale"
         raise BadRecipe(what, where="initial.zero_last_scale", advice="initial.zero_last_scale=false")
     values = {
-        parameter.name: _values(parameter, report.layer, KINDS[kind], seed)
+        parameter.name: _values(parameter, report.layer, KINDS[kind], seed, bias)
         for report in describe(network, input_shape)
         for parameter in report.parameters
     }
@@ -113,13 +118,15 @@ def _end(layer: Layer, path: str) -> tuple[str, Layer]:
     return _end(last, joined(path, name))
 
 
-def _values(parameter: Parameter, layer: object, draw: Draw, seed: int) -> Values:
+def _values(parameter: Parameter, layer: object, draw: Draw, seed: int, bias: float) -> Values:
     if parameter.role == "weight" and isinstance(layer, ConvTranspose):
         return _turned(draw, _generator(seed, parameter.name), parameter.shape, layer.groups)
     if parameter.role == "weight":
         return draw(_generator(seed, parameter.name), parameter.shape)
     if parameter.role == "slope" and isinstance(layer, Activation):
         return np.full(parameter.shape, layer.slope, np.float32)
+    if parameter.role == "bias":
+        return np.full(parameter.shape, bias, np.float32)
     return np.full(parameter.shape, 1 if parameter.role in ("scale", "variance") else 0, np.float32)
 
 

@@ -8,6 +8,15 @@
 A layer is an object: its name, its class in `layers.py`, and that class's fields, those left out with their defaults;
 an array stands for a tuple, and for the layers in a group. An input that is no square has [height, width] for
 `input_size`, a grey one "channels": 1. The items of a Graph say what they read as `inputs`.
+
+The same in TOML, for people to write, where only `layers` must be there, or in a recipe as the table `network`:
+
+    input_size = 32
+    layers = [{layer = "Conv", channels = 32, kernel = 5}, "relu", "Flatten", {layer = "Dense"}]
+
+A layer's name may be left out, it is then conv1, relu1, ...; a layer without fields is a word, and so is an Activation;
+the Dense that gives the scores needs no units. `base`, a network of the catalogue, `until` one of its layers, comes
+before the layers.
 """
 
 from __future__ import annotations
@@ -15,6 +24,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -26,7 +37,9 @@ from imagenet_pipeline.networks.head import score_shapes, with_classes
 from imagenet_pipeline.networks.layers import (
     INPUTS,
     SHORTCUT,
+    Activation,
     Concat,
+    Dense,
     Graph,
     Layer,
     Residual,
@@ -35,12 +48,15 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     joined,
     pair,
+    walk,
 )
 from imagenet_pipeline.networks.shapes import Shape, describe, output_shape
 
 FORMAT, VERSION = "imagenet-pipeline network", 1
 KEYS = ("format", "version", "name", "input_size", "layers")
 ALL_KEYS = (*KEYS, "channels")
+TABLE_KEYS = ("layers", "name", "input_size", "channels", "summary", "base", "until", "format", "version")
+INPUT_SIZE, CLASSES_UNTIL_KNOWN = 224, 1000
 CHANNELS = 3
 LARGEST_BYTES = 2**23
 MOST_LAYERS, MOST_LEVELS = 10_000, 30
@@ -62,6 +78,7 @@ _LOWEST = {
 }  # fmt: skip
 _HIGHEST = {"momentum": 1, "rate": 0.999999}
 _MOST_AXES = 32
+_NAMES = {"BatchNorm": "norm", "GlobalAveragePool": "pool", "LocalResponseNorm": "norm"}
 _LARGEST_FLOAT = 1e300
 Items = tuple[tuple[str, Layer], ...]
 
@@ -70,12 +87,13 @@ Items = tuple[tuple[str, Layer], ...]
 class NetworkFile:
     """A network to write, or read and checked: `name` is for people, `input_size` pixels what it was designed for.
 
-    Of RGB images, or with 1 of `channels` of grey.
+    `summary` says in a line what it is; it is not written. Of RGB images, or with 1 of `channels` of grey.
     """
 
     name: str
     input_size: Size
     layers: Sequential
+    summary: str = ""
     channels: int = CHANNELS
 
     @property
@@ -145,6 +163,8 @@ def read_network(path: Path) -> NetworkFile:
     Raises BadInput for a file that is damaged or larger than LARGEST_BYTES, naming the layer, the field and what was
     expected; and where the layers do not fit together for its input, or do not end in a vector of scores.
     """
+    if path.suffix == ".toml":
+        return network_of_table(_toml(path), path, path.stem)
     content = _json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -155,27 +175,68 @@ def read_network(path: Path) -> NetworkFile:
         raise BadInput(what, where=path, expected=VERSION, found=_short(content.get("version")), advice=advice)
     reader = _Reader(path)
     reader.require_keys(content, ALL_KEYS, KEYS, "")
-    name, size = content["name"], content["input_size"]
-    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-        raise reader.bad("", "name", f"1 to {LONGEST_NAME} letters that can be printed", name)
+    return _read(reader, content, ())
+
+
+def network_of_table(content: dict[str, Any], where: Path | str, name: str) -> NetworkFile:
+    """Read and check a network as people write it, called `name` where it does not say. Raises as `read_network`."""
+    reader = _Reader(where)
+    reader.require_keys(content, TABLE_KEYS, ("layers",), "")
+    content = {"name": name, "input_size": INPUT_SIZE, "format": FORMAT, "version": VERSION} | content
+    for key, expected in (("format", FORMAT), ("version", VERSION)):
+        if content[key] != expected:
+            raise reader.bad("", key, repr(expected), content[key])
+    return _read(reader, content, reader.base(content))
+
+
+def _read(reader: _Reader, content: dict[str, Any], base: Items) -> NetworkFile:
+    name, size, summary = content["name"], content["input_size"], content.get("summary", "")
+    for key, text in (("name", name), ("summary", summary)):
+        if not isinstance(text, str) or not text.isprintable() or not (key == "name") <= len(text) <= LONGEST_NAME:
+            raise reader.bad("", key, f"1 to {LONGEST_NAME} letters that can be printed", text)
     sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
     if not all(type(side) is int and 1 <= side <= LARGEST_INPUT for side in sides):
         raise reader.bad("", "input_size", f"pixels, 1 to {LARGEST_INPUT}", size)
     channels = content.get("channels", CHANNELS)
     if type(channels) is not int or channels not in (1, CHANNELS):
         raise reader.bad("", "channels", "3 of RGB, or 1 of grey", channels)
-    layers = Sequential(reader.items(content["layers"], "", "layers", 1))
-    network = NetworkFile(name, as_size(*sides), layers, channels)
-    _require_scores(network, path)
+    items = reader.items(content["layers"], "", "layers", 1, taken=[name for name, _ in base])
+    network = NetworkFile(name, as_size(*sides), Sequential((*base, *items)), summary, channels)
+    _require_scores(network, reader.where)
+    _require_units(network, reader)
     return network
 
 
-def _json(path: Path) -> Any:
+def _require_units(network: NetworkFile, reader: _Reader) -> None:
+    """Raise BadInput for a Dense without units that does not give scores."""
+    if not reader.without_units:
+        return
+    try:
+        other = dict(walk(network.build(network.classes + 1)))
+    except BadRecipe:
+        other = dict(walk(network.layers))
+    for path, layer in walk(network.layers):
+        if path in reader.without_units and other[path] == layer:
+            raise reader.bad(path, "units", "a value", "none")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_content(path).decode())
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"cannot be read as TOML ({ascii(str(error))[1:-1][:200]})", where=path) from error
+
+
+def _content(path: Path) -> bytes:
     with files.regular_file(path) as (stream, size):
         if size > LARGEST_BYTES:
             expected = f"at most {LARGEST_BYTES:,} bytes"
             raise BadInput("too large for the file of a network", where=path, expected=expected, found=f"{size:,}")
-        content = stream.read(LARGEST_BYTES)
+        return stream.read(LARGEST_BYTES)
+
+
+def _json(path: Path) -> Any:
+    content = _content(path)
     try:
         return json.loads(content.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -193,7 +254,7 @@ def _no_constant(word: str) -> None:
     raise ValueError(f"{word} is no number of JSON")
 
 
-def _require_scores(network: NetworkFile, path: Path) -> None:
+def _require_scores(network: NetworkFile, path: Path | str) -> None:
     try:
         reports = describe(network.layers, network.input_shape)
         scores = score_shapes(network.layers, network.input_shape)
@@ -212,11 +273,39 @@ def _require_scores(network: NetworkFile, path: Path) -> None:
 class _Reader:
     """Makes layers of JSON values, each checked against the fields of its class."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, where: Path | str) -> None:
+        self.where = where
+        self.without_units: set[str] = set()
+        """The paths of those Dense whose units are left out, as those of scores may be."""
         self._layers = 0
 
-    def items(self, value: Any, path: str, key: str, level: int, others: tuple[str, ...] = ()) -> Items:
+    def base(self, content: dict[str, Any]) -> Items:
+        """The layers of the network `base` up to the layer `until`; none without them."""
+        from imagenet_pipeline.networks import catalog
+        from imagenet_pipeline.networks.subnetwork import until
+
+        name, path = content.get("base"), content.get("until")
+        if name is None and path is None:
+            return ()
+        if not isinstance(name, str) or name.partition("?")[0] not in catalog.names():
+            advice = did_you_mean(str(name)[:80], catalog.names(), "`imagenet-pipeline networks` lists them")
+            raise self.bad("", "base", "a network of the catalogue", name, advice)
+        if not isinstance(path, str):
+            raise self.bad("", "until", f"a layer of {name}, its last here", path)
+        try:
+            return until(catalog.build(name, CLASSES_UNTIL_KNOWN), path, name).items
+        except BadRecipe as error:
+            raise self.bad("", "until", f"a layer of {name}", path, error.advice) from error
+
+    def items(
+        self,
+        value: Any,
+        path: str,
+        key: str,
+        level: int,
+        others: tuple[str, ...] = (),
+        taken: Iterable[str] = (),
+    ) -> Items:
         """The named layers of a group at `path`, whose field is `key`; `others` are keys they have besides."""
         if not isinstance(value, list):
             raise self.bad(path, key, "an array of layers", value)
@@ -224,12 +313,16 @@ class _Reader:
         if self._layers > MOST_LAYERS or level > MOST_LEVELS:
             raise self.bad(path, key, f"at most {MOST_LAYERS:,} layers, {MOST_LEVELS} deep", f"{self._layers:,} layers")
         items: dict[str, Layer] = {}
+        names = {*taken, *(str(entry.get("name")) for entry in value if isinstance(entry, dict))}
         for number, entry in enumerate(value):
+            if isinstance(entry, str):
+                entry = _of_word(entry)
             if not isinstance(entry, dict):
                 raise self.bad(path, f"{key}[{number}]", 'an object, as {"name": ..., "layer": ...}', entry)
-            name = entry.get("name", "")
+            name = entry.get("name", _made_name(entry, names))
+            names.add(str(name))
             is_word = isinstance(name, str) and name.isidentifier() and not (key == "body" and name == SHORTCUT)
-            if not is_word or name in items:
+            if not is_word or name in items or name in taken:
                 raise self.bad(path, f"{key}[{number}].name", "a plain word that no layer beside it is called", name)
             if len(joined(path, name)) > LONGEST_PATH:
                 raise self.bad(path, f"{key}[{number}].name", f"a path of at most {LONGEST_PATH} letters", name)
@@ -246,6 +339,9 @@ class _Reader:
             raise self.bad(path, "layer", "a layer of a single input, as all outside a Graph are", kind)
         fields = {field.name: field for field in dataclasses.fields(made) if field.name != "links"}
         needed = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+        if made is Dense and "units" not in entry:
+            self.without_units.add(path)
+            entry = {**entry, "units": CLASSES_UNTIL_KNOWN}
         self.require_keys(entry, ("name", "layer", *fields, *others), (*needed, *others), path)
         given = {name: self._field(made, name, entry[name], path, level) for name in fields if name in entry}
         if made is Graph:
@@ -253,7 +349,7 @@ class _Reader:
         try:
             return made(**given)
         except ValueError as error:
-            raise BadInput(str(error)[:300], where=f"{self._path}: layer {path}") from error
+            raise BadInput(str(error)[:300], where=f"{self.where}: layer {path}") from error
 
     def _field(self, made: type[Layer], name: str, value: Any, path: str, level: int) -> Any:
         if name not in GROUPS.get(made, ()):
@@ -313,8 +409,23 @@ class _Reader:
 
     def bad(self, path: str, key: str, expected: str, found: object, advice: str | None = None) -> BadInput:
         """The error of a field of the layer at `path`; of the network's own without a path."""
-        where = f"{self._path}: layer {path}" if path else self._path
+        where = f"{self.where}: layer {path}" if path else self.where
         return BadInput(f"{key[:80]!a} is wrong", where=where, expected=expected, found=_short(found), advice=advice)
+
+
+def _of_word(word: str) -> dict[str, Any]:
+    """The layer that a word stands for: a kind of Activation, or a layer's class."""
+    is_kind = word in get_args(_KINDS[Activation]["kind"])
+    return {"layer": "Activation", "kind": word} if is_kind else {"layer": word}
+
+
+def _made_name(entry: dict[str, Any], taken: set[str]) -> str:
+    """A name for a layer that has none: relu1, conv2, flatten1, by its kind; "classifier" for a Dense of scores."""
+    kind = entry.get("layer")
+    if kind == "Dense" and "units" not in entry and "classifier" not in taken:
+        return "classifier"
+    word = str(entry.get("kind") if kind == "Activation" else _NAMES.get(str(kind), kind)).lower()
+    return next(f"{word}{number}" for number in range(1, MOST_LAYERS + 2) if f"{word}{number}" not in taken)
 
 
 def _short(value: object) -> str:

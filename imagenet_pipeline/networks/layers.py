@@ -102,11 +102,11 @@ class Activation:
     """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
 
     Of "prelu" it is the initial value of the trained parameter `slope`, a number per channel. "gelu" is x times the
-    normal distribution function, "softplus" log(1 + exp(x)), "softsign" x / (1 + |x|); "selu" has its paper's numbers.
+    normal distribution function, "swish" x times its sigmoid, "softplus" log(1 + exp(x)), "softsign" x / (1 + |x|).
     """
 
     kind: Literal[
-        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "softplus", "softsign",
+        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "swish", "softplus", "softsign",
         "exp", "log", "sqrt", "square", "abs",
     ]  # fmt: skip
     slope: float = 0.25

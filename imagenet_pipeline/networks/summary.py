@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from imagenet_pipeline.config.shipped import shipped_networks
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Graph, Layer, Sequential, Size, follow, pair, walk
@@ -57,8 +58,8 @@ class NetworkTable:
 
 
 def network_rows(classes: int = 1000, input_size: int | None = None) -> tuple[NetworkRow, ...]:
-    """Every network of the catalogue, each at `input_size` pixels or at its own."""
-    return tuple(_network_row(name, classes, input_size) for name in catalog.names())
+    """Every network of the catalogue and every file that is shipped, each at `input_size` pixels or at its own."""
+    return tuple(_network_row(name, classes, input_size) for name in (*catalog.names(), *shipped_networks()))
 
 
 def network_table(name: str, classes: int | None = None, input_size: int | None = None) -> NetworkTable:

@@ -13,7 +13,8 @@ from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.loading.loader import Loader, Records, read_sample
 from imagenet_pipeline.loading.order import epoch_order
 from imagenet_pipeline.loading.transforms import Pixels
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
+from imagenet_pipeline.records.inspect import words_of
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
 from imagenet_pipeline.training.data import records_to_read
@@ -30,12 +31,13 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
     require_png(out)
     data, size, channels = records_to_read(recipe), recipe.input.trained_size, recipe.input.channels
     with RecordSet.of(data, "train") as records:
-        classes = len(data.classes)
-        shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, classes, channels)
-        stored = read_sample(records, record, len(data.classes))
-    height, width = stored.image.height, stored.image.width
-    side = min(max(*pair(size), _SMALLEST_TILE), _LARGEST_TILE)
-    name, (down, across) = data.classes.names[stored.label], pair(size)
+        of = len(data.classes), data.classes.label_kind
+        shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, *of, channels)
+        stored = read_sample(records, record, *of)
+    (height, width), (down, across) = (stored.image.height, stored.image.width), pair(size)
+    side = min(max(down, across, _SMALLEST_TILE), _LARGEST_TILE)
+    labels = (stored.label,) if isinstance(stored.label, int) else stored.label
+    name = words_of(labels, data.classes) or "none of the classes"
     mixes = recipe.augmentation.mixes
     tiles = [tile(stored.image.whole(), side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
     tiles += [tile(draw.image, side, _caption(draw, data.classes) if mixes else [f"draw {n}"])
@@ -47,7 +49,10 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
 
 
 def _caption(shown: Shown, classes: ClassTable) -> list[str]:
-    lines = [f"{100 * share:.0f} % {classes.names[label]}" for label, share in shown.shares]
+    if classes.label_kind == "number":
+        lines = [f"{classes.names[label]} {value:.4g}" for label, value in shown.shares]
+    else:
+        lines = [f"{100 * share:.0f} % {classes.names[label]}" for label, share in shown.shares]
     return [*lines, *[""] * (2 - len(lines))]
 
 
@@ -73,6 +78,7 @@ def draws_of(
     draws: int,
     seed: int,
     classes: int,
+    label_kind: LabelKind = "class",
     channels: int = 3,
 ) -> list[Shown]:
     """Draws of a record, as the first epoch of this seed would make them at each of its first positions.
@@ -86,14 +92,16 @@ def draws_of(
         raise BadInput("the records have no second record to mix with", where=records.name)
     every = 2 if augmentation.mixes else 1
     repeated = _RepeatedRecord(records, record, draws * every, every, seed)
-    loader = Loader(repeated, size, draws * every, threads=0, classes=classes, channels=channels)
+    count = draws * every
+    loader = Loader(repeated, size, count, threads=0, classes=classes, label_kind=label_kind, channels=channels)
     with loader.training(seed, 0, augmentation) as batches:
         batch = next(batches)
         images, labels, targets = batch.images[::every].copy(), batch.labels[::every], batch.targets
     if targets is None:
         return [Shown(image, ((int(label), 1.0),)) for image, label in zip(images, labels, strict=True)]
     shares = [
-        tuple((int(label), float(row[label])) for label in np.argsort(-row)[:2] if row[label]) for row in targets[::2]
+        tuple((int(label), float(row[label])) for label in np.argsort(-row)[:2] if row[label])
+        for row in targets[::every]
     ]
     return [Shown(image, share) for image, share in zip(images, shares, strict=True)]
 

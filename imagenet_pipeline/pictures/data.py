@@ -22,7 +22,7 @@ from imagenet_pipeline.drawing import COLOURS, contact_sheet, png, require_png, 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.image import Header, Rejected, decode_rgb, read_header
-from imagenet_pipeline.records.inspect import class_of, count_labels, within
+from imagenet_pipeline.records.inspect import count_labels, label_vectors, within, words_of
 from imagenet_pipeline.records.lone import read_records
 from imagenet_pipeline.records.manifest import DataSet, is_data_set, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
@@ -64,9 +64,9 @@ def montage(path: Path, out: Path, records: range = FIRST_FORTY, split: str | No
 
 
 def _tile(found: RecordSet, position: int, classes: ClassTable | None) -> Image.Image:
-    """An image with the record's number and class below; of several labels none is a class."""
+    """An image with the record's number and class below, or all its labels; of several that have no name none."""
     record = found.read(position)
-    name = class_of(record.labels[0], classes)[1] if record.labels else None
+    name = words_of(record.labels, classes)
     words = [str(record.number), name or (f"{record.labels[0]:g}" if len(record.labels) == 1 else "")]
     try:
         pixels = decode_rgb(record.image)
@@ -79,10 +79,15 @@ def _tile(found: RecordSet, position: int, classes: ClassTable | None) -> Image.
 def count_classes(folder: Path) -> dict[str, Counts]:
     """Images of each class, int64 [classes], by split; from its list, or the records' own labels where it is not whole.
 
-    Raises BadInput where there is neither a data set nor a record file.
+    Of several classes an image each counts. Raises BadInput where there is neither a data set nor a record file, and
+    for labels that are no classes.
     """
     data = read_records(folder)
-    counts = {}
+    if data.classes.label_kind == "number":
+        raise BadInput("the labels are numbers, not classes to be counted", where=data.name)
+    counts: dict[str, Counts] = {}
+    if data.classes.label_kind == "classes":
+        return {split: np.count_nonzero(label_vectors(data, split), axis=0).astype(np.int64) for split in data.counts}
     for split in data.counts:
         with RecordSet.of(data, split) as records:
             labelled = count_labels(records, data, split)

@@ -135,6 +135,7 @@ LINE_GAP = '<FONT POINT-SIZE="4"> </FONT><BR/>'
 FONT = "Helvetica,Arial,sans-serif"
 ACTIVATIONS = {
     "relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky ReLU", "selu": "SELU", "gelu": "GELU",
+    "swish": "Swish",
 }  # fmt: skip
 SIGNS = {"add": "+", "subtract": "\u2212", "multiply": "\u00d7", "divide": "/", "power": "^"}
 

@@ -286,7 +286,7 @@ def _shards(
         first = own.stop
         beside = out / f"{name}.samples"
         with files.whole_file(beside) as stream:
-            stream.writelines(_sample_lines(file, checksums[own], plan.splits[split].labels[own]))
+            stream.writelines(_sample_lines(file, checksums[own], plan.splits[split].labels[own].astype("int64")))
         yield ForeignShard(
             file=name,
             records=sum(checksum is not None for checksum in checksums[own]),

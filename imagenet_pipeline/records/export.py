@@ -19,7 +19,7 @@ from pathlib import Path
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, did_you_mean, printable
 from imagenet_pipeline.records import recordio
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, require_one_class
 from imagenet_pipeline.records.image import Rejected, read_header
 from imagenet_pipeline.records.manifest import is_data_set, no_split, read_data_set
 from imagenet_pipeline.records.plan import SPLITS
@@ -136,6 +136,7 @@ def _opened(path: Path, split: str | None) -> tuple[ClassTable | None, dict[str,
     data = read_data_set(path)
     if split is not None and split not in data.counts:
         raise no_split(path, split, data.counts)
+    require_one_class(data.classes, data.name, "`export-records`")
     return data.classes, {name: RecordSet.of(data, name) for name in data.counts if split in (None, name)}
 
 

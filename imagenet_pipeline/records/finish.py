@@ -55,6 +55,7 @@ def write_data_set(
         versions=dict(versions),
         classes=len(plan.classes),
         class_table=plan.classes.digest,
+        label_kind=plan.classes.label_kind,
         splits={split: _split(found) for split, found in markers.items()},
         files={name: files.sha256_of(out / name) for name in written},
     ).write(out)
@@ -65,8 +66,8 @@ def require_kept(plan: Plan, split: str, kept: Sequence[int], out: Path, tasks: 
     labels = plan.splits[split].labels
     if not len(kept):
         raise BadInput(f"no image of {split} can be used", where=write_rejects(out, tasks))
-    lost = np.setdiff1d(labels, labels[kept])
-    if len(lost) and split == "train":
+    lost = np.setdiff1d(labels, labels[kept]) if labels.ndim == 1 and split == "train" else np.empty(0, np.int64)
+    if len(lost):
         what = f"no training image of the class {plan.classes.ids[lost[0]]} can be used"
         raise BadInput(what, where=write_rejects(out, tasks), advice="mend them, or leave the class out")
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
 
@@ -90,11 +92,22 @@ def path_inside(name: str, root: Path, where: object) -> str:
     return os.path.relpath(full, base)
 
 
-def write_list(path: Path, indices: Iterable[int], labels: Iterable[int], paths: Sequence[str]) -> None:
-    """Write a list of single whole-number labels."""
+Label = int | Sequence[float]
+"""The number of a class, or the labels of a vector, each a float32."""
+
+
+def write_list(path: Path, indices: Iterable[int], labels: Iterable[Label], paths: Sequence[str]) -> None:
+    """Write a list of single whole-number labels, or of vectors."""
     rows = zip(indices, labels, paths, strict=True)
-    content = "".join([f"{index}\t{label}\t{name}\n" for index, label, name in rows])
+    content = "".join([f"{index}\t{_columns(label)}\t{name}\n" for index, label, name in rows])
     files.write_whole(path, content)
+
+
+def _columns(label: Label) -> str:
+    """A label as it stands in a line; of a float32 the fewest digits that mean it."""
+    if isinstance(label, int):
+        return str(label)
+    return "\t".join(f"{int(value)}" if value in (0, 1) else str(np.float32(value)) for value in label)
 
 
 def _row(line: bytes, path: Path, number: int) -> Row:

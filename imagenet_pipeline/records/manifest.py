@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 from imagenet_pipeline.records.plan import SPLITS
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Manifest(_Frozen):
     """`manifest.json`. `files` has the SHA-256 of every other file, `plan` that of the rows built from.
 
     `labels`, of record files of another program alone: class i has the label `labels[i]` in their bytes.
+    `label_kind` is that of the class table; there only where it is not "class", so that a version that knows of nothing
+    else refuses the data set.
     """
 
     format: Literal["imagenet-pipeline records 1"] = "imagenet-pipeline records 1"
@@ -102,6 +104,7 @@ class Manifest(_Frozen):
     splits: dict[str, Split]
     files: dict[FileName, Sha256]
     labels: list[int] | None = None
+    label_kind: LabelKind = "class"
 
     @property
     def shards(self) -> list[Shard | ForeignShard]:
@@ -115,7 +118,10 @@ class Manifest(_Frozen):
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` with a digest of itself, so that no byte of it can change unnoticed."""
-        body = self.model_dump(mode="json", exclude={"labels"} if self.labels is None else None)
+        left_out = {"labels"} if self.labels is None else set()
+        body = self.model_dump(
+            mode="json", exclude=left_out | ({"label_kind"} if self.label_kind == "class" else set())
+        )
         files.write_json(folder / MANIFEST, {**body, "digest": _digest(body)})
 
     @classmethod

@@ -20,11 +20,15 @@ from imagenet_pipeline.records.classes import ClassTable
 
 SPLITS = ("train", "val", "test")
 LARGEST_EXACT_LABEL = 2**24
+Labels = NDArray[np.int64] | NDArray[np.float32]
+"""Classes [images], or label vectors [images, labels]."""
 
 
 @dataclass(frozen=True)
 class Images:
     """The images of a split, in the order in which they are stored; columns, to be lean at 1.28 M rows.
+
+    `labels` are the number of each image's class, or where the class table says so, a vector of labels for each.
 
     `spans`, of images in archives that are not unpacked: offset and bytes of each, int64 [images, 2], in the file that
     its path begins with ("ILSVRC2012_img_val.tar/ILSVRC2012_val_00000001.JPEG"), or in the plan's `archive`. Of a zip
@@ -32,7 +36,7 @@ class Images:
     """
 
     paths: list[str]
-    labels: NDArray[np.int64]
+    labels: Labels
     spans: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -71,7 +75,7 @@ class Plan:
         if not splits:
             raise BadInput("no images found", where=self.root)
         for name, images in splits.items():
-            _check(name, images, len(self.classes))
+            _check(name, images, self.classes)
         for pair in combinations(splits.items(), 2):
             _require_disjoint(*pair)
 
@@ -87,7 +91,7 @@ class Plan:
         digest = hashlib.sha256(head.encode())
         for name, images in self.splits.items():
             digest.update(f"\0{name}\0".encode())
-            digest.update(images.labels.astype("<i8").tobytes())
+            digest.update(images.labels.astype("<i8" if images.labels.ndim == 1 else "<f4").tobytes())
             digest.update("\n".join(images.paths).encode())
         return digest.hexdigest()
 
@@ -126,16 +130,37 @@ def _require_disjoint(first: tuple[str, Images], second: tuple[str, Images]) -> 
         )
 
 
-def _check(name: str, images: Images, classes: int) -> None:
+def _check(name: str, images: Images, classes: ClassTable) -> None:
     if len(images.labels) != len(images.paths):
         raise BadInput(f"{name}: {len(images.paths)} paths but {len(images.labels)} labels")
-    lowest, highest = int(images.labels.min()), int(images.labels.max())
-    if lowest < 0 or highest >= min(classes, LARGEST_EXACT_LABEL):
-        raise BadInput(
-            f"{name}: a label is out of range", expected=extent(0, classes - 1), found=extent(lowest, highest)
-        )
+    if classes.label_kind != "class":
+        _check_vectors(name, images, classes)
+    else:
+        lowest, highest = int(images.labels.min()), int(images.labels.max())
+        if lowest < 0 or highest >= min(len(classes), LARGEST_EXACT_LABEL):
+            raise BadInput(
+                f"{name}: a label is out of range", expected=extent(0, len(classes) - 1), found=extent(lowest, highest)
+            )
     joined = "\n".join(images.paths)
     if joined.count("\n") != len(images) - 1 or "\t" in joined:
         raise BadInput(f"{name}: a path holds a tab or a line break, which a list cannot hold")
     if not joined.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in joined):
         raise BadInput(f"{name}: a path is not valid UTF-8")
+
+
+def _check_vectors(name: str, images: Images, classes: ClassTable) -> None:
+    """Raise BadInput where an image has not as many labels as there are names for them, or labels of another kind."""
+    if images.labels.ndim != 2 or images.labels.shape[1] != len(classes):
+        found = " x ".join(map(str, images.labels.shape))
+        raise BadInput(
+            f"{name}: the labels have another shape", expected=f"{len(images)} x {len(classes)}", found=found
+        )
+    fits = np.isfinite(images.labels) if classes.label_kind == "number" else np.isin(images.labels, (0, 1))
+    rows, columns = np.nonzero(~fits)
+    if len(rows):
+        raise BadInput(
+            f"{name}: a label is not what it should be",
+            where=f"{images.paths[rows[0]]}, {classes.ids[columns[0]]}",
+            expected="a number" if classes.label_kind == "number" else "0 or 1",
+            found=f"{images.labels[rows[0], columns[0]]:g}",
+        )

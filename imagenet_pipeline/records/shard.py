@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged
 from imagenet_pipeline.records import archives, image, recordio
+from imagenet_pipeline.records.lists import Label
 from imagenet_pipeline.records.prepare import Interpolation, ResizeMode, Resizing, prepare
 from imagenet_pipeline.records.tasks import Task, note_progress, require_wanted
 
@@ -37,7 +38,7 @@ class ShardTask(Task):
     follow_links: bool
     first_number: int
     paths: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[Label]
     resize: int
     quality: int
     pass_through: bool
@@ -280,7 +281,7 @@ def _write_records(task: ShardTask, stream: BinaryIO, contents: Contents) -> Non
         except image.Rejected as reason:
             contents.rejects.append((number, path, str(reason)))
             continue
-        framed = recordio.frame(recordio.pack((float(label),), number, prepared.data))
+        framed = recordio.frame(recordio.pack(_as_stored(label), number, prepared.data))
         stream.write(framed)
         contents.entries.append((number, offset))
         offset += len(framed)
@@ -299,10 +300,15 @@ def _read_back(task: ShardTask, part: Path, entries: list[tuple[int, int]]) -> s
             framed = stream.read(end - offset)
             digest.update(framed)
             record = recordio.unpack(recordio.read_frame(framed)[0])
-            label = float(task.labels[number - task.first_number])
-            if (record.number, record.labels, record.checked) != (number, (label,), True):
+            labels = _as_stored(task.labels[number - task.first_number])
+            if (record.number, record.labels, record.checked) != (number, labels, True):
                 raise Damaged("the record does not read back as it was written", where=f"{part}, offset {offset}")
     return digest.hexdigest()
+
+
+def _as_stored(label: Label) -> tuple[float, ...]:
+    """The labels of a record: the number of its class, or the vector."""
+    return (float(label),) if isinstance(label, int) else tuple(label)
 
 
 def _histogram(pixels: NDArray[np.uint8], channel: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ set's shards are read once each, for their records and their digest together, by
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Generator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, suppress
@@ -113,7 +114,8 @@ def _check_data_set(
                 rows.extend(read)
                 show(0, 0)
             if len(rows) == split.records and not any(isinstance(shard, ForeignShard) for shard in split.shards):
-                _check_list(report, folder / f"{name}.lst", rows, manifest.classes, f"{name}.lst" in whole)
+                _check_list(report, folder / f"{name}.lst", rows, f"{name}.lst" in whole)
+                _check_labels(report, folder / f"{name}.lst", rows, manifest)
 
 
 def _checked(
@@ -198,7 +200,7 @@ def _require_records(report: VerifyReport, path: Path) -> None:
     report.add(path, "holds no record" + (" that can be read" if head else ""))
 
 
-def _check_list(report: VerifyReport, path: Path, rows: Rows, classes: int, whole: bool) -> None:
+def _check_list(report: VerifyReport, path: Path, rows: Rows, whole: bool) -> None:
     """Hold the records of a split against its list, which is `whole` where its digest is right."""
     if not (whole and _same_columns(path, rows)):
         try:
@@ -209,6 +211,25 @@ def _check_list(report: VerifyReport, path: Path, rows: Rows, classes: int, whol
         if listed != len(rows):
             report.add(path, f"expected {len(rows)} rows as there are records, found {listed}")
         report.problems += differing
+
+
+def _check_labels(report: VerifyReport, path: Path, rows: Rows, manifest: Manifest) -> None:
+    """Note labels of a split that are none of the manifest's kind."""
+    classes = manifest.classes
+    if manifest.label_kind != "class":
+        width = sum(len(rows[row][1]) != classes for row in range(len(rows)))
+        values = np.concatenate([np.array(rows.labels), *rows.several.values()])
+        fit = np.isfinite(values) if manifest.label_kind == "number" else np.isin(values, (0, 1))
+        faults = {
+            f"records of another number of labels than {classes}": width,
+            "labels that are no number" if manifest.label_kind == "number" else "labels other than 0 and 1": (
+                ~fit
+            ).sum(),
+        }
+        for what, count in faults.items():
+            if count:
+                report.add(path, f"{what}: {count:,}")
+        return
     labels = np.array(rows.labels)
     labels[list(rows.several)] = 0
     outside = int(np.count_nonzero(~((labels >= 0) & (labels < classes))))
@@ -235,8 +256,9 @@ def _differing_rows(path: Path, rows: Rows) -> tuple[list[Problem], int]:
     differing, listed = [], 0
     for i, row in enumerate(lists.rows_of(path)):
         listed += 1
-        if i < len(rows) and (row.index, row.labels) != rows[i]:
-            what = f"row {i + 1} says {(row.index, row.labels)}, the record {rows[i]}"
+        stated = (row.index, tuple(array("f", row.labels)))
+        if i < len(rows) and stated != rows[i]:
+            what = f"row {i + 1} says {stated}, the record {rows[i]}"
             differing.append(Problem(str(path), i, None, what))
     return differing, listed
 

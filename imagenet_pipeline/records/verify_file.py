@@ -92,19 +92,19 @@ class Rows:
     positions: array[int] = field(default_factory=lambda: array("q"))
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     labels: array[float] = field(default_factory=lambda: array("f"))
-    several: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    several: dict[int, array[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, row: int) -> tuple[int, tuple[float, ...]]:
         """Number and labels of a record."""
-        return self.numbers[row], self.several.get(row, (self.labels[row],))
+        return self.numbers[row], tuple(self.several.get(row, (self.labels[row],)))
 
     def add(self, position: int, record: ImageRecord, labelled: bool) -> None:
         """Add a record; more labels than one are kept where it is to be `labelled`."""
         if labelled and len(record.labels) != 1:
-            self.several[len(self)] = record.labels
+            self.several[len(self)] = array("f", record.labels)
         self.positions.append(position)
         self.numbers.append(record.number)
         self.labels.append(record.labels[0] if record.labels else 0.0)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from imagenet_pipeline.drawing import data_address, jpeg
+from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.predict import Choice, Classifier, best_choices, least_edge_for, open_classifier
 from imagenet_pipeline.faces.drawing import draw_faces
 from imagenet_pipeline.faces.emotions import EmotionReader, Face, FaceDetector, shows_emotions
@@ -78,6 +79,8 @@ class Answers:
 def open_answers(run: Path, which: str = "best", overrides: dict[str, object] | None = None, top: int = 5) -> Answers:
     """Open a run's checkpoint; a run of emotions looks at the faces of a photo, any other run at the whole photo."""
     classifier = open_classifier(run, which, overrides)
+    if classifier.classes.label_kind == "number":
+        raise BadInput("the page names classes, and this run says numbers", where=run, advice="predict has them")
     reader = EmotionReader(classifier, FaceDetector()) if shows_emotions(classifier.classes) else None
     return Answers(classifier, reader, top)
 

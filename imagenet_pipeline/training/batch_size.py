@@ -190,6 +190,7 @@ class _Trial:
     def __init__(self, recipe: Recipe, neighbours: int) -> None:
         data = records_of(recipe)
         self._recipe, self._classes = recipe, len(data.classes)
+        self._vectors = data.classes.label_kind != "class"
         self.engine, _ = new_engine(recipe, data)
         self.devices = len(self.engine.device_names)
         free = available_memory_bytes()
@@ -226,8 +227,10 @@ class _Trial:
         """Two steps, of which the second has the rule's state beside it, and a batch of the validation."""
         shape, mixes = self._recipe.input, self._recipe.augmentation.mixes
         trained, scored = ((images, *pair(size), shape.channels) for size in (shape.trained_size, shape.scored_size))
-        labels = np.zeros(images, np.int64)
+        labels: Targets = np.zeros(images, np.int64)
         targets: Targets = np.full((images, self._classes), 1 / self._classes, np.float32) if mixes else labels
+        if self._vectors:
+            labels = targets = np.zeros((images, self._classes), np.float32)
         for _ in range(2):
             self.engine.train_batch(np.zeros(trained, np.uint8), targets, 1e-6, 0)
         self.engine.score_batch(np.zeros(scored, np.uint8), labels)

@@ -22,12 +22,11 @@ from imagenet_pipeline.engines.devices import parse_devices
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.loading.loader import DEFAULT_AUGMENTATION, Batch, Loader, Records
 from imagenet_pipeline.loading.order import Share
-from imagenet_pipeline.processes import available_processors, run_apart, this_process
+from imagenet_pipeline.processes import available_processors, processor_name, run_apart, this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.data import endless_batches, records_of
 from imagenet_pipeline.training.engine_setup import fresh_engine, settled
-from imagenet_pipeline.training.resume import processor_name
 from imagenet_pipeline.training.schedule import learning_rate
 
 SETTLING_STEPS = 2

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -27,11 +28,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import pair
+from imagenet_pipeline.config import StoppingRecipe, pair
 from imagenet_pipeline.errors import BadRecipe, Damaged
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import FILE_NAME
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
+from imagenet_pipeline.training.journal import goodness
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -43,7 +45,7 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Channels = Field(min_length=1, max_length=3)
 TRAINED = "trained/"
 Scores = Mapping[Path, float | Damaged | None]
-"""Validation rank-1 of whole epochs, None without validation, or what is wrong with the checkpoint."""
+"""The figure of whole epochs that says which is best, higher being better; None without it, or what is wrong."""
 _MOST_DIGITS = 20
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{8,}))?")
 
@@ -53,8 +55,9 @@ class State:
     """The contents of a checkpoint besides its arrays.
 
     `epoch` counts finished epochs, `step` finished steps; `partial` holds images, rank1_hits, rank5_hits and
-    loss_sum of an epoch that was interrupted. `input_size` is a side, or height and width; mean and std are of RGB, or
-    of grey alone. A network that is a file has its path here, that of the checkpoint's own
+    loss_sum of an epoch that was interrupted, or, beside its metrics, that the run's last step cut short; that one
+    counts as finished. `input_size` is a side, or height and width; mean and std are of RGB, or of grey alone.
+    A network that is a file has its path here, that of the checkpoint's own
     copy once it is read.
     """
 
@@ -75,6 +78,12 @@ class State:
     metrics: Figures = field(default_factory=dict)
     partial: Figures = field(default_factory=dict)
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    label_kind: LabelKind = "class"
+
+    @property
+    def is_cut_short(self) -> bool:
+        """True where the last of the finished epochs has steps to come, should the run have more."""
+        return bool(self.partial and self.metrics)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -84,7 +93,7 @@ class State:
     @property
     def class_table(self) -> ClassTable:
         """The classes the network tells apart."""
-        return ClassTable(self.class_order, self.classes, self.class_names)
+        return ClassTable(self.class_order, self.classes, self.class_names, self.label_kind)
 
     @property
     def network_name(self) -> str:
@@ -138,10 +147,10 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
     contents = {
         "weights.safetensors": save(_contiguous(weights)),
         "optimizer.safetensors": save(_contiguous(optimizer)),
-        "state.json": files.json_bytes(asdict(state)),
+        "state.json": _state_bytes(state),
     }
-    if catalog.is_file_name(state.network):
-        contents["state.json"] = files.json_bytes(asdict(replace(state, network=FILE_NAME)))
+    if catalog.is_custom(state.network):
+        contents["state.json"] = _state_bytes(replace(state, network=FILE_NAME))
         contents[FILE_NAME] = catalog.file_copy(state.network, len(state.classes)).encode()
     if _holds(target, contents):
         return target
@@ -159,8 +168,16 @@ def save_checkpoint(run: Path, state: State, weights: Arrays, optimizer: Arrays)
     return target
 
 
+def _state_bytes(state: State) -> bytes:
+    """The state as JSON; the kind of label is there where it is not one class, so that earlier versions refuse it."""
+    fields = asdict(state)
+    if state.label_kind == "class":
+        del fields["label_kind"]
+    return files.json_bytes(fields)
+
+
 def _name(state: State) -> str:
-    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial else "")
+    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial and not state.metrics else "")
 
 
 def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:
@@ -244,7 +261,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if which == "latest":
         return found[-1]
     if which == "best":
-        return _best(run, _scores(found)) or found[-1]
+        return _best(run, _scores(found, best_figure(run))) or found[-1]
     whole = {_position(folder)[0]: folder for folder in found if _is_whole(folder)}
     # No epoch has as many digits as Python refuses to read.
     if not which.isdecimal() or len(which) > _MOST_DIGITS or int(which) not in whole:
@@ -274,10 +291,11 @@ def _new_branch(run: Path) -> Path:
 def prune(run: Path, keep: int | Literal["all"]) -> None:
     """Keep the last `keep` epochs (or all) and the best, and point `latest` and `best` at theirs.
 
-    A folder whose score cannot be read is kept too: it may be the best.
+    The best is so by the figure that the run's recipe names. A folder whose score cannot be read is kept too: it may be
+    the best.
     """
     found = _checkpoints(run)
-    scores = _scores(found)
+    scores = _scores(found, best_figure(run))
     best, whole = _best(run, scores), list(scores)
     unread = [folder for folder, score in scores.items() if isinstance(score, Damaged)]
     kept = {*(whole if keep == "all" else whole[-keep:]), found[-1], best, *unread}
@@ -301,6 +319,26 @@ def _position(folder: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
+def epoch_of(folder: Path) -> int:
+    """Finished epochs of a checkpoint, by its name."""
+    return _position(folder)[0]
+
+
+def best_figure(run: Path) -> str:
+    """The figure that says which epoch of a run is best, by its own recipe; the default where none can be read."""
+    with suppress(OSError, ValueError, AttributeError):
+        stopping = tomllib.loads((run / "recipe.toml").read_text()).get("stopping", {})
+        return StoppingRecipe(figure=stopping.get("figure", "auto")).followed
+    return StoppingRecipe().followed
+
+
+def best_row(run: Path, rows: Sequence[Figures]) -> Figures:
+    """The row of a run's best epoch among those of its history, the earliest of equals; {} where none is scored."""
+    figure = best_figure(run)
+    scored = [(score, row) for row in rows if (score := goodness(row, figure)) is not None]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else {}
+
+
 def _is_whole(folder: Path) -> bool:
     return "-step-" not in folder.name
 
@@ -319,11 +357,11 @@ def _best(run: Path, scores: Scores) -> Path | None:
     return damaged_best[0] if damaged_best else max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def _scores(found: Iterable[Path]) -> Scores:
-    return {folder: _score(folder) for folder in found if _is_whole(folder)}
+def _scores(found: Iterable[Path], figure: str) -> Scores:
+    return {folder: _score(folder, figure) for folder in found if _is_whole(folder)}
 
 
-def _score(folder: Path) -> float | Damaged | None:
+def _score(folder: Path, figure: str) -> float | Damaged | None:
     try:
         _check_sums(folder, ("state.json",))
         state = _read_state(folder)
@@ -332,8 +370,7 @@ def _score(folder: Path) -> float | Damaged | None:
         return error
     except ValueError as error:
         return Damaged(f"not a checkpoint of this version ({_reason(error)})", where=folder)
-    rank1 = state.metrics.get("validation_rank1")
-    return None if rank1 is None else float(rank1)
+    return goodness(state.metrics, figure)
 
 
 def _require_own_name(folder: Path, name: str) -> None:
@@ -345,7 +382,8 @@ def _require_own_name(folder: Path, name: str) -> None:
 
 def _instead_of(folder: Path) -> str:
     """The advice where a checkpoint cannot be read: the best of its neighbours that can."""
-    others = _scores(other for other in _checkpoints(folder.resolve().parent.parent) if other.name != folder.name)
+    run = folder.resolve().parent.parent
+    others = _scores((other for other in _checkpoints(run) if other.name != folder.name), best_figure(run))
     scored = [(-score, _position(other)[0], other) for other, score in others.items() if isinstance(score, float)]
     # Without validation the latest is the best.
     unscored = [other for other, score in others.items() if score is None]

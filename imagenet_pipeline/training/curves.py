@@ -1,4 +1,4 @@
-"""Loss and rank-1 over the epochs, across restarts, of runs of ours or out of MXNet's logs."""
+"""Loss and rank-1, or the figure of other labels, over the epochs of runs of ours or out of MXNet's logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from imagenet_pipeline import files
 from imagenet_pipeline.drawing import COLOURS, png, require_png, written_out
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.training.journal import Event, Journal, branches, restarts
+from imagenet_pipeline.training.journal import Event, Journal, branches, figures_of, restarts
+from imagenet_pipeline.training.metrics import ERRORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,8 @@ class _Training:
 def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 0.0) -> bool:
     """Draw `out` (PNG) from the journals of `runs`; skipped when it is younger than the limit.
 
-    Files among them are logs of MXNet's, joined as `join_logs` says. Left: the loss; right: rank-1. Dashed is
+    Files among them are logs of MXNet's, joined as `join_logs` says. Left: the loss; right: rank-1, or the figure that
+    the last run has of labels that are not one class. Dashed is
     training, solid validation, pale the validation of a branch left by a restart, dotted verticals the restarts of
     the present branch. Returns whether it drew. Raises BadRecipe where there is no run, BadInput for a file that is
     no such log.
@@ -51,12 +53,13 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
     trainings = _trainings(runs)
     figure = _figure(11)
     loss, rank1 = figure.subplots(1, 2)
+    shown = _figure_of(trainings[-1].events)
     for number, training in enumerate(trainings):
-        for axes, quantity in ((loss, "loss"), (rank1, "rank1")):
+        for axes, quantity in ((loss, "loss"), (rank1, shown)):
             _draw_run(axes, training.events, quantity, COLOURS[number % len(COLOURS)])
     alone = len(trainings) == 1
     _finish(loss, "loss", "upper right" if alone else None)
-    _finish(rank1, "rank-1, %", "lower right" if alone else None)
+    _finish(rank1, _title(shown), _corner(shown) if alone else None)
     if not alone:
         kinds = {label for axes in (loss, rank1) for label in axes.get_legend_handles_labels()[1]}
         _name_below(figure, [training.name for training in trainings], kinds)
@@ -67,13 +70,32 @@ def draw_curves(runs: Sequence[Path], out: Path, at_most_every_seconds: float = 
 def separate_curves(run: Path) -> tuple[bytes, bytes]:
     """The loss and the rank-1 of a run as two PNGs, for a page that lays them side by side or below each other.
 
-    Raises BadRecipe where there is no run.
+    In place of rank-1 stands the figure of labels that are not one class. Raises BadRecipe where there is no run.
     """
     events = _events(run)
-    return (_alone(events, "loss", "loss", "upper right"), _alone(events, "rank1", "rank-1, %", "lower right"))
+    shown = _figure_of(events)
+    return (_alone(events, "loss", "loss", "upper right"), _alone(events, shown, _title(shown), _corner(shown)))
 
 
-def _alone(events: list[Event], quantity: str, title: str, corner: Literal["upper right", "lower right"]) -> bytes:
+Corner = Literal["upper right", "lower right"]
+
+
+def _figure_of(events: list[Event]) -> str:
+    """The first figure beside the loss."""
+    return figures_of(branches(events)[-1])[0]
+
+
+def _title(figure: str) -> str:
+    titles = {"rank1": "rank-1, %", "accuracy": "right decisions, %", "mae": "mean absolute error"}
+    return titles.get(figure, figure)
+
+
+def _corner(figure: str) -> Corner:
+    """The corner that curves of a figure leave empty."""
+    return "upper right" if figure in ERRORS else "lower right"
+
+
+def _alone(events: list[Event], quantity: str, title: str, corner: Corner) -> bytes:
     figure = _figure(5.5)
     axes = figure.subplots()
     _draw_run(axes, events, quantity, COLOURS[0])
@@ -137,7 +159,7 @@ def _draw_line(axes: Axes, rows: list[Event], column: str, colour: str, kind: st
         axes.plot(*zip(*points, strict=True), color=colour, label=kind, marker=marker, markersize=3, **_STYLES[kind])
 
 
-def _finish(axes: Axes, title: str, empty_corner: Literal["upper right", "lower right"] | None) -> None:
+def _finish(axes: Axes, title: str, empty_corner: Corner | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left", fontsize=11)

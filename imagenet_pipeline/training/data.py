@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imagenet_pipeline.config import InputRecipe, Recipe, Size, pair
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.config import InputRecipe, LossRecipe, Recipe, Size, pair
+from imagenet_pipeline.engines import FIGURES
+from imagenet_pipeline.errors import BadInput, BadRecipe, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.augment import RGB
 from imagenet_pipeline.loading.loader import Batch, Empty, Loader
@@ -22,14 +24,16 @@ from imagenet_pipeline.loading.order import WHOLE, Share
 from imagenet_pipeline.loading.transforms import GREY, Pixels, grey_into
 from imagenet_pipeline.networks.catalog import Network
 from imagenet_pipeline.records.classes import NUMBERED as NUMBERED
-from imagenet_pipeline.records.classes import require_same
+from imagenet_pipeline.records.classes import LabelKind, require_same
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.manifest import DataSet, is_remote, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import State
+from imagenet_pipeline.training.metrics import says_rank5
 
 log = logging.getLogger("imagenet_pipeline")
 
+Labels = NDArray[np.int64]
 IMPORTED = ""
 """Data digest of a network that was imported without records: any of its classes will do."""
 
@@ -67,6 +71,12 @@ def with_window(recipe: Recipe, data: DataSet) -> Recipe:
     wanted, split = recipe.loader.window_shards, data.manifest.splits.get("train")
     if data.cache is not None and split is not None:
         wanted = data.cache.window_shards(split.shards, wanted)
+        if wanted and recipe.loader.order == "balanced":
+            what, advice = (
+                "a balanced order reads from all shards at a time",
+                "give loader.cache_gb room for all of them",
+            )
+            raise BadRecipe(what, where="loader.order", found=f"room for {counted(2 * wanted, 'shard')}", advice=advice)
     return with_window_shards(recipe, 0 if wanted == "auto" else wanted)
 
 
@@ -94,12 +104,14 @@ def loader_of(
     share: Share = WHOLE,
     crops: int = 1,
     empty: Empty = np.empty,
+    balanced: Labels | None = None,
+    label_kind: LabelKind = "class",
     channels: int | None = None,
 ) -> Loader:
     """Build the loader of a recipe's batches, images of `size` pixels; of several processes, of its own share.
 
     Images are RGB, or grey where `channels` (by default the recipe's) is 1. Several `crops` of an image count as images
-    of the batch. `empty` is the `host_array` of the engine to be fed.
+    of the batch. `empty` is the `host_array` of the engine to be fed, `balanced` what `balanced_labels` gives.
     """
     return Loader(
         records,
@@ -111,8 +123,42 @@ def loader_of(
         share=share,
         empty=empty,
         window_shards=0 if recipe.loader.window_shards == "auto" else recipe.loader.window_shards,
+        balanced=balanced,
+        label_kind=label_kind,
         channels=channels or recipe.input.channels,
     )
+
+
+def balanced_labels(recipe: Recipe, data: DataSet, records: RecordSet) -> Labels | None:
+    """The class of every training record, where the recipe has all classes come as often; None where it has not."""
+    return training_labels(data, records) if recipe.loader.order == "balanced" else None
+
+
+def training_labels(data: DataSet, records: RecordSet) -> Labels:
+    """The class of every training record [records], by the data set's list; of a million 0.7 s."""
+    from imagenet_pipeline.records.inspect import (
+        labels_of,
+    )  # not on the way of a run that takes the records as they are
+
+    return labels_of(records, data, "train").astype(np.int64)
+
+
+def class_weights_of(loss: LossRecipe, data: DataSet) -> tuple[float, ...]:
+    """The weight of each class that a recipe's loss means, none where all weigh the same; `engines/__init__.py`.
+
+    A class without training images weighs 0 where it is "balanced". Raises BadRecipe for a list of another length.
+    """
+    if loss.class_weights == "none":
+        return ()
+    classes = len(data.classes)
+    if isinstance(loss.class_weights, tuple):
+        if len(loss.class_weights) != classes:
+            what, found = "recipe key 'loss.class_weights' must have a number for each class", len(loss.class_weights)
+            raise BadRecipe(what, where=data.name, expected=classes, found=found)
+        return loss.class_weights
+    with RecordSet.of(data, "train") as records:
+        images = np.bincount(training_labels(data, records), minlength=classes)
+    return tuple((images.sum() / (np.count_nonzero(images) * np.maximum(images, 1)) * (images > 0)).tolist())
 
 
 GREY_IMAGES = 512
@@ -153,10 +199,17 @@ def _pixels_of(records: RecordSet, position: int) -> Pixels:
 
 
 def require_validation(recipe: Recipe, data: DataSet) -> None:
-    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on."""
+    """Raise BadRecipe where the recipe goes by validation scores and `data` has no split to validate on.
+
+    And where it goes by a figure that says nothing of so few classes.
+    """
+    schedule, stopping = recipe.schedule, recipe.stopping
+    on_validation = stopping.followed.startswith("validation")
     keys = {
-        "schedule.kind": recipe.schedule.kind == "plateau",
-        "stopping.patience_epochs": recipe.stopping.patience_epochs,
+        "schedule.kind": schedule.kind == "plateau" and schedule.figure.startswith("validation"),
+        "stopping.patience_epochs": on_validation and stopping.patience_epochs,
+        "stopping.restore_best": on_validation and stopping.restore_best,
+        "stopping.figure": on_validation and stopping.figure != "auto",
     }
     for key, goes_by_scores in keys.items():
         if goes_by_scores and not data.counts.get("val"):
@@ -166,6 +219,53 @@ def require_validation(recipe: Recipe, data: DataSet) -> None:
                 found=", ".join(data.counts),
                 advice=f"leave {key} as it is by default, or build the records with a split val",
             )
+    for key, figure in (("schedule.figure", schedule.figure), ("stopping.figure", stopping.figure)):
+        _require_counted(key, figure, data)
+        if figure.endswith("rank5") and not says_rank5(len(data.classes)):
+            what = f"recipe key {key!r}: rank-5 among {counted(len(data.classes), 'class')} is always 100 %"
+            instead = f"{key}={figure.replace('rank5', 'rank1')}"
+            raise BadRecipe(what, where=data.name, found=figure, advice=instead)
+
+
+def _require_counted(key: str, figure: str, data: DataSet) -> None:
+    """Raise BadRecipe for a figure that is of labels of another kind than `data` has."""
+    there = ("loss", *FIGURES[data.classes.label_kind])
+    if figure != "auto" and figure.partition("_")[2] not in there:
+        expected = " or ".join(f"validation_{name}" for name in there)
+        what = f"recipe key {key!r}: there is no such figure of these records"
+        raise BadRecipe(what, where=data.name, expected=expected, found=figure)
+
+
+LOSSES: dict[LabelKind, tuple[str, ...]] = {
+    "class": ("cross_entropy", "binary_cross_entropy", "focal", "hinge"),
+    "classes": ("binary_cross_entropy",),
+    "number": ("mae", "mse", "huber"),
+}
+"""The kinds of loss that fit the labels of records."""
+
+
+def require_fitting_loss(recipe: Recipe, data: DataSet) -> None:
+    """Raise BadRecipe for a loss, or a key of it, that is not for labels of the kind that `data` has, or so many."""
+    kind, fitting, loss = data.classes.label_kind, LOSSES[data.classes.label_kind], recipe.loss
+    if kind == "class" and loss.kind == "binary_cross_entropy" and len(data.classes) != 2:
+        what = "recipe key 'loss.kind': binary_cross_entropy of one class a record tells two classes apart"
+        raise BadRecipe(what, where=data.name, found=len(data.classes), advice="loss.kind=cross_entropy")
+    if kind != "class" and recipe.loader.order == "balanced":
+        raise BadRecipe(
+            "a balanced order is of records with one class each", where=data.name, advice="loader.order=shuffled"
+        )
+    for key in ("label_smoothing", "threshold", "class_weights") if kind == "classes" else ():
+        if getattr(loss, key) != type(loss).model_fields[key].default:
+            raise BadRecipe(f"recipe key 'loss.{key}' is for records with one class each", where=data.name)
+    if loss.kind in fitting:
+        return
+    has = {"class": "one class a record", "classes": "any number of classes a record", "number": "numbers for labels"}
+    raise BadRecipe(
+        f"recipe key 'loss.kind': {recipe.loss.kind} does not fit these records, which have {has[kind]}",
+        where=data.name,
+        expected=" or ".join(fitting),
+        advice=f"loss.kind={fitting[0]}",
+    )
 
 
 def require_its_classes(state: State, data: DataSet) -> None:
@@ -209,7 +309,7 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
     for key, size in sizes.items():
         if size and network.shapes((channels, size, size)) != network.shapes((channels, *pair(own))):
             raise BadRecipe(
-                f"recipe key {key!r}: the dense layers of {recipe.network} fix its input",
+                f"recipe key {key!r}: the dense layers of {recipe.whole_network[:80]} fix its input",
                 expected=f"input.size, {recipe.input.size}",
                 found=size,
                 advice=f"leave {key} out, or take a network that ends in global average pooling",
@@ -225,8 +325,12 @@ def endless_batches(
     """
     steps_per_epoch(recipe, data)
     recipe = with_window(recipe, data)
+    balanced = balanced_labels(recipe, data, records)
     for epoch in count():
         size = training_size(recipe.input, epoch)
-        loader = loader_of(recipe, records, size, len(data.classes), share, empty=empty)
+        loader = loader_of(
+            recipe, records, size, len(data.classes), share,
+            empty=empty, balanced=balanced, label_kind=data.classes.label_kind,
+        )  # fmt: skip
         with loader.training(recipe.seed, epoch, recipe.augmentation) as batches:
             yield from batches

@@ -16,7 +16,7 @@ from imagenet_pipeline import __version__
 from imagenet_pipeline.config import Recipe, options, require_even_batch
 from imagenet_pipeline.engines import Engine, Totals
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
-from imagenet_pipeline.networks.catalog import file_copy, is_file_name
+from imagenet_pipeline.networks.catalog import file_copy, is_custom
 from imagenet_pipeline.records.manifest import DataSet
 
 
@@ -45,9 +45,9 @@ OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threa
 
 def facts_of(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, str]:
     """List what all processes that train a recipe together must have alike, by a name for the user."""
-    name = recipe.network
+    name = recipe.whole_network
     # A file may have another path in each process.
-    network = file_copy(name, len(data.classes)) if is_file_name(name) else repr(name)
+    network = file_copy(name, len(data.classes)) if is_custom(name) else repr(name)
     facts = {f"recipe key {key!r}": repr(value) for key, value in options(recipe) if key not in OF_ONE_RANK}
     return facts | {
         "recipe key 'network'": network,
@@ -87,8 +87,10 @@ def reduced(engine: Engine, totals: Totals) -> Totals:
     if engine.ranks == 1:
         return totals
     numbers: npt.NDArray[np.float64] = np.array([totals.images, totals.rank1_hits, totals.rank5_hits], np.float64)
-    images, rank1_hits, rank5_hits, *losses = engine.sum_over_ranks(np.concatenate([numbers, totals.step_losses]))
-    return Totals(int(images), int(rank1_hits), int(rank5_hits), np.array(losses, np.float64))
+    summed = engine.sum_over_ranks(np.concatenate([numbers, totals.step_losses, totals.step_figures.ravel()]))
+    images, rank1_hits, rank5_hits = summed[:3].astype(int).tolist()
+    losses, figures = np.split(summed[3:], [len(totals.step_losses)])
+    return Totals(images, rank1_hits, rank5_hits, losses, figures.reshape(-1, 2))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, pair
+from imagenet_pipeline.config.recipe import NetworkOptions
 from imagenet_pipeline.engines import (
     FRAMEWORKS,
     Array,
@@ -29,23 +30,26 @@ from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_file_name
+from imagenet_pipeline.networks.catalog import FILE_NAME, LayeredNetwork, is_custom, with_threshold, without_threshold
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
-from imagenet_pipeline.training.data import input_statistics
+from imagenet_pipeline.training.data import class_weights_of, input_statistics, require_fitting_loss
 from imagenet_pipeline.training.distributed import facts_of, require_agreement, require_even_shares
 
 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
-    network = network_of(recipe.network, len(data.classes))
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
+    network = network_of(recipe.whole_network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
-    blueprint = Blueprint(
-        network, recipe.input.trained_size, *beginning.normalisation, recipe, frozen_layers(recipe, epoch=0)
-    )
+    frozen, kind = frozen_layers(recipe, epoch=0), data.classes.label_kind
+    mean, std = beginning.normalisation
+    weights = class_weights_of(recipe.loss, data)
+    blueprint = Blueprint(network, recipe.input.trained_size, mean, std, recipe, frozen, kind, weights)
     return create_engine(recipe.engine, blueprint, beginning.values), beginning
 
 
@@ -73,11 +77,17 @@ def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
     return engine
 
 
-def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state: Values) -> Engine:
-    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then."""
+def resumed_engine(
+    recipe: Recipe, state: State, values: Values, optimizer_state: Values, class_weights: tuple[float, ...] = ()
+) -> Engine:
+    """An engine that goes on after the epochs of `state`, with the values and the optimizer's state of then.
+
+    `class_weights` are those of the recipe's loss (`training.data.class_weights_of`).
+    """
     network = network_of(state.network, len(state.classes))
-    frozen = frozen_layers(recipe, state.epoch)
-    blueprint = Blueprint(network, recipe.input.trained_size, state.mean, state.std, recipe, frozen)
+    frozen, kind = frozen_layers(recipe, state.epoch), state.label_kind
+    size = recipe.input.trained_size
+    blueprint = Blueprint(network, size, state.mean, state.std, recipe, frozen, kind, class_weights)
     engine = create_engine(recipe.engine, blueprint, values)
     engine.set_optimizer_state(optimizer_state)
     return engine
@@ -86,7 +96,7 @@ def resumed_engine(recipe: Recipe, state: State, values: Values, optimizer_state
 def build_engine(recipe: Recipe, state: State, weights: Values) -> Engine:
     """Build an engine to score with, which holds a checkpoint's weights."""
     network = network_of(state.network, len(state.classes))
-    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe)
+    blueprint = Blueprint(network, state.input_size, state.mean, state.std, recipe, label_kind=state.label_kind)
     return create_engine(scoring_engine(recipe, state), blueprint.for_scoring(), weights)
 
 
@@ -94,13 +104,29 @@ def with_engine(recipe: Recipe, before: str | None = None) -> Recipe:
     """Settle "auto": the engine that trained `before`, or where there is no such, what `choose_engine` says."""
     if recipe.engine != "auto":
         return recipe
-    engine = before if before in FRAMEWORKS else choose_engine(recipe.devices, recipe.network)
+    engine = before if before in FRAMEWORKS else choose_engine(recipe.devices, recipe.whole_network)
     return recipe.model_copy(update={"engine": engine})
 
 
 def as_kept(recipe: Recipe) -> Recipe:
-    """The recipe as a run keeps it: a network that is a file is the run's own copy of it, beside the recipe."""
-    return recipe.model_copy(update={"network": FILE_NAME}) if is_file_name(recipe.network) else recipe
+    """The recipe as a run keeps it: a custom network, its options made, is the run's own file beside the recipe."""
+    return with_network_file(recipe, FILE_NAME) if is_custom(recipe.whole_network) else recipe
+
+
+def with_single_output(recipe: Recipe, data: DataSet) -> Recipe:
+    """The recipe whose network has a single output where its loss asks for it: binary cross-entropy of two classes.
+
+    The threshold is part of the network from there on. Raises BadRecipe for a zoo's network.
+    """
+    if recipe.loss.kind != "binary_cross_entropy" or data.classes.label_kind != "class":
+        return recipe
+    name = with_threshold(recipe.whole_network, recipe.loss.threshold)
+    return with_network_file(recipe, name)
+
+
+def with_network_file(recipe: Recipe, file: str) -> Recipe:
+    """The recipe with the network of a file, or of another whole name, as it stands there."""
+    return recipe.model_copy(update={"network": file, "network_options": NetworkOptions()})
 
 
 def scoring_engine(recipe: Recipe, state: State) -> str:
@@ -147,24 +173,25 @@ def beginning_of(recipe: Recipe, network: LayeredNetwork | ZooNetwork, data: Dat
     shape = (channels, *pair(recipe.input.trained_size))
     if not initial.weights:
         source = _given(recipe) or input_statistics(data, channels)
-        values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale)
+        values = network.initial_values(shape, initial.kind, recipe.seed, initial.zero_last_scale, initial.bias)
         return Beginning(values, source[0], _journal_entry(*source))
     # Only a run that begins with a file needs what reads other programs' files.
     from imagenet_pipeline.interchange.weights import starting_values
 
-    file = _source(Path(recipe.initial.weights), recipe.network, len(data.classes))
-    found, inside = _read(file, recipe.network, network, shape)
+    name = recipe.whole_network
+    file = _source(Path(initial.weights), name, len(data.classes))
+    found, inside = _read(file, without_threshold(name), network, shape)
     _require_channels(file, found, network, shape)
     state = state_beside(file)
     if state is not None:
         _say_other_classes(recipe, state, data)
     normalisation, origin = _given(recipe) or _travelling(file, state, inside) or _of_the_records(file, data, channels)
     log.info("%s: its input is normalised by %s, from %s", file, _words(normalisation), origin)
-    head = _head(recipe.network, len(data.classes), shape) if recipe.initial.new_head else frozenset()
+    head = _head(name, len(data.classes), shape) if initial.new_head else frozenset()
     if network.engine is not None:
         values = _zoo_values(file, found, network, shape, head, recipe.seed)
     else:
-        drawn = initial_values(network, shape, recipe.initial.kind, recipe.seed)
+        drawn = initial_values(network, shape, initial.kind, recipe.seed, bias=initial.bias)
         values = starting_values(file, found, network, shape, drawn, head)
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in values if name in head))
     if layers:
@@ -253,7 +280,9 @@ def _source(path: Path, network: str, classes: int) -> Path:
             raise BadRecipe("the folder is not a run with a checkpoint", where=f"initial.weights = {str(path)!r}")
         folder = find_checkpoint(path, "best")
     state = load_checkpoint(folder).state
-    if not catalog.is_same(state.network, network, classes):
+    # A single output is no output of another network: of three classes there is one for each.
+    outputs = classes if without_threshold(network) == network else 3
+    if not catalog.is_same(state.network, network, outputs):
         advice = "take network=" + state.network
         raise BadInput(
             "the checkpoint is of another network", where=folder, expected=network, found=state.network, advice=advice

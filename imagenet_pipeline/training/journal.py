@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import LOWER_IS_BETTER
 from imagenet_pipeline.errors import Damaged
 
 Event = dict[str, Any]
@@ -94,6 +97,35 @@ def _checksum(line: bytes) -> str:
     return f"{google_crc32c.value(line):08x}"
 
 
+def goodness(row: Mapping[str, Any], figure: str) -> float | None:
+    """A figure of a history row, its sign turned where lower is better; None where the row lacks it.
+
+    Rows of labels that are not one class have no ranks: for validation rank-1 their validation loss stands.
+    """
+    if figure == "validation_rank1" and figure not in row:
+        figure = "validation_loss"
+    value = row.get(figure)
+    return None if value is None else float(-value if figure in LOWER_IS_BETTER else value)
+
+
+def epochs_without_better(rows: Sequence[Event], figure: str, min_delta: float = 0.0) -> list[int]:
+    """Count the epochs after each that was better than those before it, up to the next such; [] without rows.
+
+    Better is by more than `min_delta`, than the last that was better. Raises KeyError where a row lacks the figure.
+    """
+    best, waits = -math.inf, list[int]()
+    for row in rows:
+        value = goodness(row, figure)
+        if value is None:
+            raise KeyError(figure)
+        if not waits or value - min_delta > best:
+            best = value
+            waits.append(0)
+        else:
+            waits[-1] += 1
+    return waits
+
+
 def branches(events: list[Event]) -> list[list[Event]]:
     """The epoch rows of each start: what was left behind by a restart stays in its own list; the last is current."""
     rows: list[list[Event]] = [[]]
@@ -109,23 +141,36 @@ def branches(events: list[Event]) -> list[list[Event]]:
 
 def restarts(events: list[Event]) -> list[float]:
     """List where the current branch was resumed, in epochs and parts of them, each position once."""
-    # Every epoch has as many steps; nothing in a run can change that.
-    steps = [row["step"] / row["epoch"] for row in branches(events)[-1] if row.get("step")]
+    # Every epoch has as many steps, but the last may be cut short.
+    steps = max((row["step"] / row["epoch"] for row in branches(events)[-1] if row.get("step")), default=0)
     positions: list[float] = []
     for event in events:
         if event["event"] == "start":
             positions = []
         elif event["event"] == "resume":
-            position = event["step"] / steps[-1] if steps and "step" in event else event["epoch"]
+            position = event["step"] / steps if steps and "step" in event else event["epoch"]
             positions = [*(earlier for earlier in positions if earlier < position), position]
     return positions
 
 
 def write_history(run: Path, events: list[Event]) -> Path:
     """Write `history.csv`: the current branch, a row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    text, rows = io.StringIO(), branches(events)[-1]
+    writer = csv.DictWriter(text, _columns(rows), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(branches(events)[-1])
+    writer.writerows(rows)
     files.write_whole(run / "history.csv", text.getvalue())
     return run / "history.csv"
+
+
+def figures_of(rows: list[Event]) -> list[str]:
+    """The figures beside the loss that a history has, rank-1 and rank-5 where it has none yet."""
+    found = [key.removeprefix("train_") for key in (rows[-1] if rows else ()) if key.startswith("train_")]
+    return [figure for figure in found if figure != "loss"] or ["rank1", "rank5"]
+
+
+def _columns(rows: list[Event]) -> list[str]:
+    """The columns of a history, in which ranks give way to the figures of labels that are not one class."""
+    names = dict(zip(("rank1", "rank5"), figures_of(rows), strict=False))
+    split = [column.partition("_") for column in COLUMNS]
+    return [f"{part}{line}{names.get(figure, figure)}" for part, line, figure in split]

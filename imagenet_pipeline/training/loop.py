@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from imagenet_pipeline.processes import Interruption
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import find_checkpoint, has_checkpoint
-from imagenet_pipeline.training.data import loader_of, training_size
+from imagenet_pipeline.training.data import balanced_labels, loader_of, training_size
 from imagenet_pipeline.training.distributed import agreed, reduced, settle
 from imagenet_pipeline.training.metrics import score, watched
 from imagenet_pipeline.training.run import Pass, Run, begun, diverged, require_finite
@@ -44,7 +45,7 @@ def train(run: Run) -> Outcome:
             run.thaw(epoch)
             passed = train_epoch(run, records, epoch, interruption)
             validated = None
-            ended = passed.step == (epoch + 1) * run.steps_per_epoch
+            ended = passed.step >= run.end_of(epoch)
             if ended and validation:
                 validated = validate(run, validation, passed.step, interruption)
             if not ended or (validation and validated is None):
@@ -78,17 +79,21 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
 
     Saves on the way, as the recipe's `checkpoint` section says. All ranks do all of it at the same steps.
     """
-    recipe, engine, first_step = run.recipe, run.engine, epoch * run.steps_per_epoch
+    recipe, engine = run.recipe, run.engine
+    first_step, end = epoch * run.steps_per_epoch, run.end_of(epoch)
     passed = begun(run, epoch)
-    size, classes = training_size(recipe.input, epoch), len(run.data.classes)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
+    size, classes = training_size(recipe.input, epoch), run.data.classes
+    loader = loader_of(
+        recipe, records, size, len(classes), run.share, empty=engine.host_array, label_kind=classes.label_kind,
+        balanced=balanced_labels(recipe, run.data, records),
+    )  # fmt: skip
     started = time.monotonic() - passed.seconds
     read_at = time.monotonic()
     with (
-        Bar(f"epoch {epoch + 1}/{recipe.epochs}", "steps", shown=run.leads) as bar,
+        Bar(f"epoch {epoch + 1}/{run.total_epochs}", "steps", shown=run.leads) as bar,
         loader.training(recipe.seed, epoch, recipe.augmentation, start_step=passed.step - first_step) as batches,
     ):
-        for batch in batches:
+        for batch in islice(batches, max(0, end - passed.step)):
             passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
             engine.train_batch(batch.images, batch.training_targets, passed.rate, step_seed(recipe.seed, passed.step))
             passed.count(batch, engine.ranks)
@@ -105,8 +110,8 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
             if save or read:
                 _read(run, passed)
                 read_at = now
-                bar.show(passed.step - first_step, run.steps_per_epoch, passed.state())
-            if save and len(batches):
+                bar.show(passed.step - first_step, end - first_step, passed.state(classes))
+            if save and passed.step < end:
                 save_part(run, epoch, passed)
         _read(run, passed)
     passed.seconds = time.monotonic() - started
@@ -129,8 +134,10 @@ def _read(run: Run, passed: Pass) -> None:
 def validate(run: Run, records: RecordSet, step: int, interruption: Interruption) -> Totals | None:
     """Score every record once, with the very values a checkpoint would hold; None where a signal ended it early."""
     recipe, engine = run.recipe, run.engine
-    size, classes = recipe.input.scored_size, len(run.data.classes)
-    loader = loader_of(recipe, records, size, classes, run.share, empty=engine.host_array)
+    size, classes = recipe.input.scored_size, run.data.classes
+    loader = loader_of(
+        recipe, records, size, len(classes), run.share, empty=engine.host_array, label_kind=classes.label_kind
+    )
     settle(engine)
     with _averages(run), loader.evaluation(recipe.input.crop_fraction) as batches:
         shown = watched(batches, "validation", shown=run.leads)

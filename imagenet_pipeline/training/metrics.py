@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ def score(engine: Engine, batches: Iterable[Batch]) -> Totals:
     """Score every batch and add up, over all ranks. Raises BadInput when there are no records to score. Collective."""
     engine.totals()
     for batch in batches:
-        engine.score_batch(batch.images, batch.labels)
+        engine.score_batch(batch.images, batch.training_targets)
     own = NO_TOTALS + engine.totals()
     # Ranks may have had different numbers of batches.
-    loss = np.array([own.step_losses.sum()])
-    totals = reduced(engine, Totals(own.images, own.rank1_hits, own.rank5_hits, loss))
+    loss, figures = np.array([own.step_losses.sum()]), own.step_figures.sum(axis=0, keepdims=True)
+    totals = reduced(engine, replace(own, step_losses=loss, step_figures=figures))
     if totals.images == 0:
         raise BadInput("there are no records to score", expected="at least one record")
     return totals
@@ -41,6 +42,17 @@ def watched(batches: Batches, label: str, shown: bool = True) -> Iterator[Batch]
 def chance_percent(classes: int) -> float:
     """The rank-1 that guessing would have, every class as often."""
     return 100.0 / classes
+
+
+NAMES = {"rank1": "rank-1", "rank5": "rank-5", "accuracy": "right", "exact": "all right", "mae": "MAE", "rmse": "RMSE"}
+"""Figures beside the loss, as people are told them."""
+ERRORS = ("mae", "rmse")
+"""Those that are no percent, and are better the lower."""
+
+
+def said(figure: str, value: float, digits: int = 2) -> str:
+    """A figure in words, as "rank-1 75.00 %"."""
+    return f"{NAMES[figure]} {value:.4g}" if figure in ERRORS else f"{NAMES[figure]} {value:.{digits}f} %"
 
 
 def says_rank5(classes: int) -> bool:

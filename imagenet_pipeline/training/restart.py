@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,24 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks.catalog import FILE_NAME, is_custom
+from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.data import with_window_shards
 from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Event
-from imagenet_pipeline.training.schedule import relative_rate, warmup_steps
+from imagenet_pipeline.training.schedule import relative_rate, steps_of, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
-_OF_WEIGHTS = ("network", "input.size", "input.height", "input.width", "input.channels")
+_OF_WEIGHTS = ("network", "input.size", "input.height", "input.width", "input.channels", "loss.threshold")
 """Keys a restart cannot change: the weights would not mean the same."""
-_OF_ORDER = ("seed", "batch_size", "loader.window_shards")
+_OF_ORDER = ("seed", "batch_size", "loader.window_shards", "loader.order")
 """Nor these, once there was a step: the position in the order of images would not."""
 _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""
 _INITIAL = (
     "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
+    "initial.bias",
 )  # fmt: skip
 """Keys that a restart would not even read."""
 FARTHEST = 100.0
@@ -37,6 +40,23 @@ def carried_overrides(events: list[Event]) -> dict[str, Any]:
     """Read the overrides in force at the last start of a run."""
     starts = [event for event in events if event["event"] in ("start", "resume")]
     return dict(starts[-1]["overrides"]) if starts else {}
+
+
+def carried_network(carried: dict[str, Any], given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The carried overrides with the run's own file for a network of earlier command lines that was kept as one.
+
+    Where this start is `given` a network or options for it, all are taken by their words: the run then compares.
+    """
+    words = [key for key in carried if _is_of_network(key)]
+    is_kept = any(key != "network" or is_custom(str(carried[key])) for key in words)
+    if not is_kept or any(_is_of_network(key) for key in given) or not (folder / FILE_NAME).exists():
+        return carried
+    others = {key: value for key, value in carried.items() if key not in words}
+    return {**others, "network": str(folder / FILE_NAME), "network_options": {}}
+
+
+def _is_of_network(key: str) -> bool:
+    return key.split(".")[0] in ("network", "network_options")
 
 
 def begun_with(events: list[Event], folder: Path) -> Recipe:
@@ -65,6 +85,13 @@ def with_same_window(begun: Recipe, now: Recipe, events: list[Event]) -> tuple[R
     return begun, now
 
 
+def with_same_decay(begun: Recipe, now: Recipe) -> Recipe:
+    """The recipe with `schedule.decay` as it is in force: "auto" goes on with that of the last start, a number."""
+    if now.schedule.decay != "auto" or begun.schedule.kind != now.schedule.kind:
+        return now
+    return now.model_copy(update={"schedule": now.schedule.model_copy(update={"decay": begun.schedule.decay})})
+
+
 def engine_of_last_start(events: list[Event]) -> str | None:
     """Name the engine a run was last started with; None where the journal does not say."""
     engine: str | None = _last(events, "engine")
@@ -85,6 +112,24 @@ def _starts(events: list[Event]) -> list[Event]:
 def _last(events: list[Event], key: str) -> Any:
     starts = _starts(events)
     return starts[-1].get(key) if starts else None
+
+
+def placed(start: Checkpoint, recipe: Recipe, steps_per_epoch: int) -> Checkpoint:
+    """The checkpoint with its finished steps; of one imported without records its epochs alone are known.
+
+    An epoch that was cut short is one begun, where the recipe has steps for it now.
+    """
+    state = start.state
+    if not state.is_cut_short:
+        state = replace(state, step=max(state.step, state.epoch * steps_per_epoch))
+    elif state.step < steps_of(recipe, steps_per_epoch):
+        state = replace(state, epoch=state.epoch - 1, metrics={})
+    return replace(start, state=state)
+
+
+def is_restored(events: list[Event], state: State) -> bool:
+    """Tell whether the run ended and went back to the epoch of this state."""
+    return any(event["event"] == "end" and event.get("restored") == state.epoch for event in events[-1:])
 
 
 @dataclass(frozen=True)
@@ -131,7 +176,7 @@ def rate_in_force(
         rate = asked.learning_rate if asked else own_rate
         overrides = {**overrides, "optimizer.learning_rate": rate}
         log.info("the learning rate asked for at step %d is left behind; %g is in force", left_behind.step, rate)
-    if at.step >= recipe.epochs * steps_per_epoch and (asked or left_behind):
+    if at.step >= steps_of(recipe, steps_per_epoch) and (asked or left_behind):
         # Nothing is left to train; a later restart with more epochs looks at it anew.
         recipe = with_rate(recipe, begun.optimizer.learning_rate)
     elif asked is not None:
@@ -167,12 +212,12 @@ def with_rate_asked(
     there is one. Raises BadRecipe where the schedule's highest would be more than FARTHEST times the larger of the
     two: at the end of a schedule every rate is a small share of the highest, and a later restart may reach that.
     """
-    given, step = asked.learning_rate, asked.step
+    given, step, steps = asked.learning_rate, asked.step, steps_of(recipe, steps_per_epoch)
     rate = given
-    if step + 1 >= warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs):
+    if step + 1 >= warmup_steps(recipe.schedule, steps_per_epoch, steps):
         known = step // steps_per_epoch if asked.epoch is None else asked.epoch
         before = [row for row in rows if row["epoch"] <= known]
-        share = relative_rate(recipe.schedule, step, steps_per_epoch, recipe.epochs, before)
+        share = relative_rate(recipe.schedule, step, steps_per_epoch, steps, before)
         rate = given / share
         if rate > FARTHEST * max(own_rate, given):
             possible = 0.99 * FARTHEST * own_rate * share

@@ -12,14 +12,14 @@ from typing import Any
 
 import imagenet_pipeline
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, find_recipe, load_recipe, options, recipe_text
+from imagenet_pipeline.config import INSTEAD, Recipe, find_recipe, load_recipe, options, recipe_text
 from imagenet_pipeline.config.shipped import shipped_name
 from imagenet_pipeline.engines import Engine, keys_of_ranks
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted
 from imagenet_pipeline.networks import catalog
-from imagenet_pipeline.networks.catalog import FILE_NAME, is_file_name
-from imagenet_pipeline.processes import available_processors, memory_bytes
+from imagenet_pipeline.networks.catalog import FILE_NAME, is_custom
+from imagenet_pipeline.processes import hardware
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import (
     Checkpoint,
@@ -28,11 +28,14 @@ from imagenet_pipeline.training.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     prune,
+    save_checkpoint,
     set_aside_later,
 )
 from imagenet_pipeline.training.data import (
     IMPORTED,
+    class_weights_of,
     records_of,
+    require_fitting_loss,
     require_its_classes,
     require_no_secret,
     require_sizes,
@@ -48,6 +51,8 @@ from imagenet_pipeline.training.engine_setup import (
     new_engine,
     resumed_engine,
     with_engine,
+    with_network_file,
+    with_single_output,
 )
 from imagenet_pipeline.training.journal import ADVICE, Event, Journal, branches, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
@@ -55,16 +60,21 @@ from imagenet_pipeline.training.restart import (
     AskedRate,
     batch_size_of_last_start,
     begun_with,
+    carried_network,
     carried_overrides,
     changes_of,
     engine_of_last_start,
+    first_rate,
+    is_restored,
+    placed,
     rate_in_force,
     require_unchanged,
     say_other_threads,
+    with_same_decay,
     with_same_window,
 )
-from imagenet_pipeline.training.run import Run
-from imagenet_pipeline.training.schedule import highest_rate, warmup_steps
+from imagenet_pipeline.training.run import Run, nothing_left, trained_epochs
+from imagenet_pipeline.training.schedule import highest_rate, settled_schedule, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -127,9 +137,12 @@ def run_settings(
     if resume is not None and journal.exists():
         events = journal.events()
         engine, found = engine_of_last_start(events), batch_size_of_last_start(events)
-        carried = {key: value for key, value in carried_overrides(events).items() if key not in given}
-        if is_file_name(str(carried.get("network", ""))):
-            carried["network"] = str(folder / FILE_NAME)
+        carried = {
+            key: value
+            for key, value in carried_overrides(events).items()
+            if key not in given and INSTEAD.get(key) not in given
+        }
+        carried = carried_network(carried, given, folder)
     settled = with_engine(load_recipe(recipe, {**carried, **given}), engine)
     if found is not None and settled.batch_size == "auto":
         settled = settled.model_copy(update={"batch_size": found})
@@ -184,9 +197,12 @@ def _new_run(settings: RunSettings) -> Run:
     _require_no_run(folder)
     data = records_of(recipe)
     recipe = with_window(recipe, data)
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
     _require_possible(recipe, data)
     recipe, engine, beginning = _begun(recipe, data)
     entry, steps = beginning.journal_entry, steps_per_epoch(recipe, data)
+    recipe = settled_schedule(recipe, recipe.optimizer.learning_rate, steps)
     run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
     _require_agreement(run, entry.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
@@ -215,11 +231,11 @@ def _begun(recipe: Recipe, data: DataSet) -> tuple[Recipe, Engine, Beginning]:
 
 
 def _keep_recipe(run: Run) -> None:
-    """Write the run's recipe, and its own copy of the file that its network may be, which it goes by from now on."""
-    name, copy = run.recipe.network, run.folder / FILE_NAME
-    if is_file_name(name):
+    """Write the run's recipe, and the file of a custom network, which it goes by from now on."""
+    name, copy = run.recipe.whole_network, run.folder / FILE_NAME
+    if is_custom(name):
         files.write_whole(copy, catalog.file_copy(name, len(run.data.classes)))
-        run.recipe = run.recipe.model_copy(update={"network": str(copy)})
+        run.recipe = with_network_file(run.recipe, str(copy))
     files.write_whole(run.folder / "recipe.toml", recipe_text(as_kept(run.recipe)))
 
 
@@ -237,22 +253,28 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     begun, recipe = with_same_window(begun_with(events, folder), recipe, events)
     start = load_checkpoint(find_checkpoint(folder, resume))
     state = start.state
-    require_unchanged(begun, recipe, state.step, folder)
     data = records_of(recipe)
+    require_fitting_loss(recipe, data)
+    recipe = with_single_output(recipe, data)
+    require_unchanged(begun, recipe, state.step, folder)
     _require_its_own(start, recipe, data)
     recipe = with_window(recipe, data)
     _require_possible(recipe, data)
     steps = steps_per_epoch(recipe, data)
-    start = _placed(start, steps)
+    recipe = settled_schedule(with_same_decay(begun, recipe), first_rate(events, begun), steps)
+    start = placed(start, recipe, steps)
     state = start.state
     rows = _rows_until(events, state, folder)
+    if resume == "latest" and is_restored(events, state) and nothing_left(recipe, steps, 0, branches(events)[-1]):
+        rows = branches(events)[-1]
     at = AskedRate(recipe.optimizer.learning_rate, state.step, state.epoch)
     rate = rate_in_force(recipe, settings.overrides, rate_given, at, begun, events, steps, rows)
     entry = {"overrides": rate.overrides, "changes": changes_of(begun, recipe if rate_given else rate.recipe)}
     if rate.asked is not None:
         entry["asked_rate"] = asdict(rate.asked)
     recipe = rate.recipe
-    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state)
+    weights = class_weights_of(recipe.loss, data)
+    engine = resumed_engine(recipe, state, start.trained, start.optimizer_state, weights)
     run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
     _require_agreement(run)
     with _claimed(run):
@@ -264,23 +286,15 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     return run
 
 
-def _placed(start: Checkpoint, steps_per_epoch: int) -> Checkpoint:
-    """The checkpoint with its finished steps; of one imported without records its epochs alone are known."""
-    step = max(start.state.step, start.state.epoch * steps_per_epoch)
-    return replace(start, state=replace(start.state, step=step))
-
-
 def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
     frozen = _tell(run)
     written = [row["epoch"] for row in branches(run.journal.events())[-1]]
     if run.rows and run.rows[-1]["epoch"] not in written:
         # A kill just after a checkpoint leaves its line to the restart.
         run.journal.write(**run.rows[-1])
-    if run.epoch >= run.recipe.epochs:
-        done = f"all {run.epoch} epochs are" if run.epoch != 1 else "the only epoch is"
-        log.info("%s done; epochs=%d would go on", done, run.epoch + 1)
+    _tell_done(run)
     if not run.is_done(run.epoch) and run.start:
-        branch = set_aside_later(run.folder, run.start.folder)
+        branch = set_aside_later(run.folder, _beginning_of(run, run.start))
         if branch:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         _keep_recipe(run)
@@ -289,6 +303,23 @@ def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
         run.journal.write("resume", **position, **entry, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
+
+
+def _beginning_of(run: Run, start: Checkpoint) -> Path:
+    """The folder that the run goes on from; that of an epoch cut short is of an epoch begun from now on."""
+    if not start.state.partial or "-step-" in start.folder.name:
+        return start.folder
+    return save_checkpoint(run.folder, start.state, start.weights, start.optimizer)
+
+
+def _tell_done(run: Run) -> None:
+    epochs, steps = trained_epochs(run.epoch, run.rows), run.recipe.steps
+    if epochs >= run.total_epochs:
+        done = f"all {epochs} epochs are" if epochs != 1 else "the only epoch is"
+        more = f"epochs={epochs + 1}"
+        if steps:
+            done, more = f"all {counted(steps, 'step')} are" if steps != 1 else "the only step is", f"steps={steps + 1}"
+        log.info("%s done; %s would go on", done, more)
 
 
 @contextmanager
@@ -323,9 +354,10 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
 def _require_its_own(start: Checkpoint, recipe: Recipe, data: DataSet) -> None:
     """Raise BadInput for a checkpoint of another network, or of other classes or records than the recipe's."""
     state = start.state
-    if not catalog.is_same(state.network, recipe.network, len(state.classes)):
+    name = recipe.whole_network
+    if not catalog.is_same(state.network, name, len(state.classes)):
         what = "the checkpoint is of another network"
-        raise BadInput(what, where=start.folder, expected=recipe.network, found=state.network)
+        raise BadInput(what, where=start.folder, expected=name[:200], found=state.network)
     require_its_classes(state, data)
     if state.data_digest not in (IMPORTED, data.digest):
         raise BadInput("the records are not those this run began with", where=data.name, advice="start a new run")
@@ -353,7 +385,7 @@ def _rows_until(events: list[Event], state: State, folder: Path) -> list[Event]:
 def _require_possible(recipe: Recipe, data: DataSet) -> None:
     """Raise BadRecipe for records, sizes or loggers that cannot be had."""
     require_validation(recipe, data)
-    require_sizes(recipe, network_of(recipe.network, len(data.classes)))
+    require_sizes(recipe, network_of(recipe.whole_network, len(data.classes)))
     require_loggers(recipe.log.loggers)
 
 
@@ -373,11 +405,11 @@ def _tell(run: Run) -> dict[str, Any]:
 
 def _tell_warmup(run: Run) -> None:
     recipe = run.recipe
-    wanted, steps = recipe.schedule.warmup_epochs, warmup_steps(recipe.schedule, run.steps_per_epoch, recipe.epochs)
+    wanted, steps = recipe.schedule.warmup_epochs, warmup_steps(recipe.schedule, run.steps_per_epoch, run.total_steps)
     if steps < wanted * run.steps_per_epoch:
         log.warning(
             "warning: a warm-up of %g epoch%s in a run of %s is cut to half of it, %s, for the rate to come down",
-            wanted, "" if wanted == 1 else "s", counted(recipe.epochs, "epoch"), counted(int(steps), "step"),
+            wanted, "" if wanted == 1 else "s", counted(run.total_epochs, "epoch"), counted(int(steps), "step"),
         )  # fmt: skip
 
 
@@ -403,23 +435,3 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
 def recipe_entry(run: Path, recipe: Recipe) -> dict[str, Any]:
     """Fields of an event on the recipe, defaults included, once it is written into the run folder."""
     return {"recipe": as_kept(recipe).model_dump(mode="json"), "recipe_digest": files.sha256_of(run / "recipe.toml")}
-
-
-def hardware() -> dict[str, Any]:
-    """Describe this machine; its GPUs, where an engine uses some, are among the event's `devices`."""
-    return {
-        "processor": processor_name(),
-        "processors": available_processors(),
-        "memory_bytes": memory_bytes(),
-        "system": platform.platform(),
-    }
-
-
-def processor_name() -> str:
-    """The processor's model, as well as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

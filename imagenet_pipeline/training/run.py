@@ -20,13 +20,16 @@ from imagenet_pipeline.errors import BadRecipe, Damaged, counted
 from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, has_checkpoint
+from imagenet_pipeline.training.data import class_weights_of
 from imagenet_pipeline.training.distributed import together
 from imagenet_pipeline.training.engine_setup import frozen_layers, resumed_engine
-from imagenet_pipeline.training.journal import Event, Journal
+from imagenet_pipeline.training.journal import Event, Journal, epochs_without_better
 from imagenet_pipeline.training.loggers import Loggers
-from imagenet_pipeline.training.schedule import warmup_steps
+from imagenet_pipeline.training.metrics import said
+from imagenet_pipeline.training.schedule import steps_of, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -43,7 +46,10 @@ class Run:
     start: Checkpoint | None
     steps_per_epoch: int
     rows: list[Event]
-    """The history so far: the current branch, up to the last finished epoch."""
+    """The history so far: the current branch, up to the last finished epoch.
+
+    Of a run that went back to its best epoch as it ended, the later epochs too.
+    """
     normalisation: Normalisation
     """Mean and std of the network's input, unchanged since the run's beginning."""
     resources: ExitStack = field(default_factory=ExitStack)
@@ -72,12 +78,26 @@ class Run:
         """Finished steps at the start."""
         return self.start.state.step if self.start else 0
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return steps_of(self.recipe, self.steps_per_epoch)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole run; `steps` of the recipe may cut the last one short."""
+        return epochs_of(self.recipe, self.steps_per_epoch)
+
+    def end_of(self, epoch: int) -> int:
+        """Steps of the run once this epoch, counted from 0, is over."""
+        return min((epoch + 1) * self.steps_per_epoch, self.total_steps)
+
     def state(self, epoch: int, step: int, metrics: dict[str, Any], partial: dict[str, float]) -> State:
         """The state to save with a checkpoint now."""
         return State(
             epoch=epoch,
             step=step,
-            network=self.recipe.network,
+            network=self.recipe.whole_network,
             input_size=self.recipe.input.scored_size,
             classes=self.data.classes.ids,
             class_names=self.data.classes.names,
@@ -90,11 +110,12 @@ class Run:
             metrics=metrics,
             partial=partial,
             crop_fraction=self.recipe.input.crop_fraction,
+            label_kind=self.data.classes.label_kind,
         )
 
     def is_done(self, epoch: int) -> bool:
-        """Tell whether nothing is left to train after that many epochs: all are done, or validation gets no better."""
-        return epoch >= self.recipe.epochs or gives_up(self.recipe, self.rows)
+        """Tell whether nothing is left to train after that many epochs: all are done, or the figure gets no better."""
+        return nothing_left(self.recipe, self.steps_per_epoch, epoch, self.rows)
 
     def saves_at(self, step: int) -> bool:
         """Tell whether the recipe has the run saved after that many of its steps, whatever the clock says."""
@@ -116,7 +137,8 @@ class Run:
         # Its memory goes before the next engine needs as much; its parts know each other, so counting alone keeps them.
         del self.engine
         gc.collect()
-        self.engine = resumed_engine(self.recipe, state, values, optimizer_state)
+        weights = class_weights_of(self.recipe.loss, self.data)
+        self.engine = resumed_engine(self.recipe, state, values, optimizer_state, weights)
         thawed = [layer for layer in frozen_layers(self.recipe, before) if layer not in frozen]
         with together(self.engine):
             if self.leads:
@@ -131,6 +153,10 @@ LEARNED_AT_LAST_BY_STEPS = 200
 """In the longest of warm-ups."""
 FAR_ABOVE = 10
 """A validation loss of so many times that of guessing is of no network that training made."""
+
+
+FIGURE_SUMS = ("first_figure_sum", "second_figure_sum")
+"""Keys of a part of an epoch, for labels that are not one class."""
 
 
 @dataclass
@@ -155,16 +181,13 @@ class Pass:
 
     def add(self, read: Totals) -> None:
         """Count what was read off the devices."""
-        totals = self.totals + read
-        # Not np.sum, whose order of adding depends on how many there are.
-        in_order = np.cumsum(totals.step_losses)[-1:]
-        self.totals = Totals(totals.images, totals.rank1_hits, totals.rank5_hits, in_order)
+        self.totals = (self.totals + read).in_order()
 
-    def state(self) -> list[str]:
-        """Loss, rank-1, speed, waiting for data and learning rate, for the progress bar."""
+    def state(self, classes: ClassTable) -> list[str]:
+        """Loss, rank-1 or another first figure, speed, waiting for data and learning rate, for the progress bar."""
         return [
             f"loss {self.totals.loss:z.3f}",
-            f"rank-1 {self.totals.rank1:.1f} %",
+            said(*next(iter(self.totals.figures(classes).items())), digits=1),
             f"{self.images / self.seconds:.0f} img/s",
             f"wait {self.wait_seconds / self.seconds:.1%}",
             f"rate {self.rate:.3g}",
@@ -178,6 +201,7 @@ class Pass:
             "rank1_hits": totals.rank1_hits,
             "rank5_hits": totals.rank5_hits,
             "loss_sum": float(totals.step_losses.sum()),
+            **dict(zip(FIGURE_SUMS, totals.step_figures[-1].tolist(), strict=True) if len(totals.step_figures) else ()),
             "learning_rate": self.rate,
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
@@ -193,7 +217,8 @@ def begun(run: Run, epoch: int) -> Pass:
     partial = run.start.state.partial
     try:
         images, rank1_hits, rank5_hits = (int(partial[key]) for key in ("images", "rank1_hits", "rank5_hits"))
-        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64))
+        figures = np.array([[partial[key] for key in FIGURE_SUMS if key in partial]], np.float64).reshape(-1, 2)
+        totals = Totals(images, rank1_hits, rank5_hits, np.array([partial["loss_sum"]], np.float64), figures)
     except KeyError as error:
         what, advice = f"the part of an epoch lacks {error}", "take another checkpoint"
         raise Damaged(what, where=run.start.folder, advice=advice) from error
@@ -221,19 +246,31 @@ def diverged(run: Run, what: str, step: int) -> BadRecipe:
 
 
 def guessing_loss(recipe: Recipe, classes: int) -> float:
-    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it."""
-    return classes - 1.0 if recipe.loss.kind == "hinge" else math.log(classes)
+    """The loss of equal scores for all classes, in training and validation; no smoothing or mixing changes it.
+
+    Nor do balanced class weights, whose mean is 1; those of a list make it up to as many times larger in training.
+    Of scores of 0 for each of several classes. No bound where labels are numbers.
+    """
+    loss = recipe.loss
+    if loss.kind in ("mae", "mse", "huber"):
+        return math.inf
+    if loss.kind == "hinge":
+        return (classes - 1) * loss.margin
+    if loss.kind == "binary_cross_entropy":
+        return math.log(2)
+    return math.log(classes) * ((1 - 1 / classes) ** loss.gamma if loss.kind == "focal" else 1)
 
 
 def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
     """Describe what is wrong with the losses of a history row, in one line, once there were steps enough."""
-    enough = warmup_steps(recipe.schedule, steps_per_epoch, recipe.epochs) + LEARNED_BY_STEPS
+    enough = warmup_steps(recipe.schedule, steps_per_epoch, steps_of(recipe, steps_per_epoch)) + LEARNED_BY_STEPS
     if row.get("step", 0) - steps_per_epoch / 2 < min(enough, LEARNED_AT_LAST_BY_STEPS):
         return ""
     guessing = guessing_loss(recipe, classes)
     lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for a rate)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
-    if row.get("train_loss", 0.0) > guessing:
+    largest = max(recipe.loss.class_weights) if isinstance(recipe.loss.class_weights, tuple) else 1
+    if row.get("train_loss", 0.0) > largest * guessing:
         small = ", or take the recipe `photos` for a small set from scratch"
         return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"
     if row.get("validation_loss", 0.0) > FAR_ABOVE * guessing > 0:
@@ -242,10 +279,24 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     return ""
 
 
+def epochs_of(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Epochs of a run, the last maybe cut short."""
+    return -(-steps_of(recipe, steps_per_epoch) // steps_per_epoch)
+
+
+def trained_epochs(epoch: int, rows: Sequence[Event]) -> int:
+    """Count the epochs behind a run at the end of that many; it may have gone back to them from later ones."""
+    return max(epoch, *(int(row["epoch"]) for row in rows[-1:]), 0)
+
+
+def nothing_left(recipe: Recipe, steps_per_epoch: int, epoch: int, rows: Sequence[Event]) -> bool:
+    """Tell whether a run with this history has nothing left to train after that many epochs."""
+    return trained_epochs(epoch, rows) >= epochs_of(recipe, steps_per_epoch) or gives_up(recipe, rows)
+
+
 def gives_up(recipe: Recipe, rows: Sequence[Event]) -> bool:
-    """Tell whether `stopping.patience_epochs` in a row brought no better validation rank-1 (never for 0)."""
-    patience = recipe.stopping.patience_epochs
-    if not (patience and rows):
+    """Tell whether `stopping.patience_epochs` in a row brought no better `stopping.figure` (never for 0)."""
+    stopping = recipe.stopping
+    if not (stopping.patience_epochs and rows):
         return False
-    scores = [row["validation_rank1"] for row in rows]
-    return len(scores) - 1 - scores.index(max(scores)) >= patience
+    return epochs_without_better(rows, stopping.followed, stopping.min_delta)[-1] >= stopping.patience_epochs

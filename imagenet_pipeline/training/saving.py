@@ -8,18 +8,28 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imagenet_pipeline.engines import Totals
+from imagenet_pipeline.engines import FIGURES, Totals
 from imagenet_pipeline.errors import counted
-from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint, with_trained
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.training.checkpoint import (
+    State,
+    epoch_of,
+    find_checkpoint,
+    prune,
+    save_checkpoint,
+    set_aside_later,
+    with_trained,
+)
 from imagenet_pipeline.training.curves import draw_curves
 from imagenet_pipeline.training.distributed import settle, together
 from imagenet_pipeline.training.journal import write_history
-from imagenet_pipeline.training.metrics import says_rank5
-from imagenet_pipeline.training.run import Pass, Run, diverged, not_learning
+from imagenet_pipeline.training.metrics import said, says_rank5
+from imagenet_pipeline.training.run import Pass, Run, diverged, not_learning, trained_epochs
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -35,11 +45,15 @@ class Outcome:
 
 
 def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> Outcome:
-    """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good."""
+    """Keep a finished epoch; the checkpoint comes first, and what a kill prevents after it a restart makes good.
+
+    Of an epoch that the recipe's `steps` cut short its totals are kept too, for a restart with more of them.
+    """
     row = _row(run, epoch, passed, validated)
     said_before = any(_complaint(run, earlier) for earlier in run.rows)
     settle(run.engine)
-    _save(run, run.state(epoch, passed.step, row, {}))
+    is_cut = passed.step < epoch * run.steps_per_epoch
+    _save(run, run.state(epoch, passed.step, row, passed.partial() if is_cut else {}))
     run.rows.append({"event": "epoch", **row})
     with together(run.engine):
         if run.leads:
@@ -49,7 +63,7 @@ def save_epoch(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> 
             prune(run.folder, run.recipe.checkpoint.keep)
             if not run.is_done(epoch):  # then `note_end` draws
                 draw_curves([run.folder], run.folder / "curves.png", at_most_every_seconds=30)
-            log.info(_summary(row, run.recipe.epochs, len(run.data.classes)))
+            log.info(_summary(row, run.total_epochs, run.data.classes))
             complaint = _complaint(run, row)
             if complaint and not said_before:
                 log.warning("warning: %s", complaint)
@@ -84,23 +98,20 @@ def _save(run: Run, state: State) -> None:
 
 
 def _row(run: Run, epoch: int, passed: Pass, validated: Totals | None) -> dict[str, Any]:
+    classes = run.data.classes
     row: dict[str, Any] = {
         "epoch": epoch,
         "step": passed.step,
         "learning_rate": passed.rate,
         "train_loss": passed.totals.loss,
-        "train_rank1": passed.totals.rank1,
-        "train_rank5": passed.totals.rank5,
+        **{f"train_{name}": value for name, value in passed.totals.figures(classes).items()},
         "images_per_second": round(passed.images / passed.seconds, 1),
         "wait_percent": round(100 * passed.wait_seconds / passed.seconds, 2),
         "seconds": round(passed.seconds, 3),
     }
     if validated:
-        row |= {
-            "validation_loss": validated.loss,
-            "validation_rank1": validated.rank1,
-            "validation_rank5": validated.rank5,
-        }
+        row["validation_loss"] = validated.loss
+        row |= {f"validation_{name}": value for name, value in validated.figures(classes).items()}
     return row
 
 
@@ -108,12 +119,13 @@ def _complaint(run: Run, row: dict[str, Any]) -> str:
     return not_learning(run.recipe, len(run.data.classes), run.steps_per_epoch, row)
 
 
-def _summary(row: dict[str, Any], epochs: int, classes: int) -> str:
-    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  rank-1 {row['train_rank1']:.2f} %"
+def _summary(row: dict[str, Any], epochs: int, classes: ClassTable) -> str:
+    first, second = FIGURES[classes.label_kind]
+    line = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:z.4f}  {said(first, row[f'train_{first}'])}"
     if "validation_loss" in row:
-        line += f"  val loss {row['validation_loss']:z.4f}  val rank-1 {row['validation_rank1']:.2f} %"
-        if says_rank5(classes):
-            line += f"  val rank-5 {row['validation_rank5']:.2f} %"
+        line += f"  val loss {row['validation_loss']:z.4f}  val {said(first, row[f'validation_{first}'])}"
+        if classes.label_kind != "class" or says_rank5(len(classes)):
+            line += f"  val {said(second, row[f'validation_{second}'])}"
     return line + (
         f"  rate {row['learning_rate']:.4g}  {row['images_per_second']:.0f} img/s"
         f"  data wait {row['wait_percent']:.1f} %  {row['seconds']:.0f} s"
@@ -132,21 +144,42 @@ def note_stop(run: Run, outcome: Outcome) -> Outcome:
 
 
 def note_end(run: Run, outcome: Outcome) -> Outcome:
-    """Journal that nothing is left to train, by the recipe's epochs or because validation got no better."""
-    early = {"early_stop": True} if outcome.epoch < run.recipe.epochs else {}
+    """Journal that nothing is left to train, by the recipe's length or because its figure got no better.
+
+    Then the run goes back to its best epoch, where the recipe says so; a kill in between leaves that to a restart.
+    """
+    trained = trained_epochs(outcome.epoch, run.rows)
+    early = {"early_stop": True} if trained < run.total_epochs else {}
     with together(run.engine):
         if run.leads:
-            if outcome.step > run.step:
-                run.journal.write("end", epoch=outcome.epoch, step=outcome.step, **early)
+            best = _best_to_restore(run)
+            restored = {} if best is None else {"restored": epoch_of(best)}
+            if outcome.step > run.step or restored:
+                run.journal.write("end", epoch=trained, step=outcome.step, **early, **restored)
             if early:
-                patience = run.recipe.stopping.patience_epochs
-                log.info(
-                    "validation rank-1 got no better in %s: done after epoch %d",
-                    counted(patience, "epoch"),
-                    outcome.epoch,
-                )
+                log.info("%s: done after epoch %d", _impatience(run), trained)
+            if best is not None:
+                branch = set_aside_later(run.folder, best)
+                prune(run.folder, run.recipe.checkpoint.keep)
+                log.info("the run is back at its best epoch, %d; later ones are kept in %s", epoch_of(best), branch)
             _draw(run, outcome.step)
     return outcome
+
+
+def _best_to_restore(run: Run) -> Path | None:
+    """The checkpoint that the ended run is to go back to; None where that is none, or the latest already."""
+    if not run.recipe.stopping.restore_best:
+        return None
+    best = find_checkpoint(run.folder, "best")
+    return best if best != find_checkpoint(run.folder, "latest") else None
+
+
+def _impatience(run: Run) -> str:
+    stopping = run.recipe.stopping
+    followed = "validation_loss" if run.data.classes.label_kind != "class" else "validation_rank1"
+    figure = (followed if stopping.figure == "auto" else stopping.figure).replace("_", " ").replace("rank", "rank-")
+    least = f" by more than {stopping.min_delta:g}" if stopping.min_delta else ""
+    return f"{figure} got no better{least} in {counted(stopping.patience_epochs, 'epoch')}"
 
 
 def _draw(run: Run, step: int) -> None:

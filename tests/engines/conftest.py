@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ def plain_network() -> Sequential:
 @pytest.fixture(scope="session")
 def make_engine() -> Callable[..., Engine]:
     """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, engine="auto",
-    loss=LossRecipe(), compile=False, frozen=(), rates={}, accumulation=1, average_decay=0.0, **optimizer)`.
+    loss=LossRecipe(), compile=False, frozen=(), rates={}, accumulation=1, average_decay=0.0,
+    class_weights=(), **optimizer)`.
     """
 
     def make(
@@ -48,6 +50,7 @@ def make_engine() -> Callable[..., Engine]:
         rates: dict[str, float] | None = None,
         accumulation: int = 1,
         average_decay: float = 0.0,
+        class_weights: tuple[float, ...] = (),
         **optimizer: Any,
     ) -> Engine:
         recipe = Recipe(
@@ -63,6 +66,7 @@ def make_engine() -> Callable[..., Engine]:
             optimizer=OptimizerRecipe(**optimizer),
         )
         blueprint = Blueprint(network, size, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), recipe, frozen)
+        blueprint = replace(blueprint, class_weights=class_weights)
         return create_engine(engine, blueprint, values or initial_values(network, blueprint.input_shape, "msra", 1))
 
     return make

@@ -19,6 +19,7 @@ from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import NO_TOTALS, Blueprint, Engine, Totals, create_engine, is_installed
 from imagenet_pipeline.engines.zoos import zoo_names
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -304,11 +305,7 @@ def test_weights_that_are_not_finite_give_a_loss_that_is_not(
     engine = make_engine(LINEAR, size=4, values=values)
     images, labels = make_batch(3, size=4)
 
-    class OneBatch:
-        pass
-
-    batch: Any = OneBatch()
-    batch.images, batch.labels = images, labels
+    batch = Batch(images, labels, np.arange(len(labels)), 0, 0.0)
     assert not np.isfinite(score(engine, [batch]).loss)
 
 

@@ -42,6 +42,7 @@ OPTIMIZERS: list[dict[str, Any]] = [{"name": name} for name in RULES.names()] + 
 KINDS = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
     "nadam": torch.optim.NAdam,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,

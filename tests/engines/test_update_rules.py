@@ -117,8 +117,9 @@ def torch_optimizer(recipe: OptimizerRecipe, weights: list[Any]) -> Any:
     match recipe.name:
         case "sgd":
             return torch.optim.SGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
-        case "adam" | "adamw" | "nadam":
-            kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam}[recipe.name]
+        case "adam" | "adamw" | "adamax" | "nadam":
+            kinds = ("Adam", "AdamW", "Adamax", "NAdam")
+            kind = getattr(torch.optim, next(name for name in kinds if name.lower() == recipe.name))
             return kind(weights, betas=betas, eps=recipe.epsilon, **options)
         case "rmsprop":
             return torch.optim.RMSprop(weights, alpha=recipe.decay, eps=recipe.epsilon, **options)
@@ -187,6 +188,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "sgd", "momentum": 0.0},
     {"name": "adam", "beta1": 0.0, "beta2": 0.9, "epsilon": 1e-3},
     {"name": "nadam", "beta1": 0.999},
+    {"name": "adamax", "beta1": 0.5, "beta2": 0.7, "epsilon": 1e-2},
     {"name": "rmsprop", "decay": 0.99, "epsilon": 1e-2},
     {"name": "adadelta", "decay": 0.5, "epsilon": 1e-6},
     {"name": "lars", "momentum": 0.5, "trust": 0.1, "epsilon": 1e-2},
@@ -212,6 +214,23 @@ def test_fifty_steps_equal_the_oracles(optimizer: dict[str, Any], regularisation
     found = walk(ENGINES[engine](recipe, start()), RATES).values()
     assert difference(found, wanted) < FLOAT64_NOISE
     assert difference(found, start() | {"dense.bias": np.ones(3)}) > 1e-3
+
+
+@pytest.mark.gluon
+@pytest.mark.parametrize("engine", ENGINES)
+def test_adamax_is_mxnets_too(engine: str) -> None:
+    """Which has no epsilon, and divides by 0 where a gradient was never anything else."""
+    recipe = OptimizerRecipe(name="adamax", epsilon=1e-300, weight_decay=0.1, beta2=0.9)
+    ours, weights = walk(ENGINES[engine](recipe, start()), [0.02] * 20).values(), start()
+    theirs = mx.optimizer.Adamax(beta1=recipe.beta1, beta2=recipe.beta2, wd=recipe.weight_decay)
+    theirs.set_learning_rate(0.02)
+    arrays = {name: mx.nd.array(value, dtype="float64") for name, value in weights.items()}
+    states = {name: theirs.create_state(index, array) for index, (name, array) in enumerate(arrays.items())}
+    for step in range(20):
+        gradients = slopes({name: array.asnumpy() for name, array in arrays.items()}, step)
+        for index, (name, array) in enumerate(arrays.items()):
+            theirs.update(index, array, mx.nd.array(gradients[name], dtype="float64"), states[name])
+    assert difference(ours, {name: array.asnumpy() for name, array in arrays.items()}) < FLOAT64_NOISE
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -21,18 +21,26 @@ def batch(images: int = 40, classes: int = 9, seed: int = 0) -> tuple[Any, Any]:
 
 def outcomes(images: int = 40, classes: int = 9) -> Outcomes:
     logits, labels = batch(images, classes)
-    return outcomes_of(np.arange(images) + 5, labels, logits, log_probabilities(logits), "cross_entropy")
+    return outcomes_of(np.arange(images) + 5, labels, logits, log_probabilities(logits), LossRecipe())
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "hinge"])
+LOSSES = [
+    (LossRecipe(), 9),
+    (LossRecipe(kind="hinge", margin=2.5), 9),
+    (LossRecipe(kind="focal", gamma=1.5), 9),
+    (LossRecipe(kind="binary_cross_entropy", threshold=0.2), 2),
+]
+
+
+@pytest.mark.parametrize(("loss", "classes"), LOSSES)
 @pytest.mark.parametrize("crops", [1, 2])
-def test_losses_and_hits_are_the_engine_s(kind: Any, crops: int) -> None:
-    logits, labels = batch(images=40)
+def test_losses_and_hits_are_the_engine_s(loss: LossRecipe, classes: int, crops: int) -> None:
+    logits, labels = batch(40, classes)
     labels, logs = labels[: 40 // crops], log_probabilities(logits, crops)
     scores, truth = torch.from_numpy(logits if crops == 1 else logs), torch.from_numpy(labels)
-    losses = pytorch_losses.losses_of(scores, truth, LossRecipe(kind=kind), training=False)
+    losses = pytorch_losses.losses_of(scores, truth, loss, training=False)
     marks = pytorch_losses.metrics_of(losses, scores, truth).numpy()
-    found = outcomes_of(labels, labels, logits if crops == 1 else logs, logs, kind)
+    found = outcomes_of(labels, labels, logits if crops == 1 else logs, logs, loss)
     np.testing.assert_allclose(found.losses, losses.numpy(), rtol=1e-12)
     assert [found.rank1_right.sum(), found.rank5_right.sum()] == marks[1:].tolist()
 
@@ -40,7 +48,7 @@ def test_losses_and_hits_are_the_engine_s(kind: Any, crops: int) -> None:
 def test_ties_go_to_the_lower_class_and_confidence_is_the_first_one_s_probability() -> None:
     logits = np.log(np.array([[0.1, 0.3, 0.3, 0.1, 0.1, 0.1], [1e-9, 1 - 5e-9, 1e-9, 1e-9, 1e-9, 1e-9]]))
     labels = np.array([2, 1])
-    found = outcomes_of(np.array([7, 8]), labels, logits, log_probabilities(logits), "cross_entropy")
+    found = outcomes_of(np.array([7, 8]), labels, logits, log_probabilities(logits), LossRecipe())
     assert found.top.tolist() == [[1, 2, 0, 3, 4], [1, 0, 2, 3, 4]]
     np.testing.assert_allclose(found.confidence, [0.3, 1 - 5e-9])
     assert (found.confidence <= 1).all()
@@ -87,6 +95,7 @@ def test_a_rank_without_records_adds_nothing() -> None:
 
 def test_hinge_of_log_probabilities_is_hinge_of_scores() -> None:
     logits, labels = batch()
+    hinge = LossRecipe(kind="hinge")
     np.testing.assert_allclose(
-        losses_of(log_probabilities(logits), labels, "hinge"), losses_of(logits, labels, "hinge"), rtol=1e-12
+        losses_of(log_probabilities(logits), labels, hinge), losses_of(logits, labels, hinge), rtol=1e-12
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagenet_pipeline.config import LossRecipe
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.evaluation.evaluate import Crops, candidate_of, evaluate, open_checkpoint, score_candidates
 from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, one_behind, score_split
@@ -98,7 +99,7 @@ def test_scores_of_one_crop_that_round_to_the_same_probability_are_no_tie(
     rising = np.arange(classes, dtype=np.float32) * np.float32(1e-30)
     monkeypatch.setattr(engine, "issue_logits", lambda images: lambda: np.tile(rising, (len(images), 1)))
     source = RelabelledSplit(candidate.data, "test", candidate.numbering.relabel, candidate.recipe)
-    (outcomes,) = score_split(source, 1, [Member(engine, (28, 0.875), "cross_entropy")], classes)
+    (outcomes,) = score_split(source, 1, [Member(engine, (28, 0.875), LossRecipe())], classes)
     assert outcomes.top[:, 0].tolist() == [classes - 1] * len(outcomes)
 
 
@@ -140,7 +141,7 @@ def test_an_engine_has_the_next_batch_before_its_logits_of_this_are_read(
     source = RelabelledSplit(candidate.data, "test", candidate.numbering.relabel, recipe)
     watched: Any = Watched(engine)
     found, alone = (
-        score_split(source, 1, [Member(each, (28, 0.875), "cross_entropy")], classes)[0] for each in (watched, engine)
+        score_split(source, 1, [Member(each, (28, 0.875), LossRecipe())], classes)[0] for each in (watched, engine)
     )
     assert watched.calls == ["issue 0", "issue 1", "read 0", "issue 2", "read 1", "read 2"]
     assert found.numbers.tolist() == alone.numbers.tolist() == list(range(12))

@@ -292,7 +292,7 @@ def _drawn_layer(random: np.random.Generator, shape: tuple[int, ...]) -> Layer:
     pool: Any = random.choice(["max", "average", "sum"])
     reduction: Any = random.choice(["mean", "sum", "max", "min"])
     activation: Any = random.choice(["relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "softplus",
-                                     "softsign", "abs"])  # fmt: skip
+                                     "softsign", "swish", "abs"])  # fmt: skip
     arithmetic: Any = random.choice(["add", "subtract", "multiply", "divide", "maximum", "minimum"])
     positive = stack(abs=Activation("abs"), more=Scalar("add", 0.5))
     any_shape: list[Layer] = [

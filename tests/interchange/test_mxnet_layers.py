@@ -147,6 +147,7 @@ GROUPS: dict[str, Callable[[Any], list[Any]]] = {
         S.max(x, axis=-1),
         *[S.norm(x, ord=order, axis=1, keepdims=keep) for order, keep in ((1, False), (2, True))],
         S.broadcast_like(S.mean(x, axis=(2, 3), keepdims=True), x) * x,
+        x * S.sigmoid(x),
     ],
 }  # fmt: skip
 COARSE_GROUPS: dict[str, Callable[[Any], list[Any]]] = {

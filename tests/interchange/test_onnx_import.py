@@ -151,8 +151,8 @@ def torch_modules() -> dict[str, Any]:
         "halved": nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1), Changed(halved, nn.Softplus(), nn.Mish()), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1),
             nn.Upsample(scale_factor=2), nn.InstanceNorm2d(6, affine=True), nn.LocalResponseNorm(3),
-            nn.AvgPool2d(3, 2, 1), nn.ELU(0.7), nn.SELU(), nn.Softsign(), nn.Hardsigmoid(), nn.AdaptiveMaxPool2d(1),
-            nn.Flatten(),
+            nn.AvgPool2d(3, 2, 1), nn.ELU(0.7), nn.SELU(), nn.SiLU(), nn.Softsign(), nn.Hardsigmoid(),
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(),
         ),
     }  # fmt: skip
 

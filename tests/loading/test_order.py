@@ -8,9 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.order import BLOCK, SECOND_UNIFORMS, WHOLE, Share, epoch_order, uniforms, window_order
+from imagenet_pipeline.loading.order import (
+    BLOCK,
+    SECOND_UNIFORMS,
+    WHOLE,
+    Share,
+    balanced_order,
+    epoch_order,
+    uniforms,
+    window_order,
+)
 
 GOLDEN_ORDER = [7, 2, 0, 5, 6, 3, 4, 1]
+GOLDEN_BALANCED = [[7, 0, 2, 6, 5, 3, 7, 5], [7, 1, 4, 7, 6, 7, 5, 1]]
 GOLDEN_WINDOWS = [3, 1, 0, 2, 4, 7, 5, 6]
 GOLDEN_UNIFORMS = [[0.08629884621401296, 0.09538921285584301], [0.45479219149261807, 0.37242006732363475]]
 
@@ -112,3 +122,47 @@ def test_shards_and_their_records_are_shuffled_anew_each_epoch() -> None:
 
 def test_the_order_in_windows_is_written_down() -> None:
     assert window_order([3, 2, 3], 2, 7, 1).tolist() == GOLDEN_WINDOWS
+
+
+labels_lists = st.lists(st.integers(0, 7), min_size=1, max_size=150)
+
+
+@given(labels_lists, seeds, st.integers(0, 40))
+def test_in_a_balanced_order_every_class_comes_as_often_and_none_of_its_records_again_too_soon(
+    labels: list[int], seed: int, first: int
+) -> None:
+    found, sizes = np.unique(labels, return_counts=True)
+    orders = [balanced_order(np.array(labels), seed, epoch) for epoch in (first, first + 1, first + 2)]
+    for order in orders:
+        assert order.dtype == np.int64
+        assert len(order) == len(labels)
+        times = np.bincount(np.array(labels)[order])[found]
+        assert set(times) <= {len(labels) // len(found), -(-len(labels) // len(found))}
+    over_all = np.bincount(np.array(labels)[np.concatenate(orders)])[found]
+    assert np.ptp(over_all) <= 1, "classes take turns in having one more"
+    for label, size in zip(found, sizes, strict=True):
+        drawn = [record for record in np.concatenate(orders).tolist() if labels[record] == label]
+        times = np.unique(drawn, return_counts=True)[1]
+        assert np.ptp([*times, *[0] * (size - len(times))]) <= 2, "a round at either end may be cut"
+
+
+def test_a_balanced_order_goes_on_from_epoch_to_epoch_and_does_so_anew_for_each_seed() -> None:
+    labels = np.array([0] * 10 + [1] * 2)
+    orders = [balanced_order(labels, 3, epoch) for epoch in range(5)]
+    frequent = np.concatenate([order[order < 10] for order in orders])
+    assert sorted(frequent[:10]) == sorted(frequent[10:20]) == list(range(10)), "all are seen before one comes again"
+    rare = np.concatenate([order[order >= 10] for order in orders])
+    assert all(sorted(rare[at : at + 2]) == [10, 11] for at in range(0, 30, 2))
+    assert len({tuple(order) for order in orders}) == 5
+    assert not np.array_equal(orders[0], balanced_order(labels, 4, 0))
+
+
+def test_a_balanced_order_of_equal_classes_has_every_record_once_and_knows_no_class_without_records() -> None:
+    labels = np.tile([4, 9, 2], 50)
+    assert np.array_equal(np.sort(balanced_order(labels, 1, 6)), np.arange(150))
+    assert balanced_order(np.zeros(0, int), 1, 6).tolist() == []
+
+
+def test_a_balanced_order_is_written_down() -> None:
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    assert [balanced_order(labels, 7, epoch).tolist() for epoch in (0, 1)] == GOLDEN_BALANCED

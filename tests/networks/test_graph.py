@@ -44,6 +44,20 @@ def test_names_of_blocks_avoid_those_of_layers():
     assert [name for name, _ in network.items] == ["block1", "block2"]
 
 
+def test_a_product_with_its_own_sigmoid_is_a_swish():
+    sigmoid, product = Activation("sigmoid"), Elementwise("multiply")
+    for links in (("a", "s"), ("s", "a")):
+        network = arrange(graph_of(a=(Conv(3, 1), ""), s=(sigmoid, "a"), p=(product, *links), b=(RELU, "p")))
+        assert network.items == (("a", Conv(3, 1)), ("p", Activation("swish")), ("b", RELU))
+    for others in (
+        {"s": (sigmoid, "a"), "p": (product, "", "s")},
+        {"s": (RELU, "a"), "p": (product, "a", "a")},
+        {"s": (sigmoid, "a"), "m": (product, "a", "s"), "p": (ADD, "m", "s")},
+    ):
+        graph = graph_of(a=(Conv(3, 1), ""), **others)
+        assert follow(arrange(graph), "", "x", _expression) == follow(graph, "", "x", _expression)
+
+
 @pytest.mark.parametrize(
     ("items", "text"),
     [

@@ -36,11 +36,12 @@ def drawn(kind, seed=0, network=NETWORK):
 
 def variance(kind, fan_in, fan_out):
     mean = (fan_in + fan_out) / 2
-    return {"xavier": 1 / mean, "msra": 2 / (1 + 0.25**2) / mean, "he": 2 / fan_in, "lecun": 1 / fan_in}[kind]
+    return {"xavier": 1 / mean, "msra": 2 / (1 + 0.25**2) / mean, "he": 2 / fan_in, "lecun": 1 / fan_in,
+            "gaussian": 1}[kind]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FANS)
-@pytest.mark.parametrize("kind", ["xavier", "msra", "he", "lecun"])
+@pytest.mark.parametrize("kind", ["xavier", "msra", "he", "lecun", "gaussian"])
 def test_weights_have_mean_zero_and_the_variance_of_their_definition(kind, name):
     values = drawn(kind)[name]
     deviation = math.sqrt(variance(kind, *FANS[name]))
@@ -108,6 +109,14 @@ def test_what_is_not_drawn_starts_plain():
 def test_the_values_of_a_seed_never_change():
     values = initial_values(catalog.build("lenet", 10), (1, 28, 28), "xavier", 42)
     assert values["conv1.weight"].ravel()[:2].tolist() == [-0.03665609285235405, -0.06965459883213043]
+
+
+def test_biases_start_where_they_are_told_and_nothing_else_changes():
+    network = stack(**dict(NETWORK.items), norm=BatchNorm(), prelu=Activation("prelu"))
+    before, after = drawn("he", network=network), initial_values(network, SHAPE, "he", 0, bias=0.1)
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert changed == {"conv.bias", "dense.bias"}
+    assert {float(value) for name in changed for value in after[name]} == {float(np.float32(0.1))}
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():

@@ -31,6 +31,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "sgd", "learning_rate": 0.05, "nesterov": True},
     {"name": "adam", "learning_rate": 0.003},
     {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.1},
+    {"name": "adamax", "learning_rate": 0.003},
     {"name": "nadam", "learning_rate": 0.003},
     {"name": "rmsprop", "learning_rate": 0.001},
     {"name": "adagrad", "learning_rate": 0.01},

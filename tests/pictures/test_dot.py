@@ -136,6 +136,7 @@ def test_a_graph_has_its_arrows_along_the_links(full: bool) -> None:
         (Greyscale(), "greyscale"),
         (InstanceNorm(), "instance norm"),
         (Activation("gelu"), "GELU"),
+        (Activation("swish"), "Swish"),
     ],
     ids=str,
 )

@@ -98,7 +98,7 @@ def test_a_class_of_one_subject_stays_in_train(tmp_path: Path, seed: int) -> Non
 def test_where_no_cut_leaves_a_class_in_train_it_is_named(tmp_path: Path) -> None:
     name_faces(tmp_path, "anger", range(1), 12)
     name_faces(tmp_path, "fear", range(1, 2), 12)
-    with pytest.raises(BadInput, match=r"no cut of 0\.5 leaves faces of the class (anger|fear) in train"):
+    with pytest.raises(BadInput, match=r"no cut of 0\.5 leaves images of the class (anger|fear) in train"):
         ckplus.plan(tmp_path, 0.5, 0.0)
 
 
@@ -120,3 +120,47 @@ def test_folders_that_are_divided_already_are_refused(faces: Path) -> None:
     faces.rename(faces.parent / "divided" / "train")
     with pytest.raises(BadInput, match="the folder has splits already"):
         ckplus.plan(faces.parent / "divided")
+
+
+@pytest.fixture
+def distributed(tmp_path: Path) -> Path:
+    """CK+ as it comes: 30 subjects with two sequences of five frames, of which 40 have an emotion."""
+    root = tmp_path / "CK+"
+    for subject in range(30):
+        for sequence in (1, 2):
+            place = Path(f"S{subject:03d}/{sequence:03d}")
+            images, emotions = root / "cohn-kanade-images" / place, root / "Emotion" / place
+            for folder in (images, emotions):
+                folder.mkdir(parents=True)
+            for frame in range(1, 6):
+                (images / f"S{subject:03d}_{sequence:03d}_{frame:08d}.png").touch()
+            if subject % 3:
+                emotion = emotions / f"S{subject:03d}_{sequence:03d}_00000005_emotion.txt"
+                emotion.write_text(f"   {1 + (subject + sequence) % 3:.7e}\n")
+    return root
+
+
+def test_the_peaks_of_sequences_with_an_emotion_are_taken(distributed: Path) -> None:
+    plan = ckplus.plan(distributed, 0.2, 0.2)
+    assert plan.classes.ids == ("anger", "contempt", "disgust")
+    rows = [row for images in plan.splits.values() for row in zip(images.paths, images.labels, strict=True)]
+    assert len(rows) == 40 * 3
+    for path, label in rows:
+        subject, sequence, frame = Path(path).stem.split("_")
+        assert (path.startswith("cohn-kanade-images/"), int(frame) >= 3, int(subject[1:]) % 3 > 0) == (True, True, True)
+        assert label == (int(subject[1:]) + int(sequence)) % 3
+    groups = [subjects(images.paths) for images in plan.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 20
+
+
+@pytest.mark.parametrize("text", ["8.0", "", "2.5", "nan", "anger"])
+def test_an_emotion_there_is_not_is_refused(text: str, distributed: Path) -> None:
+    next((distributed / "Emotion").rglob("*.txt")).write_text(text)
+    with pytest.raises(BadInput, match=r"_emotion\.txt: no emotion of CK\+; expected a number 0\.\.7; found"):
+        ckplus.plan(distributed)
+
+
+def test_emotions_without_images_are_refused(distributed: Path) -> None:
+    (distributed / "cohn-kanade-images").rename(distributed.parent / "elsewhere")
+    with pytest.raises(BadInput, match="the sequence of this emotion has no images; expected cohn-kanade-images/S001"):
+        ckplus.plan(distributed)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import imagenet_pipeline as ip
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.record_builders import csv_labels, csv_rows
 from imagenet_pipeline.records.image import encode_jpeg
 from imagenet_pipeline.records.lists import read_list
@@ -181,3 +181,58 @@ def test_records_are_built_from_the_command_line(
         ip.build("csv", csv_file=tmp_path / "labels.csv", root=tmp_path / "no", image_column="id",
                  label_column="breed", out=tmp_path / "other")  # fmt: skip
     assert not (tmp_path / "other").exists()
+
+
+TAGS = [("cat", "small"), ("dog",), (), ("cat", "dog")]
+
+
+def rows_by_path(plan: Plan) -> dict[str, list[float]]:
+    """The label vector of every image."""
+    splits = plan.splits.values()
+    return {path: row for images in splits for path, row in zip(images.paths, images.labels.tolist(), strict=True)}
+
+
+@pytest.mark.parametrize("separator", [" ", "|", ", "])
+def test_several_classes_in_a_column(planned: Callable[..., Plan], separator: str) -> None:
+    lines = "".join(f'{n:02d};"{separator.join(TAGS[n % 4])}"\n' for n in range(30))
+    plan = planned(f"id;breed\n{lines}", label_separator=separator)
+    assert (plan.classes.ids, plan.classes.label_kind) == (("cat", "dog", "small"), "classes")
+    assert plan.counts == {"train": 24, "val": 3, "test": 3}
+    expected = {f"{n:02d}.jpg": [float(name in TAGS[n % 4]) for name in plan.classes.ids] for n in range(30)}
+    assert rows_by_path(plan) == expected
+
+
+def test_a_class_a_column(planned: Callable[..., Plan]) -> None:
+    lines = "".join(f"{n:02d},{n % 2},{'yes' if n % 3 else 'No'},{n // 20}.0\n" for n in range(30))
+    plan = planned(f"id,odd,other,late\n{lines}", label_column=None, label_columns="odd, other,late")
+    assert (plan.classes.ids, plan.classes.label_kind) == (("odd", "other", "late"), "classes")
+    assert rows_by_path(plan)["23.jpg"] == [1, 1, 1]
+    assert rows_by_path(plan)["06.jpg"] == [0, 0, 0]
+
+
+def test_numbers(planned: Callable[..., Plan]) -> None:
+    lines = "".join(f"{n:02d},{n / 4},-1e{n % 3}\n" for n in range(30))
+    plan = planned(f"id,age,depth\n{lines}", label_column=None, label_columns="age,depth", regression=True)
+    assert (plan.classes.ids, plan.classes.label_kind) == (("age", "depth"), "number")
+    assert rows_by_path(plan)["05.jpg"] == [1.25, -100]
+    assert planned(f"id,age,depth\n{lines}", label_column="age", regression=True).classes.ids == ("age",)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("id,a,b\n00,1,2\n", {"label_columns": "a,b"}, "line 2: b is neither 0 nor 1; found '2'; --regression"),
+        ("id,a\n00,1\n01,x\n", {"label_column": "a", "regression": True}, "line 3: a is no number; found 'x'"),
+        ("id,a\n00,inf\n", {"label_column": "a", "regression": True}, "a is no number; found 'inf'"),
+        ("id,a\n00,\n", {"label_column": "a", "label_separator": " "}, "no row has a label"),
+        ("id,a\n00,x\n00,y\n", {"label_column": "a", "label_separator": " "}, "two labels.*'y', and as 'x'"),
+        ("id,a\n00,1\n", {}, "which column has the labels; expected --label-column or --label-columns"),
+        ("id,a\n00,1\n", {"label_column": "a", "label_columns": "a"}, "which column has the labels"),
+        ("id,a\n00,1\n", {"label_columns": "a", "label_separator": " "}, "parts the classes of --label-column"),
+    ],
+)  # fmt: skip
+def test_vectors_that_cannot_be_read(
+    planned: Callable[..., Plan], text: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises((BadInput, BadRecipe), match=message):
+        planned(text, **({"label_column": None} | options))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.processes import processor_name
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import frame, pack
 from imagenet_pipeline.training.benchmark import measure
-from imagenet_pipeline.training.resume import processor_name
 
 
 def write_records(path: Path, count: int) -> Path:

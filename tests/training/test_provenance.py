@@ -11,10 +11,11 @@ import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, load_recipe
+from imagenet_pipeline.processes import hardware
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.loop import train
-from imagenet_pipeline.training.resume import hardware, open_run
+from imagenet_pipeline.training.resume import open_run
 
 
 @pytest.mark.gluon

@@ -35,7 +35,7 @@ from imagenet_pipeline.engines.devices import (
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
-from imagenet_pipeline.engines.gluon.losses import losses_of, metrics_of
+from imagenet_pipeline.engines.gluon.losses import METRICS, losses_of, weighted
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
 from imagenet_pipeline.engines.gluon.optimizer import Approach, Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
@@ -84,6 +84,9 @@ class GluonEngine:
         self._moving = [parameter for parameter in self._trained.values() if parameter.grad_req != "null"]
         self._prepare(first)
         self._loss = recipe.loss
+        weights = blueprint.class_weights
+        self._class_weights = mx.nd.array(weights, dtype=self._dtype) if weights else None
+        self._label_kind, self._metrics_of = blueprint.label_kind, METRICS[blueprint.label_kind]
         self._optimizer = Optimizer(recipe.optimizer, self._trained, self._contexts, groups)
         self._reducer = self._make_reducer()
         self._averages = Averages(recipe.average_decay, self._copies(), mx.nd.NDArray.copy, Approach())
@@ -108,11 +111,15 @@ class GluonEngine:
             self._averages.update()
         self._add(metrics, len(images))
 
-    def score_batch(self, images: Images, labels: Labels) -> None:
+    def score_batch(self, images: Images, labels: Targets) -> None:
         metrics = []
         for share, targets in self._shares(images, labels):
             logits = self._network(share)
-            metrics.append(metrics_of(losses_of(logits, targets, self._loss, training=False), logits, targets))
+            metrics.append(
+                self._metrics_of(
+                    losses_of(logits, targets, self._loss, training=False, label_kind=self._label_kind), logits, targets
+                )
+            )
         self._add(metrics, len(labels))
 
     def totals(self) -> Totals:
@@ -120,7 +127,7 @@ class GluonEngine:
             [np.sum([share.asnumpy() for share in step], axis=0, dtype=np.float64) for step in self._metrics]
         ).reshape(-1, 3)
         images, self._images, self._metrics = self._images, 0, []
-        return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
+        return Totals.of(images, counts, self._label_kind)
 
     def logits(self, images: Images) -> Array:
         return self.issue_logits(images)()
@@ -197,10 +204,15 @@ class GluonEngine:
         with mx.autograd.record():
             for share, targets in shares:
                 logits, *heads = _listed(self._training(share))
-                losses.append((losses_of(logits, targets, self._loss, training=True), logits, targets))
+                losses.append((self._losses(logits, targets), logits, targets))
                 objectives.append(losses[-1][0] + self._auxiliary(heads, targets))
         mx.autograd.backward(objectives)
-        return [metrics_of(*share) for share in losses]
+        return [self._metrics_of(*share) for share in losses]
+
+    def _losses(self, logits: Any, targets: Any) -> Any:
+        """The training loss of each image [n]."""
+        losses = losses_of(logits, targets, self._loss, training=True, label_kind=self._label_kind)
+        return weighted(losses, targets, self._class_weights)
 
     def _await_gradients(self) -> None:
         """Wait for the backward pass, in which MXNet writes running statistics, unknown to its own engine."""
@@ -209,10 +221,7 @@ class GluonEngine:
                 gradient.wait_to_read()
 
     def _auxiliary(self, heads: list[Any], targets: Any) -> Any:
-        return sum(
-            weight * losses_of(head, targets, self._loss, training=True)
-            for weight, head in zip(self._tap_weights, heads, strict=True)
-        )
+        return sum(weight * self._losses(head, targets) for weight, head in zip(self._tap_weights, heads, strict=True))
 
     def _shares(self, images: Images, labels: Targets) -> Iterator[tuple[Any, Any]]:
         kind = "int32" if labels.ndim == 1 else self._dtype

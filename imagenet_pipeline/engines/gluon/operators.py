@@ -142,6 +142,7 @@ def _named(name: str, F: Any, x: Any) -> Any:
 ACTIVATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "gelu": _gelu,
     "selu": _selu,
+    "swish": lambda F, x: x * F.sigmoid(x),
     "softplus": lambda F, x: F.Activation(x, act_type="softrelu"),
     **{kind: partial(_named, kind) for kind in ("softsign", "exp", "log", "sqrt", "square", "abs")},
 }

@@ -29,7 +29,7 @@ from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
 from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
-from imagenet_pipeline.engines.pytorch.losses import losses_of, metrics_of
+from imagenet_pipeline.engines.pytorch.losses import METRICS, losses_of, weighted
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
@@ -76,8 +76,12 @@ class PyTorchEngine:
         self.device_names: tuple[str, ...] = (device_name(self._device),)
         self.versions = versions_of(self._device)
         self.threads: int = torch.get_num_threads()
-        self.precision = choose_precision(recipe.precision, self._device)
+        # bfloat16 tells classes apart, but rounds a number to three digits.
+        wanted = "float32" if (recipe.precision, blueprint.label_kind) == ("auto", "number") else recipe.precision
+        self.precision = choose_precision(wanted, self._device)
         self._loss = recipe.loss
+        self._class_weights = self._weights_of(blueprint.class_weights)
+        self._label_kind, self._metrics_of = blueprint.label_kind, METRICS[blueprint.label_kind]
         built = build_network(blueprint, self._dtype, self._device)
         self._tensors, self._tap_weights, self._draws = built.tensors, built.tap_weights, built.draws
         self._layers = built.layers
@@ -126,17 +130,17 @@ class PyTorchEngine:
         self._await_copies()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def score_batch(self, images: Images, labels: Labels) -> None:
+    def score_batch(self, images: Images, labels: Targets) -> None:
         targets = self._put(labels)
         logits = self._evaluated(images)
-        losses = losses_of(logits, targets, self._loss, training=False)
-        self._add(metrics_of(losses, logits, targets), len(labels))
+        losses = losses_of(logits, targets, self._loss, training=False, label_kind=self._label_kind)
+        self._add(self._metrics_of(losses, logits, targets), len(labels))
         self._await_copies()
 
     def totals(self) -> Totals:
         counts = torch.stack(self._metrics).double().cpu().numpy() if self._metrics else np.zeros((0, 3))
         images, self._images, self._metrics = self._images, 0, []
-        return Totals(images, int(counts[:, 1].sum()), int(counts[:, 2].sum()), counts[:, 0])
+        return Totals.of(images, counts, self._label_kind)
 
     def logits(self, images: Images) -> Array:
         wait: Callable[[], Array] = self.issue_logits(images)
@@ -266,14 +270,22 @@ class PyTorchEngine:
         with self._autocast():
             outputs = self._training_network(self._put(images))
         logits, *heads = [self._logits(output) for output in outputs]
-        losses = losses_of(logits, targets, self._loss, training=True)
+        losses = self._losses(logits, targets)
         total = losses.mean()
         for weight, head in zip(self._tap_weights, heads, strict=True):
-            total = total + weight * losses_of(head, targets, self._loss, training=True).mean()
+            total = total + weight * self._losses(head, targets).mean()
         if self._loss_scale is not None:
             total = self._loss_scale.scaled(total)
         (total / parts if parts > 1 else total).backward()
-        return metrics_of(losses, logits, targets)
+        return self._metrics_of(losses, logits, targets)
+
+    def _losses(self, logits: Any, targets: Any) -> Any:
+        """The training loss of each image [n]."""
+        losses = losses_of(logits, targets, self._loss, training=True, label_kind=self._label_kind)
+        return weighted(losses, targets, self._class_weights)
+
+    def _weights_of(self, class_weights: tuple[float, ...]) -> Any | None:
+        return torch.tensor(class_weights, dtype=self._dtype, device=self._device) if class_weights else None
 
     def _exchanging(self, last: bool) -> Any:
         """Context of a micro-batch: ranks exchange gradients with the last micro-batch alone."""

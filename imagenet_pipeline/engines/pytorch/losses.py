@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from imagenet_pipeline.config import LossRecipe
+from imagenet_pipeline.config import LossRecipe, log_odds
+from imagenet_pipeline.engines import LEAST_MISSING
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.records.classes import LabelKind
 
 
-def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool) -> Any:
+def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool, label_kind: LabelKind = "class") -> Any:
     """Loss of each image [n], as `engines/__init__.py` writes it; NaN where a logit is not finite.
 
     `logits` [n, classes] float32 or float64; `targets` classes [n] int64, or shares [n, classes].
+    Of several classes or numbers an image they are label vectors [n, classes], of the logits' kind.
     Raises BadRecipe for hinge with shares.
     """
     if loss.kind == "hinge":
-        return _hinge(logits, targets)
+        return _hinge(logits, targets, loss.margin)
+    if loss.kind in ("mae", "mse", "huber"):
+        return _distances(logits - targets, loss)
+    if loss.kind == "binary_cross_entropy" and label_kind == "classes":
+        return _binary_cross_entropy(logits, targets)
+    if loss.kind == "binary_cross_entropy":
+        logits = logits + logits.new_tensor([0.0, log_odds(loss.threshold)])
     logs = _log_softmax(logits)
+    if loss.kind == "focal":
+        logs = logs * (-torch.expm1(logs)).clamp(min=LEAST_MISSING) ** loss.gamma
     own = _own(logs, targets)
     share = loss.label_smoothing if training else 0.0
     return -((1 - share) * own + share * logs.mean(1)) if share else -own
+
+
+def weighted(losses: Any, targets: Any, class_weights: Any | None) -> Any:
+    """The losses [n], each times the weight [classes] of its image's class, or the mean by its shares."""
+    if class_weights is None:
+        return losses
+    return losses * (class_weights[targets] if targets.ndim == 1 else (targets * class_weights).sum(1))
 
 
 def metrics_of(losses: Any, logits: Any, labels: Any) -> Any:
@@ -43,9 +61,41 @@ def _own(logs: Any, targets: Any) -> Any:
     return (logs * targets).sum(1)
 
 
-def _hinge(logits: Any, labels: Any) -> Any:
+def _hinge(logits: Any, labels: Any, margin: float) -> Any:
     if labels.ndim > 1:
         raise BadRecipe("the hinge loss takes no soft labels", where="loss.kind", advice="take cross_entropy")
-    margins = (logits - logits.gather(1, labels.unsqueeze(1)) + 1).relu()
+    margins = (logits - logits.gather(1, labels.unsqueeze(1)) + margin).relu()
     others = torch.ones_like(margins).scatter(1, labels.unsqueeze(1), 0)
     return (margins * others).sum(1) + (logits * 0).sum(1)
+
+
+def _binary_cross_entropy(logits: Any, targets: Any) -> Any:
+    # log(1 + exp(s)) - t s, in the form that overflows nowhere.
+    rest = torch.log1p(torch.exp(-logits.abs()))
+    return (logits.relu() - logits * targets + rest).mean(1) + (logits * 0).sum(1)
+
+
+def _distances(errors: Any, loss: LossRecipe) -> Any:
+    if loss.kind == "mse":
+        return errors.square().mean(1)
+    absolute = errors.abs()
+    if loss.kind == "huber":
+        near = absolute.clamp(max=loss.delta)
+        absolute = near * (absolute - near / 2)
+    return absolute.mean(1)
+
+
+def decisions_of(losses: Any, logits: Any, targets: Any) -> Any:
+    """[sum of losses, right decisions, images with no wrong one]; a target above 1/2 is a yes."""
+    right = ((logits > 0) == (targets > 0.5)).to(losses.dtype)
+    return torch.stack([losses.sum(), right.sum(), right.amin(1).sum()]).detach()
+
+
+def errors_of(losses: Any, logits: Any, targets: Any) -> Any:
+    """[sum of losses, of absolute errors, of squared errors], each the mean over an image's numbers."""
+    errors = logits - targets
+    return torch.stack([losses.sum(), errors.abs().mean(1).sum(), errors.square().mean(1).sum()]).detach()
+
+
+METRICS = {"class": metrics_of, "classes": decisions_of, "number": errors_of}
+"""What is counted beside the loss, by the kind of label."""

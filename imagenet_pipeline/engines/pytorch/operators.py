@@ -74,6 +74,7 @@ def batched(axes: tuple[int, ...]) -> tuple[int, ...]:
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "selu": functional.selu,
     "gelu": functional.gelu,
+    "swish": functional.silu,
     "softplus": partial(functional.softplus, threshold=100),  # beyond it float64 too knows no difference
     "softsign": functional.softsign,
     **{kind: getattr(torch, kind) for kind in ("exp", "log", "sqrt", "square", "abs")},

@@ -21,7 +21,7 @@ from torch import (
     distributed,
 )
 
-from imagenet_pipeline.config import InputRecipe, LoaderRecipe, OptimizerRecipe, Recipe
+from imagenet_pipeline.config import InputRecipe, LoaderRecipe, LossRecipe, OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Blueprint, Engine, create_engine
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 from imagenet_pipeline.evaluation.scoring import Member, RelabelledSplit, score_split
@@ -168,7 +168,7 @@ def scoring() -> Arrays:
     relabel = np.arange(10) % CLASSES
     recipe = Recipe(network="lenet", records="unused", batch_size=64)
     source = RelabelledSplit(read_data_set(Path(os.environ["RANK_RECORDS"])), "val", relabel, recipe)
-    (outcomes,) = score_split(source, 1, [Member(engine, (SIZE, 0.875), "cross_entropy")], CLASSES)
+    (outcomes,) = score_split(source, 1, [Member(engine, (SIZE, 0.875), LossRecipe())], CLASSES)
     with RecordSet.open(Path(os.environ["RANK_RECORDS"]), "val") as records:
         loader = Loader(records, SIZE, 64, threads=0, share=Share(engine.rank, engine.ranks))
         with loader.evaluation() as batches:

@@ -1,0 +1,236 @@
+"""Changes to a whole network, of the catalogue or a file: the recipe's `network_options`, each a rewriting of its tree.
+
+Layers keep their names, so that weights, frozen layers and pictures go by the same ones. A network that an option
+cannot act on is an error; one that is already as the option says stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from imagenet_pipeline.config.recipe import NetworkOptions
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks.layers import (
+    SHORTCUT,
+    Activation,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Elementwise,
+    Graph,
+    Layer,
+    Pool,
+    Residual,
+    Sequential,
+    Tap,
+    fold,
+    pair,
+    walk,
+)
+
+Items = list[tuple[str, Any]]
+WEIGHTED = Conv | ConvTranspose | Dense
+BENDING = ("relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish", "softplus", "softsign")
+"""Kinds of activation that bend what a layer gives; the others are arithmetic."""
+SLOPES = {"elu": 1.0, "leaky": 0.01, "prelu": 0.25}
+"""Those of Clevert et al. 2016, Maas et al. 2013 and He et al. 2015."""
+
+
+def rewritten(network: Sequential, options: NetworkOptions, name: str) -> Sequential:
+    """The network `name` with these options; its scores, too, are `options.width` times as many.
+
+    Raises BadRecipe for an option that has nothing to act on.
+    """
+    given = options.model_dump(exclude_defaults=True)
+    for key, change in CHANGES.items():
+        if key in given:
+            try:
+                network = change(network, given[key])
+            except _Nothing as error:
+                where = f"network_options.{key} = {given[key]!r}"
+                raise BadRecipe(f"the network has {error}", where=where, found=f"network {name}") from None
+    return network
+
+
+class _Nothing(Exception):
+    """An option has nothing to act on: the message says what is not there."""
+
+
+def _rebuilt(
+    layer: Layer,
+    single: Callable[[Any], Any] = lambda layer: layer,
+    sequence: Callable[[Items], Items] = lambda items: items,
+    graph: Callable[[Graph, Graph], Graph] = lambda before, after: after,
+) -> Any:
+    """A layer with `single` applied to every single layer in it, then `sequence` to the items of every sequence.
+
+    `graph` gives each Graph, out of how it was and what has become of it.
+    """
+
+    def rule(layer: Layer, path: str, made: dict[str, Any]) -> Any:
+        match layer:
+            case Sequential():
+                return replace(layer, items=tuple(sequence([*made.items()])))
+            case Residual():
+                shortcut = made.pop(SHORTCUT) if layer.shortcut else None
+                return Residual(Sequential(tuple(sequence([*made.items()]))), shortcut)
+            case Concat():
+                return Concat(tuple(made.items()))
+            case Tap():
+                return replace(layer, head=Sequential(tuple(sequence([*made.items()]))))
+            case Graph():
+                return graph(layer, replace(layer, items=tuple(made.items())))
+        return single(layer)
+
+    return fold(layer, "", rule)
+
+
+def with_dropout(network: Sequential, rate: float) -> Any:
+    """The network with this rate in every Dropout."""
+    if not any(isinstance(layer, Dropout) for _, layer in walk(network)):
+        raise _Nothing("no Dropout, whose rate could be another")
+    return _rebuilt(network, lambda layer: Dropout(rate) if isinstance(layer, Dropout) else layer)
+
+
+def with_activation(network: Sequential, kind: Any) -> Any:
+    """The network with this kind of activation throughout, but for gates: what a Graph multiplies by."""
+    made = Activation(kind, SLOPES.get(kind, Activation("relu").slope))
+    if not any(_bends(layer) for _, layer in walk(network)):
+        raise _Nothing("no activation, whose kind could be another")
+
+    def with_gates(before: Graph, after: Graph) -> Graph:
+        products = [links for (_, item), links in zip(before.items, before.links, strict=True)
+                    if item == Elementwise("multiply")]  # fmt: skip
+        gates = {link for links in products for link in links}
+        items = ((name, item if name in gates else new)
+                 for (name, item), (_, new) in zip(before.items, after.items, strict=True))  # fmt: skip
+        return replace(after, items=tuple(items))
+
+    return _rebuilt(network, lambda layer: made if _bends(layer) and layer.kind != kind else layer, graph=with_gates)
+
+
+def _bends(layer: Layer) -> bool:
+    return isinstance(layer, Activation) and layer.kind in BENDING
+
+
+def with_normalisation(network: Sequential, place: str) -> Any:
+    """The network with batch normalisation "before" or "after" activations, "first" of all, or with none of it.
+
+    What stands beside an activation already changes sides with it. Where one is put in, the layer before it keeps its
+    bias, as in the zoos' VGGs; where one is taken away, the layer before it gets one.
+    """
+    if place == "none":
+        return _rebuilt(network, sequence=_without_norms, graph=lambda before, after: _graph_without_norms(after))
+    if place == "first":
+        if isinstance(network.items[0][1], BatchNorm):
+            return network
+        name = _free("input_norm", [name for name, _ in network.items])
+        return replace(network, items=((name, BatchNorm()), *network.items))
+    changed = _rebuilt(network, sequence=lambda items: _beside_activations(items, place == "after"))
+    if not any(isinstance(layer, BatchNorm) for _, layer in walk(changed)):
+        raise _Nothing("no activation behind a Conv or Dense, beside which it could stand")
+    return changed
+
+
+def _without_norms(items: Items) -> Items:
+    kept: Items = []
+    for name, layer in items:
+        if not isinstance(layer, BatchNorm):
+            kept.append((name, layer))
+        elif kept and isinstance(kept[-1][1], WEIGHTED):
+            kept[-1] = kept[-1][0], replace(kept[-1][1], bias=True)
+    return kept
+
+
+def _graph_without_norms(graph: Graph) -> Graph:
+    items: dict[str, Any] = dict(graph.items)
+    for (name, layer), links in zip(graph.items, graph.links, strict=True):
+        if isinstance(layer, BatchNorm):
+            items[name] = Sequential(())
+            before = items.get(links[0])
+            if isinstance(before, WEIGHTED):
+                items[links[0]] = replace(before, bias=True)
+    return replace(graph, items=tuple(items.items()))
+
+
+def _beside_activations(items: Items, after: bool) -> Items:
+    """The items of a sequence with a BatchNorm before (or after) each activation that has one, or a weighted layer."""
+    placed: Items = []
+    taken = [name for name, _ in items]
+    rest = list(items)
+    while rest:
+        name, layer = rest.pop(0)
+        if not _bends(layer):
+            placed.append((name, layer))
+            continue
+        before, behind = (side[0][1] if side else None for side in (placed[-1:], rest[:1]))
+        norms: Items = []
+        if isinstance(before, BatchNorm):
+            norms = [placed.pop()]
+        elif isinstance(behind, BatchNorm):
+            norms = [rest.pop(0)]
+        elif isinstance(before, WEIGHTED):
+            number = name[len(name.rstrip("0123456789")) :]
+            norms = [(_free(f"norm{number}", taken), BatchNorm())]
+            taken.append(norms[0][0])
+        placed += [(name, layer), *norms] if after else [*norms, (name, layer)]
+    return placed
+
+
+def _free(name: str, taken: list[str]) -> str:
+    return next(word for word in (name, *(f"{name}_{number}" for number in range(2, 10**6))) if word not in taken)
+
+
+def with_width(network: Sequential, factor: float) -> Any:
+    """The network with so many times the channels and units; a grouped convolution's stay a multiple of its groups."""
+
+    def wider(layer: Layer) -> Layer:
+        match layer:
+            case Dense(units=units):
+                return replace(layer, units=_scaled(units, factor))
+            case Conv(channels=channels, groups=groups) | ConvTranspose(channels=channels, groups=groups):
+                if channels == groups:
+                    return replace(layer, channels=_scaled(channels, factor), groups=_scaled(channels, factor))
+                return replace(layer, channels=_scaled(channels, factor, groups))
+        return layer
+
+    return _rebuilt(network, wider)
+
+
+def _scaled(count: int, factor: float, groups: int = 1) -> int:
+    return groups * max(1, round(count * factor / groups))
+
+
+def with_stem(network: Sequential, form: str) -> Any:
+    """The network whose layer "stem" suits images of 32 pixels, as He et al. 2015 have it for CIFAR-10, section 4.2.
+
+    Its convolutions are 3x3 of stride 1, and nothing is pooled.
+    """
+    items: dict[str, Any] = dict(network.items)
+    if "stem" not in items:
+        raise _Nothing("no layer called stem, as ResNets and DenseNets have")
+
+    def small(layer: Any) -> Any:
+        is_large = isinstance(layer, Conv) and (max(pair(layer.kernel)) >= 3 or max(pair(layer.stride)) > 1)
+        return replace(layer, kernel=3, stride=1, pad=1) if is_large else layer
+
+    def without_pools(items: Items) -> Items:
+        return [(name, layer) for name, layer in items if not isinstance(layer, Pool)]
+
+    items["stem"] = _rebuilt(items["stem"], small, without_pools)
+    return replace(network, items=tuple(items.items()))
+
+
+CHANGES: dict[str, Callable[[Sequential, Any], Any]] = {
+    "stem": with_stem,
+    "width": with_width,
+    "normalisation": with_normalisation,
+    "activation": with_activation,
+    "dropout": with_dropout,
+}
+"""By option, in the order they are made."""
