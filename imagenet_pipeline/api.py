@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
@@ -55,21 +55,12 @@ AnyPath = str | os.PathLike[str]
 Builder = Callable[..., "Plan"]
 """Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
 
-SHIPPED_BUILDERS = {
-    "imagenet": "imagenet",
-    "folder": "folder",
-    "list": "listing",
-    "csv": "csv_labels",
-    "digits": "digits",
-    "mnist": "mnist",
-    "cifar": "cifar",
-    "fer2013": "fer2013",
-    "ckplus": "ckplus",
-    "records": "records",
-    "parquet": "parquet",
-    "webdataset": "webdataset",
-    "tfrecord": "tfrecord",
-}
+_NAMES = (
+    "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records", "parquet",
+    "webdataset", "tfrecord",
+)  # fmt: skip
+SHIPPED_BUILDERS = {name: {"list": "listing", "csv": "csv_labels"}.get(name, name) for name in _NAMES}
+"""The file of each builder, by the name of its command."""
 STORED: dict[str, dict[str, Any]] = {
     name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")
 }
@@ -105,10 +96,10 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
         print(summary.records)
 
     `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
-    "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
-    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
-    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
-    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
+    "parquet", "webdataset", "tfrecord" or a registered builder; `root` may be an archive (.zip, .tar, .tar.gz, ...).
+    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation, quality,
+    pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects, keep_damaged).
+    `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
     `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
@@ -127,7 +118,6 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     `build` has besides, for advice.
     """
     from imagenet_pipeline.record_builders import archived
-    from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.put import working_folder
 
     function, where = BUILDERS.get(builder, where="build"), f"build {builder}"
@@ -146,11 +136,7 @@ def plan_of(builder: str, out: AnyPath, options: Mapping[str, Any], others: Sequ
     given = {name: _as_path(value, hints.get(name)) for name, value in options.items()}
     place = working_folder(out)
     given |= {"out": place} if "out" in inspect.signature(function).parameters else {}
-    plan = archived.planned(function, given, place, looks_into_photos=builder not in SHIPPED_BUILDERS)
-    if not isinstance(plan, Plan):
-        what, expected = "the builder does not return a plan", "a records.plan.Plan"
-        raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
-    return plan
+    return archived.planned(function, given, place, where, looks_into_photos=builder not in SHIPPED_BUILDERS)
 
 
 def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
@@ -161,14 +147,11 @@ def options_of(builder: Builder) -> dict[str, inspect.Parameter]:
 
 
 def hints_of(function: Callable[..., Any], annotated: bool = False) -> dict[str, Any]:
-    """The types of a function's parameters; none where a name in them is for type checkers alone.
-
-    `annotated` keeps what `Annotated` says besides.
-    """
+    """The types of a function's parameters, `annotated` or not; none where a name is for type checkers alone."""
     annotations = {name: hint for name, hint in inspect.get_annotations(function).items() if name != "return"}
     try:
-        names = getattr(function, "__globals__", {})
-        return get_type_hints(types.SimpleNamespace(__annotations__=annotations), names, include_extras=annotated)
+        owner, names = types.SimpleNamespace(__annotations__=annotations), getattr(function, "__globals__", {})
+        return get_type_hints(owner, names, include_extras=annotated)
     except NameError:
         return {}
 
@@ -338,7 +321,7 @@ def evaluate(
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page, write_report
     from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
-    from imagenet_pipeline.evaluation.vector_report import write_vector_report
+    from imagenet_pipeline.evaluation.vector_report import reported
     from imagenet_pipeline.evaluation.vectors import evaluate_vectors, label_kind_of, require_alone
 
     folder, changes = Path(run), _changes(options, keys)
@@ -348,10 +331,7 @@ def evaluate(
         require_page(page)
     if label_kind_of(folder, str(checkpoint)) != "class":
         require_alone([folder], [str(checkpoint)], real)
-        vectors = evaluate_vectors(folder, str(checkpoint), split, views, data, changes)
-        if page is not None:
-            write_vector_report(vectors, page)
-        return replace(vectors.evaluation, report=page)
+        return reported(evaluate_vectors(folder, str(checkpoint), split, views, data, changes), page)
     findings = findings_of(examine([folder], [str(checkpoint)], split, views, data, changes, real))
     if page is not None:
         write_report(findings, page)

@@ -10,43 +10,43 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, PipelineError
+from imagenet_pipeline.errors import BadInput, BadRecipe, PipelineError, first_few
 from imagenet_pipeline.records.archives import Archive, MemberSpan, is_archive, open_archive
 from imagenet_pipeline.records.image_files import IMAGE_ENDINGS
 from imagenet_pipeline.records.plan import Images, Plan
-
-from .split_folders import split_called
 
 _MISSING = (0, -1, 0, 0)
 
 
 def planned(
-    builder: Callable[..., Plan], options: Mapping[str, Any], place: Path, looks_into_photos: bool = False
+    builder: Callable[..., Plan], options: Mapping[str, Any], place: Path, where: str, looks_into_photos: bool = False
 ) -> Plan:
     """Have a builder make its plan with these options; of a `root` that is an archive, from what it would unpack to.
 
-    `place` is the folder of the data set. An archive of a single folder is that folder, unless its name is that of a
-    split. For a builder that `looks_into_photos` they are unpacked while it plans. Raises BadInput as `open_archive`,
-    and as the builder does, the archive named in place of the folder.
+    A root may be a folder in an archive, "photos.zip/train"; an archive of a single folder is that folder. `place` is
+    the folder of the data set. For a builder that `looks_into_photos` they are unpacked while it plans. Raises BadInput
+    as `open_archive`, and as the builder does, the archive named in place of the folder; BadRecipe, with `where`, for a
+    builder that returns no plan.
     """
     root = options.get("root")
-    if not isinstance(root, str | os.PathLike) or not is_archive(path := Path(root)):
-        return builder(**options)
+    root = Path(root) if isinstance(root, str | os.PathLike) else Path()
+    path = _archive_of(root)
+    if path is None:
+        return _plan_by(builder, options, where)
     archive, place = open_archive(path), place.absolute()
     files.remove_left_parts([place])
     with files.part_folder(place) as part:
         folder = part / path.name
         _lay_out(archive, folder, looks_into_photos)
-        top = _top(archive)
+        top = _top(archive, root.relative_to(path).as_posix())
         try:
-            plan = builder(**{**options, "root": folder / top})
+            plan = _plan_by(builder, {**options, "root": folder / top}, where)
         except PipelineError as error:
             raise _about(error, str(folder), str(path)) from error
         below = Path(os.path.relpath(os.path.realpath(plan.root), os.path.realpath(folder)))
@@ -67,11 +67,31 @@ def _lay_out(archive: Archive, folder: Path, with_photos: bool) -> None:
         archive.extract(others, folder)
 
 
-def _top(archive: Archive) -> str:
-    """The folder in an archive that holds all the rest, above any of a split; "" for the archive's top."""
-    leaves = archive.folders - {os.path.dirname(name) for name in archive.folders}
-    common = os.path.commonpath([*leaves, *map(os.path.dirname, archive.members)])
-    return "/".join(takewhile(lambda part: not split_called(part), common.split("/")))
+def _plan_by(builder: Callable[..., Plan], options: Mapping[str, Any], where: str) -> Plan:
+    plan = builder(**options)
+    if not isinstance(plan, Plan):
+        what, expected = "the builder does not return a plan", "a records.plan.Plan"
+        raise BadRecipe(what, where=where, expected=expected, found=type(plan).__name__)
+    return plan
+
+
+def _archive_of(root: Path) -> Path | None:
+    """The archive that a root is, or lies in; None for any other."""
+    if is_archive(root):
+        return root
+    return next((above for above in root.parents if above.is_file() and is_archive(above)), None)
+
+
+def _top(archive: Archive, inner: str) -> str:
+    """The folder in an archive to plan from: the one asked for, or else the one that holds all the rest."""
+    if inner != ".":
+        if inner not in archive.folders:
+            found = first_few(sorted(name for name in archive.folders if "/" not in name))
+            raise BadInput("no such folder in the archive", where=archive.path / inner, found=found)
+        return inner
+    tops = {name.partition("/")[0] for name in (*archive.members, *archive.folders)}
+    only = next(iter(tops))
+    return only if len(tops) == 1 and only in archive.folders else ""
 
 
 def _in_place(plan: Plan, archive: Archive, below: str) -> Plan:

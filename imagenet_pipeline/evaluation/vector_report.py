@@ -31,6 +31,13 @@ _SIDE, _LEFT, _TOP = 300, 62, 8
 """Sizes of a scatter picture in its own units: side of the square, margins left and above."""
 
 
+def reported(findings: VectorFindings, page: Path | None) -> VectorEvaluation:
+    """The evaluation, once its report is written, where there is a page for it."""
+    if page is not None:
+        write_vector_report(findings, page)
+    return dataclasses.replace(findings.evaluation, report=page)
+
+
 def write_vector_report(findings: VectorFindings, out: Path) -> Path:
     """Write `out`, an HTML file with its pictures inside, and beside it the same as .md and .json."""
     files.write_whole(out, page_of(_head(findings.evaluation), headlines(findings.evaluation), (), _sections(findings)))

@@ -78,7 +78,7 @@ def from_folder(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, by
 
 @pytest.mark.parametrize(
     ("name", "top"),
-    [("stored.zip", ""), ("deflated.zip", "photos/"), ("x.tar", "a/b/"), ("x.tar.gz", "photos/"), ("x.tar.xz", "")],
+    [("stored.zip", ""), ("deflated.zip", "photos/"), ("x.tar", "a/"), ("x.tar.gz", "photos/"), ("x.tar.xz", "")],
 )
 def test_the_data_set_is_that_of_the_folder(
     name: str, top: str, tmp_path: Path, contents: dict[str, bytes], from_folder: dict[str, bytes]
@@ -162,10 +162,18 @@ def test_into_object_storage(
     assert stored(tmp_path / "bucket" / "out") == from_folder
 
 
-def test_splits_at_the_top_stay_splits(tmp_path: Path, contents: dict[str, bytes]) -> None:
+def test_a_single_folder_is_the_root_and_any_may_be_named(tmp_path: Path, contents: dict[str, bytes]) -> None:
     photos = {name: content for name, content in contents.items() if name.endswith(".jpg")}
     root = pack(tmp_path / "x.zip", photos, "set/train/")
-    assert build("folder", root=root, out=tmp_path / "out", **OPTIONS).records == {"train": 36}
+    counts = [api.plan_of("folder", tmp_path / "out", {"root": given}).counts for given in (root, root / "set/train")]
+    assert counts == [{"train": 36}, {"train": 28, "val": 4, "test": 4}]
+    root = pack(tmp_path / "y.zip", photos, "set/photos/")
+    with pytest.raises(BadInput, match="the folder has a single class") as error:
+        build("folder", root=root, out=tmp_path / "out")
+    assert error.value.advice == f"say --root {root}/set/photos"
+    assert api.plan_of("folder", tmp_path / "out", {"root": root / "set/photos"}).counts == counts[1]
+    with pytest.raises(BadInput, match=r"no such folder in the archive; found set .1 in all."):
+        build("folder", root=root / "seta", out=tmp_path / "out")
 
 
 def test_lists_count_from_the_archive_or_from_its_folder(tmp_path: Path, contents: dict[str, bytes]) -> None:

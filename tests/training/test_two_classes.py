@@ -50,14 +50,14 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def keys(records: Path) -> dict[str, Any]:
     return {
-        "records": str(records), "batch_size": 16, "epochs": 2, "devices": "cpu", "input.size": 28,
+        "records": str(records), "batch_size": 16, "epochs": 2, "devices": "cpu", "input.size": 16,
         "augmentation.flip": 0.0, "optimizer.learning_rate": 0.02, "loader.threads": 0,
         "loss.kind": "binary_cross_entropy", "loss.threshold": 0.4,
     }  # fmt: skip
 
 
 def go(folder: Path, keys: dict[str, Any], resume: str | None = None) -> Any:
-    return train(open_run(Recipe(network="lenet", records=""), keys, folder, resume))
+    return train(open_run(Recipe(network="shallownet", records=""), keys, folder, resume))
 
 
 def contents(run: Path) -> dict[str, bytes]:
