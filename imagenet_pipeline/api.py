@@ -97,9 +97,9 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
 
     `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
     "parquet", "webdataset", "tfrecord" or a registered builder; `root` may be an archive (.zip, .tar, .tar.gz, ...).
-    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation, quality,
-    pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects, keep_damaged).
-    `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
+    `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
+    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
+    keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
     `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
@@ -430,9 +430,8 @@ def loader(
                 step(batch.images, batch.labels)
 
     `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or [..., 1] with `grey`,
-    valid until the next batch is asked for. `training` draws crops, flips and whatever its `augmentation` says;
-    `evaluation()` has every record once, in order. The files close with the loader.
-    Raises BadInput, BadRecipe, Damaged.
+    valid until the next batch is asked for. `training` draws crops, flips and what its `augmentation` says;
+    `evaluation` has every record once, in order. The files close with the loader. Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
