@@ -36,7 +36,7 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
         stored = read_sample(records, record, *of)
     (height, width), (down, across) = (stored.image.height, stored.image.width), pair(size)
     side = min(max(down, across, _SMALLEST_TILE), _LARGEST_TILE)
-    labels = (stored.label,) if isinstance(stored.label, int) else stored.label
+    labels = (float(stored.label),) if isinstance(stored.label, int) else stored.label
     name = words_of(labels, data.classes) or "none of the classes"
     mixes = recipe.augmentation.mixes
     tiles = [tile(stored.image.whole(), side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
