@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, overload
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean
@@ -314,31 +314,26 @@ def evaluate(
     another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
     write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
     batch_size; after a training of PyTorch's on several devices name a single device, as devices="gpu:0".
-    Of a run whose records have several classes an image, or numbers, it is a `VectorEvaluation`, with `figures`.
-    Raises BadRecipe, BadInput, Damaged.
+    Of labels that are not one class it is a `VectorEvaluation`, with `figures`. Raises BadRecipe, BadInput, Damaged.
     """
     from imagenet_pipeline.evaluation.compare import examine
     from imagenet_pipeline.evaluation.evaluate import crops_of, default_split
     from imagenet_pipeline.evaluation.report import require_page, write_report
-    from imagenet_pipeline.evaluation.results import EvaluationReport, findings_of, report_of
-    from imagenet_pipeline.evaluation.vector_report import reported
-    from imagenet_pipeline.evaluation.vectors import evaluate_vectors, label_kind_of, require_alone
+    from imagenet_pipeline.evaluation.results import findings_of, report_of
+    from imagenet_pipeline.evaluation.vector_report import report_where_vectors
 
     folder, changes = Path(run), _changes(options, keys)
     page, data, real = (None if path is None else Path(path) for path in (report, records, real_labels))
     views, split = crops_of(crops), split or default_split(folder, data, changes)
     if page is not None:
         require_page(page)
-    if label_kind_of(folder, str(checkpoint)) != "class":
-        require_alone([folder], [str(checkpoint)], real)
-        return reported(evaluate_vectors(folder, str(checkpoint), split, views, data, changes), page)
-    findings = findings_of(examine([folder], [str(checkpoint)], split, views, data, changes, real))
+    asked = [folder], [str(checkpoint)], split, views, data, changes, real
+    if vectors := report_where_vectors(*asked, page):
+        return vectors
+    findings = findings_of(examine(*asked))
     if page is not None:
         write_report(findings, page)
-    result = report_of(findings, page)
-    if not isinstance(result, EvaluationReport):
-        raise TypeError("one checkpoint has one evaluation")
-    return result
+    return cast("EvaluationReport", report_of(findings, page))  # one checkpoint has one evaluation
 
 
 @dataclass(frozen=True)
@@ -421,7 +416,7 @@ def loader(
     batch_size: int,
     threads: int | Literal["auto"] = "auto",
     prefetch: int = 4,
-    grey: bool = False,
+    channels: Literal[1, 3] = 3,
 ) -> Loader:
     """Batches out of a data set's split, or out of any `.rec` file, for a loop of your own.
 
@@ -429,7 +424,7 @@ def loader(
             for batch in batches:
                 step(batch.images, batch.labels)
 
-    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or [..., 1] with `grey`,
+    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or grey [..., 1],
     valid until the next batch is asked for. `training` draws crops, flips and what its `augmentation` says;
     `evaluation` has every record once, in order. The files close with the loader. Raises BadInput, BadRecipe, Damaged.
     """
@@ -437,11 +432,9 @@ def loader(
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
     from imagenet_pipeline.records.reader import RecordSet
 
-    path = Path(records)
-    data = read_data_set(path) if is_data_set(path) else None
-    opened = RecordSet.of(data, split) if data else RecordSet.open(path)
-    classes = len(data.classes) if data else None
-    made = Loader(opened, size, batch_size, threads, prefetch, classes, channels=1 if grey else 3)
+    data = read_data_set(Path(records)) if is_data_set(records) else None
+    opened = RecordSet.of(data, split) if data else RecordSet.open(Path(records))
+    made = Loader(opened, size, batch_size, threads, prefetch, len(data.classes) if data else None, channels=channels)
     made.label_kind = data.classes.label_kind if data else "class"
     weakref.finalize(made, opened.close)
     return made

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import counted
+from imagenet_pipeline.evaluation.evaluate import Crops
 from imagenet_pipeline.evaluation.report import page_of, recipe_section, section, table_section, text, training_section
 from imagenet_pipeline.evaluation.report_tables import (
     Headline,
@@ -21,7 +22,13 @@ from imagenet_pipeline.evaluation.report_tables import (
     seen,
 )
 from imagenet_pipeline.evaluation.stats import Mean, Reals
-from imagenet_pipeline.evaluation.vectors import VectorEvaluation, VectorFindings
+from imagenet_pipeline.evaluation.vectors import (
+    VectorEvaluation,
+    VectorFindings,
+    evaluate_vectors,
+    label_kind_of,
+    require_alone,
+)
 
 LOSSES = {"binary_cross_entropy": "binary cross-entropy, nats", "mae": "absolute", "mse": "squared", "huber": "Huber"}
 MOST_POINTS = 2000
@@ -31,8 +38,21 @@ _SIDE, _LEFT, _TOP = 300, 62, 8
 """Sizes of a scatter picture in its own units: side of the square, margins left and above."""
 
 
-def reported(findings: VectorFindings, page: Path | None) -> VectorEvaluation:
-    """The evaluation, once its report is written, where there is a page for it."""
+def report_where_vectors(
+    runs: Sequence[Path],
+    checkpoints: Sequence[str],
+    split: str,
+    crops: Crops,
+    records: Path | None,
+    overrides: dict[str, object],
+    real: Path | None,
+    page: Path | None,
+) -> VectorEvaluation | None:
+    """Evaluate what `compare.examine` is asked where its labels are vectors, and write the report; None elsewhere."""
+    if label_kind_of(runs[0], checkpoints[0]) == "class":
+        return None
+    require_alone(runs, checkpoints, real)
+    findings = evaluate_vectors(runs[0], checkpoints[0], split, crops, records, overrides)
     if page is not None:
         write_vector_report(findings, page)
     return dataclasses.replace(findings.evaluation, report=page)
