@@ -432,8 +432,8 @@ def loader(
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
     from imagenet_pipeline.records.reader import RecordSet
 
-    data = read_data_set(Path(records)) if is_data_set(records) else None
-    opened = RecordSet.of(data, split) if data else RecordSet.open(Path(records))
+    data = read_data_set(path) if is_data_set(path := Path(records)) else None
+    opened = RecordSet.of(data, split) if data else RecordSet.open(path)
     made = Loader(opened, size, batch_size, threads, prefetch, len(data.classes) if data else None, channels=channels)
     made.label_kind = data.classes.label_kind if data else "class"
     weakref.finalize(made, opened.close)
