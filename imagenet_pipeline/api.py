@@ -57,9 +57,9 @@ def build(builder: str, *, out: AnyPath, executor: Executor | str | None = None,
     `builder` is "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
     "parquet", "webdataset", "tfrecord" or a registered builder. A `root` may be an archive (.zip, .tar, .tar.gz, ...).
     `options` are the parameters of its `plan`, and those of `BuildOptions`: resize, resize_mode, interpolation,
-    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean ("records" has workers, max_rejects and
-    keep_damaged alone), and train_val_fraction. `executor` is any of concurrent.futures, or a Dask scheduler, "dask://10.0.0.1:8786". Raises as
-    `records.build.build`, BadRecipe for an option there is not.
+    quality, pass_through, shards, workers, max_rejects, keep_damaged, no_mean, and train_val_fraction ("records" has
+    workers, max_rejects and keep_damaged alone). `executor` is any of concurrent.futures, or a Dask scheduler,
+    "dask://10.0.0.1:8786". Raises as `records.build.build`, BadRecipe for an option there is not.
     """
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.tasks import reached
@@ -316,7 +316,7 @@ def loader(
     batch_size: int,
     threads: int | Literal["auto"] = "auto",
     prefetch: int = 4,
-    grey: bool = False,
+    channels: Literal[1, 3] = 3,
 ) -> Loader:
     """Batches out of a data set's split, or out of any `.rec` file, for a loop of your own.
 
@@ -324,20 +324,17 @@ def loader(
             for batch in batches:
                 step(batch.images, batch.labels)
 
-    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or [..., 1] with `grey`,
-    valid until the next batch is asked for. `training` draws crops, flips and whatever its `augmentation` says;
-    `evaluation()` has every record once, in order. The files close with the loader.
-    Raises BadInput, BadRecipe, Damaged.
+    `size` is a side, or (height, width). Images are uint8 [batch_size, height, width, 3], RGB, or grey [..., 1],
+    valid until the next batch is asked for. `training` draws crops, flips and what its `augmentation` says;
+    `evaluation` has every record once, in order. The files close with the loader. Raises BadInput, BadRecipe, Damaged.
     """
     from imagenet_pipeline.loading.loader import Loader
     from imagenet_pipeline.records.manifest import is_data_set, read_data_set
     from imagenet_pipeline.records.reader import RecordSet
 
-    path = Path(records)
-    data = read_data_set(path) if is_data_set(path) else None
+    data = read_data_set(path) if is_data_set(path := Path(records)) else None
     opened = RecordSet.of(data, split) if data else RecordSet.open(path)
-    classes = len(data.classes) if data else None
-    made = Loader(opened, size, batch_size, threads, prefetch, classes, channels=1 if grey else 3)
+    made = Loader(opened, size, batch_size, threads, prefetch, len(data.classes) if data else None, channels=channels)
     made.label_kind = data.classes.label_kind if data else "class"
     weakref.finalize(made, opened.close)
     return made

@@ -79,7 +79,7 @@ def _write_network(name: str | None, out: Path, classes: int | None, input_size:
     if name is None:
         raise BadRecipe("--out writes a single network", advice="name it: networks NAME --out FILE.json")
     layers, entry = own_network(name, classes), catalog.entry(name)
-    written = NetworkFile(entry.name, input_size or entry.input_size, layers, entry.channels)
+    written = NetworkFile(entry.name, input_size or entry.input_size, layers, channels=entry.channels)
     made = {"file": str(out), "network": entry.name, "classes": written.classes, "input_size": written.input_size}
     files.write_whole(out, network_text(written))
     if as_json:

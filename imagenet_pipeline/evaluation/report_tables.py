@@ -201,7 +201,8 @@ def dependence_table(examination: Examination, member: Evaluation) -> Table:
 def dependence_rows(member: Evaluation | VectorEvaluation, data: str) -> list[list[str]]:
     """Name and value of all that the figures of a checkpoint on a data set depend on."""
     versions = ", ".join(f"{name} {version}" for name, version in member.versions.items())
-    crop = f"{member.input_size} px, {100 * member.crop_fraction:g} % of the shorter edge, {seen(member.crops)}"
+    size, whole = member.input_size, "shorter edge" if isinstance(member.input_size, int) else "largest such window"
+    crop = f"{shown_size(size)} px, {100 * member.crop_fraction:g} % of the {whole}, {seen(member.crops)}"
     return [
         ["checkpoint", f"{member.checkpoint} of {member.run}"],
         ["network", f"{member.network}, {counted(member.classes, 'class')}"],

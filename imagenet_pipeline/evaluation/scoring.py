@@ -152,7 +152,7 @@ def _shown(
             records = stack.enter_context(RecordSet.of(source.data, source.split))
             share = Share(engine.rank, engine.ranks)
             classes = len(source.relabel)
-            loader = loader_of(recipe, records, size, classes, share, crops, engine.host_array, channels)
+            loader = loader_of(recipe, records, size, classes, share, crops, engine.host_array, channels=channels)
             chosen = np.arange(0, len(records), source.every)
             passes[images] = stack.enter_context(loader.evaluation(crop_fraction, crops, chosen))
         total = min(map(len, passes.values()))

@@ -184,6 +184,7 @@ def _issued(engine: Engine, source: _Source) -> Iterator[_Issued]:
             source.crops,
             engine.host_array,
             label_kind=classes.label_kind,
+            channels=len(state.mean),
         )
         with loader.evaluation(state.crop_fraction, source.crops) as batches:
             total = len(batches)

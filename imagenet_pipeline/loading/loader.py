@@ -90,8 +90,7 @@ class Loader:
     prefetch: batches prepared ahead; with the batch in use they bound the memory.
     classes: labels must be below this; None takes any whole number from 0.
     share: this process's part of each batch; the ranks' shares together are the batch.
-    empty: makes the arrays of the batches.
-    window_shards: record files whose records are shuffled together, 0 for all.
+    empty: makes the arrays of the batches. window_shards: record files that are shuffled together, 0 for all.
     balanced: the class of every record, where each is to come as often in training; None takes every record once.
     label_kind: of another than "class" a record has a vector of `classes` labels, which are the batch's targets.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
@@ -108,9 +107,9 @@ class Loader:
         share: Share = WHOLE,
         empty: Empty = np.empty,
         window_shards: int = 0,
-        channels: int = 3,
         balanced: NDArray[Any] | None = None,
         label_kind: LabelKind = "class",
+        channels: int = 3,
     ) -> None:
         self.records = records
         self.size = size

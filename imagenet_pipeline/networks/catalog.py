@@ -269,7 +269,7 @@ def file_copy(name: str, classes: int) -> str:
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
     file = entry(name)
-    return network_text(NetworkFile(file.name, file.input_size, file.build(classes), file.channels))
+    return network_text(NetworkFile(file.name, file.input_size, file.build(classes), channels=file.channels))
 
 
 def is_same(name: str, other: str, classes: int) -> bool:

@@ -111,7 +111,7 @@ def _with_options(base: str, text: str) -> NetworkFile:
     layers = with_classes(layers, shape, entry.classes, entry.name)
     words = ", ".join(text.split("&")).replace("=", " ")
     size = CIFAR_SIZE if options.stem == "cifar" else entry.input_size
-    return NetworkFile(f"{entry.name} ({words})"[:LONGEST_NAME], size, layers, entry.channels, entry.summary)
+    return NetworkFile(f"{entry.name} ({words})"[:LONGEST_NAME], size, layers, entry.summary, entry.channels)
 
 
 def _with_single_output(base: str, threshold: float) -> NetworkFile:
@@ -119,10 +119,10 @@ def _with_single_output(base: str, threshold: float) -> NetworkFile:
     entry = catalog.entry(base)
     layers = entry.build(2)
     if has_two_scores(layers):
-        return NetworkFile(entry.name, entry.input_size, layers, entry.channels, entry.summary)
+        return NetworkFile(entry.name, entry.input_size, layers, entry.summary, entry.channels)
     name = f"{entry.name} (threshold {threshold:g})"[:LONGEST_NAME]
     layers = with_two_scores(entry.build(1), threshold)
-    return NetworkFile(name, entry.input_size, layers, entry.channels, entry.summary)
+    return NetworkFile(name, entry.input_size, layers, entry.summary, entry.channels)
 
 
 def _options(base: str, text: str) -> NetworkOptions:

@@ -87,14 +87,14 @@ Items = tuple[tuple[str, Layer], ...]
 class NetworkFile:
     """A network to write, or read and checked: `name` is for people, `input_size` pixels what it was designed for.
 
-    Of RGB images, or with 1 of `channels` of grey. `summary` says in a line what it is; it is not written.
+    `summary` says in a line what it is; it is not written. Of RGB images, or with 1 of `channels` of grey.
     """
 
     name: str
     input_size: Size
     layers: Sequential
-    channels: int = CHANNELS
     summary: str = ""
+    channels: int = CHANNELS
 
     @property
     def classes(self) -> int:
@@ -201,7 +201,7 @@ def _read(reader: _Reader, content: dict[str, Any], base: Items) -> NetworkFile:
     if type(channels) is not int or channels not in (1, CHANNELS):
         raise reader.bad("", "channels", "3 of RGB, or 1 of grey", channels)
     items = reader.items(content["layers"], "", "layers", 1, taken=[name for name, _ in base])
-    network = NetworkFile(name, as_size(*sides), Sequential((*base, *items)), channels, summary)
+    network = NetworkFile(name, as_size(*sides), Sequential((*base, *items)), summary, channels)
     _require_scores(network, reader.where)
     _require_units(network, reader)
     return network

@@ -34,10 +34,9 @@ def draw_augmentation(recipe: Recipe, out: Path, record: int = 0, draws: int = 2
         of = len(data.classes), data.classes.label_kind
         shown = draws_of(records, record, recipe.augmentation, size, draws, recipe.seed, *of, channels)
         stored = read_sample(records, record, *of)
-    height, width = stored.image.height, stored.image.width
-    side = min(max(*pair(size), _SMALLEST_TILE), _LARGEST_TILE)
-    down, across = pair(size)
-    labels = (stored.label,) if isinstance(stored.label, int) else stored.label
+    (height, width), (down, across) = (stored.image.height, stored.image.width), pair(size)
+    side = min(max(down, across, _SMALLEST_TILE), _LARGEST_TILE)
+    labels = (float(stored.label),) if isinstance(stored.label, int) else stored.label
     name = words_of(labels, data.classes) or "none of the classes"
     mixes = recipe.augmentation.mixes
     tiles = [tile(stored.image.whole(), side, ["as stored", f"{width} x {height}"][: 1 + mixes])]
@@ -93,7 +92,8 @@ def draws_of(
         raise BadInput("the records have no second record to mix with", where=records.name)
     every = 2 if augmentation.mixes else 1
     repeated = _RepeatedRecord(records, record, draws * every, every, seed)
-    loader = Loader(repeated, size, draws * every, threads=0, classes=classes, label_kind=label_kind, channels=channels)
+    count = draws * every
+    loader = Loader(repeated, size, count, threads=0, classes=classes, label_kind=label_kind, channels=channels)
     with loader.training(seed, 0, augmentation) as batches:
         batch = next(batches)
         images, labels, targets = batch.images[::every].copy(), batch.labels[::every], batch.targets

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from record_builders import archived as archived
     from record_builders import ckplus as ckplus
+    from record_builders import cutting as cutting
     from record_builders import digits as digits
     from record_builders import fer2013 as fer2013
     from record_builders import folder as folder

@@ -104,9 +104,9 @@ def loader_of(
     share: Share = WHOLE,
     crops: int = 1,
     empty: Empty = np.empty,
-    channels: int | None = None,
     balanced: Labels | None = None,
     label_kind: LabelKind = "class",
+    channels: int | None = None,
 ) -> Loader:
     """Build the loader of a recipe's batches, images of `size` pixels; of several processes, of its own share.
 

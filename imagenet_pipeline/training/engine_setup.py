@@ -143,7 +143,7 @@ def own_copy(recipe: Recipe, classes: int) -> str | None:
     from imagenet_pipeline.networks.layer_file import NetworkFile, network_text
 
     shape = recipe.input
-    made = NetworkFile(catalog.title(name), shape.trained_size, Sequential(network.items), shape.channels)
+    made = NetworkFile(catalog.title(name), shape.trained_size, Sequential(network.items), channels=shape.channels)
     return network_text(made)
 
 

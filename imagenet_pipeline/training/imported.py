@@ -133,7 +133,9 @@ def _written_network(path: Path, imported: Imported, layers: Sequential) -> str:
     """Write a network's file, and give its path."""
     shown = printable(imported.network)[:LONGEST_NAME] or "imported"
     try:
-        files.write_whole(path, network_text(NetworkFile(shown, imported.input_size, layers, imported.channels)))
+        files.write_whole(
+            path, network_text(NetworkFile(shown, imported.input_size, layers, channels=imported.channels))
+        )
     except ValueError as error:
         raise BadInput(f"the network has a number that no file can hold ({error})", where=shown) from error
     return str(path)

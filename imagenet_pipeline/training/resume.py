@@ -55,7 +55,7 @@ from imagenet_pipeline.training.engine_setup import (
     with_network_file,
     with_single_output,
 )
-from imagenet_pipeline.training.journal import Journal, rows_until, write_history
+from imagenet_pipeline.training.journal import Journal, branches, rows_until, write_history
 from imagenet_pipeline.training.loggers import Loggers, Start, require_loggers
 from imagenet_pipeline.training.restart import (
     AskedRate,

@@ -212,8 +212,8 @@ def test_a_grey_network_of_no_catalogue_comes_back_grey(tmp_path: Path) -> None:
         c=Conv(4, 3), a=Activation("relu"), p=Pool("max", (2, 3), (2, 3)), f=Flatten(), d=Dense(7)
     )  # fmt: skip
     file = tmp_path / "mine.json"
-    file.write_text(network_text(NetworkFile("mine", (28, 20), layers, 1)))
-    assert read_network(file) == NetworkFile("mine", (28, 20), layers, 1)
+    file.write_text(network_text(NetworkFile("mine", (28, 20), layers, channels=1)))
+    assert read_network(file) == NetworkFile("mine", (28, 20), layers, channels=1)
     network = catalog.build(str(file), 3)
     values = network.initial_values(SHAPE, "he", 1, False)
     assert values is not None
