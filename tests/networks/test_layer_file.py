@@ -347,6 +347,7 @@ FLAT = '"Flatten", {layer = "Dense"'
         (f"layers = [{FLAT}]", "cannot be read as TOML"),
         (f"layers = [{FLAT}, unit = 5}}]", "layer classifier: 'unit' is wrong.*did you mean units"),
         ("layers = ['Flaten', 'Dense']", "layer flaten1: 'layer' is wrong.*did you mean Flatten"),
+        ("layers = ['Flatten', 'rleu', 'Dense']", "layer rleu1: 'layer' is wrong.*did you mean relu"),
         (f"layers = [{FLAT}}}, 'relu', {{layer = 'Dense', units = 3}}]",
          "layer classifier: 'units' is wrong; expected a value; found 'none'"),
         (f"layer = 3\nlayers = [{FLAT}}}]", "'layer' is wrong.*did you mean layers"),
