@@ -141,7 +141,7 @@ def _explain(error: BaseException, verb: str) -> int:
             return _fail(str(error), error.exit_code)
         case TyperException():
             message = getattr(error, "format_message", error.__str__)()
-            return _fail(f"{message} (--help shows how)", 2)
+            return _fail(f"{message.replace('Value error, ', '')} (--help shows how)", 2)  # pydantic's words
         case KeyboardInterrupt() | typer.Abort():
             goes_on = "; what was finished is kept, and the same command goes on" if verb == "build" else ""
             return _fail(f"interrupted{goes_on}", _INTERRUPTED)
