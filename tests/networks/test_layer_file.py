@@ -438,7 +438,7 @@ def test_the_documentation_names_the_fields_of_layers_and_their_defaults():
     assert {"Conv", "Dense", "Pool", "Residual"} <= set(rows)
     for name, text in rows.items():
         fields = {field.name: field.default for field in dataclasses.fields(CLASSES[name])}
-        told = re.findall(r"`([a-z]\w*)(?:=([^`]*))?`", re.sub(r"\(.*?\)|;.*", "", text))
+        told = re.findall(r"`([a-z]\w*)`(?: \(([^)]*)\))?", text)
         assert told
         for field, default in told:
             assert field in fields, (name, field)
