@@ -80,7 +80,7 @@ def plan(
     if not len(train):
         raise BadInput("no row is for train", where=csv_file, found=", ".join(sorted(set(table.splits))))
     kind = class_table.label_kind
-    usual = 0.0 if split_column else usual_share(train, len(class_table)) if kind == "class" else USUAL_FRACTION
+    usual = 0.0 if split_column else usual_share(len(train), len(class_table)) if kind == "class" else USUAL_FRACTION
     shares = {split: usual if fraction is None else fraction for split, fraction in fractions.items()}
     return Plan(
         root=Path(root),
@@ -226,4 +226,4 @@ def _require_there(paths: Sequence[str], root: Path, suffix: str) -> None:
         if ending is not None:
             advice = f"say --suffix {ending}" if ending else "do without --suffix"
         what = f"{len(missing):,} of {len(paths):,} images are not there"
-        raise BadInput(what, where=root, found=first_few(missing), advice=advice)
+        raise BadInput(what, where=root, expected=first_few(missing), advice=advice)

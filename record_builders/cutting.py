@@ -22,9 +22,9 @@ USUAL_FRACTION = 0.1
 _FOLDS_LIMIT = 20
 
 
-def usual_share(images: Images, classes: int) -> Share:
+def usual_share(images: int, classes: int) -> Share:
     """The share of a split where nobody says it: a tenth, or an image of each class where that is more."""
-    return USUAL_FRACTION if round(len(images) * USUAL_FRACTION) >= classes else ONE_EACH
+    return USUAL_FRACTION if round(images * USUAL_FRACTION) >= classes else ONE_EACH
 
 
 def shares_of(total: int, asked: Mapping[str, tuple[float | None, int | None]], usual: Share) -> dict[str, Share]:
@@ -126,11 +126,19 @@ def _require_more(images: Images, per_class: int, no_cut: str) -> None:
         )
 
 
-def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[str, Images]:
-    """Cut a share of the images out for each named split; the rest, shuffled, is `train`."""
+def fractions_of(shares: Mapping[str, Share]) -> dict[str, float]:
+    """The fraction of each share, 0 for one image of each class. Raises BadInput where nothing is left to train on."""
     fractions = {split: 0.0 if share == ONE_EACH else share for split, share in shares.items()}
     if not all(0 <= fraction < 1 for fraction in fractions.values()) or sum(fractions.values()) >= 1:
-        raise BadInput("the fractions leave nothing to train on", expected="0 <= sum < 1", found=dict(fractions))
+        found = ", ".join(f"{split} {fraction:g}" for split, fraction in fractions.items())
+        advice = "cut out fewer images"
+        raise BadInput("the fractions leave nothing to train on", expected="0 <= sum < 1", found=found, advice=advice)
+    return fractions
+
+
+def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[str, Images]:
+    """Cut a share of the images out for each named split; the rest, shuffled, is `train`."""
+    fractions = fractions_of(shares)
     counts = {split: round(len(images) * fraction) for split, fraction in fractions.items()}
     no_cut = " ".join(f"--{split}-fraction 0" for split in shares if counts[split] or shares[split] == ONE_EACH)
     splits = {}

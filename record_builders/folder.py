@@ -120,7 +120,7 @@ def _cut(
         source |= {"fractions": _shares(wanted, 0.0 if layout.divided else USUAL_FRACTION), "subjects": True}
         cut = cut_subjects(train, subjects, source["fractions"], seed, layout.ids)
         return {**cut, "train": shuffled(cut["train"], seed)}
-    usual = 0.0 if layout.divided else usual_share(train, len(layout.ids))
+    usual = 0.0 if layout.divided else usual_share(len(train), len(layout.ids))
     source["fractions"] = shares = _shares(wanted, usual)
     few = [split for split, share in shares.items() if share == ONE_EACH]
     if few:
@@ -215,7 +215,10 @@ def _several(tree: ImageTree, folder: Path, names: list[str]) -> list[str]:
 
 
 def _no_folders(tree: ImageTree, folder: Path) -> BadInput:
-    advice = "put the images of each class into a folder of its own, or give a list with labels to `build list`"
+    advice = (
+        "put the images of each class into a folder of its own, read classes off names as cat.0.jpg with --label-from "
+        "'^([a-z]+)', or give a table with labels to `build csv`, a list to `build list`"
+    )
     if folder != tree.root:
         advice += f"; --leave-out {folder.name!r} does without it"
     return BadInput(

@@ -29,7 +29,7 @@ from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
 from imagenet_pipeline.records.tar import members
 
-from .cutting import cut_shares, shares_of, usual_share
+from .cutting import cut_shares, fractions_of, shares_of, usual_share
 
 FOLDER = "pictures"
 LIMIT_BYTES = 2**32
@@ -124,10 +124,12 @@ def plan_pictures(
     labels = np.concatenate([part.labels for part in parts.values()])
     if len(np.unique(labels)) < 2:
         raise BadInput("all pictures have one label", where=builder, expected="two or more classes")
+    train_images = len(parts["train"].labels)
+    shares = shares_of(train_images, asked, usual_share(train_images, len(classes)))
+    fractions_of(shares)  # before anything is written
     folder = Path(out) / FOLDER
     images = _packed(parts, folder / f"{builder}.tar")
     train = images.pop("train")
-    shares = shares_of(len(train), asked, usual_share(train, len(classes)))
     return Plan(
         root=folder,
         splits={**cut_shares(train, shares, seed), **images},

@@ -60,17 +60,19 @@ app.add_typer(build.build_app, name="build")
 for command in (
     records.verify,
     records.inspect,
+    records.mean_image,
+    evaluate.baseline,
     train.networks,
     train.keys,
     train.recipes,
     train.recipe,
     train.train,
     evaluate.evaluate,
+    evaluate.diagnose,
     train.plot,
 ):
     app.command()(command)
 app.command()(records.export_records)
-app.command()(records.mean_image)
 app.command()(predict.predict)
 app.command()(predict.submit)
 app.add_typer(pictures.picture_app, name="picture")
@@ -80,9 +82,7 @@ app.command()(measure.doctor)
 app.add_typer(measure.benchmark_app, name="benchmark")
 app.command()(measure.find_rate)
 app.command()(evaluate.features)
-app.command()(evaluate.diagnose)
 app.command()(evaluate.probe)
-app.command()(evaluate.baseline)
 app.command()(interchange.export)
 app.command(name="import")(interchange.import_network)
 app.command()(fetch.fetch)
@@ -141,7 +141,7 @@ def _explain(error: BaseException, verb: str) -> int:
             return _fail(str(error), error.exit_code)
         case TyperException():
             message = getattr(error, "format_message", error.__str__)()
-            return _fail(f"{message} (--help shows how)", 2)
+            return _fail(f"{message.replace('Value error, ', '')} (--help shows how)", 2)  # pydantic's words
         case KeyboardInterrupt() | typer.Abort():
             goes_on = "; what was finished is kept, and the same command goes on" if verb == "build" else ""
             return _fail(f"interrupted{goes_on}", _INTERRUPTED)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imagenet_pipeline.errors import printable
+from imagenet_pipeline.errors import BadRecipe, printable
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 LARGEST_SEED = 2**32 - 1
@@ -25,10 +25,14 @@ Overrides = Annotated[
 
 
 def overrides_of(words: Sequence[str] | None) -> dict[str, Any]:
-    """Recipe keys given as words, dotted key -> value. Raises BadRecipe for a word that is none."""
+    """Recipe keys given as words, dotted key -> value. Raises BadRecipe for a word that is none, or two lengths."""
     from imagenet_pipeline.config import parse_overrides
 
-    return parse_overrides(words or [])
+    overrides = parse_overrides(words or [])
+    if overrides.get("steps") and overrides.get("epochs"):
+        found = f"steps={overrides['steps']} epochs={overrides['epochs']}"
+        raise BadRecipe("two lengths of the run", where="command line", expected="epochs or steps", found=found)
+    return overrides
 
 
 def say(line: str = "") -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imagenet_pipeline.cli.output import Json, Overrides, overrides_of, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe, counted
+from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean
 
 
 def networks(
@@ -61,10 +61,16 @@ def _with_options(name: str | None, options: list[str] | None) -> str | None:
     """The whole name of a network with options, each as a recipe's key or as its last word."""
     from imagenet_pipeline.config import parse_overrides, read_recipe
     from imagenet_pipeline.config.reading import COMMAND_LINE
+    from imagenet_pipeline.config.recipe import NetworkOptions
 
     if name is None or not options:
         return name
     words = {key.removeprefix("network_options."): value for key, value in parse_overrides(options).items()}
+    for key in words:
+        if key not in NetworkOptions.model_fields:
+            known = list(NetworkOptions.model_fields)
+            what, advice = f"no option of a network is called {key[:80]!r}", did_you_mean(key, known, "") or None
+            raise BadRecipe(what, where=COMMAND_LINE, expected=" or ".join(known), advice=advice)
     return read_recipe({"network": name, "records": "", "network_options": words}, COMMAND_LINE).whole_network
 
 

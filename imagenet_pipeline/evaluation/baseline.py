@@ -34,6 +34,7 @@ from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_memory_bytes, available_processors
 from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records.classes import require_one_class
 from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.records.reader import RecordSet
 
@@ -94,8 +95,10 @@ class Piece(NamedTuple):
 def run_baseline(baseline: Baseline, data: DataSet, split: str, out: Path) -> Examination:
     """Fit on train and score `split`; `out`, the folder of its report, gets the settings as recipe.toml.
 
-    Raises BadRecipe where the data set has no such split, BadInput where it has no training images.
+    Raises BadRecipe where the data set has no such split, BadInput where it has no training images, or labels that are
+    not one class each.
     """
+    require_one_class(data.classes, data.name, "a baseline")
     for wanted in ("train", split):
         if not data.counts.get(wanted):
             raise no_split(data.name, wanted, list(data.counts))

@@ -19,7 +19,7 @@ from imagenet_pipeline.errors import BadInput, counted, did_you_mean, first_few
 from imagenet_pipeline.evaluation.evaluate import Crops
 from imagenet_pipeline.evaluation.predict import Classifier, Prediction, predict
 from imagenet_pipeline.progress import Bar
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, require_one_class
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -82,8 +82,10 @@ def plan_submission(
 ) -> Submission:
     """Match pictures and classes to the sample's rows and columns; without a sample ids are names without ending.
 
-    Raises BadInput where ids or columns differ from the sample's, and where two pictures have the same id.
+    Raises BadInput where ids or columns differ from the sample's, where two pictures have the same id, and for a run
+    whose records have not one class each.
     """
+    require_one_class(classes, folder, "a submission")
     by_id = _by_id(folder, pictures, sample)
     if sample is not None:
         by_id = {name: by_id[name] for name in sample.ids}

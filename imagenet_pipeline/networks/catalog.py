@@ -5,6 +5,7 @@ A name that ends in .json or .toml is the path of a file (`layer_file.py`); `cus
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -210,6 +211,8 @@ def entry(name: str) -> NetworkEntry:
     if name.lower() in ZOOS:
         advice = f"did you mean {name.lower()}:NAME?"
         raise BadRecipe(f"no network is called {name!r}", where="network", advice=advice)
+    if name.startswith("networks/") or os.path.isfile(f"{name}.toml"):
+        raise BadRecipe(f"no network is called {name!r}", where="network", advice=f"did you mean {name}.toml?")
     found = _NETWORKS.get(name, "network", "imagenet-pipeline networks lists them")
     return _SHIPPED.get(name) or _checked(name, found)
 

@@ -333,7 +333,8 @@ class _Reader:
     def _layer(self, entry: dict[str, Any], path: str, level: int, others: tuple[str, ...]) -> Layer:
         kind = entry.get("layer")
         if not isinstance(kind, str) or kind not in CLASSES:
-            advice = did_you_mean(kind[:80], CLASSES, "") if isinstance(kind, str) else ""
+            words = (*CLASSES, *get_args(_KINDS[Activation]["kind"])) if self._by_hand else CLASSES
+            advice = did_you_mean(kind[:80], words, "") if isinstance(kind, str) else ""
             raise self.bad(path, "layer", "a layer's class, as Conv", kind, advice or None)
         made = CLASSES[kind]
         if made in INPUTS and not others:

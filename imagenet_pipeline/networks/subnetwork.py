@@ -59,10 +59,10 @@ def _beside_others(layer: Layer) -> list[str]:
     return names if isinstance(layer, Residual | Concat) else []
 
 
-def no_layer(path: str, known: Iterable[str], name: str = "NAME") -> BadRecipe:
+def no_layer(path: str, known: Iterable[str], name: str = "NAME", where: str = "layer") -> BadRecipe:
     """The error for a path that leads to no layer of the network `name`, with the nearest names and where all are."""
     advice = f"{did_you_mean(path, known, '')} `imagenet-pipeline networks {name}` lists them".strip()
-    return BadRecipe(f"no layer is called {path!r}", where="layer", advice=advice)
+    return BadRecipe(f"no layer is called {path!r}", where=where, advice=advice)
 
 
 def _cut(layer: Layer, words: list[str]) -> Layer | None:

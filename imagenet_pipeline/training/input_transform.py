@@ -123,22 +123,22 @@ def fitted(
         moments = fitted_on(recipe, data, shape)
         mean, count, origin = moments.mean, moments.count, f"{data.name}, train"
         if wanted.transform != "mean_image":
-            _require_enough(wanted, count, math.prod(shape))
+            _require_enough(wanted, count, math.prod(shape), data.count("train"))
             covariance = moments.covariance
     log.info("input.transform: %s, of %s from %s", wanted.transform, counted(count, "image"), origin)
     entry = {"transform": wanted.transform, "images": count, "from": origin}
     return values_of(wanted, mean, covariance, normalisation, shape), {INPUT_TRANSFORM: entry}
 
 
-def _require_enough(recipe: InputRecipe, count: int, numbers: int) -> None:
+def _require_enough(recipe: InputRecipe, count: int, numbers: int, images: int) -> None:
     """Raise BadRecipe where images have no variance, and say where they cannot have it in every direction."""
     if count < 2:
         raise BadRecipe("a variance needs two images", where=_key("images"), found=count)
     if recipe.transform in WHITENING and count <= numbers:
+        more = f"fit input.transform on more (input.transform_images={3 * numbers}, or 0 for all), or on smaller ones"
         log.warning(
-            "warning: %s vary in less than all of %s directions: fit input.transform on more "
-            "(input.transform_images=%d, or 0 for all), or on smaller ones",
-            counted(count, "image"), f"{numbers:,}", 3 * numbers,
+            "warning: %s vary in less than all of %s directions: %s", counted(count, "image"), f"{numbers:,}",
+            more if count < images else "there are no more, so take a smaller input.size, or input.transform=pixels",
         )  # fmt: skip
 
 

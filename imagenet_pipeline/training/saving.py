@@ -174,7 +174,8 @@ def note_end(run: Run, outcome: Outcome) -> Outcome:
             if outcome.step > run.step or restored:
                 run.journal.write("end", epoch=trained, step=outcome.step, **early, **restored)
             if early:
-                log.info("%s: done after epoch %d", _impatience(run), trained)
+                more = "" if outcome.step > run.step else "; a larger stopping.patience_epochs trains on"
+                log.info("%s: done after epoch %d%s", _impatience(run), trained, more)
             if best is not None:
                 branch = set_aside_later(run.folder, best)
                 prune(run.folder, run.recipe.checkpoint.keep)

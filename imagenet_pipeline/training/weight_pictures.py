@@ -46,7 +46,9 @@ class DrawnLayer:
     image: Shape | None
 
 
-def layer_to_draw(network: Sequential, input_shape: Shape, path: str | None = None, name: str = "NAME") -> DrawnLayer:
+def layer_to_draw(
+    network: Sequential, input_shape: Shape, path: str | None = None, name: str = "NAME", where: str = "layer"
+) -> DrawnLayer:
     """The layer at `path`, or the first convolution (without any, the first dense layer).
 
     Raises BadRecipe for another layer, with those that there are.
@@ -58,9 +60,9 @@ def layer_to_draw(network: Sequential, input_shape: Shape, path: str | None = No
     if chosen in able:
         return DrawnLayer(chosen, _image_read(reports, chosen))
     if path is not None and path not in {report.path for report in reports}:
-        raise no_layer(path, [report.path for report in reports], name)
+        raise no_layer(path, able, name, where)
     what, expected = "only convolutions and dense layers have weights to draw", " or ".join(able[:3])
-    raise BadRecipe(what, where=f"layer {path}", expected=expected)
+    raise BadRecipe(what, where=f"{where} {path}", expected=expected)
 
 
 def _image_read(reports: Sequence[LayerReport], path: str) -> Shape | None:
@@ -136,7 +138,7 @@ def require_drawable(network: Sequential | ZooNetwork, input_shape: Shape, paths
     for path in paths:
         if isinstance(network, ZooNetwork):
             raise BadRecipe("the layers of a zoo's network are not known here", where="recipe key 'log.pictures'")
-        layer_to_draw(network, input_shape, path)
+        layer_to_draw(network, input_shape, path, where="recipe key 'log.pictures'")
 
 
 def draw_weights(

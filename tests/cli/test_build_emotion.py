@@ -47,7 +47,7 @@ def test_faces_become_a_data_set_that_verifies(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--classes", "5"], "error: Invalid value for '--classes': Value error, '5' is not one of '6', '7'. (--help"),
+        (["--classes", "5"], "error: Invalid value for '--classes': '5' is not one of '6', '7'. (--help"),
         (
             ["--classes", "6", "--ferplus", "votes.csv"],
             "error: --classes: unknown number of classes; expected nothing with --ferplus",

@@ -115,11 +115,13 @@ def test_a_head_of_one_s_own_is_trained_on_a_frozen_base(world: Path, tmp_path: 
     [
         (["network=mlp:12,x"], 2, "expected widths of dense layers, as in mlp:512,512"),
         (["network=networks/mlp_124.toml"], 2, "no such network file; did you mean networks/mlp_1024.toml"),
+        (["network=networks/mlp_1024"], 2, "no network is called .*; did you mean networks/mlp_1024.toml"),
         (['network={layers=["Flaten", "Dense"]}'], 2, "network: layer flaten1: 'layer' is wrong.*did you mean Flatten"),
         (["network={}"], 2, "network: 'layers' is wrong; expected a value"),
         (["network_options.dropout=1"], 2, "network_options.dropout"),
         (["network=lenet", "network_options.dropout=0.5"], 2, "the network has no Dropout"),
         (["network=lenet", "network_options.stem=cifar"], 2, "the network has no layer called stem"),
+        (["epochs=2", "steps=10"], 2, "two lengths of the run; expected epochs or steps; found steps=10 epochs=2"),
         (["network=gluoncv:resnet18_v1b", "network_options.width=2"], 2, "no option can change them"),
     ],
 )
@@ -131,3 +133,12 @@ def test_what_is_wrong_is_one_line_and_leaves_no_run(
     assert re.search(said, told[2]), told[2]
     assert told[2].count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_option_of_a_network_is_one_line(call: Call) -> None:
+    code, _, error = call("networks", "lenet", "epochs=3")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "no option of a network is called 'epochs'; expected dropout or " in error
+    code, _, error = call("networks", "lenet", "network_options.droput=0.3")
+    assert code == 2
+    assert "did you mean dropout" in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import imagenet_pipeline as ip
 from imagenet_pipeline.cli import main
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation import baseline as baselines
 from imagenet_pipeline.evaluation.baseline import Baseline, Pieces, run_baseline
 from imagenet_pipeline.evaluation.compare import Examination
@@ -133,3 +134,7 @@ def test_wrong_settings_are_a_line(digits: DataSet, tmp_path: Path) -> None:
         Baseline(features="hog", size=20)
     with pytest.raises(BadRecipe, match="no split 'nowhere'"):
         run_baseline(Baseline(), digits, "nowhere", tmp_path)
+    tags = dataclasses.replace(digits, classes=dataclasses.replace(digits.classes, label_kind="classes"))
+    with pytest.raises(BadInput, match="a baseline takes records of one class each; found labels that are several"):
+        run_baseline(Baseline(), tags, "test", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

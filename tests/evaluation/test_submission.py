@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from imagenet_pipeline.evaluation.submission import (
     read_sample,
     write_submission,
 )
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
 BREEDS = ClassTable("folder", ("n01", "n02", "n03"), ("beagle", "boxer", "pug"))
 PETS = ClassTable("folder", ("cat", "dog"), ("cat", "dog"))
@@ -101,6 +102,13 @@ def test_a_sample_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
     path.write_bytes(content)
     with pytest.raises(BadInput, match=r"sample\.csv"):
         read_sample(path)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_a_run_of_other_labels_than_a_class_is_refused(tmp_path: Path, kind: LabelKind) -> None:
+    classes = dataclasses.replace(PETS, label_kind=kind)
+    with pytest.raises(BadInput, match="a submission takes records of one class each"):
+        plan_submission(tmp_path, pictures(tmp_path, "a.jpg"), classes, "id-label")
 
 
 def test_two_pictures_of_a_name_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import re
+from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -347,6 +349,7 @@ FLAT = '"Flatten", {layer = "Dense"'
         (f"layers = [{FLAT}]", "cannot be read as TOML"),
         (f"layers = [{FLAT}, unit = 5}}]", "layer classifier: 'unit' is wrong.*did you mean units"),
         ("layers = ['Flaten', 'Dense']", "layer flaten1: 'layer' is wrong.*did you mean Flatten"),
+        ("layers = ['Flatten', 'rleu', 'Dense']", "layer rleu1: 'layer' is wrong.*did you mean relu"),
         (f"layers = [{FLAT}}}, 'relu', {{layer = 'Dense', units = 3}}]",
          "layer classifier: 'units' is wrong; expected a value; found 'none'"),
         (f"layer = 3\nlayers = [{FLAT}}}]", "'layer' is wrong.*did you mean layers"),
@@ -427,3 +430,16 @@ def test_a_short_form_is_dense_layers_with_dropout_where_that_is_asked_for():
     for name in ("mlp:", "mlp:7,", "mlp:-1", "mlp:0", "mlp:99999999999"):
         with pytest.raises(BadRecipe, match="expected widths of dense layers"):
             catalog.build(name, 3)
+
+
+def test_the_documentation_names_the_fields_of_layers_and_their_defaults():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "networks.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z]\w+)` \| (.*) \|$", page, re.M))
+    assert {"Conv", "Dense", "Pool", "Residual"} <= set(rows)
+    for name, text in rows.items():
+        fields = {field.name: field.default for field in dataclasses.fields(CLASSES[name])}
+        told = re.findall(r"`([a-z]\w*)`(?: \(([^)]*)\))?", text)
+        assert told
+        for field, default in told:
+            assert field in fields, (name, field)
+            assert not default or fields[field] == json.loads(default), (name, field)

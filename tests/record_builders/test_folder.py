@@ -218,7 +218,7 @@ def test_other_names_are_classes(name: str) -> None:
         ),
         (
             ["."],
-            "the folder has no class folders; .*found images in no class folder: 0.jpg, 1.jpg, 2.jpg .*`build list`",
+            "no class folders; .*found images in no class folder: 0.jpg, 1.jpg, 2.jpg .*--label-from .*`build csv`",
         ),
     ],
 )

@@ -105,6 +105,9 @@ def test_a_file_by_itself_is_cut(tmp_path: Path) -> None:
         mnist.plan(root, tmp_path / "out", val_images=8, val_fraction=0.1)
     with pytest.raises(BadInput, match=r"--test-images is out of range; expected 0\.\.39; found 40"):
         mnist.plan(root, tmp_path / "out", test_images=40)
+    with pytest.raises(BadInput, match=r"the fractions leave nothing to train on; .*found val 0\.5, test 0\.5"):
+        mnist.plan(root, tmp_path / "none", val_images=20, test_images=20)
+    assert not (tmp_path / "none").exists()
 
 
 def test_emnist_is_turned_and_named_by_its_mapping(tmp_path: Path) -> None:

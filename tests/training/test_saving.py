@@ -356,13 +356,18 @@ def test_a_branch_from_before_a_checkpoint_inside_an_epoch(
     load_checkpoint(branch / "epoch-0002-step-00000020")
 
 
-def test_a_run_that_gives_up_is_done(recipe: Path, tmp_path: Path, engine: Any) -> None:
+def test_a_run_that_gives_up_is_done(
+    recipe: Path, tmp_path: Path, engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "imagenet_pipeline")
     keys = {"transfer__frozen": {"conv1": 9}, "stopping__patience_epochs": 1}
     outcome = go(recipe, tmp_path, epochs=4, **keys)
     assert (outcome.epoch, outcome.finished) == (2, True)
     last = Journal(tmp_path).events()[-1]
     assert (last["event"], last["epoch"], last["early_stop"]) == ("end", 2, True)
+    assert "trains on" not in caplog.text
     again = go(recipe, tmp_path, "latest")
+    assert "done after epoch 2; a larger stopping.patience_epochs trains on" in caplog.text
     assert (again.epoch, again.finished) == (2, True)
     assert Journal(tmp_path).events()[-1] == last
     assert go(recipe, tmp_path, "latest", stopping__patience_epochs=2).epoch == 3

@@ -57,7 +57,9 @@ def test_a_run_draws_at_its_steps_and_animates(photo_records: Path, tmp_path: Pa
 
 def test_a_layer_that_is_none_is_a_line_before_anything_is_trained(photo_records: Path, tmp_path: Path) -> None:
     options = {**SMALL, "records": str(photo_records), "log.pictures": ["classifer"]}
-    with pytest.raises(BadRecipe, match="did you mean classifier"):
+    with pytest.raises(
+        BadRecipe, match=r"^recipe key 'log.pictures': no layer is called 'classifer'; did you mean classifier"
+    ):
         ip.train("demo", run=tmp_path / "run", options=options)
     assert not (tmp_path / "run").exists()
 
