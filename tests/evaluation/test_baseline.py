@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import cv2
@@ -14,10 +15,14 @@ from sklearn.preprocessing import StandardScaler
 
 import imagenet_pipeline as ip
 from imagenet_pipeline.cli import main
-from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation import baseline as baselines
 from imagenet_pipeline.evaluation.baseline import Baseline, Pieces, run_baseline
 from imagenet_pipeline.evaluation.compare import Examination
+from imagenet_pipeline.record_builders import listing
+from imagenet_pipeline.records import lists
+from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.classes import LabelKind
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 
 
@@ -133,3 +138,45 @@ def test_wrong_settings_are_a_line(digits: DataSet, tmp_path: Path) -> None:
         Baseline(features="hog", size=20)
     with pytest.raises(BadRecipe, match="no split 'nowhere'"):
         run_baseline(Baseline(), digits, "nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+@pytest.mark.parametrize("model", ["knn", "logistic"])
+def test_records_without_a_class_each_are_a_line(
+    kind: LabelKind, model: baselines.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"classes": [[0, 1], [1, 1], [1, 0], [0, 0]], "number": [[0.0], [1.0], [1.0], [0.0]]}[kind]
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), 20 * number, np.uint8))
+    lists.write_list(tmp_path / "x.lst", range(4), labels, [f"{number}.png" for number in range(4)])
+    plan = listing.plan(tmp_path / "x.lst", tmp_path, val_fraction=0.5, label_kind=kind)
+    build(plan, tmp_path / "set", BuildOptions(resize=0, workers=1))
+    with pytest.raises(BadRecipe, match="one an image"):
+        run_baseline(Baseline(model, size=8), read_data_set(tmp_path / "set"), "val", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "strength"), [("logistic", 0.0), ("svm", 0.0), ("sgd", -1.0), ("sgd", math.inf), ("knn", math.nan)]
+)
+def test_a_factor_of_the_penalty_that_is_none_is_a_line(model: baselines.Model, strength: float) -> None:
+    with pytest.raises(BadRecipe, match="--strength"):
+        Baseline(model, strength=strength)
+    assert Baseline("sgd", "none", strength=0.0).strength == 0
+
+
+def test_weights_that_grow_without_end_are_a_line(digits: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not finite"):
+        run_baseline(Baseline("svm", size=8, strength=1e30, epochs=1), digits, "test", tmp_path)
+
+
+def test_an_output_folder_that_is_a_file_is_a_line(digits: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(BadInput, match="cannot be written"):
+        run_baseline(Baseline(size=8, epochs=1), digits, "test", tmp_path / "out")
+
+
+def test_a_piece_of_large_images_is_no_larger_in_memory() -> None:
+    assert Baseline(size=32).piece_images == Baseline(size=128).piece_images == 1024
+    for size in (256, 512):
+        assert 3 * size**2 * Baseline(size=size).piece_images <= 2**26

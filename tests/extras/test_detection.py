@@ -97,5 +97,5 @@ def test_records_of_im2rec_with_longer_headers_train(shared_data: Path, tmp_path
     (tmp_path / "train.rec").write_bytes(content)
     scenes = read_scenes(tmp_path / "train.rec")
     assert [len(scenes), *scenes[0].objects.shape] == [12, 1, 5]
-    detector, losses = train_detector(scenes, classes=1, epochs=8)
+    _, losses = train_detector(scenes, classes=1, epochs=8)
     assert losses[-1] < losses[0]
