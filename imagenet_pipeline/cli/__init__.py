@@ -90,21 +90,21 @@ app.command()(fetch.fetch)
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; what a user can cause is one line on stderr and an exit code of its own."""
+    execute(app, words, "imagenet-pipeline")
+
+
+def execute(command: typer.Typer, words: Sequence[str] | None = None, name: str | None = None) -> NoReturn:
+    """Execute `command`, this command line or that of an extra, by the words of the process, and exit as `main`."""
     given = list(sys.argv[1:] if words is None else words) or ["--help"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for talkative in _TALKATIVE:
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     # At the end all goes with the process: Python need not look among a framework's million objects for garbage.
     atexit.register(gc.freeze)
     launched = False
     try:
         launched = _join_ranks()
-        code = app(
-            [word for word in given if word != "--debug"],
-            prog_name="imagenet-pipeline",
-            standalone_mode=False,
-            obj=given,
-        )
+        code = command([word for word in given if word != "--debug"], prog_name=name, standalone_mode=False, obj=given)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt  # which typer makes a code without a word
         sys.stdout.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ Features = Literal["pixels", "hog", "colour-histogram"]
 Rows = npt.NDArray[np.float32]
 
 PIECE_IMAGES = 1024
+CONSTANT_RATE = 0.1
+PIECE_NUMBERS = 2**26
+"""Pixels times channels of a piece at most, where its images are large."""
 CELL_PIXELS, BLOCK_PIXELS, DIRECTIONS = 8, 16, 9
 COLOUR_BINS = (8, 8, 8)
 """Of hue, saturation and value."""
@@ -68,6 +72,10 @@ class Baseline:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        falls = self.model in ("logistic", "svm")
+        if not math.isfinite(self.strength) or self.strength < 0 or (falls and not self.strength):
+            expected = f"a finite number {'above 0, by which the rate falls' if falls else 'from 0'}"
+            raise BadRecipe("no such factor of the penalty", where="--strength", expected=expected, found=self.strength)
         if self.features == "hog" and (self.size < BLOCK_PIXELS or self.size % CELL_PIXELS):
             expected = f"a multiple of {CELL_PIXELS} from {BLOCK_PIXELS}"
             raise BadRecipe(
@@ -76,6 +84,11 @@ class Baseline:
         if self.features == "hog" and not hasattr(cv2, "HOGDescriptor"):
             what, advice = f"OpenCV {cv2.__version__} has no HOG", "pip install 'opencv-python-headless<5'"
             raise BadRecipe(what, where="--features hog", advice=advice)
+
+    @property
+    def piece_images(self) -> int:
+        """Images of a piece."""
+        return min(PIECE_IMAGES, max(1, PIECE_NUMBERS // (3 * self.size**2)))
 
     @property
     def name(self) -> str:
@@ -95,14 +108,12 @@ class Piece(NamedTuple):
 def run_baseline(baseline: Baseline, data: DataSet, split: str, out: Path) -> Examination:
     """Fit on train and score `split`; `out`, the folder of its report, gets the settings as recipe.toml.
 
-    Raises BadRecipe where the data set has no such split, BadInput where it has no training images, or labels that are
-    not one class each.
+    Raises BadRecipe where the data set has no such split, or no training images, or records without a class each.
     """
     require_one_class(data.classes, data.name, "a baseline")
     for wanted in ("train", split):
         if not data.counts.get(wanted):
             raise no_split(data.name, wanted, list(data.counts))
-    out.mkdir(parents=True, exist_ok=True)
     settings = dataclasses.asdict(baseline) | {"records": str(data.name)}
     files.write_whole(out / "recipe.toml", tomli_w.dumps(settings))
     train, scored = Pieces(data, "train", baseline), Pieces(data, split, baseline)
@@ -137,7 +148,7 @@ class Pieces:
         describe = FEATURES[self._baseline.features]
         kept: list[Piece] | None = []
         with RecordSet.of(self._data, self._split) as records:
-            loader = Loader(records, self._baseline.size, PIECE_IMAGES, classes=len(self._data.classes))
+            loader = Loader(records, self._baseline.size, self._baseline.piece_images, classes=len(self._data.classes))
             with loader.evaluation(crop_fraction=1.0) as batches:
                 for batch in batches:
                     features = np.stack([describe(image) for image in batch.images])
@@ -183,7 +194,7 @@ FEATURES: dict[str, Callable[[Pixels], Rows]] = {
 
 @dataclass(frozen=True)
 class _Linear:
-    """A linear model on standardised features, a score a class."""
+    """A linear model on standardised features of a length of about 1, a score a class."""
 
     model: Any
     scaler: StandardScaler
@@ -193,10 +204,15 @@ class _Linear:
         return hashlib.sha256(self.model.coef_.tobytes() + self.model.intercept_.tobytes()).hexdigest()
 
     def outcomes(self, piece: Piece, _: int) -> Outcomes:
-        scores = self.model.decision_function(self.scaler.transform(piece.features))
+        scores = self.model.decision_function(self.rows(piece.features))
         if scores.ndim == 1:  # of two classes, that of the second
             scores = np.stack([-scores, scores], 1)
         return outcomes_of(piece.numbers, piece.labels, scores, self._logs(scores), CROSS_ENTROPY)
+
+    def rows(self, features: Rows) -> Rows:
+        """The features as the model reads them: steps of the same size suit any number of them."""
+        rows: Rows = self.scaler.transform(features) / np.float32(np.sqrt(features.shape[1]))
+        return rows
 
     def _logs(self, scores: npt.NDArray[np.float64]) -> Logs:
         # Of the logistic loss as scikit-learn has them: a sigmoid for each class, their sum brought to 1.
@@ -214,8 +230,14 @@ def _linear(baseline: Baseline, train: Pieces, _: Pieces, classes: int, bar: Bar
     for epoch in range(baseline.epochs):
         for number, piece in enumerate(train):
             order = np.random.default_rng([baseline.seed, epoch, number]).permutation(len(piece.labels))
-            rows = fitted.scaler.transform(piece.features[order])
-            fitted.model.partial_fit(rows, piece.labels[order], classes=np.arange(classes))
+            rows = fitted.rows(piece.features[order])
+            try:
+                fitted.model.partial_fit(rows, piece.labels[order], classes=np.arange(classes))
+            except ValueError as error:  # scikit-learn's word for weights that are infinite
+                if "overflow" not in str(error):
+                    raise
+                advice = "take a smaller --strength"
+                raise BadInput("the model's weights are not finite", where=baseline.name, advice=advice) from error
             bar.show(done := done + len(order), total)
     return fitted
 
@@ -223,7 +245,7 @@ def _linear(baseline: Baseline, train: Pieces, _: Pieces, classes: int, bar: Bar
 def linear_model(baseline: Baseline) -> SGDClassifier | Perceptron:
     """The model of scikit-learn, not fitted.
 
-    "sgd" is the logistic loss at a constant rate of 0.01, as the books have it; "logistic" and "svm" (hinge loss) let
+    "sgd" is the logistic loss at a constant rate; "logistic" and "svm" (hinge loss) let
     the rate fall and average the weights of all steps, but with an L1 penalty, whose zeros an average would lose.
     """
     common = {
@@ -237,7 +259,7 @@ def linear_model(baseline: Baseline) -> SGDClassifier | Perceptron:
         case "perceptron":
             return Perceptron(**common)
         case "sgd":
-            return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.01, **common)
+            return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=CONSTANT_RATE, **common)
         case "logistic":
             return SGDClassifier(loss="log_loss", **falling)
     return SGDClassifier(loss="hinge", **falling)
@@ -284,7 +306,7 @@ def _evaluation(
 ) -> Evaluation:
     images = len(outcomes)
     if not np.isfinite(outcomes.losses).all():
-        raise BadInput("the model's scores are not finite", where=baseline.name, advice="take a larger --strength")
+        raise BadInput("the model's scores are not finite", where=baseline.name, advice="take another --strength")
     rank1_hits, rank5_hits = int(outcomes.rank1_right.sum()), int(outcomes.rank5_right.sum())
     return Evaluation(
         run=str(out),

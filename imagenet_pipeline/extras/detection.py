@@ -9,6 +9,7 @@ header, then for each object its class and its box, (left, top, right, bottom) a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ import torch
 import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from imagenet_pipeline import files
 from imagenet_pipeline.drawing import COLOURS, contact_sheet, tile, write_png
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.extras import execute, make_folder
 from imagenet_pipeline.extras.boxes import (
     Boxes,
     Detection,
@@ -49,6 +51,8 @@ NEGATIVES = 3
 """Background anchors that count for each anchor with an object: those of the highest loss (hard negative mining)."""
 MEAN, DEVIATION = 127.5, 64.0
 
+log = logging.getLogger("imagenet_pipeline")
+
 
 class Scene(NamedTuple):
     """An image with its objects, [n, 5]: class and box."""
@@ -58,22 +62,35 @@ class Scene(NamedTuple):
 
 
 def read_scenes(path: Path) -> list[Scene]:
-    """All records of a file for detection, brought to SIDE. Raises BadInput for labels of another form."""
+    """All records of a file for detection, brought to SIDE; boxes that reach beyond their image are cut to it.
+
+    Raises BadInput for labels of another form, and for an image that cannot be decoded.
+    """
     with RecordSet.open(path) as records:
-        return [_scene(records.read(position), f"{path}, record {position}") for position in range(len(records))]
+        labelled = [_scene(records.read(position), f"{path}, record {position}") for position in range(len(records))]
+    if cut := sum(int((np.abs(scene.objects[:, 1:] - 0.5) > 0.500001).any(1).sum()) for scene in labelled):
+        log.warning("warning: %s: boxes that reach beyond their image, and are cut to it: %d", path, cut)
+    for scene in labelled:
+        np.clip(scene.objects[:, 1:], 0, 1, out=scene.objects[:, 1:])
+    return labelled
 
 
 def _scene(record: recordio.ImageRecord, where: str) -> Scene:
-    header, width = (int(label) for label in (*record.labels, 0, 0)[:2])
-    if header < 2 or width < OBJECT_LABELS or (len(record.labels) - header) % width:
+    labels = np.array(record.labels, np.float64)
+    header, width = labels[:2].astype(int) if len(labels) > 1 and np.isfinite(labels).all() else (0, 0)
+    if header < 2 or width < OBJECT_LABELS or (len(labels) - header) % width:
         expected = "length of the header, length of an object, ..., class, left, top, right, bottom"
         raise BadInput("not the labels of a detector", where=where, expected=expected, found=record.labels[:8])
-    objects = np.array(record.labels[header:], np.float64).reshape(-1, width)[:, :OBJECT_LABELS]
-    boxes = objects[:, 1:]
-    if (objects[:, 0] < 0).any() or (boxes < 0).any() or (boxes > 1).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
-        raise BadInput("an object has no box inside the image", where=where, found=objects.round(3).tolist()[:2])
-    image = cv2.resize(decode_rgb(record.image), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return Scene(np.asarray(image, np.uint8), objects)
+    objects = labels[header:].reshape(-1, width)[:, :OBJECT_LABELS].copy()
+    numbers, boxes = objects[:, 0], np.clip(objects[:, 1:], 0, 1)
+    if (numbers < 0).any() or (numbers % 1).any() or (boxes[:, :2] >= boxes[:, 2:]).any():
+        expected = "a class from 0, and left < right, top < bottom as shares of the image"
+        raise BadInput("an object has no box in the image", where=where, expected=expected, found=objects.round(3)[:2])
+    try:
+        pixels = decode_rgb(record.image)
+    except BadInput as error:
+        raise error.replaced(where=where) from error
+    return Scene(np.asarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8), objects)
 
 
 class SmallSSD(nn.Module):  # type: ignore[misc]
@@ -210,12 +227,15 @@ def main(
 ) -> None:
     """Train on train.rec, score test.rec (mAP at an overlap of 0.5) and draw what is found."""
     scenes, unseen = read_scenes(data / "train.rec"), read_scenes(data / "test.rec")
-    classes = 1 + max(int(scene.objects[:, 0].max()) for scene in (*scenes, *unseen) if len(scene.objects))
+    numbers = [int(number) for scene in (*scenes, *unseen) for number in scene.objects[:, 0]]
+    if not scenes or not numbers:
+        raise BadInput("nothing to train on: no record has an object", where=data / "train.rec")
+    make_folder(out)
+    classes = 1 + max(numbers)
     detector, losses = train_detector(scenes, classes, epochs, seed=seed)
     found = detector.detect([scene.image for scene in unseen])
     precision = mean_average_precision(found, [scene.objects for scene in unseen], classes)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(detector.network.state_dict(), out / "weights.safetensors")
+    files.write_whole(out / "weights.safetensors", save(detector.network.state_dict()))
     files.write_json(out / "figures.json", {"map": precision, "losses": losses, "scenes": len(unseen)})
     names = list(map(str, range(classes)))
     tiles = [draw_boxes(scene, own, names) for scene, own in zip(unseen[:12], found, strict=False)]
@@ -227,4 +247,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    execute(main)

@@ -18,13 +18,14 @@ import torch
 import typer
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Augmentation
 from imagenet_pipeline.drawing import contact_sheet, write_png
 from imagenet_pipeline.engines.pytorch.network import build
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.extras import execute, make_folder
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
@@ -196,8 +197,11 @@ def _squared_distances(first: NDArray[np.float64], second: NDArray[np.float64]) 
 def real_images(data: Path, side: int, batch_size: int, epochs: int, seed: int) -> Iterator[Any]:
     """Batches of the training images, [n, 3, side, side] in -1..1, in a new order in each epoch."""
     centre = Augmentation(crop="centre", flip=0.0)
-    with RecordSet.of(read_data_set(data), "train") as records:
-        loader = Loader(records, side, batch_size)
+    found = read_data_set(data)
+    with RecordSet.of(found, "train") as records:
+        loader = Loader(
+            records, side, batch_size, classes=len(found.classes), label_kind=found.classes.label_kind
+        )  # whose labels it does not look at
         for epoch in range(epochs):
             with loader.training(seed, epoch, centre) as batches:
                 for batch in batches:
@@ -231,13 +235,14 @@ def main(
     """Train a DCGAN on the training images of a data set, and draw what it makes."""
     game = image_game(size, seed)
     images = read_data_set(data).counts.get("train", 0)
+    make_folder(out)
     play(game, real_images(data, size, batch_size, epochs, seed), epochs * (images // batch_size))
-    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach() for name, tensor in game.generator.tensors.items()}
+    files.write_whole(out / "generator.safetensors", save(weights))
     write_png(sheet_of(game.sample(SHEET)), out / "made.png")
-    save_file({name: tensor.detach() for name, tensor in game.generator.tensors.items()}, out / "generator.safetensors")
     files.write_json(out / "losses.json", game.losses)
     print(f"{out / 'made.png'}: {SHEET} images after {len(game.losses):,} steps")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    execute(main)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from imagenet_pipeline import files
+from imagenet_pipeline.extras import execute
 from imagenet_pipeline.extras.boxes import overlaps
 from imagenet_pipeline.extras.detection import OBJECT_LABELS, SIDE, Scene
 from imagenet_pipeline.records import recordio
@@ -59,10 +60,9 @@ def main(
     seed: Annotated[int, typer.Option(min=0)] = 42,
 ) -> None:
     """Make record files of scenes whose labels are boxes."""
-    out.mkdir(parents=True, exist_ok=True)
     write_scenes(out, images, seed)
     print(f"{out}: {images:,} scenes to train on, {max(1, images // 4):,} to test")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    execute(main)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +29,10 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.evaluate import open_checkpoint
 from imagenet_pipeline.evaluation.features import own_network
 from imagenet_pipeline.evaluation.predict import read_naming_damage
-from imagenet_pipeline.loading.transforms import Pixels
+from imagenet_pipeline.extras import execute
+from imagenet_pipeline.loading.transforms import GREY, Pixels
 from imagenet_pipeline.networks.layers import Activation, Dense, Flatten, GlobalAveragePool, Sequential, walk
+from imagenet_pipeline.networks.shapes import parameters
 from imagenet_pipeline.networks.subnetwork import until
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.image import Rejected, average_areas
@@ -62,7 +65,7 @@ class Weights:
 
 
 class Features:
-    """What some layers of a network give for an image [1, 3, height, width] in 0..255."""
+    """What some layers of a network give for an image [1, 3, height, width] in 0..255, or for its grey."""
 
     def __init__(
         self, network: Sequential, values: Mapping[str, Any], mean: Sequence[float], std: Sequence[float],
@@ -73,21 +76,32 @@ class Features:
             until(network, path)  # which knows the nearest names
         last = max(paths, key=order.index)
         tensors = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in values.items()}
-        self._module = build(until(network, last), tensors).eval()
+        self._network, self._tensors = until(network, last), tensors
+        self._module = build(self._network, tensors).eval()
         self._mean, self._std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
+        self._grey = torch.from_numpy(GREY).float().view(1, -1, 1, 1) if len(mean) == 1 else None
         self._found: dict[str, Any] = {}
         for path in paths:
-            self._module.layers[path].register_forward_hook(self._keeper(path))
+            self._module.layers[path].register_forward_hook(partial(self._keep, path))
+
+    def require_taken(self, image: Any) -> None:
+        """Raise BadRecipe for an image of a size that the network does not take."""
+        advice = "take a run whose network takes images of any size, or layers before its dense ones"
+        try:
+            declared = parameters(self._network, (self._mean.numel(), *image.shape[2:]))
+        except BadRecipe as error:
+            raise error.replaced(advice=advice) from error
+        for name, parameter in declared.items():
+            if parameter.shape != tuple(self._tensors[name].shape):
+                raise BadRecipe("the network takes no image of {3}x{2}".format(*image.shape), where=name, advice=advice)
 
     def __call__(self, image: Any) -> dict[str, Any]:
-        self._module((image - self._mean) / self._std)
+        seen = image if self._grey is None else (image * self._grey).sum(1, keepdim=True)
+        self._module((seen - self._mean) / self._std)
         return dict(self._found)
 
-    def _keeper(self, path: str) -> Any:
-        def keep(module: Any, inputs: Any, output: Any) -> None:
-            self._found[path] = output
-
-        return keep
+    def _keep(self, path: str, module: Any, inputs: Any, output: Any) -> None:
+        self._found[path] = output
 
 
 def gram(features: Any) -> Any:
@@ -109,9 +123,15 @@ class StyleLoss:
         weights: Weights,
     ) -> None:  # fmt: skip
         self._features, self._weights, self._content_layer = features, weights, content_layer
+        for shown in (content, style):
+            features.require_taken(shown)
         with torch.no_grad():
             self._content = features(content)[content_layer]
             found = features(style)
+            for path in style_layers:
+                if found[path].dim() != 4:
+                    what, advice = "a layer's style is that of a map, and its output is a vector", "take one before it"
+                    raise BadRecipe(what, where=f"layer {path}", advice=advice)
             self._grams = {path: gram(found[path]) for path in style_layers}
 
     def __call__(self, image: Any) -> tuple[Any, Losses]:
@@ -136,7 +156,7 @@ def _relative(found: Any, wanted: Any) -> Any:
 
 def transfer(loss: StyleLoss, start: Any, steps: int, optimizer: str = "lbfgs") -> tuple[Any, list[Losses]]:
     """Change an image [1, 3, height, width], 0..255, step by step; gives the last and the losses before each step."""
-    image = start.clone().requires_grad_()
+    image = start.clone(memory_format=torch.contiguous_format).requires_grad_()  # which L-BFGS asks for
     rules = {
         "lbfgs": lambda: torch.optim.LBFGS(
             [image], lr=1.0, max_iter=1, max_eval=20, history_size=20, line_search_fn="strong_wolfe"
@@ -166,9 +186,14 @@ def transfer(loss: StyleLoss, start: Any, steps: int, optimizer: str = "lbfgs") 
 
 
 def default_layers(network: Sequential) -> list[str]:
-    """Activations at even distances, those behind the last map, as of dense layers, left out."""
+    """Activations at even distances, those behind the last map, as of dense layers, left out.
+
+    Raises BadRecipe where none is left.
+    """
     maps = list(takewhile(lambda item: not isinstance(item[1], Flatten | Dense | GlobalAveragePool), walk(network)))
     found = [path for path, layer in maps if isinstance(layer, Activation)]
+    if not found:
+        raise BadRecipe("the network has no activation of a map", where="--style-layers", advice="name other layers")
     return [found[at] for at in np.unique(np.linspace(0, len(found) - 1, STYLE_LAYERS).round().astype(int))]
 
 
@@ -210,7 +235,7 @@ def main(
     state = checkpoint.state
     network = own_network(state.network, len(state.classes))
     paths = style_layers.split(",") if style_layers else default_layers(network)
-    middle = content_layer or paths[-2 if len(paths) > 1 else -1]
+    middle = content_layer or paths[-2:][0]
     features = Features(network, checkpoint.weights, state.mean, state.std, list(dict.fromkeys([*paths, middle])))
     photo, painting = as_tensor(read_image(content, side)), as_tensor(read_image(style, side))
     loss = StyleLoss(features, photo, painting, middle, paths, Weights(1.0, style_weight, smoothness))
@@ -222,4 +247,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    execute(main)

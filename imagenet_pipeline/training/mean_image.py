@@ -7,6 +7,7 @@ mean.npy. The manifest itself stays as it is, since runs that have begun know th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import math
@@ -76,19 +77,20 @@ def stored_mean_image(data: DataSet, shape: tuple[int, ...], crop_fraction: floa
         size, crop, images, records, digest = (
             card[key] for key in ("size", "crop_fraction", "images", "records", "sha256")
         )
-    except (KeyError, TypeError) as error:
+        size, images = [int(side) for side in size], int(images)
+    except (KeyError, TypeError, ValueError) as error:
         raise Damaged("not the card of a mean image", where=card_path, advice=_AGAIN) from error
     if [3, *size] != [*shape] or crop != crop_fraction or records != data.digest:
         log.info("%s: the mean image of %s, crop %g, is not taken for %s, crop %g", path,
                  "x".join(map(str, size)), crop, "x".join(map(str, shape)), crop_fraction)  # fmt: skip
         return None
-    return MeanImage(path, _read(path, digest, shape), int(images), crop_fraction)
+    return MeanImage(path, _read(path, digest, shape), images, crop_fraction)
 
 
 def _read(path: Path, digest: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     with files.regular_file(path) as (stream, size):
         content = stream.read(size)
-    if files.sha256_of(path) != digest:
+    if hashlib.sha256(content).hexdigest() != digest:
         raise Damaged("the mean image has changed since it was written", where=path, advice=_AGAIN)
     try:
         pixels = np.load(io.BytesIO(content), allow_pickle=False)

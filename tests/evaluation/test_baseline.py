@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,10 @@ from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation import baseline as baselines
 from imagenet_pipeline.evaluation.baseline import Baseline, Pieces, run_baseline
 from imagenet_pipeline.evaluation.compare import Examination
+from imagenet_pipeline.record_builders import listing
+from imagenet_pipeline.records import lists
+from imagenet_pipeline.records.build import BuildOptions, build
+from imagenet_pipeline.records.classes import LabelKind
 from imagenet_pipeline.records.manifest import DataSet, read_data_set
 
 
@@ -49,17 +53,19 @@ def test_a_linear_model_is_scikit_learn_s_with_the_same_steps(digits: DataSet, t
     found = run_baseline(chosen, digits, "test", tmp_path).outcomes
     features, labels = whole(digits, "train", chosen)
     scaler = StandardScaler().fit(features)
-    known = SGDClassifier(
-        loss="log_loss", penalty="l1", alpha=1e-4, learning_rate="constant", eta0=0.01, random_state=3
-    )
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        return scaler.transform(rows) / np.sqrt(features.shape[1])
+
+    known = SGDClassifier(loss="log_loss", penalty="l1", alpha=1e-4, learning_rate="constant", eta0=0.1, random_state=3)
     for epoch in range(2):
         for number, start in enumerate(range(0, len(labels), baselines.PIECE_IMAGES)):
             rows = np.arange(start, min(start + baselines.PIECE_IMAGES, len(labels)))
             rows = rows[np.random.default_rng([3, epoch, number]).permutation(len(rows))]
-            known.partial_fit(scaler.transform(features[rows]), labels[rows], classes=np.arange(10))
+            known.partial_fit(read(features[rows]), labels[rows], classes=np.arange(10))
     test, truth = whole(digits, "test", chosen)
-    probabilities = known.predict_proba(scaler.transform(test))
-    assert found.rank1_right.mean() == pytest.approx((known.predict(scaler.transform(test)) == truth).mean(), abs=0.004)
+    probabilities = known.predict_proba(read(test))
+    assert found.rank1_right.mean() == pytest.approx((known.predict(read(test)) == truth).mean(), abs=0.004)
     np.testing.assert_allclose(found.losses, -np.log(probabilities[np.arange(len(truth)), truth]), rtol=2e-2, atol=1e-4)
 
 
@@ -134,7 +140,45 @@ def test_wrong_settings_are_a_line(digits: DataSet, tmp_path: Path) -> None:
         Baseline(features="hog", size=20)
     with pytest.raises(BadRecipe, match="no split 'nowhere'"):
         run_baseline(Baseline(), digits, "nowhere", tmp_path)
-    tags = dataclasses.replace(digits, classes=dataclasses.replace(digits.classes, label_kind="classes"))
-    with pytest.raises(BadInput, match="a baseline takes records of one class each; found labels that are several"):
-        run_baseline(Baseline(), tags, "test", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+@pytest.mark.parametrize("model", ["knn", "logistic"])
+def test_records_without_a_class_each_are_a_line(
+    kind: LabelKind, model: baselines.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"classes": [[0, 1], [1, 1], [1, 0], [0, 0]], "number": [[0.0], [1.0], [1.0], [0.0]]}[kind]
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), 20 * number, np.uint8))
+    lists.write_list(tmp_path / "x.lst", range(4), labels, [f"{number}.png" for number in range(4)])
+    plan = listing.plan(tmp_path / "x.lst", tmp_path, val_fraction=0.5, label_kind=kind)
+    build(plan, tmp_path / "set", BuildOptions(resize=0, workers=1))
+    with pytest.raises(BadInput, match="one class each"):
+        run_baseline(Baseline(model, size=8), read_data_set(tmp_path / "set"), "val", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "strength"), [("logistic", 0.0), ("svm", 0.0), ("sgd", -1.0), ("sgd", math.inf), ("knn", math.nan)]
+)
+def test_a_factor_of_the_penalty_that_is_none_is_a_line(model: baselines.Model, strength: float) -> None:
+    with pytest.raises(BadRecipe, match="--strength"):
+        Baseline(model, strength=strength)
+    assert Baseline("sgd", "none", strength=0.0).strength == 0
+
+
+def test_weights_that_grow_without_end_are_a_line(digits: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not finite"):
+        run_baseline(Baseline("svm", size=8, strength=1e30, epochs=1), digits, "test", tmp_path)
+
+
+def test_an_output_folder_that_is_a_file_is_a_line(digits: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(BadInput, match="cannot be written"):
+        run_baseline(Baseline(size=8, epochs=1), digits, "test", tmp_path / "out")
+
+
+def test_a_piece_of_large_images_is_no_larger_in_memory() -> None:
+    assert Baseline(size=32).piece_images == Baseline(size=128).piece_images == 1024
+    for size in (256, 512):
+        assert 3 * size**2 * Baseline(size=size).piece_images <= 2**26

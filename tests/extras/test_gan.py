@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -55,3 +56,16 @@ def test_generator_and_discriminator_fit_each_other(side: int) -> None:
 def test_a_side_that_doubling_does_not_make_is_a_line() -> None:
     with pytest.raises(BadRecipe, match="doubling"):
         gan.dcgan_generator(28)
+
+
+def test_images_whose_labels_are_numbers_will_do(tmp_path: Path) -> None:
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((9, 12, 3), 20 * number, np.uint8))
+    table = "\n".join(["image,age", *(f"{number}.png,{number + 0.5}" for number in range(4))])
+    (tmp_path / "ages.csv").write_text(table)
+    ip.build(
+        "csv", out=tmp_path / "set", csv_file=tmp_path / "ages.csv", root=tmp_path, image_column="image",
+        label_column="age", regression=True, val_fraction=0.0, workers=1,
+    )  # fmt: skip
+    (batch,) = gan.real_images(tmp_path / "set", 8, 4, 1, 0)
+    assert batch.shape == (4, 3, 8, 8)

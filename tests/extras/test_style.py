@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,9 +14,19 @@ pytest.importorskip("torch")
 import torch
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.extras.style import Features, StyleLoss, Weights, default_layers, gram, total_variation, transfer
+from imagenet_pipeline.extras.style import (
+    Features,
+    StyleLoss,
+    Weights,
+    as_tensor,
+    default_layers,
+    gram,
+    read_image,
+    total_variation,
+    transfer,
+)
 from imagenet_pipeline.networks.initial import initial_values
-from imagenet_pipeline.networks.layers import Sequential
+from imagenet_pipeline.networks.layers import Activation, Dense, Flatten, Sequential, stack
 from imagenet_pipeline.networks.minivggnet import minivggnet
 
 MEAN, STD = (120.0, 115.0, 100.0), (60.0, 58.0, 57.0)
@@ -43,6 +55,30 @@ def test_content_and_style_come_together(optimizer: str) -> None:
     assert found.min() >= 0
     assert found.max() <= 255
     assert found.shape == (1, 3, 40, 48)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_photo_as_it_is_read_begins(optimizer: str, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), image(0)[0].permute(1, 2, 0).round().byte().numpy())
+    start, paths = as_tensor(read_image(photo, 40)), default_layers(network())
+    loss = StyleLoss(features(paths), start, image(1), paths[-1], paths, Weights())
+    assert transfer(loss, start, 2, optimizer)[0].shape == start.shape
+
+
+def test_a_network_of_grey_images_looks_at_their_grey() -> None:
+    values = initial_values(network(), (1, 32, 32), "he", 0)
+    seen = Features(network(), values, (110.0,), (60.0,), ["block1.relu1"])
+    grey = (image(0) * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(1, 3, -1, -1)
+    torch.testing.assert_close(seen(image(0))["block1.relu1"], seen(grey)["block1.relu1"], rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_network_does_not_take_is_a_line() -> None:
+    for path, message in (("flatten", "that of a map"), ("dense", "takes no image of 48x40")):
+        with pytest.raises(BadRecipe, match=message):
+            StyleLoss(features([path]), image(0), image(1), path, [path], Weights())
+    with pytest.raises(BadRecipe, match="no activation of a map"):
+        default_layers(stack(flatten=Flatten(), dense=Dense(8), relu=Activation("relu"), classifier=Dense(2)))
 
 
 def test_an_image_has_no_loss_to_itself() -> None:

@@ -424,3 +424,8 @@ def test_the_mean_image_beside_the_records_is_taken_where_it_fits(
     made.path.write_bytes(made.path.read_bytes()[:-1] + b"!")
     with pytest.raises(Damaged, match=r"mean\.npy: the mean image has changed since it was written; make it again"):
         fitted(taken, data, SCALE, SHAPE)
+    card = json.loads((place / "mean_image.json").read_text())
+    for key, value in (("size", SIDE), ("size", ["x", 1]), ("images", "many")):
+        (place / "mean_image.json").write_text(json.dumps({**card, key: value}))
+        with pytest.raises(Damaged, match=r"mean_image\.json: not the card of a mean image"):
+            fitted(taken, data, SCALE, SHAPE)
