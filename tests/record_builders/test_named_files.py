@@ -107,6 +107,24 @@ def test_class_folders_are_cut_by_subject_too(written: Callable[..., Path]) -> N
     assert sum(map(len, people.values())) == len(set().union(*people.values())) == 30
 
 
+@pytest.mark.parametrize("builder", ["folder", "ckplus"])
+def test_nobody_is_in_train_val_and_elsewhere(builder: str, written: Callable[..., Path], tmp_path: Path) -> None:
+    names = [f"{emotion}/S{n:03d}_001_0000000{k}.png" for emotion in "ab" for n in range(40) for k in range(4)]
+    options = {"root": written(names), "train_val_fraction": 0.1}
+    options |= {"subject_from": r"^(S\d+)_"} if builder == "folder" else {}
+    plan = api.plan_of(builder, tmp_path / "out", options)
+    people = {split: {path[2:6] for path in images.paths} for split, images in plan.splits.items()}
+    assert people.keys() == {"train", "train_val", "val", "test"}
+    assert sum(map(len, people.values())) == len(set().union(*people.values())) == 40
+
+
+def test_somebody_in_two_folders_of_splits_is_told(written: Callable[..., Path]) -> None:
+    root = written([f"{split}/{kind}/{split[0]}{n}.png" for split in ("train", "val") for kind in "ab" for n in "12"])
+    assert folder.plan(root, subject_from=r"^([tv])").counts == {"train": 4, "val": 4}
+    with pytest.raises(BadInput, match=r"the same subject is in train and in val; .* found 1, 2"):
+        folder.plan(root, subject_from=r"(\d)")
+
+
 @pytest.mark.parametrize(
     ("names", "options", "kind", "line"),
     [
