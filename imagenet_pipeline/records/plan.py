@@ -160,6 +160,9 @@ def _check(name: str, images: Images, classes: ClassTable) -> None:
         raise BadInput(f"{name}: a path holds a tab or a line break, which a list cannot hold")
     if not joined.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in joined):
         raise BadInput(f"{name}: a path is not valid UTF-8")
+    limit_bytes = lists.PATH_LIMIT_BYTES
+    if any(len(path) > limit_bytes // 4 and len(path.encode()) > limit_bytes for path in images.paths):
+        raise BadInput(f"{name}: a path is too long for a list", expected=f"<= {limit_bytes:,} bytes")
 
 
 def _check_vectors(name: str, images: Images, classes: ClassTable) -> None:
