@@ -9,12 +9,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import logging
 import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +29,18 @@ from imagenet_pipeline.records import image
 from imagenet_pipeline.records.archives import ENDINGS
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
-from imagenet_pipeline.records.tar import members
+from imagenet_pipeline.records.tar import Member, members
 
 from .cutting import cut_shares, shares_of, usual_share
 
 FOLDER = "pictures"
 LIMIT_BYTES = 2**32
-"""Of what a packed file may hold: EMNIST's largest has 5.5e8."""
+"""The most that a packed file may hold: EMNIST's largest has 5.5e8."""
 _SOURCE = "source.json"
 _DEPTHS = ("*", "*/*", "*/*/*")
 _BLOCK_BYTES = 2**20
+
+log = logging.getLogger("imagenet_pipeline")
 
 Cut = tuple[float | None, int | None]
 """The size of a split that is cut out, as a share or as a number of images, where either is given."""
@@ -137,26 +141,38 @@ def plan_pictures(
 
 
 def _packed(parts: Mapping[str, Pictures], tar_file: Path) -> dict[str, Images]:
-    """The pictures as images in the tar, which is written unless it is there. Raises BadInput for one of others."""
+    """The pictures as images in the tar, which is written unless it is there whole. Raises BadInput for others'."""
     digest = hashlib.sha256()
     for name, part in parts.items():
         digest.update(f"{name} {part.pixels.shape}\0".encode())
         digest.update(np.ascontiguousarray(part.pixels).data)
     source = files.json_bytes({"pixels_sha256": digest.hexdigest()})
-    if not tar_file.exists():
+    total = sum(len(part.labels) for part in parts.values())
+    stored = _stored(source, tar_file) if tar_file.exists() else []
+    if len(stored) != total:
+        files.remove_left_parts([tar_file])
         _write(parts, source, tar_file)
+        stored = _stored(source, tar_file)
+    images, rest = {}, iter(stored)
+    for name, part in parts.items():
+        own = list(islice(rest, len(part.labels)))
+        paths = [f"{tar_file.name}/{member.name}" for member in own]
+        images[name] = Images(paths, part.labels, np.array([member.span for member in own], np.int64))
+    return images
+
+
+def _stored(source: bytes, tar_file: Path) -> list[Member]:
+    """The pictures in a tar; none where it is cut or damaged. Raises BadInput for those of another source."""
     with files.regular_file(tar_file) as (stream, size_bytes):
         read_at = partial(files.read_at, stream.fileno())
-        first, *others = members(read_at, (0, size_bytes), tar_file)
-        (offset, source_bytes), rest = first.span, iter(others)
-        if first.name != _SOURCE or read_at(source_bytes, offset) != source:
+        try:
+            first, *pictures = members(read_at, (0, size_bytes), tar_file)
+        except (BadInput, ValueError):  # ValueError: it has no members
+            log.warning("%s: cut or damaged: the pictures are packed again", tar_file)
+            return []
+        if first.name != _SOURCE or read_at(first.span[1], first.span[0]) != source:
             raise BadInput("the file holds pictures of another source", where=tar_file, advice="choose another --out")
-    images = {}
-    for name, part in parts.items():
-        stored = [next(rest) for _ in range(len(part.labels))]
-        paths = [f"{tar_file.name}/{member.name}" for member in stored]
-        images[name] = Images(paths, part.labels, np.array([member.span for member in stored], np.int64))
-    return images
+    return pictures
 
 
 def _write(parts: Mapping[str, Pictures], source: bytes, tar_file: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from imagenet_pipeline import api
+from imagenet_pipeline import api, files
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.record_builders import cifar, mnist
 from imagenet_pipeline.records.image import decode_rgb
@@ -121,6 +121,13 @@ def test_emnist_is_turned_and_named_by_its_mapping(tmp_path: Path) -> None:
         mnist.plan(root, tmp_path / "out", "emnist-leters")
 
 
+@pytest.mark.parametrize("line", [b"", b"0", b"0 99999999999", b"0 10", b"0 x", b"\xff"])
+def test_a_mapping_that_says_nothing_of_a_class_leaves_its_number(line: bytes, tmp_path: Path) -> None:
+    contents = set_of("emnist-letters-train") | {"emnist-letters-mapping.txt": line + b"\n1 66 98\n2 67\n3 68\n"}
+    plan = mnist.plan(write(tmp_path / "in", contents), tmp_path / "out")
+    assert plan.classes.names == ("0", "Bb", "C", "D")
+
+
 def test_labels_may_have_gaps_and_names(tmp_path: Path) -> None:
     contents = set_of("train") | {"train-labels-idx1-ubyte": idx(NUMBERS * 3 + 1)}
     root = write(tmp_path / "in", contents)
@@ -140,6 +147,19 @@ def test_pictures_are_packed_once_and_of_one_source(tmp_path: Path) -> None:
     other = write(tmp_path / "other", set_of("train") | {"train-images-idx3-ubyte": idx(255 - DIGITS)})
     with pytest.raises(BadInput, match=r"mnist\.tar: the file holds pictures of another source; choose another --out"):
         mnist.plan(other, tmp_path / "out")
+
+
+@pytest.mark.parametrize("left", [0, 1024, 2048, 5000, 5120])
+def test_damaged_pictures_are_packed_again(left: int, tmp_path: Path) -> None:
+    root = write(tmp_path / "in", set_of("train"))
+    tar = mnist.plan(root, tmp_path / "out").root / "mnist.tar"
+    whole = tar.read_bytes()
+    for end in (b"", bytes(1024)):
+        tar.write_bytes(whole[:left] + end)
+        (tar.parent / f".{tar.name}{files.PART_MARK}{2**22 + 1}-0").touch()  # of a killed build: no such process
+        assert mnist.plan(root, tmp_path / "out").counts == {"train": 32, "val": 4, "test": 4}
+        assert tar.read_bytes() == whole
+        assert list(tar.parent.iterdir()) == [tar]
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
