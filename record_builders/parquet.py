@@ -106,7 +106,10 @@ def _opened(path: Path) -> Iterator[Any]:
         advice = "pip install 'imagenet-pipeline[parquet]'"
         raise BadRecipe(f"pyarrow cannot be imported ({error})", where="build parquet", advice=advice) from error
     try:
-        with files.regular_file(path) as (stream, _), parquet.ParquetFile(stream) as table:
+        with (
+            files.regular_file(path) as (stream, _),
+            parquet.ParquetFile(stream, page_checksum_verification=True) as table,
+        ):
             yield table
     except (pyarrow.ArrowException, OSError, EOFError, ValueError, KeyError) as error:
         raise BadInput(f"cannot be read as parquet ({str(error)[:200]})", where=path) from error

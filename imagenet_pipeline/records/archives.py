@@ -42,7 +42,7 @@ _OPENERS: Mapping[bytes, Callable[[BinaryIO], Any]] = {
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
-"""What opens a compressed file, by its first bytes."""
+"""The opener of a compressed file, by its first bytes."""
 _DECOMPRESSION_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, MemoryError)
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError, EOFError, OverflowError)
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -161,6 +161,8 @@ def blocks(read_at: ReadAt, span: MemberSpan) -> Iterator[bytes]:
         done += len(block)
         for part in _inflated(inflater, block, inflated_bytes) if inflater else (block,):
             made += len(part)
+            if made > (inflated_bytes or size_bytes):
+                raise BadMember("is damaged")
             found = zlib.crc32(part, found) if checksum >= 0 else 0
             yield part
     if made != (inflated_bytes or size_bytes) or (checksum >= 0 and found != checksum):

@@ -10,16 +10,18 @@ import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import archives
-from imagenet_pipeline.records.archives import Archive, is_archive, open_archive
+from imagenet_pipeline.records.archives import Archive, BadMember, blocks, is_archive, open_archive
 
 NAMES = st.lists(st.text("abcxyzäß. -", min_size=1, max_size=6), min_size=1, max_size=3).map("/".join)
 CONTENTS = st.dictionaries(NAMES, st.binary(max_size=3000).map(lambda part: part * 3), min_size=1, max_size=6)
@@ -208,6 +210,16 @@ def test_a_member_that_says_less_than_it_holds_is_damaged(tmp_path: Path) -> Non
     (tmp_path / "x.zip").write_bytes(false)
     with pytest.raises(BadInput, match="the member is damaged; found 'zeros"):
         content(open_archive(tmp_path / "x.zip"), "zeros.txt")
+
+
+def test_no_more_is_inflated_than_a_member_says_it_holds() -> None:
+    packed = zlib.compress(np.random.default_rng(0).bytes(2**23), wbits=-15)
+
+    def read_at(size_bytes: int, offset: int) -> bytes:
+        return packed[offset : offset + size_bytes]
+
+    with pytest.raises(BadMember, match="is damaged"):
+        next(blocks(read_at, (0, len(packed), 100, -1)))
 
 
 def test_members_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
