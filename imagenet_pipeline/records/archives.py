@@ -51,7 +51,7 @@ _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
 _ENCRYPTED, _IN_UTF8 = 1, 0x800
 _DRIVE = re.compile(r"[A-Za-z]:")
 _BLOCK_BYTES = 2**20
-_NAME_LIMIT_BYTES = 255
+_NAME_LIMIT_BYTES, _DEPTH_LIMIT = 255, 100
 _SHOWN = 80
 
 
@@ -221,6 +221,8 @@ def _checked_name(given: str, where: Path) -> str:
         fault = "leads out of the folder by '..'"
     elif "\0" in given or any(len(part.encode(errors="surrogatepass")) > _NAME_LIMIT_BYTES for part in parts):
         fault = "has a name that no folder can hold"
+    elif len(parts) > _DEPTH_LIMIT:
+        fault = f"lies in more than {_DEPTH_LIMIT} folders"
     if fault:
         shown = repr(given[:_SHOWN])
         raise BadInput(f"a member of the archive {fault}", where=where, found=shown, advice="it is not unpacked")
@@ -316,6 +318,8 @@ def _fault_of(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return f"is no plain file ({'a symbolic link' if kind == stat.S_IFLNK else 'a device or a pipe'})"
+    if "\0" in info.orig_filename:
+        return "has a name that no folder can hold"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted: unpack it with its password"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
