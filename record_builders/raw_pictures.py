@@ -14,9 +14,8 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ from .cutting import cut_shares, shares_of, usual_share
 FOLDER = "pictures"
 LIMIT_BYTES = 2**32
 """The most that a packed file may hold: EMNIST's largest has 5.5e8."""
-_SOURCE = "source.json"
+_SOURCE, _MEMBER = "source.json", "{}/{:06d}.png"
 _DEPTHS = ("*", "*/*", "*/*/*")
 _BLOCK_BYTES = 2**20
 
@@ -119,7 +118,8 @@ def plan_pictures(
 ) -> Plan:
     """Pack the pictures of `train`, and of `test` where it has its own, into `out` and plan them.
 
-    `cuts` has the splits to cut out of train, by default a tenth each. Raises BadInput where they cannot be.
+    `cuts` has the splits to cut out of train, by default a tenth each. Raises BadInput where they cannot be, before
+    anything is written.
     """
     asked = {split: cut for split, cut in cuts.items() if split not in parts}
     for split in parts:
@@ -129,19 +129,34 @@ def plan_pictures(
     if len(np.unique(labels)) < 2:
         raise BadInput("all pictures have one label", where=builder, expected="two or more classes")
     folder = Path(out) / FOLDER
-    images = _packed(parts, folder / f"{builder}.tar")
+    images = _numbered(parts, f"{builder}.tar")
     train = images.pop("train")
     shares = shares_of(len(train), asked, usual_share(train, len(classes)))
+    splits = {**cut_shares(train, shares, seed), **images}
+    spans = _packed(parts, folder / f"{builder}.tar")
     return Plan(
         root=folder,
-        splits={**cut_shares(train, shares, seed), **images},
+        splits={name: replace(chosen, spans=spans[chosen.spans].reshape(-1, 2)) for name, chosen in splits.items()},
         classes=classes,
         source={"builder": builder, "seed": seed, "fractions": shares},
     )
 
 
-def _packed(parts: Mapping[str, Pictures], tar_file: Path) -> dict[str, Images]:
-    """The pictures as images in the tar, which is written unless it is there whole. Raises BadInput for others'."""
+def _numbered(parts: Mapping[str, Pictures], tar_name: str) -> dict[str, Images]:
+    """The pictures as images in the tar, with their numbers in it in place of spans."""
+    images, first = {}, 0
+    for name, part in parts.items():
+        paths = [f"{tar_name}/{_MEMBER.format(name, number)}" for number in range(len(part.labels))]
+        images[name] = Images(paths, part.labels, np.arange(first, first + len(paths)))
+        first += len(paths)
+    return images
+
+
+def _packed(parts: Mapping[str, Pictures], tar_file: Path) -> NDArray[np.int64]:
+    """The spans [n, 2] of the pictures in the tar, which is written unless it is there whole.
+
+    Raises BadInput where it is of others.
+    """
     digest = hashlib.sha256()
     for name, part in parts.items():
         digest.update(f"{name} {part.pixels.shape}\0".encode())
@@ -153,12 +168,7 @@ def _packed(parts: Mapping[str, Pictures], tar_file: Path) -> dict[str, Images]:
         files.remove_left_parts([tar_file])
         _write(parts, source, tar_file)
         stored = _stored(source, tar_file)
-    images, rest = {}, iter(stored)
-    for name, part in parts.items():
-        own = list(islice(rest, len(part.labels)))
-        paths = [f"{tar_file.name}/{member.name}" for member in own]
-        images[name] = Images(paths, part.labels, np.array([member.span for member in own], np.int64))
-    return images
+    return np.array([member.span for member in stored], np.int64)
 
 
 def _stored(source: bytes, tar_file: Path) -> list[Member]:
@@ -185,7 +195,7 @@ def _write(parts: Mapping[str, Pictures], source: bytes, tar_file: Path) -> None
         _add(tar, _SOURCE, source)
         for name, part in parts.items():
             for number, pixels in enumerate(part.pixels):
-                _add(tar, f"{name}/{number:06d}.png", image.encode_png(np.ascontiguousarray(pixels)))
+                _add(tar, _MEMBER.format(name, number), image.encode_png(np.ascontiguousarray(pixels)))
                 done += 1
                 bar.show(done, total)
 

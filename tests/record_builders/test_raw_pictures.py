@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from imagenet_pipeline import api, files
+from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.record_builders import cifar, mnist
 from imagenet_pipeline.records.image import decode_rgb
@@ -104,7 +105,10 @@ def test_a_file_by_itself_is_cut(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="--val-fraction and --val-images are both given"):
         mnist.plan(root, tmp_path / "out", val_images=8, val_fraction=0.1)
     with pytest.raises(BadInput, match=r"--test-images is out of range; expected 0\.\.39; found 40"):
-        mnist.plan(root, tmp_path / "out", test_images=40)
+        mnist.plan(root, tmp_path / "other", test_images=40)
+    with pytest.raises(BadInput, match="the fractions leave nothing to train on"):
+        mnist.plan(root, tmp_path / "other", val_fraction=0.5, test_fraction=0.5)
+    assert not (tmp_path / "other").exists()
 
 
 def test_emnist_is_turned_and_named_by_its_mapping(tmp_path: Path) -> None:
@@ -338,9 +342,18 @@ def test_labels_that_cifar_10_has_not(tmp_path: Path) -> None:
         cifar.plan(write(tmp_path / "in", binary_ten()), tmp_path / "out", "coarse")
 
 
-def test_records_are_built_once_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from imagenet_pipeline.cli import main
+def test_lists_for_an_address_are_refused_before_pictures_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IMAGENET_PIPELINE_CACHE", str(tmp_path / "cache"))
+    root = write(tmp_path / "in", set_of("train"))
+    with pytest.raises(SystemExit):
+        main(["build", "mnist", "--root", str(root), "--out", f"file://{tmp_path}/out", "--lists-only"])
+    assert "--lists-only is for a folder of this machine" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
+
+def test_records_are_built_once_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*words: object) -> str:
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
