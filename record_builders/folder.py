@@ -106,7 +106,7 @@ def plan(
 
 
 def _subjects(splits: Mapping[str, Images], expression: Expression, root: Path) -> dict[str, str]:
-    """Who is shown in each image of all splits, by its path."""
+    """The subject of each image of all splits, by its path."""
     paths = [path for images in splits.values() for path in images.paths]
     return dict(zip(paths, subjects_of(paths, expression, root), strict=True))
 

@@ -137,7 +137,7 @@ def _columns(
 
 
 def _said(schema: Any) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's library noted of each column; nothing where the file is of others."""
+    """The notes of Hugging Face's library on each column; nothing where the file is of others."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

@@ -109,7 +109,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 }
 """The options that builders share: annotation and default."""
 _SAID = ("train_val_fraction", "executor", "lists_only", "as_json")
-"""Those that say nothing of how images are stored."""
+"""Shared options that say nothing of how images are stored."""
 
 
 def taking_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

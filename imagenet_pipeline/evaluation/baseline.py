@@ -45,9 +45,9 @@ Rows = npt.NDArray[np.float32]
 PIECE_IMAGES = 1024
 CELL_PIXELS, BLOCK_PIXELS, DIRECTIONS = 8, 16, 9
 COLOUR_BINS = (8, 8, 8)
-"""Of hue, saturation and value."""
+"""Bins of hue, saturation and value."""
 SHARE_OF_MEMORY = 0.5
-"""Of what is free, that features may take."""
+"""Share of the free memory that features may take."""
 
 
 @dataclass(frozen=True)
