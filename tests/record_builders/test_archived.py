@@ -187,6 +187,20 @@ def test_lists_count_from_the_archive_or_from_its_folder(tmp_path: Path, content
     assert "file is missing" in (tmp_path / "out 0" / "rejects.csv").read_text()
 
 
+def test_tables_count_from_the_archive_or_from_its_folder(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    photos = {name: content for name, content in contents.items() if name.endswith(".jpg")}
+    root = pack(tmp_path / "x.zip", photos, "train/")
+    options = {"root": root, "csv_file": tmp_path / "x.csv", "image_column": "id", "label_column": "kind"}
+    for top in ("train/", ""):
+        (tmp_path / "x.csv").write_text("".join(["id,kind\n", *(f"{top}{name},{name[:3]}\n" for name in photos)]))
+        plan = api.plan_of("csv", tmp_path / "out", options)
+        assert plan.counts == {"train": 28, "val": 4, "test": 4}
+        first, span = plan.splits["train"].paths[0], plan.splits["train"].spans[0]  # type: ignore[index]
+        assert first.startswith(top)
+        with archives_module.open_archive(root)._reading() as read_at:
+            assert b"".join(archives_module.blocks(read_at, span.tolist())) == photos[first.removeprefix("train/")]
+
+
 def test_imagenet_in_a_zip(tmp_path: Path, kaggle: Path, archives: Path) -> None:
     options = {"test_images": 0}
     for root in (kaggle, archives):
