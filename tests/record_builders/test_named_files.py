@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from imagenet_pipeline import api
 from imagenet_pipeline.errors import BadInput, BadRecipe, PipelineError
-from imagenet_pipeline.record_builders import folder
+from imagenet_pipeline.record_builders import folder, named_files
 from imagenet_pipeline.records.image import encode_jpeg
 from imagenet_pipeline.records.plan import Plan
 
@@ -116,6 +117,19 @@ def test_nobody_is_in_train_val_and_elsewhere(builder: str, written: Callable[..
     people = {split: {path[2:6] for path in images.paths} for split, images in plan.splits.items()}
     assert people.keys() == {"train", "train_val", "val", "test"}
     assert sum(map(len, people.values())) == len(set().union(*people.values())) == 40
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here")
+def test_an_expression_that_takes_for_ever_is_told(
+    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named_files, "LONGEST_SECONDS", 0.1)
+    root = written([*PETS, "cat " + "a" * 100 + ".png"])
+    with pytest.raises(BadRecipe, match=r"--label-from: the expression takes too long; .*found cat aaa"):
+        folder.plan(root, label_from=r"^(\w+)(\s?\w+)*\.jpg$")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert folder.plan(root, label_from="^(cat|dog)").classes.ids == ("cat", "dog")
 
 
 def test_somebody_in_two_folders_of_splits_is_told(written: Callable[..., Path]) -> None:
