@@ -310,6 +310,10 @@ class Evil:
         ({"train.bin": b"\x14\x00" + bytes(3072)}, r"out of range; expected 0\.\.19; found 20 in row 0"),
         ({"batches.meta.txt": b""}, "there are no batches of pictures"),
         (
+            {f"data_batch_{n}.bin": bytes(3073) for n in (1, 2, 4)},
+            r"data_batch_4\.bin: a batch is missing before this one; found data_batch_1\.bin, data_batch_2",
+        ),
+        (
             binary_ten() | {"batches.meta.txt": b"cat\ndog\n"},
             "does not name the classes; expected the names of 10 class",
         ),
