@@ -7,8 +7,9 @@ same data set.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ def planned(
 ) -> Plan:
     """Have a builder make its plan with these options; of a `root` that is an archive, from what it would unpack to.
 
-    A root may be a folder in an archive, "photos.zip/train"; an archive of a single folder is that folder. `place` is
-    the folder of the data set. For a builder that `looks_into_photos` they are unpacked while it plans. Raises BadInput
-    as `open_archive`, and as the builder does, the archive named in place of the folder; BadRecipe, with `where`, for a
-    builder that returns no plan.
+    A root may be a folder in an archive, "photos.zip/train"; an archive of a single folder is that folder, or else the
+    folder above it, which a table's paths may count from. `place` is the folder of the data set. For a builder that
+    `looks_into_photos` they are unpacked while it plans. Raises BadInput as `open_archive`, and as the builder does,
+    the archive named in place of the folder; BadRecipe, with `where`, for a builder that returns no plan.
     """
     root = options.get("root")
     root = Path(root) if isinstance(root, str | os.PathLike) else Path()
@@ -44,9 +45,9 @@ def planned(
     with files.part_folder(place) as part:
         folder = part / path.name
         _lay_out(archive, folder, looks_into_photos)
-        top = _top(archive, root.relative_to(path).as_posix())
+        tops = _tops(archive, root.relative_to(path).as_posix())
         try:
-            plan = _plan_by(builder, {**options, "root": folder / top}, where)
+            plan = _plan_of_first(builder, [{**options, "root": folder / top} for top in tops], where)
         except PipelineError as error:
             raise _about(error, str(folder), str(path)) from error
         below = Path(os.path.relpath(os.path.realpath(plan.root), os.path.realpath(folder)))
@@ -68,6 +69,18 @@ def _lay_out(archive: Archive, folder: Path, with_photos: bool) -> None:
         archive.extract(others, folder)
 
 
+def _plan_of_first(builder: Callable[..., Plan], alternatives: Sequence[Mapping[str, Any]], where: str) -> Plan:
+    """The plan of the first options that make one. Raises as with the very first where none do."""
+    first, *others = alternatives
+    try:
+        return _plan_by(builder, first, where)
+    except BadInput:
+        for options in others:
+            with contextlib.suppress(PipelineError):
+                return _plan_by(builder, options, where)
+        raise
+
+
 def _plan_by(builder: Callable[..., Plan], options: Mapping[str, Any], where: str) -> Plan:
     plan = builder(**options)
     if not isinstance(plan, Plan):
@@ -83,16 +96,16 @@ def _archive_of(root: Path) -> Path | None:
     return next((above for above in root.parents if above.is_file() and is_archive(above)), None)
 
 
-def _top(archive: Archive, inner: str) -> str:
-    """The folder in an archive to plan from: the one asked for, or else the one that holds all the rest."""
+def _tops(archive: Archive, inner: str) -> list[str]:
+    """The folders in an archive to plan from, the likeliest first: that asked for, or that which holds all the rest."""
     if inner != ".":
         if inner not in archive.folders:
             found = first_few(sorted(name for name in archive.folders if "/" not in name))
             raise BadInput("no such folder in the archive", where=archive.path / inner, found=found)
-        return inner
+        return [inner]
     tops = {name.partition("/")[0] for name in (*archive.members, *archive.folders)}
     only = next(iter(tops))
-    return only if len(tops) == 1 and only in archive.folders else ""
+    return [only, ""] if len(tops) == 1 and only in archive.folders else [""]
 
 
 def _in_place(plan: Plan, archive: Archive, below: str) -> Plan:

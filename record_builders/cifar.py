@@ -121,7 +121,11 @@ def _form_of(sources: Sources) -> tuple[_Form, list[str]]:
         what = "the files are of several data sets" if found else "there are no batches of pictures"
         shown = ", ".join(found) or ", ".join(sources.places)
         raise BadInput(what, where=sources.root, expected=_USUAL, found=shown)
-    return next(iter(found.values()))
+    form, trains = next(iter(found.values()))
+    for number, name in enumerate(trains, 1):
+        if name != re.sub(r"_\d", f"_{number}", name):
+            raise BadInput("a batch is missing before this one", where=sources.where(name), found=", ".join(trains))
+    return form, trains
 
 
 def _rows(form: _Form, content: bytes, where: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

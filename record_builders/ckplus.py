@@ -60,7 +60,8 @@ def plan(
     faces, fractions = whole.splits["train"], {"val": val_fraction, "test": test_fraction}
     subjects = [_match(path, root)[1].upper() for path in faces.paths]
     splits = cut_subjects(faces, subjects, fractions, seed, whole.classes.ids)
-    return replace(whole, splits=splits, source={"builder": "ckplus", "seed": seed, "fractions": fractions})
+    source = {"builder": "ckplus", "seed": seed, "fractions": fractions}
+    return replace(whole, splits=splits, source=source, subjects=dict(zip(faces.paths, subjects, strict=True)))
 
 
 def _in_folders(root: Path, seed: int) -> Plan:

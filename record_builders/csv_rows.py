@@ -15,7 +15,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, did_you_mean
 
 SEPARATORS = ",;\t|"
-_HEADER_LIMIT = 65_536
+_HEADER_LIMIT = 2**22
 _UNPACKERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 
 Row = dict[str, str]
@@ -34,6 +34,8 @@ def rows_of(path: Path, columns: Sequence[str], others: Sequence[str] = ()) -> I
             # Excel and Notepad begin a file with a byte order mark.
             text = io.TextIOWrapper(unpacker(stream) if unpacker else stream, encoding="utf-8-sig", newline="")
             header = text.readline(_HEADER_LIMIT)
+            if len(header) == _HEADER_LIMIT:
+                raise BadInput("the header is too long", where=path, expected=f"fewer than {_HEADER_LIMIT:,} letters")
             separator = max(SEPARATORS, key=header.count)
             names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
             places = _places([name.strip() for name in names], columns, others, path)
@@ -46,7 +48,9 @@ def rows_of(path: Path, columns: Sequence[str], others: Sequence[str] = ()) -> I
                     expected = f"{len(names)} fields"
                     raise BadInput("the row is malformed", where=line_of(path, line), expected=expected)
     except (csv.Error, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise BadInput(f"the file is damaged, or no CSV ({error})", where=f"{path}, after line {line}") from error
+        advice = "save it as CSV in UTF-8" if isinstance(error, UnicodeDecodeError) else None
+        what, where = f"the file is damaged, or no CSV ({error})", f"{path}, after line {line}"
+        raise BadInput(what, where=where, advice=advice) from error
 
 
 def line_of(path: Path, line: int) -> str:

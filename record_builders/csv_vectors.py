@@ -18,6 +18,7 @@ from .csv_rows import line_of
 Vectors = tuple[ClassTable, NDArray[np.float32]]
 Fields = Sequence[tuple[str, ...]]
 """The fields of the columns of labels, by row."""
+_LARGEST = float(np.finfo(np.float32).max)
 _FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 
 
@@ -27,11 +28,12 @@ def numbers_in(path: Path, columns: Sequence[str], rows: Fields, lines: Sequence
     for at, (fields, line) in enumerate(zip(rows, lines, strict=True)):
         for column, (name, field) in enumerate(zip(columns, fields, strict=True)):
             try:
-                labels[at, column] = float(field)
-            except (ValueError, OverflowError):
-                labels[at, column] = np.nan
-            if not np.isfinite(labels[at, column]):
+                number = float(field)
+            except ValueError:
+                number = np.nan
+            if not abs(number) <= _LARGEST:
                 raise BadInput(f"{name} is no number", where=line_of(path, line), found=ascii(field[:40]))
+            labels[at, column] = number
     return ClassTable("list", tuple(columns), tuple(columns), "number"), labels
 
 
@@ -60,5 +62,8 @@ def classes_between(separator: str, rows: Fields, path: Path, classes: Path | No
     if unprintable is not None:
         raise BadInput("a label cannot be printed", where=path, found=ascii(unprintable[:80]))
     table = ClassTable("list", tuple(ids), tuple(names_of(ids, classes) if classes else ids))
-    labels = np.array([[name in shown for name in ids] for shown in chosen], np.float32)
+    column = {name: place for place, name in enumerate(ids)}
+    labels = np.zeros((len(rows), len(ids)), np.float32)
+    for at, words in enumerate(chosen):
+        labels[at, [column[word] for word in words]] = 1
     return replace(table, label_kind="classes"), labels

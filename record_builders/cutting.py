@@ -158,15 +158,27 @@ def cut_shares(images: Images, shares: Mapping[str, Share], seed: int) -> dict[s
 def with_train_val(plan: Plan, fraction: float) -> Plan:
     """The plan with a share of train cut out as train_val, each class in proportion, by the seed of the plan's cuts.
 
-    Raises BadInput for a share that leaves nothing, and where train is too small for it.
+    Where the plan keeps subjects apart, whole subjects are cut out. Raises BadInput for a share that leaves nothing,
+    where train is too small for it, or there is none, and where the plan has a train_val already.
     """
+    from imagenet_pipeline.records.foreign import RecordsPlan
+
     if not 0 < fraction < 1:
         what, where = "the share leaves nothing to train on", "--train-val-fraction"
         raise BadInput(what, where=where, expected="above 0, below 1", found=fraction)
+    if isinstance(plan, RecordsPlan) or "train" not in plan.splits or "train_val" in plan.splits:
+        what = "no train_val can be cut out"
+        found = "record files, which stay as they are" if isinstance(plan, RecordsPlan) else ", ".join(plan.splits)
+        raise BadInput(what, where="--train-val-fraction", expected="images of train, and no train_val", found=found)
     train, seed = plan.splits["train"], int(plan.source.get("seed", 42))
-    rest, chosen = cut(train, max(1, round(len(train) * fraction)), seed, "--train-val-fraction 0")
+    if plan.subjects:
+        subjects = [plan.subjects[path] for path in train.paths]
+        made = cut_subjects(train, subjects, {"train_val": fraction}, seed, plan.classes.ids)
+    else:
+        rest, chosen = cut(train, max(1, round(len(train) * fraction)), seed, "--train-val-fraction 0")
+        made = {"train": rest, "train_val": chosen}
     source = {**plan.source, "train_val_fraction": fraction}
-    return replace(plan, splits={**plan.splits, "train": rest, "train_val": chosen}, source=source)
+    return replace(plan, splits={**plan.splits, **made}, source=source)
 
 
 def cut_subjects(

@@ -78,7 +78,8 @@ def plan(
         --out output/jaffe
 
     Raises BadInput where a class is empty, has no name in `classes`, or is in val or test but not in train; where
-    classes look like splits; where there is a single class; where an image is in two classes or splits.
+    classes look like splits; where there is a single class; where an image is in two classes or splits, or a subject in
+    two splits.
     """
     if label_from is None:
         layout = find_layout(root, follow, leave_out)
@@ -91,7 +92,8 @@ def plan(
     splits = {split: _as_images(layout, split, found) for split in layout.tops}
     source: dict[str, Any] = {"builder": "folder", "seed": seed}
     fractions = {"val": val_fraction, "test": test_fraction}
-    splits |= _cut(layout, splits["train"], fractions, subject_from, source)
+    subjects = {} if subject_from is None else _subjects(splits, Expression(subject_from, "subject"), root)
+    splits |= _cut(layout, splits["train"], fractions, subjects, source)
     return Plan(
         root=root,
         splits=splits,
@@ -99,14 +101,21 @@ def plan(
         source=source,
         follow_links=follow,
         walked=True,
+        subjects=subjects,
     )
+
+
+def _subjects(splits: Mapping[str, Images], expression: Expression, root: Path) -> dict[str, str]:
+    """The subject of each image of all splits, by its path."""
+    paths = [path for images in splits.values() for path in images.paths]
+    return dict(zip(paths, subjects_of(paths, expression, root), strict=True))
 
 
 def _cut(
     layout: Layout,
     train: Images,
     fractions: Mapping[str, float | None],
-    subject_from: str | None,
+    subjects: Mapping[str, str],
     source: dict[str, Any],
 ) -> dict[str, Images]:
     """Cut the splits that have no folder out of train, which is shuffled; the shares are noted in `source`."""
@@ -115,10 +124,9 @@ def _cut(
             raise BadInput(f"the {split} folder exists: no {split} split is cut out of train", where=top)
     wanted = {split: fraction for split, fraction in fractions.items() if split not in layout.tops}
     root, seed = layout.tree.root, source["seed"]
-    if subject_from is not None:
-        subjects = subjects_of(train.paths, Expression(subject_from, "subject"), root)
+    if subjects:
         source |= {"fractions": _shares(wanted, 0.0 if layout.divided else USUAL_FRACTION), "subjects": True}
-        cut = cut_subjects(train, subjects, source["fractions"], seed, layout.ids)
+        cut = cut_subjects(train, [subjects[path] for path in train.paths], source["fractions"], seed, layout.ids)
         return {**cut, "train": shuffled(cut["train"], seed)}
     usual = 0.0 if layout.divided else usual_share(len(train), len(layout.ids))
     source["fractions"] = shares = _shares(wanted, usual)

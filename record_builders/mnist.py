@@ -147,7 +147,9 @@ def _classes(numbers: list[int], classes: Path | None, mapping: bytes | None) ->
         return classes_of_labels(numbers, classes)
     ids = tuple(map(str, numbers))
     letters: dict[str, str] = {}
-    for line in (mapping or b"").decode("ascii", "replace").splitlines():
-        number, *codes = line.split()
-        letters[number] = "".join(chr(int(code)) for code in codes if code.isdigit())
-    return ClassTable("list", ids, tuple(letters.get(number, number) for number in ids)), numbers
+    for line in (mapping or b"").splitlines():
+        number, *codes = line.decode("ascii", "replace").split() or [""]
+        # Upper case and lower, as two codes, where they are one class.
+        letters[number] = "".join(chr(int(code)) for code in codes if code.isdigit() and len(code) < 4)
+    names = [name if (name := letters.get(number, "")) and name.isprintable() else number for number in ids]
+    return ClassTable("list", ids, tuple(names)), numbers

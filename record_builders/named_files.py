@@ -7,7 +7,10 @@ group of that name, or else its first: '^(cat|dog)\\.', '^(?P<split>[a-z]+)_(?P<
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
@@ -15,6 +18,7 @@ from imagenet_pipeline.records.image_files import ImageTree
 
 from .split_folders import USUAL_NAMES, split_called, split_folders
 
+LONGEST_SECONDS = 10.0
 OTHER_NAMES = "names that are not so"
 
 Found = dict[tuple[str, str], list[str]]
@@ -26,7 +30,7 @@ class Expression:
 
     def __init__(self, text: str, what: str) -> None:
         """Raises BadRecipe for a text that is no regular expression, or one without a group."""
-        where = f"--{what}-from"
+        self._where = where = f"--{what}-from"
         try:
             self._pattern = re.compile(text)
         except (re.error, OverflowError, RecursionError) as error:
@@ -47,8 +51,32 @@ class Expression:
         return self._read(path, "split")
 
     def _read(self, path: str, group: int | str) -> str:
-        match = self._pattern.search(path if "/" in self.text else path.rpartition("/")[2])
+        with _in_time(self._where, path):
+            match = self._pattern.search(path if "/" in self.text else path.rpartition("/")[2])
         return (match[group] or "") if match else ""
+
+
+@contextmanager
+def _in_time(where: str, path: str) -> Iterator[None]:
+    """End a search that has taken LONGEST_SECONDS: what repeats within repeats may take longer than the sun lasts.
+
+    The search itself lets a signal in, which the main thread alone can ask for. Raises BadRecipe.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        expected, advice = f"<= {LONGEST_SECONDS} s for a name", "write it without repeats in repeats, as (a+)+"
+        raise BadRecipe("the expression takes too long", where=where, expected=expected, found=path, advice=advice)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def found_by_name(

@@ -106,7 +106,10 @@ def _opened(path: Path) -> Iterator[Any]:
         advice = "pip install 'imagenet-pipeline[parquet]'"
         raise BadRecipe(f"pyarrow cannot be imported ({error})", where="build parquet", advice=advice) from error
     try:
-        with files.regular_file(path) as (stream, _), parquet.ParquetFile(stream) as table:
+        with (
+            files.regular_file(path) as (stream, _),
+            parquet.ParquetFile(stream, page_checksum_verification=True) as table,
+        ):
             yield table
     except (pyarrow.ArrowException, OSError, EOFError, ValueError, KeyError) as error:
         raise BadInput(f"cannot be read as parquet ({str(error)[:200]})", where=path) from error
@@ -134,7 +137,7 @@ def _columns(
 
 
 def _said(schema: Any) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's library noted of each column; nothing where the file is of others."""
+    """The notes of Hugging Face's library on each column; nothing where the file is of others."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import logging
 import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,16 +28,18 @@ from imagenet_pipeline.records import image
 from imagenet_pipeline.records.archives import ENDINGS
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.plan import Images, Plan
-from imagenet_pipeline.records.tar import members
+from imagenet_pipeline.records.tar import Member, members
 
-from .cutting import cut_shares, fractions_of, shares_of, usual_share
+from .cutting import cut_shares, shares_of, usual_share
 
 FOLDER = "pictures"
 LIMIT_BYTES = 2**32
-"""Of what a packed file may hold: EMNIST's largest has 5.5e8."""
-_SOURCE = "source.json"
+"""The most that a packed file may hold: EMNIST's largest has 5.5e8."""
+_SOURCE, _MEMBER = "source.json", "{}/{:06d}.png"
 _DEPTHS = ("*", "*/*", "*/*/*")
 _BLOCK_BYTES = 2**20
+
+log = logging.getLogger("imagenet_pipeline")
 
 Cut = tuple[float | None, int | None]
 """The size of a split that is cut out, as a share or as a number of images, where either is given."""
@@ -115,7 +118,8 @@ def plan_pictures(
 ) -> Plan:
     """Pack the pictures of `train`, and of `test` where it has its own, into `out` and plan them.
 
-    `cuts` has the splits to cut out of train, by default a tenth each. Raises BadInput where they cannot be.
+    `cuts` has the splits to cut out of train, by default a tenth each. Raises BadInput where they cannot be, before
+    anything is written.
     """
     asked = {split: cut for split, cut in cuts.items() if split not in parts}
     for split in parts:
@@ -124,41 +128,61 @@ def plan_pictures(
     labels = np.concatenate([part.labels for part in parts.values()])
     if len(np.unique(labels)) < 2:
         raise BadInput("all pictures have one label", where=builder, expected="two or more classes")
-    train_images = len(parts["train"].labels)
-    shares = shares_of(train_images, asked, usual_share(train_images, len(classes)))
-    fractions_of(shares)  # before anything is written
     folder = Path(out) / FOLDER
-    images = _packed(parts, folder / f"{builder}.tar")
+    images = _numbered(parts, f"{builder}.tar")
     train = images.pop("train")
+    shares = shares_of(len(train), asked, usual_share(len(train), len(classes)))
+    splits = {**cut_shares(train, shares, seed), **images}
+    spans = _packed(parts, folder / f"{builder}.tar")
     return Plan(
         root=folder,
-        splits={**cut_shares(train, shares, seed), **images},
+        splits={name: replace(chosen, spans=spans[chosen.spans].reshape(-1, 2)) for name, chosen in splits.items()},
         classes=classes,
         source={"builder": builder, "seed": seed, "fractions": shares},
     )
 
 
-def _packed(parts: Mapping[str, Pictures], tar_file: Path) -> dict[str, Images]:
-    """The pictures as images in the tar, which is written unless it is there. Raises BadInput for one of others."""
+def _numbered(parts: Mapping[str, Pictures], tar_name: str) -> dict[str, Images]:
+    """The pictures as images in the tar, with their numbers in it in place of spans."""
+    images, first = {}, 0
+    for name, part in parts.items():
+        paths = [f"{tar_name}/{_MEMBER.format(name, number)}" for number in range(len(part.labels))]
+        images[name] = Images(paths, part.labels, np.arange(first, first + len(paths)))
+        first += len(paths)
+    return images
+
+
+def _packed(parts: Mapping[str, Pictures], tar_file: Path) -> NDArray[np.int64]:
+    """The spans [n, 2] of the pictures in the tar, which is written unless it is there whole.
+
+    Raises BadInput where it is of others.
+    """
     digest = hashlib.sha256()
     for name, part in parts.items():
         digest.update(f"{name} {part.pixels.shape}\0".encode())
         digest.update(np.ascontiguousarray(part.pixels).data)
     source = files.json_bytes({"pixels_sha256": digest.hexdigest()})
-    if not tar_file.exists():
+    total = sum(len(part.labels) for part in parts.values())
+    stored = _stored(source, tar_file) if tar_file.exists() else []
+    if len(stored) != total:
+        files.remove_left_parts([tar_file])
         _write(parts, source, tar_file)
+        stored = _stored(source, tar_file)
+    return np.array([member.span for member in stored], np.int64)
+
+
+def _stored(source: bytes, tar_file: Path) -> list[Member]:
+    """The pictures in a tar; none where it is cut or damaged. Raises BadInput for those of another source."""
     with files.regular_file(tar_file) as (stream, size_bytes):
         read_at = partial(files.read_at, stream.fileno())
-        first, *others = members(read_at, (0, size_bytes), tar_file)
-        (offset, source_bytes), rest = first.span, iter(others)
-        if first.name != _SOURCE or read_at(source_bytes, offset) != source:
+        try:
+            first, *pictures = members(read_at, (0, size_bytes), tar_file)
+        except (BadInput, ValueError):  # ValueError: it has no members
+            log.warning("%s: cut or damaged: the pictures are packed again", tar_file)
+            return []
+        if first.name != _SOURCE or read_at(first.span[1], first.span[0]) != source:
             raise BadInput("the file holds pictures of another source", where=tar_file, advice="choose another --out")
-    images = {}
-    for name, part in parts.items():
-        stored = [next(rest) for _ in range(len(part.labels))]
-        paths = [f"{tar_file.name}/{member.name}" for member in stored]
-        images[name] = Images(paths, part.labels, np.array([member.span for member in stored], np.int64))
-    return images
+    return pictures
 
 
 def _write(parts: Mapping[str, Pictures], source: bytes, tar_file: Path) -> None:
@@ -171,7 +195,7 @@ def _write(parts: Mapping[str, Pictures], source: bytes, tar_file: Path) -> None
         _add(tar, _SOURCE, source)
         for name, part in parts.items():
             for number, pixels in enumerate(part.pixels):
-                _add(tar, f"{name}/{number:06d}.png", image.encode_png(np.ascontiguousarray(pixels)))
+                _add(tar, _MEMBER.format(name, number), image.encode_png(np.ascontiguousarray(pixels)))
                 done += 1
                 bar.show(done, total)
 

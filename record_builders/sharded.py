@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -57,13 +58,15 @@ def split_files(root: Path, kind: re.Pattern[str], given: Given, expected: str) 
 
     A file belongs to the split that a word of its name means; where none does, all are of train. `expected` says for
     people what `kind` of names is looked for. Raises BadInput where there is none, where one that is given does not
-    exist, and where others of "00000-of-00008" are missing.
+    exist, or is given twice, and where others of "00000-of-00008" are missing.
     """
     if not root.is_dir():
         raise BadInput("no such folder", where=root)
     names = sorted(path.name for path in root.iterdir() if path.is_file() and kind.fullmatch(path.name))
     if any(given.values()):
-        return {split: [*_matching(root, names, patterns)] for split, patterns in given.items() if patterns}
+        chosen = {split: [*_matching(root, names, patterns)] for split, patterns in given.items() if patterns}
+        _require_once([path for paths in chosen.values() for path in paths])
+        return chosen
     if not names:
         raise BadInput("the folder has no files of this kind", where=root, expected=expected)
     found: dict[str, list[Path]] = {}
@@ -99,6 +102,9 @@ def plan_of_samples(
     if "train" not in labelled or not labelled["train"].paths:
         raise BadInput("there are no samples of train", where=root)
     table, number_of = _classes(labelled, known or {}, classes, root)
+    unprintable = next((name for name in (*table.ids, *table.names) if not name or not name.isprintable()), None)
+    if unprintable is not None:
+        raise BadInput("the name of a class cannot be printed", where=root, found=ascii(unprintable[:80]))
     images = {split: _images(samples, number_of, split, root) for split, samples in labelled.items()}
     cuts = {split: fraction for split, fraction in fractions.items() if fraction or split not in images}
     for split in cuts:
@@ -122,6 +128,12 @@ def _matching(root: Path, names: Sequence[str], patterns: Sequence[str]) -> Iter
             if missing or "/" in name:
                 raise BadInput("no such file", where=root / name, advice="files are named as they lie in ROOT")
             yield from (root / known for known in found)
+
+
+def _require_once(paths: Sequence[Path]) -> None:
+    path, count = Counter(paths).most_common(1)[0]
+    if count > 1:
+        raise BadInput("the file is named twice", where=path, advice="name each file once, for one split")
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -148,13 +160,16 @@ def _split_of(name: str, root: Path) -> str:
 
 def _require_all(names: Sequence[str], root: Path, split: str) -> None:
     """Raise BadInput where files are named as some of a number, and not all are there."""
-    found: dict[tuple[str, str, int], set[int]] = {}
+    found: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         if match := _OF.fullmatch(name):
             # What stands behind, of Hugging Face a part of a digest, differs.
-            found.setdefault((match["before"], "", int(match["count"])), set()).add(int(match["number"]))
-    for (before, _, count), numbers in found.items():
-        lacking = sorted(set(range(min(count, _FILES_LIMIT))) - numbers)
+            known = found.setdefault((match["before"], int(match["count"])), {}).setdefault(int(match["number"]), name)
+            if known != name:
+                advice = "of two versions keep either, or name the files to use"
+                raise BadInput("two files are the same part", where=root, found=f"{known}, {name}", advice=advice)
+    for (before, count), numbers in found.items():
+        lacking = sorted(set(range(min(count, _FILES_LIMIT))) - numbers.keys())
         if lacking:
             raise BadInput(
                 f"files of {split} are missing",
@@ -188,9 +203,9 @@ def _classes(
     if path is not None:
         table, numbered = classes_of_labels(numbers, path)
         return table, {label: i for i, label in enumerate(numbered)}
-    if known:
-        numbers = sorted(known)
-    elif numbers != list(range(len(numbers))):
+    # Val may have none of a class, but train has every class, unless somebody names them.
+    numbers = sorted(known or {label for label in splits["train"].labels if isinstance(label, int)})
+    if not known and numbers != list(range(len(numbers))):
         found, classes = extent(numbers[0], numbers[-1]), extent(0, len(numbers) - 1)
         log.info("%s: the labels are %s: the classes are %s, in their order", root, found, classes)
     ids = tuple(known[number][0] if known else str(number) for number in numbers)

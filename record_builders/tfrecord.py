@@ -181,7 +181,7 @@ def _numbers(record: bytes, field: int, kind: int, value: int, after: int) -> It
 
 
 def _parts(record: bytes, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Where each message, or bytes, of a field begins and ends."""
+    """Beginning and end of each message, or bytes, of a field."""
     for field, kind, value, after in _fields(record, start, end):
         if field == wanted and kind == _BYTES:
             yield value, after

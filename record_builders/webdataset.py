@@ -96,8 +96,9 @@ def _grouped(archive: Archive) -> dict[str, dict[str, str]]:
     for name in archive.members:
         folder, slash, file = name.rpartition("/")
         stem, _, ending = file.partition(".")
-        if stem:
-            grouped.setdefault(folder + slash + stem, {})[ending.lower()] = name
+        if stem and grouped.setdefault(folder + slash + stem, {}).setdefault(ending.lower(), name) != name:
+            where = printable(f"{archive.path}/{name}")
+            raise BadInput("the sample has two files of an ending", where=where, found=f".{ending}, in either case")
     return grouped
 
 

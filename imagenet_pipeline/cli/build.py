@@ -109,7 +109,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 }
 """The options that builders share: annotation and default."""
 _SAID = ("train_val_fraction", "executor", "lists_only", "as_json")
-"""Those that say nothing of how images are stored."""
+"""Shared options that say nothing of how images are stored."""
 
 
 def taking_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -316,10 +316,12 @@ def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
     from imagenet_pipeline.records.tasks import reached
+    from imagenet_pipeline.storage import require_folder
 
     if common.train_val_fraction:
         options = {**options, "train_val_fraction": common.train_val_fraction}
     if common.lists_only:
+        require_folder(out, "--lists-only")  # before a builder packs pictures for it
         plan = plan_of(builder, out, options)
         paths = write_lists(plan, out)
         if common.as_json:

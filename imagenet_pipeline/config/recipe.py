@@ -116,7 +116,7 @@ class InputRecipe(Section):
     grow_epochs: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
     """Epochs at which `start_size` begins to grow, and has become `size`."""
     transform: Literal["channels", "mean_image", "pixels", "pca", "zca"] = "channels"
-    """What the network reads, fitted on the training images: each channel less its mean, by its deviation ("channels");
+    """Input of the network, fitted on the training images: each channel less its mean, by its deviation ("channels");
     less the mean image, too; each pixel by its own deviation; or whitened, to principal components or as an image."""
     transform_images: Annotated[int, Field(ge=0)] = 10_000
     """Training images, drawn by the seed, that `transform` is fitted on; 0 is all of them."""
@@ -365,7 +365,7 @@ Figure = Literal[
 LOWER_IS_BETTER = frozenset(
     f"{part}_{figure}" for part in ("train", "validation") for figure in ("loss", "mae", "rmse")
 )
-"""Of the others higher is better."""
+"""Figures that are better lower; the others are better higher."""
 
 
 class ScheduleRecipe(Section):
@@ -384,8 +384,8 @@ class ScheduleRecipe(Section):
     power: Positive = 1.0
     """Exponent of kind "polynomial"."""
     decay: Positive | Literal["auto"] = "auto"
-    """Of kind "inverse_time", the rate / (1 + decay * step), as Keras has it; "auto" is the usual learning_rate /
-    epochs."""
+    """Factor of kind "inverse_time", the rate / (1 + decay * step), as Keras has it; "auto" is the usual
+    learning_rate / epochs."""
     warmup_epochs: NotNegative = 0.0
     """Rise at the start, in epochs, at most half of them: a straight line from 0, a cosine of kind "one_cycle"."""
     start_share: Annotated[float, Field(gt=0, le=1)] = 0.04

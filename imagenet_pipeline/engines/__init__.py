@@ -56,7 +56,7 @@ from imagenet_pipeline.processes import this_process
 from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
 LEAST_MISSING = 1e-12
-"""What focal loss takes 1 - p to be at least: its powers below 1 have no slope at 0."""
+"""Least 1 - p in focal loss: its powers below 1 have no slope at 0."""
 FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
 """Engines, and the packages that they need."""
 Array = npt.NDArray[np.floating[Any]]

@@ -50,9 +50,9 @@ PIECE_NUMBERS = 2**26
 """Pixels times channels of a piece at most, where its images are large."""
 CELL_PIXELS, BLOCK_PIXELS, DIRECTIONS = 8, 16, 9
 COLOUR_BINS = (8, 8, 8)
-"""Of hue, saturation and value."""
+"""Bins of hue, saturation and value."""
 SHARE_OF_MEMORY = 0.5
-"""Of what is free, that features may take."""
+"""Share of the free memory that features may take."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Member:
 
     @property
     def images(self) -> tuple[View, int]:
-        """What tells its images from those that other networks see."""
+        """The marks that tell its images from those that other networks see."""
         return self.view, self.channels
 
 

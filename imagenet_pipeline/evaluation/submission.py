@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, counted, did_you_mean, first_few
@@ -62,9 +63,8 @@ def read_sample(path: Path) -> Sample:
             expected = counted(len(header), "column")
             raise BadInput("a row is cut", where=f"{path}, row {number}", expected=expected, found=len(row))
     ids = tuple(row[0] for row in body)
-    if len(set(ids)) < len(ids):
-        twice = next(name for number, name in enumerate(ids) if name in ids[:number])
-        raise BadInput("an id stands twice", where=path, found=twice)
+    if twice := _repeated(ids):
+        raise BadInput("an id stands twice", where=path, found=first_few(twice))
     return Sample(path, tuple(header), ids, frozenset(row[1] for row in body))
 
 
@@ -83,9 +83,9 @@ def plan_submission(
     """Match pictures and classes to the sample's rows and columns; without a sample ids are names without ending.
 
     Raises BadInput where ids or columns differ from the sample's, where two pictures have the same id, and for a run
-    whose records have not one class each.
+    whose labels are not one class each.
     """
-    require_one_class(classes, folder, "a submission")
+    require_one_class(classes, folder, "`submit`")
     by_id = _by_id(folder, pictures, sample)
     if sample is not None:
         by_id = {name: by_id[name] for name in sample.ids}
@@ -98,7 +98,7 @@ def write_submission(classifier: Classifier, submission: Submission, out: Path, 
     """Write the submission whole, or nothing: a picture that cannot be read is an error; gives the number of rows."""
     paths = list(submission.pictures.values())
     with files.whole_file(out) as stream, Bar("submit", "pictures") as bar:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(submission.header)
         predictions = predict(classifier, paths, len(classifier.classes), crops)
@@ -130,10 +130,14 @@ def _by_id(folder: Path, pictures: Sequence[Path], sample: Sample | None) -> dic
         faults += [f"no id for {first_few(more)}"] if more else []
         expected = f"the {counted(len(wanted), 'id')} of {sample.path}"
         raise BadInput("the ids differ from the sample's", where=folder, expected=expected, found="; ".join(faults))
-    if len(by_id) < len(pictures):
-        twice = next(name for number, name in enumerate(ids) if name in ids[:number])
-        raise BadInput("two pictures have the same id", where=folder, found=twice, advice="give a --sample")
+    if twice := _repeated(ids):
+        advice = None if sample else "give a --sample"
+        raise BadInput("two pictures have the same id", where=folder, found=first_few(twice), advice=advice)
     return by_id if sample else dict(sorted(by_id.items(), key=lambda item: _natural(item[0])))
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _natural(name: str) -> tuple[int, str]:
@@ -169,15 +173,19 @@ def _probability_columns(
     sample: Sample | None, pictures: dict[str, Path], classes: ClassTable
 ) -> tuple[tuple[str, ...], dict[str, Path], Cells]:
     header = sample.header if sample else ("id", *classes.ids)
-    if sample is not None and len(header) == 2 and len(classes) == 2:
-        chosen = [classes.ids[1]]
-        log.info("column %s is the probability of %s", header[1], classes.names[1])
+    class_of = dict(zip((*classes.names, *classes.ids), (*classes.ids, *classes.ids), strict=True))
+    if sample is None:
+        chosen = [*classes.ids]
+    elif len(header) == 2 and len(classes) == 2:
+        chosen = [class_of.get(header[1], classes.ids[1])]
+        log.info("column %s is the probability of %s", header[1], chosen[0])
     else:
-        chosen = [_class_of(column, classes, sample) for column in header[1:]]
-        missing = [name for name in classes.ids if name not in chosen]
-        if missing and sample is not None:
-            found = f"none for {first_few(missing)}"
-            raise BadInput("the sample lacks a column of a class", where=sample.path, found=found)
+        chosen = [class_of.get(column) or _no_class(column, classes, sample) for column in header[1:]]
+        there = set(chosen)
+        missing = [name for name in classes.ids if name not in there]
+        if missing or len(chosen) > len(classes):
+            found = f"none for {first_few(missing)}" if missing else f"two for {first_few(_repeated(chosen))}"
+            raise BadInput("the sample has not a column for each class", where=sample.path, found=found)
 
     def cells(prediction: Prediction) -> list[str]:
         probabilities = {choice.class_id: choice.probability for choice in prediction.top}
@@ -186,10 +194,6 @@ def _probability_columns(
     return header, pictures, cells
 
 
-def _class_of(column: str, classes: ClassTable, sample: Sample | None) -> str:
-    for words in (classes.ids, classes.names):
-        if column in words:
-            return classes.ids[words.index(column)]
+def _no_class(column: str, classes: ClassTable, sample: Sample) -> NoReturn:
     advice = did_you_mean(column, (*classes.ids, *classes.names), f"the run's are {first_few(classes.ids)}")
-    where = sample.path if sample else None
-    raise BadInput("a column is no class of the run", where=where, found=column, advice=advice)
+    raise BadInput("a column is no class of the run", where=sample.path, found=column, advice=advice)

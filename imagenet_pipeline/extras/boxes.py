@@ -83,7 +83,7 @@ def _centred(boxes: Boxes) -> tuple[Boxes, Boxes]:
 
 
 class Target(NamedTuple):
-    """What a detector is to say of an image at each anchor."""
+    """The answer that a detector is to give of an image at each anchor."""
 
     classes: NDArray[np.int64]
     """[anchors], 0 for the background, the class of the object and 1 otherwise."""
@@ -156,7 +156,7 @@ def mean_average_precision(
 def _hits(
     found: Sequence[Sequence[Detection]], objects: Sequence[NDArray[np.float64]], number: int, threshold: float
 ) -> tuple[NDArray[np.bool_], int]:
-    """Whether each detection of a class hits, best first, and the number of its objects."""
+    """The hits among the detections of a class, best first, and the number of its objects."""
     own = [image[image[:, 0] == number, 1:] for image in objects]
     free = [np.ones(len(boxes), bool) for boxes in own]
     rows = [(at, detection) for at, image in enumerate(found) for detection in image if detection[0] == number]

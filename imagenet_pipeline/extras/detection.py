@@ -43,7 +43,7 @@ from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.reader import RecordSet
 
 SIDE = 96
-"""Of the network's input, pixels."""
+"""Side of the network's input, pixels."""
 OBJECT_LABELS = 5
 SIZES = ((0.2, 0.27), (0.37, 0.45), (0.6, 0.75))
 RATIOS = (1.0, 2.0, 0.5)

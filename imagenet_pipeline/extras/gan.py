@@ -48,7 +48,7 @@ LATENT = (64, 1, 1)
 """Shape of what a generator makes a sample of: numbers drawn from a normal distribution."""
 LEAK = 0.2
 DEVIATION = 0.02
-"""Of the weights at the start, as in the DCGAN paper."""
+"""Standard deviation of the weights at the start, as in the DCGAN paper."""
 SHEET = 64
 
 

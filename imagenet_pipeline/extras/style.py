@@ -38,7 +38,7 @@ from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.image import Rejected, average_areas
 
 STYLE_LAYERS = 5
-"""Where none are named: so many activations, at even distances; the last but one is that of the content."""
+"""Number of activations where none are named, at even distances; the last but one is that of the content."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Weights:
 
 
 class Features:
-    """What some layers of a network give for an image [1, 3, height, width] in 0..255, or for its grey."""
+    """Outputs of some layers of a network for an image [1, 3, height, width] in 0..255, or for its grey."""
 
     def __init__(
         self, network: Sequential, values: Mapping[str, Any], mean: Sequence[float], std: Sequence[float],

@@ -106,7 +106,7 @@ def _positions_by_class(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
 
 
 def _draws_before(records: int, classes: int, epoch: int) -> list[int]:
-    """How many records each class has had in all epochs before this one."""
+    """The number of records that each class has had in all epochs before this one."""
     each, left = divmod(records, max(1, classes))
     rounds, ahead = divmod(epoch * left, max(1, classes))
     return [epoch * each + rounds + (number < ahead) for number in range(classes)]

@@ -40,7 +40,7 @@ WEIGHTED = Conv | ConvTranspose | Dense
 BENDING = ("relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish", "softplus", "softsign")
 """Kinds of activation that bend what a layer gives; the others are arithmetic."""
 SLOPES = {"elu": 1.0, "leaky": 0.01, "prelu": 0.25}
-"""Those of Clevert et al. 2016, Maas et al. 2013 and He et al. 2015."""
+"""Slopes where nobody says them: those of Clevert et al. 2016, Maas et al. 2013 and He et al. 2015."""
 
 
 def rewritten(network: Sequential, options: NetworkOptions, name: str) -> Sequential:

@@ -42,7 +42,7 @@ _OPENERS: Mapping[bytes, Callable[[BinaryIO], Any]] = {
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
-"""What opens a compressed file, by its first bytes."""
+"""The opener of a compressed file, by its first bytes."""
 _DECOMPRESSION_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, MemoryError)
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError, EOFError, OverflowError)
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -51,7 +51,7 @@ _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
 _ENCRYPTED, _IN_UTF8 = 1, 0x800
 _DRIVE = re.compile(r"[A-Za-z]:")
 _BLOCK_BYTES = 2**20
-_NAME_LIMIT_BYTES = 255
+_NAME_LIMIT_BYTES, _DEPTH_LIMIT = 255, 100
 _SHOWN = 80
 
 
@@ -161,6 +161,8 @@ def blocks(read_at: ReadAt, span: MemberSpan) -> Iterator[bytes]:
         done += len(block)
         for part in _inflated(inflater, block, inflated_bytes) if inflater else (block,):
             made += len(part)
+            if made > (inflated_bytes or size_bytes):
+                raise BadMember("is damaged")
             found = zlib.crc32(part, found) if checksum >= 0 else 0
             yield part
     if made != (inflated_bytes or size_bytes) or (checksum >= 0 and found != checksum):
@@ -219,6 +221,8 @@ def _checked_name(given: str, where: Path) -> str:
         fault = "leads out of the folder by '..'"
     elif "\0" in given or any(len(part.encode(errors="surrogatepass")) > _NAME_LIMIT_BYTES for part in parts):
         fault = "has a name that no folder can hold"
+    elif len(parts) > _DEPTH_LIMIT:
+        fault = f"lies in more than {_DEPTH_LIMIT} folders"
     if fault:
         shown = repr(given[:_SHOWN])
         raise BadInput(f"a member of the archive {fault}", where=where, found=shown, advice="it is not unpacked")
@@ -314,6 +318,8 @@ def _fault_of(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return f"is no plain file ({'a symbolic link' if kind == stat.S_IFLNK else 'a device or a pipe'})"
+    if "\0" in info.orig_filename:
+        return "has a name that no folder can hold"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted: unpack it with its password"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

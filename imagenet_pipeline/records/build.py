@@ -74,7 +74,7 @@ class BuildOptions:
 
     @property
     def _other_resizing(self) -> dict[str, str]:
-        """How photos are resized, where that is not the default."""
+        """The mode and the filter of resizing, where they are not the default."""
         chosen, default = Resizing(self.resize, self.resize_mode, self.interpolation), Resizing(self.resize)
         mode = {"resize_mode": chosen.mode} if chosen.mode != default.mode else {}
         return mode | ({"interpolation": chosen.interpolation} if chosen.interpolation != default.interpolation else {})

@@ -41,7 +41,7 @@ FILE_LIMIT_BYTES = 64 * 2**20
 SIDE_LIMIT_PIXELS = 16_384
 AREA_LIMIT_PIXELS = 50_000_000
 REDUCTIONS = (2, 4, 8)
-"""Those for which libjpeg-turbo's transforms have vector instructions; others take longer than none."""
+"""Reductions for which libjpeg-turbo's transforms have vector instructions; others take longer than none."""
 DAMAGED = "damaged"
 """Begins the reason, and is the action, where an image can be decoded and part of its picture is lost."""
 READABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM"})

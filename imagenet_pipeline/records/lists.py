@@ -17,7 +17,9 @@ from imagenet_pipeline.errors import BadInput
 if TYPE_CHECKING:
     from imagenet_pipeline.records.manifest import DataSet
 
-LINE_LIMIT_BYTES = 4096
+LINE_LIMIT_BYTES, VECTOR_LINE_LIMIT_BYTES = 4096, 2**22
+"""Bytes of a line with a single label, and of any line: of a vector each number has a column."""
+PATH_LIMIT_BYTES = 4000
 COLUMNS = 3
 """Number, label and path, of a list with one label each."""
 
@@ -44,7 +46,7 @@ def read_list(path: Path) -> list[Row]:
 def rows_of(path: Path) -> Iterator[Row]:
     """Yield the lines of a list as they are read; raises as `read_list`."""
     with files.regular_file(path) as (stream, _):
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(lambda: stream.readline(VECTOR_LINE_LIMIT_BYTES + 1), b""), 1):
             if number == 1:
                 line = line.removeprefix(BOM_UTF8)
                 if files.is_pointer(line):
@@ -85,11 +87,11 @@ def path_inside(name: str, root: Path, where: object) -> str:
 
     Raises BadInput for one that leads outside.
     """
-    base = os.path.abspath(root)
-    full = os.path.normpath(os.path.join(base, name))
-    if not full.startswith(os.path.join(base, "")):
+    inside = os.path.join(os.path.abspath(root), "")
+    full = os.path.normpath(os.path.join(inside, name))
+    if full == inside or not full.startswith(inside):
         raise BadInput("the path leads outside the root folder", where=where, found=name)
-    return os.path.relpath(full, base)
+    return full.removeprefix(inside)
 
 
 Label = int | Sequence[float]
@@ -111,8 +113,9 @@ def _columns(label: Label) -> str:
 
 
 def _row(line: bytes, path: Path, number: int) -> Row:
-    if len(line) > LINE_LIMIT_BYTES:
-        expected = f"<= {LINE_LIMIT_BYTES} bytes"
+    limit_bytes = LINE_LIMIT_BYTES if line.count(b"\t") < COLUMNS else VECTOR_LINE_LIMIT_BYTES
+    if len(line) > limit_bytes:
+        expected = f"<= {limit_bytes} bytes"
         raise BadInput("the line is too long", where=f"{path}:{number}", expected=expected, found=len(line))
     try:
         first, *labels, name = line.decode().rstrip("\r").split("\t")

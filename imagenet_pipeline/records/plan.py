@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput, extent
+from imagenet_pipeline.errors import BadInput, extent, first_few
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.classes import ClassTable
 
@@ -56,7 +56,8 @@ class Plan:
     `archive` is the file in `root` that holds all images, whose paths are those in it.
     `unpack` has the files in `root` that hold images compressed all together, each with a function that writes what it
     holds, as long as spans are of that.
-    Raises BadInput for what cannot be stored, and where an image is in two splits.
+    `subjects` says of each path who is shown, where nobody may be in two splits.
+    Raises BadInput for what cannot be stored, and where an image, or a subject, is in two splits.
     """
 
     root: Path
@@ -69,6 +70,7 @@ class Plan:
     remarks: Mapping[str, Any] = field(default_factory=dict)
     archive: str = ""
     unpack: Mapping[str, Callable[[BinaryIO], None]] = field(default_factory=dict)
+    subjects: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         splits = {name: self.splits[name] for name in SPLITS if len(self.splits.get(name, ()))}
@@ -79,6 +81,8 @@ class Plan:
             _check(name, images, self.classes)
         for pair in combinations(splits.items(), 2):
             _require_disjoint(*pair)
+        if self.subjects:
+            _require_apart_subjects(splits, self.subjects)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -131,6 +135,15 @@ def _require_disjoint(first: tuple[str, Images], second: tuple[str, Images]) -> 
         )
 
 
+def _require_apart_subjects(splits: Mapping[str, Images], subjects: Mapping[str, str]) -> None:
+    shown = {name: {subjects[path] for path in images.paths} for name, images in splits.items()}
+    for (name, people), (other_name, others) in combinations(shown.items(), 2):
+        if both := people & others:
+            what = f"the same subject is in {name} and in {other_name}"
+            found, advice = first_few(sorted(both)), "move all of its images into either, or cut the splits here"
+            raise BadInput(what, expected="every subject in one split", found=found, advice=advice)
+
+
 def _check(name: str, images: Images, classes: ClassTable) -> None:
     if len(images.labels) != len(images.paths):
         raise BadInput(f"{name}: {len(images.paths)} paths but {len(images.labels)} labels")
@@ -147,6 +160,9 @@ def _check(name: str, images: Images, classes: ClassTable) -> None:
         raise BadInput(f"{name}: a path holds a tab or a line break, which a list cannot hold")
     if not joined.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in joined):
         raise BadInput(f"{name}: a path is not valid UTF-8")
+    limit_bytes = lists.PATH_LIMIT_BYTES
+    if any(len(path) > limit_bytes // 4 and len(path.encode()) > limit_bytes for path in images.paths):
+        raise BadInput(f"{name}: a path is too long for a list", expected=f"<= {limit_bytes:,} bytes")
 
 
 def _check_vectors(name: str, images: Images, classes: ClassTable) -> None:

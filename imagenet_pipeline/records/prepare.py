@@ -30,7 +30,7 @@ ResizeMode = Literal["shorter", "squash", "letterbox"]
 Interpolation = Literal["area", "nearest", "linear", "cubic"]
 _FILTERS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 LETTERBOX_GREY = 128
-"""What is beside a photo that does not fill its square."""
+"""Shade beside a photo that does not fill its square."""
 
 
 @dataclass(frozen=True)

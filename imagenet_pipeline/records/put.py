@@ -64,7 +64,7 @@ class PutTask(Task):
 
     @property
     def marker(self) -> Path:
-        """That of the shard."""
+        """The marker of the shard."""
         return self.building / f"{self.shard}.json"
 
     @property

@@ -30,7 +30,7 @@ INDEX_COLUMNS = 2
 PIECE_BYTES = 2**20
 """Bytes of an index or a list that are parsed together."""
 DIGITS = 18
-"""Of the largest whole numbers that are surely an int64."""
+"""Digits of the largest whole numbers that are surely an int64."""
 
 Buffer = bytes | memoryview | mmap.mmap
 

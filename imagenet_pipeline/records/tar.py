@@ -21,6 +21,8 @@ ReadAt = Callable[[int, int], bytes]
 """Reads up to so many bytes from an offset on; fewer at the end. The offsets that are asked for rise."""
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_BESIDE = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE)
+"""Headers that say something of the member behind them, the last kind of all members behind it."""
 _NAMED = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
 _SHOWN = 80
 
@@ -56,8 +58,9 @@ def members(read_at: ReadAt, span: Span, where: object) -> Iterator[Member]:
         if not 0 <= size <= end - at:
             found = f"{end - at:,} bytes of {name[:_SHOWN]}"
             raise BadInput("the archive is cut", where=where, expected=f"{size:,} bytes", found=found)
-        if member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
-            long_name, long_size = _long(member, read_at(min(size, LONG_NAME_LIMIT_BYTES + 1), at), where)
+        if member.type in _BESIDE:
+            said = _long(member, read_at(min(size, LONG_NAME_LIMIT_BYTES + 1), at), where)
+            long_name, long_size = (long_name, long_size) if member.type == tarfile.XGLTYPE else said
         elif member.type in (*_FILES, tarfile.DIRTYPE):
             if member.type in _FILES and name in seen:
                 raise BadInput("the archive holds a member twice", where=where, found=repr(name[:_SHOWN]))
@@ -73,8 +76,7 @@ def _member(header: bytes, where: object, offset: int) -> tarfile.TarInfo:
     except (tarfile.HeaderError, ValueError) as error:
         reason = f"not a tar archive, or damaged ({error})"
         raise BadInput(reason, where=f"{where}, byte {offset:,}") from error
-    beside = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE)
-    if member.type not in (*_FILES, tarfile.DIRTYPE, *beside):
+    if member.type not in (*_FILES, tarfile.DIRTYPE, *_BESIDE):
         kind = member.type.decode("latin-1")
         named = f", {_NAMED[member.type]}" if member.type in _NAMED else ""
         raise BadInput(
@@ -97,6 +99,8 @@ def _long(member: tarfile.TarInfo, content: bytes, where: object) -> tuple[str, 
         fields = dict(_pax_fields(content))
         if any(key.startswith("GNU.sparse") for key in fields):
             raise ValueError("a sparse file")
+        if fields and member.type == tarfile.XGLTYPE:
+            raise ValueError(f"one {next(iter(fields))} for all members")
         return fields.get("path", ""), int(fields["size"]) if "size" in fields else None
     except ValueError as error:
         reason = f"the archive holds a header that cannot be read ({error})"

@@ -84,7 +84,7 @@ class VerifyReport:
 
 @dataclass
 class Rows:
-    """What the records that could be read say of themselves, in order: position in their file, number, first label.
+    """Columns of the records that could be read, in order: position in their file, number, first label.
 
     `several` are the labels of those that have not a single one, by their place here.
     """

@@ -47,7 +47,7 @@ def chance_percent(classes: int) -> float:
 NAMES = {"rank1": "rank-1", "rank5": "rank-5", "accuracy": "right", "exact": "all right", "mae": "MAE", "rmse": "RMSE"}
 """Figures beside the loss, as people are told them."""
 ERRORS = ("mae", "rmse")
-"""Those that are no percent, and are better the lower."""
+"""Figures that are no percent, and are better the lower."""
 
 
 def said(figure: str, value: float, digits: int = 2) -> str:

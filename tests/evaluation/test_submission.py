@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,35 @@ def test_of_two_classes_a_single_column_is_the_second(tmp_path: Path) -> None:
     assert planned.cells(predicted(folder / "1.jpg", PETS, 0.25, 0.75)) == ["0.75"]
 
 
+@pytest.mark.parametrize(("column", "cell"), [("cat", "0.25"), ("dog", "0.75"), ("is_dog", "0.75")])
+def test_of_two_classes_a_column_called_as_either_is_its(tmp_path: Path, column: str, cell: str) -> None:
+    folder = tmp_path / "test"
+    example = sample(tmp_path, f"id,{column}", "1,0.5")
+    planned = plan_submission(folder, pictures(folder, "1.jpg"), PETS, "id-probabilities", example)
+    assert planned.cells(predicted(folder / "1.jpg", PETS, 0.25, 0.75)) == [cell]
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_labels_that_are_not_one_class_are_refused(tmp_path: Path, kind: LabelKind) -> None:
+    table = replace(PETS, label_kind=kind)
+    with pytest.raises(BadInput, match="`submit` takes records of one class each"):
+        plan_submission(tmp_path, pictures(tmp_path, "1.jpg"), table, "id-label")
+
+
+def test_repeats_among_many_rows_are_found_at_once(tmp_path: Path) -> None:
+    ids = list(map(str, range(40_000)))
+    lines = ["id,label", *(f'"{name}",0' for name in ids)]
+    example = sample(tmp_path, *lines)
+    folder, names = tmp_path / "test", [f"{name}.jpg" for name in reversed(ids)]
+    started = time.process_time()
+    assert [*plan_submission(folder, pictures(folder, *names), PETS, "id-label", example).pictures] == ids
+    with pytest.raises(BadInput, match="the same id; found 0"):
+        plan_submission(folder, pictures(folder, *names, "0.png"), PETS, "id-label", example)
+    with pytest.raises(BadInput, match="an id stands twice; found 39999"):
+        sample(tmp_path, *lines, "39999,1")
+    assert time.process_time() - started < 20  # list scans took minutes
+
+
 def test_without_a_sample_ids_are_numbers_in_their_order(tmp_path: Path) -> None:
     folder = tmp_path / "test"
     planned = plan_submission(folder, pictures(folder, "10.jpg", "9.jpg", "x.jpg"), PETS, "id-probabilities")
@@ -81,6 +112,7 @@ def test_without_a_sample_ids_are_numbers_in_their_order(tmp_path: Path) -> None
         ("id-label", ["id,label", "a,cat", "c,cat"], "no picture for c (1 in all); no id for b (1 in all)"),
         ("id-label", ["id,label", "a,cat"], "no id for b (1 in all)"),
         ("id-probabilities", ["id,cat,dgo", "a,0,0", "b,0,0"], "did you mean dog"),
+        ("id-probabilities", ["id,cat,dog,cat", "a,0,0,0", "b,0,0,0"], "two for cat"),
         ("id-probabilities", ["id,cat,cat", "a,0,0", "b,0,0"], "none for dog"),
         ("id-label", ["id,cat,dog", "a,0,0", "b,0,0"], "id-probabilities"),
     ],
@@ -107,7 +139,7 @@ def test_a_sample_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
 @pytest.mark.parametrize("kind", ["classes", "number"])
 def test_a_run_of_other_labels_than_a_class_is_refused(tmp_path: Path, kind: LabelKind) -> None:
     classes = dataclasses.replace(PETS, label_kind=kind)
-    with pytest.raises(BadInput, match="a submission takes records of one class each"):
+    with pytest.raises(BadInput, match="`submit` takes records of one class each"):
         plan_submission(tmp_path, pictures(tmp_path, "a.jpg"), classes, "id-label")
 
 

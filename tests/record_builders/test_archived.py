@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import imagenet_pipeline as ip
-from imagenet_pipeline import api
+from imagenet_pipeline import api, builders
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.record_builders import folder as folder_builder
 from imagenet_pipeline.records import archives as archives_module
@@ -187,6 +187,20 @@ def test_lists_count_from_the_archive_or_from_its_folder(tmp_path: Path, content
     assert "file is missing" in (tmp_path / "out 0" / "rejects.csv").read_text()
 
 
+def test_tables_count_from_the_archive_or_from_its_folder(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    photos = {name: content for name, content in contents.items() if name.endswith(".jpg")}
+    root = pack(tmp_path / "x.zip", photos, "train/")
+    options = {"root": root, "csv_file": tmp_path / "x.csv", "image_column": "id", "label_column": "kind"}
+    for top in ("train/", ""):
+        (tmp_path / "x.csv").write_text("".join(["id,kind\n", *(f"{top}{name},{name[:3]}\n" for name in photos)]))
+        plan = api.plan_of("csv", tmp_path / "out", options)
+        assert plan.counts == {"train": 28, "val": 4, "test": 4}
+        first, span = plan.splits["train"].paths[0], plan.splits["train"].spans[0]  # type: ignore[index]
+        assert first.startswith(top)
+        with archives_module.open_archive(root)._reading() as read_at:
+            assert b"".join(archives_module.blocks(read_at, span.tolist())) == photos[first.removeprefix("train/")]
+
+
 def test_imagenet_in_a_zip(tmp_path: Path, kaggle: Path, archives: Path) -> None:
     options = {"test_images": 0}
     for root in (kaggle, archives):
@@ -211,7 +225,7 @@ def test_a_builder_of_others_sees_the_photos(
         seen.append((root / "ape" / "00.jpg").read_bytes())
         return folder_builder.plan(root)
 
-    monkeypatch.setattr(api.BUILDERS, "_items", dict(api.BUILDERS._items))
+    monkeypatch.setattr(builders.BUILDERS, "_items", dict(builders.BUILDERS._items))
     ip.register_builder("theirs", plan)
     build("theirs", root=pack(tmp_path / "x.zip", contents), out=tmp_path / "out", **OPTIONS)
     assert seen == [contents["ape/00.jpg"]]

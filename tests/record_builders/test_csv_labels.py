@@ -137,6 +137,8 @@ def test_a_row_given_twice_counts_once(planned: Callable[..., Plan], caplog: pyt
         (labels_csv(), {"suffix": ""}, "30 of 30 images are not there; expected 00, 01, 02, ... (30 in all); say"),
         (labels_csv(), {"suffix": ".png"}, "say --suffix .jpg"),
         (b"id,breed\n\xff,pug\n", {}, "the file is damaged, or no CSV"),
+        (labels_csv().encode("utf-16"), {}, "start byte); save it as CSV in UTF-8"),
+        ("id,breed\n00\0,pug\n", {}, "1 of 1 images are not there"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(
@@ -218,12 +220,23 @@ def test_numbers(planned: Callable[..., Plan]) -> None:
     assert planned(f"id,age,depth\n{lines}", label_column="age", regression=True).classes.ids == ("age",)
 
 
+def test_a_table_may_have_thousands_of_columns(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"column {number}" for number in range(9000)]
+    lines = [",".join(["id", *names]), *(",".join([f"{n:02d}", *["01"[n % 2]] * 9000]) for n in range(3)), ""]
+    plan = planned("\n".join(lines), label_column=None, label_columns=",".join(names), val_fraction=0, test_fraction=0)
+    assert plan.splits["train"].labels.sum() == 9000
+    monkeypatch.setattr(csv_rows, "_HEADER_LIMIT", 1000)
+    with pytest.raises(BadInput, match="the header is too long"):
+        planned("\n".join(lines))
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         ("id,a,b\n00,1,2\n", {"label_columns": "a,b"}, "line 2: b is neither 0 nor 1; found '2'; --regression"),
         ("id,a\n00,1\n01,x\n", {"label_column": "a", "regression": True}, "line 3: a is no number; found 'x'"),
         ("id,a\n00,inf\n", {"label_column": "a", "regression": True}, "a is no number; found 'inf'"),
+        ("id,a\n00,1e39\n", {"label_column": "a", "regression": True}, "a is no number; found '1e39'"),
         ("id,a\n00,\n", {"label_column": "a", "label_separator": " "}, "no row has a label"),
         ("id,a\n00,x\n00,y\n", {"label_column": "a", "label_separator": " "}, "two labels.*'y', and as 'x'"),
         ("id,a\n00,1\n", {}, "which column has the labels; expected --label-column or --label-columns"),

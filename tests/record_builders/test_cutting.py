@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imagenet_pipeline.record_builders.cutting import cut, cut_each, cut_shares, shuffled
+from imagenet_pipeline.record_builders.cutting import cut, cut_each, cut_shares, shuffled, with_train_val
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.plan import Images
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.foreign import RecordsPlan
+from imagenet_pipeline.records.plan import Images, Plan
 
 
 def images_of(count: int, classes: int) -> Images:
@@ -76,6 +79,17 @@ def test_fractions_leave_a_rest() -> None:
     for fractions in ({"val": 1.0}, {"val": 0.5, "test": 0.5}, {"val": -0.1}):
         with pytest.raises(BadInput, match="nothing to train on"):
             cut_shares(images_of(100, 4), fractions, 0)
+
+
+def test_train_val_is_cut_out_of_images_of_train_alone(tmp_path: Path) -> None:
+    images, classes = Images(list("abcd"), np.array([0, 0, 1, 1])), ClassTable("list", ("x", "y"), ("x", "y"))
+    plan = Plan(tmp_path, {"train": images}, classes)
+    cut_once = with_train_val(plan, 0.5)
+    assert cut_once.counts == {"train": 2, "train_val": 2}
+    records = RecordsPlan(tmp_path, {"train": images}, classes)
+    for other in (cut_once, records, Plan(tmp_path, {"val": images}, classes)):
+        with pytest.raises(BadInput, match="no train_val can be cut out"):
+            with_train_val(other, 0.5)
 
 
 def test_a_class_too_small_to_be_cut_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from imagenet_pipeline import api
 from imagenet_pipeline.errors import BadInput, BadRecipe, PipelineError
-from imagenet_pipeline.record_builders import folder
+from imagenet_pipeline.record_builders import folder, named_files
 from imagenet_pipeline.records.image import encode_jpeg
 from imagenet_pipeline.records.plan import Plan
 
@@ -105,6 +106,37 @@ def test_class_folders_are_cut_by_subject_too(written: Callable[..., Path]) -> N
     plan = folder.plan(root, subject_from=r"^(S\d+)_", val_fraction=0.1, test_fraction=0.1)
     people = {split: {path[2:6] for path in images.paths} for split, images in plan.splits.items()}
     assert sum(map(len, people.values())) == len(set().union(*people.values())) == 30
+
+
+@pytest.mark.parametrize("builder", ["folder", "ckplus"])
+def test_nobody_is_in_train_val_and_elsewhere(builder: str, written: Callable[..., Path], tmp_path: Path) -> None:
+    names = [f"{emotion}/S{n:03d}_001_0000000{k}.png" for emotion in "ab" for n in range(40) for k in range(4)]
+    options = {"root": written(names), "train_val_fraction": 0.1}
+    options |= {"subject_from": r"^(S\d+)_"} if builder == "folder" else {}
+    plan = api.plan_of(builder, tmp_path / "out", options)
+    people = {split: {path[2:6] for path in images.paths} for split, images in plan.splits.items()}
+    assert people.keys() == {"train", "train_val", "val", "test"}
+    assert sum(map(len, people.values())) == len(set().union(*people.values())) == 40
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here")
+def test_an_expression_that_takes_for_ever_is_told(
+    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named_files, "LONGEST_SECONDS", 0.1)
+    root = written([*PETS, "cat " + "a" * 100 + ".png"])
+    with pytest.raises(BadRecipe, match=r"--label-from: the expression takes too long; .*found cat aaa"):
+        folder.plan(root, label_from=r"^(\w+)(\s?\w+)*\.jpg$")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert folder.plan(root, label_from="^(cat|dog)").classes.ids == ("cat", "dog")
+
+
+def test_somebody_in_two_folders_of_splits_is_told(written: Callable[..., Path]) -> None:
+    root = written([f"{split}/{kind}/{split[0]}{n}.png" for split in ("train", "val") for kind in "ab" for n in "12"])
+    assert folder.plan(root, subject_from=r"^([tv])").counts == {"train": 4, "val": 4}
+    with pytest.raises(BadInput, match=r"the same subject is in train and in val; .* found 1, 2"):
+        folder.plan(root, subject_from=r"(\d)")
 
 
 @pytest.mark.parametrize(

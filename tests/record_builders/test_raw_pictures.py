@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from imagenet_pipeline import api
+from imagenet_pipeline import api, files
+from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.record_builders import cifar, mnist
 from imagenet_pipeline.records.image import decode_rgb
@@ -104,10 +105,10 @@ def test_a_file_by_itself_is_cut(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="--val-fraction and --val-images are both given"):
         mnist.plan(root, tmp_path / "out", val_images=8, val_fraction=0.1)
     with pytest.raises(BadInput, match=r"--test-images is out of range; expected 0\.\.39; found 40"):
-        mnist.plan(root, tmp_path / "out", test_images=40)
+        mnist.plan(root, tmp_path / "other", test_images=40)
     with pytest.raises(BadInput, match=r"the fractions leave nothing to train on; .*found val 0\.5, test 0\.5"):
-        mnist.plan(root, tmp_path / "none", val_images=20, test_images=20)
-    assert not (tmp_path / "none").exists()
+        mnist.plan(root, tmp_path / "other", val_images=20, test_images=20)
+    assert not (tmp_path / "other").exists()
 
 
 def test_emnist_is_turned_and_named_by_its_mapping(tmp_path: Path) -> None:
@@ -122,6 +123,13 @@ def test_emnist_is_turned_and_named_by_its_mapping(tmp_path: Path) -> None:
         mnist.plan(root, tmp_path / "out")
     with pytest.raises(BadInput, match="no data set is called 'emnist-leters'; did you mean emnist-letters"):
         mnist.plan(root, tmp_path / "out", "emnist-leters")
+
+
+@pytest.mark.parametrize("line", [b"", b"0", b"0 99999999999", b"0 10", b"0 x", b"\xff"])
+def test_a_mapping_that_says_nothing_of_a_class_leaves_its_number(line: bytes, tmp_path: Path) -> None:
+    contents = set_of("emnist-letters-train") | {"emnist-letters-mapping.txt": line + b"\n1 66 98\n2 67\n3 68\n"}
+    plan = mnist.plan(write(tmp_path / "in", contents), tmp_path / "out")
+    assert plan.classes.names == ("0", "Bb", "C", "D")
 
 
 def test_labels_may_have_gaps_and_names(tmp_path: Path) -> None:
@@ -143,6 +151,19 @@ def test_pictures_are_packed_once_and_of_one_source(tmp_path: Path) -> None:
     other = write(tmp_path / "other", set_of("train") | {"train-images-idx3-ubyte": idx(255 - DIGITS)})
     with pytest.raises(BadInput, match=r"mnist\.tar: the file holds pictures of another source; choose another --out"):
         mnist.plan(other, tmp_path / "out")
+
+
+@pytest.mark.parametrize("left", [0, 1024, 2048, 5000, 5120])
+def test_damaged_pictures_are_packed_again(left: int, tmp_path: Path) -> None:
+    root = write(tmp_path / "in", set_of("train"))
+    tar = mnist.plan(root, tmp_path / "out").root / "mnist.tar"
+    whole = tar.read_bytes()
+    for end in (b"", bytes(1024)):
+        tar.write_bytes(whole[:left] + end)
+        (tar.parent / f".{tar.name}{files.PART_MARK}{2**22 + 1}-0").touch()  # of a killed build: no such process
+        assert mnist.plan(root, tmp_path / "out").counts == {"train": 32, "val": 4, "test": 4}
+        assert tar.read_bytes() == whole
+        assert list(tar.parent.iterdir()) == [tar]
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -289,6 +310,10 @@ class Evil:
         ({"train.bin": b"\x14\x00" + bytes(3072)}, r"out of range; expected 0\.\.19; found 20 in row 0"),
         ({"batches.meta.txt": b""}, "there are no batches of pictures"),
         (
+            {f"data_batch_{n}.bin": bytes(3073) for n in (1, 2, 4)},
+            r"data_batch_4\.bin: a batch is missing before this one; found data_batch_1\.bin, data_batch_2",
+        ),
+        (
             binary_ten() | {"batches.meta.txt": b"cat\ndog\n"},
             "does not name the classes; expected the names of 10 class",
         ),
@@ -321,9 +346,18 @@ def test_labels_that_cifar_10_has_not(tmp_path: Path) -> None:
         cifar.plan(write(tmp_path / "in", binary_ten()), tmp_path / "out", "coarse")
 
 
-def test_records_are_built_once_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from imagenet_pipeline.cli import main
+def test_lists_for_an_address_are_refused_before_pictures_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IMAGENET_PIPELINE_CACHE", str(tmp_path / "cache"))
+    root = write(tmp_path / "in", set_of("train"))
+    with pytest.raises(SystemExit):
+        main(["build", "mnist", "--root", str(root), "--out", f"file://{tmp_path}/out", "--lists-only"])
+    assert "--lists-only is for a folder of this machine" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
+
+def test_records_are_built_once_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*words: object) -> str:
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])

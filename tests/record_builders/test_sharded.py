@@ -132,6 +132,10 @@ def webdataset_of(tmp_path: Path, shard: bytes, **options: Any) -> Plan:
     [
         ({"a.jpg": b"x", "a.cls": b"0", "b.jpg": b"x"}, {}, "b: the sample has no label; expected .cls or .json or .t"),
         ({"a.jpg": b"x", "a.png": b"x", "a.cls": b"0"}, {}, "a: the sample has two images; found a.jpg, a.png"),
+        ({"a.jpg": b"x", "a.JPG": b"x", "a.cls": b"0"}, {}, "a.JPG: the sample has two files of an ending; found .JPG"),
+        ({"a.jpg": b"x", "a.txt": b"c\rat"}, {}, "the name of a class cannot be printed; found 'c\\\\rat'"),
+        ({"a.jpg": b"x", "a.cls": b"0"}, {"train": ["train-0.tar", "train-*"]}, "train-0.tar: the file is named twice"),
+        ({"a.jpg": b"x", "a.cls": b"0"}, {"train": ["train-0.tar"], "val": ["*"]}, "the file is named twice"),
         ({"a.jpg": b"x", "a.cls": b"\xff"}, {}, "a.cls: the label cannot be read"),
         ({"a.jpg": b"x", "a.json": b'{"k": 1}'}, {}, "a.json: no key 'label'; found k; name it with --label-key"),
         ({"a.jpg": b"x", "a.json": b'{"label": [1]}'}, {}, "a.json: is no label; expected a number or the name"),
@@ -166,6 +170,25 @@ def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
         tfrecord.plan(tmp_path)
     with pytest.raises(BadInput, match="no files of this kind; expected train-000000"):
         webdataset.plan(tmp_path)
+
+
+def test_two_versions_of_a_file_are_told(tmp_path: Path) -> None:
+    for name in (
+        "train-00000-of-00002-1a.parquet",
+        "train-00001-of-00002-1a.parquet",
+        "train-00000-of-00002-2b.parquet",
+    ):
+        (tmp_path / name).touch()
+    with pytest.raises(BadInput, match="two files are the same part; found train-00000-of-00002-1a"):
+        parquet.plan(tmp_path)
+
+
+def test_a_number_that_val_alone_has_is_no_class(tmp_path: Path, tar_of: Tar) -> None:
+    (tmp_path / "val-0.tar").write_bytes(tar_of({"a.jpg": b"x", "a.cls": b"2"}))
+    with pytest.raises(BadInput, match=r"val-0\.tar/a\.jpg: the class is not in train; found 2"):
+        webdataset_of(tmp_path, tar_of({"a.jpg": b"x", "a.cls": b"0", "b.jpg": b"x", "b.cls": b"1"}))
+    (tmp_path / "names.txt").write_text("ape\ncat\ndog\n")
+    assert len(webdataset.plan(tmp_path, classes=tmp_path / "names.txt").classes) == 3
 
 
 # TFRecord
@@ -464,6 +487,17 @@ def test_bad_tables_are_one_line(
 def test_labels_beyond_the_names_are_refused(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
     write_parquet(tmp_path / "train.parquet", table_of(rows["train"], names=CLASSES[:2]))
     with pytest.raises(BadInput, match="the label means no class; found 2"):
+        parquet.plan(tmp_path)
+
+
+def test_pages_with_checksums_are_checked(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "train.parquet"
+    samples = [(f"{n}.jpg", n % 2, bytes([n]) * 90) for n in range(9)]
+    pq.write_table(table_of(samples), path, write_page_checksum=True, compression="none")
+    assert parquet.plan(tmp_path).counts == {"train": 9}
+    path.write_bytes(path.read_bytes().replace(bytes([7]) * 90, bytes([9]) * 90))
+    with pytest.raises(BadInput, match=r"train\.parquet: cannot be read .*CRC"):
         parquet.plan(tmp_path)
 
 

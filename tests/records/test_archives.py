@@ -10,16 +10,18 @@ import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records import archives
-from imagenet_pipeline.records.archives import Archive, is_archive, open_archive
+from imagenet_pipeline.records.archives import Archive, BadMember, blocks, is_archive, open_archive
 
 NAMES = st.lists(st.text("abcxyzäß. -", min_size=1, max_size=6), min_size=1, max_size=3).map("/".join)
 CONTENTS = st.dictionaries(NAMES, st.binary(max_size=3000).map(lambda part: part * 3), min_size=1, max_size=6)
@@ -127,6 +129,14 @@ def encrypted() -> bytes:
     return bytes(packed)
 
 
+def with_global(**said: str) -> bytes:
+    """A tar with a pax header that says something of all members."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=said) as tar:
+        tar.addfile(tarfile.TarInfo("cat/1.jpg"))
+    return buffer.getvalue()
+
+
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "up.zip": (
         zip_of({"cat/1.jpg": b"x", "../../etc/passwd": b"x"}),
@@ -153,6 +163,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "pipe.tar": (linked("cat/1.jpg", tarfile.FIFOTYPE), "a pipe"),
     "twice.tar": (tar_of({"cat/1.jpg": b"x"})[:1024] + tar_of({"cat/1.jpg": b"x"}), "member twice; found 'cat/1.jpg'"),
     "same.tar": (tar_of({"cat/1.jpg": b"x"})[:1024] + tar_of({"cat//1.jpg": b"x"}), "member twice; found 'cat/1.jpg'"),
+    "deep.tar": (tar_of({"a/" * 1000 + "1.jpg": b"x"}), "lies in more than 100 folders; found 'a/a/a"),
+    "nul.zip": (zip_of({"catX1.jpg": b"x"}).replace(b"X", b"\0"), "a name that no folder can hold"),
+    "path of all.tar": (with_global(path="dog/1.jpg"), "a header that cannot be read .one path for all members"),
+    "size of all.tar": (with_global(size="0"), "a header that cannot be read .one size for all members"),
     "link.tar.gz": (gzip.compress(linked("cat/1.jpg", tarfile.SYMTYPE)), "a symbolic link"),
     "cut.tar.gz": (gzip.compress(tar_of({"cat/1.jpg": b"x" * 900}))[:-20], "cut or damaged"),
 }
@@ -210,6 +224,16 @@ def test_a_member_that_says_less_than_it_holds_is_damaged(tmp_path: Path) -> Non
         content(open_archive(tmp_path / "x.zip"), "zeros.txt")
 
 
+def test_no_more_is_inflated_than_a_member_says_it_holds() -> None:
+    packed = zlib.compress(np.random.default_rng(0).bytes(2**23), wbits=-15)
+
+    def read_at(size_bytes: int, offset: int) -> bytes:
+        return packed[offset : offset + size_bytes]
+
+    with pytest.raises(BadMember, match="is damaged"):
+        next(blocks(read_at, (0, len(packed), 100, -1)))
+
+
 def test_members_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
     packed = bytearray(zip_of({"a.jpg": b"x" * 50, "b.jpg": b"x" * 50}, zipfile.ZIP_STORED))
     second = packed.index(b"PK\x01\x02", packed.index(b"PK\x01\x02") + 1)
@@ -217,6 +241,11 @@ def test_members_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(packed)
     with pytest.raises(BadInput, match="lies over another; found"):
         open_archive(tmp_path / "x.zip")
+
+
+def test_a_comment_on_all_members_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(with_global(comment="0f3a, as git archive writes it"))
+    assert list(open_archive(tmp_path / "x.tar").members) == ["cat/1.jpg"]
 
 
 def test_leftovers_of_a_mac_are_no_members(tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_records_have_the_labels_of_the_list(built: dict[LabelKind, Path], kind:
         assert len(found) == count
 
 
+def test_a_line_is_as_long_as_its_vector(root: Path, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(5).standard_normal((COUNT, 700)).astype(np.float32)
+    ids = tuple(map(str, range(700)))
+    images = Images([f"{number}.png" for number in range(COUNT)], vectors)
+    plan = Plan(root, {"train": images}, ClassTable("list", ids, ids, "number"))
+    build(plan, tmp_path, BuildOptions(resize=0, workers=1))
+    assert verify(tmp_path).whole
+    found = np.array([row.labels for row in lists.read_list(tmp_path / "train.lst")], np.float32)
+    np.testing.assert_array_equal(found, vectors)
+
+
 def test_the_iterator_of_mxnet_reads_the_vectors(built: dict[LabelKind, Path], mx: Any) -> None:
     for kind, labels in KINDS.items():
         width = labels.shape[1]

@@ -10,7 +10,7 @@ import pytest
 
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.records.classes import ClassTable
-from imagenet_pipeline.records.lists import read_list
+from imagenet_pipeline.records.lists import PATH_LIMIT_BYTES, read_list
 from imagenet_pipeline.records.plan import Images, Plan, write_lists
 
 CLASSES = ClassTable("list", ("a", "b"), ("a", "b"))
@@ -73,3 +73,11 @@ def test_the_data_set_may_not_lie_among_the_images(tmp_path: Path) -> None:
     write_lists(plan, tmp_path / "out")
     with pytest.raises(BadInput, match="images are"):
         write_lists(replace(plan, walked=True), tmp_path / "out")
+
+
+def test_a_path_that_no_list_can_hold_is_refused() -> None:
+    for letter, width in (("x", 1), ("\u00fc", 2), ("\U0001f600", 4)):
+        path = letter * (PATH_LIMIT_BYTES // width)
+        assert plan_of([path], [0]).counts == {"train": 1}
+        with pytest.raises(BadInput, match="a path is too long for a list"):
+            plan_of([path + "x"], [0])

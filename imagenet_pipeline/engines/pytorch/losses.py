@@ -98,4 +98,4 @@ def errors_of(losses: Any, logits: Any, targets: Any) -> Any:
 
 
 METRICS = {"class": metrics_of, "classes": decisions_of, "number": errors_of}
-"""What is counted beside the loss, by the kind of label."""
+"""Figures counted beside the loss, by the kind of label."""
