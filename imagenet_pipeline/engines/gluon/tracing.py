@@ -39,7 +39,7 @@ _BROADCAST = {
 }
 """Python's operators, by their names in `operator`, and MXNet's operations for operands of different shapes."""
 _NUMBERS_A_GROUP = 2**20
-"""Results of about so many numbers are copied into their arrays together, and wait for that. Larger ones are copied, too:
+"""Results of about so many numbers are copied into their arrays together, and wait for that. Larger are copied, too:
 written straight into a float32 array, Adam's step of one was wrong (MXNet 1.9.1)."""
 
 
