@@ -39,7 +39,8 @@ _BROADCAST = {
 }
 """Python's operators, by their names in `operator`, and MXNet's operations for operands of different shapes."""
 _NUMBERS_A_GROUP = 2**20
-"""Results of about so many numbers are copied into their arrays together, and wait for that; larger are not copied."""
+"""Results of about so many numbers are copied into their arrays together, and wait for that. Larger are copied, too:
+written straight into a float32 array, Adam's step of one was wrong (MXNet 1.9.1)."""
 
 
 class Tape:
@@ -338,7 +339,7 @@ def _outputs(symbols: list[Any], tape: Tape, dtype: Any) -> Iterator[Any]:
     size = 0
     for result in tape.results.values():
         numbers = int(np.prod(tape.notes[result][3]))
-        if np.dtype(dtype) != np.float32 or numbers > _NUMBERS_A_GROUP:
+        if np.dtype(dtype) != np.float32:
             yield from _copied_together(group)
             yield _by_itself(symbols, tape, result)
             group, size = [], 0

@@ -247,3 +247,22 @@ def test_what_is_traced_is_what_is_computed(operations: list[Callable[..., Any]]
     for item, other in zip(found, wanted, strict=True):
         for array, expected in zip(item, other, strict=True):
             np.testing.assert_allclose(array.asnumpy(), expected.asnumpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_adam_moves_a_large_array_by_the_written_rule(mx: Any) -> None:
+    from imagenet_pipeline.engines.gluon.optimizer import Optimizer
+
+    shape, draw = (1024, 1030), np.random.default_rng(0)
+    expected, gradients = draw.normal(size=shape), draw.normal(0, 0.01, size=(3, *shape))
+    parameter = mx.gluon.Parameter("w", shape=shape, dtype="float32")
+    parameter.initialize(ctx=mx.cpu())
+    parameter.set_data(mx.nd.array(expected))
+    recipe = OptimizerRecipe(name="adam", weight_decay=0.0)
+    optimizer = Optimizer(recipe, {"w": parameter}, [mx.cpu()])
+    first, second = np.zeros(shape), np.zeros(shape)
+    for step, gradient in enumerate(gradients, 1):
+        parameter.grad()[:] = mx.nd.array(gradient)
+        optimizer.update(1e-3, 1)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        expected = expected - 1e-3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(parameter.data().asnumpy(), expected, atol=1e-5)
