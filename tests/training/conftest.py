@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -207,6 +208,30 @@ def engine(plain: Callable[[int], Group]) -> type[PlainEngine]:
     """Runs have this engine."""
     plain(1)
     return PlainEngine
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with killed_at(step):` training dies in here, just before that step of the run is taken."""
+    rate = loop.learning_rate
+
+    @contextmanager
+    def dying(last: int) -> Iterator[None]:
+        def learning_rate(recipe: Any, step: int, *words: Any) -> float:
+            if step == last:
+                raise Killed
+            return rate(recipe, step, *words)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "learning_rate", learning_rate)
+            with pytest.raises(Killed):
+                yield
+
+    return dying
 
 
 class Asked:
