@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import itertools
 import os
 import tarfile
@@ -65,6 +66,31 @@ def mx() -> Any:
     from imagenet_pipeline.engines.gluon.runtime import mx
 
     return mx
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unpainted_curves() -> Iterator[None]:
+    """The curves that a training draws as it goes are laid out, and left blank.
+
+    Painting takes matplotlib a third of a second, of a training that may take a tenth.
+    """
+    from PIL import Image
+
+    from imagenet_pipeline.training import curves, saving
+
+    def blank(figure: Any) -> bytes:
+        stream, (width, height) = io.BytesIO(), figure.get_size_inches()
+        Image.new("L", (round(110 * width), round(110 * height))).save(stream, "PNG")
+        return stream.getvalue()
+
+    def draw_curves(*words: Any, **named: Any) -> bool:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(curves, "png", blank)
+            return curves.draw_curves(*words, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(saving, "draw_curves", draw_curves)
+        yield
 
 
 @pytest.fixture(scope="session")
