@@ -276,6 +276,17 @@ def stock_record() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
+def digits_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits as records, 1,197 train, 300 val, 300 test; not to be changed."""
+    from imagenet_pipeline.record_builders import digits
+    from imagenet_pipeline.records.build import BuildOptions, build
+
+    folder = tmp_path_factory.mktemp("digits")
+    build(digits.plan(folder), folder, BuildOptions(resize=0, workers=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def photo_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise of six brightnesses: 30 train, 6 val, 12 test images."""
     import cv2

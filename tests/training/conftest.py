@@ -1,4 +1,4 @@
-"""A small real data set, built as a user builds it, a recipe that trains on it in seconds, and a plain engine."""
+"""A recipe that trains on scikit-learn's digits in seconds, and a plain engine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import pytest
 
 from imagenet_pipeline.engines import Blueprint, Totals
 from imagenet_pipeline.errors import WorkerLost
-from imagenet_pipeline.record_builders import digits
-from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.training import engine_setup, loop
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
@@ -44,14 +42,6 @@ kind = "cosine"
 [loader]
 threads = 0
 """
-
-
-@pytest.fixture(scope="session")
-def digits_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scikit-learn's digits as records: 1,197 train, 300 val, 300 test."""
-    folder = tmp_path_factory.mktemp("digits")
-    build(digits.plan(folder), folder, BuildOptions(resize=0, workers=1))
-    return folder
 
 
 @pytest.fixture(scope="session")

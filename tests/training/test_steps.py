@@ -153,7 +153,7 @@ def test_the_books_decay_is_settled_as_the_run_begins_and_stays(recipe: Path, tm
     go(recipe, tmp_path, steps=18, schedule__kind="inverse_time")
     assert rows(tmp_path)[0]["learning_rate"] == pytest.approx(0.05 / (1 + 0.025 * 8))
     assert run_settings(tmp_path, {}, None, "latest").recipe.schedule.decay == pytest.approx(0.025)
-    longer = open_run(recipe, {"epochs": 9}, tmp_path, "latest")
+    longer = open_run(recipe, {"epochs": 3}, tmp_path, "latest")
     assert longer.recipe.schedule.decay == pytest.approx(0.025)
     longer.resources.close()
     go(recipe, tmp_path, "1", optimizer__learning_rate=0.01)
