@@ -243,6 +243,19 @@ class Asked:
 
 
 @pytest.fixture
+def asked_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with asked_after(3):` a training in here is asked to stop after so many questions."""
+
+    @contextmanager
+    def asking(questions: int) -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "Interruption", lambda _: Asked(questions))
+            yield
+
+    return asking
+
+
+@pytest.fixture
 def go_together(plain: Callable[[int], Group], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """`go_together(ranks, recipe, folder, resume, **overrides)`: what each rank's `train` gave, or its error.
 
