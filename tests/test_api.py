@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import imagenet_pipeline as ip
-from imagenet_pipeline import api
+from imagenet_pipeline import api, builders
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.errors import BadInput, BadRecipe
@@ -77,7 +77,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    for registry in (api.BUILDERS, LOGGERS):
+    for registry in (builders.BUILDERS, LOGGERS):
         monkeypatch.setattr(registry, "_items", dict(registry._items))
         monkeypatch.setitem(vars(registry), "_entry_points", {})
 
@@ -347,11 +347,11 @@ def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "def plan(root: Path):\n    'Build half.'\n    return folder.plan(root)\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "site")
-    items = dict(api.BUILDERS._items)
-    vars(api.BUILDERS).pop("_entry_points", None)
+    items = dict(builders.BUILDERS._items)
+    vars(builders.BUILDERS).pop("_entry_points", None)
     yield
-    vars(api.BUILDERS).pop("_entry_points", None)
-    api.BUILDERS._items = items
+    vars(builders.BUILDERS).pop("_entry_points", None)
+    builders.BUILDERS._items = items
 
 
 @pytest.mark.usefixtures("offered")

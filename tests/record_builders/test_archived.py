@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import imagenet_pipeline as ip
-from imagenet_pipeline import api
+from imagenet_pipeline import api, builders
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.record_builders import folder as folder_builder
 from imagenet_pipeline.records import archives as archives_module
@@ -211,7 +211,7 @@ def test_a_builder_of_others_sees_the_photos(
         seen.append((root / "ape" / "00.jpg").read_bytes())
         return folder_builder.plan(root)
 
-    monkeypatch.setattr(api.BUILDERS, "_items", dict(api.BUILDERS._items))
+    monkeypatch.setattr(builders.BUILDERS, "_items", dict(builders.BUILDERS._items))
     ip.register_builder("theirs", plan)
     build("theirs", root=pack(tmp_path / "x.zip", contents), out=tmp_path / "out", **OPTIONS)
     assert seen == [contents["ape/00.jpg"]]
