@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import imagenet_pipeline as ip
-from imagenet_pipeline import api, builders
+from imagenet_pipeline import builders
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import Recipe, load_recipe
 from imagenet_pipeline.errors import BadInput, BadRecipe
