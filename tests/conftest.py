@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import itertools
 import os
 import tarfile
@@ -65,6 +66,31 @@ def mx() -> Any:
     from imagenet_pipeline.engines.gluon.runtime import mx
 
     return mx
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unpainted_curves() -> Iterator[None]:
+    """The curves that a training draws as it goes are laid out, and left blank.
+
+    Painting takes matplotlib a third of a second, of a training that may take a tenth.
+    """
+    from PIL import Image
+
+    from imagenet_pipeline.training import curves, saving
+
+    def blank(figure: Any) -> bytes:
+        stream, (width, height) = io.BytesIO(), figure.get_size_inches()
+        Image.new("L", (round(110 * width), round(110 * height))).save(stream, "PNG")
+        return stream.getvalue()
+
+    def draw_curves(*words: Any, **named: Any) -> bool:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(curves, "png", blank)
+            return curves.draw_curves(*words, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(saving, "draw_curves", draw_curves)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -247,6 +273,17 @@ def stock_record() -> Callable[..., bytes]:
         return frame(head + struct.pack(f"<{len(labels)}f", *labels) + image)
 
     return packed
+
+
+@pytest.fixture(scope="session")
+def digits_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits as records, 1,197 train, 300 val, 300 test; not to be changed."""
+    from imagenet_pipeline.record_builders import digits
+    from imagenet_pipeline.records.build import BuildOptions, build
+
+    folder = tmp_path_factory.mktemp("digits")
+    build(digits.plan(folder), folder, BuildOptions(resize=0, workers=1))
+    return folder
 
 
 @pytest.fixture(scope="session")

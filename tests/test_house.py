@@ -32,7 +32,7 @@ GENERATED = {"imagenet_pipeline/engines/pytorch/programs.py": "exec"}
 EXTRAS = ("torch", "extras")
 """A framework and the folder that has it apart from the engines; nothing imports that (setup.cfg)."""
 FRAMEWORKS = {"mxnet": "gluon", "torch": "pytorch"}
-"""The wing of engines/ that alone may import it."""
+"""The wing of engines/ that alone may import it; and extras/, which stands apart."""
 LOGGERS_FOLDER = REPOSITORY / "imagenet_pipeline" / "training" / "loggers"
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 """Each may be imported by the logger of its name alone."""
@@ -61,7 +61,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 def faults(path: Path, source: str) -> Iterator[str]:
     tree = ast.parse(source)
-    wing = path.parent.name if path.parent.parent.name == "engines" else ""
+    wing = path.parent.name if path.parent.parent.name == "engines" or path.parent.name == "extras" else ""
     for module in imported(tree):
         if module.split(".")[0] in UNSAFE_MODULES:
             yield f"imports {module}"

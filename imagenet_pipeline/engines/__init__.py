@@ -61,6 +61,8 @@ FRAMEWORKS = {"gluon": "mxnet", "pytorch": "torch"}
 """Engines, and the packages that they need."""
 Array = npt.NDArray[np.floating[Any]]
 Values = Mapping[str, Array]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of an input per channel, in 0..255."""
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Targets = Labels | npt.NDArray[np.float32]

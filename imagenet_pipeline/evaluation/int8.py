@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline.config import Recipe, Size
+from imagenet_pipeline.engines import Normalisation
 from imagenet_pipeline.errors import BadInput, PipelineError
 from imagenet_pipeline.evaluation.evaluate import numbering_of, scoring_recipe
 from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Member, Outcomes, RelabelledSplit, View, score_split
-from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.interchange.int8 import METHOD, OnnxScorer, Pixels, pixels_of, quantise, require_runtime
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.progress import Bar

@@ -10,13 +10,11 @@ import numpy.typing as npt
 
 from imagenet_pipeline.config import Size, pair
 from imagenet_pipeline.engines import Array, Values, check_fits
+from imagenet_pipeline.engines import Normalisation as Normalisation
 from imagenet_pipeline.errors import BadInput
 from imagenet_pipeline.networks.layers import Sequential, Tap, without_taps
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shape
 from imagenet_pipeline.records.classes import ClassTable
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation per channel, in 0..255."""
 
 
 def contents(channels: int, normalised: bool) -> str:

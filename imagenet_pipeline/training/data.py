@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.config import InputRecipe, LossRecipe, Recipe, Size, pair
-from imagenet_pipeline.engines import FIGURES
+from imagenet_pipeline.engines import FIGURES, Normalisation
 from imagenet_pipeline.errors import BadInput, BadRecipe, counted
-from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.augment import RGB
 from imagenet_pipeline.loading.loader import Batch, Empty, Loader
 from imagenet_pipeline.loading.order import WHOLE, Share

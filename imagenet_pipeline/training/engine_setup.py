@@ -20,6 +20,7 @@ from imagenet_pipeline.engines import (
     Array,
     Blueprint,
     Engine,
+    Normalisation,
     Values,
     choose_engine,
     create_engine,
@@ -28,7 +29,6 @@ from imagenet_pipeline.engines import (
 )
 from imagenet_pipeline.engines.zoos import ZooNetwork, network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, first_few
-from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import (
     FILE_NAME,

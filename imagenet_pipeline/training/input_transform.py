@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.config import InputRecipe, Recipe
-from imagenet_pipeline.engines import Array
+from imagenet_pipeline.engines import Array, Normalisation
 from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadRecipe, counted
-from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.networks.catalog import INPUT_TRANSFORM, LayeredNetwork
 from imagenet_pipeline.networks.layers import (
     Constant,

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from imagenet_pipeline.config import Recipe
-from imagenet_pipeline.engines import NO_TOTALS, Engine, Totals
+from imagenet_pipeline.engines import NO_TOTALS, Engine, Normalisation, Totals
 from imagenet_pipeline.errors import BadRecipe, Damaged, counted
-from imagenet_pipeline.interchange.frozen import Normalisation
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.loading.order import Share
 from imagenet_pipeline.records.classes import ClassTable

@@ -13,7 +13,6 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-import imagenet_pipeline as ip
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation import baseline as baselines
@@ -27,10 +26,8 @@ from imagenet_pipeline.records.manifest import DataSet, read_data_set
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    out = tmp_path_factory.mktemp("baseline") / "digits"
-    ip.build("digits", out=out)
-    return read_data_set(out)
+def digits(digits_records: Path) -> DataSet:
+    return read_data_set(digits_records)
 
 
 def whole(data: DataSet, split: str, baseline: Baseline) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +127,7 @@ def test_the_verb_prints_figures_and_writes_the_report(
     assert answer["engine"] == "scikit-learn"
     assert answer["images"] == 300
     page = Path(answer["report"])
-    assert page == Path("output/baselines/digits-perceptron-l2-hog-32/report-test.html")
+    assert page == Path(f"output/baselines/{digits.folder.name}-perceptron-l2-hog-32/report-test.html")
     assert "perceptron" in page.read_text()
     assert (page.parent / "recipe.toml").is_file()
 

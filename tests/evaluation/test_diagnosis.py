@@ -83,7 +83,7 @@ def test_the_history_says_when_a_run_turned() -> None:
 
 
 def test_train_val_is_cut_out_of_train_by_any_builder(tmp_path: Path) -> None:
-    ip.build("digits", out=tmp_path / "digits", train_val_fraction=0.25)
+    ip.build("digits", out=tmp_path / "digits", train_val_fraction=0.25, workers=1)
     data = read_data_set(tmp_path / "digits")
     assert data.counts == {"train": 898, "train_val": 299, "val": 300, "test": 300}
     with RecordSet.of(data, "train") as train, RecordSet.of(data, "train_val") as apart:

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.extras import detection
 from imagenet_pipeline.extras.boxes import mean_average_precision
 from imagenet_pipeline.extras.detection import draw_boxes, main, read_scenes, train_detector
 from imagenet_pipeline.extras.scenes import write_scenes
@@ -19,12 +20,14 @@ from imagenet_pipeline.records import recordio
 from imagenet_pipeline.records.image import encode_jpeg
 
 
-def test_a_detector_learns_from_records(tmp_path: Path) -> None:
+def test_a_detector_learns_from_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At half its side, a quarter of the seconds."""
+    monkeypatch.setattr(detection, "SIDE", 48)
     write_scenes(tmp_path, 160)
     scenes, unseen = read_scenes(tmp_path / "train.rec"), read_scenes(tmp_path / "test.rec")
     objects = [scene.objects for scene in unseen]
-    untrained, _ = train_detector(scenes[:32], classes=3, epochs=1)
-    trained, losses = train_detector(scenes, classes=3, epochs=12)
+    untrained, _ = train_detector(scenes[:16], classes=3, epochs=1)
+    trained, losses = train_detector(scenes, classes=3, epochs=6, batch_size=16)
     before, after = (
         mean_average_precision(detector.detect([scene.image for scene in unseen]), objects, 3)
         for detector in (untrained, trained)

@@ -13,7 +13,6 @@ pytest.importorskip("torch")
 
 import torch
 
-import imagenet_pipeline as ip
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.extras import gan
 from imagenet_pipeline.networks.shapes import output_shape
@@ -35,12 +34,11 @@ def test_a_distribution_in_the_plane_is_matched() -> None:
     np.testing.assert_allclose(np.cov(made.T), np.cov(unseen.T), atol=0.7)
 
 
-def test_digits_are_drawn_from_records(tmp_path: Path) -> None:
-    ip.build("digits", out=tmp_path / "digits")
-    game = gan.image_game(16)
-    real = torch.cat(list(gan.real_images(tmp_path / "digits", 16, 299, 1, 0)))[:500].flatten(1).double().numpy()
+def test_digits_are_drawn_from_records(digits_records: Path) -> None:
+    game = gan.image_game(8)
+    real = torch.cat(list(gan.real_images(digits_records, 8, 299, 1, 0)))[:500].flatten(1).double().numpy()
     before = gan.energy_distance(game.sample(300).flatten(1).double().numpy(), real)
-    batches = gan.real_images(tmp_path / "digits", 16, 64, 8, 0)
+    batches = gan.real_images(digits_records, 8, 64, 8, 0)
     gan.play(game, batches, 8 * 18)
     after = gan.energy_distance(game.sample(300).flatten(1).double().numpy(), real)
     assert after < 0.4 * before

@@ -1,9 +1,10 @@
-"""A small real data set, built as a user builds it, a recipe that trains on it in seconds, and a plain engine."""
+"""A recipe that trains on scikit-learn's digits in seconds, and a plain engine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +13,6 @@ import pytest
 
 from imagenet_pipeline.engines import Blueprint, Totals
 from imagenet_pipeline.errors import WorkerLost
-from imagenet_pipeline.record_builders import digits
-from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.training import engine_setup, loop
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
@@ -43,14 +42,6 @@ kind = "cosine"
 [loader]
 threads = 0
 """
-
-
-@pytest.fixture(scope="session")
-def digits_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scikit-learn's digits as records: 1,197 train, 300 val, 300 test."""
-    folder = tmp_path_factory.mktemp("digits")
-    build(digits.plan(folder), folder, BuildOptions(resize=0, workers=1))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -209,6 +200,30 @@ def engine(plain: Callable[[int], Group]) -> type[PlainEngine]:
     return PlainEngine
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with killed_at(step):` training dies in here, just before that step of the run is taken."""
+    rate = loop.learning_rate
+
+    @contextmanager
+    def dying(last: int) -> Iterator[None]:
+        def learning_rate(recipe: Any, step: int, *words: Any) -> float:
+            if step == last:
+                raise Killed
+            return rate(recipe, step, *words)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "learning_rate", learning_rate)
+            with pytest.raises(Killed):
+                yield
+
+    return dying
+
+
 class Asked:
     """Stands for Interruption, which only a main thread can have: asked for after so many questions."""
 
@@ -225,6 +240,19 @@ class Asked:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+@pytest.fixture
+def asked_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with asked_after(3):` a training in here is asked to stop after so many questions."""
+
+    @contextmanager
+    def asking(questions: int) -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "Interruption", lambda _: Asked(questions))
+            yield
+
+    return asking
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.verify import verify
-from imagenet_pipeline.training import loop
 from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from imagenet_pipeline.training.engine_setup import new_engine
 from imagenet_pipeline.training.input_transform import fitted, values_of, whitening, with_transform
@@ -102,6 +101,7 @@ def pixels_of(images: Any, normalisation: Any = SCALE) -> Any:
     return ((images.transpose(0, 3, 1, 2) - mean) / std).reshape(len(images), -1)
 
 
+@settings(max_examples=40)
 @given(st.integers(2, 8), st.integers(12, 40), st.integers(0, 2**32 - 1), st.sampled_from([NEARLY_0, 0.01, 3.0]))
 def test_whitening_is_that_of_scikit_learn_and_numpy(numbers: int, count: int, seed: int, epsilon: float) -> None:
     from sklearn.decomposition import PCA
@@ -162,15 +162,14 @@ def test_transformed_training_images_are_what_each_transform_promises(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_training_averages_and_a_kill_leave_the_transform_as_it_was_fitted(
-    engine: str, recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, recipe: Callable[..., Recipe], tmp_path: Path, asked_after: Any
 ) -> None:
     given = {"input.transform": "zca", "engine": engine, "precision": "float32", "average_decay": 0.9}
     wanted = recipe(
         **given, **{"optimizer.weight_decay": 0.1, "optimizer.name": "adam", "optimizer.learning_rate": 0.01}
     )
     whole = trained(wanted, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "Interruption", lambda _: Stopped(3))
+    with asked_after(3):
         trained(wanted, tmp_path / "stopped")
     # The same recipe again, as a user has it: with the network's own name, and the transform to be fitted.
     again = trained(wanted, tmp_path / "stopped", "latest")
@@ -185,24 +184,6 @@ def test_training_averages_and_a_kill_leave_the_transform_as_it_was_fitted(
         np.testing.assert_array_equal(whole.trained[name], value.astype(np.float32))
         assert not any(key.endswith(name) and not key.startswith(("average", "trained")) for key in whole.optimizer)
     assert read_network(tmp_path / "whole" / "network.json").name == "mine"
-
-
-class Stopped:
-    """Stands for Interruption: asked after so many questions."""
-
-    def __init__(self, questions: int) -> None:
-        self._left = questions
-
-    @property
-    def asked(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-    def __enter__(self) -> Stopped:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def moments(recipe: Recipe) -> Moments:

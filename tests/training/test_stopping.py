@@ -16,6 +16,7 @@ from imagenet_pipeline.api import TrainingResult
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Totals
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.training import loop, saving
 from imagenet_pipeline.training.checkpoint import epoch_of, find_checkpoint
 from imagenet_pipeline.training.data import require_validation
@@ -23,6 +24,12 @@ from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.loop import train
 from imagenet_pipeline.training.resume import open_run
 from imagenet_pipeline.training.run import gives_up
+
+
+def records_of(*splits: str, classes: int = 2) -> Any:
+    """Stands for a data set with these splits and so many classes."""
+    ids = tuple(str(number) for number in range(classes))
+    return SimpleNamespace(name="here", counts=dict.fromkeys(splits, 3), classes=ClassTable("folder", ids, ids))
 
 
 def patient(epochs: int, **keys: Any) -> Recipe:
@@ -67,14 +74,14 @@ def test_it_stops_where_keras_does(losses: list[int], patience: int, min_delta: 
 )
 def test_what_goes_by_validation_needs_its_split(key: str, values: dict[str, object]) -> None:
     recipe = Recipe.model_validate({"network": "x", "records": "y", **values})
-    data = SimpleNamespace(name="here", counts={"train": 9, "test": 3})
+    data = records_of("train", "test")
     with pytest.raises(
         BadRecipe, match=f"^here: recipe key '{key}' .* split val, which these records lack; found train"
     ):
-        require_validation(recipe, data)  # type: ignore[arg-type]
+        require_validation(recipe, data)
     data.counts["val"] = 1
-    require_validation(recipe, data)  # type: ignore[arg-type]
-    require_validation(patient(0), SimpleNamespace(name="", counts={}))  # type: ignore[arg-type]
+    require_validation(recipe, data)
+    require_validation(patient(0), records_of())
 
 
 @pytest.mark.parametrize("key", ["stopping.figure", "schedule.figure"])
@@ -82,20 +89,18 @@ def test_rank_5_among_five_classes_says_nothing(key: str) -> None:
     section = key.partition(".")[0]
     values = {"stopping": {"figure": "validation_rank5"}, "schedule": {"kind": "plateau", "figure": "validation_rank5"}}
     recipe = Recipe.model_validate({"network": "x", "records": "y", section: values[section]})
-    data = SimpleNamespace(name="here", counts={"train": 9, "val": 3}, classes=range(5))
     with pytest.raises(BadRecipe, match=rf"'{key}': rank-5 among 5 classes is always 100 %.*; {key}=validation_rank1$"):
-        require_validation(recipe, data)  # type: ignore[arg-type]
-    data.classes = range(6)
-    require_validation(recipe, data)  # type: ignore[arg-type]
+        require_validation(recipe, records_of("train", "val", classes=5))
+    require_validation(recipe, records_of("train", "val", classes=6))
 
 
 def test_what_goes_by_training_needs_no_split() -> None:
     stopping = {"patience_epochs": 3, "figure": "train_loss", "restore_best": True}
     recipe = Recipe.model_validate({"network": "x", "records": "y", "stopping": stopping})
-    require_validation(recipe, SimpleNamespace(name="", counts={"train": 9}))  # type: ignore[arg-type]
+    require_validation(recipe, records_of("train"))
 
 
-STILL = {"batch_size": 598, "schedule.kind": "constant", "optimizer.learning_rate": 1e-12}
+STILL = {"network": "shallownet", "batch_size": 598, "schedule.kind": "constant", "optimizer.learning_rate": 1e-12}
 """So slow that no validation score moves."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -73,15 +72,13 @@ def contents(run: Path) -> dict[str, bytes]:
     ],
 )
 def test_a_run_with_one_output_goes_on_in_equal_bytes_and_is_scored_alike_by_each_engine(
-    engine: str, balance: dict[str, str], keys: dict[str, Any], tmp_path: Path, stopped_at: Callable[[str, int], None]
+    engine: str, balance: dict[str, str], keys: dict[str, Any], tmp_path: Path, killed_at: Any
 ) -> None:
     keys = {**keys, **balance, "engine": engine, "checkpoint.every_steps": 2, "precision": "float64"}
     assert go(tmp_path / "whole", keys).finished
-    stopped_at(engine, 4)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(3):
         go(tmp_path / "parts", keys)
     assert find_checkpoint(tmp_path / "parts", "latest").name == "epoch-0000-step-00000002"
-    stopped_at(engine, -1)
     assert go(tmp_path / "parts", keys, "latest").finished
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert has_two_scores(read_network(tmp_path / "whole" / "network.json").layers)
@@ -89,26 +86,6 @@ def test_a_run_with_one_output_goes_on_in_equal_bytes_and_is_scored_alike_by_eac
     assert {figure.loss_kind for figure in scored} == {"binary_cross_entropy"}
     assert len({figure.rank1_hits for figure in scored}) == 1
     assert scored[-1].loss == pytest.approx(scored[0].loss, rel=1e-9)
-
-
-@pytest.fixture
-def stopped_at(monkeypatch: pytest.MonkeyPatch, class_of: Any) -> Callable[[str, int], None]:
-    """`stopped_at(engine, step)`: training breaks off at that step, counted from 1; never at -1."""
-
-    def at(engine: str, step: int) -> None:
-        kind, left = class_of(engine), [step]
-        original = getattr(kind, "_original", kind.train_batch)
-        monkeypatch.setattr(kind, "_original", original, raising=False)
-
-        def train_batch(*words: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise KeyboardInterrupt
-            original(*words)
-
-        monkeypatch.setattr(kind, "train_batch", train_batch)
-
-    return at
 
 
 def test_balanced_weights_are_scikit_learn_s(records: Path) -> None:
