@@ -82,8 +82,12 @@ def plan_submission(
 ) -> Submission:
     """Match pictures and classes to the sample's rows and columns; without a sample ids are names without ending.
 
-    Raises BadInput where ids or columns differ from the sample's, and where two pictures have the same id.
+    Raises BadInput where ids or columns differ from the sample's, where two pictures have the same id, and for classes
+    of which a picture shows several, or numbers.
     """
+    if classes.label_kind != "class":
+        what = "`submit` takes a run of one class a picture"
+        raise BadInput(what, found=classes.label_kind, advice="`predict --out FILE.csv` writes what the run says of each")
     by_id = _by_id(folder, pictures, sample)
     if sample is not None:
         by_id = {name: by_id[name] for name in sample.ids}

@@ -70,6 +70,8 @@ def _image_read(reports: Sequence[LayerReport], path: str) -> Shape | None:
         return None
     inputs = int(np.prod(reports[at].input_shape))
     for report in reversed(reports[:at]):
+        if isinstance(report.layer, Dense):
+            return None
         for shape in (report.output_shape, report.input_shape):
             if int(np.prod(shape)) != inputs:
                 return None
@@ -133,10 +135,14 @@ def columns_for(count: int) -> int:
 
 def require_drawable(network: Sequential | ZooNetwork, input_shape: Shape, paths: Sequence[str]) -> None:
     """Raise BadRecipe for a layer of `log.pictures` whose weights cannot be drawn."""
+    where = "recipe key 'log.pictures'"
     for path in paths:
         if isinstance(network, ZooNetwork):
-            raise BadRecipe("the layers of a zoo's network are not known here", where="recipe key 'log.pictures'")
-        layer_to_draw(network, input_shape, path)
+            raise BadRecipe("the layers of a zoo's network are not known here", where=where)
+        try:
+            layer_to_draw(network, input_shape, path)
+        except BadRecipe as error:
+            raise error.replaced(where=where) from error
 
 
 def draw_weights(

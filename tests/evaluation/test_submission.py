@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from imagenet_pipeline.evaluation.submission import (
     read_sample,
     write_submission,
 )
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
 BREEDS = ClassTable("folder", ("n01", "n02", "n03"), ("beagle", "boxer", "pug"))
 PETS = ClassTable("folder", ("cat", "dog"), ("cat", "dog"))
@@ -107,6 +108,13 @@ def test_two_pictures_of_a_name_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "test"
     with pytest.raises(BadInput, match="the same id"):
         plan_submission(folder, pictures(folder, "a.jpg", "a.png"), PETS, "id-label")
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_a_run_without_one_class_a_picture_is_refused(tmp_path: Path, kind: LabelKind) -> None:
+    folder, classes = tmp_path / "test", replace(PETS, label_kind=kind)
+    with pytest.raises(BadInput, match="`submit` takes a run of one class a picture"):
+        plan_submission(folder, pictures(folder, "a.jpg"), classes, "id-probabilities")
 
 
 def test_a_picture_that_cannot_be_read_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from imagenet_pipeline.evaluation.vectors import (
     losses_of,
     number_figures,
 )
+from imagenet_pipeline.pictures.layers import draw_grad_cam
 from imagenet_pipeline.record_builders import listing
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.build import BuildOptions, build
@@ -182,13 +183,18 @@ def test_numbers_are_scored_as_scikit_learn_does(engine: str, trained: Trained, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_pictures_are_told_their_labels(engine: str, trained: Trained, photos: Path) -> None:
+def test_pictures_are_told_their_labels(engine: str, trained: Trained, photos: Path, tmp_path: Path) -> None:
     (named,) = api.predict(trained(engine, "classes"), photos / "2.png")
     assert all(choice.probability > 0.5 for choice in named.top)
     assert {choice.name for choice in named.top} <= {*NAMES["classes"]}
     (counted,) = api.predict(trained(engine, "number"), photos / "2.png")
     assert counted.top == ()
     assert [amount.name for amount in counted.numbers] == ["ink"]
+    seen = draw_grad_cam(trained(engine, "classes"), [photos / "2.png"], tmp_path / "maps.png").images[0]
+    assert seen.class_name in NAMES["classes"]
+    with pytest.raises(BadInput, match="Grad-CAM asks for a class, and this run says numbers"):
+        draw_grad_cam(trained(engine, "number"), [photos / "2.png"], tmp_path / "numbers.png")
+    assert not (tmp_path / "numbers.png").exists()
 
 
 @pytest.mark.parametrize(

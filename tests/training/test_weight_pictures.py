@@ -25,6 +25,8 @@ def test_a_dense_layer_is_drawn_as_the_image_it_reads() -> None:
     assert layer_to_draw(network, (3, 8, 8)).path == "conv"
     assert layer_to_draw(network, (3, 8, 8), "fc1").image == (4, 4, 4)
     assert layer_to_draw(network, (3, 8, 8), "fc2").image is None
+    alike = stack(flatten=Flatten(), fc1=Dense(20), relu=Activation("relu"), fc2=Dense(3))
+    assert layer_to_draw(alike, (1, 4, 5), "fc2").image is None, "as many units as pixels are no image"
     first = stack(flatten=Flatten(), fc=Dense(6))
     drawn = layer_to_draw(first, (1, 4, 5))
     assert (drawn.path, drawn.image) == ("fc", (1, 4, 5))
@@ -57,7 +59,7 @@ def test_a_run_draws_at_its_steps_and_animates(photo_records: Path, tmp_path: Pa
 
 def test_a_layer_that_is_none_is_a_line_before_anything_is_trained(photo_records: Path, tmp_path: Path) -> None:
     options = {**SMALL, "records": str(photo_records), "log.pictures": ["classifer"]}
-    with pytest.raises(BadRecipe, match="did you mean classifier"):
+    with pytest.raises(BadRecipe, match=r"log\.pictures.*did you mean classifier"):
         ip.train("demo", run=tmp_path / "run", options=options)
     assert not (tmp_path / "run").exists()
 
