@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import imagenet_pipeline as ip
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.drawing import signed_colours
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Activation, Conv, Dense, Flatten, Pool, stack
@@ -55,6 +56,15 @@ def test_a_run_draws_at_its_steps_and_animates(photo_records: Path, tmp_path: Pa
     ip.train(tmp_path / "run", resume="latest", options={"epochs": 2})
     assert (tmp_path / "run" / "pictures" / "classifier" / drawn[2]).read_bytes() == before
     assert len(list((tmp_path / "run" / "pictures" / "classifier").iterdir())) == 7
+
+
+def test_an_epoch_that_steps_cut_short_is_drawn_too(photo_records: Path, tmp_path: Path) -> None:
+    without_epochs = {key: value for key, value in SMALL.items() if key != "epochs"}
+    options = {**without_epochs, "records": str(photo_records), "steps": 4, "log.pictures": ["classifier"]}
+    base = Recipe(network="shallownet", records=str(photo_records))
+    ip.train(base, run=tmp_path / "run", options=options)
+    drawn = sorted(path.name for path in (tmp_path / "run" / "pictures" / "classifier").iterdir())
+    assert drawn == [f"step-0000000{step}.png" for step in (0, 3, 4)], "three steps are an epoch"
 
 
 def test_a_layer_that_is_none_is_a_line_before_anything_is_trained(photo_records: Path, tmp_path: Path) -> None:
