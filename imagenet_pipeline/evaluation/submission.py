@@ -87,7 +87,9 @@ def plan_submission(
     """
     if classes.label_kind != "class":
         what = "`submit` takes a run of one class a picture"
-        raise BadInput(what, found=classes.label_kind, advice="`predict --out FILE.csv` writes what the run says of each")
+        raise BadInput(
+            what, found=classes.label_kind, advice="`predict --out FILE.csv` writes what the run says of each"
+        )
     by_id = _by_id(folder, pictures, sample)
     if sample is not None:
         by_id = {name: by_id[name] for name in sample.ids}

@@ -228,9 +228,7 @@ def _recipe(
     return recipe
 
 
-def _fine_tuning(
-    imported: Imported, classes: ClassTable, data: DataSet | None, crop_fraction: float | None
-) -> Recipe:
+def _fine_tuning(imported: Imported, classes: ClassTable, data: DataSet | None, crop_fraction: float | None) -> Recipe:
     batch_size = min(BATCH_SIZE, data.counts.get("train") or BATCH_SIZE) if data else BATCH_SIZE
     try:
         return Recipe(
