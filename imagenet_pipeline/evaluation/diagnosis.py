@@ -17,6 +17,7 @@ from imagenet_pipeline.drawing import COLOURS, png, require_png
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.evaluation.evaluate import candidate_of, open_checkpoint, score_candidates
 from imagenet_pipeline.evaluation.stats import Interval, Rate, rate
+from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.records.plan import SPLITS
 from imagenet_pipeline.training.journal import Event, Journal, branches
 
@@ -98,8 +99,8 @@ def diagnose(
 ) -> Diagnosis:  # fmt: skip
     """Score a checkpoint on every split, of train about `train_images` at even distances, and compare.
 
-    `target` is the rank-1 in percent that is within reach, as people's own. Raises BadRecipe as `evaluate` does, and
-    for a target that is none.
+    `target` is the rank-1 in percent that is within reach, as people's own. Raises BadRecipe as `evaluate` does, for a
+    target that is none, and where there are no training records to compare with.
     """
     if not 0 < target <= 100:
         raise BadRecipe("the target is no rank-1", where="--target", expected="percent, above 0 to 100", found=target)
@@ -110,6 +111,8 @@ def diagnose(
 
         data = records_to_read(opened[0], records)
     first = candidate_of(run, opened, "train", data)
+    if not first.data.counts.get("train"):
+        raise no_split(first.data.name, "train", [split for split, images in first.data.counts.items() if images])
     scores = []
     for split in (split for split in SPLITS if first.data.counts.get(split)):
         every = max(1, first.data.counts[split] // train_images) if split == "train" else 1

@@ -20,6 +20,7 @@ from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Member, Outcomes
 from imagenet_pipeline.interchange.int8 import METHOD, OnnxScorer, Pixels, pixels_of, quantise, require_runtime
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.progress import Bar
+from imagenet_pipeline.records.classes import require_one_class
 from imagenet_pipeline.records.manifest import DataSet, no_split, read_data_set
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import ImageRecord
@@ -101,8 +102,10 @@ def int8_plan(
 
     `calibrate` is a split of the run's records, or another data set's folder; by default train, or else val. Scored
     are the run's validation images, or its test images, or else those of the other data set if it has the classes.
-    Raises BadRecipe where onnxruntime is missing, there are no records or no such split; BadInput for no data set.
+    Raises BadRecipe where onnxruntime is missing, there are no records or no such split; BadInput for no data set, and
+    for a network of several classes an image, or of numbers.
     """
+    require_one_class(state.class_table, run, "--int8")
     require_runtime()
     recipe = scoring_recipe(run, {}, "export")
     is_other = calibrate is not None and calibrate not in SPLITS

@@ -26,9 +26,15 @@ from imagenet_pipeline.interchange.zoo_export import export_zoo
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import Sequential, without_taps
 from imagenet_pipeline.networks.shapes import Shape, parameters
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import ClassTable, LabelKind
 
 AUTHOR = "imagenet-pipeline"
+OUTPUTS: dict[LabelKind, str] = {
+    "class": "logits, one a class: scores before the softmax",
+    "classes": "a logit a class: scores before the sigmoid, above 0 a yes",
+    "number": "the numbers themselves, in the order of the classes",
+}
+"""What a card says of the output, by the kind of label."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def _content(trained: TrainedNetwork, form: str, raw: bool) -> dict[str, Any]:
             "type": "float32",
             "values": contents(len(trained.mean), raw),
         },
-        "output": "logits, one a class: scores before the softmax",
+        "output": OUTPUTS[trained.classes.label_kind],
         "mean": trained.mean,
         "std": trained.std,
         "crop_fraction": trained.crop_fraction,

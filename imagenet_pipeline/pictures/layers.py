@@ -239,7 +239,8 @@ def draw_grad_cam(
 
     The layer is the last whose output is an image of several pixels, unless `layer` names another. Computed in float32
     unless `overrides` say otherwise: a rectifier that rounding switches changes a gradient much.
-    Raises BadRecipe for a layer that is no image and for a zoo's network, BadInput for photos that cannot be read.
+    Raises BadRecipe for a layer that is no image and for a zoo's network, BadInput for photos that cannot be read and
+    for a run that says numbers.
     """
     require_png(out)
     files.require_separate([out], images)
@@ -249,6 +250,8 @@ def draw_grad_cam(
         )
     classifier = open_classifier(run, which, {"precision": "float32", **(overrides or {})})
     path, shape = _layer_of(classifier, layer)
+    if classifier.classes.label_kind == "number":
+        raise BadInput("Grad-CAM asks for a class, and this run says numbers", where=run)
     label = None if class_name is None else label_of(class_name, classifier.classes)
     tiles, seen = [], []
     for image in images:

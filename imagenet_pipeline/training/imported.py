@@ -14,6 +14,7 @@ from imagenet_pipeline import __version__, files
 from imagenet_pipeline.config import (
     InitialRecipe,
     InputRecipe,
+    LossRecipe,
     OptimizerRecipe,
     Recipe,
     ScheduleRecipe,
@@ -36,7 +37,7 @@ from imagenet_pipeline.records.class_names import read_user_json
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, prune, save_checkpoint
-from imagenet_pipeline.training.data import IMPORTED, NUMBERED, input_statistics, steps_per_epoch
+from imagenet_pipeline.training.data import IMPORTED, LOSSES, NUMBERED, input_statistics, steps_per_epoch
 from imagenet_pipeline.training.engine_setup import as_kept
 from imagenet_pipeline.training.journal import Journal, write_history
 from imagenet_pipeline.training.resume import recipe_entry
@@ -79,7 +80,7 @@ def make_run(
         raise BadRecipe("the folder exists already", where=folder, advice="choose another --out")
     if len(classes) != imported.classes:
         raise _other_classes(folder, imported.classes, len(classes), data)
-    recipe = _recipe(imported, data, crop_fraction or imported.crop_fraction, overrides or {}, before)
+    recipe = _recipe(imported, classes, data, crop_fraction or imported.crop_fraction, overrides or {}, before)
     epoch = before.epoch if before else 0
     steps = steps_per_epoch(recipe, data) if data and before else 0
     state = replace(_state(imported, classes, normalisation, data, recipe), epoch=epoch, step=epoch * steps)
@@ -116,6 +117,7 @@ def _state(
         engine=recipe.engine,
         versions={"imagenet_pipeline": __version__},
         crop_fraction=recipe.input.crop_fraction,
+        label_kind=classes.label_kind,
     )
 
 
@@ -203,6 +205,7 @@ def numbered_classes(count: int) -> ClassTable:
 
 def _recipe(
     imported: Imported,
+    classes: ClassTable,
     data: DataSet | None,
     crop_fraction: float | None,
     overrides: Mapping[str, Any],
@@ -210,7 +213,7 @@ def _recipe(
 ) -> Recipe:
     for key in (key for key in _SETTLED if key in overrides):
         raise BadRecipe(f"recipe key {key!r} is settled by what is imported", where=COMMAND_LINE, advice="leave it out")
-    made = _fine_tuning(imported, data, crop_fraction)
+    made = _fine_tuning(imported, classes, data, crop_fraction)
     if before is None:
         return load_recipe(made, dict(overrides)) if overrides else made
     options = {**before.options, **overrides}
@@ -225,7 +228,7 @@ def _recipe(
     return recipe
 
 
-def _fine_tuning(imported: Imported, data: DataSet | None, crop_fraction: float | None) -> Recipe:
+def _fine_tuning(imported: Imported, classes: ClassTable, data: DataSet | None, crop_fraction: float | None) -> Recipe:
     batch_size = min(BATCH_SIZE, data.counts.get("train") or BATCH_SIZE) if data else BATCH_SIZE
     try:
         return Recipe(
@@ -235,6 +238,7 @@ def _fine_tuning(imported: Imported, data: DataSet | None, crop_fraction: float 
             batch_size=batch_size,
             input=_input(imported, crop_fraction or InputRecipe().crop_fraction),
             initial=InitialRecipe(),
+            loss=LossRecipe.model_validate({"kind": LOSSES[classes.label_kind][0]}),
             optimizer=OptimizerRecipe(learning_rate=0.001),
             schedule=ScheduleRecipe(kind="cosine"),
         )

@@ -123,10 +123,9 @@ class Run:
 
     def draws_at(self, step: int) -> bool:
         """Tell whether `log.pictures` has weights drawn after that many of the run's steps."""
-        return (
-            bool(self.recipe.log.pictures)
-            and step % (self.recipe.log.pictures_every_steps or self.steps_per_epoch) == 0
-        )
+        wanted = self.recipe.log
+        ends = not wanted.pictures_every_steps and step == self.total_steps  # maybe inside an epoch
+        return bool(wanted.pictures) and (ends or step % (wanted.pictures_every_steps or self.steps_per_epoch) == 0)
 
     def save_is_due(self, step: int, now: float) -> bool:
         """Tell whether to save inside the epoch after that many steps, at the time `now` of time.monotonic."""

@@ -72,6 +72,8 @@ def _image_read(reports: Sequence[LayerReport], path: str) -> Shape | None:
         return None
     inputs = int(np.prod(reports[at].input_shape))
     for report in reversed(reports[:at]):
+        if isinstance(report.layer, Dense):
+            return None
         for shape in (report.output_shape, report.input_shape):
             if int(np.prod(shape)) != inputs:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import imagenet_pipeline as ip
-from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.evaluation.diagnosis import Finding, Score, compared, gap, of_history
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.evaluation.diagnosis import Finding, Score, compared, diagnose, gap, of_history
 from imagenet_pipeline.evaluation.stats import rate
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.records.reader import RecordSet
@@ -46,6 +47,12 @@ def test_each_part_is_told_by_its_own_gap(percent: dict[str, float], names: list
 def test_a_target_within_reach_is_no_bias() -> None:
     assert found(compared(scores(train=60, val=59), 60.0)) == []
     assert "train_val" in compared(scores(train=99, val=59), 100.0)[1].evidence
+
+
+def test_records_without_train_are_a_line(drawn_run: Callable[..., Path], photo_records: Path) -> None:
+    run = drawn_run(*read_data_set(photo_records).classes.ids)
+    with pytest.raises(BadRecipe, match=r"no split 'train'.*expected one of test"):
+        diagnose(run, records=photo_records / "test.rec")
 
 
 def test_a_gap_of_few_images_is_chance() -> None:

@@ -25,6 +25,7 @@ from sklearn.metrics import (
 )
 
 from imagenet_pipeline import api
+from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import LossRecipe, Recipe
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.compare import examine
@@ -40,6 +41,7 @@ from imagenet_pipeline.evaluation.vectors import (
     losses_of,
     number_figures,
 )
+from imagenet_pipeline.pictures.layers import draw_grad_cam
 from imagenet_pipeline.record_builders import listing
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.build import BuildOptions, build
@@ -181,13 +183,18 @@ def test_numbers_are_scored_as_scikit_learn_does(engine: str, trained: Trained, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_pictures_are_told_their_labels(engine: str, trained: Trained, photos: Path) -> None:
+def test_pictures_are_told_their_labels(engine: str, trained: Trained, photos: Path, tmp_path: Path) -> None:
     (named,) = api.predict(trained(engine, "classes"), photos / "2.png")
     assert all(choice.probability > 0.5 for choice in named.top)
     assert {choice.name for choice in named.top} <= {*NAMES["classes"]}
     (counted,) = api.predict(trained(engine, "number"), photos / "2.png")
     assert counted.top == ()
     assert [amount.name for amount in counted.numbers] == ["ink"]
+    seen = draw_grad_cam(trained(engine, "classes"), [photos / "2.png"], tmp_path / "maps.png").images[0]
+    assert seen.class_name in NAMES["classes"]
+    with pytest.raises(BadInput, match="Grad-CAM asks for a class, and this run says numbers"):
+        draw_grad_cam(trained(engine, "number"), [photos / "2.png"], tmp_path / "numbers.png")
+    assert not (tmp_path / "numbers.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -219,6 +226,36 @@ def test_what_is_for_one_class_each_says_so(engine: str, trained: Trained, tmp_p
         examine([run])
     with pytest.raises(BadRecipe, match="for records of one class each"):
         api.evaluate(run, real_labels=tmp_path / "real.json")
+
+
+def verb(*words: str | Path) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, words)])
+    return ended.value.code or 0
+
+
+@pytest.mark.pytorch
+@pytest.mark.parametrize("kind", LOSSES)
+def test_an_export_says_its_kind_of_labels_and_comes_back_with_it(
+    kind: LabelKind,
+    trained: Trained,
+    built: Callable[[LabelKind], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = trained("pytorch", kind)
+    assert verb("export", run, "--format", "onnx", "--checkpoint", "latest", "--out", tmp_path / "net") == 0
+    card = json.loads((tmp_path / "net.onnx.json").read_text())
+    assert card["output"].startswith({"classes": "a logit a class", "number": "the numbers themselves"}[kind])
+    sources: dict[str, tuple[str | Path, ...]] = {"alone": (), "beside": ("--records", built(kind))}
+    for name, records in sources.items():
+        assert verb("import", "--onnx", tmp_path / "net.onnx", "--out", tmp_path / name, *records) == 0
+        back = evaluate_vectors(tmp_path / name, "latest", records=built(kind)).evaluation
+        assert back.figures == pytest.approx(evaluate_vectors(run, "latest").evaluation.figures, rel=1e-4)
+    assert api.train(tmp_path / "beside", resume="latest", options={"epochs": 1, "devices": "cpu"}).finished
+    assert verb("export", run, "--format", "onnx", "--int8", "--out", tmp_path / "small") == 3
+    assert "--int8 takes records of one class each" in capsys.readouterr().err
+    assert not [*tmp_path.glob("small*")]
 
 
 @given(st.data())

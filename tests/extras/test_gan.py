@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 
 import torch
 
+import imagenet_pipeline as ip
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.extras import gan
 from imagenet_pipeline.networks.shapes import output_shape

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import imagenet_pipeline as ip
+from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.drawing import signed_colours
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import Activation, Conv, Dense, Flatten, Pool, stack
@@ -25,6 +26,8 @@ def test_a_dense_layer_is_drawn_as_the_image_it_reads() -> None:
     assert layer_to_draw(network, (3, 8, 8)).path == "conv"
     assert layer_to_draw(network, (3, 8, 8), "fc1").image == (4, 4, 4)
     assert layer_to_draw(network, (3, 8, 8), "fc2").image is None
+    alike = stack(flatten=Flatten(), fc1=Dense(20), relu=Activation("relu"), fc2=Dense(3))
+    assert layer_to_draw(alike, (1, 4, 5), "fc2").image is None, "as many units as pixels are no image"
     first = stack(flatten=Flatten(), fc=Dense(6))
     drawn = layer_to_draw(first, (1, 4, 5))
     assert (drawn.path, drawn.image) == ("fc", (1, 4, 5))
@@ -55,11 +58,18 @@ def test_a_run_draws_at_its_steps_and_animates(photo_records: Path, tmp_path: Pa
     assert len(list((tmp_path / "run" / "pictures" / "classifier").iterdir())) == 7
 
 
+def test_an_epoch_that_steps_cut_short_is_drawn_too(photo_records: Path, tmp_path: Path) -> None:
+    without_epochs = {key: value for key, value in SMALL.items() if key != "epochs"}
+    options = {**without_epochs, "records": str(photo_records), "steps": 4, "log.pictures": ["classifier"]}
+    base = Recipe(network="shallownet", records=str(photo_records))
+    ip.train(base, run=tmp_path / "run", options=options)
+    drawn = sorted(path.name for path in (tmp_path / "run" / "pictures" / "classifier").iterdir())
+    assert drawn == [f"step-0000000{step}.png" for step in (0, 3, 4)], "three steps are an epoch"
+
+
 def test_a_layer_that_is_none_is_a_line_before_anything_is_trained(photo_records: Path, tmp_path: Path) -> None:
     options = {**SMALL, "records": str(photo_records), "log.pictures": ["classifer"]}
-    with pytest.raises(
-        BadRecipe, match=r"^recipe key 'log.pictures': no layer is called 'classifer'; did you mean classifier"
-    ):
+    with pytest.raises(BadRecipe, match=r"log\.pictures.*did you mean classifier"):
         ip.train("demo", run=tmp_path / "run", options=options)
     assert not (tmp_path / "run").exists()
 

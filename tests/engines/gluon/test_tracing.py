@@ -266,3 +266,23 @@ def test_adam_moves_a_large_array_by_the_written_rule(mx: Any) -> None:
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         expected = expected - 1e-3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
     np.testing.assert_allclose(parameter.data().asnumpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "adamw", "nadam", "rmsprop", "adadelta", "adamax"])
+def test_a_number_of_a_large_array_moves_as_in_a_small_one(mx: Any, rule: str) -> None:
+    from imagenet_pipeline.engines.gluon.optimizer import Optimizer
+
+    draw = np.random.default_rng(0)
+    values, gradients = draw.normal(size=(1024, 1030)), draw.normal(0, 0.01, size=(3, 1024, 1030))
+    moved = []
+    for rows in (1024, 16):
+        parameter = mx.gluon.Parameter("w", shape=(rows, 1030), dtype="float32")
+        parameter.initialize(ctx=mx.cpu())
+        parameter.set_data(mx.nd.array(values[:rows]))
+        optimizer = Optimizer(OptimizerRecipe(name=rule, weight_decay=0.0), {"w": parameter}, [mx.cpu()])
+        for gradient in gradients:
+            parameter.grad()[:] = mx.nd.array(gradient[:rows])
+            optimizer.update(1e-2, 1)
+        moved.append(parameter.data().asnumpy()[:16])
+    np.testing.assert_allclose(*moved, rtol=1e-6, atol=1e-7)
+    assert not np.allclose(moved[0], values[:16], atol=1e-5)
