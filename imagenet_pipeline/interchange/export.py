@@ -34,7 +34,7 @@ OUTPUTS: dict[LabelKind, str] = {
     "classes": "a logit a class: scores before the sigmoid, above 0 a yes",
     "number": "the numbers themselves, in the order of the classes",
 }
-"""What a card says of the output, by the kind of label."""
+"""Words of a card on the output, by the kind of label."""
 
 
 @dataclass(frozen=True)
