@@ -76,9 +76,9 @@ def test_the_wheel_claims_one_name_and_holds_all_of_it(installed: Path) -> None:
 
 def test_the_wheel_alone_finds_recipes_and_builders(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from imagenet_pipeline.config.shipped import shipped_paths\n"
+        "from imagenet_pipeline.config.shipped import shipped_networks, shipped_paths\n"
         "from imagenet_pipeline.record_builders import cutting\n"
-        "print(cutting.__file__, *map(str, shipped_paths().values()), sep='\\n')"
+        "print(cutting.__file__, *map(str, [*shipped_paths().values(), *shipped_networks().values()]), sep='\\n')"
     )
     module, *recipes = call(code, tmp_path, PYTHONPATH=str(installed)).split()
     assert module == str(installed / "imagenet_pipeline" / "record_builders" / "cutting.py")
