@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Format, lint, types, borders, and the tests in three environments; sets itself up from a machine with Python alone.
-#   bash scripts/test.sh                 about seventeen minutes on two cores
+#   bash scripts/test.sh                 about twenty-five minutes on two cores
 #   bash scripts/test.sh --long          and the long checks: every network, kills by the hundred, damaged files by the million, timm
 #   bash scripts/test.sh -k records -x   other words go to pytest, in .venv alone
 #   ENVIRONMENT=free bash scripts/test.sh [WORDS]    in .venv-free alone: NumPy 2 and OpenCV 5, without MXNet
