@@ -109,7 +109,7 @@ extras() {
     photos
     python -m imagenet_pipeline.extras.scenes output/scenes
     python -m imagenet_pipeline.extras.detection output/scenes output/ssd --epochs 20
-    python -m imagenet_pipeline.extras.gan output/mnist output/gan --epochs 5
+    python -m imagenet_pipeline.extras.gan output/mnist output/gan --epochs 14
     python -m imagenet_pipeline.extras.style output/runs/vgg16 \
         imagenette224/val/n03028079/ILSVRC2012_val_00004912.JPEG pets/test/cat.0.jpg --out styled.png --side 128 --steps 30
 }
