@@ -331,13 +331,14 @@ def baseline(
       imagenet-pipeline baseline output/photos --model svm --features hog --size 64 --json
     """
     from imagenet_pipeline.evaluation.baseline import Baseline, run_baseline
+    from imagenet_pipeline.evaluation.evaluate import usual_split
     from imagenet_pipeline.evaluation.report import require_page
     from imagenet_pipeline.evaluation.results import findings_of
     from imagenet_pipeline.records.manifest import read_data_set
 
     chosen = Baseline(model, penalty, features, size, strength, epochs, neighbours, seed)
     records = read_data_set(data)
-    split = split or ("test" if records.counts.get("test") or not records.counts.get("val") else "val")
+    split = split or usual_split(records)
     folder = out or Path("output/baselines") / f"{Path(records.name).name}-{chosen.name}"
     page = folder / f"report-{split}.html"
     require_page(page, own=out is None)

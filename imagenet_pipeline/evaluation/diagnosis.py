@@ -113,10 +113,10 @@ def diagnose(
     first = candidate_of(run, opened, "train", data)
     if not first.data.counts.get("train"):
         raise no_split(first.data.name, "train", [split for split, images in first.data.counts.items() if images])
-    scores = []
+    scores, engine = [], first.engine()
     for split in (split for split in SPLITS if first.data.counts.get(split)):
         every = max(1, first.data.counts[split] // train_images) if split == "train" else 1
-        (found,) = score_candidates([first], split, 1, every).evaluations
+        (found,) = score_candidates([first], split, 1, every, [engine]).evaluations
         scores.append(Score(split, rate(found.rank1_hits, found.images), found.loss))
     events = Journal(run).events() if Journal(run).exists() else []
     rows = branches(events)[-1]

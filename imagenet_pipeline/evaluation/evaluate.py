@@ -202,7 +202,11 @@ def crops_of(number: int) -> Crops:
 
 def default_split(run: Path, records: Path | None, overrides: dict[str, object]) -> str:
     """The split to score by default: test, or validation where there is none."""
-    data = records_to_read(load_run_recipe(run, overrides), records)
+    return usual_split(records_to_read(load_run_recipe(run, overrides), records))
+
+
+def usual_split(data: DataSet) -> str:
+    """The split of a data set to score by default: test, or validation where there is none."""
     return "test" if data.counts.get("test") or not data.counts.get("val") else "val"
 
 
@@ -213,13 +217,15 @@ def require_harmless(overrides: dict[str, object], verb: str) -> None:
             raise BadRecipe(f"recipe key {key!r} does not apply", where=verb, expected=", ".join(HOW_KEYS))
 
 
-def score_candidates(candidates: Sequence[Candidate], split: str, crops: Crops, every: int = 1) -> Scores:
+def score_candidates(
+    candidates: Sequence[Candidate], split: str, crops: Crops, every: int = 1, engines: Sequence[Engine] = ()
+) -> Scores:
     """Score all candidates in a single pass over the records of the first, or every so many of them, in its batches.
 
     The loss is of the run's own kind; several candidates, whose mean probabilities are scored too, have cross-entropy.
-    Collective.
+    `engines` are the candidates' own, where they were built before. Collective.
     """
-    first, engines = candidates[0], [candidate.engine() for candidate in candidates]
+    first, engines = candidates[0], engines or [candidate.engine() for candidate in candidates]
     loss = first.recipe.loss if len(candidates) == 1 else CROSS_ENTROPY
     _require_same_ranks(candidates, engines, split, crops)
     members = [_member(candidate, engine, loss) for candidate, engine in zip(candidates, engines, strict=True)]

@@ -25,7 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from imagenet_pipeline.config import Augmentation, Size, pair
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
-from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, window_order
+from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, epoch_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
 from imagenet_pipeline.records.classes import LabelKind
@@ -182,7 +182,7 @@ class Loader:
                 expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
                 found=f"{crop_fraction}, {crops}",
             )
-        order = np.arange(len(self.records)) if chosen is None else chosen
+        order = epoch_order(len(self.records), 0, 0, shuffle=False) if chosen is None else chosen
 
         def prepare(_: range, slot: _Slot) -> _Images:
             return _EvaluationImages(slot.images.reshape(-1, crops, *slot.images.shape[1:]), crop_fraction)
