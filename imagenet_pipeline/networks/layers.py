@@ -102,12 +102,14 @@ class Activation:
     """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
 
     Of "prelu" it is the initial value of the trained parameter `slope`, a number per channel. "gelu" is x times the
-    normal distribution function, "swish" x times its sigmoid, "softplus" log(1 + exp(x)), "softsign" x / (1 + |x|).
+    normal distribution function, "swish", also called SiLU, x times its sigmoid, "softplus" log(1 + exp(x)),
+    "softsign" x / (1 + |x|). "mish" is x tanh(log(1 + exp(x))) (Misra 2020); "hard_sigmoid" min(max(x + 3, 0), 6) / 6
+    and "hard_swish" x times it (Howard et al. 2019).
     """
 
     kind: Literal[
-        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "swish", "softplus", "softsign",
-        "exp", "log", "sqrt", "square", "abs",
+        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "swish", "softplus", "softsign", "mish",
+        "hard_swish", "hard_sigmoid", "exp", "log", "sqrt", "square", "abs",
     ]  # fmt: skip
     slope: float = 0.25
 
