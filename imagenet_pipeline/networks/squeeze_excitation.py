@@ -12,12 +12,13 @@ from imagenet_pipeline.networks.layers import Activation, Conv, Elementwise, Glo
 
 REDUCTION = 16
 """The paper's: so many times fewer channels in the middle."""
+RELU = Activation("relu")
 
 
 def squeeze_excitation(
     channels: int,
     squeezed: int,
-    bend: Activation = Activation("relu"),
+    bend: Activation = RELU,
     gate: Literal["sigmoid", "hard_sigmoid"] = "sigmoid",
 ) -> Graph:
     """The Graph on images of `channels`, with `squeezed` of them in the middle.
