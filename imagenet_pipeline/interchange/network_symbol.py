@@ -171,8 +171,8 @@ class _SymbolWriter:
             case layers.Activation(kind="swish" | "mish" | "hard_swish" as kind):
                 return self._append("elemwise_mul", name, (inputs[0], self._gate(kind, f"{name}_gate", inputs[0])), {})
             case layers.Scale():
-                shape = tuple_of(_spread(self._reports[path]))
-                weight = self.variable(f"{name}_gamma", __dtype__=FLOAT32, __shape__=shape)
+                around = tuple_of(_spread(self._reports[path]))
+                weight = self.variable(f"{name}_gamma", __dtype__=FLOAT32, __shape__=around)
                 return self._append("broadcast_mul", name, (inputs[0], weight), {})
             case layers.Attention():
                 return self._attention(layer, path, inputs[0])
