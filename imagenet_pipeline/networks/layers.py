@@ -18,6 +18,22 @@ from typing import ClassVar, Literal, TypeVar
 
 from imagenet_pipeline.config import Size as Size
 from imagenet_pipeline.config import pair as pair
+from imagenet_pipeline.networks.array_layers import GREY_SHARES as GREY_SHARES
+from imagenet_pipeline.networks.array_layers import Arithmetic as Arithmetic
+from imagenet_pipeline.networks.array_layers import Clip as Clip
+from imagenet_pipeline.networks.array_layers import Constant as Constant
+from imagenet_pipeline.networks.array_layers import Elementwise as Elementwise
+from imagenet_pipeline.networks.array_layers import Greyscale as Greyscale
+from imagenet_pipeline.networks.array_layers import Join as Join
+from imagenet_pipeline.networks.array_layers import L2Norm as L2Norm
+from imagenet_pipeline.networks.array_layers import Pad as Pad
+from imagenet_pipeline.networks.array_layers import Reduce as Reduce
+from imagenet_pipeline.networks.array_layers import Reshape as Reshape
+from imagenet_pipeline.networks.array_layers import Scalar as Scalar
+from imagenet_pipeline.networks.array_layers import Slice as Slice
+from imagenet_pipeline.networks.array_layers import Softmax as Softmax
+from imagenet_pipeline.networks.array_layers import Transpose as Transpose
+from imagenet_pipeline.networks.array_layers import Upsample as Upsample
 
 
 @dataclass(frozen=True)
@@ -102,31 +118,16 @@ class Activation:
     """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
 
     Of "prelu" it is the initial value of the trained parameter `slope`, a number per channel. "gelu" is x times the
-    normal distribution function, "swish" x times its sigmoid, "softplus" log(1 + exp(x)), "softsign" x / (1 + |x|).
+    normal distribution function, "swish", also called SiLU, x times its sigmoid, "softplus" log(1 + exp(x)),
+    "softsign" x / (1 + |x|). "mish" is x tanh(log(1 + exp(x))) (Misra 2020); "hard_sigmoid" min(max(x + 3, 0), 6) / 6
+    and "hard_swish" x times it (Howard et al. 2019).
     """
 
     kind: Literal[
-        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "swish", "softplus", "softsign",
-        "exp", "log", "sqrt", "square", "abs",
+        "relu", "elu", "prelu", "leaky", "tanh", "sigmoid", "selu", "gelu", "swish", "softplus", "softsign", "mish",
+        "hard_swish", "hard_sigmoid", "exp", "log", "sqrt", "square", "abs",
     ]  # fmt: skip
     slope: float = 0.25
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Every value brought into the range from `low` to `high`."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """Softmax of x / temperature along an axis, or its logarithm."""
-
-    axis: int = 0
-    log: bool = False
-    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -175,106 +176,6 @@ class LocalResponseNorm:
     alpha: float = 1e-4
     beta: float = 0.75
     bias: float = 2.0
-
-
-@dataclass(frozen=True)
-class L2Norm:
-    """x / sqrt(epsilon + sum of squares over `axes`)."""
-
-    axes: tuple[int, ...]
-    epsilon: float = 1e-10
-
-
-@dataclass(frozen=True)
-class Reduce:
-    """Mean, sum, maximum or minimum over `axes`, which stay with a length of 1 where `keep` says so."""
-
-    kind: Literal["mean", "sum", "max", "min"]
-    axes: tuple[int, ...]
-    keep: bool = False
-
-
-@dataclass(frozen=True)
-class Reshape:
-    """The same numbers in the same order as an array of `shape`; a single -1 in it stands for what is left."""
-
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Transpose:
-    """The axes in another order: axis i of the output is axis axes[i] of the input."""
-
-    axes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Every `step`-th of the indices from `begin` to before `end` (None: to the end) along an axis."""
-
-    axis: int
-    begin: int
-    end: int | None
-    step: int = 1
-
-
-@dataclass(frozen=True)
-class Pad:
-    """Rows and columns around an image: of `value`, of its edge, or mirrored at its edge, which is not repeated."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    kind: Literal["constant", "edge", "reflect"] = "constant"
-    value: float = 0.0
-
-
-@dataclass(frozen=True)
-class Upsample:
-    """Every pixel `scale` times in both directions (nearest neighbour)."""
-
-    scale: int
-
-
-@dataclass(frozen=True)
-class Greyscale:
-    """[3, height, width] to [1, height, width]: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
-
-
-GREY_SHARES = (0.299, 0.587, 0.114)  # R, G and B in a grey value
-Arithmetic = Literal["add", "subtract", "multiply", "divide", "power", "maximum", "minimum"]
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """Arithmetic with a number: x - value, or value - x where it is `reverse`."""
-
-    kind: Arithmetic
-    value: float
-    reverse: bool = False
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """Arithmetic of two inputs or more, from left to right; an axis of length 1 is repeated. An item of a `Graph`."""
-
-    kind: Arithmetic
-
-
-@dataclass(frozen=True)
-class Join:
-    """Several inputs joined along an axis. An item of a `Graph`."""
-
-    axis: int = 0
-
-
-@dataclass(frozen=True)
-class Constant:
-    """An array that depends on no image: the parameter `value`, `trained` or not. A `Graph`'s item without inputs."""
-
-    shape: tuple[int, ...]
-    trained: bool = True
 
 
 @dataclass(frozen=True)
