@@ -19,7 +19,7 @@ from imagenet_pipeline.interchange import public_weights
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.public_weights import PUBLIC_WEIGHTS, PublicWeights
 from imagenet_pipeline.interchange.torch_import import import_torch
-from imagenet_pipeline.interchange.torch_names import HALF, IMAGENET, NAMINGS, their_names
+from imagenet_pipeline.interchange.torch_names import HALF, IMAGENET, NAMINGS, their_names, their_shape
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import parameters
@@ -36,7 +36,8 @@ def test_names_and_shapes_are_those_of_the_zoo(name: str, count: str, digest: st
     entry = catalog.entry(name)
     declared = parameters(entry.build(1000), (3, entry.input_size, entry.input_size))
     theirs = their_names(name, declared)
-    lines = sorted(f"{theirs[key]} {parameter.shape}\n" for key, parameter in declared.items())
+    shapes = {theirs[key]: their_shape(name, theirs[key], parameter.shape) for key, parameter in declared.items()}
+    lines = sorted(f"{key} {shape}\n" for key, shape in shapes.items())
     assert (str(len(lines)), hashlib.sha256("".join(lines).encode()).hexdigest()[:16]) == (count, digest)
 
 

@@ -33,7 +33,11 @@ pytestmark = pytest.mark.skipif(
 
 LISTS = Path(__file__).parent.parent / "interchange" / "torch_names.txt"
 CLASSES = 7
-THEIRS = {"alexnet_one_tower": "alexnet", "googlenet_bn": "googlenet"}
+THEIRS = {
+    "alexnet_one_tower": "alexnet", "googlenet_bn": "googlenet", "resnext50_32x4d_d": "resnext50d_32x4d",
+    "mobilenet_v1": "mobilenetv1_100", "se_resnet50": "seresnet50", "se_resnet101": "seresnet101",
+    "se_resnext50_32x4d": "seresnext50_32x4d", **{f"resnet{depth}_d": f"resnet{depth}d" for depth in (18, 26, 34, 50, 101, 152)},
+}  # fmt: skip
 MEAN, STD = (np.reshape(numbers, (3, 1, 1)) for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 TOLERANCE = 1e-9
 
@@ -45,7 +49,7 @@ def built(name: str, classes: int = CLASSES) -> Any:
 
     torch.manual_seed(3)
     if NAMINGS[name].zoo == "timm":
-        module = timm.create_model(name.replace("_d", "d"), num_classes=classes)
+        module = timm.create_model(THEIRS.get(name, name), num_classes=classes)
     else:
         more = {"googlenet_bn": {"transform_input": True}, "inception_v3": {"transform_input": True}}.get(name, {})
         if more:
