@@ -33,9 +33,14 @@ def extent(lowest: int, highest: int) -> str:
     return f"{lowest:,}..{highest:,}" if lowest != highest else f"{lowest:,}"
 
 
+_ELSEWHERE = {"silu": "swish"}
+"""Names that others have for what is called so here."""
+
+
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
     """Advise the nearest of `names`, whatever their capitals, or `otherwise` where none is near."""
     by_folded = {known.casefold(): known for known in names}
+    name = _ELSEWHERE.get(name.casefold(), name)
     near = [by_folded[folded] for folded in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 

@@ -76,6 +76,7 @@ def test_entry_points_are_looked_up_when_a_name_is_not_shipped(monkeypatch: pyte
 
 def test_advice_names_the_nearest() -> None:
     assert did_you_mean("ResNet5", ["resnet50", "vgg16"], "look") == "did you mean resnet50?"
+    assert did_you_mean("SiLU", ["swish", "selu"], "look") == "did you mean swish?"
     assert did_you_mean("qqqq", ["resnet50", "vgg16"], "look") == "look"
 
 

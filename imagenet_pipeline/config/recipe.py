@@ -502,8 +502,22 @@ class NetworkOptions(Section):
 
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = "own"
     """Rate of every Dropout; gives an `mlp:` one behind each activation."""
-    activation: Literal["own", "relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish"] = "own"
-    """Kind of every activation."""
+    activation: Literal[
+        "own",
+        "relu",
+        "leaky",
+        "elu",
+        "prelu",
+        "selu",
+        "sigmoid",
+        "tanh",
+        "gelu",
+        "swish",
+        "mish",
+        "hard_swish",
+        "hard_sigmoid",
+    ] = "own"
+    """Kind of every activation; "swish" is also called SiLU."""
     normalisation: Literal["own", "none", "before", "after", "first"] = "own"
     """Batch normalisation "before" or "after" every activation that follows a Conv or Dense; "first" puts one in front
     of the network, which standardises its input; "none" takes all of them away."""

@@ -20,6 +20,7 @@ from imagenet_pipeline.networks.layers import (
     ConvTranspose,
     Layer,
     Residual,
+    Scale,
     Sequential,
     joined,
     walk,
@@ -85,7 +86,7 @@ def initial_values(
     """Every parameter's first values by name, float32, in order of computation.
 
     `kind` draws the weights of Conv, ConvTranspose and Dense; their biases start at `bias`, a norm at weight 1, bias 0,
-    mean 0, variance 1, a Constant at 0, and a PReLU at its layer's slope.
+    mean 0, variance 1, a Constant at 0, a Scale and a PReLU at their layers' numbers.
     With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual is 0, so that at first the
     shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown kind, where no such
     BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
@@ -125,6 +126,8 @@ def _values(parameter: Parameter, layer: object, draw: Draw, seed: int, bias: fl
         return draw(_generator(seed, parameter.name), parameter.shape)
     if parameter.role == "slope" and isinstance(layer, Activation):
         return np.full(parameter.shape, layer.slope, np.float32)
+    if isinstance(layer, Scale):
+        return np.full(parameter.shape, layer.initial, np.float32)
     if parameter.role == "bias":
         return np.full(parameter.shape, bias, np.float32)
     return np.full(parameter.shape, 1 if parameter.role in ("scale", "variance") else 0, np.float32)

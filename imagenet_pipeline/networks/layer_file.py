@@ -72,11 +72,12 @@ GROUPS: dict[type[Layer], tuple[str, ...]] = {
 _KINDS = {kind: get_type_hints(kind) for kind in CLASSES.values()}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", Size: "a whole number, or two in an array"}
 _LOWEST = {
-    **dict.fromkeys(("channels", "kernel", "stride", "groups", "dilation", "units", "size", "scale", "step"), 1),
-    **dict.fromkeys(("pad", "extra", "top", "bottom", "left", "right", "epsilon", "momentum", "rate"), 0),
+    **dict.fromkeys(("channels", "kernel", "stride", "groups", "dilation", "units", "scale", "step", "heads"), 1),
+    "size": 1,
+    **dict.fromkeys(("pad", "extra", "top", "bottom", "left", "right", "epsilon", "momentum", "rate", "drop_rate"), 0),
     "temperature": 1e-30,
 }  # fmt: skip
-_HIGHEST = {"momentum": 1, "rate": 0.999999}
+_HIGHEST = {"momentum": 1, "rate": 0.999999, "drop_rate": 0.999999}
 _MOST_AXES = 32
 _NAMES = {"BatchNorm": "norm", "GlobalAveragePool": "pool", "LocalResponseNorm": "norm"}
 _LARGEST_FLOAT = 1e300

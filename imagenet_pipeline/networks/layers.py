@@ -114,6 +114,29 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Each value times a trained factor, one for every place along an axis ("layer scale", Touvron et al. 2021,
+    "Going deeper with Image Transformers").
+
+    Parameters: weight, as long as the axis, at first `initial` throughout.
+    """
+
+    initial: float = 1e-6
+    axis: int = -1
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Self-attention of an array [tokens, 3 * width], queries, keys and values side by side: to [tokens, width].
+
+    Each of `heads` has its share of the three widths: softmax(queries keys' / sqrt(width / heads)) values (Vaswani et
+    al. 2017, section 3.2). The projections before and behind it are Dense layers along the last axis.
+    """
+
+    heads: int
+
+
+@dataclass(frozen=True)
 class Activation:
     """Elementwise function. `slope` is ELU's factor (exp(x) - 1 times it) and the slope of "leaky" below 0.
 
@@ -149,6 +172,27 @@ class Pool:
             # Outside these limits MXNet and PyTorch refuse the layer or count its windows differently.
             if 2 * pad > size or (self.ceil and pad + stride > size):
                 raise ValueError(f"{self}: needs 2 * pad <= size, and with ceil pad + stride <= size")
+
+
+@dataclass(frozen=True)
+class BlurPool:
+    """Every `stride`-th of the averages over size x size windows with the binomial weights of that size (Zhang 2019,
+    "Making Convolutional Networks Shift-Invariant Again"); the image is mirrored at its edge.
+
+    Of n rows (n - 1) // stride + 1 are left. Behind a maximum of stride 1 it makes what is called MaxBlurPool.
+    """
+
+    size: int = 3
+    stride: Size = 2
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise ValueError(f"{self}: needs a size of 2 or more")
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Mirrored pixels before the first and behind the last."""
+        return (self.size - 1) // 2, self.size // 2
 
 
 @dataclass(frozen=True)
@@ -194,10 +238,15 @@ class Sequential:
 
 @dataclass(frozen=True)
 class Residual:
-    """body(x) + shortcut(x), or + x where there is no shortcut. The body has no item named "shortcut"."""
+    """body(x) + shortcut(x), or + x where there is no shortcut. The body has no item named "shortcut".
+
+    In training the body of each image is left out at the `drop_rate`, and divided by 1 - drop_rate where it is not
+    (stochastic depth, Huang et al. 2016, with the expected value kept as Dropout does).
+    """
 
     body: Sequential
     shortcut: Sequential | None = None
+    drop_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -250,9 +299,10 @@ class Tap:
 
 
 Layer = (
-    Conv | ConvTranspose | Dense | BatchNorm | InstanceNorm | LayerNorm | Activation | Clip | Softmax | Pool
-    | GlobalAveragePool | Dropout | Flatten | LocalResponseNorm | L2Norm | Reduce | Reshape | Transpose | Slice | Pad
-    | Upsample | Greyscale | Scalar | Elementwise | Join | Constant | Sequential | Residual | Concat | Graph | Tap
+    Conv | ConvTranspose | Dense | BatchNorm | InstanceNorm | LayerNorm | Scale | Attention | Activation | Clip
+    | Softmax | Pool | BlurPool | GlobalAveragePool | Dropout | Flatten | LocalResponseNorm | L2Norm | Reduce | Reshape
+    | Transpose | Slice | Pad | Upsample | Greyscale | Scalar | Elementwise | Join | Constant | Sequential | Residual
+    | Concat | Graph | Tap
 )  # fmt: skip
 
 
@@ -294,6 +344,12 @@ def walk(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
         inner = joined(path, name)
         yield inner, part
         yield from walk(part, inner)
+
+
+def draws(network: Sequential) -> bool:
+    """True where training draws random numbers."""
+    return any(isinstance(layer, Dropout) or (isinstance(layer, Residual) and layer.drop_rate > 0)
+               for _, layer in walk(network))  # fmt: skip
 
 
 def fold(layer: Layer, path: str, rule: Callable[[Layer, str, dict[str, Value]], Value]) -> Value:

@@ -37,8 +37,10 @@ from imagenet_pipeline.networks.layers import (
 
 Items = list[tuple[str, Any]]
 WEIGHTED = Conv | ConvTranspose | Dense
-BENDING = ("relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish", "softplus", "softsign")
+BENDING = ("relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish", "softplus", "softsign",
+           "mish", "hard_swish", "hard_sigmoid")  # fmt: skip
 """Kinds of activation that bend what a layer gives; the others are arithmetic."""
+GATES = ("sigmoid", "hard_sigmoid")
 SLOPES = {"elu": 1.0, "leaky": 0.01, "prelu": 0.25}
 """Slopes where nobody says them: those of Clevert et al. 2016, Maas et al. 2013 and He et al. 2015."""
 
@@ -80,7 +82,8 @@ def _rebuilt(
                 return replace(layer, items=tuple(sequence([*made.items()], path)))
             case Residual():
                 shortcut = made.pop(SHORTCUT) if layer.shortcut else None
-                return Residual(Sequential(tuple(sequence([*made.items()], path))), shortcut)
+                body = Sequential(tuple(sequence([*made.items()], path)))
+                return replace(layer, body=body, shortcut=shortcut)
             case Concat():
                 return Concat(tuple(made.items()))
             case Tap():
@@ -109,7 +112,7 @@ def with_activation(network: Sequential, kind: Any) -> Any:
         return made if _bends(layer) and layer.kind != kind else layer
 
     def other_than_gates(layer: Any) -> Any:
-        return layer if isinstance(layer, Activation) and layer.kind == "sigmoid" else other(layer)
+        return layer if isinstance(layer, Activation) and layer.kind in GATES else other(layer)
 
     def with_gates(before: Graph, after: Graph) -> Graph:
         products = (links for (_, item), links in zip(before.items, before.links, strict=True)

@@ -10,7 +10,9 @@ from typing import Literal
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.layers import (
     Activation,
+    Attention,
     BatchNorm,
+    BlurPool,
     Concat,
     Constant,
     Conv,
@@ -31,6 +33,7 @@ from imagenet_pipeline.networks.layers import (
     Reduce,
     Reshape,
     Residual,
+    Scale,
     Sequential,
     Slice,
     Softmax,
@@ -53,7 +56,8 @@ LARGEST_SIZE_SUGGESTED = 1024  # pixels
 @dataclass(frozen=True)
 class Parameter:
     """One array of a network. `role`: weight and bias of Conv, ConvTranspose and Dense; scale, shift, mean and variance
-    of normalisations (named weight, bias, running_mean, running_var); slope of a PReLU; a Constant (named value).
+    of normalisations (named weight, bias, running_mean, running_var); scale of a Scale (weight); slope of a PReLU; a
+    Constant (named value).
     """
 
     name: str
@@ -66,7 +70,8 @@ class Parameter:
 class LayerReport:
     """Shapes, parameters and cost of a single layer (never a group of layers) for one image.
 
-    `multiply_adds` counts those of Conv, ConvTranspose and Dense without their biases, as published FLOPs tables do.
+    `multiply_adds` counts those of Conv, ConvTranspose and Dense without their biases, as published FLOPs tables do,
+    and those of Attention's two products.
     `auxiliary` layers stand under a Tap: they work in training only.
     """
 
@@ -137,9 +142,9 @@ def windows(length: int, size: int, stride: int, pad: int, ceil: bool = False) -
 class TooSmall(Exception):
     """An image smaller than a layer's window; the caller turns it into advice, or into another size."""
 
-    def __init__(self, path: str, layer: Conv | Pool, shape: Shape) -> None:
+    def __init__(self, path: str, layer: Conv | Pool | BlurPool, shape: Shape) -> None:
         self.path = path
-        size = pair(layer.size) if isinstance(layer, Pool) else _reach(layer)
+        size = _reach(layer) if isinstance(layer, Conv) else pair(layer.size)
         super().__init__(f"{_pixels(shape)} reach its windows of {size[0]}x{size[1]}")
 
 
@@ -232,7 +237,8 @@ def layer_report(layer: Layer, path: str, shapes: list[Shape], auxiliary: bool =
     positions = shapes[0][1:] if isinstance(layer, ConvTranspose) else output[1:]
     if isinstance(layer, Dense):
         positions = output[:-1]
-    return LayerReport(path, layer, tuple(shapes), output, owned, weight * math.prod(positions), auxiliary)
+    products = 2 * output[0] * math.prod(output) if isinstance(layer, Attention) else weight * math.prod(positions)
+    return LayerReport(path, layer, tuple(shapes), output, owned, products, auxiliary)
 
 
 def _unfit(what: str, path: str, found: object, expected: object = None) -> BadRecipe:
@@ -269,12 +275,17 @@ def _broadcast(path: str, shapes: list[Shape]) -> Shape:
 
 
 def _check_fit(layer: Layer, path: str, shape: Shape) -> None:
-    spatial = Conv | ConvTranspose | Pool | GlobalAveragePool | LocalResponseNorm | Pad | Upsample | Greyscale
+    spatial = (
+        Conv | ConvTranspose | Pool | BlurPool | GlobalAveragePool | LocalResponseNorm | Pad | Upsample | Greyscale
+    )
     if isinstance(layer, spatial) and len(shape) != 3:
         found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an array of {shape}"
         raise _unfit("the layer needs an image", path, found)
     if isinstance(layer, Dense) and len(shape) != 1 and not layer.last_axis:
         raise _unfit("the layer needs a vector; put a Flatten before it", path, shape)
+    if isinstance(layer, Attention) and (len(shape) != 2 or shape[1] % (3 * layer.heads)):
+        expected = f"[tokens, 3 * width], a width for {layer.heads} heads"
+        raise _unfit("the layer needs queries, keys and values side by side", path, shape, expected)
     if isinstance(layer, Greyscale) and shape[0] != 3:
         raise _unfit("the layer needs the channels R, G, B", path, shape)
     if isinstance(layer, InstanceNorm) and len(shape) < 2:
@@ -291,7 +302,7 @@ def _check_fit(layer: Layer, path: str, shape: Shape) -> None:
 
 def _axes(layer: Layer) -> tuple[int, ...]:
     match layer:
-        case LayerNorm(axis=axis) | Softmax(axis=axis) | Slice(axis=axis):
+        case LayerNorm(axis=axis) | Scale(axis=axis) | Softmax(axis=axis) | Slice(axis=axis):
             return (axis,)
         case L2Norm(axes=axes) | Reduce(axes=axes):
             return axes
@@ -306,6 +317,12 @@ def _output_shape(layer: Layer, path: str, shape: Shape) -> Shape:
             return (channels, *_spread_size(layer, shape))
         case Pool():
             return (shape[0], *_image_size(layer, path, shape))
+        case BlurPool(stride=stride):
+            if min(shape[1:]) <= max(layer.margins):
+                raise TooSmall(path, layer, shape)
+            return (shape[0], *((length - 1) // step + 1 for length, step in zip(shape[1:], pair(stride), strict=True)))
+        case Attention():
+            return (shape[0], shape[1] // 3)
         case GlobalAveragePool():
             return (shape[0], 1, 1)
         case Flatten():
@@ -397,6 +414,8 @@ def _owned(layer: Layer, path: str, shape: Shape) -> Iterator[Parameter]:
         case LayerNorm(axis=axis):
             yield Parameter(f"{path}.weight", (shape[axis],), True, "scale")
             yield Parameter(f"{path}.bias", (shape[axis],), True, "shift")
+        case Scale(axis=axis):
+            yield Parameter(f"{path}.weight", (shape[axis],), True, "scale")
         case Constant():
             yield Parameter(f"{path}.value", shape, layer.trained, "constant")
         case BatchNorm():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from imagenet_pipeline.networks.layers import Activation, Conv, Elementwise, GlobalAveragePool, Graph
+from imagenet_pipeline.networks.layers import Activation, Conv, Elementwise, GlobalAveragePool, Graph, Layer
 
 REDUCTION = 16
 """The paper's: so many times fewer channels in the middle."""
@@ -25,7 +25,7 @@ def squeeze_excitation(
 
     Layers: pool, reduce, bend, expand, gate, scale; those with parameters are 1x1 convolutions, with biases.
     """
-    items = {
+    items: dict[str, Layer] = {
         "pool": GlobalAveragePool(),
         "reduce": Conv(squeezed, 1),
         "bend": bend,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,9 @@ from imagenet_pipeline.engines.pytorch import network as pytorch_network
 from imagenet_pipeline.engines.pytorch.runtime import torch as pytorch
 from imagenet_pipeline.networks.layers import (
     Activation,
+    Attention,
     BatchNorm,
+    BlurPool,
     Clip,
     Constant,
     Conv,
@@ -34,11 +37,13 @@ from imagenet_pipeline.networks.layers import (
     Reshape,
     Residual,
     Scalar,
+    Scale,
     Sequential,
     Slice,
     Softmax,
     Transpose,
     Upsample,
+    pair,
     stack,
 )
 from imagenet_pipeline.networks.shapes import output_shape, parameters
@@ -306,6 +311,64 @@ def test_elementwise(kind: Any, tied: bool) -> None:
         return function(function(F.abs(x), F.max(x, axis=(2, 3), keepdims=True)), F.expand_dims(constant, 0))
 
     check(found, run_mxnet(own, x, values))
+
+
+def attended(x: Any) -> Any:
+    """torch's module with three heads, whose projections are left as they are: queries, keys, values side by side."""
+    whole = torch.nn.MultiheadAttention(6, 3, bias=False, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        whole.in_proj_weight.copy_(torch.eye(6).repeat(3, 1))
+        whole.out_proj.weight.copy_(torch.eye(6))
+    return whole(*x.split(6, dim=-1), need_weights=False)[0]
+
+
+def blurred(x: Any, size: int, strides: tuple[int, int]) -> Any:
+    """The product of the image with a matrix for each axis, of binomial weights on mirrored places."""
+    weights = np.array([math.comb(size - 1, place) for place in range(size)]) / 2 ** (size - 1)
+    matrices = []
+    for length, stride in zip(x.shape[2:], strides, strict=True):
+        mirrored = np.pad(np.eye(length), (((size - 1) // 2, size // 2), (0, 0)), "reflect")
+        starts = range(0, len(mirrored) - size + 1, stride)
+        matrices.append(torch.tensor(np.stack([weights @ mirrored[start : start + size] for start in starts])))
+    return torch.einsum("nchw,ph,qw->ncpq", x, *matrices)
+
+
+def hard_sigmoid(x: Any) -> Any:
+    return torch.clamp(x + 3, 0, 6) / 6
+
+
+TOKENS = np.random.default_rng(3).normal(size=(3, 1, 5, 18))
+AS_TOKENS = Reshape((5, 18))
+STATED: dict[str, tuple[Layer | Sequential, Array, Callable[..., Any]]] = {
+    "mish": (Activation("mish"), 4 * IMAGES, lambda x: x * torch.tanh(torch.log1p(torch.exp(x)))),
+    "hard_sigmoid": (Activation("hard_sigmoid"), IMAGES, hard_sigmoid),
+    "hard_swish": (Activation("hard_swish"), IMAGES, lambda x: x * hard_sigmoid(x)),
+    "scale of channels": (Scale(axis=0), IMAGES, lambda x, weight: torch.einsum("nchw,c->nchw", x, weight)),
+    "scale of tokens": (
+        stack(tokens=AS_TOKENS, scale=Scale()), TOKENS,
+        lambda x, weight: torch.einsum("nitw,w->ntw", x, weight),
+    ),
+    "attention": (stack(tokens=AS_TOKENS, attention=Attention(3)), TOKENS, lambda x: attended(x.squeeze(1))),
+    **{f"blur {size} {stride}": (
+        BlurPool(size, stride), IMAGES, lambda x, size=size, stride=stride: blurred(x, size, pair(stride)),
+    ) for size, stride in ((2, 2), (3, 2), (3, (1, 2)), (4, 1), (5, 3))},
+}  # fmt: skip
+
+
+@pytest.mark.gluon
+@pytest.mark.parametrize("case", STATED)
+def test_both_engines_agree_with_an_independent_statement(case: str) -> None:
+    layer, x, statement = STATED[case]
+    network = stack(layer=layer)
+    values = values_of(network, x.shape[1:])
+    found, other = run_gluon(network, x, values), run_pytorch(network, x, values)
+    assert found[0].shape[1:] == output_shape(network, x.shape[1:])
+    arrays = {"x": torch.tensor(x), **{name: torch.tensor(value) for name, value in values.items()}}
+    output = statement(*(array.requires_grad_() for array in arrays.values()))
+    (output * torch.tensor(weights_for(output))).sum().backward()
+    wanted = output.detach().numpy(), {name: array.grad.numpy() for name, array in arrays.items()}
+    check(found, wanted, gradient_limit=1e-12)
+    check(other, wanted, gradient_limit=1e-12)
 
 
 NESTED = Graph(

@@ -118,7 +118,9 @@ def test_the_defaults_that_a_file_of_version_1_leaves_out_stay_what_they_are():
         "Pad": {"kind": "constant", "value": 0.0},
         "Scalar": {"reverse": False},
         "Join": {"axis": 0},
-        "Residual": {"shortcut": None},
+        "Residual": {"shortcut": None, "drop_rate": 0.0},
+        "Scale": {"axis": -1, "initial": 1e-6},
+        "BlurPool": {"size": 3, "stride": 2},
     }
 
 
@@ -132,8 +134,8 @@ def single_layers(draw, kinds=SINGLE):
     fields = {field.name: draw(_values(get_type_hints(kind)[field.name], field)) for field in dataclasses.fields(kind)}
     try:
         return kind(**fields)
-    except ValueError:  # windows of a Pool that do not fit
-        return kind("max", 3, 2)
+    except ValueError:  # windows of a Pool that do not fit, or a BlurPool's of one pixel
+        return Pool("max", 3, 2) if kind is Pool else kind()
 
 
 def _values(kind, field):
@@ -154,7 +156,8 @@ def layers(draw, depth=2):
     items = tuple(draw(inner))
     made = draw(st.sampled_from([Sequential, Concat, Residual, Graph]))
     if made is Residual:
-        return Residual(Sequential(items), draw(st.none() | inner.map(lambda more: Sequential(tuple(more)))))
+        shortcut = draw(st.none() | inner.map(lambda more: Sequential(tuple(more))))
+        return Residual(Sequential(items), shortcut, draw(st.sampled_from([0.0, 0.25])))
     if made is Graph:
         names = [name for name, _ in items]
         ends = (*items, ("Sum", Elementwise("add")), ("Both", Join(draw(st.integers(0, 2)))))

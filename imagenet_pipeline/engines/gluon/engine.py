@@ -41,8 +41,8 @@ from imagenet_pipeline.engines.gluon.optimizer import Approach, Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
 from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Dropout
-from imagenet_pipeline.networks.shapes import describe, parameters
+from imagenet_pipeline.networks.layers import draws
+from imagenet_pipeline.networks.shapes import parameters
 
 STEPS_IN_FLIGHT = 2
 """Steps Python may run ahead of the devices: bounds the memory of queued batches."""
@@ -335,7 +335,7 @@ def build_network(blueprint: Blueprint) -> tuple[GluonNetwork, bool]:
         parameter.shape = declared[name].shape
         if not declared[name].trainable:
             parameter.grad_req = "null"
-    return built, any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
+    return built, draws(network)
 
 
 def freeze(network: GluonNetwork, names: set[str]) -> None:

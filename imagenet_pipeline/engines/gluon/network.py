@@ -63,14 +63,16 @@ class _Builder:
                 return _chain(parts.values())
             case layers.Residual():
                 shortcut = parts.pop(SHORTCUT) if layer.shortcut else None
-                return _Sum(_chain(parts.values()), shortcut)
+                return _Sum(_chain(parts.values()), shortcut, layer.drop_rate)
             case layers.Concat():
                 return _Joined(list(parts.values()))
             case layers.Graph():
                 return _Graph(layer, list(parts.values()))
             case layers.Conv() | layers.Dense() | layers.BatchNorm():
                 return self._weighted(layer, path)
-            case layers.ConvTranspose() | layers.InstanceNorm() | layers.LayerNorm() | layers.Constant():
+            case (
+                layers.ConvTranspose() | layers.InstanceNorm() | layers.LayerNorm() | layers.Scale() | layers.Constant()
+            ):
                 return self._operator(layer, path)
             case layers.Activation(kind="prelu"):
                 block = _PReLU(self.channels_of(f"{path}.slope"))
@@ -100,8 +102,8 @@ class _Builder:
     def _operator(self, layer: layers.Layer, path: str) -> Any:
         from imagenet_pipeline.engines.gluon.operators import block as operator_block
 
-        is_norm = isinstance(layer, layers.InstanceNorm | layers.LayerNorm)
-        block = operator_block(layer, self.channels_of(f"{path}.weight") if is_norm else 0)
+        is_row = isinstance(layer, layers.InstanceNorm | layers.LayerNorm | layers.Scale)
+        block = operator_block(layer, self.channels_of(f"{path}.weight") if is_row else 0)
         for name in ("weight", "bias", "value"):
             if getattr(block, name, None) is not None:
                 self.parameters[f"{path}.{name}"] = getattr(block, name)
@@ -184,13 +186,24 @@ class _Tapped(mx.gluon.HybridBlock):  # type: ignore[misc]
 
 
 class _Sum(mx.gluon.HybridBlock):  # type: ignore[misc]
-    def __init__(self, body: Any, shortcut: Any | None) -> None:
+    def __init__(self, body: Any, shortcut: Any | None, drop_rate: float) -> None:
         super().__init__()
         self.body = body
         self.shortcut = shortcut
+        self.drop_rate = drop_rate
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        return self.body(x) + (self.shortcut(x) if self.shortcut is not None else x)
+        body = self.body(x)
+        if self.drop_rate:
+            body = _dropped_whole(F, body, self.drop_rate)
+        return body + (self.shortcut(x) if self.shortcut is not None else x)
+
+
+def _dropped_whole(F: Any, x: Any, rate: float) -> Any:
+    """In training each image of it times 0, or 1 / (1 - rate)."""
+    rows = F.reshape(x, shape=(0, -1))
+    factors = F.Dropout(F.ones_like(F.slice_axis(rows, axis=1, begin=0, end=1)), p=rate)
+    return F.reshape_like(F.broadcast_mul(rows, factors), x)
 
 
 class _PReLU(mx.gluon.HybridBlock):  # type: ignore[misc]

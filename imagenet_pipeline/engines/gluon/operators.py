@@ -25,6 +25,8 @@ def block(layer: layers.Layer, length: int) -> Any:
             return _ConvTranspose(layer)
         case layers.InstanceNorm() | layers.LayerNorm():
             return _Normalisation(layer, length)
+        case layers.Scale():
+            return _Scale(layer.axis, length)
         case layers.Constant():
             return _Constant(layer.shape)
         case layers.Activation(kind=kind) if kind in ACTIVATIONS:
@@ -102,6 +104,17 @@ class _Normalisation(mx.gluon.HybridBlock):  # type: ignore[misc]
         return F.swapaxes(F.broadcast_add(F.broadcast_mul(last, weight), bias), dim1=axis, dim2=-1)
 
 
+class _Scale(mx.gluon.HybridBlock):  # type: ignore[misc]
+    def __init__(self, axis: int, length: int) -> None:
+        super().__init__()
+        (self.axis,) = batched((axis,))
+        self.weight = self.params.get("weight", shape=(length,), init="ones")
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
+        scaled = F.broadcast_mul(F.swapaxes(x, dim1=self.axis, dim2=-1), weight)
+        return F.swapaxes(scaled, dim1=self.axis, dim2=-1)
+
+
 def _standardised(F: Any, x: Any, epsilon: float) -> Any:
     """Less its mean along the last axis, divided by its standard deviation."""
     centred = F.broadcast_sub(x, F.mean(x, axis=-1, keepdims=True))
@@ -139,9 +152,16 @@ def _named(name: str, F: Any, x: Any) -> Any:
     return getattr(F, name)(x)
 
 
+def _hard_sigmoid(F: Any, x: Any) -> Any:
+    return F.minimum(F.maximum(x + 3, 0), 6) / 6
+
+
 ACTIVATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "gelu": _gelu,
     "selu": _selu,
+    "mish": lambda F, x: x * F.tanh(F.Activation(x, act_type="softrelu")),
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": lambda F, x: x * _hard_sigmoid(F, x),
     "swish": lambda F, x: x * F.sigmoid(x),
     "softplus": lambda F, x: F.Activation(x, act_type="softrelu"),
     **{kind: partial(_named, kind) for kind in ("softsign", "exp", "log", "sqrt", "square", "abs")},
@@ -152,6 +172,25 @@ def _softmax(layer: layers.Softmax, F: Any, x: Any) -> Any:
     function = F.log_softmax if layer.log else F.softmax
     (axis,) = batched((layer.axis,))
     return function(x / layer.temperature, axis=axis)
+
+
+def _attended(layer: layers.Attention, F: Any, x: Any) -> Any:
+    # [n, tokens, 3 * heads, length], then queries, keys and values as [n * heads, tokens, length] each.
+    apart = F.transpose(F.reshape(x, shape=(0, 0, 3 * layer.heads, -1)), axes=(0, 2, 1, 3))
+    parts = (F.slice_axis(apart, axis=1, begin=at * layer.heads, end=(at + 1) * layer.heads) for at in range(3))
+    queries, keys, values = (F.reshape(part, shape=(-3, 0, 0)) for part in parts)
+    shares = F.softmax(F.batch_dot(F.contrib.div_sqrt_dim(queries), keys, transpose_b=True), axis=-1)
+    together = F.reshape(F.batch_dot(shares, values), shape=(-4, -1, layer.heads, 0, 0))
+    return F.reshape(F.transpose(together, axes=(0, 2, 1, 3)), shape=(0, 0, -3))
+
+
+def _blurred(layer: layers.BlurPool, F: Any, x: Any) -> Any:
+    """Averages of averages over 2x2, whose weights are binomial."""
+    before, behind = layer.margins
+    x = F.pad(x, mode="reflect", pad_width=(0, 0, 0, 0, before, behind, before, behind))
+    for stride in [(1, 1)] * (layer.size - 2) + [pair(layer.stride)]:
+        x = F.Pooling(x, pool_type="avg", kernel=(2, 2), stride=stride)
+    return x
 
 
 def _summed_windows(layer: layers.Pool, F: Any, x: Any) -> Any:
@@ -225,7 +264,9 @@ RULES: dict[type, Callable[..., Any]] = {
     # Unlike `clip` these have limits of the precision computed in.
     layers.Clip: lambda layer, F, x: F.minimum(F.maximum(x, layer.low), layer.high),
     layers.Softmax: _softmax,
+    layers.Attention: _attended,
     layers.Pool: _summed_windows,
+    layers.BlurPool: _blurred,
     layers.L2Norm: _scaled_to_length_1,
     layers.Reduce: _reduced,
     layers.Reshape: lambda layer, F, x: F.reshape(x, shape=(0, *layer.shape)),

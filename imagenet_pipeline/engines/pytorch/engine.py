@@ -46,8 +46,8 @@ from imagenet_pipeline.engines.pytorch.runtime import (
 )
 from imagenet_pipeline.engines.pytorch.tensor_list import copy_unless
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.layers import Dropout, Tap
-from imagenet_pipeline.networks.shapes import Parameter, describe, parameters
+from imagenet_pipeline.networks.layers import Tap, draws
+from imagenet_pipeline.networks.shapes import Parameter, parameters
 from imagenet_pipeline.processes import this_process
 
 STEPS_IN_FLIGHT = 2
@@ -356,9 +356,8 @@ def build_network(blueprint: Blueprint, dtype: Any, device: Any) -> PyTorchNetwo
         return PyTorchNetwork(zoo.Listed(module), zoo.tensors(module), [], True)
     tensors = {name: _zeros(parameter, dtype, device) for name, parameter in parameters(network, input_shape).items()}
     tap_weights = [item.weight for _, item in network.items if isinstance(item, Tap)]
-    draws = any(isinstance(report.layer, Dropout) for report in describe(network, input_shape))
     module = build(network, tensors)
-    return PyTorchNetwork(module, tensors, tap_weights, draws, module.layers)
+    return PyTorchNetwork(module, tensors, tap_weights, draws(network), module.layers)
 
 
 def freeze(network: PyTorchNetwork, names: set[str]) -> list[Any]:

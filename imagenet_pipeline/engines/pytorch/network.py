@@ -47,7 +47,7 @@ class _Builder:
                 return nn.Sequential(*parts.values())
             case layers.Residual():
                 shortcut = parts.pop(SHORTCUT) if layer.shortcut else None
-                return _Sum(nn.Sequential(*parts.values()), shortcut)
+                return _Sum(nn.Sequential(*parts.values()), shortcut, layer.drop_rate)
             case layers.Concat():
                 return _Joined(list(parts.values()))
             case layers.Graph():
@@ -217,15 +217,21 @@ class _Plain(torch.nn.Module):  # type: ignore[misc]
 
 
 class _Sum(torch.nn.Module):  # type: ignore[misc]
-    def __init__(self, body: Any, shortcut: Any | None) -> None:
+    def __init__(self, body: Any, shortcut: Any | None, drop_rate: float) -> None:
         super().__init__()
         self.body = body
         self.shortcut = shortcut
+        self.drop_rate = drop_rate
 
     def forward(self, x: Any) -> Any:
         around = x if self.shortcut is None else self.shortcut(x)
+        body = self.body(x)
+        if self.training and self.drop_rate:
+            # A factor for each image: 0 or 1 / (1 - rate).
+            ones = body.new_ones((len(body), *[1] * (body.ndim - 1)))
+            body = body * functional.dropout(ones, self.drop_rate)
         # Not in place: on a CPU adding bfloat16 to itself takes up to twice as long as into a new array.
-        return self.body(x) + around
+        return body + around
 
 
 class _Joined(torch.nn.Module):  # type: ignore[misc]

@@ -58,10 +58,16 @@ def _normalised_along(module: Any, x: Any) -> Any:
     return last.transpose(axis, -1).to(x.dtype)
 
 
+def _scaled(module: Any, x: Any) -> Any:
+    (axis,) = batched((module.layer.axis,))
+    return (x * module.weight.view(-1, *[1] * (x.ndim - 1 - axis % x.ndim))).to(x.dtype)
+
+
 WEIGHTED: dict[type, Callable[[Any, Any], Any]] = {
     layers.ConvTranspose: _transposed_convolution,
     layers.InstanceNorm: _normalised_by_image,
     layers.LayerNorm: _normalised_along,
+    layers.Scale: _scaled,
     layers.Constant: lambda module, x: module.value.expand(len(x), *module.value.shape),
 }
 
@@ -77,6 +83,10 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "swish": functional.silu,
     "softplus": partial(functional.softplus, threshold=100),  # beyond it float64 too knows no difference
     "softsign": functional.softsign,
+    "mish": functional.mish,
+    "hard_swish": functional.hardswish,
+    # Not PyTorch's own, whose gradient is 1/6 in float32 whatever the precision.
+    "hard_sigmoid": lambda x: (x + 3).clamp(0, 6) / 6,
     **{kind: getattr(torch, kind) for kind in ("exp", "log", "sqrt", "square", "abs")},
 }
 
@@ -84,6 +94,22 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 def _softmax(layer: layers.Softmax, x: Any) -> Any:
     function = torch.log_softmax if layer.log else torch.softmax
     return function(x / layer.temperature, *batched((layer.axis,)))
+
+
+def _attended(layer: layers.Attention, x: Any) -> Any:
+    images, tokens, length = x.shape
+    apart = x.reshape(images, tokens, 3, layer.heads, length // (3 * layer.heads)).permute(2, 0, 3, 1, 4)
+    return functional.scaled_dot_product_attention(*apart).transpose(1, 2).reshape(images, tokens, length // 3)
+
+
+def _blurred(layer: layers.BlurPool, x: Any) -> Any:
+    before, behind = layer.margins
+    quarters = weights = x.new_full((1, 1, 2, 2), 0.25)
+    for _ in range(layer.size - 2):
+        weights = functional.conv_transpose2d(weights, quarters)
+    mirrored = functional.pad(x, (before, behind, before, behind), "reflect")
+    # A third of the time that averages of averages take, MXNet's way.
+    return functional.conv2d(mirrored, weights.expand(x.shape[1], 1, -1, -1), stride=layer.stride, groups=x.shape[1])
 
 
 def _summed_windows(layer: layers.Pool, x: Any) -> Any:
@@ -173,7 +199,9 @@ def _with_number(layer: layers.Scalar, x: Any) -> Any:
 RULES: dict[type, Callable[..., Any]] = {
     layers.Clip: lambda layer, x: x.clamp(layer.low, layer.high),
     layers.Softmax: _softmax,
+    layers.Attention: _attended,
     layers.Pool: _summed_windows,
+    layers.BlurPool: _blurred,
     layers.L2Norm: _scaled_to_length_1,
     layers.Reduce: _reduced,
     layers.Reshape: lambda layer, x: x.reshape(len(x), *layer.shape),
