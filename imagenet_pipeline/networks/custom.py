@@ -107,7 +107,7 @@ def _with_options(base: str, text: str) -> NetworkFile:
     else:
         entry = catalog.entry(base)
     shape = (entry.channels, *pair(entry.input_size))
-    layers = rewritten(entry.build(entry.classes), options, entry.name)
+    layers = rewritten(entry.build(entry.classes), options, entry.name, shape)
     layers = with_classes(layers, shape, entry.classes, entry.name)
     words = ", ".join(text.split("&")).replace("=", " ")
     size = CIFAR_SIZE if options.stem == "cifar" else entry.input_size

@@ -18,6 +18,8 @@ from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
     ConvTranspose,
+    Elementwise,
+    Graph,
     Layer,
     Residual,
     Scale,
@@ -87,9 +89,9 @@ def initial_values(
 
     `kind` draws the weights of Conv, ConvTranspose and Dense; their biases start at `bias`, a norm at weight 1, bias 0,
     mean 0, variance 1, a Constant at 0, a Scale and a PReLU at their layers' numbers.
-    With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual is 0, so that at first the
-    shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown kind, where no such
-    BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
+    With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual, or has only factors behind it, is
+    0, so that at first the shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown
+    kind, where no such BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
     """
     if kind not in KINDS:
         raise BadRecipe("unknown kind of initial values", expected=" | ".join(KINDS), found=kind)
@@ -112,11 +114,17 @@ def _last_scales(network: Sequential) -> list[str]:
 
 
 def _end(layer: Layer, path: str) -> tuple[str, Layer]:
-    """The path of the last layer within a layer, and that layer."""
+    """The path of the last layer within a layer, and that layer; those that multiply it by something left out."""
     if not isinstance(layer, Sequential):
         return path, layer
-    name, last = layer.items[-1]
+    name, last = next((item for item in reversed(layer.items) if not _is_factor(item[1])), layer.items[-1])
     return _end(last, joined(path, name))
+
+
+def _is_factor(layer: Layer) -> bool:
+    """True of a layer that multiplies what reaches it: behind 0 it changes nothing."""
+    is_product = isinstance(layer, Graph) and layer.items[-1][1] == Elementwise("multiply") and "" in layer.links[-1]
+    return isinstance(layer, Scale) or is_product
 
 
 def _values(parameter: Parameter, layer: object, draw: Draw, seed: int, bias: float) -> Values:

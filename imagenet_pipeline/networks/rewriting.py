@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -17,6 +18,7 @@ from imagenet_pipeline.networks.layers import (
     SHORTCUT,
     Activation,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     ConvTranspose,
@@ -32,8 +34,11 @@ from imagenet_pipeline.networks.layers import (
     fold,
     joined,
     pair,
+    stack,
     walk,
 )
+from imagenet_pipeline.networks.shapes import Shape, output_shapes
+from imagenet_pipeline.networks.squeeze_excitation import squeeze_excitation
 
 Items = list[tuple[str, Any]]
 WEIGHTED = Conv | ConvTranspose | Dense
@@ -45,13 +50,13 @@ SLOPES = {"elu": 1.0, "leaky": 0.01, "prelu": 0.25}
 """Slopes where nobody says them: those of Clevert et al. 2016, Maas et al. 2013 and He et al. 2015."""
 
 
-def rewritten(network: Sequential, options: NetworkOptions, name: str) -> Sequential:
+def rewritten(network: Sequential, options: NetworkOptions, name: str, input_shape: Shape) -> Sequential:
     """The network `name` with these options; its scores, too, are `options.width` times as many.
 
     Raises BadRecipe for an option that has nothing to act on.
     """
     given = options.model_dump(exclude_defaults=True)
-    for key, change in CHANGES.items():
+    for key, change in _changes(input_shape).items():
         if key in given:
             try:
                 network = change(network, given[key])
@@ -70,10 +75,12 @@ def _rebuilt(
     single: Callable[[Any], Any] = lambda layer: layer,
     sequence: Callable[[Items, str], Items] = lambda items, path: items,
     graph: Callable[[Graph, Graph], Graph] = lambda before, after: after,
+    residual: Callable[[Residual, str], Residual] = lambda layer, path: layer,
 ) -> Any:
     """A layer with `single` applied to every single layer in it, then `sequence` to the items, and path, of sequences.
 
-    `graph` gives each Graph, out of how it was and what has become of it.
+    `graph` gives each Graph, out of how it was and what has become of it; `residual` each Residual, out of what has
+    become of it and its path.
     """
 
     def rule(layer: Layer, path: str, made: dict[str, Any]) -> Any:
@@ -83,7 +90,7 @@ def _rebuilt(
             case Residual():
                 shortcut = made.pop(SHORTCUT) if layer.shortcut else None
                 body = Sequential(tuple(sequence([*made.items()], path)))
-                return replace(layer, body=body, shortcut=shortcut)
+                return residual(replace(layer, body=body, shortcut=shortcut), path)
             case Concat():
                 return Concat(tuple(made.items()))
             case Tap():
@@ -287,12 +294,85 @@ def with_stem(network: Sequential, form: str) -> Any:
     return replace(network, items=tuple(items.items()))
 
 
-CHANGES: dict[str, Callable[[Sequential, Any], Any]] = {
-    "stem": with_stem,
-    "width": with_width,
-    "depth": with_depth,
-    "normalisation": with_normalisation,
-    "activation": with_activation,
-    "dropout": with_dropout,
-}
-"""By option, in the order they are made."""
+def with_squeeze_excitation(network: Sequential, reduction: int, input_shape: Shape) -> Any:
+    """The network with a squeeze-and-excitation at the end of each residual body that makes an image.
+
+    Bodies that multiply by a gate already, as MobileNetV3's and EfficientNet's do, stay as they are.
+    """
+    shapes = output_shapes(network, input_shape)
+    residuals = {path: layer for path, layer in walk(network) if isinstance(layer, Residual)}
+    if not any(len(shapes[path]) == 3 for path in residuals):
+        raise _Nothing("no residual body that makes an image")
+
+    def excited(layer: Residual, path: str) -> Residual:
+        channels, *positions = shapes[path]
+        if not positions[1:] or any(_is_gated(part) for _, part in walk(residuals[path])):
+            return layer
+        name = _free("squeeze_excitation", [name for name, _ in layer.body.items])
+        last = squeeze_excitation(channels, max(1, channels // reduction))
+        return replace(layer, body=Sequential((*layer.body.items, (name, last))))
+
+    return _rebuilt(network, residual=excited)
+
+
+def _is_gated(layer: Layer) -> bool:
+    return isinstance(layer, Graph) and any(item == Elementwise("multiply") for _, item in layer.items)
+
+
+def with_stochastic_depth(network: Sequential, rate: float) -> Any:
+    """The network whose residuals, n in all, are left out at 1/n, 2/n, ... and, the last, all of this rate.
+
+    That is Huang et al.'s linear decay, in which the network's input counts as the residual of rate 0.
+    """
+    paths = [path for path, layer in walk(network) if isinstance(layer, Residual)]
+    if not paths:
+        raise _Nothing("no residual body, which could be left out")
+    rates = {path: rate * number / len(paths) for number, path in enumerate(paths, 1)}
+    return _rebuilt(network, residual=lambda layer, path: replace(layer, drop_rate=rates[path]))
+
+
+def with_blur_pool(network: Sequential, form: str) -> Any:
+    """The network that blurs before it leaves out pixels; average pools, which blur themselves, stay as they are.
+
+    A maximum of stride s becomes one of stride 1 and a BlurPool of stride s, as fast.ai's and timm's MaxBlurPool.
+    With `form` "all" so does a convolution, the BlurPool behind its activation, and before it where its kernel is 1x1
+    (Zhang 2019, section 3.2, and his networks: the first convolution stays).
+    """
+    first = next((path for path, layer in walk(network) if isinstance(layer, Conv)), None)
+
+    def blurred_maximum(layer: Any) -> Any:
+        if not isinstance(layer, Pool) or layer.kind != "max" or max(pair(layer.stride)) == 1:
+            return layer
+        return stack(max=replace(layer, stride=1, ceil=False), blur=BlurPool(stride=layer.stride))
+
+    def blurred(items: Items, path: str) -> Items:
+        made: Items = []
+        names = [name for name, _ in items]
+        for (name, layer), *behind in _cells(items):
+            if not isinstance(layer, Conv) or max(pair(layer.stride)) == 1 or joined(path, name) == first:
+                made += [(name, layer), *behind]
+                continue
+            blur = (_free(f"{name}_blur", names), BlurPool(stride=layer.stride))
+            cell = [(name, replace(layer, stride=1)), *behind]
+            made += [blur, *cell] if pair(layer.kernel) == (1, 1) else [*cell, blur]
+        return made
+
+    changed = _rebuilt(network, blurred_maximum, blurred if form == "all" else lambda items, path: items)
+    if changed == network:
+        raise _Nothing("no strided maximum" + (" or convolution" if form == "all" else "") + ", behind which to blur")
+    return changed
+
+
+def _changes(input_shape: Shape) -> dict[str, Callable[[Sequential, Any], Any]]:
+    """What each option does, in the order in which it is done: the later see what the earlier have made."""
+    return {
+        "stem": with_stem,
+        "width": with_width,
+        "depth": with_depth,
+        "squeeze_excitation": partial(with_squeeze_excitation, input_shape=input_shape),
+        "normalisation": with_normalisation,
+        "activation": with_activation,
+        "dropout": with_dropout,
+        "blur_pool": with_blur_pool,
+        "stochastic_depth": with_stochastic_depth,
+    }

@@ -7,30 +7,36 @@ from hypothesis import strategies as st
 from imagenet_pipeline.config.recipe import NetworkOptions
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
     Dropout,
     Elementwise,
     Flatten,
+    GlobalAveragePool,
     Graph,
     Pool,
+    Reshape,
     Residual,
     Tap,
+    Transpose,
     stack,
     walk,
 )
 from imagenet_pipeline.networks.rewriting import rewritten
 from imagenet_pipeline.networks.shapes import describe, output_shape, parameter_count
+from imagenet_pipeline.networks.squeeze_excitation import squeeze_excitation
 
 RELU, NORM = Activation("relu"), BatchNorm(momentum=0.5)
 
 
 def changed(network, **options):
-    return rewritten(network, NetworkOptions(**options), "mine")
+    return rewritten(network, NetworkOptions(**options), "mine", (3, 32, 32))
 
 
 def names(network):
@@ -183,3 +189,66 @@ def test_the_last_place_asked_for_counts_and_moving_twice_is_moving_once(places)
     for place in (*places, places[-1]):
         before, network = network, changed(network, normalisation=place)
     assert network == before
+
+
+def residuals(network):
+    return {path: layer for path, layer in walk(network) if isinstance(layer, Residual)}
+
+
+def test_every_body_that_makes_an_image_ends_in_a_squeeze_excitation_of_its_channels():
+    tokens = stack(reshape=Reshape((4, -1)), back=Transpose((1, 0)), again=Reshape((4, 32, 32)))
+    own = Residual(stack(se=squeeze_excitation(4, 2)))
+    vectors = Residual(stack(dense=Dense(4)))
+    network = stack(conv=Conv(4, 1), a=Residual(stack(conv=Conv(4, 1), norm=NORM), stack(conv=Conv(4, 1))), b=own,
+                    c=Residual(tokens), pool=GlobalAveragePool(), flat=Flatten(), d=vectors)  # fmt: skip
+    made = dict(changed(network, squeeze_excitation=2).items)
+    assert made["a"].body.items == (*network.items[1][1].body.items, ("squeeze_excitation", squeeze_excitation(4, 2)))
+    assert made["a"].shortcut == network.items[1][1].shortcut
+    assert (made["b"], made["d"]) == (own, vectors)
+    assert made["c"].body.items[-1][0] == "squeeze_excitation"
+
+
+def test_the_last_normalisation_before_a_squeeze_excitation_may_start_at_0():
+    network = changed(catalog.build("resnet18", 5), squeeze_excitation=16)
+    values = initial_values(network, (3, 64, 64), "he", 0, zero_last_scale=True)
+    assert not values["stage1.unit1.norm2.weight"].any()
+    assert values["stage1.unit1.norm1.weight"].all()
+
+
+def test_rates_of_stochastic_depth_rise_linearly():
+    made = residuals(changed(catalog.build("resnet18", 5), stochastic_depth=0.4))
+    assert [layer.drop_rate for layer in made.values()] == pytest.approx([0.05 * number for number in range(1, 9)])
+    assert list(made)[-1] == "stage4.unit2"
+    nested = stack(outer=Residual(stack(inner=Residual(stack(conv=Conv(3, 1))))))
+    assert [layer.drop_rate for layer in residuals(changed(nested, stochastic_depth=0.4)).values()] == [0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("before", "blur", "after"),
+    [
+        ("conv norm relu pool", "max", "conv/2 norm relu pool.max pool.blur/2"),
+        ("conv conv2 norm relu pool", "all", "conv/2 conv2 norm relu conv2_blur/2 pool.max pool.blur/2"),
+        ("conv point norm", "all", "conv/2 point_blur/2 point norm"),
+    ],
+)
+def test_blurs_stand_where_pixels_are_left_out(before, blur, after):
+    known = {"conv": Conv(4, 3, 2, 1), "conv2": Conv(4, 3, 2, 1), "point": Conv(4, 1, 2), "norm": NORM, "relu": RELU,
+             "pool": Pool("max", 3, 2, 1)}  # fmt: skip
+    network = stack(**{name: known[name] for name in before.split()})
+    made = changed(network, blur_pool=blur)
+    strides = [(path, getattr(layer, "stride", 1)) for path, layer in walk(made) if not hasattr(layer, "items")]
+    assert " ".join(path + (f"/{stride}" if stride > 1 else "") for path, stride in strides) == after
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_d", "resnet18_v2", "densenet121", "squeezenet1_1", "googlenet"])
+@pytest.mark.parametrize("blur", ["max", "all"])
+@pytest.mark.parametrize("size", [96, 97])
+def test_a_blurred_network_has_the_shapes_it_had(name, blur, size):
+    network = catalog.build(name, 5)
+    made = changed(network, blur_pool=blur)
+    before, after = (describe(blurred, (3, size, size)) for blurred in (network, made))
+    assert any(isinstance(report.layer, BlurPool) for report in after)
+    assert [report.parameters for report in after if report.parameters] == [
+        report.parameters for report in before if report.parameters
+    ]
+    assert after[-1].output_shape == before[-1].output_shape
