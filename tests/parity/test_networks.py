@@ -51,6 +51,7 @@ from imagenet_pipeline.networks.layers import (
     stack,
 )
 from imagenet_pipeline.networks.mobilenet import convolution, inverted
+from imagenet_pipeline.networks.mobilenet_v3 import HS, RE, mobilenet_v3
 from imagenet_pipeline.networks.resnet import BOTTLENECK, Form, stage
 from imagenet_pipeline.networks.resnext import widened
 from imagenet_pipeline.networks.se_resnet import excited
@@ -69,8 +70,8 @@ LARGE = (
     "resnet34_v2", "resnet50_v2", "resnet101_v2", "resnet152_v2", "resnet50_book", "resnet34_d", "resnet50_d",
     "resnet101_d", "resnet152_d", "resnet26_d", "resnext26_32x4d_d", "resnext50_32x4d", "resnext50_32x4d_d",
     "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2", "se_resnet50", "se_resnet101",
-    "se_resnext50_32x4d", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny",
-    "vit_small_patch16_224", "densenet161", "densenet169", "densenet201",
+    "se_resnext50_32x4d", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0",
+    "convnext_tiny", "vit_small_patch16_224", "densenet161", "densenet169", "densenet201",
 )  # fmt: skip
 """From two seconds on one core upwards; of each family a smaller or similar one is tried always."""
 LIMIT = 1e-9
@@ -183,6 +184,7 @@ REDUCED = {
     "resnext_d": units(widened(resnet_d.BOTTLENECK, 2, 4)),
     "se_resnet": units(excited(BOTTLENECK)),
     "mobilenet_v2": classifying(stack(unit1=inverted(3, 6, 5, 3, 2), unit2=inverted(5, 15, 5, 3, 1))),
+    "mobilenet_v3": mobilenet_v3(((3, 12, 16, True, RE, 2), (5, 24, 16, True, HS, 1)), 20, CLASSES),
     "efficientnet": classifying(stack(unit1=excited_unit(3, 12, 8, 2), unit2=excited_unit(8, 16, 8, 1))),
     "convnext": convnext((1, 2), (8, 12), 0.0, CLASSES),
     "vit": vit(16, 4, 12, 2, 3, CLASSES),
