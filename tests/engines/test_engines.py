@@ -28,6 +28,8 @@ from imagenet_pipeline.networks.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool,
+    Layer,
+    Residual,
     Sequential,
     stack,
 )
@@ -210,8 +212,11 @@ def test_the_state_is_empty_before_the_first_step(make_engine: MakeEngine) -> No
     engine.set_optimizer_state({})
 
 
-def test_the_seed_alone_decides_dropout(make_engine: MakeEngine, make_batch: MakeBatch) -> None:
-    network = stack(conv=Conv(4, 3), relu=Activation("relu"), drop=Dropout(0.5), flatten=Flatten(), classifier=Dense(7))
+@pytest.mark.parametrize(
+    "drop", [Dropout(0.5), Residual(stack(conv=Conv(4, 1)), drop_rate=0.5)], ids=["values", "body"]
+)
+def test_the_seed_alone_decides_dropout(make_engine: MakeEngine, make_batch: MakeBatch, drop: Layer) -> None:
+    network = stack(conv=Conv(4, 3), relu=Activation("relu"), drop=drop, flatten=Flatten(), classifier=Dense(7))
 
     def trained(seed: int) -> bytes:
         engine = make_engine(network)

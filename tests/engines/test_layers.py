@@ -266,6 +266,19 @@ def test_dropout(run: Run) -> None:
     assert abs((trained == 0).mean() - 0.3) < 0.02
 
 
+@pytest.mark.parametrize("shape", [(2000, 3, 2, 2), (2000, 5)])
+def test_a_residual_leaves_out_its_body_for_whole_images(run: Run, shape: tuple[int, ...]) -> None:
+    layer = Residual(stack(a=Activation("square")), stack(b=Activation("tanh")), drop_rate=0.3)
+    x = np.abs(images(*shape)) + 1
+    body, around = x.astype(np.float64) ** 2, np.tanh(x)
+    close(run(layer, x, {})[0], body + around)
+    factors = (run(layer, x, {}, training=True)[0] - around) / body
+    of_image = factors.reshape(len(x), -1).mean(1)
+    close(factors, np.broadcast_to(of_image.reshape(-1, *[1] * (x.ndim - 1)), x.shape), 1e-3)
+    assert {round(abs(factor), 2) for factor in of_image.tolist()} == {0, 1.43}
+    assert abs((of_image < 0.5).mean() - 0.3) < 0.04
+
+
 def test_residual_and_concatenation(run: Run) -> None:
     x = images(2, 3, 4, 4)
     relu, tanh = Activation("relu"), Activation("tanh")

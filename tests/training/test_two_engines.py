@@ -132,8 +132,41 @@ def test_a_part_with_averages_frozen_layers_and_parts_of_a_batch_goes_on_in_equa
         "optimizer.decay_all": False,
         "checkpoint.every_steps": 4,
     }
-    go(recipe, tmp_path / "whole", **keys)
-    kind = class_of(engine)
+    require_equal_after_two_kills(recipe, tmp_path, keys, class_of(engine), monkeypatch)
+    kept = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0002")
+    first = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0001")
+    assert (kept.weights["dense.weight"] != kept.trained["dense.weight"]).any()
+    assert (kept.trained["block1.conv1.weight"] != first.trained["block1.conv1.weight"]).any()
+    assert (first.trained["block1.conv1.weight"] == first.weights["block1.conv1.weight"]).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_residuals_left_out_at_random_go_on_in_equal_bytes(
+    recipe: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, class_of: Any
+) -> None:
+    """With all of the options that make a network of today."""
+    unit = {"layer": "Residual", "body": [{"layer": "Conv", "channels": 8, "kernel": 3, "pad": 1}, "relu"]}
+    layers = [{"layer": "Conv", "channels": 8, "kernel": 3}, unit, unit,
+              {"layer": "Pool", "kind": "max", "size": 2, "stride": 2}, "Flatten", {"layer": "Dense"}]  # fmt: skip
+    keys = {
+        "engine": engine,
+        "network": {"layers": layers, "input_size": 12},
+        "input.size": 12,
+        "epochs": 2,
+        "network_options.squeeze_excitation": 2,
+        "network_options.activation": "mish",
+        "network_options.blur_pool": "max",
+        "network_options.stochastic_depth": 0.5,
+        "checkpoint.every_steps": 4,
+    }
+    require_equal_after_two_kills(recipe, tmp_path, keys, class_of(engine), monkeypatch)
+
+
+def require_equal_after_two_kills(
+    recipe: Path, folder: Path, keys: dict[str, Any], kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train `whole` at once, and `parts` with an end inside either epoch."""
+    go(recipe, folder / "whole", **keys)
     step, left = kind.train_batch, [0]
 
     def dying(*words: Any) -> None:
@@ -146,14 +179,9 @@ def test_a_part_with_averages_frozen_layers_and_parts_of_a_batch_goes_on_in_equa
     for number, resume in [(6, None), (12, "latest")]:
         left[0] = number
         with pytest.raises(KeyboardInterrupt):
-            go(recipe, tmp_path / "parts", resume, **keys)
-    assert (tmp_path / "parts" / "checkpoints" / "latest").resolve().name == "epoch-0001-step-00000012"
-    assert go(recipe, tmp_path / "parts", "latest").finished
+            go(recipe, folder / "parts", resume, **keys)
+    assert (folder / "parts" / "checkpoints" / "latest").resolve().name == "epoch-0001-step-00000012"
+    assert go(recipe, folder / "parts", "latest").finished
     for file in ("weights.safetensors", "optimizer.safetensors"):
-        whole, parts = (tmp_path / one / "checkpoints" / "epoch-0002" / file for one in ("whole", "parts"))
+        whole, parts = (folder / run / "checkpoints" / "epoch-0002" / file for run in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes(), file
-    kept = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0002")
-    first = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0001")
-    assert (kept.weights["dense.weight"] != kept.trained["dense.weight"]).any()
-    assert (kept.trained["block1.conv1.weight"] != first.trained["block1.conv1.weight"]).any()
-    assert (first.trained["block1.conv1.weight"] == first.weights["block1.conv1.weight"]).all()
