@@ -95,6 +95,25 @@ def test_auxiliary_classifiers_come_along_or_not(saved: Saved) -> None:
         import_torch(saved({name: array for name, array in arrays.items() if not name.startswith("aux1")}))
 
 
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "convnext_tiny", "vit_small_patch16_224"])
+def test_shapes_tell_kin_apart_and_axes_of_length_1_are_taken_off(saved: Saved, name: str) -> None:
+    """A ResNeXt has the names of a ResNet; layer scales and positions have more axes in their zoos than here."""
+    entry = catalog.entry(name)
+    declared = parameters(entry.build(3), (3, entry.input_size, entry.input_size))
+    theirs = their_names(name, declared)
+    shapes = {key: their_shape(name, theirs[key], parameter.shape) for key, parameter in declared.items()}
+    arrays = {
+        theirs[key]: np.full(shape, number % 100, np.float16) for number, (key, shape) in enumerate(shapes.items())
+    }
+    imported = import_torch(saved(arrays))
+    assert (imported.network, imported.classes) == (name, 3)
+    for number, (key, parameter) in enumerate(declared.items()):
+        assert (imported.values[key].shape, imported.values[key].flat[-1]) == (parameter.shape, number % 100)
+    if name == "vit_small_patch16_224":
+        with pytest.raises(BadInput, match=r"tokens\.token\.value has shape \(2, 1, 384\), not \(1, 384\)"):
+            import_torch(saved({**arrays, "cls_token": np.ones((2, 1, 384), np.float16)}))
+
+
 def test_the_old_spelling_of_densenet_is_known(saved: Saved) -> None:
     values, theirs = values_of("densenet121")
     arrays = {theirs[name]: np.asarray(value, np.float16) for name, value in values.items()}
