@@ -237,10 +237,12 @@ def _slope(operator: Operator, flow: Flow) -> Stored:
 
 
 def hard_sigmoid(operator: Operator) -> Flow:
-    """hard_sigmoid: alpha x + beta between 0 and 1."""
-    attributes = operator.attributes
-    flow = operator.add(Scalar("multiply", attributes.real("alpha", 0.2)), operator.flow(), suffix="alpha")
-    flow = operator.add(Scalar("add", attributes.real("beta", 0.5)), flow, suffix="beta")
+    """hard_sigmoid: alpha x + beta between 0 and 1, of PyTorch's numbers a layer."""
+    alpha, beta = operator.attributes.real("alpha", 0.2), operator.attributes.real("beta", 0.5)
+    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+        return operator.add(Activation("hard_sigmoid"), operator.flow())
+    flow = operator.add(Scalar("multiply", alpha), operator.flow(), suffix="alpha")
+    flow = operator.add(Scalar("add", beta), flow, suffix="beta")
     return operator.add(Clip(0.0, 1.0), flow)
 
 

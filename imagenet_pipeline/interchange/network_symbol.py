@@ -16,10 +16,12 @@ from imagenet_pipeline.interchange.symbol import VARIABLE, Node, Output, Symbol,
 from imagenet_pipeline.interchange.symbol_operators import (
     BROADCAST,
     EQUAL,
+    HARD_SIGMOID,
     batched,
     batched_axes,
     l2_mode,
     operator_of,
+    pooling,
     tuple_of,
 )
 from imagenet_pipeline.networks import layers
@@ -48,17 +50,20 @@ def export_mxnet(
 
     The input is called `data`, [n, channels, height, width]: RGB, 0..255, with a `normalisation`, which the graph
     then does itself; else already normalised. The output is the logits. All values are float32; a Constant has a batch
-    axis of length 1 in front.
+    axis of length 1 in front, a Scale axes of length 1 around its own.
     Files of these names are replaced, each in a single step. Raises BadInput and BadRecipe as `freeze` does, OutOfRoom
     when the disk is full.
     """
     frozen = freeze(network, values, input_shape)
     symbol = symbol_of(frozen.network, input_shape, normalisation)
     names = symbol_names(frozen.network, input_shape)
-    constants = {
-        f"{path}.value" for path, report in frozen.reports.items() if isinstance(report.layer, layers.Constant)
+    spread = {
+        parameter.name: _spread(report)
+        for report in frozen.reports.values()
+        for parameter in report.parameters
+        if isinstance(report.layer, layers.Constant | layers.Scale)
     }
-    arrays = {names[name]: array[None] if name in constants else array for name, array in frozen.values.items()}
+    arrays = {names[name]: array.reshape(spread.get(name, array.shape)) for name, array in frozen.values.items()}
     if normalisation is not None:
         for name, numbers in zip((MEAN, DEVIATION), normalisation, strict=True):
             arrays[f"arg:{name}"] = np.array(numbers, np.float32).reshape(1, -1, 1, 1)
@@ -97,6 +102,14 @@ def symbol_names(network: Sequential, input_shape: Shape) -> dict[str, str]:
         for report in reports
         for parameter in report.parameters
     }
+
+
+def _spread(report: LayerReport) -> Shape:
+    """The shape in which a Constant's or Scale's numbers meet those of a batch."""
+    if isinstance(report.layer, layers.Scale):
+        axis = report.layer.axis % len(report.input_shape)
+        return (1, *(length if place == axis else 1 for place, length in enumerate(report.input_shape)))
+    return (1, *report.output_shape)
 
 
 def _variable_name(path: str, parameter: Parameter) -> str:
@@ -155,9 +168,16 @@ class _SymbolWriter:
                 # MXNet cannot tell the shape of what is only added or multiplied.
                 fixed = {} if layer.trained else _UNTRAINED
                 return self.variable(f"{name}_value", __dtype__=FLOAT32, __shape__=tuple_of((1, *shape)), **fixed)
-            case layers.Activation(kind="swish"):
-                gate = self._append("Activation", f"{name}_gate", (inputs[0],), {"act_type": "sigmoid"})
-                return self._append("elemwise_mul", name, (inputs[0], gate), {})
+            case layers.Activation(kind="swish" | "mish" | "hard_swish" as kind):
+                return self._append("elemwise_mul", name, (inputs[0], self._gate(kind, f"{name}_gate", inputs[0])), {})
+            case layers.Scale():
+                around = tuple_of(_spread(self._reports[path]))
+                weight = self.variable(f"{name}_gamma", __dtype__=FLOAT32, __shape__=around)
+                return self._append("broadcast_mul", name, (inputs[0], weight), {})
+            case layers.Attention():
+                return self._attention(layer, path, inputs[0])
+            case layers.BlurPool():
+                return self._blur(layer, name, inputs[0])
             case layers.Greyscale():
                 return self._grey(name, inputs[0])
             case layers.L2Norm() if l2_mode(layer.axes, self._reports[path].input_shape) is None:
@@ -195,6 +215,49 @@ class _SymbolWriter:
             name = _node_name(path) if number == last else f"{_node_name(path)}_part{number}"
             result = self._append(op, name, (result, link), {})
         return result
+
+    def _gate(self, kind: str, name: str, x: Output) -> Output:
+        """What x is multiplied by."""
+        match kind:
+            case "swish":
+                return self._append("Activation", name, (x,), {"act_type": "sigmoid"})
+            case "mish":
+                bent = self._append("Activation", f"{name}_softplus", (x,), {"act_type": "softrelu"})
+                return self._append("Activation", name, (bent,), {"act_type": "tanh"})
+        return self._append("hard_sigmoid", name, (x,), HARD_SIGMOID)
+
+    def _attention(self, layer: layers.Attention, path: str, x: Output) -> Output:
+        name, heads, (tokens, width) = _node_name(path), layer.heads, self._reports[path].output_shape
+        apart = {"shape": tuple_of((0, tokens, 3 * heads, width // heads))}
+        swapped, rows = {"axes": "(0, 2, 1, 3)"}, {"shape": tuple_of((-1, tokens, width // heads))}
+        split = self._append(
+            "transpose", f"{name}_heads", (self._append("Reshape", f"{name}_apart", (x,), apart),), swapped
+        )
+        parts = []
+        for part, word in enumerate(("queries", "keys", "values")):
+            bounds = {"axis": "1", "begin": str(part * heads), "end": str((part + 1) * heads)}
+            taken = self._append("slice_axis", f"{name}_{word}_part", (split,), bounds)
+            parts.append(self._append("Reshape", f"{name}_{word}", (taken,), rows))
+        queries, keys, values = parts
+        scaled = self._append("_contrib_div_sqrt_dim", f"{name}_scaled", (queries,), {})
+        products = self._append("batch_dot", f"{name}_products", (scaled, keys), {"transpose_b": "True"})
+        shares = self._append("softmax", f"{name}_shares", (products,), {"axis": "-1"})
+        mean = self._append("batch_dot", f"{name}_mean", (shares, values), {})
+        together = {"shape": tuple_of((-1, heads, tokens, width // heads))}
+        apart_again = self._append("Reshape", f"{name}_together", (mean,), together)
+        joined_heads = self._append("transpose", f"{name}_tokens", (apart_again,), swapped)
+        return self._append("Reshape", name, (joined_heads,), {"shape": tuple_of((0, tokens, width))})
+
+    def _blur(self, layer: layers.BlurPool, name: str, x: Output) -> Output:
+        """Averages of averages over 2x2, whose weights are binomial."""
+        (before, behind), last = layer.margins, layer.size - 2
+        margins = tuple_of((0, 0, 0, 0, before, behind, before, behind))
+        x = self._append("Pad", f"{name}_mirrored", (x,), {"mode": "reflect", "pad_width": margins})
+        for number in range(last + 1):
+            stride = layer.stride if number == last else 1
+            attributes = pooling(layers.Pool("average", 2, stride))
+            x = self._append("Pooling", name if number == last else f"{name}_part{number}", (x,), attributes)
+        return x
 
     def _grey(self, name: str, x: Output) -> Output:
         parts = []

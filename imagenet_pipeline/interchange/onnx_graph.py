@@ -13,7 +13,9 @@ from imagenet_pipeline.interchange.symbol_operators import batched, batched_axes
 from imagenet_pipeline.networks.layers import (
     GREY_SHARES,
     Activation,
+    Attention,
     BatchNorm,
+    BlurPool,
     Clip,
     Concat,
     Constant,
@@ -37,6 +39,7 @@ from imagenet_pipeline.networks.layers import (
     Reshape,
     Residual,
     Scalar,
+    Scale,
     Slice,
     Softmax,
     Transpose,
@@ -117,12 +120,16 @@ class OnnxGraph:
                 return self._dense_along_last_axis(path, x)
             case LayerNorm():
                 return self._layer_norm(layer, path, x)
-            case Activation(kind="gelu"):
-                return self._gelu(path, x)
-            case Activation(kind="swish"):
-                return self._node("Mul", path, [x, self._node("Sigmoid", f"{path}.gate", [x])])
-            case Activation(kind="square"):
-                return self._node("Mul", path, [x, x])
+            case Activation(kind="gelu" | "swish" | "mish" | "hard_swish" | "hard_sigmoid" | "square" as kind):
+                return self._product(kind, path, x)
+            case Scale(axis=axis):
+                shape = self.frozen.reports[path].input_shape
+                weight = self.frozen.values[f"{path}.weight"].reshape(-1, *(1 for _ in shape[axis % len(shape) + 1 :]))
+                return self._node("Mul", path, [x, self._constant(f"{path}.weight", weight)])
+            case Attention():
+                return self._attention(layer, path, x)
+            case BlurPool():
+                return self._blur(layer, path, x)
             case Scalar(kind=kind, value=value, reverse=reverse):
                 sides = [x, self._number(f"{path}.number", value)]
                 return self._node(ARITHMETIC[kind], path, sides[::-1] if reverse else sides)
@@ -204,6 +211,52 @@ class OnnxGraph:
     def _root(self, path: str, x: str, epsilon: float) -> str:
         above_0 = self._node("Add", f"{path}.above_0", [x, self._number(f"{path}.epsilon", epsilon)])
         return self._node("Sqrt", f"{path}.root", [above_0])
+
+    def _attention(self, layer: Attention, path: str, x: str) -> str:
+        tokens, width = self.frozen.reports[path].output_shape
+        heads, length = layer.heads, width // layer.heads
+        shape = self._integers(f"{path}.shape", (0, tokens, 3 * heads, length))
+        split = self._node("Reshape", f"{path}.apart", [x, shape])
+        split = self._node("Transpose", f"{path}.heads", [split], perm=(0, 2, 1, 3))
+        axis = self._integers(f"{path}.axis", [1])
+        bounds = [self._integers(f"{path}.bound{part}", [part * heads]) for part in range(4)]
+        queries, keys, values = (
+            self._node("Slice", f"{path}.{name}", [split, *bounds[part : part + 2], axis])
+            for part, name in enumerate(("queries", "keys", "values"))
+        )
+        turned = self._node("Transpose", f"{path}.turned", [keys], perm=(0, 1, 3, 2))
+        products = self._node("MatMul", f"{path}.products", [queries, turned])
+        cooled = self._node("Div", f"{path}.cooled", [products, self._number(f"{path}.root", math.sqrt(length))])
+        shares = self._node("Softmax", f"{path}.shares", [cooled], axis=-1)
+        means = self._node("MatMul", f"{path}.means", [shares, values])
+        together = self._node("Transpose", f"{path}.tokens", [means], perm=(0, 2, 1, 3))
+        return self._node("Reshape", path, [together, self._integers(f"{path}.joined", (0, tokens, width))])
+
+    def _blur(self, layer: BlurPool, path: str, x: str) -> str:
+        """Averages of averages over 2x2, whose weights are binomial."""
+        (before, behind), last = layer.margins, layer.size - 2
+        margins = self._integers(f"{path}.margins", (0, 0, before, before, 0, 0, behind, behind))
+        x = self._node("Pad", f"{path}.mirrored", [x, margins], mode="reflect")
+        for number in range(last + 1):
+            name, strides = (path, pair(layer.stride)) if number == last else (f"{path}.part{number}", (1, 1))
+            x = self._node("AveragePool", name, [x], kernel_shape=(2, 2), strides=strides)
+        return x
+
+    def _product(self, kind: str, path: str, x: str) -> str:
+        """Activations that are x times something of x, in operators that set 13 has."""
+        match kind:
+            case "gelu":
+                return self._gelu(path, x)
+            case "square":
+                return self._node("Mul", path, [x, x])
+            case "swish":
+                gate = self._node("Sigmoid", f"{path}.gate", [x])
+            case "mish":
+                gate = self._node("Tanh", f"{path}.gate", [self._node("Softplus", f"{path}.softplus", [x])])
+            case _:
+                name = path if kind == "hard_sigmoid" else f"{path}.gate"
+                gate = self._node("HardSigmoid", name, [x], alpha=1 / 6, beta=0.5)
+        return gate if kind == "hard_sigmoid" else self._node("Mul", path, [x, gate])
 
     def _gelu(self, path: str, x: str) -> str:
         """x (1 + erf(x / sqrt(2))) / 2."""

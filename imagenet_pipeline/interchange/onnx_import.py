@@ -1,7 +1,7 @@
 """An ONNX classifier as a network: one of our own exports by name, any other layer by layer.
 
 The nodes that the scores depend on are followed in order of computation. What depends on no image is worked out
-(`onnx_constants.py`), the rest becomes layers (`onnx_operators.py`, `onnx_layer_operators.py`).
+(`onnx_constants.py`), the rest becomes layers (`onnx_operators.py`, `onnx_layer_operators.py`, `onnx_attention.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from imagenet_pipeline.interchange.frozen import Imported, in_float32
 from imagenet_pipeline.interchange.graph import COLOURS, InputScale
 from imagenet_pipeline.interchange.layer_graph import Flow, LayerGraph, SizeUnfit, TwoScales
 from imagenet_pipeline.interchange.mxnet_import import of_channels, recognised
+from imagenet_pipeline.interchange.onnx_attention import ATTENTION_RULES
 from imagenet_pipeline.interchange.onnx_constants import Folder
 from imagenet_pipeline.interchange.onnx_file import Tensors, import_onnx_package, names_read, needed_nodes, read_model
 from imagenet_pipeline.interchange.onnx_layer_operators import LAYER_RULES
@@ -30,7 +31,7 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import without_taps
 from imagenet_pipeline.networks.shapes import describe, parameters
 
-RULES: dict[str, Rule] = {**ARRAY_RULES, **LAYER_RULES}
+RULES: dict[str, Rule] = {**ARRAY_RULES, **LAYER_RULES, **ATTENTION_RULES}
 _LEFT_OFF = ("Softmax", "LogSoftmax")
 _SKIPPED = ("Identity", "Cast")
 _PLAIN = ("", "ai.onnx")

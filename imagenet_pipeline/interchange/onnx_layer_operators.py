@@ -428,7 +428,7 @@ def depth_to_space(operator: Operator) -> Flow:
 
 
 LAYER_RULES: dict[str, Rule] = {
-    "Conv": convolution, "ConvTranspose": deconvolution, "Gemm": dense, "MatMul": product,
+    "Conv": convolution, "ConvTranspose": deconvolution, "Gemm": dense,
     "BatchNormalization": batch_norm, "InstanceNormalization": instance_norm, "GroupNormalization": group_norm,
     "LayerNormalization": layer_norm, "LpNormalization": length_norm, "LRN": response_norm,
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), whole_pooling),

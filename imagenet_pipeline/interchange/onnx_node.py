@@ -41,7 +41,19 @@ class Erf:
     times_x: bool = False
 
 
-Value = Flow | Image | Erf | AnyArray
+@dataclass(frozen=True)
+class Products:
+    """factor * queries keys of [heads, tokens, length] and [heads, length, tokens], with `shares` their softmax over
+    the keys: an attention on its way.
+    """
+
+    queries: Flow
+    keys: Flow
+    factor: float = 1.0
+    shares: bool = False
+
+
+Value = Flow | Image | Erf | Products | AnyArray
 
 
 @dataclass
@@ -135,6 +147,8 @@ class Operator:
         flow = None if value is None else self.conversion.flow(value)
         if isinstance(value, Erf):
             raise self.bad("reads erf(x), which our layers know as a part of GELU alone")
+        if isinstance(value, Products):
+            raise self.bad("reads the product of two arrays, which our layers know as a part of attention alone")
         if flow is None:
             raise self.bad(f"its input {which} is not made of the image")
         return flow

@@ -37,7 +37,7 @@ ARITHMETIC: dict[str, Arithmetic] = {
 _NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0, "power": 1.0}
 FUNCTIONS = {
     "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign", "Exp": "exp",
-    "Log": "log", "Sqrt": "sqrt", "Abs": "abs",
+    "Log": "log", "Sqrt": "sqrt", "Abs": "abs", "Mish": "mish", "HardSwish": "hard_swish",
 }  # fmt: skip
 REDUCTIONS = {
     "ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max", "ReduceMin": "min", "ReduceSumSquare": "sum",
@@ -156,26 +156,21 @@ def prelu(operator: Operator) -> Flow:
     return operator.add(Activation("prelu"), flow, arrays={"slope": (name, slope.reshape(-1))})
 
 
-def hard(operator: Operator) -> Flow:
-    """HardSigmoid, or HardSwish: x times that with a slope of 1/6."""
-    is_swish = operator.node.op_type == "HardSwish"
-    alpha = 1 / 6 if is_swish else operator.real("alpha", 0.2)
-    beta = 0.5 if is_swish else operator.real("beta", 0.5)
-    flow = operator.flow()
+def hard_sigmoid(operator: Operator) -> Flow:
+    """HardSigmoid, of another slope than PyTorch's 1/6 in three layers."""
+    alpha, beta, flow = operator.real("alpha", 0.2), operator.real("beta", 0.5), operator.flow()
+    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+        return operator.add(Activation("hard_sigmoid"), flow)
     bent = operator.add(Scalar("multiply", alpha), flow, suffix="alpha")
     bent = operator.add(Scalar("add", beta), bent, suffix="beta")
-    bent = operator.add(Clip(0.0, 1.0), bent, suffix="clip")
-    return operator.add(Elementwise("multiply"), flow, bent) if is_swish else bent
+    return operator.add(Clip(0.0, 1.0), bent, suffix="clip")
 
 
-def gated(operator: Operator) -> Flow:
-    """Swish, x * sigmoid(alpha x), and Mish, x * tanh(softplus(x))."""
-    flow = gate = operator.flow()
-    if operator.node.op_type == "Mish":
-        gate = operator.add(Activation("tanh"), operator.add(Activation("softplus"), flow, suffix="softplus"))
-    else:
-        gate = _scalar(operator, "multiply", flow, operator.real("alpha", 1.0), reverse=False)
-        gate = operator.add(Activation("sigmoid"), gate, suffix="sigmoid")
+def swish(operator: Operator) -> Flow:
+    """Swish, x * sigmoid(alpha x)."""
+    flow = operator.flow()
+    gate = _scalar(operator, "multiply", flow, operator.real("alpha", 1.0), reverse=False)
+    gate = operator.add(Activation("sigmoid"), gate, suffix="sigmoid")
     return operator.add(Elementwise("multiply"), flow, gate)
 
 
@@ -428,13 +423,12 @@ ARRAY_RULES: dict[str, Rule] = {
     **dict.fromkeys(ARITHMETIC, arithmetic),
     **dict.fromkeys(FUNCTIONS, function),
     **dict.fromkeys(("LeakyRelu", "Elu", "Celu"), leaky),
-    **dict.fromkeys(("HardSigmoid", "HardSwish"), hard),
-    **dict.fromkeys(("Swish", "Mish"), gated),
     **dict.fromkeys(("Neg", "Reciprocal"), negated),
     **dict.fromkeys(("Identity", "Cast", "CastLike"), same),
     **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
     **dict.fromkeys(REDUCTIONS, reduction),
-    "Erf": erf, "Selu": selu, "PRelu": prelu, "Gelu": gelu, "Clip": clip, "Dropout": dropout, "Flatten": flatten,
+    "HardSigmoid": hard_sigmoid, "Swish": swish, "Erf": erf, "Selu": selu, "PRelu": prelu, "Gelu": gelu, "Clip": clip,
+    "Dropout": dropout, "Flatten": flatten,
     "Reshape": reshape, "Expand": expand, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Transpose": transpose,
     "Concat": concat, "Split": split, "Slice": slices, "Gather": gather,
 }  # fmt: skip

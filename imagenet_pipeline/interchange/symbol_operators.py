@@ -28,6 +28,7 @@ _NUMBER_FIRST = {"subtract": "_rminus_scalar", "divide": "_rdiv_scalar", "power"
 _ACTIVATIONS = {
     "relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid", "softplus": "softrelu", "softsign": "softsign",
 }  # fmt: skip
+HARD_SIGMOID = {"alpha": repr(1 / 6), "beta": "0.5"}
 _POOLS = {"max": "max", "average": "avg", "sum": "sum"}
 _SCALE_AND_SHIFT = ("gamma", "beta")
 
@@ -45,7 +46,7 @@ def operator_of(report: LayerReport) -> Operator:
         case layers.Activation():
             return _activation(layer)
         case layers.Pool() | layers.GlobalAveragePool():
-            return "Pooling", _pooling(layer), ()
+            return "Pooling", pooling(layer), ()
         case layers.Dropout():
             return "Dropout", {"p": repr(layer.rate)}, ()
         case layers.Flatten():
@@ -157,6 +158,8 @@ def _activation(layer: layers.Activation) -> Operator:
             return "LeakyReLU", attributes, ("gamma",) if layer.kind == "prelu" else ()
         case "selu" | "gelu":
             return "LeakyReLU", {"act_type": layer.kind}, ()
+        case "hard_sigmoid":
+            return "hard_sigmoid", HARD_SIGMOID, ()
         case _:
             return layer.kind, {}, ()
 
@@ -180,7 +183,8 @@ def _weighted(layer: layers.Conv | layers.ConvTranspose | layers.Dense) -> Opera
     return "Convolution", attributes, suffixes
 
 
-def _pooling(layer: layers.Pool | layers.GlobalAveragePool) -> dict[str, str]:
+def pooling(layer: layers.Pool | layers.GlobalAveragePool) -> dict[str, str]:
+    """The attributes of MXNet's Pooling."""
     if isinstance(layer, layers.GlobalAveragePool):
         return {"global_pool": "True", "kernel": "(1, 1)", "pool_type": "avg", "pooling_convention": "valid"}
     attributes = {

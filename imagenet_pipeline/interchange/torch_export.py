@@ -224,7 +224,12 @@ class _CodeWriter:
             case Residual():
                 # The class adds what its last item gives to what the others give.
                 around = {SHORTCUT: parts.pop(SHORTCUT)} if layer.shortcut else {}
-                text = _call("Residual", _named({**parts, **around}))
+                words = _named({**parts, **around})
+                text = (
+                    _call("DroppingResidual", [repr(layer.drop_rate), *words])
+                    if layer.drop_rate
+                    else _call("Residual", words)
+                )
                 self.paths[text].append(path)
                 return f"{self.units[text]}()" if text in self.units else text
             case Concat():

@@ -12,7 +12,9 @@ from imagenet_pipeline.interchange.symbol_operators import batched, batched_axes
 from imagenet_pipeline.networks.layers import (
     GREY_SHARES,
     Activation,
+    Attention,
     BatchNorm,
+    BlurPool,
     Clip,
     Constant,
     Conv,
@@ -33,6 +35,7 @@ from imagenet_pipeline.networks.layers import (
     Reduce,
     Reshape,
     Scalar,
+    Scale,
     Slice,
     Softmax,
     Transpose,
@@ -55,6 +58,26 @@ class Residual(nn.Sequential):
                 around = item(x)
             else:
                 body = item(body)
+        return body + around'''
+
+DROPPING_RESIDUAL = '''\
+class DroppingResidual(nn.Sequential):
+    """A Residual whose body training leaves out of this share of the images."""
+
+    def __init__(self, drop_rate, /, **items):
+        super().__init__(OrderedDict(items))
+        self.drop_rate = drop_rate
+
+    def forward(self, x):
+        body, around = x, x
+        for name, item in self.named_children():
+            if name == "shortcut":
+                around = item(x)
+            else:
+                body = item(body)
+        if self.training:
+            ones = body.new_ones([body.shape[0]] + [1] * (body.dim() - 1))
+            body = body * nn.functional.dropout(ones, self.drop_rate)
         return body + around'''
 
 CONCAT = '''\
@@ -138,10 +161,46 @@ class FrozenBatchNorm(nn.BatchNorm2d):
         mean, var = self.running_mean, self.running_var
         return nn.functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)'''
 
+SCALE = '''\
+class Scale(nn.Module):
+    """A trained factor for every place along an axis."""
+
+    def __init__(self, length, initial, behind):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((length,), initial))
+        self.behind = behind
+
+    def forward(self, x):
+        return x * self.weight.view([-1] + [1] * self.behind)'''
+
+ATTENTION = '''\
+class Attention(nn.Module):
+    """Self-attention of queries, keys and values side by side: [n, tokens, 3 * width] to [n, tokens, width]."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x):
+        n, tokens, length = x.shape
+        apart = x.reshape(n, tokens, 3, self.heads, length // (3 * self.heads)).permute(2, 0, 3, 1, 4)
+        mean = nn.functional.scaled_dot_product_attention(apart[0], apart[1], apart[2])
+        return mean.transpose(1, 2).reshape(n, tokens, length // 3)'''
+
+BLUR_POOL = '''\
+class BlurPool(nn.Sequential):
+    """Averages over windows with binomial weights, of the mirrored image: averages over 2x2 of such averages."""
+
+    def __init__(self, size, stride):
+        averages = [nn.AvgPool2d(2, stride=1) for _ in range(size - 2)]
+        mirrored = nn.ReflectionPad2d(((size - 1) // 2, size // 2) * 2)
+        super().__init__(mirrored, *averages, nn.AvgPool2d(2, stride=stride))'''
+
 CLASSES = {
-    "Residual": RESIDUAL, "Concat": CONCAT, "PReLU": PRELU, "Normalise": NORMALISE, "Apply": APPLY,
-    "Constant": CONSTANT, "AxisNorm": AXIS_NORM, "FrozenBatchNorm": FROZEN_NORM,
-    "PixelNorm": PIXEL_NORM,
+    "Residual": RESIDUAL, "DroppingResidual": DROPPING_RESIDUAL, "Concat": CONCAT, "PReLU": PRELU,
+    "Normalise": NORMALISE, "Apply": APPLY, "Constant": CONSTANT, "AxisNorm": AXIS_NORM,
+    "FrozenBatchNorm": FROZEN_NORM, "PixelNorm": PIXEL_NORM, "Scale": SCALE, "Attention": ATTENTION,
+    "BlurPool": BLUR_POOL,
 }  # fmt: skip
 
 USUAL: dict[str, object] = {
@@ -169,6 +228,13 @@ def module_of(layer: Layer, shape: Shape) -> str:
             return _activation(layer, shape[0])
         case Pool():
             return _pool(layer)
+        case Scale(initial=initial, axis=axis):
+            place = axis % len(shape)
+            return f"Scale({shape[place]}, {initial!r}, behind={len(shape) - 1 - place})"
+        case Attention(heads=heads):
+            return f"Attention({heads})"
+        case BlurPool():
+            return f"BlurPool({layer.size}, stride={layer.stride})"
         case GlobalAveragePool():
             return _module("AdaptiveAvgPool2d", 1)
         case Flatten():
@@ -322,6 +388,9 @@ def _activation(layer: Activation, channels: int) -> str:
         "swish": "nn.SiLU()",
         "softplus": "nn.Softplus()",
         "softsign": "nn.Softsign()",
+        "mish": "nn.Mish()",
+        "hard_swish": "nn.Hardswish()",
+        "hard_sigmoid": "nn.Hardsigmoid()",
     }[layer.kind]
 
 

@@ -104,9 +104,11 @@ def starting_values(
     declared = {parameter.name: parameter.shape for parameter in parameters}
     auxiliary = [parameter.name for report in reports if report.auxiliary for parameter in report.parameters]
     for parameter in parameters:
-        value = found.get(parameter.name)
-        if parameter.role == "constant" and value is not None and value.shape == (1, *parameter.shape):
-            found[parameter.name] = value[0]  # MXNet has it as a batch of one
+        value, shape = found.get(parameter.name), parameter.shape
+        if parameter.role in ("constant", "scale") and value is not None and value.ndim > len(shape):
+            lengths, own = ([length for length in lengths if length > 1] for lengths in (value.shape, shape))
+            # MXNet has it as a batch of one, and a Scale's in the shape of an image.
+            found[parameter.name] = value.reshape(shape) if lengths == own else value
     values = {**{name: drawn[name] for name in auxiliary}, **found, **{name: drawn[name] for name in head}}
     require_fit(path, declared, values, reports[-1].output_shape[0])
     for parameter in parameters:

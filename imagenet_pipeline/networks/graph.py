@@ -11,6 +11,8 @@ from imagenet_pipeline.networks.subnetwork import needed
 
 Item = tuple[str, Layer, tuple[str, ...]]
 """A layer of a graph: its name, itself and the names of what it reads."""
+GATED = {"sigmoid": Activation("swish"), "hard_sigmoid": Activation("hard_swish")}
+"""What the product of x and this function of x is."""
 
 
 def arrange(graph: Graph) -> Sequential:
@@ -18,7 +20,7 @@ def arrange(graph: Graph) -> Sequential:
 
     A stretch, named block1, block2, ..., goes from one point that everything passes through to the next. Layers keep
     their names; those in a stretch have the path block1.NAME. What the last layer does not need is left out. A product
-    of x and its sigmoid, as other programs write it, is a swish.
+    of x and its sigmoid, as other programs write it, is a swish; so are a hard swish and a Mish known.
     """
     items = _with_swishes(_needed(graph))
     taken = {name for name, _, _ in items}
@@ -47,24 +49,26 @@ def _needed(graph: Graph) -> list[Item]:
 
 
 def _with_swishes(items: list[Item]) -> list[Item]:
-    """Each product of something and its sigmoid, which nothing else reads, as an Activation of the product's name."""
+    """Each product of x and a gate of x that nothing else reads as an Activation of the product's name."""
+    known = {name: (layer, links) for name, layer, links in items}
     readers = Counter(link for _, _, links in items for link in set(links))
-    sigmoids = {
-        name: links[0]
-        for name, layer, links in items
-        if isinstance(layer, Activation) and layer.kind == "sigmoid" and readers[name] == 1
-    }
-    gates: dict[str, str] = {}
+
+    def inner(name: str) -> tuple[str, str]:
+        """The kind of an activation that only one item reads, and what it reads itself; else nothing."""
+        layer, links = known.get(name, (None, ()))
+        return (layer.kind, links[0]) if isinstance(layer, Activation) and readers[name] == 1 else ("", "")
+
+    swishes: dict[str, Item] = {}
+    gone: set[str] = set()
     for name, layer, links in items:
         if layer == Elementwise("multiply") and len(links) == 2:
             for gate, source in (links, links[::-1]):
-                if sigmoids.get(gate) == source:
-                    gates[name] = gate
-    return [
-        (name, Activation("swish"), (sigmoids[gates[name]],)) if name in gates else (name, layer, links)
-        for name, layer, links in items
-        if name not in gates.values()
-    ]
+                kind, read = inner(gate)
+                if kind in GATED and read == source:
+                    swishes[name], gone = (name, GATED[kind], (source,)), gone | {gate}
+                elif kind == "tanh" and inner(read) == ("softplus", source):
+                    swishes[name], gone = (name, Activation("mish"), (source,)), gone | {gate, read}
+    return [swishes.get(item[0], item) for item in items if item[0] not in gone]
 
 
 def _stretches(items: list[Item]) -> Iterator[list[Item]]:

@@ -24,6 +24,7 @@ from imagenet_pipeline.networks.layers import (
     LocalResponseNorm,
     Residual,
     Scalar,
+    Scale,
     Sequential,
     Softmax,
     Tap,
@@ -32,7 +33,8 @@ from imagenet_pipeline.networks.layers import (
 from imagenet_pipeline.networks.shapes import LayerReport, Shape, describe, output_shapes
 
 FOLLOWERS = (
-    BatchNorm, InstanceNorm, LayerNorm, L2Norm, LocalResponseNorm, Activation, Clip, Softmax, Scalar, Dropout, Flatten,
+    BatchNorm, InstanceNorm, LayerNorm, L2Norm, LocalResponseNorm, Scale, Activation, Clip, Softmax, Scalar, Dropout,
+    Flatten,
 )  # fmt: skip
 """Layers that share the box of the layer before them."""
 

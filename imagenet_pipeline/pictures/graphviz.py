@@ -18,6 +18,8 @@ from imagenet_pipeline.evaluation.features import own_network
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
+    Attention,
+    BlurPool,
     Clip,
     Conv,
     ConvTranspose,
@@ -123,7 +125,7 @@ INK, PALE_INK, LINE = "#1f2933", "#66727f", "#c3cad2"
 BLUE, GREEN, ORANGE, JOIN_COLOUR, OTHER_COLOUR = "#dcebfa", "#dff2e1", "#fde8d0", "#ece3f7", "#eef0f3"
 COLOURS: dict[type, str] = {
     **dict.fromkeys((Conv, ConvTranspose), BLUE),
-    **dict.fromkeys((Pool, GlobalAveragePool, Reduce), GREEN),
+    **dict.fromkeys((Pool, BlurPool, GlobalAveragePool, Reduce), GREEN),
     **dict.fromkeys((Elementwise, Join), JOIN_COLOUR),
     Dense: ORANGE,
 }
@@ -135,7 +137,7 @@ LINE_GAP = '<FONT POINT-SIZE="4"> </FONT><BR/>'
 FONT = "Helvetica,Arial,sans-serif"
 ACTIVATIONS = {
     "relu": "ReLU", "elu": "ELU", "prelu": "PReLU", "leaky": "leaky ReLU", "selu": "SELU", "gelu": "GELU",
-    "swish": "Swish",
+    "swish": "Swish", "mish": "Mish", "hard_swish": "hard Swish", "hard_sigmoid": "hard sigmoid",
 }  # fmt: skip
 SIGNS = {"add": "+", "subtract": "\u2212", "multiply": "\u00d7", "divide": "/", "power": "^"}
 
@@ -336,6 +338,10 @@ def _phrase(layer: Layer) -> str:
             return f"{kind} {_window(layer.kernel, layer.stride)}{dilation}{groups}"
         case Pool():
             return f"{layer.kind} pool {_window(layer.size, layer.stride)}"
+        case BlurPool():
+            return f"blur pool {_window(layer.size, layer.stride)}"
+        case Attention():
+            return f"attention, {layer.heads} heads"
         case Activation():
             return ACTIVATIONS.get(layer.kind, layer.kind)
         case Dropout():

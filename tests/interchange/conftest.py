@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import (
     Activation,
+    Attention,
     BatchNorm,
+    BlurPool,
     Clip,
     Concat,
     Constant,
@@ -46,6 +49,7 @@ from imagenet_pipeline.networks.layers import (
     Reshape,
     Residual,
     Scalar,
+    Scale,
     Sequential,
     Slice,
     Softmax,
@@ -55,6 +59,7 @@ from imagenet_pipeline.networks.layers import (
     walk,
 )
 from imagenet_pipeline.networks.shapes import describe, output_shapes
+from imagenet_pipeline.networks.squeeze_excitation import squeeze_excitation
 
 Array = np.ndarray[Any, Any]
 
@@ -74,6 +79,7 @@ SIZES = {
 MORE_SIZES = {"alexnet_book": 67, "vgg16_book": 32, "googlenet_book": 32, "resnet50": 32, "squeezenet_book": 67}
 SIZES |= MORE_SIZES if LONG else {}
 
+WRITTEN = ("every_layer", "graph_layers", "layers_of_today", "layers_but_attention")
 DRAWN = [f"drawn{seed}" for seed in range(50 if LONG else 8)]
 
 
@@ -201,6 +207,35 @@ def graph_layers() -> Sequential:
         exp=stack(negative=Scalar("multiply", -1.0), exp=Activation("exp")),
         total=Reduce("sum", (1,)),
         classifier=Dense(CLASSES, last_axis=True),
+    )
+
+
+def layers_of_today(attention: bool = True) -> Sequential:
+    """What networks since 2017 are made of: gates, blurs, patches, tokens and their attention."""
+    gate = squeeze_excitation(4, 2, Activation("swish"), "hard_sigmoid")
+    attended = stack(together=Dense(24, last_axis=True), attention=Attention(2)) if attention else Sequential(())
+    tokens = stack(norm=LayerNorm(), mixed=attended, out=Dense(8, last_axis=True), scale=Scale(0.5))
+    wide = stack(norm=LayerNorm(), up=Dense(12, last_axis=True), gelu=Activation("gelu"),
+                 down=Dense(8, last_axis=True))  # fmt: skip
+    embedding = Graph(
+        (("token", Constant((1, 8))), ("all", Join(0)), ("places", Constant((17, 8))), ("sum", Elementwise("add"))),
+        ((), ("token", ""), (), ("all", "places")),
+    )
+    return stack(
+        stem=stack(conv=Conv(4, 3), norm=LayerNorm(0), mish=Activation("mish")),
+        unit=Residual(stack(conv=Conv(4, 3, pad=1), se=gate, scale=Scale(0.3, axis=0)), drop_rate=0.25),
+        pool=stack(max=Pool("max", 3, 1), blur=BlurPool()),
+        other=BlurPool(4, (1, 2)),
+        swish=Activation("hard_swish"),
+        patches=Conv(8, (2, 1), stride=(2, 1)),
+        rows=Reshape((8, -1)),
+        tokens=Transpose((1, 0)),
+        embedding=embedding,
+        attention=Residual(tokens, drop_rate=0.1),
+        mlp=Residual(wide),
+        first=Slice(0, 0, 1),
+        flatten=Flatten(),
+        classifier=Dense(CLASSES),
     )
 
 
@@ -346,7 +381,12 @@ def values_of(network: Sequential, input_shape: tuple[int, int, int]) -> dict[st
 def network_of(name: str) -> Sequential:
     if name.startswith("drawn"):
         return drawn_graph(int(name.removeprefix("drawn")))
-    made = {"every_layer": every_layer, "graph_layers": graph_layers}
+    made = {
+        "every_layer": every_layer,
+        "graph_layers": graph_layers,
+        "layers_of_today": layers_of_today,
+        "layers_but_attention": partial(layers_of_today, False),
+    }
     return made[name]() if name in made else narrowed(catalog.entry(name).build(CLASSES))
 
 
@@ -364,7 +404,7 @@ def sample_of(name: str) -> Sample:
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Sample]:
     """Every family's, and one network of all kinds of layers; more of a family with IMAGENET_PIPELINE_LONG=1."""
-    return {name: sample_of(name) for name in ("every_layer", "graph_layers", *DRAWN, *SIZES)}
+    return {name: sample_of(name) for name in (*WRITTEN, *DRAWN, *SIZES)}
 
 
 GREY, SPREAD = 120.0, 60.0

@@ -62,7 +62,7 @@ def test_stock_mxnet_gives_our_logits_of_graphs(
 ) -> None:
     # What oneDNN fuses in a graph that branches is wrong, or ends MXNet 1.9.1.
     monkeypatch.setenv("MXNET_SUBGRAPH_BACKEND", "NONE")
-    graphs = [name for name in samples if name.startswith(("graph", "drawn"))]
+    graphs = [name for name in samples if name.startswith(("graph", "drawn", "layers"))]
     assert len(graphs) > 8
     for name in graphs:
         sample = samples[name]

@@ -116,7 +116,7 @@ def test_recurring_units_are_written_once(exported: Path) -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("name", ["every_layer", "graph_layers"])
+@pytest.mark.parametrize("name", ["every_layer", "graph_layers", "layers_of_today"])
 def test_the_text_is_as_it_was(name: str, exported: Path) -> None:
     golden = Path(__file__).with_name(f"{name}.txt").read_text().replace("VERSION", __version__)
     assert (exported / f"{name}.py").read_text() == golden

@@ -58,6 +58,17 @@ def test_a_product_with_its_own_sigmoid_is_a_swish():
         assert follow(arrange(graph), "", "x", _expression) == follow(graph, "", "x", _expression)
 
 
+def test_a_product_with_another_gate_of_its_own_is_a_hard_swish_or_a_mish():
+    product = Elementwise("multiply")
+    hard = graph_of(a=(Conv(3, 1), ""), s=(Activation("hard_sigmoid"), "a"), p=(product, "s", "a"))
+    assert arrange(hard).items == (("a", Conv(3, 1)), ("p", Activation("hard_swish")))
+    bent = {"a": (Conv(3, 1), ""), "s": (Activation("softplus"), "a"), "t": (Activation("tanh"), "s")}
+    assert arrange(graph_of(**bent, p=(product, "a", "t"))).items == (("a", Conv(3, 1)), ("p", Activation("mish")))
+    for others in ({"p": (product, "", "t")}, {"p": (product, "a", "t"), "q": (ADD, "p", "s")}):
+        graph = graph_of(**bent, **others)
+        assert follow(arrange(graph), "", "x", _expression) == follow(graph, "", "x", _expression)
+
+
 @pytest.mark.parametrize(
     ("items", "text"),
     [
