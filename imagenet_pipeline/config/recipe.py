@@ -449,8 +449,9 @@ class ScheduleRecipe(Section):
 class InitialRecipe(Section):
     """Initial values of the weights; `networks/initial.py` defines each kind."""
 
-    kind: Literal["xavier", "msra", "he", "lecun", "sparse", "gaussian"] = "msra"
-    """Distribution that weights are drawn from; "gaussian" is the standard normal one."""
+    kind: Literal["xavier", "msra", "he", "lecun", "sparse", "gaussian", "truncated_normal"] = "msra"
+    """Distribution that weights are drawn from; "gaussian" is the standard normal one, "truncated_normal" that of
+    transformers, of deviation 0.02."""
     bias: Annotated[float, Field(ge=-1e30, le=1e30)] = 0.0
     """The value that every bias starts at."""
     weights: str = ""

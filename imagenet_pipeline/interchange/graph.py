@@ -24,6 +24,7 @@ from imagenet_pipeline.networks.shapes import Role, Shape
 Variables = tuple[tuple[Role, str], ...]
 """The parameters of a step: their role and their names in the graph."""
 COLOURS = 3
+IN_ANY_ORDER = ("sum", "product")
 LARGEST = 2**31 - 1
 
 
@@ -99,7 +100,7 @@ class Steps:
         if math.prod(shape) > LARGEST:
             raise BadInput("its output is larger than any memory", where=repr(name), found=shape)
         keys = [self.all[flow.step].key for flow in inputs]
-        if kind == "sum":
+        if kind in IN_ANY_ORDER:
             keys.sort()
         content = repr((kind, sorted(settings.items()), [shape for shape in (shape,) if kind == "image"], keys))
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
@@ -296,9 +297,9 @@ def _counterpart(ours: Graph, theirs: Graph, other: GraphStep, open_ones: list[G
 
 
 def _paired_inputs(ours: Graph, theirs: Graph, pair: Pair) -> Iterator[Pair]:
-    """Inputs that belong together: in order, but those of a sum, which may stand in any, by their digests."""
+    """Inputs that belong together: in order, but those of a sum or product, which may stand in any, by digests."""
     first, second = ours.steps[pair[0]].inputs, theirs.steps[pair[1]].inputs
-    if ours.steps[pair[0]].kind != "sum":
+    if ours.steps[pair[0]].kind not in IN_ANY_ORDER:
         yield from zip(first, second, strict=True)
         return
     left = list(second)

@@ -319,6 +319,27 @@ def _sum(operator: Operator) -> Flow:
     return operator.step("sum", {}, flows, flows[0].shape)
 
 
+def _product(operator: Operator) -> Flow:
+    """An array times one of its shape, or times a number a channel: a gate."""
+    flows = tuple(operator.settled(which) for which in range(len(operator.node.inputs)))
+    shape = max((flow.shape for flow in flows), key=math.prod)
+    if len(flows) != 2 or any(flow.shape not in (shape, (*shape[:1], 1, 1)) for flow in flows):
+        raise operator.bad("the product is of other arrays than a map and a gate", found=[flow.shape for flow in flows])
+    return operator.step("product", {}, flows, shape)
+
+
+def _clipped(operator: Operator) -> Flow:
+    flow, attributes = operator.settled(), operator.attributes
+    settings = {"low": _rounded(attributes.real("a_min")), "high": _rounded(attributes.real("a_max"))}
+    return operator.step("clip", settings, (flow,), flow.shape, operator.variables())
+
+
+def _hard_sigmoid(operator: Operator) -> Flow:
+    flow, attributes = operator.settled(), operator.attributes
+    numbers = {"alpha": _rounded(attributes.real("alpha", 0.2)), "beta": _rounded(attributes.real("beta", 0.5))}
+    return operator.step("activation", {"function": "hard_sigmoid", **numbers}, (flow,), flow.shape)
+
+
 def _joined(operator: Operator) -> Flow:
     if operator.attributes.integer("dim", 1) != 1:
         raise operator.bad("the concatenation is along another axis than the channels")
@@ -354,5 +375,8 @@ _LAYERS: dict[str, Callable[[Operator], Flow]] = {
     **dict.fromkeys(
         ("elemwise_add", "_plus", "_Plus", "_add", "broadcast_add", "broadcast_plus", "add_n", "ElementWiseSum"), _sum
     ),
+    **dict.fromkeys(("elemwise_mul", "_mul", "_Mul", "broadcast_mul"), _product),
+    "clip": _clipped,
+    "hard_sigmoid": _hard_sigmoid,
     **dict.fromkeys(("Concat", "concat"), _joined),
 }

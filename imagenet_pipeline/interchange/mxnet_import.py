@@ -298,7 +298,10 @@ def _matched(candidate: _Candidate, foreign: _Foreign) -> _Match:
     Biases in front of batch normalisations that our network does without are no difference: its means make up for
     them (MXNet's zoo has such in its ResNet-50 v1).
     """
-    ours = reduced(symbol_of(candidate.network, candidate.image), {}, candidate.image)
+    try:
+        ours = reduced(symbol_of(candidate.network, candidate.image), {}, candidate.image)
+    except BadInput as error:  # a transformer's: there are no steps for what is no image
+        raise Different(f"{candidate.name} is not told by its steps: {error.what}") from None
     norm = not _starts_with_norm(ours)
     try:
         return _matched_folding(candidate, foreign, ours, Folding(norm))

@@ -21,7 +21,7 @@ from imagenet_pipeline.interchange.frozen import Imported, Normalisation, in_flo
 from imagenet_pipeline.interchange.graph import require_usable
 from imagenet_pipeline.interchange.params import LIST_MAGIC
 from imagenet_pipeline.interchange.public_weights import weights_of_digest
-from imagenet_pipeline.interchange.torch_names import NAMINGS, spelled_today, their_names
+from imagenet_pipeline.interchange.torch_names import NAMINGS, in_our_shape, spelled_today, their_names
 from imagenet_pipeline.interchange.weights import read_weights
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.shapes import Shape, describe
@@ -121,9 +121,10 @@ def in_our_names(
         missing = names.ours.keys() - today - names.auxiliary
         if today <= names.ours.keys() and all(names.is_of_head(name) for name in missing):
             return _renamed(names, arrays)
-    other = next((found.network for found in map(_names, NAMINGS) if _are(found, arrays)), None)
+    other = _matching(arrays)
     if other is not None:
-        what, advice = f"the weights are those of {NAMINGS[other].zoo}'s {other}", f"take network={other}"
+        what = f"the weights are those of {NAMINGS[other.network].zoo}'s {other.network}"
+        advice = f"take network={other.network}"
         raise BadInput(what, where=path, expected=network, advice=advice)
     return None
 
@@ -149,10 +150,25 @@ def _are(names: _Names, arrays: Mapping[str, Array]) -> bool:
     return found in (names.ours.keys(), names.ours.keys() - names.auxiliary)
 
 
+def _matching(arrays: Mapping[str, Array]) -> _Names | None:
+    """The network whose names these are, and of several (ResNets and their kin) the one whose shapes they have, too."""
+    found = [names for names in map(_names, NAMINGS) if _are(names, arrays)]
+    fitting = (names for names in found if len(found) == 1 or _have_shapes(names, arrays))
+    return next(fitting, found[0] if found else None)
+
+
+def _have_shapes(names: _Names, arrays: Mapping[str, Array]) -> bool:
+    """True where the arrays before the head have the shapes that this network's have."""
+    entry = catalog.entry(names.network)
+    declared = _shapes(names.network, 2, entry.input_size, with_auxiliary=True)
+    found = _renamed(names, arrays)
+    return all(array.shape == declared[name] for name, array in found.items() if "classifier" not in name)
+
+
 def _recognised(path: Path, arrays: Mapping[str, Array]) -> _Names:
     """The network whose names these are. Raises BadInput with the nearest where they are those of none."""
     known = [_names(network) for network in NAMINGS]
-    found = next((names for names in known if _are(names, arrays)), None)
+    found = _matching(arrays)
     if found is not None:
         return found
     nearest = min(known, key=lambda names: len(names.ours.keys() ^ _today(names.network, arrays)))
@@ -196,7 +212,9 @@ def _shapes(network: str, classes: int, size: Size, with_auxiliary: bool) -> dic
 
 def _renamed(names: _Names, arrays: Mapping[str, Array]) -> dict[str, Array]:
     today = spelled_today(names.network, arrays)
-    return {names.ours.get(today[name], name): array for name, array in arrays.items()}
+    return {
+        names.ours.get(today[name], name): in_our_shape(names.network, name, array) for name, array in arrays.items()
+    }
 
 
 def _config_beside(path: Path, network: str) -> Statement | None:

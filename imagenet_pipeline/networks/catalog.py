@@ -9,52 +9,13 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Protocol
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.alexnet import alexnet, alexnet_book, alexnet_one_tower
-from imagenet_pipeline.networks.densenet import densenet121, densenet161, densenet169, densenet201
-from imagenet_pipeline.networks.emotion_vggnet import emotion_vggnet
-from imagenet_pipeline.networks.googlenet import googlenet, googlenet_bn, googlenet_book
-from imagenet_pipeline.networks.inception import inception_v3
 from imagenet_pipeline.networks.initial import Values, initial_values
 from imagenet_pipeline.networks.layers import Sequential, Size, pair
-from imagenet_pipeline.networks.lenet import lenet
-from imagenet_pipeline.networks.minigooglenet import minigooglenet
-from imagenet_pipeline.networks.minivggnet import minivggnet
-from imagenet_pipeline.networks.resnet import (
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet50_v1,
-    resnet101,
-    resnet101_v1,
-    resnet152,
-    resnet152_v1,
-)
-from imagenet_pipeline.networks.resnet_d import resnet18_d, resnet34_d, resnet50_d, resnet101_d, resnet152_d
-from imagenet_pipeline.networks.resnet_v2 import (
-    resnet18_v2,
-    resnet34_v2,
-    resnet50_book,
-    resnet50_v2,
-    resnet101_v2,
-    resnet152_v2,
-)
-from imagenet_pipeline.networks.shallownet import shallownet
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
-from imagenet_pipeline.networks.squeezenet import squeezenet1_0, squeezenet1_1, squeezenet_book
-from imagenet_pipeline.networks.vgg import (
-    vgg11,
-    vgg11_bn,
-    vgg13,
-    vgg13_bn,
-    vgg16,
-    vgg16_bn,
-    vgg16_book,
-    vgg19,
-    vgg19_bn,
-)
 from imagenet_pipeline.registry import Registry
 
 Build = Callable[[int], Sequential]
@@ -123,56 +84,87 @@ class NetworkEntry:
     channels: int = 3
 
 
-_ENTRIES = (
-    NetworkEntry("lenet", lenet, 28, "two 5x5 convolutions and two dense layers (LeCun et al. 1998, ReLU)"),
-    NetworkEntry("shallownet", shallownet, 32, "one convolution and a classifier (the book's first)"),
-    NetworkEntry("minivggnet", minivggnet, 32, "two blocks of 3x3 convolutions (the book's)"),
-    NetworkEntry("minigooglenet", minigooglenet, 32, "small inception modules (Zhang et al. 2017, the book's)"),
-    NetworkEntry("emotion_vggnet", emotion_vggnet, 48, "three blocks of 3x3 convolutions, ELU (the book's)"),
-    NetworkEntry("alexnet", alexnet, 227, "the paper's: two groups, response norm (Krizhevsky et al. 2012)"),
-    NetworkEntry("alexnet_one_tower", alexnet_one_tower, 224, "torchvision's: no groups, no response norm (2014)"),
-    NetworkEntry("alexnet_book", alexnet_book, 227, "the book's: ELU, batch normalisation, no groups"),
-    NetworkEntry("vgg11", vgg11, 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
-    NetworkEntry("vgg13", vgg13, 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
-    NetworkEntry("vgg16", vgg16, 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
-    NetworkEntry("vgg19", vgg19, 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
-    NetworkEntry("vgg11_bn", vgg11_bn, 224, "with batch normalisation"),
-    NetworkEntry("vgg13_bn", vgg13_bn, 224, "with batch normalisation"),
-    NetworkEntry("vgg16_bn", vgg16_bn, 224, "with batch normalisation"),
-    NetworkEntry("vgg19_bn", vgg19_bn, 224, "with batch normalisation"),
-    NetworkEntry("vgg16_book", vgg16_book, 224, "the book's: PReLU, batch normalisation"),
-    NetworkEntry("googlenet", googlenet, 224, "inception modules, two auxiliary heads (Szegedy et al. 2015)"),
-    NetworkEntry("googlenet_bn", googlenet_bn, 224, "torchvision's: batch normalisation, 3x3 for 5x5, two heads"),
-    NetworkEntry("googlenet_book", googlenet_book, 224, "the book's: batch normalisation, no heads"),
-    NetworkEntry("inception_v3", inception_v3, 299, "factorised inception, one auxiliary head (Szegedy et al. 2016)"),
-    NetworkEntry("resnet18", resnet18, 224, "residual network of basic blocks (He et al. 2015)"),
-    NetworkEntry("resnet34", resnet34, 224, "residual network of basic blocks (He et al. 2015)"),
-    NetworkEntry("resnet50", resnet50, 224, "bottleneck blocks, stride in the 3x3 (v1b)"),
-    NetworkEntry("resnet101", resnet101, 224, "bottleneck blocks, stride in the 3x3 (v1b)"),
-    NetworkEntry("resnet152", resnet152, 224, "bottleneck blocks, stride in the 3x3 (v1b)"),
-    NetworkEntry("resnet50_v1", resnet50_v1, 224, "the paper's bottlenecks, stride in the first 1x1"),
-    NetworkEntry("resnet101_v1", resnet101_v1, 224, "the paper's bottlenecks, stride in the first 1x1"),
-    NetworkEntry("resnet152_v1", resnet152_v1, 224, "the paper's bottlenecks, stride in the first 1x1"),
-    NetworkEntry("resnet18_v2", resnet18_v2, 224, "pre-activation, basic blocks (He et al. 2016)"),
-    NetworkEntry("resnet34_v2", resnet34_v2, 224, "pre-activation, basic blocks (He et al. 2016)"),
-    NetworkEntry("resnet50_v2", resnet50_v2, 224, "pre-activation, bottleneck blocks (He et al. 2016)"),
-    NetworkEntry("resnet101_v2", resnet101_v2, 224, "pre-activation, bottleneck blocks (He et al. 2016)"),
-    NetworkEntry("resnet152_v2", resnet152_v2, 224, "pre-activation, bottleneck blocks (He et al. 2016)"),
-    NetworkEntry("resnet50_book", resnet50_book, 224, "the book's: resnet50_v2 with an epsilon of 2e-5"),
-    NetworkEntry("resnet18_d", resnet18_d, 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
-    NetworkEntry("resnet34_d", resnet34_d, 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
-    NetworkEntry("resnet50_d", resnet50_d, 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
-    NetworkEntry("resnet101_d", resnet101_d, 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
-    NetworkEntry("resnet152_d", resnet152_d, 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
-    NetworkEntry("squeezenet1_0", squeezenet1_0, 224, "the paper's: eight fire modules (Iandola et al. 2016)"),
-    NetworkEntry("squeezenet1_1", squeezenet1_1, 224, "as accurate, 2.4 times cheaper (Iandola et al. 2016)"),
-    NetworkEntry("squeezenet_book", squeezenet_book, 227, "the book's: squeezenet1_0 with ELU"),
-    NetworkEntry("densenet121", densenet121, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
-    NetworkEntry("densenet161", densenet161, 224, "dense blocks, growth 48 (Huang et al. 2017)"),
-    NetworkEntry("densenet169", densenet169, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
-    NetworkEntry("densenet201", densenet201, 224, "dense blocks, growth 32 (Huang et al. 2017)"),
+@dataclass(frozen=True)
+class InFile:
+    """The function `name` of a file in this folder, which is imported when a network is made by it."""
+
+    file: str
+    name: str
+
+    def __call__(self, classes: int) -> Sequential:
+        made: Sequential = getattr(import_module(f"{__package__}.{self.file}"), self.name)(classes)
+        return made
+
+
+_ROWS: tuple[tuple[str, str, int, str], ...] = (
+    ("lenet", "lenet", 28, "two 5x5 convolutions and two dense layers (LeCun et al. 1998, ReLU)"),
+    ("shallownet", "shallownet", 32, "one convolution and a classifier (the book's first)"),
+    ("minivggnet", "minivggnet", 32, "two blocks of 3x3 convolutions (the book's)"),
+    ("minigooglenet", "minigooglenet", 32, "small inception modules (Zhang et al. 2017, the book's)"),
+    ("emotion_vggnet", "emotion_vggnet", 48, "three blocks of 3x3 convolutions, ELU (the book's)"),
+    ("alexnet", "alexnet", 227, "the paper's: two groups, response norm (Krizhevsky et al. 2012)"),
+    ("alexnet", "alexnet_one_tower", 224, "torchvision's: no groups, no response norm (2014)"),
+    ("alexnet", "alexnet_book", 227, "the book's: ELU, batch normalisation, no groups"),
+    ("vgg", "vgg11", 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
+    ("vgg", "vgg13", 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
+    ("vgg", "vgg16", 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
+    ("vgg", "vgg19", 224, "3x3 convolutions in five blocks (Simonyan & Zisserman 2015)"),
+    ("vgg", "vgg11_bn", 224, "with batch normalisation"),
+    ("vgg", "vgg13_bn", 224, "with batch normalisation"),
+    ("vgg", "vgg16_bn", 224, "with batch normalisation"),
+    ("vgg", "vgg19_bn", 224, "with batch normalisation"),
+    ("vgg", "vgg16_book", 224, "the book's: PReLU, batch normalisation"),
+    ("googlenet", "googlenet", 224, "inception modules, two auxiliary heads (Szegedy et al. 2015)"),
+    ("googlenet", "googlenet_bn", 224, "torchvision's: batch normalisation, 3x3 for 5x5, two heads"),
+    ("googlenet", "googlenet_book", 224, "the book's: batch normalisation, no heads"),
+    ("inception", "inception_v3", 299, "factorised inception, one auxiliary head (Szegedy et al. 2016)"),
+    ("resnet", "resnet18", 224, "residual network of basic blocks (He et al. 2015)"),
+    ("resnet", "resnet34", 224, "residual network of basic blocks (He et al. 2015)"),
+    ("resnet", "resnet50", 224, "bottleneck blocks, stride in the 3x3 (v1b)"),
+    ("resnet", "resnet101", 224, "bottleneck blocks, stride in the 3x3 (v1b)"),
+    ("resnet", "resnet152", 224, "bottleneck blocks, stride in the 3x3 (v1b)"),
+    ("resnet", "resnet50_v1", 224, "the paper's bottlenecks, stride in the first 1x1"),
+    ("resnet", "resnet101_v1", 224, "the paper's bottlenecks, stride in the first 1x1"),
+    ("resnet", "resnet152_v1", 224, "the paper's bottlenecks, stride in the first 1x1"),
+    ("resnet_v2", "resnet18_v2", 224, "pre-activation, basic blocks (He et al. 2016)"),
+    ("resnet_v2", "resnet34_v2", 224, "pre-activation, basic blocks (He et al. 2016)"),
+    ("resnet_v2", "resnet50_v2", 224, "pre-activation, bottleneck blocks (He et al. 2016)"),
+    ("resnet_v2", "resnet101_v2", 224, "pre-activation, bottleneck blocks (He et al. 2016)"),
+    ("resnet_v2", "resnet152_v2", 224, "pre-activation, bottleneck blocks (He et al. 2016)"),
+    ("resnet_v2", "resnet50_book", 224, "the book's: resnet50_v2 with an epsilon of 2e-5"),
+    ("resnet_d", "resnet18_d", 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
+    ("resnet_d", "resnet34_d", 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
+    ("resnet_d", "resnet26_d", 224, "deep stem, averaging shortcuts, eight bottlenecks (timm's resnet26d)"),
+    ("resnet_d", "resnet50_d", 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
+    ("resnet_d", "resnet101_d", 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
+    ("resnet_d", "resnet152_d", 224, "deep stem, averaging shortcuts (He, T. et al. 2019)"),
+    ("resnext", "resnext50_32x4d", 224, "bottlenecks in 32 groups (Xie et al. 2017)"),
+    ("resnext", "resnext101_32x8d", 224, "bottlenecks in 32 groups (Xie et al. 2017)"),
+    ("resnext", "resnext101_64x4d", 224, "bottlenecks in 64 groups (Xie et al. 2017)"),
+    ("resnext", "resnext26_32x4d_d", 224, "with resnet_d's stem and shortcuts, eight bottlenecks"),
+    ("resnext", "resnext50_32x4d_d", 224, "with resnet_d's stem and shortcuts (fast.ai's xresnext50)"),
+    ("resnext", "wide_resnet50_2", 224, "bottlenecks twice as wide inside (Zagoruyko & Komodakis 2016)"),
+    ("resnext", "wide_resnet101_2", 224, "bottlenecks twice as wide inside (Zagoruyko & Komodakis 2016)"),
+    ("se_resnet", "se_resnet50", 224, "squeeze-and-excitation in each bottleneck (Hu et al. 2018)"),
+    ("se_resnet", "se_resnet101", 224, "squeeze-and-excitation in each bottleneck (Hu et al. 2018)"),
+    ("se_resnet", "se_resnext50_32x4d", 224, "squeeze-and-excitation in each grouped bottleneck"),
+    ("squeezenet", "squeezenet1_0", 224, "the paper's: eight fire modules (Iandola et al. 2016)"),
+    ("squeezenet", "squeezenet1_1", 224, "as accurate, 2.4 times cheaper (Iandola et al. 2016)"),
+    ("squeezenet", "squeezenet_book", 227, "the book's: squeezenet1_0 with ELU"),
+    ("densenet", "densenet121", 224, "dense blocks, growth 32 (Huang et al. 2017)"),
+    ("densenet", "densenet161", 224, "dense blocks, growth 48 (Huang et al. 2017)"),
+    ("densenet", "densenet169", 224, "dense blocks, growth 32 (Huang et al. 2017)"),
+    ("densenet", "densenet201", 224, "dense blocks, growth 32 (Huang et al. 2017)"),
+    ("mobilenet", "mobilenet_v1", 224, "depthwise convolutions, ReLU6 as its authors' code (Howard et al. 2017)"),
+    ("mobilenet", "mobilenet_v2", 224, "torchvision's: inverted residuals (Sandler et al. 2018)"),
+    ("mobilenet_v3", "mobilenet_v3_large", 224, "torchvision's: some excited, hard swish (Howard et al. 2019)"),
+    ("mobilenet_v3", "mobilenet_v3_small", 224, "torchvision's: some excited, hard swish (Howard et al. 2019)"),
+    ("efficientnet", "efficientnet_b0", 224, "torchvision's: excited inverted residuals, swish (Tan & Le 2019)"),
+    ("convnext", "convnext_tiny", 224, "units of a depthwise 7x7 and two dense layers (Liu et al. 2022)"),
+    ("vit", "vit_small_patch16_224", 224, "attention between patches of 16x16 (Dosovitskiy et al. 2021)"),
 )
-_SHIPPED = {entry.name: entry for entry in _ENTRIES}
+"""File in this folder, function in it and name of the network, input size, summary."""
+_SHIPPED = {name: NetworkEntry(name, InFile(file, name), size, summary) for file, name, size, summary in _ROWS}
 _NETWORKS: Registry[NetworkEntry | Build] = Registry("network", "networks", _SHIPPED)
 
 

@@ -79,7 +79,17 @@ def gaussian(random: np.random.Generator, shape: Shape) -> Values:
     return _normal(random, shape, 1)
 
 
-KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lecun, sparse, gaussian)}
+def truncated_normal(random: np.random.Generator, shape: Shape) -> Values:
+    """The normal distribution of deviation 0.02, whatever the layer's size, what lies beyond two deviations drawn
+    anew: what transformers begin with, and ConvNeXt (Liu et al. 2022, table 5).
+    """
+    values = random.standard_normal(shape, np.float32)
+    while (beyond := np.abs(values) > 2).any():
+        values[beyond] = random.standard_normal(np.count_nonzero(beyond), np.float32)
+    return values * np.float32(0.02)
+
+
+KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lecun, sparse, gaussian, truncated_normal)}
 
 
 def initial_values(

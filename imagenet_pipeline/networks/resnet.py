@@ -3,7 +3,8 @@
 resnet18 to resnet152 are the form called v1b: where a bottleneck halves the image it does so in its 3x3
 convolution, as in Gross & Wilber, "Training and investigating Residual Nets" (2016). The _v1 networks do it in
 the first 1x1, as the paper has it; basic blocks know no such difference. Convolutions have no bias: a batch
-normalisation follows each. The D variant is in resnet_d.py, pre-activation in resnet_v2.py.
+normalisation follows each. The D variant is in resnet_d.py, pre-activation in resnet_v2.py, grouped and wider
+bottlenecks in resnext.py.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def basic(width: int, stride: int) -> Sequential:
     )
 
 
-def bottleneck(width: int, stride: int) -> Sequential:
-    """1x1 down to `width` channels, 3x3 with the stride, 1x1 up to four times as many."""
-    return _bottleneck(width, (1, stride))
+def bottleneck(width: int, stride: int, times: int = 1, groups: int = 1) -> Sequential:
+    """1x1 to `times` the width in channels, as many by a 3x3 in `groups` with the stride, 1x1 up to four times."""
+    return _bottleneck(width, (1, stride), times, groups)
 
 
 def bottleneck_v1(width: int, stride: int) -> Sequential:
@@ -55,12 +56,12 @@ def bottleneck_v1(width: int, stride: int) -> Sequential:
     return _bottleneck(width, (stride, 1))
 
 
-def _bottleneck(width: int, strides: tuple[int, int]) -> Sequential:
+def _bottleneck(width: int, strides: tuple[int, int], times: int = 1, groups: int = 1) -> Sequential:
     return stack(
-        conv1=conv(width, 1, stride=strides[0]),
+        conv1=conv(times * width, 1, stride=strides[0]),
         norm1=norm(),
         relu1=relu,
-        conv2=conv(width, 3, stride=strides[1], pad=1),
+        conv2=conv(times * width, 3, stride=strides[1], pad=1, groups=groups),
         norm2=norm(),
         relu2=relu,
         conv3=conv(4 * width, 1),
@@ -122,7 +123,7 @@ def resnet(form: Form, depths: Depths, classes: int) -> Sequential:
 
 
 DEPTHS_18, DEPTHS_34, DEPTHS_101, DEPTHS_152 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
-DEPTHS_50 = DEPTHS_34
+DEPTHS_26, DEPTHS_50 = DEPTHS_18, DEPTHS_34  # in bottlenecks
 
 resnet18 = partial(resnet, BASIC, DEPTHS_18)
 resnet34 = partial(resnet, BASIC, DEPTHS_34)

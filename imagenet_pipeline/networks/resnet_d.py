@@ -12,6 +12,7 @@ from functools import partial
 from imagenet_pipeline.networks.layers import Pool, Sequential, stack
 from imagenet_pipeline.networks.resnet import (
     DEPTHS_18,
+    DEPTHS_26,
     DEPTHS_34,
     DEPTHS_50,
     DEPTHS_101,
@@ -53,6 +54,7 @@ BOTTLENECK = Form(bottleneck, 4, averaging_projection, STEM)
 
 resnet18_d = partial(resnet, BASIC, DEPTHS_18)
 resnet34_d = partial(resnet, BASIC, DEPTHS_34)
+resnet26_d = partial(resnet, BOTTLENECK, DEPTHS_26)
 resnet50_d = partial(resnet, BOTTLENECK, DEPTHS_50)
 resnet101_d = partial(resnet, BOTTLENECK, DEPTHS_101)
 resnet152_d = partial(resnet, BOTTLENECK, DEPTHS_152)

@@ -220,7 +220,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         import_gluon(file, "timm:resnet18")
 
 
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "MobileNetV3_Large", "mobilenetv3_large"])
+@pytest.mark.parametrize("name", ["resnext101_32x4d", "MobileNetV3_Large", "mobilenetv3_large"])
 def test_a_name_that_gluoncv_has_is_offered(name: str, mx: Any, tmp_path: Path) -> None:
     if find_spec("gluoncv") is None:
         pytest.skip("bash scripts/install_zoo.sh gluoncv")

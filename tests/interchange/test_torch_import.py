@@ -19,7 +19,7 @@ from imagenet_pipeline.interchange import public_weights
 from imagenet_pipeline.interchange.params import write_params
 from imagenet_pipeline.interchange.public_weights import PUBLIC_WEIGHTS, PublicWeights
 from imagenet_pipeline.interchange.torch_import import import_torch
-from imagenet_pipeline.interchange.torch_names import HALF, IMAGENET, NAMINGS, their_names
+from imagenet_pipeline.interchange.torch_names import HALF, IMAGENET, NAMINGS, their_names, their_shape
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.shapes import parameters
@@ -36,7 +36,8 @@ def test_names_and_shapes_are_those_of_the_zoo(name: str, count: str, digest: st
     entry = catalog.entry(name)
     declared = parameters(entry.build(1000), (3, entry.input_size, entry.input_size))
     theirs = their_names(name, declared)
-    lines = sorted(f"{theirs[key]} {parameter.shape}\n" for key, parameter in declared.items())
+    shapes = {theirs[key]: their_shape(name, theirs[key], parameter.shape) for key, parameter in declared.items()}
+    lines = sorted(f"{key} {shape}\n" for key, shape in shapes.items())
     assert (str(len(lines)), hashlib.sha256("".join(lines).encode()).hexdigest()[:16]) == (count, digest)
 
 
@@ -92,6 +93,25 @@ def test_auxiliary_classifiers_come_along_or_not(saved: Saved) -> None:
     assert import_torch(saved(without)).values.keys() == {name for name in values if "auxiliary" not in name}
     with pytest.raises(BadInput, match=r"named like no network"):
         import_torch(saved({name: array for name, array in arrays.items() if not name.startswith("aux1")}))
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "convnext_tiny", "vit_small_patch16_224"])
+def test_shapes_tell_kin_apart_and_axes_of_length_1_are_taken_off(saved: Saved, name: str) -> None:
+    """A ResNeXt has the names of a ResNet; layer scales and positions have more axes in their zoos than here."""
+    entry = catalog.entry(name)
+    declared = parameters(entry.build(3), (3, entry.input_size, entry.input_size))
+    theirs = their_names(name, declared)
+    shapes = {key: their_shape(name, theirs[key], parameter.shape) for key, parameter in declared.items()}
+    arrays = {
+        theirs[key]: np.full(shape, number % 100, np.float16) for number, (key, shape) in enumerate(shapes.items())
+    }
+    imported = import_torch(saved(arrays))
+    assert (imported.network, imported.classes) == (name, 3)
+    for number, (key, parameter) in enumerate(declared.items()):
+        assert (imported.values[key].shape, imported.values[key].flat[-1]) == (parameter.shape, number % 100)
+    if name == "vit_small_patch16_224":
+        with pytest.raises(BadInput, match=r"tokens\.token\.value has shape \(2, 1, 384\), not \(1, 384\)"):
+            import_torch(saved({**arrays, "cls_token": np.ones((2, 1, 384), np.float16)}))
 
 
 def test_the_old_spelling_of_densenet_is_known(saved: Saved) -> None:

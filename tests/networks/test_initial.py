@@ -50,6 +50,15 @@ def test_weights_have_mean_zero_and_the_variance_of_their_definition(kind, name)
     assert values.std() == pytest.approx(deviation, rel=0.02)
 
 
+def test_a_truncated_normal_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for values in drawn("truncated_normal").values():
+        if values.ndim > 1:
+            assert np.abs(values).max() <= 0.04
+            sample = values.ravel()[:20_000].astype(np.float64) / 0.02
+            assert stats.kstest(sample, stats.truncnorm(-2, 2).cdf).pvalue > 0.01
+
+
 @pytest.mark.parametrize(("kind", "initializer"), [("xavier", "Xavier"), ("msra", "MSRAPrelu")])
 @pytest.mark.parametrize("name", FANS)
 def test_xavier_and_msra_are_distributed_as_mxnets(kind, initializer, name, mx):
@@ -120,7 +129,9 @@ def test_biases_start_where_they_are_told_and_nothing_else_changes():
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(BadRecipe, match=r"xavier \| msra \| he \| lecun \| sparse \| gaussian; found glorot"):
+    with pytest.raises(
+        BadRecipe, match=r"xavier \| msra \| he \| lecun \| sparse \| gaussian \| truncated_normal; found glorot"
+    ):
         drawn("glorot")
 
 

@@ -29,7 +29,8 @@ def random_values() -> Callable[[Sequential, int], Values]:
 
     def draw(network: Sequential, size: int) -> Values:
         shape, random = (3, size, size), np.random.default_rng(1)
-        fixed = {name for name, one in parameters(network, shape).items() if not one.trainable}
+        declared = parameters(network, shape)
+        fixed = {name for name, one in declared.items() if not one.trainable}
         values = dict(initial_values(network, shape, "he", 0))
         for name, value in values.items():
             if name.endswith("running_var"):
@@ -37,7 +38,8 @@ def random_values() -> Callable[[Sequential, int], Values]:
             elif name.endswith(("bias", "running_mean", "value")):
                 values[name] = (random.normal(size=value.shape) * 0.1).astype(np.float32)
             elif value.ndim == 1 and name not in fixed:
-                values[name] = value * random.uniform(0.5, 1.5, value.shape).astype(np.float32)
+                start = np.float32(1) if declared[name].role == "scale" else value  # a Scale begins at next to nothing
+                values[name] = start * random.uniform(0.5, 1.5, value.shape).astype(np.float32)
         return values
 
     return draw

@@ -13,13 +13,15 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.networks import catalog, resnet_d
+from imagenet_pipeline.networks.convnext import convnext
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -31,9 +33,11 @@ from imagenet_pipeline.networks.layers import (
     Dropout,
     Elementwise,
     Flatten,
+    GlobalAveragePool,
     Graph,
     InstanceNorm,
     Join,
+    Layer,
     LayerNorm,
     LocalResponseNorm,
     Pool,
@@ -46,7 +50,14 @@ from imagenet_pipeline.networks.layers import (
     Transpose,
     stack,
 )
+from imagenet_pipeline.networks.mobilenet import convolution, inverted
+from imagenet_pipeline.networks.mobilenet_v3 import HS, RE, mobilenet_v3
+from imagenet_pipeline.networks.resnet import BOTTLENECK, Form, stage
+from imagenet_pipeline.networks.resnext import widened
+from imagenet_pipeline.networks.se_resnet import excited
 from imagenet_pipeline.networks.shapes import describe
+from imagenet_pipeline.networks.squeeze_excitation import squeeze_excitation
+from imagenet_pipeline.networks.vit import vit
 
 pytestmark = pytest.mark.gluon
 
@@ -57,7 +68,10 @@ LARGE = (
     "alexnet_one_tower", "vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "vgg16_book",
     "inception_v3", "resnet34", "resnet101", "resnet152", "resnet50_v1", "resnet101_v1", "resnet152_v1",
     "resnet34_v2", "resnet50_v2", "resnet101_v2", "resnet152_v2", "resnet50_book", "resnet34_d", "resnet50_d",
-    "resnet101_d", "resnet152_d", "densenet161", "densenet169", "densenet201",
+    "resnet101_d", "resnet152_d", "resnet26_d", "resnext26_32x4d_d", "resnext50_32x4d", "resnext50_32x4d_d",
+    "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2", "se_resnet50", "se_resnet101",
+    "se_resnext50_32x4d", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0",
+    "convnext_tiny", "vit_small_patch16_224", "densenet161", "densenet169", "densenet201",
 )  # fmt: skip
 """From two seconds on one core upwards; of each family a smaller or similar one is tried always."""
 LIMIT = 1e-9
@@ -83,8 +97,11 @@ def without_dropout(layer: Any) -> Any:
     return layer
 
 
-def smallest_size(network: Sequential) -> int:
-    """Below two by two pixels the normalised values of a batch are a handful, and their gradients mostly noise."""
+def smallest_size(network: Sequential, usual: int) -> int:
+    """Below two by two pixels the normalised values of a batch are a handful, and their gradients mostly noise.
+
+    `usual` where a network takes no other size.
+    """
 
     def fits(size: int) -> bool:
         try:
@@ -94,7 +111,8 @@ def smallest_size(network: Sequential) -> int:
         normalised = [one.input_shape for one in reports if isinstance(one.layer, BatchNorm) and not one.auxiliary]
         return all(min(shape[1:], default=2) >= 2 for shape in normalised)
 
-    return bisect.bisect_left(range(512), True, lo=8, key=fits)
+    found = bisect.bisect_left(range(512), True, lo=8, key=fits)
+    return found if fits(found) else usual
 
 
 def computed(engine: Any, images: Any, labels: Any, before: Values) -> tuple[Values, Values, Values]:
@@ -135,13 +153,51 @@ def test_both_engines_compute_the_same(name: str, random_values: Any, photos: An
     if name in LARGE and not LONG:
         pytest.skip("a large network: IMAGENET_PIPELINE_LONG=1 tries it")
     network = without_dropout(catalog.build(name, CLASSES))
-    size = smallest_size(network)
+    size = smallest_size(network, catalog.entry(name).input_size)
     logits, gradients, statistics = compare(
         engine_of, network, random_values(network, size), photos(IMAGES, size), "float64"
     )
     assert logits <= LIMIT
     assert gradients <= LIMIT
     assert statistics <= STATISTICS_LIMIT
+
+
+SWISH = Activation("swish")
+
+
+def classifying(layer: Layer) -> Sequential:
+    """A network of a layer and a classifier."""
+    return stack(layer=layer, pool=GlobalAveragePool(), flatten=Flatten(), classifier=Dense(CLASSES))
+
+
+def excited_unit(reaching: int, expanded: int, channels: int, stride: int) -> Layer:
+    excitation = squeeze_excitation(expanded, max(1, reaching // 4), SWISH)
+    return inverted(reaching, expanded, channels, 5, stride, partial(convolution, active=SWISH), excitation)
+
+
+def units(form: Form) -> Sequential:
+    return classifying(stage(form, 8, 2, stride=2, project=True))
+
+
+REDUCED = {
+    "resnext": units(widened(BOTTLENECK, 2, 4)),
+    "resnext_d": units(widened(resnet_d.BOTTLENECK, 2, 4)),
+    "se_resnet": units(excited(BOTTLENECK)),
+    "mobilenet_v2": classifying(stack(unit1=inverted(3, 6, 5, 3, 2), unit2=inverted(5, 15, 5, 3, 1))),
+    "mobilenet_v3": mobilenet_v3(((3, 12, 16, True, RE, 2), (5, 24, 16, True, HS, 1)), 20, CLASSES),
+    "efficientnet": classifying(stack(unit1=excited_unit(3, 12, 8, 2), unit2=excited_unit(8, 16, 8, 1))),
+    "convnext": convnext((1, 2), (8, 12), 0.0, CLASSES),
+    "vit": vit(16, 4, 12, 2, 3, CLASSES),
+}
+"""A few narrow units of each family whose networks are large."""
+
+
+@pytest.mark.parametrize("family", REDUCED)
+def test_units_of_a_family_compute_the_same(family: str, random_values: Any, photos: Any, engine_of: Any) -> None:
+    network = REDUCED[family]
+    found = compare(engine_of, network, random_values(network, 16), photos(IMAGES, 16), "float64")
+    assert max(found[:2]) <= LIMIT
+    assert found[2] <= STATISTICS_LIMIT
 
 
 SHUFFLE = Graph(

@@ -33,7 +33,12 @@ pytestmark = pytest.mark.skipif(
 
 LISTS = Path(__file__).parent.parent / "interchange" / "torch_names.txt"
 CLASSES = 7
-THEIRS = {"alexnet_one_tower": "alexnet", "googlenet_bn": "googlenet"}
+THEIRS = {
+    "alexnet_one_tower": "alexnet", "googlenet_bn": "googlenet", "resnext50_32x4d_d": "resnext50d_32x4d",
+    "mobilenet_v1": "mobilenetv1_100", "se_resnet50": "seresnet50", "se_resnet101": "seresnet101",
+    "se_resnext50_32x4d": "seresnext50_32x4d",
+    **{f"resnet{depth}_d": f"resnet{depth}d" for depth in (18, 26, 34, 50, 101, 152)},
+}  # fmt: skip
 MEAN, STD = (np.reshape(numbers, (3, 1, 1)) for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 TOLERANCE = 1e-9
 
@@ -45,7 +50,7 @@ def built(name: str, classes: int = CLASSES) -> Any:
 
     torch.manual_seed(3)
     if NAMINGS[name].zoo == "timm":
-        module = timm.create_model(name.replace("_d", "d"), num_classes=classes)
+        module = timm.create_model(THEIRS.get(name, name), num_classes=classes)
     else:
         more = {"googlenet_bn": {"transform_input": True}, "inception_v3": {"transform_input": True}}.get(name, {})
         if more:
@@ -61,13 +66,18 @@ def built(name: str, classes: int = CLASSES) -> Any:
     return module.eval()
 
 
+def fed(imported: Imported) -> Any:
+    """Mean and std of a network's input, [3, 1, 1] each."""
+    assert imported.normalisation is not None
+    return (np.reshape(numbers, (3, 1, 1)) for numbers in imported.normalisation)
+
+
 def ours(imported: Imported, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The logits of the imported network, with its own mean and std, in float64."""
     tensors = {name: torch.tensor(value).double() for name, value in imported.values.items()}
     network = without_taps(catalog.entry(imported.network).build(imported.classes))
     module = modules.build(network, tensors).eval()
-    assert imported.normalisation is not None
-    mean, std = (np.reshape(numbers, (3, 1, 1)) for numbers in imported.normalisation)
+    mean, std = fed(imported)
     with torch.no_grad():
         logits: np.ndarray[Any, Any] = module(torch.from_numpy((pixels - mean) / std))[0].numpy()
     return logits
@@ -81,8 +91,10 @@ def test_logits_are_theirs(tmp_path: Path, name: str) -> None:
     assert (imported.network, imported.classes) == (name, CLASSES)
     size = imported.input_size
     pixels = np.random.default_rng(1).integers(0, 256, (2, 3, size, size)).astype(np.float64)
+    # timm's are fed with what is stated; torchvision's turn ImageNet's mean and std to others inside, where they do.
+    mean, std = (255 * MEAN, 255 * STD) if NAMINGS[name].zoo == "torchvision" else fed(imported)
     with torch.no_grad():
-        theirs = module.double()(torch.from_numpy((pixels / 255 - MEAN) / STD)).numpy()
+        theirs = module.double()(torch.from_numpy((pixels - mean) / std)).numpy()
     difference = np.abs(ours(imported, pixels) - theirs).max() / np.abs(theirs).max()
     if "TABLE" in os.environ:
         sys.stderr.write(f"| {name} | {len(imported.values)} | {difference:.1e} |\n")
