@@ -229,11 +229,6 @@ class Augmentation(Section):
     mix_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs, from the first, in which mixup and cutmix are on; 0 is all (timm's mixup_off_epoch)."""
 
-    def in_epoch(self, epoch: int) -> Augmentation:
-        """The changes that are made in this epoch, counted from 0: behind `mix_epochs` nothing is mixed."""
-        over = 0 < self.mix_epochs <= epoch
-        return self.model_copy(update={"mixup": 0.0, "cutmix": 0.0, "mix_epochs": 0}) if over else self
-
     @property
     def mixes(self) -> bool:
         """True where each image becomes a mixture of two, and its label shares of classes."""

@@ -329,6 +329,12 @@ class TrainingImages:
                 mixed_target(self._targets[second], *labels[::-1], mixed[1])
 
 
+def in_epoch(augmentation: Augmentation, epoch: int) -> Augmentation:
+    """The augmentation of an epoch, counted from 0: behind `mix_epochs` it mixes nothing."""
+    over = 0 < augmentation.mix_epochs <= epoch
+    return augmentation.model_copy(update={"mixup": 0.0, "cutmix": 0.0}) if over else augmentation
+
+
 def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes: int | None) -> None:
     """Raise BadRecipe for a batch the ranks cannot share evenly, and mixing of an unknown number of classes."""
     require_even_batch(batch_size, ranks, mixes=augmentation.mixes)

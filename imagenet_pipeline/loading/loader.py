@@ -25,7 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from imagenet_pipeline.config import Augmentation, Size, pair
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
-from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
+from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, in_epoch, require_fit
 from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, epoch_order, repeated_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
@@ -152,7 +152,7 @@ class Loader:
         Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a
         batch that the ranks cannot share evenly, and mixing where the number of classes is not known.
         """
-        augmentation = augmentation.in_epoch(epoch)
+        augmentation = in_epoch(augmentation, epoch)
         require_fit(augmentation, self.batch_size, self.share.ranks, self.classes)
         steps = self.steps()
         if not 0 <= start_step <= steps:
