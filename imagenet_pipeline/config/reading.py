@@ -203,6 +203,11 @@ _PLAIN_WORDS = {
 }
 _USUAL_NAMES = {
     "accumulation": "accum grad_accum gradient_accumulation accumulation_steps",
+    "augmentation.fill": "fill_mode",
+    "augmentation.flip_vertical": "vflip flipud vertical_flip",
+    "augmentation.hue": "hsv_h",
+    "augmentation.mix_epochs": "mixup_off_epoch",
+    "augmentation.policy": "aa autoaugment randaugment augmix",
     "average_decay": "ema ema_decay model_ema",
     "batch_size": "b bs batch batchsize",
     "devices": "device ctx gpu gpus",
@@ -212,6 +217,7 @@ _USUAL_NAMES = {
     "gradient_compression": "allreduce all_reduce fp16_allreduce comm_hook",
     "input.channels": "in_chans in_channels num_channels grey gray grayscale greyscale",
     "input.size": "image_size img_size imgsz input_size resolution",
+    "loader.repeats": "aug_repeats repeated_aug ra_reps",
     "loader.threads": "num_workers workers j",
     "loss.class_weights": "class_weight",
     "loss.gamma": "focal_gamma",

@@ -169,7 +169,8 @@ class InputRecipe(Section):
         return self
 
 
-Policy = Literal["none", "rand_augment", "trivial_augment"]
+Policy = Literal["none", "rand_augment", "trivial_augment", "auto_augment", "aug_mix", "three_augment"]
+Fill = Annotated[int, Field(ge=0, le=255)] | Literal["nearest"]
 
 
 class Augmentation(Section):
@@ -189,6 +190,8 @@ class Augmentation(Section):
     """Width over height of what crop "resized" takes, from and to, times that of the input."""
     flip: Fraction = 0.5
     """Probability of mirroring left to right."""
+    flip_vertical: Fraction = 0.0
+    """Probability of mirroring top to bottom."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Turn by up to this much either way."""
     shear: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -207,20 +210,24 @@ class Augmentation(Section):
     """Factor from 1 - x to 1 + x."""
     lighting: NotNegative = 0.0
     """Standard deviation of AlexNet's colour noise; 0.1 in its paper (Krizhevsky et al. 2012)."""
-    fill: Annotated[int, Field(ge=0, le=255)] = 128
-    """Grey of what comes into view from outside the image."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Turn all hues by up to this share of the colour circle, either way (HSV)."""
+    fill: Fill = 128
+    """Grey of what comes into view from outside the image; "nearest" takes the nearest pixel of its edge."""
     policy: Policy = "none"
-    """Random changes out of a published list (Cubuk et al. 2020; Mueller & Hutter 2021); `loading/auto_augment.py`."""
+    """Random changes out of a published list; `loading/auto_augment.py` says which, and of which papers."""
     policy_changes: Annotated[int, Field(ge=1, le=4)] = 2
     """Changes that rand_augment makes to an image."""
     policy_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """Strength of rand_augment's changes, of 30."""
+    """Strength of rand_augment's and aug_mix's changes, of 30; 9 is severity 3 of AugMix's 10."""
     erasing: Fraction = 0.0
     """Probability of a random rectangle of noise (Zhong et al. 2020)."""
     mixup: NotNegative = 0.0
     """Alpha of mixup (Zhang et al. 2018); 0 is off. With cutmix too, chance takes either for each image."""
     cutmix: NotNegative = 0.0
     """Alpha of CutMix (Yun et al. 2019); 0 is off."""
+    mix_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs, from the first, in which mixup and cutmix are on; 0 is all (timm's mixup_off_epoch)."""
 
     @property
     def mixes(self) -> bool:
@@ -246,7 +253,11 @@ class Augmentation(Section):
     def _check_policy(self) -> Augmentation:
         if self.policy != "rand_augment":
             reason = f'on policy "{self.policy}", only on "rand_augment"'
-            self._require_default(("policy_changes", "policy_magnitude"), reason)
+            self._require_default(["policy_changes"], reason)
+            if self.policy != "aug_mix":
+                self._require_default(["policy_magnitude"], f'{reason} and "aug_mix"')
+        if not self.mixes:
+            self._require_default(["mix_epochs"], "without mixup or cutmix")
         return self
 
 
@@ -606,6 +617,9 @@ class LoaderRecipe(Section):
     """Shards whose images are shuffled together, 0 for all; "auto" is all, or half of what a smaller cache holds."""
     order: Literal["shuffled", "balanced"] = "shuffled"
     """Training images of an epoch: every one once, or as many, every class as often: a rare one's come again."""
+    repeats: Annotated[int, Field(ge=1, le=64)] = 1
+    """Times that a batch has each image, changed differently (repeated augmentation, Hoffer et al. 2020); an epoch has
+    as many as before, so that all have come after `repeats` of them."""
     cache: str = ""
     """Folder for shards of records in cloud storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
@@ -721,6 +735,12 @@ class Recipe(Section):
     def _check_balance(self) -> Recipe:
         if self.loader.order == self.loss.class_weights == "balanced":
             raise ValueError('loss.class_weights: "balanced" beside loader.order "balanced" would count it twice')
+        return self
+
+    @model_validator(mode="after")
+    def _check_repeats(self) -> Recipe:
+        if self.batch_size != "auto" and self.loader.repeats > max(1, self.batch_size // 2):
+            raise ValueError(f"loader.repeats: must be at most half of batch_size, {self.batch_size}")
         return self
 
     @model_validator(mode="after")

@@ -273,13 +273,12 @@ def _drops(arguments: Arguments) -> list[int]:
 
 
 def _mixup(arguments: Arguments, notes: list[str]) -> dict[str, Any]:
+    off, epochs = arguments["mixup-off-epoch"], arguments["num-epochs"]
+    if off >= epochs:
+        notes.append(f"--mixup-off-epoch {off}: no epoch has mixup")
+        return {}
     notes.append("mixup: GluonCV draws one share for a batch, here each pair of images has its own")
-    off = arguments["mixup-off-epoch"]
-    if off > 0:
-        last = arguments["num-epochs"] - off
-        again = f"`train RUN --resume {last} augmentation.mixup=0` trains those again without"
-        notes.append(f"--mixup-off-epoch {off}: the last epochs have mixup, too; {again}")
-    return {"augmentation.mixup": arguments["mixup-alpha"]}
+    return {"augmentation.mixup": arguments["mixup-alpha"], "augmentation.mix_epochs": epochs - off if off > 0 else 0}
 
 
 def _zero_last_scale(network: str, notes: list[str]) -> dict[str, Any]:

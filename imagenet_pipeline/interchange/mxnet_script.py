@@ -88,7 +88,7 @@ FLAGS = {
     "benchmark": Flag(INTEGER, 0, _MEASURED),
     "random-crop": Flag(SIGN, 0),
     "random-mirror": Flag(SIGN, 0),
-    "max-random-h": Flag(INTEGER, 0, "the hue does not change"),
+    "max-random-h": Flag(INTEGER, 0),
     "max-random-s": Flag(INTEGER, 0, "augmentation.saturation is the nearest, a factor"),
     "max-random-l": Flag(INTEGER, 0, "augmentation.brightness is the nearest, a factor"),
     "min-random-aspect-ratio": Flag(NUMBER),
@@ -289,7 +289,10 @@ def _augmentation(arguments: Arguments, notes: list[str]) -> dict[str, Any]:
         "augmentation.fill": get["fill-value"],
         **{f"augmentation.{name}": get[name] for name in ("brightness", "contrast", "saturation")},
         "augmentation.lighting": get["pca-noise"],
+        "augmentation.hue": min(abs(get["max-random-h"]), 90) / 180,
     }
+    if get["max-random-h"]:
+        notes.append("--max-random-h: MXNet stops hues at either end of its 0..180, here they go round")
     if get["random-resized-crop"]:
         largest = get["max-random-aspect-ratio"]
         smallest = get["min-random-aspect-ratio"]

@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline.config import Augmentation, Size, as_size, pair, require_even_batch
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, change_colours, moved, policy_changes
+from imagenet_pipeline.loading.auto_augment import (
+    CHAIN_COLUMNS,
+    POLICY_COLUMNS,
+    Chains,
+    Change,
+    chains_of,
+    change_colours,
+    mix_chains,
+    moved,
+    policy_changes,
+)
 from imagenet_pipeline.loading.mixup import MIXING_COLUMNS, Mix, mix_pair, mix_vectors, mixed_target, mixtures
-from imagenet_pipeline.loading.order import SECOND_UNIFORMS, uniforms
+from imagenet_pipeline.loading.order import SECOND_UNIFORMS, THIRD_UNIFORMS, uniforms
 from imagenet_pipeline.loading.random_erasing import ERASING_COLUMNS, Erasure, erase, erasures
 from imagenet_pipeline.loading.transforms import (
     UNDISTORTED,
@@ -32,6 +42,7 @@ from imagenet_pipeline.loading.transforms import (
     resample,
     resample_moved,
     resize_into,
+    turn_hue,
 )
 from imagenet_pipeline.records.image import Box, LazyImage
 
@@ -43,7 +54,7 @@ COLUMNS = 40
 _AREAS, _ASPECTS = slice(0, 10), slice(10, 20)
 _LEFT, _TOP, _FLIP, _ROTATION, _SHEAR, _ZOOM, _SHIFT_X, _SHIFT_Y = range(20, 28)
 _BRIGHTNESS, _CONTRAST, _SATURATION = range(28, 31)
-_LIGHTING = slice(32, 36)  # 31 and 36 to 39 are free
+_HUE, _LIGHTING, _FLIP_VERTICAL = 31, slice(32, 36), 36  # 37 to 39 are free
 
 Range = tuple[float, float]
 
@@ -65,6 +76,9 @@ class Draw(NamedTuple):
     saturation: float
     lighting: NDArray[np.float64]
     """Steps along the three principal colours, in deviations: float64 [3]."""
+    hue: float = 0.0
+    """Share of the colour circle that hues are turned by."""
+    flip_vertical: bool = False
 
 
 def draw_choices(augmentation: Augmentation, numbers: NDArray[np.float64]) -> list[Draw]:
@@ -80,6 +94,8 @@ def draw_choices(augmentation: Augmentation, numbers: NDArray[np.float64]) -> li
         _about(1, augmentation.contrast, numbers[:, _CONTRAST]),
         _about(1, augmentation.saturation, numbers[:, _SATURATION]),
         augmentation.lighting * _normals(numbers[:, _LIGHTING]) if augmentation.lighting else repeat(_NO_LIGHTING),
+        _about(0, augmentation.hue, numbers[:, _HUE]),
+        (numbers[:, _FLIP_VERTICAL] < augmentation.flip_vertical).tolist(),
     )
     return list(map(Draw, *columns))
 
@@ -91,11 +107,13 @@ def training_transform(
     out: Pixels,
     changes: Sequence[Change] = (),
     erasure: Erasure | None = None,
+    chains: Chains | None = None,
 ) -> None:
     """Write the changed image to all of `out` [H, W, 3], or its grey to [H, W, 1], a row of a batch.
 
-    Geometry first (crop, flip, distortion, then what of `changes` is geometric), then the other `changes`, then
-    brightness, contrast, saturation and lighting, then the grey of it all, then erasing.
+    Geometry first (crop, flip, distortion, then what of `changes` is geometric, the vertical flip), then the other
+    `changes`, or `chains` of them, then brightness, contrast, saturation and lighting, hue, then the grey of it all,
+    then erasing.
     """
     height, width, channels = out.shape
     rgb = out if channels == RGB else np.empty((height, width, RGB), np.uint8)
@@ -105,11 +123,17 @@ def training_transform(
         resample(image, box, draw.flip, draw.distortion, augmentation.fill, rgb)
     else:
         resample_moved(image, box, draw.flip, draw.distortion, origin, augmentation.fill, rgb)
+    if draw.flip_vertical:
+        cv2.flip(rgb, 0, dst=rgb)
     for change in changes:
         change_colours(rgb, change)
+    if chains is not None:
+        mix_chains(rgb, chains, augmentation.fill)
     if augmentation.recolours:
         grey = mean_grey(rgb) if augmentation.contrast else 0.0
         recolour(rgb, colour_matrix(draw.brightness, draw.contrast, draw.saturation, draw.lighting, grey))
+    if draw.hue:
+        turn_hue(rgb, draw.hue)
     if channels != RGB:
         grey_into(rgb, out)
     if erasure is not None:
@@ -257,6 +281,7 @@ class ImageDraws(NamedTuple):
     changes: Sequence[Change] = ()
     erasure: Erasure | None = None
     mix: Mix | None = None
+    chains: Chains | None = None
 
 
 class TrainingImages:
@@ -283,7 +308,9 @@ class TrainingImages:
     def write(self, image: LazyImage, row: int) -> None:
         """Change an image and write it to a row."""
         draws = self._draws[row]
-        training_transform(image, self._augmentation, draws.draw, self._images[row], draws.changes, draws.erasure)
+        training_transform(
+            image, self._augmentation, draws.draw, self._images[row], draws.changes, draws.erasure, draws.chains
+        )
 
     def finish(self) -> None:
         """Mix the pairs, once all rows are written."""
@@ -302,6 +329,12 @@ class TrainingImages:
                 mixed_target(self._targets[second], *labels[::-1], mixed[1])
 
 
+def in_epoch(augmentation: Augmentation, epoch: int) -> Augmentation:
+    """The augmentation of an epoch, counted from 0: behind `mix_epochs` it mixes nothing."""
+    over = 0 < augmentation.mix_epochs <= epoch
+    return augmentation.model_copy(update={"mixup": 0.0, "cutmix": 0.0}) if over else augmentation
+
+
 def require_fit(augmentation: Augmentation, batch_size: int, ranks: int, classes: int | None) -> None:
     """Raise BadRecipe for a batch the ranks cannot share evenly, and mixing of an unknown number of classes."""
     require_even_batch(batch_size, ranks, mixes=augmentation.mixes)
@@ -315,19 +348,18 @@ def training_draws(augmentation: Augmentation, seed: int, epoch: int, positions:
     if augmentation.policy == "none" and not augmentation.erasing and not augmentation.mixes:
         return [ImageDraws(draw) for draw in draws]
     numbers = uniforms(seed, epoch, positions, SECOND_COLUMNS, SECOND_UNIFORMS)
+    policy, magnitude = augmentation.policy, augmentation.policy_magnitude
+    chains: Iterable[Chains | None] = [None] * len(positions)
+    if policy == "aug_mix":
+        chains = chains_of(magnitude, uniforms(seed, epoch, positions, CHAIN_COLUMNS, THIRD_UNIFORMS), size)
     return [
         ImageDraws(*choices)
         for choices in zip(
             draws,
-            policy_changes(
-                augmentation.policy,
-                augmentation.policy_changes,
-                augmentation.policy_magnitude,
-                numbers[:, _POLICY],
-                size,
-            ),
+            policy_changes(policy, augmentation.policy_changes, magnitude, numbers[:, _POLICY], size),
             erasures(augmentation.erasing, numbers[:, _ERASING]),
             mixtures(augmentation.mixup, augmentation.cutmix, numbers[:, _MIXING], size),
+            chains,
             strict=True,
         )
     ]

@@ -1,28 +1,37 @@
-"""Published lists of random changes: RandAugment and TrivialAugment.
+"""Published lists of random changes: RandAugment, TrivialAugment, AutoAugment, AugMix and 3-Augment.
 
-Both draw from the same fourteen changes. RandAugment (Cubuk et al. 2020, "RandAugment: Practical automated data
-augmentation with a reduced search space") makes so many to each image, all of one strength. TrivialAugment Wide
+The first two draw from the same fourteen changes. RandAugment (Cubuk et al. 2020, "RandAugment: Practical automated
+data augmentation with a reduced search space") makes so many to each image, all of one strength. TrivialAugment Wide
 (Mueller & Hutter 2021, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation") makes one, of a random
 strength, up to stronger ones. Strengths have 31 steps, 0 to 30, and the ranges that torchvision gives them.
+AutoAugment (Cubuk et al. 2019, "AutoAugment: Learning augmentation policies from data") makes one pair of changes, out
+of the 25 that were found on ImageNet, each of the two by a chance of its own; strengths have ten steps over the ranges
+of RandAugment, and either sign is as likely, as torchvision has it.
+3-Augment (Touvron et al. 2022, "DeiT III: Revenge of the ViT") makes one of three: grey, solarised or blurred.
+AugMix (Hendrycks et al. 2020, "AugMix: A simple data processing method to improve robustness and uncertainty") mixes an
+image with three that chains of up to three changes made of it, all changes that ImageNet-C does not test. It is the
+method without the consistency loss (Jensen-Shannon) of its paper: labels and loss are those of any image.
 
 An image is resampled once: the geometric changes of an image are composed, in the order drawn, with its crop; then
-the others, each a table, a matrix or a filter, are applied to the pixels in that order. Their definitions are Pillow's
-(ImageEnhance and ImageOps), which RandAugment and TrivialAugment were published with. Where Pillow cuts the fraction
-off, these round: results differ by a level or two, and do not darken.
+the others, each a table, a matrix or a filter, are applied to the pixels in that order (a chain of AugMix: to a copy of
+the finished crop, which it resamples once more). Their definitions are Pillow's (ImageEnhance, ImageOps, ImageFilter),
+which these lists were published with. Where Pillow cuts the fraction off, these round: results differ by a level or
+two, and do not darken.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.config import Policy, Size, pair
-from imagenet_pipeline.loading.transforms import GREY, Affine, Pixels, mean_grey, recolour
+from imagenet_pipeline.config import Fill, Policy, Size, as_size, pair
+from imagenet_pipeline.loading.transforms import GREY, Affine, Pixels, mean_grey, recolour, warp_into
 
 POLICY_COLUMNS = 9
 """Uniform numbers for each image: up to four changes."""
@@ -36,7 +45,8 @@ class Change(NamedTuple):
 
     `strength` of shear_x, shear_y: pixels along for each pixel across; translate_x, translate_y: whole pixels;
     rotate: degrees; brightness, colour, contrast, sharpness: the factor less 1; posterize: bits kept;
-    solarize: the level from which on values are inverted. identity, autocontrast and equalize have none.
+    solarize: the level from which on values are inverted; blur: deviation in pixels. identity, autocontrast, equalize,
+    invert and grey have none.
     """
 
     name: str
@@ -49,7 +59,7 @@ class _Strengths(NamedTuple):
     signed: bool = False
     """True where either sign is drawn with probability 1/2."""
 
-    def at(self, step: int, negative: bool) -> float:
+    def at(self, step: float, negative: bool) -> float:
         size = self.weakest + (self.strongest - self.weakest) * step / STEPS
         return -size if negative and self.signed else size
 
@@ -61,8 +71,12 @@ def policy_changes(
 
     count, magnitude: of rand_augment, how many changes (up to 4) and how strong, 0 to 30.
     """
-    if policy == "none":
+    if policy in ("none", "aug_mix"):
         return [[] for _ in uniforms]
+    if policy == "three_augment":
+        return [[_one_of_three(row[_CHANGES.start], row[_STEP])] for row in uniforms.tolist()]
+    if policy == "auto_augment":
+        return [_pair_of(row[_CHANGES], row[_SIGNS], size) for row in uniforms.tolist()]
     table = _rand_augment(size) if policy == "rand_augment" else _trivial_augment()
     names = list(table)
     steps = np.full(len(uniforms), magnitude)
@@ -77,6 +91,115 @@ def policy_changes(
         ]
         for step, indices, signs in zip(steps, drawn, negative, strict=True)
     ]
+
+
+_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
+    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
+    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
+    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
+    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
+    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
+    (("rotate", 0.8, 8), ("colour", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
+    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("colour", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("colour", 1.0, 2)),
+    (("colour", 0.8, 8), ("solarize", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
+    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
+    (("colour", 0.4, 0), ("equalize", 0.6, 0)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("colour", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+)
+"""AutoAugment's 25 pairs for ImageNet, of its paper's table of them: change, probability, strength of 9."""
+
+
+def _pair_of(numbers: list[float], signs: list[float], size: Size) -> list[Change]:
+    """The changes that a drawn pair comes to; the first number draws the pair, the next two whether each is made."""
+    table = {**_rand_augment(size), "invert": _Strengths(0, 0)}
+    pair_drawn = _PAIRS[int(numbers[0] * len(_PAIRS))]
+    return [
+        _change(name, table[name].at(step * STEPS / 9, sign < 0.5))
+        for (name, probability, step), number, sign in zip(pair_drawn, numbers[1:], signs, strict=False)
+        if number < probability
+    ]
+
+
+def _one_of_three(kind: float, size: float) -> Change:
+    return (Change("grey", 0), Change("solarize", 128), Change("blur", 0.1 + 1.9 * size))[int(3 * kind)]
+
+
+CHAINS, LINKS = 3, 3
+"""Chains of AugMix, and changes of each at most."""
+CHAIN_COLUMNS = CHAINS + CHAINS + 3 * CHAINS * LINKS
+"""Uniform numbers for each image: shares, lengths, and the kind, the strength and the sign of every change."""
+
+
+class Chains(NamedTuple):
+    """AugMix of an image: its `own` share, and chains of changes with theirs; they make 1."""
+
+    own: float
+    chains: list[tuple[float, list[Change]]]
+
+
+def chains_of(magnitude: int, uniforms: NDArray[np.float64], size: Size) -> list[Chains]:
+    """Turn uniform numbers [n, CHAIN_COLUMNS] into AugMix's chains for n images of `size` pixels.
+
+    The paper's severity, of 10, is a third of `magnitude`; each change has a strength from 0.1 of 10 to it. The image's
+    own share is even over 0..1 (Beta(1, 1)), those of the chains are even over all that make up the rest (Dirichlet).
+    """
+    down, right = pair(size)
+    table = _table(shear=0.3, translate=(down / 3, right / 3), rotate=30, factor=0, bits=0)
+    table |= {"posterize": _Strengths(4, 0), "solarize": _Strengths(256, 0)}
+    names = [name for name in table if name not in ("identity", "brightness", "colour", "contrast", "sharpness")]
+
+    def change(kind: float, strength: float, sign: float) -> Change:
+        name = names[int(kind * len(names))]
+        step = (0.1 + (magnitude / 3 - 0.1) * strength) * STEPS / 10
+        return _whole(Change(name, table[name].at(step, sign < 0.5)))
+
+    drawn = []
+    for mixed, *numbers in uniforms.tolist():
+        edges = [0.0, *sorted(numbers[: CHAINS - 1]), 1.0]
+        shares = [mixed * (end - start) for start, end in pairwise(edges)]
+        lengths = [1 + int(LINKS * number) for number in numbers[CHAINS - 1 : 2 * CHAINS - 1]]
+        links = np.reshape(numbers[2 * CHAINS - 1 :], (CHAINS, LINKS, 3)).tolist()
+        chains = zip(shares, lengths, links, strict=True)
+        drawn.append(
+            Chains(1 - mixed, [(share, [change(*link) for link in chain[:length]]) for share, length, chain in chains])
+        )
+    return drawn
+
+
+def _whole(change: Change) -> Change:
+    """The change as AugMix's own code cuts strengths off: degrees and pixels towards 0, bits and levels upwards."""
+    name, strength = change
+    if name.startswith("shear"):
+        return change
+    return Change(name, math.ceil(strength) if name in ("posterize", "solarize") else math.trunc(strength))
+
+
+def mix_chains(image: Pixels, chains: Chains, fill: Fill) -> None:
+    """Mix an RGB image [H, W, 3] in place with what each chain makes of it, rounding once."""
+    mixed, total = image.astype(np.float32), chains.own
+    for share, changes in chains.chains:
+        changed, origin = image.copy(), moved(changes, as_size(*image.shape[:2]))
+        if origin is not None:
+            warp_into(image, origin[:2], fill, changed)
+        for change in changes:
+            change_colours(changed, change)
+        total += share
+        cv2.accumulateWeighted(changed, mixed, share / total)
+    cv2.convertScaleAbs(mixed, dst=image)
 
 
 def moved(changes: Sequence[Change], size: Size) -> Affine | None:
@@ -169,6 +292,12 @@ def change_colours(image: Pixels, change: Change) -> None:
         np.bitwise_and(image, 256 - 2 ** (8 - int(strength)), out=image)
     elif name == "solarize":
         _look_up(image, np.where(np.less(_LEVELS, strength), _LEVELS, 255 - _LEVELS))
+    elif name == "invert":
+        cv2.bitwise_not(image, dst=image)
+    elif name == "grey":
+        cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=image)
+    elif name == "blur":
+        cv2.GaussianBlur(image, (0, 0), strength, dst=image, borderType=cv2.BORDER_REPLICATE)
     elif name == "autocontrast":
         _look_up(image, *map(_stretched, _histograms(image)))
     elif name == "equalize":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -24,8 +25,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from imagenet_pipeline.config import Augmentation, Size, pair
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError
-from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, require_fit
-from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, epoch_order, window_order
+from imagenet_pipeline.loading.augment import TrainingImages, evaluation_transform, in_epoch, require_fit
+from imagenet_pipeline.loading.order import WHOLE, Share, balanced_order, epoch_order, repeated_order, window_order
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors, this_process
 from imagenet_pipeline.records.classes import LabelKind
@@ -92,7 +93,8 @@ class Loader:
     share: this process's part of each batch; the ranks' shares together are the batch.
     empty: makes the arrays of the batches. window_shards: record files that are shuffled together, 0 for all.
     balanced: the class of every record, where each is to come as often in training; None takes every record once.
-    label_kind: of another than "class" a record has a vector of `classes` labels, which are the batch's targets.
+    repeats: times that a batch has each record in training. label_kind: of another than "class" a record has a vector
+        of `classes` labels, which are the batch's targets.
     OpenCV's own threads are switched off for the whole process, since the loader has its own.
     """
 
@@ -110,6 +112,7 @@ class Loader:
         balanced: NDArray[Any] | None = None,
         label_kind: LabelKind = "class",
         channels: int = 3,
+        repeats: int = 1,
     ) -> None:
         self.records = records
         self.size = size
@@ -124,6 +127,7 @@ class Loader:
         self.window_shards = window_shards
         self.channels = channels
         self.balanced = balanced
+        self.repeats = repeats
         self.label_kind = label_kind
         if min(*pair(size), batch_size) < 1 or min(self.threads, prefetch) < 0:
             what, found = "the loader's settings are out of range", f"{size}, {batch_size}, {self.threads}, {prefetch}"
@@ -135,12 +139,9 @@ class Loader:
         count = len(self.records)
         if count < self.batch_size:
             raise BadInput(
-                "the records do not fill a batch",
-                where=self.records.name,
-                expected=f"at least {self.batch_size}",
-                found=count,
-                advice="take a smaller batch_size",
-            )
+                "the records do not fill a batch", where=self.records.name, expected=f"at least {self.batch_size}",
+                found=count, advice="take a smaller batch_size",
+            )  # fmt: skip
         return count // self.batch_size
 
     def training(
@@ -151,16 +152,13 @@ class Loader:
         Raises BadInput when there are fewer records than a batch holds, BadRecipe for a step the epoch lacks, a
         batch that the ranks cannot share evenly, and mixing where the number of classes is not known.
         """
+        augmentation = in_epoch(augmentation, epoch)
         require_fit(augmentation, self.batch_size, self.share.ranks, self.classes)
         steps = self.steps()
         if not 0 <= start_step <= steps:
             raise BadRecipe("the epoch has no such step", expected=f"0 to {steps}", found=start_step)
         cuts = self._cuts(start_step * self.batch_size, steps * self.batch_size)
-        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
-        if self.balanced is None:
-            order = window_order(sizes, self.window_shards, seed, epoch)
-        else:
-            order = balanced_order(self.balanced, seed, epoch)
+        order = repeated_order(partial(self._order, seed), self.repeats, self.batch_size, epoch)
 
         def prepare(positions: range, slot: _Slot) -> _Images:
             labels = None if self.label_kind != "class" else slot.labels
@@ -177,17 +175,20 @@ class Loader:
         there is no batch. Raises BadRecipe for a crop_fraction outside 0..1 or another number of crops.
         """
         if not 0 < crop_fraction <= 1 or crops not in (1, 2, 10):
-            raise BadRecipe(
-                "the evaluation's settings are out of range",
-                expected="a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops",
-                found=f"{crop_fraction}, {crops}",
-            )
+            expected, found = "a crop_fraction above 0 and up to 1, and 1, 2 or 10 crops", f"{crop_fraction}, {crops}"
+            raise BadRecipe("the evaluation's settings are out of range", expected=expected, found=found)
         order = epoch_order(len(self.records), 0, 0, shuffle=False) if chosen is None else chosen
 
         def prepare(_: range, slot: _Slot) -> _Images:
             return _EvaluationImages(slot.images.reshape(-1, crops, *slot.images.shape[1:]), crop_fraction)
 
         return Batches(self, self._cuts(0, len(order)), order, prepare, crops)
+
+    def _order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        if self.balanced is not None:
+            return balanced_order(self.balanced, seed, epoch)
+        sizes = self.records.sizes if isinstance(self.records, RecordSet) else [len(self.records)]
+        return window_order(sizes, self.window_shards, seed, epoch)
 
     def _cuts(self, start: int, stop: int) -> list[range]:
         whole = (range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size))

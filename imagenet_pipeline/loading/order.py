@@ -6,7 +6,7 @@ A key is the whole tuple, never a sum: with seed + epoch, runs of neighbouring s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +26,8 @@ SECOND_UNIFORMS = 3
 """A stream of its own for what came later, so that older recipes keep every draw."""
 _SHARDS, _WITHIN_WINDOW = 4, 5
 _CLASSES, _WITHIN_CLASS = 6, 7
+THIRD_UNIFORMS = 8
+"""A stream for what draws many numbers, and is rarely on."""
 _DRAWN_TOGETHER = 4096
 """Records of a class whose order is drawn together at least, in whole rounds; another value would change the order."""
 _WORD = 1 << 32
@@ -99,6 +101,25 @@ def balanced_order(labels: NDArray[Any], seed: int, epoch: int) -> NDArray[np.in
     return order
 
 
+def repeated_order(
+    order_of: Callable[[int], NDArray[np.int64]], repeats: int, batch_size: int, epoch: int
+) -> NDArray[np.int64]:
+    """The records of an epoch in the order of their use where a batch has each `repeats` times: int64 [records].
+
+    `order_of(n)` is the n-th order of all records. It serves `repeats` epochs, each as long as any other, which take up
+    where the one before stopped: after them every record has come `repeats` times. In a batch first copies come first,
+    then second ones, and so on (a record at its border has some in the next). So neighbours, which are mixed in pairs,
+    are two records where a batch has 2 * `repeats` places, and processes share out an image's copies.
+    """
+    order = order_of(epoch // repeats)
+    if repeats == 1:
+        return order
+    copies = np.arange(len(order)) + epoch % repeats * len(order)
+    copies = copies[np.lexsort((copies % repeats, np.arange(len(order)) // batch_size))]
+    repeated: NDArray[np.int64] = order[copies // repeats]
+    return repeated
+
+
 def _positions_by_class(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
     """The positions of each class's records, of the classes that have some, in ascending order."""
     firsts = np.unique(np.sort(labels), return_index=True)[1]
@@ -146,7 +167,7 @@ def uniforms(
 
 
 # Neighbouring positions are asked for one after the other: the last block of each stream, and those that others are at.
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=6)
 def _block(seed: int, stream: int, epoch: int, block: int, columns: int) -> NDArray[np.float64]:
     numbers = _generator(seed, stream, epoch, block).random((BLOCK, columns))
     numbers.flags.writeable = False

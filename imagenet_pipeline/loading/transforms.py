@@ -1,8 +1,8 @@
 """A geometric transform per image, a transform of its colours, and its grey.
 
 Crop, flip, turn and shift are composed, then the image is resampled once; brightness, contrast, saturation and lighting
-make a single 3 x 4 matrix. Coordinates are continuous, in pixels, (0, 0) the outer corner of the upper left pixel; x
-runs right, y down.
+make a single 3 x 4 matrix, and hue is turned by itself. Coordinates are continuous, in pixels, (0, 0) the outer corner
+of the upper left pixel; x runs right, y down.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.config import Size, as_size, pair
+from imagenet_pipeline.config import Fill, Size, as_size, pair
 from imagenet_pipeline.records.image import Box, LazyImage, average_areas
 
 Pixels = NDArray[np.uint8]
@@ -43,11 +43,11 @@ class Distortion(NamedTuple):
 UNDISTORTED = Distortion()
 
 
-def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fill: int, out: Pixels) -> None:
+def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fill: Fill, out: Pixels) -> None:
     """Write what `box` shows of `image`, distorted, then mirrored if `flip`, to `out` [H, W, 3].
 
     An upright box inside the image is sliced and resized (see `resize_into`); anything else is a single bilinear
-    affine warp, where the outside of the image has the grey `fill`.
+    affine warp, where the outside of the image has the grey `fill`, or the "nearest" pixel of its edge.
     """
     if distortion is UNDISTORTED or distortion.upright:
         if distortion is not UNDISTORTED:
@@ -60,20 +60,28 @@ def resample(image: LazyImage, box: Box, flip: bool, distortion: Distortion, fil
 
 
 def resample_moved(
-    image: LazyImage, box: Box, flip: bool, distortion: Distortion, moved: Affine, fill: int, out: Pixels
+    image: LazyImage, box: Box, flip: bool, distortion: Distortion, moved: Affine, fill: Fill, out: Pixels
 ) -> None:
     """As `resample`, but each point of `out` [H, W, 3] then shows what lay at `moved` [3, 3] of that point.
 
-    Still a single warp. Since it is the finished crop that is moved, the grey `fill` is what lies outside the box.
+    Still a single warp. Since it is the finished crop that is moved, `fill` is what lies outside the box.
     """
     left, right = max(0, box.left), min(image.width, box.left + box.width)
     top, bottom = max(0, box.top), min(image.height, box.top + box.height)
     if left >= right or top >= bottom:
-        out[:] = fill
-        return
+        if fill != "nearest":
+            out[:] = fill
+            return
+        left, right = _nearest(left, right, image.width)
+        top, bottom = _nearest(top, bottom, image.height)
     part = image.crop(Box(left, top, right - left, bottom - top))
     seen = Box(box.left - left, box.top - top, box.width, box.height)
     warp_into(part, affine(seen, flip, distortion, as_size(*out.shape[:2])) @ moved, fill, out)
+
+
+def _nearest(start: int, stop: int, size: int) -> tuple[int, int]:
+    """The part from `start` to `stop`, or where there is none of it in 0..`size` the nearest pixel."""
+    return (start, stop) if start < stop else (min(start, size - 1), min(start, size - 1) + 1)
 
 
 def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
@@ -94,7 +102,7 @@ def resize_into(image: LazyImage, box: Box, flip: bool, out: Pixels) -> None:
         cv2.flip(out, 1, dst=out)
 
 
-def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
+def warp_into(image: Pixels, matrix: Affine, fill: Fill, out: Pixels) -> None:
     """Fill `out` [H, W, 3] by bilinear interpolation of `image` where `matrix` [2, 3] sends each point of it.
 
     Bilinear interpolation skips pixels where two or more of them fall on the same output pixel; there the image is
@@ -115,8 +123,8 @@ def warp_into(image: Pixels, matrix: Affine, fill: int, out: Pixels) -> None:
         (out.shape[1], out.shape[0]),
         dst=out,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(fill, fill, fill),
+        borderMode=cv2.BORDER_REPLICATE if fill == "nearest" else cv2.BORDER_CONSTANT,
+        borderValue=(0, 0, 0) if fill == "nearest" else (fill, fill, fill),
     )
 
 
@@ -194,3 +202,10 @@ def mean_grey(image: NDArray[np.uint8]) -> float:
 def recolour(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> None:
     """Apply a colour matrix in place, rounding and cutting to 0..255."""
     cv2.transform(image, matrix, dst=image)
+
+
+def turn_hue(image: NDArray[np.uint8], turn: float) -> None:
+    """Turn the hue of an RGB image in place by a share of the colour circle, in HSV; a grey pixel stays as it is."""
+    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] += np.float32(360 * (turn % 1))  # the way back takes degrees beyond the circle
+    cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv), dst=image)

@@ -125,6 +125,7 @@ def loader_of(
         channels=channels or recipe.input.channels,
         balanced=balanced,
         label_kind=label_kind,
+        repeats=recipe.loader.repeats,
     )
 
 

@@ -25,7 +25,7 @@ _OF_WEIGHTS = (
     "input.transform", "network", "input.size", "input.height", "input.width", "input.channels", "loss.threshold",
 )  # fmt: skip
 """Keys a restart cannot change: the weights would not mean the same."""
-_OF_ORDER = ("seed", "batch_size", "loader.window_shards", "loader.order")
+_OF_ORDER = ("seed", "batch_size", "loader.window_shards", "loader.order", "loader.repeats")
 """Nor these, once there was a step: the position in the order of images would not."""
 _KEPT_ON_OR_OFF = ("average_decay",)
 """These may change but not be switched: no average could make up for the steps it did not see."""

@@ -86,15 +86,19 @@ def died(process: subprocess.Popen[str], trace: Path, new_steps: int, then_secon
     return process.returncode == -9
 
 
+MIXING = "mixup = 0.2\ncutmix = 1.0\nmix_epochs = 1\nerasing = 0.25\n"
+COLOURS = "hue = 0.1\nflip_vertical = 0.5\nfill = 'nearest'\npolicy = 'aug_mix'"
+
+
 @pytest.mark.parametrize(
-    ("engine", "optimizer", "augmentation", "steps"),
-    [("gluon", "sgd", "", STEPS), ("pytorch", "adam", "mixup = 0.2\ncutmix = 1.0\nerasing = 0.25", STEPS + 5)],
+    ("engine", "optimizer", "augmentation", "more", "steps"),
+    [("gluon", "sgd", "", "", STEPS), ("pytorch", "adam", MIXING + COLOURS, "[loader]\nrepeats = 3", STEPS + 5)],
 )
 def test_killed_again_and_again_a_run_ends_in_the_same_bytes(
-    engine: str, optimizer: str, augmentation: str, steps: int, records: Path, tmp_path: Path
+    engine: str, optimizer: str, augmentation: str, more: str, steps: int, records: Path, tmp_path: Path
 ) -> None:
     """The second one's end is inside an epoch."""
-    keys = {"engine": engine, "optimizer": optimizer, "augmentation": augmentation, "records": records, "more": ""}
+    keys = {"engine": engine, "optimizer": optimizer, "augmentation": augmentation, "records": records, "more": more}
     require_the_same_end(tmp_path, keys, keys, steps)
 
 

@@ -90,6 +90,15 @@ def test_the_schedules_of_gluoncv(flags: str, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("off", "alpha", "epochs"), [("", 0.2, 0), ("--mixup-off-epoch 20", 0.2, 100), ("--mixup-off-epoch 120", 0.0, 0)]
+)
+def test_the_end_of_gluoncv_s_mixup(off: str, alpha: float, epochs: int) -> None:
+    """Its --mixup-off-epoch counts the last epochs."""
+    recipe = recipe_of_command(f"{GLUONCV} --num-epochs 120 --mixup {off}").recipe
+    assert (recipe.augmentation.mixup, recipe.augmentation.mix_epochs) == (alpha, epochs)
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         ("--network vgg --num-layers 16", {"network": "vgg16", "optimizer.decay_all": False, "initial.kind": "xavier"}),
@@ -104,6 +113,8 @@ def test_the_schedules_of_gluoncv(flags: str, expected: dict[str, Any]) -> None:
             "--random-resized-crop 1 --min-random-area 0.25 --max-random-aspect-ratio 0.25",
             {"augmentation.area": [0.25, 1.0], "augmentation.aspect": [0.75, 1.25]},
         ),
+        ("--max-random-h 36", {"augmentation.hue": 0.2}),
+        ("--max-random-h 255", {"augmentation.hue": 0.5}),
         ("--use-imagenet-data-augmentation 1", {"augmentation.brightness": 0.4, "augmentation.lighting": 0.1}),
         (
             "--optimizer lbsgd --macrobatch-size 1000 --batch-size 256 --warmup-epochs 2",

@@ -146,6 +146,24 @@ def test_an_image_of_the_size_evaluates_to_itself() -> None:
     assert np.array_equal(out[0], image)
 
 
+def test_a_vertical_flip_is_the_same_image_upside_down_and_moves_no_other_draw() -> None:
+    numbers = uniforms(0, 0, range(400), COLUMNS)
+    plain = draw_choices(STRONG, numbers)
+    flipped = draw_choices(STRONG.model_copy(update={"flip_vertical": 0.3, "hue": 0.2}), numbers)
+    assert np.mean([draw.flip_vertical for draw in flipped]) == pytest.approx(0.3, abs=0.07)
+    assert np.mean([draw.flip_vertical == draw.flip for draw in flipped]) == pytest.approx(0.5, abs=0.08)
+    hues = np.array([draw.hue for draw in flipped])
+    assert np.abs(hues).max() <= 0.2
+    assert hues.std() == pytest.approx(0.2 / 3**0.5, rel=0.1)
+    for before, after in zip(plain, flipped, strict=True):
+        assert repr(after._replace(flip_vertical=False, hue=0.0)) == repr(before)
+    image, out, upright = LazyImage.of(noise(50, 40)), *np.empty((2, 24, 24, 3), np.uint8)
+    for draw in flipped[:20]:
+        training_transform(image, STRONG, draw._replace(hue=0.0), out)
+        training_transform(image, STRONG, draw._replace(hue=0.0, flip_vertical=False), upright)
+        assert np.array_equal(out, upright[::-1] if draw.flip_vertical else upright)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 80), st.integers(1, 80), st.sampled_from([0.5, 0.875, 1.0]), st.integers(1, 40))
 def test_ten_crops_are_the_five_boxes_one_by_one_and_their_mirrors(

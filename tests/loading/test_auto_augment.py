@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import stats
 from sklearn.datasets import load_sample_images
 
 from imagenet_pipeline.loading.auto_augment import POLICY_COLUMNS, Change, moved, policy_changes
@@ -161,3 +162,64 @@ def test_other_changes_leave_the_geometry_alone(names: list[str], size: int, ste
     assert (matrix is None) == (not geometric)
     if matrix is not None and set(geometric) == {"rotate"}:
         assert matrix @ [size / 2, size / 2, 1] == pytest.approx([size / 2, size / 2, 1])
+
+
+# AutoAugment's policy for ImageNet as torchvision 0.29 has it (transforms/autoaugment.py): change, probability, and
+# strength as k of 9 says it; "-" has none.
+IMAGENET_POLICY = """
+posterize 0.4 8 rotate 0.6 9; solarize 0.6 5 autocontrast 0.6 -; equalize 0.8 - equalize 0.6 -
+posterize 0.6 7 posterize 0.6 6; equalize 0.4 - solarize 0.2 4; equalize 0.4 - rotate 0.8 8
+solarize 0.6 3 equalize 0.6 -; posterize 0.8 5 equalize 1.0 -; rotate 0.2 3 solarize 0.6 8
+equalize 0.6 - posterize 0.4 6; rotate 0.8 8 colour 0.4 0; rotate 0.4 9 equalize 0.6 -
+equalize 0.0 - equalize 0.8 -; invert 0.6 - equalize 1.0 -; colour 0.6 4 contrast 1.0 8
+rotate 0.8 8 colour 1.0 2; colour 0.8 8 solarize 0.8 7; sharpness 0.4 7 invert 0.6 -
+shear_x 0.6 5 equalize 1.0 -; colour 0.4 0 equalize 0.6 -; equalize 0.4 - solarize 0.2 4
+solarize 0.6 5 autocontrast 0.6 -; invert 0.6 - equalize 1.0 -; colour 0.6 4 contrast 1.0 8
+equalize 0.8 - equalize 0.6 -
+"""
+TENTHS: dict[str, Any] = {
+    "posterize": lambda k: 8 - round(k / (9 / 4)),
+    "solarize": lambda k: 255 - 255 * k / 9,
+    "rotate": lambda k: 30 * k / 9,
+    "shear_x": lambda k: 0.3 * k / 9,
+    **dict.fromkeys(("colour", "contrast", "sharpness"), lambda k: 0.9 * k / 9),
+}
+
+
+def pairs_of_torchvision() -> list[list[tuple[str, float, float]]]:
+    pairs = [text.split() for text in IMAGENET_POLICY.replace(";", "\n").strip().splitlines()]
+    return [
+        [(name, float(p), 0.0 if k == "-" else TENTHS[name](int(k))) for name, p, k in (words[:3], words[3:])]
+        for words in pairs
+    ]
+
+
+def test_auto_augment_is_the_published_policy() -> None:
+    """By the very numbers that it draws with: the pair, then for each of its two whether it is made, and the sign."""
+    drawn, uniforms, pairs = (
+        policy_changes("auto_augment", 2, 9, numbers(4000), SIZE),
+        numbers(4000),
+        pairs_of_torchvision(),
+    )
+    assert len(pairs) == 25
+    seen = Counter()
+    for changes, row in zip(drawn, uniforms, strict=True):
+        place = int(row[0] * 25)
+        expected = []
+        for at, (name, probability, strength) in enumerate(pairs[place]):
+            if row[1 + at] < probability:
+                negative = row[4 + at] < 0.5 and name not in UNSIGNED | {"invert"}
+                expected.append((name, pytest.approx(-strength if negative else strength)))
+        assert [tuple(change) for change in changes] == expected
+        seen[place] += 1
+    assert sum((seen[place] - 160) ** 2 / 160 for place in range(25)) < 51.2  # chi squared, p = 0.001
+
+
+def test_three_augment_makes_one_of_three() -> None:
+    drawn = [change for [change] in policy_changes("three_augment", 2, 9, numbers(6000), SIZE)]
+    counts = Counter(change.name for change in drawn)
+    assert {*counts} == {"grey", "solarize", "blur"}
+    assert sum((count - 2000) ** 2 / 2000 for count in counts.values()) < 13.8
+    assert {change.strength for change in drawn if change.name == "solarize"} == {128}
+    deviations = [change.strength for change in drawn if change.name == "blur"]
+    assert stats.kstest(deviations, stats.uniform(0.1, 1.9).cdf).pvalue > 0.01

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from imagenet_pipeline.loading.transforms import (
@@ -13,6 +16,7 @@ from imagenet_pipeline.loading.transforms import (
     colour_matrix,
     mean_grey,
     recolour,
+    turn_hue,
 )
 
 factors = st.floats(0, 2)
@@ -84,3 +88,27 @@ def test_a_row_of_a_batch_is_changed_in_place() -> None:
 def test_the_published_directions_are_at_right_angles() -> None:
     product = LIGHTING_DIRECTIONS.T @ LIGHTING_DIRECTIONS
     assert product == pytest.approx(np.eye(3), abs=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8).map(lambda shape: (*shape, 3))),
+    st.floats(-0.5, 0.5),
+)
+def test_hue_is_turned_as_pythons_own_hsv_says(image: NDArray[np.uint8], turn: float) -> None:
+    changed = image.copy()
+    turn_hue(changed, turn)
+    for before, after in zip(image.reshape(-1, 3).tolist(), changed.reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before)
+        assert np.abs(after - np.array(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))).max() <= 0.501
+
+
+def test_a_third_of_the_circle_is_the_channels_in_turn_and_grey_has_no_hue() -> None:
+    image = noise()
+    changed = image.copy()
+    turn_hue(changed, 1 / 3)
+    assert np.array_equal(changed, image[..., [2, 0, 1]])
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    changed = grey.copy()
+    turn_hue(changed, 0.4)
+    assert np.array_equal(changed, grey)

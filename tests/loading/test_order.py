@@ -15,6 +15,7 @@ from imagenet_pipeline.loading.order import (
     Share,
     balanced_order,
     epoch_order,
+    repeated_order,
     uniforms,
     window_order,
 )
@@ -166,3 +167,46 @@ def test_a_balanced_order_of_equal_classes_has_every_record_once_and_knows_no_cl
 def test_a_balanced_order_is_written_down() -> None:
     labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
     assert [balanced_order(labels, 7, epoch).tolist() for epoch in (0, 1)] == GOLDEN_BALANCED
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 6), st.integers(1, 40), st.integers(0, 30))
+def test_in_a_repeated_order_every_record_has_come_as_often_after_so_many_epochs(
+    count: int, repeats: int, batch_size: int, first: int
+) -> None:
+    def order_of(number: int) -> np.ndarray:
+        return epoch_order(count, 3, number)
+
+    orders = [repeated_order(order_of, repeats, batch_size, repeats * first + epoch) for epoch in range(repeats)]
+    assert {(len(order), order.dtype) for order in orders} == {(count, np.dtype(np.int64))}
+    assert np.array_equal(np.sort(np.concatenate(orders)), np.repeat(np.arange(count), repeats))
+    if repeats == 1:
+        assert np.array_equal(orders[0], order_of(first))
+    # Batch for batch they have what RASampler's have together: the plain order, every record as often in a row.
+    rows = np.split(np.repeat(order_of(first), repeats), repeats)
+    for order, row in zip(orders, rows, strict=True):
+        for at in range(0, count, batch_size):
+            assert np.array_equal(np.sort(order[at : at + batch_size]), np.sort(row[at : at + batch_size]))
+            pairs = order[at : at + batch_size // 2 * 2].reshape(-1, 2) if count >= at + batch_size else []
+            if batch_size >= 2 * repeats and count >= 2 and batch_size % 2 == 0:
+                assert all(one != other for one, other in pairs), "an image is mixed with another"
+
+
+def test_processes_share_out_the_copies_of_an_image() -> None:
+    """As of RASampler, DeiT's and torchvision's: where ranks are as many as copies, none has two of an image."""
+    order = repeated_order(lambda number: epoch_order(96, 1, number), 3, 24, 0)
+    for at in range(0, 96, 24):
+        ranks = [order[Share(rank, 3).of(range(at, at + 24)).start :][:8].tolist() for rank in range(3)]
+        assert ranks[0] == ranks[1] == ranks[2]
+        assert len(set(ranks[0])) == 8
+
+
+def test_a_repeated_order_is_written_down_and_takes_any_order() -> None:
+    def balanced(number: int) -> np.ndarray:
+        return balanced_order(np.array([0, 0, 0, 0, 0, 0, 1, 2]), 7, number)
+
+    assert repeated_order(lambda number: epoch_order(8, 42, number), 2, 4, 6).tolist() == [7, 2, 7, 2, 0, 5, 0, 5]
+    assert np.array_equal(np.sort(np.concatenate([repeated_order(balanced, 2, 4, epoch) for epoch in (4, 5)])),
+                          np.sort(np.repeat(balanced(2), 2)))  # fmt: skip
+    windows = repeated_order(lambda number: window_order([4, 4, 4], 1, 7, number), 2, 4, 1)
+    assert len({record // 4 for record in windows.tolist()}) == 2, "6 records of 12, in shards of 4"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
 from imagenet_pipeline.loading.auto_augment import Change, change_colours
@@ -26,6 +27,8 @@ PILLOWS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], tuple[floa
     "solarize": (lambda image, size: ImageOps.solarize(image, size), (0, 8.5, 127.5, 255), 0),  # type: ignore[arg-type]
     "autocontrast": (lambda image, _: ImageOps.autocontrast(image), (0,), 1),
     "equalize": (lambda image, _: ImageOps.equalize(image), (0,), 0),
+    "invert": (lambda image, _: ImageOps.invert(image), (0,), 0),
+    "grey": (lambda image, _: ImageOps.grayscale(image).convert("RGB"), (0,), 1),
     "identity": (lambda image, _: image, (0,), 0),
     "rotate": (lambda image, _: image, (30,), 0),
 }
@@ -64,6 +67,34 @@ def test_each_change_is_pillows_on_any_pixels(name: str, picture: Pixels, place:
     changed = picture.copy()
     change_colours(changed, Change(name, strength))
     assert np.abs(changed - np.asarray(pillow(Image.fromarray(picture), strength)).astype(int)).max() <= tolerance
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20).map(lambda shape: (*shape, 3))),
+    st.floats(0.1, 2),
+)
+def test_blur_is_a_gaussian_over_the_image_continued_by_its_edge(picture: Pixels, deviation: float) -> None:
+    """The sampled Gaussian, cut where less than 1 part in 80 of its peak is left, and summing to 1, in float64."""
+    changed = picture.copy()
+    change_colours(changed, Change("blur", deviation))
+    reach = 10
+    places = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (places / deviation) ** 2) * (abs(places) <= np.ceil(3 * deviation + 0.5))
+    padded = np.pad(picture.astype(np.float64), ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    across = sum(w * padded[:, at : at + picture.shape[1]] for at, w in enumerate(weights / weights.sum()))
+    expected = sum(w * across[at : at + picture.shape[0]] for at, w in enumerate(weights / weights.sum()))
+    assert np.abs(changed - expected).max() <= 3
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.7, 2.0])
+def test_blur_is_pillows_on_photos(deviation: float) -> None:
+    """Pillow's is three box filters, nearly that Gaussian."""
+    for photo in islice(pictures(), 2):
+        changed = photo.copy()
+        change_colours(changed, Change("blur", deviation))
+        expected = np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(deviation))).astype(int)
+        assert np.abs(changed - expected).mean() < 1.0
 
 
 @pytest.mark.parametrize("name", PILLOWS)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +25,9 @@ SIZE = 24
 FEATURES = {
     "rand_augment": Augmentation(policy="rand_augment", policy_changes=3, policy_magnitude=15),
     "trivial_augment": Augmentation(policy="trivial_augment", pad=3, crop="random"),
+    "auto_augment": Augmentation(policy="auto_augment", fill="nearest", rotation_degrees=20),
+    "aug_mix": Augmentation(policy="aug_mix", policy_magnitude=12, fill="nearest"),
+    "three_augment": Augmentation(policy="three_augment", flip_vertical=0.5, hue=0.2),
     "erasing": Augmentation(erasing=0.5),
     "mixup": Augmentation(mixup=0.4),
     "cutmix": Augmentation(cutmix=1.0),
@@ -33,6 +38,8 @@ FEATURES = {
 GOLDEN_BOXES = "128e66fa8099a1dc"
 GOLDEN_CHOICES = "31a6c6e569d821bc"
 GOLDEN_WINDOWS = "815e87e207b8b739"
+# Taken with the first of what came later.
+GOLDEN_LATER = "f197626b8ff2ac9f"
 
 
 class Photos:
@@ -59,8 +66,10 @@ class Photos:
         return Path("photos.rec"), position, 0
 
 
-def loader(batch_size: int = 8, threads: int = 0, share: Share = WHOLE, count: int = 41, size: int = SIZE) -> Loader:
-    return Loader(Photos(count), size, batch_size, threads, prefetch=2, classes=CLASSES, share=share)
+def loader(
+    batch_size: int = 8, threads: int = 0, share: Share = WHOLE, count: int = 41, size: int = SIZE, **more: Any
+) -> Loader:
+    return Loader(Photos(count), size, batch_size, threads, prefetch=2, classes=CLASSES, share=share, **more)
 
 
 def rows(augmentation: Augmentation, loader: Loader, start_step: int = 0) -> list[bytes]:
@@ -93,6 +102,43 @@ def test_threads_steps_batches_and_shares_change_no_byte(augmentation: Augmentat
             row for step in range(40 // batch_size) for one in passes for row in one[step * each : (step + 1) * each]
         ]
         assert together == expected
+
+
+BALANCED = np.arange(41) % CLASSES
+
+
+@pytest.mark.parametrize("more", [{"repeats": 3}, {"repeats": 4, "balanced": BALANCED}, {"repeats": 2}])
+def test_with_repeats_threads_steps_and_shares_change_no_byte_and_no_two_images_are_alike(more: dict[str, Any]) -> None:
+    mixing = FEATURES["all"].model_copy(update={"mixup": 0.0} if more["repeats"] == 2 else {})
+    expected = rows(mixing, loader(10, **more))
+    assert len(expected) == len({*expected}) == 40
+    assert rows(mixing, loader(10, 3, **more)) == expected
+    for start_step in (1, 3):
+        assert rows(mixing, loader(10, **more), start_step) == expected[10 * start_step :]
+    parts = [rows(mixing, loader(20, 0, Share(rank, 5), **more)) for rank in range(5)]
+    together = [row for step in range(2) for part in parts for row in part[step * 4 : (step + 1) * 4]]
+    assert together == rows(mixing, loader(20, **more))
+
+
+def test_a_batch_has_each_image_so_often_and_an_epoch_as_many_as_before() -> None:
+    seen: list[int] = []
+    for epoch in range(3):
+        with loader(12, count=36, repeats=3).training(5, epoch) as batches:
+            for batch in batches:
+                assert {*Counter(batch.records.tolist()).values()} == {3}
+                seen += batch.records.tolist()
+        assert len(seen) == 36 * (epoch + 1)
+    assert sorted(seen) == sorted([*range(100, 136)] * 3)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix", "all"])
+def test_behind_mix_epochs_nothing_is_mixed_and_all_else_is_as_it_was(mixing: str) -> None:
+    ending = FEATURES[mixing].model_copy(update={"mix_epochs": 3})
+    without = FEATURES[mixing].model_copy(update={"mixup": 0.0, "cutmix": 0.0})
+    for epoch, expected in ((0, FEATURES[mixing]), (2, FEATURES[mixing]), (3, without), (50, without)):
+        passes = [loader().training(5, epoch, augmentation) for augmentation in (ending, expected)]
+        found = [[row for batch in batches for row in rows_of(batch)] for batches in passes]
+        assert found[0] == found[1]
 
 
 def test_mixed_images_and_targets_are_the_unmixed_ones_mixed() -> None:
@@ -211,6 +257,18 @@ def test_choices_are_the_same_on_every_machine_and_in_every_release() -> None:
         for draw in draws
     ]
     assert hashlib.sha256(repr(choices).encode()).hexdigest().startswith(GOLDEN_CHOICES)
+
+
+def test_later_choices_are_the_same_on_every_machine_and_in_every_release() -> None:
+    choices = []
+    for name in ("auto_augment", "aug_mix", "three_augment"):
+        for draws in training_draws(FEATURES[name], 7, 3, range(200), 224):
+            chains = draws.chains.chains if draws.chains else []
+            changes = [*draws.changes, *(change for _, part in chains for change in part)]
+            shares = [round(share, 9) for share, _ in chains]
+            choices.append((draws.draw.flip_vertical, round(draws.draw.hue, 9), shares))
+            choices.append([(change.name, round(change.strength, 9)) for change in changes])
+    assert hashlib.sha256(repr(choices).encode()).hexdigest().startswith(GOLDEN_LATER)
 
 
 def test_older_recipes_keep_every_draw_and_pixel() -> None:

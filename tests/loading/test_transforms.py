@@ -6,8 +6,9 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from imagenet_pipeline.loading.reduced import average_into
 from imagenet_pipeline.loading.transforms import (
@@ -158,6 +159,50 @@ def test_outside_the_image_is_the_fill() -> None:
     assert np.array_equal(out[2:10, 2:10], image)
     out[2:10, 2:10] = 200
     assert (out == 200).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.builds(
+        Distortion, st.floats(-180, 180), st.floats(-1, 1), st.floats(0.6, 2), st.floats(-2, 2), st.floats(-2, 2)
+    ),
+    st.builds(Box, st.integers(-50, 80), st.integers(-50, 80), st.integers(8, 40), st.integers(8, 40)),
+    st.booleans(),
+    st.integers(10, 40),
+)
+def test_outside_the_image_is_the_nearest_pixel_of_its_edge(
+    distortion: Distortion, box: Box, flip: bool, size: int
+) -> None:
+    """Against SciPy's interpolation of a smooth picture continued by its edge, whose pixels are points at 0.5."""
+    image, out = smooth(40, 50), blank(size)
+    resample(LazyImage.of(image), box, flip, distortion, "nearest", out)
+    matrix = affine(box, flip, distortion, size)
+    assume(abs(np.linalg.det(matrix[:, :2])) < 3.9)  # beyond, the image is averaged over blocks first
+    y, x = np.mgrid[0:size, 0:size] + 0.5
+    across, down = np.einsum("ij,jab->iab", matrix, np.stack([x, y, np.ones_like(x)])) - 0.5
+    expected = [
+        ndimage.map_coordinates(image[..., channel].astype(np.float64), [down, across], order=1, mode="nearest")
+        for channel in range(3)
+    ]
+    # Half a pixel where an upright box is rounded to whole ones, hardly a level by OpenCV's steps of 1/32 pixel.
+    assert np.abs(out - np.stack(expected, axis=-1)).max() <= (4 if distortion.upright else 1.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.builds(Box, st.integers(-60, 90), st.integers(-60, 90), st.integers(1, 40), st.integers(1, 40)),
+    st.floats(-20, 20),
+    st.floats(-0.6, 0.6),
+)
+def test_what_is_moved_in_from_beyond_the_crop_may_be_its_nearest_pixel(box: Box, shift: float, shear: float) -> None:
+    image = smooth(36, 36)
+    widened = np.pad(image, ((99, 99), (99, 99), (0, 0)), mode="edge")
+    crop = widened[box.top + 99 : box.top + 99 + box.height, box.left + 99 : box.left + 99 + box.width]
+    moved = np.array([[1, shear, shift], [shear / 2, 1, 0], [0, 0, 1]])
+    straight, cut = blank(40), blank(40)
+    resample_moved(LazyImage.of(image), box, False, PLAIN, moved, "nearest", straight)
+    warp_into(crop, affine(Box(0, 0, box.width, box.height), False, PLAIN, 40) @ moved, "nearest", cut)
+    assert np.abs(straight.astype(int) - cut).max() <= 2
 
 
 def test_strong_shrinking_averages_instead_of_skipping() -> None:

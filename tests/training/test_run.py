@@ -330,6 +330,7 @@ def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path
         ({"network": "resnet18"}, "recipe key 'network' cannot change within a run"),
         ({"seed": 1}, "recipe key 'seed' cannot change"),
         ({"batch_size": 60}, "recipe key 'batch_size' cannot change"),
+        ({"loader.repeats": 2}, "recipe key 'loader.repeats' cannot change within a run; expected 1; found 2"),
         ({"input.size": 24}, "recipe key 'input.size' cannot change"),
         ({"initial.kind": "he"}, "recipe key 'initial.kind' acts only at the start of a run; expected 'msra'"),
         ({"initial.weights": "x"}, "recipe key 'initial.weights' acts only at the start of a run; expected ''"),

@@ -24,7 +24,13 @@ ROUNDING = 1e-11
 """Worst difference of a weight after 4 epochs in float64, relative to its array's largest; measured 2e-14."""
 RULES = {
     "sgd": {},
-    "adam": {"optimizer.name": "adam", "optimizer.learning_rate": 0.002},
+    "adam": {
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": 0.002,
+        "augmentation.mixup": 0.2,
+        "augmentation.mix_epochs": 3,
+        "loader.repeats": 2,
+    },
     "lars": {"optimizer.name": "lars", "optimizer.learning_rate": 2.0},
 }
 HALVES = [("gluon", "pytorch"), ("pytorch", "gluon")]
