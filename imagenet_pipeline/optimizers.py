@@ -8,9 +8,8 @@ is the elastic net; Zou & Hastie 2005); after it `max_norm` holds.
 
 The rate stands outside the slots, so a change of rate acts at once (as in PyTorch, unlike MXNet's own SGD). Where
 PyTorch has the optimizer its formula is the rule. A rule reads no number off the device, and is written in operations
-that the arrays of MXNet, PyTorch and NumPy share; products of matrices MXNet's know as they are traced. It changes no
-array it is given, so that arrays may be immutable, as JAX's are: `x += y` and its like stand only where x is the
-rule's own, made within it.
+that the arrays of MXNet, PyTorch and NumPy share. It changes no array it is given, so that arrays may be immutable,
+as JAX's are: `x += y` and its like stand only where x is the rule's own, made within it.
 
 An optimizer of another package is `register_optimizer(name, rule)`, or an entry point of the group
 `imagenet_pipeline.optimizers`.
@@ -154,11 +153,12 @@ def lion(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slo
 
     U = sign(b1 a + (1 - b1) g);  a = b2 a + (1 - b2) g;  w = w - r (U + d w)
     """
-    mean = _mean(slots[0], gradient, step.recipe.beta1)
+    beyond = slots[0] - gradient  # the slot's only reader, for MXNet's sake, which replaces it in place
+    mean = gradient + step.recipe.beta1 * beyond
     direction = sign(mean)
     direction += 0.0 * mean  # the sign of what is no number is 0
     weight = weight * (1 - step.rate * step.recipe.weight_decay)
-    return _moved(weight, direction, step.rate), (_mean(slots[0], gradient, step.recipe.beta2),)
+    return _moved(weight, direction, step.rate), (gradient + step.recipe.beta2 * beyond,)
 
 
 def muon(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:

@@ -39,7 +39,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "radam", "learning_rate": 0.003},
     {"name": "lion", "learning_rate": 0.0005, "beta2": 0.99, "weight_decay": 0.1},
     {"name": "muon", "learning_rate": 0.003},
-    {"name": "radam", "learning_rate": 0.003, "lookahead_steps": 5, "clip_share": 0.05, "sam_radius": 0.02},
+    {"name": "radam", "learning_rate": 0.01, "lookahead_steps": 5, "clip_share": 0.3, "sam_radius": 0.02},
     {"name": "lamb", "learning_rate": 0.01, "weight_decay": 0.01},
     {"name": "lars", "learning_rate": 1.0, "trust": 0.01},
     {"name": "adam", "learning_rate": 0.003, "l1": 0.001, "weight_decay": 0.01, "max_norm": 1.0},
