@@ -24,7 +24,7 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines.optimizer_state import OptimizerState
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.shapes import parameters
-from imagenet_pipeline.optimizers import OPTIMIZERS, clip_factor, limited_norm, with_l1
+from imagenet_pipeline.optimizers import OPTIMIZERS, clip_factor, limited_norm, with_l1, within_share
 from imagenet_pipeline.processes import processor_name
 
 Shapes = dict[str, tuple[int, ...]]
@@ -37,6 +37,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sgd, clip_norm": {"clip_norm": 1.0},
     "sgd, l1": {"l1": 1e-5},
     "sgd, max_norm": {"max_norm": 2.0},
+    "sgd, clip_share": {"clip_share": 0.01},
+    "sgd, lookahead": {"lookahead_steps": 5},
     "sgd, decay_all=false": {"decay_all": False},
     "lamb, all of them": {"name": "lamb", "clip_norm": 1.0, "l1": 1e-5, "max_norm": 2.0, "decay_all": False},
 }
@@ -49,6 +51,7 @@ TORCH_OPTIM = {
     "rmsprop": "RMSprop",
     "adagrad": "Adagrad",
     "adadelta": "Adadelta",
+    "radam": "RAdam",
 }
 VARIANTS: dict[str, dict[str, Any]] = {name: {"name": name} for name in OPTIMIZERS.names()} | OPTIONS
 
@@ -152,7 +155,10 @@ def one_by_one(
             gradients = {name: gradient * clip_factor(length, recipe.clip_norm) for name, gradient in gradients.items()}
         for name, weight in weights.items():
             numbers = state.step(name, RATE)
-            gradient = with_l1(weight, gradients[name], numbers.recipe.l1)
+            gradient = gradients[name]
+            if recipe.clip_share and not numbers.is_head:
+                gradient = within_share(weight, gradient, recipe.clip_share)
+            gradient = with_l1(weight, gradient, numbers.recipe.l1)
             moved, slots[name] = state.rule.update(weight, gradient, slots[name], numbers)
             write(weight, limited_norm(moved, recipe.max_norm) if recipe.max_norm else moved)
 

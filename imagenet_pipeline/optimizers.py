@@ -3,8 +3,8 @@
 w weights, g gradient of the mean loss over the batch, r learning rate of the step, d weight decay (L2), t the
 step, counted from 1 (a frozen parameter takes no step). The slots of a rule are the arrays of the optimizer state it
 keeps of each parameter; they start at 0. Before any rule the gradient of all parameters together is scaled down to
-`clip_norm`, then `l1 * sign(w)` is added to g (with d > 0 this is the elastic net; Zou & Hastie 2005); after it
-`max_norm` holds.
+`clip_norm`, then that of each unit to `clip_share` of its weights, then `l1 * sign(w)` is added to g (with d > 0 this
+is the elastic net; Zou & Hastie 2005); after it `max_norm` holds.
 
 The rate stands outside the slots, so a change of rate acts at once (as in PyTorch, unlike MXNet's own SGD). Where
 PyTorch has the optimizer its formula is the rule. A rule reads no number off the device, and is written in operations
@@ -36,11 +36,13 @@ class Step:
     """The numbers of a step: learning rate, count of steps with this step, and the recipe's section `optimizer`.
 
     For a rule `on_lists` the rate, as the recipe's weight decay, may be several, which compute as a float does.
+    `is_head` where the weight is the head's, the network's last layer.
     """
 
     rate: Any
     count: int
     recipe: Any
+    is_head: bool = False
 
     def of_count(self, number: Callable[[int], float]) -> Any:
         """A number that depends on the count, for the array of the step: for each of them where it is of several."""
@@ -105,7 +107,7 @@ def adamax(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, S
     G = g + d w;  a = b1 a + (1 - b1) G;  u = max(b2 u, |G| + epsilon);  w = w - r (a / (1 - b1^t)) / u
     """
     gradient = _decayed(weight, gradient, step)
-    first = _first_moment(gradient, slots[0], step)
+    first = _mean(slots[0], gradient, step.recipe.beta1)
     size = sign(gradient) * gradient
     size += step.recipe.epsilon
     largest = larger(slots[1] * step.recipe.beta2, size)
@@ -127,6 +129,53 @@ def nadam(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Sl
     mixed += first * step.of_count(lambda count: _nadam_momentum(beta1, count + 1) / _nadam_rest(beta1, count + 1))
     mixed /= _root_of_moment(second, step)
     return _moved(weight, mixed, step.rate), (first, second)
+
+
+def radam(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
+    """Liu et al. 2020, algorithm 2, as their code and PyTorch have it, decay beside the gradient as AdamW's.
+
+    a, s as Adam's of g;  A = a / (1 - b1^t);  p = 2 / (1 - b2) - 1;  p(t) = p - 2 t b2^t / (1 - b2^t);  w = w - r d w
+    w = w - r c A sqrt(1 - b2^t) / (sqrt(s) + epsilon), c^2 = (p(t) - 4) (p(t) - 2) p / ((p - 4) (p - 2) p(t)), but
+    w = w - r A where p(t) <= 5
+    """
+    beta1, beta2, epsilon = step.recipe.beta1, step.recipe.beta2, step.recipe.epsilon
+    moments = _moments(gradient, slots, step)
+    # One formula for both, since the counts of a list may differ.
+    divisor = root(moments[1]) * step.of_count(lambda count: float(_rectified(beta2, count) > 0))
+    divisor += step.of_count(lambda count: epsilon if _rectified(beta2, count) else 1.0)
+    move = moments[0] / divisor
+    move *= step.of_count(lambda count: (_rectified(beta2, count) or 1.0) / (1 - beta1**count))
+    return _moved(weight * (1 - step.rate * step.recipe.weight_decay), move, step.rate), moments
+
+
+def lion(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
+    """Chen et al. 2023, algorithm 2 (their b2 is 0.99).
+
+    U = sign(b1 a + (1 - b1) g);  a = b2 a + (1 - b2) g;  w = w - r (U + d w)
+    """
+    beyond = slots[0] - gradient  # the slot's only reader, for MXNet's sake, which replaces it in place
+    mean = gradient + step.recipe.beta1 * beyond
+    direction = sign(mean)
+    direction += 0.0 * mean  # the sign of what is no number is 0
+    weight = weight * (1 - step.rate * step.recipe.weight_decay)
+    return _moved(weight, direction, step.rate), (gradient + step.recipe.beta2 * beyond,)
+
+
+def muon(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
+    """Jordan et al. 2024, of matrices [out, in], to which a kernel [out, in, height, width] is [out, in height width].
+
+    a = m a + (1 - m) g;  U = (1 - m) g + m a;  w = w - r d w - 0.2 r sqrt(max(out, in)) orthogonal(U)
+
+    Vectors and the head move by AdamW, as he advises. The factor (Liu et al. 2025, "Muon is scalable for LLM training")
+    makes steps as long as those, so that one rate, found for AdamW, suits both.
+    """
+    if len(weight.shape) < 2 or step.is_head:
+        return adamw(weight, gradient, slots, step)
+    momentum = step.recipe.momentum
+    mean = _mean(slots[0], gradient, momentum)
+    rows = _mean(mean, gradient, momentum).reshape((weight.shape[0], -1))
+    move = 0.2 * math.sqrt(max(rows.shape)) * orthogonal(rows).reshape(weight.shape)
+    return _moved(weight * (1 - step.rate * step.recipe.weight_decay), move, step.rate), (mean, slots[1])
 
 
 def rmsprop(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
@@ -171,7 +220,7 @@ def lamb(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slo
     direction = _adam_direction(moments, step)
     direction += step.recipe.weight_decay * weight
     lengths = _length(weight), _length(direction)
-    direction *= _trusted(lengths[0] / _not_zero(lengths[1]), *lengths)
+    direction *= _trusted(lengths[0] / not_zero(lengths[1]), *lengths)
     return _moved(weight, direction, step.rate), moments
 
 
@@ -201,6 +250,9 @@ OPTIMIZERS = Registry(
         "rmsprop": UpdateRule(("mean_square",), rmsprop, ("decay", "epsilon"), on_lists=True),
         "adagrad": UpdateRule(("sum_square",), adagrad, ("epsilon",), on_lists=True),
         "adadelta": UpdateRule(("mean_square", "mean_square_move"), adadelta, ("decay", "epsilon"), on_lists=True),
+        "radam": UpdateRule(_MOMENTS, radam, _MOMENT_KEYS, on_lists=True),
+        "lion": UpdateRule(("first_moment",), lion, ("beta1", "beta2"), on_lists=True),
+        "muon": UpdateRule(_MOMENTS, muon, ("momentum", *_MOMENT_KEYS)),
         "lamb": UpdateRule(_MOMENTS, lamb, _MOMENT_KEYS, on_lists=True),
         "lars": UpdateRule(("velocity",), lars, ("momentum", "epsilon", "trust"), on_lists=True),
     },
@@ -223,11 +275,20 @@ def limited_norm(weight: Any, limit: float) -> Any:
 
     (Srebro & Shraibman 2005.) Arrays of one dimension (biases, batch normalisation) have no rows and stay.
     """
-    if len(weight.shape) < 2:
-        return weight
-    rows = weight.reshape((weight.shape[0], -1))
-    lengths = root((rows * rows).sum(1))
-    return weight / excess(lengths, limit).reshape((-1,) + (1,) * (len(weight.shape) - 1))
+    return weight / excess(_unit_lengths(weight), limit) if len(weight.shape) > 1 else weight
+
+
+def within_share(weight: Any, gradient: Any, share: float) -> Any:
+    """The gradient with each unit's part scaled down to this share of the norm of its weights.
+
+    (Brock et al. 2021, equation 3.) A unit is a row [units, ...]; an array of one dimension is a single unit.
+    """
+    return gradient / over_share(_unit_lengths(gradient), _unit_lengths(weight), share)
+
+
+def over_share(length: Any, of: Any, share: float) -> Any:
+    """Factor by which a norm is over its share of another, which counts as 1e-3 at least."""
+    return excess(length, share * _at_least(of, 1e-3))
 
 
 def clip_factor(length: Any, limit: float) -> Any:
@@ -255,6 +316,28 @@ def larger(array: Any, other: Any) -> Any:
     if hasattr(array, "maximum"):
         return array.maximum(other)
     return array * (array >= other) + other * (array < other)
+
+
+def _at_least(array: Any, least: float) -> Any:
+    """Every number, but `least` for a smaller one."""
+    return array + (array < least) * (least - array)
+
+
+def orthogonal(matrix: Any) -> Any:
+    """A matrix, its singular values moved to about 1 by five Newton-Schulz iterations (Jordan et al. 2024)."""
+    wide = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix) / _at_least(_length(matrix), 1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (2.0315 * (gram @ gram) - 4.775 * gram) @ wide
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+
+
+def _unit_lengths(array: Any) -> Any:
+    """The norm of each row, [units, 1, ...]; that of all numbers of an array of one dimension."""
+    if len(array.shape) < 2:
+        return _length(array)
+    rows = array.reshape((array.shape[0], -1))
+    return root((rows * rows).sum(1)).reshape((-1,) + (1,) * (len(array.shape) - 1))
 
 
 def _moved(weight: Any, move: Any, rate: Any) -> Any:
@@ -287,13 +370,14 @@ def _root_plus(squares: Any, epsilon: float) -> Any:
 
 
 def _moments(gradient: Any, slots: Slots, step: Step) -> Slots:
-    return _first_moment(gradient, slots[0], step), _mean_of_squares(slots[1], gradient, step.recipe.beta2)
+    recipe = step.recipe
+    return _mean(slots[0], gradient, recipe.beta1), _mean_of_squares(slots[1], gradient, recipe.beta2)
 
 
-def _first_moment(gradient: Any, kept: Any, step: Step) -> Any:
-    first = kept * step.recipe.beta1
-    first += (1 - step.recipe.beta1) * gradient
-    return first
+def _mean(mean: Any, value: Any, share: float) -> Any:
+    moved = mean * share
+    moved += (1 - share) * value
+    return moved
 
 
 def _root_of_moment(second: Any, step: Step) -> Any:
@@ -307,6 +391,14 @@ def _adam_direction(moments: Slots, step: Step) -> Any:
     direction = moments[0] / _root_of_moment(moments[1], step)
     direction /= step.of_count(lambda count: 1 - step.recipe.beta1**count)
     return direction
+
+
+def _rectified(beta2: float, count: int) -> float:
+    """RAdam's c sqrt(1 - b2^t), or 0 where p(t) is too small."""
+    longest, corrected = 2 / (1 - beta2) - 1, 1 - beta2**count
+    now = longest - 2 * count * beta2**count / corrected
+    square = (now - 4) * (now - 2) * longest / ((longest - 4) * (longest - 2) * now) if now > 5 else 0.0
+    return math.sqrt(square * corrected)
 
 
 def _nadam_momentum(beta1: float, count: int) -> float:
@@ -323,7 +415,7 @@ def _length(array: Any) -> Any:
     return array.length() if hasattr(array, "length") else root((array * array).sum())
 
 
-def _not_zero(length: Any) -> Any:
+def not_zero(length: Any) -> Any:
     return length + (length == 0)
 
 

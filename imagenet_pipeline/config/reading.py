@@ -224,11 +224,14 @@ _USUAL_NAMES = {
     "loss.label_smoothing": "smoothing",
     "network": "arch architecture model net backbone",
     "optimizer.clip_norm": "clip clip_grad clip_gradient grad_clip",
+    "optimizer.clip_share": "agc adaptive_clip",
     "optimizer.decay": "rho",
     "optimizer.epsilon": "eps",
     "optimizer.learning_rate": "lr lr0 base_lr",
+    "optimizer.lookahead_steps": "lookahead",
     "optimizer.momentum": "mom",
     "optimizer.name": "opt optim",
+    "optimizer.sam_radius": "sam",
     "optimizer.weight_decay": "wd",
     "precision": "amp dtype fp16",
     "records": "data data_dir dataset",
@@ -241,6 +244,7 @@ _USUAL_NAMES = {
     "stopping.figure": "monitor",
     "stopping.patience_epochs": "patience early_stopping",
     "stopping.restore_best": "restore_best_weights load_best_model_at_end",
+    "transfer.layer_decay": "llrd layerwise_decay",
 }
 """Keys, and what other programs call them."""
 _NO_KEYS = {

@@ -306,6 +306,7 @@ class LossRecipe(Section):
 
 KEYS_OF_ALL_OPTIMIZERS = (
     "name", "learning_rate", "reference_batch_size", "weight_decay", "decay_all", "l1", "clip_norm", "max_norm",
+    "clip_share", "lookahead_steps", "lookahead_share", "sam_radius",
 )  # fmt: skip
 
 
@@ -317,21 +318,22 @@ class OptimizerRecipe(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     """Highest rate of the schedule; with --resume, the rate of the very next step."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Share of the last step kept in the next (sgd, lars)."""
+    """Share of the last step kept in the next (sgd, lars, and muon of matrices, 0.95 in its paper)."""
     nesterov: bool = False
     """Let sgd look ahead along its momentum."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the mean gradient (adam, adamw, adamax, nadam, lamb)."""
+    """Decay of the mean gradient (adam, adamw, adamax, nadam, radam, lamb, muon); lion steps by it."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the mean squared gradient (adam, adamw, nadam, lamb), of adamax that of the largest one."""
+    """Decay of the mean squared gradient (adam, adamw, nadam, radam, lamb, muon), of adamax that of the largest one, of
+    lion that of the mean gradient (0.99 in its paper)."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean squares (rmsprop, adadelta)."""
     epsilon: Positive = 1e-8
-    """Added to a denominator, so that it is never 0 (all but sgd)."""
+    """Added to a denominator, so that it is never 0 (all but sgd and lion)."""
     trust: Positive = 0.001
     """Trust coefficient of lars."""
     weight_decay: NotNegative = 1e-4
-    """L2: times the weight, added to the gradient (adamw, lamb: beside it)."""
+    """L2: times the weight, added to the gradient (adamw, radam, lion, muon, lamb: beside it)."""
     l1: NotNegative = 0.0
     """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
     decay_all: bool | Literal["scales"] = True
@@ -343,6 +345,17 @@ class OptimizerRecipe(Section):
     """Batch that `learning_rate` is meant for: another batch scales it (Goyal et al. 2017); 0 takes it as it is."""
     max_norm: NotNegative = 0.0
     """Largest norm of the weights of one output (a row of a Conv or Dense weight) after a step; 0 is no limit."""
+    clip_share: NotNegative = 0.0
+    """Longest gradient of an output, as a share of the norm of its weights, of all layers but the last; 0 is no limit
+    (adaptive gradient clipping, Brock et al. 2021: 0.01 for batches of 4096, up to 0.16 for those of 256)."""
+    lookahead_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of the rule after which slow weights follow, which the next begin at (Lookahead, Zhang et al. 2019: 5; with
+    radam this is Ranger); 0 is off."""
+    lookahead_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the way that slow weights go; goes with `lookahead_steps`."""
+    sam_radius: NotNegative = 0.0
+    """How far up the gradient the weights are whose gradient a step goes by (sharpness-aware minimisation, Foret et al.
+    2021: 0.05): two passes a step, twice the time; 0 is off."""
 
     @model_validator(mode="after")
     def _check_effect(self) -> OptimizerRecipe:
@@ -351,6 +364,8 @@ class OptimizerRecipe(Section):
         self._require_default(unread, f"on {self.name}, which reads {', '.join(read)}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs momentum above 0")
+        if not self.lookahead_steps:
+            self._require_default(["lookahead_share"], "without lookahead_steps")
         return self
 
 
@@ -563,6 +578,9 @@ class TransferRecipe(Section):
     """Layer -> epochs for which its weights and running statistics stay as they are."""
     rates: dict[str, Positive] = Field(default_factory=dict)
     """Layer -> factor of the learning rate; of several that fit the longest name counts."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each unit, block or other layer to the one before it, the last one's being 1
+    (Bao et al. 2022: 0.65 to 0.9); times that of `rates`."""
 
 
 class StoppingRecipe(Section):

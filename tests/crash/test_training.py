@@ -45,6 +45,7 @@ brightness = 0.2
 [optimizer]
 name = "{optimizer}"
 learning_rate = 0.002
+{optimizer_keys}
 [schedule]
 kind = "cosine"
 [checkpoint]
@@ -102,6 +103,21 @@ def test_killed_again_and_again_a_run_ends_in_the_same_bytes(
     require_the_same_end(tmp_path, keys, keys, steps)
 
 
+@pytest.mark.skipif(KILLS == 3, reason="runs more: IMAGENET_PIPELINE_LONG=1 runs them")
+@pytest.mark.parametrize("engine", ["gluon", "pytorch"])
+@pytest.mark.parametrize(
+    ("optimizer", "keys"),
+    [("radam", "lookahead_steps = 3"), ("lion", "sam_radius = 0.05"), ("muon", "clip_share = 0.05")],
+)
+def test_killed_between_what_a_rule_does_every_few_steps(
+    engine: str, optimizer: str, keys: str, records: Path, tmp_path: Path
+) -> None:
+    """Five times each; with a rate for each layer."""
+    more, kills = "[transfer]\nlayer_decay = 0.9\n", 5
+    words = {"engine": engine, "optimizer": optimizer, "augmentation": "", "records": records, "more": more}
+    require_the_same_end(tmp_path, words, words, 38, kills, keys)
+
+
 @pytest.mark.skipif(KILLS == 3, reason="a run more: IMAGENET_PIPELINE_LONG=1 runs it")
 def test_killed_again_and_again_with_a_cache_of_three_shards(object_store: Any, tmp_path: Path) -> None:
     sharded = tmp_path / "sharded"
@@ -120,21 +136,28 @@ def test_killed_again_and_again_with_a_cache_of_three_shards(object_store: Any, 
     )
 
 
-def require_the_same_end(tmp_path: Path, unbroken: dict[str, Any], broken: dict[str, Any], steps: int = STEPS) -> None:
+def require_the_same_end(
+    tmp_path: Path,
+    unbroken: dict[str, Any],
+    broken: dict[str, Any],
+    steps: int = STEPS,
+    wanted_kills: int = KILLS,
+    optimizer_keys: str = "",
+) -> None:
     """Train two recipes, the second of which is killed again and again, and compare steps and weights."""
     recipe, length = tmp_path / "unbroken.toml", f"steps = {steps}" if steps % 19 else f"epochs = {steps // 19}"
-    recipe.write_text(RECIPE.format(length=length, every_steps=0, **unbroken))
+    recipe.write_text(RECIPE.format(optimizer_keys=optimizer_keys, length=length, every_steps=0, **unbroken))
     process = life(recipe, tmp_path / "unbroken", tmp_path / "unbroken.trace", threads=1)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     recipe = tmp_path / "broken.toml"
-    recipe.write_text(RECIPE.format(length=length, every_steps=EVERY_STEPS, **broken))
+    recipe.write_text(RECIPE.format(optimizer_keys=optimizer_keys, length=length, every_steps=EVERY_STEPS, **broken))
 
-    moments, kills = random.Random(KILLS), 0
+    moments, kills = random.Random(wanted_kills), 0
     run, trace = tmp_path / "broken", tmp_path / "broken.trace"
-    while kills < KILLS:
+    while kills < wanted_kills:
         # Some die while they begin; the others after so many steps, and anywhere in the one they are at.
-        new_steps = moments.choice([0, 1, 2, 3, 4, 5]) if KILLS > 3 else moments.randint(3, 5)
+        new_steps = moments.choice([0, 1, 2, 3, 4, 5]) if wanted_kills > 5 else moments.randint(3, 5)
         process = life(recipe, run, trace, threads=kills % 5)
         by_kill = died(process, trace, new_steps, moments.uniform(0, 2.0 if new_steps == 0 else 0.2))
         assert by_kill, "the run was done before it was killed often enough"

@@ -33,7 +33,7 @@ def plain_network() -> Sequential:
 @pytest.fixture(scope="session")
 def make_engine() -> Callable[..., Engine]:
     """`make_engine(network, size=12, devices="cpu", precision="float32", values=None, engine="auto",
-    loss=LossRecipe(), compile=False, frozen=(), rates={}, accumulation=1, average_decay=0.0,
+    loss=LossRecipe(), compile=False, frozen=(), rates={}, layer_decay=1.0, accumulation=1, average_decay=0.0,
     class_weights=(), **optimizer)`.
     """
 
@@ -48,6 +48,7 @@ def make_engine() -> Callable[..., Engine]:
         compile: bool = False,
         frozen: tuple[str, ...] = (),
         rates: dict[str, float] | None = None,
+        layer_decay: float = 1.0,
         accumulation: int = 1,
         average_decay: float = 0.0,
         class_weights: tuple[float, ...] = (),
@@ -60,7 +61,7 @@ def make_engine() -> Callable[..., Engine]:
             precision=precision,
             loss=loss,
             compile=compile,
-            transfer=TransferRecipe(rates=rates or {}),
+            transfer=TransferRecipe(rates=rates or {}, layer_decay=layer_decay),
             accumulation=accumulation,
             average_decay=average_decay,
             optimizer=OptimizerRecipe(**optimizer),

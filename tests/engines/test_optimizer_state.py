@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,7 @@ KINDS = {
     "adamw": torch.optim.AdamW,
     "adamax": torch.optim.Adamax,
     "nadam": torch.optim.NAdam,
+    "radam": functools.partial(torch.optim.RAdam, decoupled_weight_decay=True),
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
     "adadelta": torch.optim.Adadelta,
@@ -152,7 +154,7 @@ class Oracle:
 
 
 ENGINES: dict[str, Any] = {"gluon": OnGluon, "pytorch": OnPyTorch}
-ORACLES = [one for one in OPTIMIZERS if one.get("name", "sgd") not in ("lamb", "lars")]
+ORACLES = [one for one in OPTIMIZERS if one.get("name", "sgd") in ("sgd", *KINDS)]
 
 
 def walk(stepper: Any, rates: list[float], first: int = 0, **options: Any) -> Any:
@@ -181,7 +183,7 @@ def test_rates_and_decay_are_those_of_parameter_groups(optimizer: dict[str, Any]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["lamb", "lars"])
+@pytest.mark.parametrize("name", ["lamb", "lars", "lion", "muon"])
 def test_rates_of_the_rules_pytorch_lacks(name: Any, engine: str) -> None:
     """Of one step they are factors."""
     recipe = OptimizerRecipe(name=name, weight_decay=0.1)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Engine
-from imagenet_pipeline.engines.optimizer_state import ParameterGroup, parameter_groups
+from imagenet_pipeline.engines.optimizer_state import ParameterGroup, depths, parameter_groups
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
@@ -27,6 +28,7 @@ from imagenet_pipeline.networks.layers import (
     Tap,
     stack,
 )
+from imagenet_pipeline.networks.shapes import parameters
 
 Array = np.ndarray[Any, Any]
 MakeEngine = Callable[..., Engine]
@@ -62,7 +64,8 @@ def test_a_beginning_is_whole_words() -> None:
     found = parameter_groups(SHAPES, RECIPE, frozen=["stem", "stage1"], rates={"stage1": 0.1})
     assert [name for name, one in found.items() if one.frozen] == [*SHAPES][:5]
     assert [name for name, one in found.items() if one.rate != 1] == [*SHAPES][3:5]
-    assert found["stage10.conv.weight"] == found["classifier.bias"] == ParameterGroup(1.0, True, False)
+    assert found["stage10.conv.weight"] == ParameterGroup()
+    assert [name for name, one in found.items() if one.is_head] == ["classifier.weight", "classifier.bias"]
 
 
 def test_the_longest_rate_that_fits_counts() -> None:
@@ -227,6 +230,62 @@ def test_decay_of_weights_alone(make_engine: MakeEngine, make_batch: MakeBatch, 
         expected = 0.125 * before[name]
         np.testing.assert_allclose(decay, expected if expected.ndim > 1 else 0 * expected, atol=1e-5)
         np.testing.assert_allclose(decay_of_all, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "count", "some"),
+    [
+        ("resnet18", 10, {"stem.norm": 0, "stage1.unit1.norm2": 1, "stage2.unit1.conv2": 3, "stage4.unit2.conv2": 8}),
+        ("resnet18_v2", 10, {"input": 0, "stem.conv": 0, "stage1.unit1.norm1": 1, "norm": 8}),
+        ("vgg16_bn", 16, {"block1.conv1": 0, "block1.norm1": 0, "block1.conv2": 1, "dense1": 13}),
+        ("googlenet", 15, {"conv1.conv": 0, "inception3a.branch3.expand.conv": 3, "inception3a.branch1.conv": 3}),
+        ("densenet121", 63, {"stem.norm": 0, "block1.unit6.new.conv2": 6, "transition1.norm": 7, "norm": 61}),
+        ("squeezenet1_0", 10, {"fire2.squeeze": 1, "fire2.expand.three.conv": 1}),
+    ],
+)
+def test_the_depth_of_layers_is_that_of_units(network: str, count: int, some: dict[str, int]) -> None:
+    shapes = {name: one.shape for name, one in parameters(catalog.build(network, 7), (3, 224, 224)).items()}
+    found = depths(shapes)
+    assert set(found.values()) == set(range(count))
+    assert {layer: found[f"{layer}.weight"] for layer in some} == some
+    assert found["classifier.weight"] == count - 1
+
+
+def test_the_depth_of_layers_of_a_zoo() -> None:
+    """timm's names of a transformer and of a ResNet."""
+    names = ["cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias", "blocks.0.norm1.weight"]
+    names += ["blocks.0.attn.qkv.weight", "blocks.1.mlp.fc1.weight", "norm.weight", "head.weight", "head.bias"]
+    shapes = {name: (4,) if name.endswith(("bias", "norm1.weight", "norm.weight")) else (4, 4) for name in names}
+    assert list(depths(shapes).values()) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    resnet = {"conv1.weight": (4, 3, 3, 3), "bn1.weight": (4,), "layer1.0.conv1.weight": (4, 4, 3, 3), "fc.bias": (7,)}
+    assert list(depths(resnet).values()) == [0, 0, 1, 1]
+
+
+def test_layer_decay_is_a_power_of_the_depth_from_the_head_times_other_rates() -> None:
+    """By the rule of BEiT's `get_layer_scale`: decay ** (deepest - depth)."""
+    found = parameter_groups(SHAPES, RECIPE, frozen=["stem"], rates={"stage1.unit2": 0.5}, layer_decay=0.8)
+    assert [round(one.rate, 12) for one in found.values()] == [0.4096] * 3 + [0.512, 0.32, 0.8, 1, 1]
+    assert found["stem.conv.weight"].frozen
+
+
+def test_a_network_without_layers_has_a_single_depth() -> None:
+    assert depths({"a": (3,), "b": (2, 2)}) == {"a": 0, "b": 0}
+    assert depths({}) == {}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layer_decay_is_a_factor_of_the_step(
+    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, engine: str
+) -> None:
+    moves = []
+    for layer_decay in (1.0, 0.5):
+        made = make_engine(NETWORK, size=8, engine=engine, layer_decay=layer_decay, **PLAIN)
+        before = made.values()
+        after = walk(made, make_batch, 1).values()
+        moves.append({name: after[name] - before[name] for name in after if "running" not in name})
+    powers = {"stem": 0.125, "tap": 0.25, "stage1": 0.5, "classifier": 1.0}
+    wanted = {name: powers[name.partition(".")[0]] * move for name, move in moves[0].items()}
+    assert difference(moves[1], wanted) < 1e-12
 
 
 def network_of(width: int) -> Sequential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -112,6 +113,35 @@ def lars(w: Array, g: Array, kept: Arrays, r: float, t: int, recipe: OptimizerRe
     return w - r * kept["v"]
 
 
+def lion(w: Array, g: Array, kept: Arrays, r: float, t: int, recipe: OptimizerRecipe) -> Array:
+    """Algorithm 2 of Lion's paper, literally."""
+    m = kept.get("m", 0 * w)
+    c = recipe.beta1 * m + (1 - recipe.beta1) * g
+    kept["m"] = recipe.beta2 * m + (1 - recipe.beta2) * g
+    return w - r * (np.sign(c) + recipe.weight_decay * w)
+
+
+class Muon:
+    """torch.optim.Muon of the kernels as a matrix, its products in float64; AdamW of the rest, as of the head."""
+
+    def __init__(self, recipe: OptimizerRecipe, weights: list[Any]) -> None:
+        self.kernels, rest = weights[0], weights[1:]
+        self.matrix = self.kernels.view(len(self.kernels), -1)
+        options = {"weight_decay": recipe.weight_decay, "momentum": recipe.momentum}
+        self.parts = [
+            torch.optim.Muon([self.matrix], adjust_lr_fn="match_rms_adamw", **options),
+            torch_optimizer(recipe.model_copy(update={"name": "adamw"}), rest),
+        ]
+        self.param_groups: list[dict[str, float]] = [{}]
+
+    def step(self) -> None:
+        self.matrix.grad = self.kernels.grad.view_as(self.matrix)
+        with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+            for part in self.parts:
+                part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+                part.step()
+
+
 def torch_optimizer(recipe: OptimizerRecipe, weights: list[Any]) -> Any:
     betas, options = (recipe.beta1, recipe.beta2), {"weight_decay": recipe.weight_decay, "foreach": False}
     match recipe.name:
@@ -121,6 +151,11 @@ def torch_optimizer(recipe: OptimizerRecipe, weights: list[Any]) -> Any:
             kinds = ("Adam", "AdamW", "Adamax", "NAdam")
             kind = getattr(torch.optim, next(name for name in kinds if name.lower() == recipe.name))
             return kind(weights, betas=betas, eps=recipe.epsilon, **options)
+        case "radam":
+            options |= {"decoupled_weight_decay": True}
+            return torch.optim.RAdam(weights, betas=betas, eps=recipe.epsilon, **options)
+        case "muon":
+            return Muon(recipe, weights)
         case "rmsprop":
             return torch.optim.RMSprop(weights, alpha=recipe.decay, eps=recipe.epsilon, **options)
         case "adagrad":
@@ -130,7 +165,7 @@ def torch_optimizer(recipe: OptimizerRecipe, weights: list[Any]) -> Any:
 
 
 class Oracle:
-    """torch.optim, or NumPy for lamb and lars; l1 and max_norm by hand."""
+    """torch.optim, or NumPy for lamb, lars and lion; l1 and max_norm by hand."""
 
     rule = None
 
@@ -138,7 +173,7 @@ class Oracle:
         self.recipe, self.count = recipe, 0
         self.weights = {name: torch.tensor(value) for name, value in values.items()}
         self.kept: dict[str, Arrays] = {name: {} for name in values}
-        self.by_hand = {"lamb": lamb, "lars": lars}.get(recipe.name)
+        self.by_hand = {"lamb": lamb, "lars": lars, "lion": lion}.get(recipe.name)
         self.optimizer = None if self.by_hand else torch_optimizer(recipe, list(self.weights.values()))
 
     def step(self, rate: float, gradients: Arrays) -> None:
@@ -178,7 +213,7 @@ def walk(stepper: Stepper, rates: list[float], first: int = 0) -> Stepper:
 def difference(found: Arrays, wanted: Arrays) -> float:
     """The worst difference of all arrays, relative to the largest of its array."""
     assert found.keys() == wanted.keys()
-    return max(float(np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max()) for name in wanted)
+    return max(float(np.abs(found[name] - wanted[name]).max() / (np.abs(wanted[name]).max() or 1)) for name in wanted)
 
 
 OPTIMIZERS: list[dict[str, Any]] = [{"name": name} for name in RULES.names()]
@@ -191,6 +226,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "adamax", "beta1": 0.5, "beta2": 0.7, "epsilon": 1e-2},
     {"name": "rmsprop", "decay": 0.99, "epsilon": 1e-2},
     {"name": "adadelta", "decay": 0.5, "epsilon": 1e-6},
+    {"name": "radam", "beta1": 0.5, "beta2": 0.9, "epsilon": 1e-3},
+    {"name": "radam", "beta2": 0.5},
+    {"name": "lion", "beta2": 0.9},
+    {"name": "muon", "momentum": 0.95, "beta1": 0.8},
     {"name": "lars", "momentum": 0.5, "trust": 0.1, "epsilon": 1e-2},
 ]
 REGULARISATIONS: list[dict[str, Any]] = [
@@ -363,7 +402,7 @@ def test_a_rule_changes_no_array_it_is_given(optimizer: dict[str, Any]) -> None:
         for name, gradient in slopes(values, count - 1).items():
             for array in (values[name], gradient, *slots[name]):
                 array.flags.writeable = False
-            step = Step(rate, count, recipe)
+            step = Step(rate, count, recipe, is_head=name.startswith("dense"))
             moved, slots[name] = rule.update(values[name], with_l1(values[name], gradient, 0.05), slots[name], step)
             values[name] = limited_norm(moved, 0.9)
     wanted = walk(OnPyTorch(recipe, start()), SIX).values()

@@ -30,11 +30,11 @@ def _added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_NETWORKS", Registry("network", "networks", catalog._SHIPPED))
     monkeypatch.setattr(OPTIMIZERS, "_items", dict(OPTIMIZERS._items))
     monkeypatch.syspath_prepend(HERE)
-    from lion import LION
     from mobilenet import mobilenet
+    from signum import SIGNUM
 
     ip.register_network("mobilenet", mobilenet, input_size=224)
-    ip.register_optimizer("lion", LION)
+    ip.register_optimizer("signum", SIGNUM)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(data: Path, run: Path, engine: str, **more: Any) -> tuple[Any, Any]:
-    keys = {**KEYS, **more, "options": {**KEYS["options"], "optimizer.name": "lion"}}
+    keys = {**KEYS, **more, "options": {**KEYS["options"], "optimizer.name": "signum"}}
     recipe = data.parent / "recipe.toml"
     recipe.write_text(f'network = "mobilenet"\nrecords = "{data}"\n')
     result = ip.train(recipe, run=run, engine=engine, **keys)
@@ -63,7 +63,7 @@ def trained(data: Path, run: Path, engine: str, **more: Any) -> tuple[Any, Any]:
 
 @pytest.mark.gluon
 def test_a_run_with_both_is_alike_on_both_engines_and_goes_on(data: Path, tmp_path: Path) -> None:
-    """Losses are near, not equal: Lion takes the sign of gradients that are 0 but for rounding."""
+    """Losses are near, not equal: Signum takes the sign of gradients that are 0 but for rounding."""
     gluon, _ = trained(data, tmp_path / "gluon", "gluon", epochs=1)
     unbroken, whole = trained(data, tmp_path / "unbroken", "pytorch")
     trained(data, tmp_path / "resumed", "pytorch", epochs=1)

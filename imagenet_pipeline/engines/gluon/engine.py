@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,13 @@ class GluonEngine:
             name: parameter for name, parameter in built.parameters.items() if parameter.grad_req != "null"
         }
         shapes = {name: tuple(parameter.shape) for name, parameter in built.parameters.items()}
-        groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
+        transfer = recipe.transfer
+        groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, transfer.rates, transfer.layer_decay)
         self._network = Normalised(built.block, blueprint, self._dtype)
         self._training = (
             self._network if built.training is built.block else Normalised(built.training, blueprint, self._dtype)
         )
-        self._accumulation = recipe.accumulation
+        self._accumulation, self._sam_radius = recipe.accumulation, recipe.optimizer.sam_radius
         first = zoo.draw(built, recipe.seed) if values is None else values
         freeze(built, {name for name, group in groups.items() if group.frozen})
         self._moving = [parameter for parameter in self._trained.values() if parameter.grad_req != "null"]
@@ -94,17 +96,11 @@ class GluonEngine:
         self._images = 0
 
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
-        if self._draws:
-            for index, context in enumerate(self._contexts):
-                device_index = self.rank * len(self._contexts) + index
-                mx.random.seed((seed + device_index * 0x9E3779B1) % 2**31, ctx=context)
         self._averages.begin()
-        batches = micro_batches(images, labels, self._accumulation, len(self._contexts))
-        for parameter in self._moving if len(batches) > 1 else ():
-            parameter.zero_grad()
-        metrics = [share for batch in batches for share in self._backward(*batch)]
-        if self._reducer is not None:
-            self._reducer.allreduce_grads()
+        metrics = self._pass(images, labels, seed)
+        if self._sam_radius:
+            with self._optimizer.uphill(self._sam_radius), self._kept_statistics():
+                self._pass(images, labels, seed)
         self._optimizer.update(learning_rate, len(images) * self.ranks)
         if self._averages.means:
             self._await_gradients()
@@ -196,6 +192,34 @@ class GluonEngine:
         if len(self._contexts) == 1:
             return None
         return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
+
+    def _pass(self, images: Images, labels: Targets, seed: int) -> list[Any]:
+        """Leave the gradient of the loss, summed over all images, in the parameters; the metrics, an array a device."""
+        if self._draws:
+            for index, context in enumerate(self._contexts):
+                device_index = self.rank * len(self._contexts) + index
+                mx.random.seed((seed + device_index * 0x9E3779B1) % 2**31, ctx=context)
+        batches = micro_batches(images, labels, self._accumulation, len(self._contexts))
+        for parameter in self._moving if len(batches) > 1 else ():
+            parameter.zero_grad()
+        metrics = [share for batch in batches for share in self._backward(*batch)]
+        if self._reducer is not None:
+            self._reducer.allreduce_grads()
+        return metrics
+
+    @contextmanager
+    def _kept_statistics(self) -> Iterator[None]:
+        """Context that leaves running statistics as they were."""
+        self._await_gradients()
+        named = (parameter for name, parameter in self._parameters.items() if name not in self._trained)
+        statistics = [array for parameter in named for array in parameter.list_data()]
+        kept = [array.copy() for array in statistics]
+        try:
+            yield
+        finally:
+            self._await_gradients()
+            for array, value in zip(statistics, kept, strict=True):
+                value.copyto(array)
 
     def _backward(self, images: Images, labels: Targets) -> list[Any]:
         """Add a micro-batch's share of the gradient of the summed loss; its metrics, an array a device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.engines.optimizer_state import OptimizerState, ParameterGroup
-from imagenet_pipeline.optimizers import clip_factor, limited_norm, with_l1
+from imagenet_pipeline.optimizers import clip_factor, limited_norm, not_zero, with_l1, within_share
 
 Moving = tuple[str, Any, Any, list[Any]]
 """A parameter's name, its weight, gradient and slots on one context."""
@@ -43,7 +44,8 @@ class Optimizer:
         self._last_rate = 1.0
         is_float32 = all(np.dtype(parameter.dtype) == np.float32 for parameter in parameters.values())
         at_one_rate = all(group.rate == 1 and not group.frozen for group in self._state.groups.values())
-        self._fused = recipe.name == "sgd" and is_float32 and at_one_rate and not (recipe.nesterov or recipe.l1)
+        written = recipe.nesterov or recipe.l1 or recipe.clip_share or recipe.lookahead_steps
+        self._fused = recipe.name == "sgd" and is_float32 and at_one_rate and not written
         self._slot_names = ("displacement",) if self._fused else self._state.rule.slots
         self._slots = {
             name: [[mx.nd.zeros_like(parameter.data(context)) for _ in self._slot_names] for context in contexts]
@@ -51,6 +53,7 @@ class Optimizer:
         }
         self._contexts = range(len(contexts))
         self._calls: list[Callable[[float, float, int], None]] = []
+        self._climb: Callable[[float], None] | None = None
 
     def update(self, rate: float, batch_size: int) -> None:
         """Apply the gradients, summed over `batch_size` images, at this learning rate."""
@@ -58,6 +61,25 @@ class Optimizer:
         self._calls = self._calls or list(self._calls_of_a_step())
         for call in self._calls:
             call(rate, 1.0 / batch_size, self._state.steps)
+
+    @contextmanager
+    def uphill(self, radius: float) -> Iterator[None]:
+        """Context in which weights are w + radius g / |g| (Foret et al. 2021, equation 2); then w, to the last bit."""
+        moving = [self._parameters[name] for name in self._state.moving]
+        arrays = [[parameter.list_data() for parameter in moving], [parameter.list_grad() for parameter in moving]]
+        kept = [[weight.copy() for weight in weights] for weights in arrays[0]]
+        items = [
+            [[weights[index], gradients[index]] for weights, gradients in zip(*arrays, strict=True)]
+            for index in self._contexts
+        ]
+        self._climb = self._climb or _in_one_call(_climbed, items, [None] * len(moving))
+        self._climb(radius)
+        try:
+            yield
+        finally:
+            for weights, copies in zip(arrays[0], kept, strict=True):
+                for weight, copy in zip(weights, copies, strict=True):
+                    copy.copyto(weight)
 
     def state(self) -> dict[str, Array]:
         """The optimizer state by name (`OptimizerState.arrays`; the fused sgd's: `displacement/PARAMETER` and the
@@ -125,7 +147,10 @@ class Optimizer:
         moved = []
         for index, (weight, *slots, _), (gradient,) in zip(indexes, items, gradients, strict=True):
             step = self._state.step(self._state.moving[index], rate, steps)
-            gradient = with_l1(weight, gradient * rescale, step.recipe.l1)
+            gradient = gradient * rescale
+            if self._recipe.clip_share and not step.is_head:
+                gradient = within_share(weight, gradient, self._recipe.clip_share)
+            gradient = with_l1(weight, gradient, step.recipe.l1)
             new, changed = self._state.rule.update(weight, gradient, tuple(slots), step)
             moved.append([new, *changed])
         if self._recipe.max_norm:
@@ -136,9 +161,7 @@ class Optimizer:
         self, indexes: list[int], items: list[list[Any]], rate: float, rescale: float, steps: int
     ) -> list[list[Any]]:
         """Gradients scaled down. Every context has the same gradients, and takes their norm for itself."""
-        from imagenet_pipeline.engines.gluon.tracing import add_up
-
-        length = add_up([(gradient * gradient).sum() for (gradient,) in items]).sqrt() * rescale
+        length = _length_of_all(items) * rescale
         factor = clip_factor(length, self._recipe.clip_norm)
         return [[gradient * factor.reshape((1,) * gradient.ndim)] for (gradient,) in items]
 
@@ -196,6 +219,18 @@ class Approach:
         for call in self._calls:
             call(share)
         return means
+
+
+def _climbed(indexes: list[int], items: list[list[Any]], radius: float) -> list[list[Any]]:
+    """Weights moved along their gradients, all together by the radius."""
+    factor = radius / not_zero(_length_of_all([[gradient] for _, gradient in items]))
+    return [[weight + gradient * factor.reshape((1,) * gradient.ndim)] for weight, gradient in items]
+
+
+def _length_of_all(items: list[list[Any]]) -> Any:
+    from imagenet_pipeline.engines.gluon.tracing import add_up
+
+    return add_up([(gradient * gradient).sum() for (gradient,) in items]).sqrt()
 
 
 def _in_one_call(

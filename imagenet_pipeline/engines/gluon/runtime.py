@@ -153,3 +153,5 @@ def _preload_cuda() -> None:
 
 
 mx: Any = import_mxnet()
+# Its arrays have products of matrices as a function alone; the written update rules say `@`.
+mx.nd.NDArray.__matmul__ = mx.nd.dot

@@ -118,6 +118,14 @@ class Traced:
         whole = tuple(int(np.prod(self.shape)) // known if length == -1 else int(length) for length in shape)
         return self._done("reshape", (whole,), whole)
 
+    @property
+    def T(self) -> Traced:
+        """The matrix [m, n] transposed."""
+        return self._done("transpose", (), self.shape[::-1])
+
+    def __matmul__(self, other: Traced) -> Traced:
+        return self._tape.note("dot", (self.index, other.index), (), (self.shape[0], other.shape[1]))
+
     def __bool__(self) -> bool:
         raise TypeError("not traced: a branch on the numbers of an array")
 
@@ -315,8 +323,8 @@ def _symbols(notes: list[Note], numbers: Iterator[Any]) -> list[Any]:
         values = [next(numbers) if operand is None else symbols[operand] for operand in operands]
         if operation == "array":
             symbols.append(mx.sym.var(f"array{index}"))
-        elif operation == "add_n":
-            symbols.append(mx.sym.add_n(*values))
+        elif operation in ("add_n", "dot"):
+            symbols.append(getattr(mx.sym, operation)(*values))
         elif operation not in _BROADCAST:
             symbols.append(getattr(values[0], operation)(*settings))
         elif len({notes[operand][3] if operand is not None else (1,) for operand in operands}) == 1 or any(

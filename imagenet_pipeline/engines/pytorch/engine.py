@@ -4,8 +4,8 @@ that train together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -89,7 +89,8 @@ class PyTorchEngine:
         if values is not None:
             self.set_values(values)
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, recipe.transfer.rates)
+        transfer = recipe.transfer
+        groups = parameter_groups(shapes, recipe.optimizer, blueprint.frozen, transfer.rates, transfer.layer_decay)
         self._fixed_norms = freeze(built, {name for name, group in groups.items() if group.frozen})
         if recipe.sync_batch_norm and self.ranks > 1:
             require_own_normalisation(blueprint)
@@ -100,7 +101,7 @@ class PyTorchEngine:
         if self._compile:
             require_compiler()
         self._optimizer = Optimizer(recipe.optimizer, self._trained, groups)
-        self._accumulation = recipe.accumulation
+        self._accumulation, self._sam_radius = recipe.accumulation, recipe.optimizer.sam_radius
         # A graph's gradients do not outlive the next micro-batch, and DDP's exchange is no part of one.
         self._graphs = on_gpu and self.ranks == 1 and self._accumulation == 1
         self._loss_scale = LossScale(self._device) if self.precision == "float16" else None
@@ -114,19 +115,14 @@ class PyTorchEngine:
     @naming_lost_ranks
     @naming_algorithms
     def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
-        if self._draws:
-            torch.manual_seed(self._group.seed(seed))
         self._train_mode(True)
         self._averages.begin()
-        for tensor in self._trained.values():
-            tensor.grad = None
-        batches = micro_batches(images, labels, self._accumulation, devices=1)
-        metrics = []
-        for number, batch in enumerate(batches, 1):
-            with self._exchanging(number == len(batches)):
-                metrics.append(self._backward(*batch, len(batches)))
+        metrics = self._pass(images, labels, seed)
+        if self._sam_radius:
+            with self._optimizer.uphill(self._sam_radius), self._kept_statistics():
+                self._pass(images, labels, seed)
         self._step(learning_rate)
-        self._add(sum(metrics), len(labels))
+        self._add(metrics, len(labels))
         self._await_copies()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -263,6 +259,30 @@ class PyTorchEngine:
         self._train_mode(False)
         with self._autocast():
             return self._logits(self._network(self._put(images))[0])
+
+    def _pass(self, images: Images, labels: Targets, seed: int) -> Any:
+        """Leave the gradient of the mean loss in the weights' `grad`; the metrics of the batch [3]."""
+        if self._draws:
+            torch.manual_seed(self._group.seed(seed))
+        for tensor in self._trained.values():
+            tensor.grad = None
+        batches = micro_batches(images, labels, self._accumulation, devices=1)
+        metrics = []
+        for number, batch in enumerate(batches, 1):
+            with self._exchanging(number == len(batches)):
+                metrics.append(self._backward(*batch, len(batches)))
+        return sum(metrics)
+
+    @contextmanager
+    def _kept_statistics(self) -> Iterator[None]:
+        """Context that leaves running statistics as they were."""
+        statistics = [tensor for name, tensor in self._tensors.items() if name not in self._trained]
+        kept = [tensor.clone() for tensor in statistics]
+        try:
+            yield
+        finally:
+            for tensor, value in zip(statistics, kept, strict=True):
+                tensor.copy_(value)
 
     def _backward(self, images: Images, labels: Targets, parts: int) -> Any:
         """Add a micro-batch's share, of `parts`, of the gradient of the mean loss; its metrics [3]."""

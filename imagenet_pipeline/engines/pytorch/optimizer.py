@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values
 from imagenet_pipeline.engines.optimizer_state import OptimizerState, ParameterGroup
 from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.engines.pytorch.tensor_list import RowLimit, TensorList, copy_unless, joint_step
-from imagenet_pipeline.optimizers import Step, clip_factor, with_l1
+from imagenet_pipeline.engines.pytorch.tensor_list import Rows, TensorList, copy_unless, joint_step
+from imagenet_pipeline.optimizers import Step, clip_factor, not_zero, with_l1
 
 
 class Optimizer:
@@ -37,7 +38,7 @@ class Optimizer:
             else {}
         )
         self._alike = self._groups()
-        self._row_limits: dict[tuple[str, ...], RowLimit] = {}
+        self._rows: dict[tuple[str, ...], Rows] = {}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self, rate: float, overflow: Any | None = None) -> None:
@@ -54,6 +55,8 @@ class Optimizer:
         gradients = _laid_out_as(weights, [weight.grad for weight in weights])
         if self._recipe.clip_norm:
             _clip(gradients, self._recipe.clip_norm)
+        if self._recipe.clip_share:
+            self._clip_units(moving, gradients)
         if self._recipe.l1:
             l1 = joint_step(self._steps(moving, rate)).recipe.l1
             gradients = with_l1(TensorList(weights), TensorList(gradients), l1).tensors
@@ -64,9 +67,24 @@ class Optimizer:
         else:
             self._update_written(moving, gradients, self._steps(moving, rate), overflow)
         if self._recipe.max_norm:
-            if tuple(moving) not in self._row_limits:
-                self._row_limits = {tuple(moving): RowLimit(weights)}
-            self._row_limits[tuple(moving)].limit(self._recipe.max_norm, overflow)
+            matrices = {name: weight for name, weight in moving.items() if weight.ndim > 1}
+            if matrices:
+                self._rows_of(matrices).limit(self._recipe.max_norm, overflow)
+
+    @contextmanager
+    def uphill(self, radius: float) -> Iterator[None]:
+        """Context in which weights are w + radius g / |g| (Foret et al. 2021, equation 2); then w, to the last bit."""
+        weights = [weight for weight in self._parameters.values() if weight.grad is not None]
+        with torch.no_grad():
+            kept = torch._foreach_clone(weights)
+            gradients = [weight.grad for weight in weights]
+            factor = radius / not_zero(torch.nn.utils.get_total_norm(gradients))
+            torch._foreach_add_(weights, torch._foreach_mul(gradients, factor))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, kept)
 
     def take_back(self) -> None:
         """Count the last step as not taken, because it had an overflow."""
@@ -98,6 +116,20 @@ class Optimizer:
 
     def _steps(self, names: Iterable[str], rate: float) -> list[Step]:
         return [self._state.step(name, rate) for name in names]
+
+    def _clip_units(self, moving: dict[str, Any], gradients: list[Any]) -> None:
+        body = {name: place for place, name in enumerate(moving) if not self._state.groups[name].is_head}
+        if body:
+            rows = self._rows_of({name: moving[name] for name in body})
+            clipped = rows.clipped([gradients[place] for place in body.values()], self._recipe.clip_share)
+            for place, gradient in zip(body.values(), clipped, strict=True):
+                gradients[place] = gradient
+
+    def _rows_of(self, weights: dict[str, Any]) -> Rows:
+        names = tuple(weights)
+        if names not in self._rows:
+            self._rows = dict(list(self._rows.items())[-1:]) | {names: Rows(list(weights.values()))}
+        return self._rows[names]
 
     def _update_fused(
         self, moving: dict[str, Any], gradients: Sequence[Any], rate: float, overflow: Any | None
@@ -161,6 +193,8 @@ class Optimizer:
 
     def _has_kernel(self) -> bool:
         """Tell whether the rule is that of a fused kernel of PyTorch's."""
+        if self._recipe.lookahead_steps:
+            return False
         match self._recipe.name:
             case "sgd":  # without momentum the kernel keeps no velocity for a restart with it
                 return self._recipe.momentum > 0

@@ -15,7 +15,7 @@ from operator import mul
 from typing import Any
 
 from imagenet_pipeline.engines.pytorch.runtime import torch
-from imagenet_pipeline.optimizers import Step, excess
+from imagenet_pipeline.optimizers import Step, excess, over_share
 
 
 class TensorList:
@@ -142,45 +142,57 @@ def joint_step(steps: Sequence[Step]) -> Step:
     rate, counts = _alike([step.rate for step in steps]), tuple(step.count for step in steps)
     if len(set(counts)) == 1:
         return replace(first, rate=rate, recipe=recipe)
-    return ListStep(rate, first.count, recipe, counts)
+    return ListStep(rate, first.count, recipe, counts=counts)
 
 
-class RowLimit:
-    """`limited_norm` of many weights at once.
+class Rows:
+    """`limited_norm` and `within_share` of many weights at once.
 
-    Rows are measured in a copy of them all, in a block for each power of 2: those shorter end in zeros. The weights are
-    kept, and must stay where they are in memory; those of one dimension are left alone.
+    Rows are measured in a copy of them all, in a block for each power of 2: those shorter end in zeros. An array of one
+    dimension is a single row. The weights are kept, and must stay where they are in memory.
     """
 
     def __init__(self, weights: Sequence[Any]) -> None:
-        by_size: dict[int, list[Any]] = {}
-        for weight in (weight.detach() for weight in weights if weight.ndim > 1):
-            by_size.setdefault(2 ** (weight[0].numel() - 1).bit_length(), []).append(weight)
-        self._weights = [weight for alike in by_size.values() for weight in alike]
-        self._copies, self._divisors, self._blocks = [], [], []
-        lengths = weights[0].new_empty(sum(len(weight) for weight in self._weights))
+        self._weights = [weight.detach() for weight in weights]
+        by_size: dict[int, list[int]] = {}
+        for place, weight in enumerate(self._weights):
+            by_size.setdefault(2 ** (weight.numel() // _rows(weight) - 1).bit_length(), []).append(place)
+        lengths = weights[0].new_empty(sum(map(_rows, self._weights)))
         self._lengths, self._factors, first = lengths, torch.empty_like(lengths), 0
-        for size, alike in by_size.items():
-            block = lengths.new_zeros((sum(len(weight) for weight in alike), size))
+        self._copies, self._divisors = [*self._weights], [*self._weights]
+        self._blocks = []
+        for size, places in by_size.items():
+            counts = [_rows(self._weights[place]) for place in places]
+            block = lengths.new_zeros((sum(counts), size))
             self._blocks.append((block, lengths[first : first + len(block)]))
-            for weight, rows in zip(alike, block.split([len(weight) for weight in alike]), strict=True):
-                self._copies.append(_beginnings_of(rows, weight))
-                factors = self._factors[first : first + len(weight)]
-                self._divisors.append(factors.view(-1, *(1,) * (weight.ndim - 1)))
-                first += len(weight)
+            for place, rows in zip(places, block.split(counts), strict=True):
+                weight = self._weights[place]
+                self._copies[place] = _beginnings_of(rows, weight)
+                each = (-1, *(1,) * (weight.ndim - 1)) if weight.ndim else ()
+                self._divisors[place] = self._factors[first : first + len(rows)].view(each)
+                first += len(rows)
 
     def limit(self, length: float, overflow: Any | None) -> None:
         """Scale down the rows of the weights that are longer, unless there was an overflow."""
-        if not self._weights:
-            return
-        torch._foreach_copy_(self._copies, self._weights)
-        for block, lengths in self._blocks:
-            torch.linalg.vector_norm(block, dim=1, out=lengths)
-        self._factors.copy_(excess(self._lengths, length))
+        self._factors.copy_(excess(self._measured(self._weights), length))
         if overflow is None:
             torch._foreach_div_(self._weights, self._divisors)
         else:
             copy_unless(overflow, self._weights, torch._foreach_div(self._weights, self._divisors))
+
+    def clipped(self, gradients: Sequence[Any], share: float) -> Sequence[Any]:
+        """The gradients, their rows scaled down to this share of those of the weights."""
+        lengths = self._measured(self._weights).clone()
+        self._factors.copy_(over_share(self._measured(gradients), lengths, share))
+        divided: Sequence[Any] = torch._foreach_div(gradients, self._divisors)
+        return divided
+
+    def _measured(self, tensors: Sequence[Any]) -> Any:
+        """The norms of the rows of these, in the order of the blocks."""
+        torch._foreach_copy_(self._copies, tensors)
+        for block, lengths in self._blocks:
+            torch.linalg.vector_norm(block, dim=1, out=lengths)
+        return self._lengths
 
 
 def copy_unless(overflow: Any, targets: Sequence[Any], values: Sequence[Any]) -> None:
@@ -212,7 +224,13 @@ def _alike(values: Sequence[float]) -> float | Numbers:
     return values[0] if len(set(values)) == 1 else Numbers(tuple(values))
 
 
+def _rows(weight: Any) -> int:
+    return len(weight) if weight.ndim > 1 else 1
+
+
 def _beginnings_of(rows: Any, weight: Any) -> Any:
+    if weight.ndim < 2:
+        return rows[0, : weight.numel()].view(weight.shape)
     # The order within a row does not matter for its length, but the weight's own is copied fastest.
     size = weight[0].numel()
     if weight.stride(0) == size:

@@ -30,6 +30,8 @@ RECIPES: list[dict[str, Any]] = [{"name": name} for name in OPTIMIZERS.names()] 
     {"max_norm": 0.9},
     {"decay_all": False, "nesterov": True},
     {"name": "lamb", "decay_all": False} | ALL,
+    {"clip_share": 0.01},
+    {"name": "radam", "lookahead_steps": 2},
 ]
 CALLS_A_CONTEXT = 8
 """Of any rule and option: its call, and one for each number that changes. More only where layers have other rates."""
@@ -268,7 +270,9 @@ def test_adam_moves_a_large_array_by_the_written_rule(mx: Any) -> None:
     np.testing.assert_allclose(parameter.data().asnumpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "adam", "adamw", "nadam", "rmsprop", "adadelta", "adamax"])
+@pytest.mark.parametrize(
+    "rule", ["sgd", "adam", "adamw", "nadam", "rmsprop", "adadelta", "adamax", "radam", "lion", "radam ahead"]
+)
 def test_a_number_of_a_large_array_moves_as_in_a_small_one(mx: Any, rule: str) -> None:
     from imagenet_pipeline.engines.gluon.optimizer import Optimizer
 
@@ -279,10 +283,36 @@ def test_a_number_of_a_large_array_moves_as_in_a_small_one(mx: Any, rule: str) -
         parameter = mx.gluon.Parameter("w", shape=(rows, 1030), dtype="float32")
         parameter.initialize(ctx=mx.cpu())
         parameter.set_data(mx.nd.array(values[:rows]))
-        optimizer = Optimizer(OptimizerRecipe(name=rule, weight_decay=0.0), {"w": parameter}, [mx.cpu()])
+        name, _, ahead = rule.partition(" ")
+        recipe = OptimizerRecipe(name=name, weight_decay=0.0, lookahead_steps=2 if ahead else 0)
+        optimizer = Optimizer(recipe, {"w": parameter}, [mx.cpu()])
         for gradient in gradients:
             parameter.grad()[:] = mx.nd.array(gradient[:rows])
             optimizer.update(1e-2, 1)
         moved.append(parameter.data().asnumpy()[:16])
     np.testing.assert_allclose(*moved, rtol=1e-6, atol=1e-7)
     assert not np.allclose(moved[0], values[:16], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"name": "muon"}, {"clip_share": 0.01}], ids=str)
+def test_units_of_a_large_array_move_as_pytorchs_do(mx: Any, options: dict[str, Any]) -> None:
+    """A matrix that is no head: rules that look at more than a number at a time."""
+    torch = pytest.importorskip("torch")
+    from imagenet_pipeline.engines.gluon.optimizer import Optimizer
+    from imagenet_pipeline.engines.pytorch.optimizer import Optimizer as OnPyTorch
+
+    draw, shape = np.random.default_rng(0), (4200, 256)
+    value, gradients = draw.normal(size=shape), draw.normal(0, 0.01, size=(3, *shape))
+    recipe, groups = OptimizerRecipe(**options), {"w": ParameterGroup()}
+    parameter = mx.gluon.Parameter("w", shape=shape, dtype="float32")
+    parameter.initialize(ctx=mx.cpu())
+    parameter.set_data(mx.nd.array(value))
+    tensor = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+    steppers = Optimizer(recipe, {"w": parameter}, [mx.cpu()], groups), OnPyTorch(recipe, {"w": tensor}, groups)
+    for gradient in gradients:
+        parameter.grad()[:] = mx.nd.array(gradient)
+        tensor.grad = torch.tensor(gradient)
+        steppers[0].update(1e-2, 1)
+        steppers[1].update(1e-2)
+    np.testing.assert_allclose(parameter.data().asnumpy(), tensor.detach().numpy(), atol=2e-5)
+    assert not np.allclose(parameter.data().asnumpy(), value, atol=1e-5)

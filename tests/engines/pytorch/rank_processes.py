@@ -100,6 +100,12 @@ def accumulated() -> Arrays:
     return steps_of(engine_of(TAPPED, optimizer=optimizer, accumulation=3, average_decay=0.9), 5)
 
 
+def sharpened() -> Arrays:
+    """Two passes a step, both exchanged."""
+    optimizer = {"name": "radam", "sam_radius": 0.3, "lookahead_steps": 2, "clip_share": 0.05}
+    return steps_of(engine_of(TAPPED, optimizer=optimizer, accumulation=2), 4)
+
+
 def frozen() -> Arrays:
     """A second engine in the same process, whose first layer stays."""
     engine_of(TAPPED)

@@ -18,9 +18,9 @@ from imagenet_pipeline.records.build import BuildOptions, build
 Arrays = dict[str, Any]
 Found = Callable[[str, int], list[Arrays]]
 SCENARIOS = [
-    "plain:1,2,4", "accumulated:1,2", "frozen:1,2", "normalised:1,2", "synchronised:1,2,3", "slender:1,2",
-    "compressed:2", "dropping:2", "summed:3", "differing:3", "scoring:1,2,3", "measured:1,2",
-    "lost:3",
+    "plain:1,2,4", "accumulated:1,2", "sharpened:1,2", "frozen:1,2", "normalised:1,2",
+    "synchronised:1,2,3", "slender:1,2", "compressed:2", "dropping:2", "summed:3", "differing:3",
+    "scoring:1,2,3", "measured:1,2", "lost:3",
 ]  # fmt: skip
 
 
@@ -54,7 +54,15 @@ def found(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 @pytest.mark.parametrize(
     ("scenario", "ranks"),
-    [("plain", 2), ("plain", 4), ("accumulated", 2), ("frozen", 2), ("synchronised", 2), ("synchronised", 3)],
+    [
+        ("plain", 2),
+        ("plain", 4),
+        ("accumulated", 2),
+        ("sharpened", 2),
+        ("frozen", 2),
+        ("synchronised", 2),
+        ("synchronised", 3),
+    ],
 )
 def test_ranks_step_as_one_process_does(found: Found, scenario: str, ranks: int) -> None:
     """In float64, so that what is left is the order of additions: taps, accumulation, clipping, frozen layers.
