@@ -7,32 +7,23 @@ a few bits; a mirror image, another crop or a turn by more than a few degrees gi
 
 from __future__ import annotations
 
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, WorkerLost
+from imagenet_pipeline.errors import BadRecipe, WorkerLost
 from imagenet_pipeline.processes import available_processors, local_pool
 from imagenet_pipeline.records.image import Rejected, calm, decode_file, turn
-from imagenet_pipeline.records.lists import photos_of
-from imagenet_pipeline.records.manifest import DataSet, ForeignShard, Shard, read_data_set
-from imagenet_pipeline.records.near_hashes import Hashes, Places, near_pairs
-from imagenet_pipeline.records.reader import RecordSet, shard_index
+from imagenet_pipeline.records.near_hashes import near_pairs
 from imagenet_pipeline.records.shard import read_image_file
 
 Progress = Callable[[int, int], None]
 DISTANCE, LARGEST_DISTANCE = 4, 10
 """Bits by which near duplicates may differ: by default, and at most, beyond which it takes hours and finds anything."""
-FILE = "duplicates.json"
 _LEAST_EDGE = 64
 """Pixels that a larger photo keeps along its shorter edge for the hash, which sees 32."""
 _TOGETHER = 256
@@ -73,7 +64,7 @@ def near_photos(
     require_distance(distance)
     parts = [paths[start : start + _TOGETHER] for start in range(0, len(paths), _TOGETHER)]
     found: list[int | None] = []
-    for part in _mapped(_hash_files, parts, len(paths), workers):
+    for part in mapped(_hash_files, parts, len(paths), workers):
         found += part
         if progress:
             progress(len(found), len(paths))
@@ -104,7 +95,7 @@ def _hash_file(path: Path) -> int | None:
         return None
 
 
-def _mapped(work: Callable[[Any], Any], parts: Sequence[Any], pictures: int, workers: int | None) -> Iterator[Any]:
+def mapped(work: Callable[[Any], Any], parts: Sequence[Any], pictures: int, workers: int | None) -> Iterator[Any]:
     """Yield what comes of each part, in order, from several processes where that pays."""
     workers = min(workers or (available_processors() if pictures > _FEW else 1), len(parts))
     if workers <= 1:

@@ -54,5 +54,5 @@ def test_the_bits_are_counted_alike_by_every_numpy(monkeypatch: pytest.MonkeyPat
 
 
 def test_too_many_alike_are_said_in_a_line() -> None:
-    with pytest.raises(BadInput, match="more than 100 pairs of alike pictures; expected photos.*found 30 pictures of"):
+    with pytest.raises(BadInput, match=r"more than 100 pairs of alike pictures; expected photos.*found 30 pictures of"):
         near_pairs(np.zeros(30, np.uint64), 4, most=100)
