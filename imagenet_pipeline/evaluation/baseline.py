@@ -325,6 +325,7 @@ def _evaluation(
         input_size=baseline.size,
         crop_fraction=1.0,
         classes=len(data.classes),
+        scored_classes=len(data.classes),
         engine="scikit-learn",
         devices=["cpu"],
         precision="float64",

@@ -16,10 +16,10 @@ from imagenet_pipeline.evaluation.evaluate import (
     Evaluation,
     Scores,
     candidate_of,
-    is_unnamed,
     open_checkpoint,
     score_candidates,
 )
+from imagenet_pipeline.evaluation.numbering import is_unnamed
 from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
 from imagenet_pipeline.evaluation.scoring import Outcomes
 from imagenet_pipeline.records.classes import ClassTable
@@ -44,6 +44,7 @@ class Ensemble:
     rank5_hits: int
     crops: int
     classes: int
+    scored_classes: int
     process: int
     processes: int
     images_per_second: float
@@ -85,15 +86,16 @@ def examine(
     records: Path | None = None,
     overrides: dict[str, object] | None = None,
     real: Path | None = None,
+    subset: bool | None = None,
 ) -> Examination:
     """Score all `checkpoints` of all runs in a single pass over a split of the first run's records, or of `records`.
 
     Networks, engines and input sizes may differ; of several, every member's loss is the cross-entropy of its
-    probabilities. `real` is the file of ReaL labels, for ImageNet's validation images.
-    Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
+    probabilities. `real` is the file of ReaL labels, for ImageNet's validation images; `subset` is
+    as for `candidate_of`. Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
     """
     opened, repeats = _opened(runs, checkpoints, overrides or {})
-    candidates = _candidates(opened, split, records)
+    candidates = _candidates(opened, split, records, subset)
     first = next((candidate for candidate in candidates if not is_unnamed(candidate.checkpoint.state)), candidates[0])
     table, data = first.numbering.table, first.data
     reassessed = real_labels(real, table, data, split) if real else None
@@ -108,11 +110,11 @@ def examine(
 
 
 def _candidates(
-    opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
+    opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None, subset: bool | None
 ) -> list[Candidate]:
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
     data = records_to_read(opened[0][1][0], records)
-    candidates = [candidate_of(run, checkpoint, split, data) for run, checkpoint in opened]
+    candidates = [candidate_of(run, checkpoint, split, data, subset) for run, checkpoint in opened]
     for candidate in candidates[1:]:
         if not np.array_equal(candidate.numbering.relabel, candidates[0].numbering.relabel):
             raise BadInput(
@@ -177,6 +179,7 @@ def _ensemble(scores: Scores) -> Ensemble:
         rank5_hits=rank5_hits,
         crops=first.crops,
         classes=first.classes,
+        scored_classes=first.scored_classes,
         process=first.process,
         processes=first.processes,
         images_per_second=first.images_per_second,

@@ -205,7 +205,7 @@ def dependence_rows(member: Evaluation | VectorEvaluation, data: str) -> list[li
     crop = f"{shown_size(size)} px, {100 * member.crop_fraction:g} % of the {whole}, {seen(member.crops)}"
     return [
         ["checkpoint", f"{member.checkpoint} of {member.run}"],
-        ["network", f"{member.network}, {counted(member.classes, 'class')}"],
+        ["network", f"{member.network}, {counted(member.classes, 'class')}{_scored(member)}"],
         ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
         ["versions", versions],
         ["input", crop],
@@ -214,6 +214,12 @@ def dependence_rows(member: Evaluation | VectorEvaluation, data: str) -> list[li
         ["data manifest, SHA-256", member.data_digest],
         ["recipe, SHA-256", member.recipe_digest],
     ]
+
+
+def _scored(member: Evaluation | VectorEvaluation) -> str:
+    """Name the number of classes that were scored, where these are not all."""
+    scored = getattr(member, "scored_classes", member.classes)
+    return "" if scored == member.classes else f", scored on the logits of {scored:,}"
 
 
 def certainty(probability: float) -> str:

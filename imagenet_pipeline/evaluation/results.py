@@ -82,12 +82,12 @@ class Findings:
     @property
     def chance(self) -> str:
         """The rank-1 of guessing, as it stands beside that of the network."""
-        return f"chance: {chance_percent(self.examination.result.classes):.3g} %"
+        return f"chance: {chance_percent(self.examination.result.scored_classes):.3g} %"
 
     @property
     def says_rank5(self) -> bool:
         """True where readers are shown rank-5; JSON always has it."""
-        return says_rank5(self.examination.result.classes)
+        return says_rank5(self.examination.result.scored_classes)
 
     @cached_property
     def _shared_names(self) -> set[str]:
@@ -193,7 +193,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     Ranks and class figures are percent, probabilities and the calibration error 0..1.
     """
     examination = findings.examination
-    chance = {"rank1_chance": chance_percent(examination.result.classes)}
+    chance = {"rank1_chance": chance_percent(examination.result.scored_classes)}
     content = dataclasses.asdict(examination.result) | _figures(findings.figures) | chance
     members = content.get("members", [])
     for member, figures in zip(members, findings.own, strict=False):

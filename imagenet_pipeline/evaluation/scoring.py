@@ -52,12 +52,13 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """A network to be scored; its input has as many `channels`, RGB or grey."""
+    """A network to be scored; its input has as many `channels`, RGB or grey, and its outputs `columns` alone count."""
 
     engine: Scorer
     view: View
     loss: LossRecipe
     channels: int = 3
+    columns: Whole | None = None
 
     @property
     def images(self) -> tuple[View, int]:
@@ -90,6 +91,7 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
         logs = []
         for member, wait, own in zip(members, batch.logits, parts[1:], strict=True):
             logits = _finite(wait())
+            logits = logits if member.columns is None else logits[:, member.columns]
             with np.errstate(invalid="ignore"):
                 logs.append(log_probabilities(logits, crops))
             # A single crop ranks by the scores themselves: what rounds to the same probability is not a tie.
