@@ -176,7 +176,7 @@ def _page_name(
 
 
 def _say(findings: Findings, page: Path | None) -> None:
-    from imagenet_pipeline.evaluation.report_tables import seen, who
+    from imagenet_pipeline.evaluation.report_tables import in_train_note, seen, who
 
     result, figures = findings.examination.result, findings.figures
     if len(findings.own) > 1:
@@ -198,6 +198,11 @@ def _say(findings: Findings, page: Path | None) -> None:
     said = f"  (95 %: {span[0]:z.4f} to {span[1]:z.4f})" if span else ""
     say(f"loss    {figures.loss.value:z.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
+    if findings.in_train:
+        say(in_train_note(findings))
+        if findings.in_train.images and (without := findings.in_train.rank1_without):
+            (low, high), of = without.interval, f"{without.hits:,} of {without.images:,}"
+            say(f"without them: rank-1 {without.percent:.2f} %  ({of}; 95 %: {low:.2f} to {high:.2f})")
     if page:
         say(f"report: {page}")
 

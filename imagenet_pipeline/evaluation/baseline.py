@@ -326,6 +326,8 @@ def _evaluation(
         crop_fraction=1.0,
         classes=len(data.classes),
         scored_classes=len(data.classes),
+        temperature=None,
+        fitted_here=False,
         engine="scikit-learn",
         devices=["cpu"],
         precision="float64",

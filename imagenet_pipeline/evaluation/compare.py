@@ -21,9 +21,10 @@ from imagenet_pipeline.evaluation.evaluate import (
 )
 from imagenet_pipeline.evaluation.numbering import is_unnamed
 from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
-from imagenet_pipeline.evaluation.scoring import Outcomes
+from imagenet_pipeline.evaluation.scoring import Outcomes, Whole
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.records.twins import records_in_train
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.data import records_to_read
 
@@ -53,10 +54,25 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class InTrain:
+    """The records of a split, by their positions, whose picture is in train, too, but for `distance` bits of a hash."""
+
+    distance: int
+    positions: Whole
+
+
+def _in_train(data: DataSet, split: str) -> InTrain | None:
+    """What `verify --duplicates` found of a split, where it has looked."""
+    found = records_in_train(data, split)
+    return found and InTrain(*found)
+
+
+@dataclass(frozen=True)
 class Examination:
     """A finished evaluation; `outcomes` are those behind the figures of `result`, `own` those of each of its members.
 
-    `table` names the classes by the labels of `outcomes`; `notes` are what a reader must know of them.
+    `table` names the classes by the labels of `outcomes`; `notes` are what a reader must know of them,
+    `in_train` the images of the run's own split that are near duplicates of images in train.
     """
 
     result: Evaluation | Ensemble
@@ -66,6 +82,7 @@ class Examination:
     data: DataSet
     notes: list[str] = field(default_factory=list)
     real: RealLabels | None = None
+    in_train: InTrain | None = None
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -105,8 +122,9 @@ def examine(
         reassessed.require_agreement(whole.numbers, whole.labels)
     result = scores.evaluations[0] if len(candidates) == 1 else _ensemble(scores)
     numbered = dict.fromkeys(candidate.numbering.note for candidate in candidates if candidate.numbering.note)
-    notes = [*repeats, *numbered, *_notes_on_crops(candidates, crops)]
-    return Examination(result, whole, own, table, data, notes, reassessed)
+    notes = [*repeats, *numbered, *_notes_on_crops(candidates, crops), *_notes_on_temperatures(candidates, split)]
+    known = data.digest == first.checkpoint.state.data_digest
+    return Examination(result, whole, own, table, data, notes, reassessed, _in_train(data, split) if known else None)
 
 
 def _candidates(
@@ -133,6 +151,17 @@ def _notes_on_crops(candidates: Sequence[Candidate], crops: Crops) -> list[str]:
     if crops == 10 and any(candidate.checkpoint.state.crop_fraction == 1 for candidate in candidates):
         notes.append("At a crop_fraction of 1 the five crops of a square image are one")
     return notes
+
+
+def _notes_on_temperatures(candidates: Sequence[Candidate], split: str) -> list[str]:
+    notes = []
+    for candidate in candidates:
+        if candidate.temperature:
+            whose = f" of {candidate.checkpoint.folder.name} of {candidate.run}" if len(candidates) > 1 else ""
+            here = ": these very images, so loss and calibration error are those of the fit"
+            said = f"Probabilities{whose} are those at {candidate.temperature.words}"
+            notes.append(said + (here if candidate.is_fitted_on(split) else ""))
+    return [*notes, "Averaged are probabilities without a temperature"] if notes and len(candidates) > 1 else notes
 
 
 def _opened(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import LossRecipe, Recipe, Size, load_run_recipe
 from imagenet_pipeline.engines import Engine, is_installed
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation.calibration import Temperature, fit_temperature, temperature_of
 from imagenet_pipeline.evaluation.numbering import Numbering, is_subset_by_name, numbering_of, subset_of
 from imagenet_pipeline.evaluation.scoring import (
     CROSS_ENTROPY,
@@ -41,7 +43,8 @@ class Evaluation:
     """Metrics of a checkpoint on a split, equal in all `processes`, and everything they depend on; ranks are percent.
 
     `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropies are in nats. Of the network's
-    `classes` so many are `scored_classes`, all but where a subset of the logits is scored.
+    `classes` so many are `scored_classes`, all but where a subset of the logits is scored. Probabilities and
+    cross-entropy are at `temperature`, where one was fitted; `fitted_here` says that it was on these very images.
     """
 
     run: str
@@ -61,6 +64,8 @@ class Evaluation:
     crop_fraction: float
     classes: int
     scored_classes: int
+    temperature: float | None
+    fitted_here: bool
     engine: str
     devices: list[str]
     precision: str
@@ -83,11 +88,21 @@ class Candidate:
     data: DataSet
     numbering: Numbering
 
+    @cached_property
+    def temperature(self) -> Temperature | None:
+        """The temperature that was fitted for the checkpoint."""
+        return temperature_of(self.checkpoint)
+
     def engine(self) -> Engine:
         """An engine that holds the checkpoint. Scoring is not compiled: it needs no compiler."""
         return build_engine(
             self.recipe.model_copy(update={"compile": False}), self.checkpoint.state, self.checkpoint.weights
         )
+
+    def is_fitted_on(self, split: str) -> bool:
+        """True where the temperature was fitted on these very images."""
+        fitted = self.temperature
+        return fitted is not None and (fitted.records, fitted.split) == (self.data.digest, split)
 
     def evaluation(self, engine: Engine, outcomes: Outcomes, setting: Setting) -> Evaluation:
         """The figures with everything they depend on. Raises BadInput where they are none."""
@@ -112,6 +127,8 @@ class Candidate:
             crop_fraction=state.crop_fraction,
             classes=len(state.classes),
             scored_classes=len(self.numbering.table),
+            temperature=self.temperature.temperature if self.temperature else None,
+            fitted_here=self.is_fitted_on(setting.split),
             engine=engine.name,
             devices=list(engine.device_names),
             precision=engine.precision,
@@ -161,6 +178,24 @@ def evaluate(
     recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {})
     candidate = candidate_of(Path(run), (recipe, checkpoint), split, records_to_read(recipe, records), subset)
     return score_candidates([candidate], split, crops).evaluations[0]
+
+
+def calibrate(
+    run: Path,
+    which: str = "best",
+    split: str = "val",
+    records: Path | None = None,
+    overrides: dict[str, object] | None = None,
+) -> tuple[Temperature, Path]:
+    """Fit the temperature of a checkpoint on a split and keep it with the checkpoint; its probabilities then use it.
+
+    Gives the temperature and the checkpoint's folder. Raises as `evaluate` does, and where none fits.
+    """
+    recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {}, "calibrate")
+    candidate = candidate_of(Path(run), (recipe, checkpoint), split, records_to_read(recipe, records), subset=False)
+    source = RelabelledSplit(candidate.data, split, candidate.numbering.relabel, recipe)
+    member = replace(member_of(candidate, candidate.engine(), recipe.loss), temperature=1.0)
+    return fit_temperature(checkpoint, source, member), checkpoint.folder
 
 
 def open_checkpoint(
@@ -236,7 +271,7 @@ def score_candidates(
     first, engines = candidates[0], engines or [candidate.engine() for candidate in candidates]
     loss = first.recipe.loss if len(candidates) == 1 else CROSS_ENTROPY
     _require_same_ranks(candidates, engines, split, crops)
-    members = [_member(candidate, engine, loss) for candidate, engine in zip(candidates, engines, strict=True)]
+    members = [member_of(candidate, engine, loss) for candidate, engine in zip(candidates, engines, strict=True)]
     started = time.monotonic()
     source = RelabelledSplit(first.data, split, first.numbering.relabel, first.recipe, every)
     outcomes = score_split(source, crops, members, len(first.numbering.table))
@@ -245,9 +280,11 @@ def score_candidates(
     return Scores([candidate.evaluation(engine, own, setting) for candidate, engine, own in scored], outcomes)
 
 
-def _member(candidate: Candidate, engine: Engine, loss: LossRecipe) -> Member:
-    state = candidate.checkpoint.state
-    return Member(engine, (state.input_size, state.crop_fraction), loss, len(state.mean), candidate.numbering.columns)
+def member_of(candidate: Candidate, engine: Engine, loss: LossRecipe) -> Member:
+    """A candidate on its engine, as `score_split` takes it."""
+    state, fitted = candidate.checkpoint.state, candidate.temperature
+    view, temperature = (state.input_size, state.crop_fraction), fitted.temperature if fitted else 1.0
+    return Member(engine, view, loss, len(state.mean), candidate.numbering.columns, temperature)
 
 
 def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engine], split: str, crops: int) -> None:
