@@ -106,7 +106,7 @@ class PlainEngine:
         self._rows: list[Any] = []
         self.built.append(blueprint)
 
-    def train_batch(self, images: Any, labels: Any, learning_rate: float, seed: int) -> None:
+    def train_batch(self, images: Any, labels: Any, learning_rate: float, seed: int, teacher: Any = None) -> None:
         seen = np.random.default_rng(seed).random(147) < 0.9
         features = self._features(images) * seen
         shares = self._shares(features)
