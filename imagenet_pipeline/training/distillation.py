@@ -216,7 +216,7 @@ def open_teacher(recipe: Recipe, data: DataSet, folder: Path, events: Sequence[E
         found = f"{checkpoint.folder} of weights {checkpoint.weights_digest[:12]}"
         raise BadInput(what, where=where, expected=f"weights {before[0][:12]}", found=found, advice=advice)
     _require_same_images(checkpoint.state, recipe, where)
-    columns = _columns(checkpoint.state, data, where)
+    columns = columns_of(checkpoint.state, data, where)
     log.info("taught by %s (%s)", checkpoint.folder, checkpoint.state.network_name)
     return Teacher(run, checkpoint, columns, recipe)
 
@@ -240,7 +240,7 @@ def _require_same_images(state: State, recipe: Recipe, where: str) -> None:
         raise BadInput(what, where=where, expected=f"{expected}, as the student", found=found, advice=advice)
 
 
-def _columns(state: State, data: DataSet, where: str) -> Columns:
+def columns_of(state: State, data: DataSet, where: str) -> Columns:
     """The teacher's outputs for the classes of the records, in their order. Raises BadInput where it lacks one."""
     require_one_class(state.class_table, where, "a teacher")
     own, known = data.classes.ids, {name: column for column, name in enumerate(state.classes)}

@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import InputRecipe, Recipe
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.storage import Storage
+from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.resume import open_run
 
 HARNESS = Path(__file__).with_name("training_harness.py")
 REPOSITORY = HARNESS.parent.parent.parent
@@ -116,7 +119,22 @@ def test_killed_again_and_again_with_a_cache_of_three_shards(object_store: Any, 
     )
 
 
-def require_the_same_end(tmp_path: Path, unbroken: dict[str, Any], broken: dict[str, Any], steps: int = STEPS) -> None:
+@pytest.mark.skipif(KILLS == 3, reason="four runs more: IMAGENET_PIPELINE_LONG=1 runs them")
+@pytest.mark.parametrize("scores", ["batch", "records"])
+@pytest.mark.parametrize("engine", ["gluon", "pytorch"])
+def test_killed_again_and_again_a_run_with_a_teacher(engine: str, scores: str, records: Path, tmp_path: Path) -> None:
+    """Of the other engine; while it scores the records, too."""
+    keys = {"records": str(records), "devices": "cpu", "batch_size": 62, "epochs": 1, "network": "lenet"}
+    other = {"gluon": "pytorch", "pytorch": "gluon"}[engine]
+    train(open_run(Recipe(**keys, engine=other, input=InputRecipe(size=28)), folder=tmp_path / "teacher"))
+    more = f"[distillation]\nteacher = '{tmp_path / 'teacher'}'\nscores = '{scores}'"
+    own = {"engine": engine, "optimizer": "sgd", "augmentation": "", "records": records, "more": more}
+    require_the_same_end(tmp_path, own, own, 57, kills=5)
+
+
+def require_the_same_end(
+    tmp_path: Path, unbroken: dict[str, Any], broken: dict[str, Any], steps: int = STEPS, kills: int = KILLS
+) -> None:
     """Train two recipes, the second of which is killed again and again, and compare steps and weights."""
     recipe, length = tmp_path / "unbroken.toml", f"steps = {steps}" if steps % 19 else f"epochs = {steps // 19}"
     recipe.write_text(RECIPE.format(length=length, every_steps=0, **unbroken))
@@ -126,15 +144,15 @@ def require_the_same_end(tmp_path: Path, unbroken: dict[str, Any], broken: dict[
     recipe = tmp_path / "broken.toml"
     recipe.write_text(RECIPE.format(length=length, every_steps=EVERY_STEPS, **broken))
 
-    moments, kills = random.Random(KILLS), 0
+    moments, done = random.Random(KILLS), 0
     run, trace = tmp_path / "broken", tmp_path / "broken.trace"
-    while kills < KILLS:
+    while done < kills:
         # Some die while they begin; the others after so many steps, and anywhere in the one they are at.
         new_steps = moments.choice([0, 1, 2, 3, 4, 5]) if KILLS > 3 else moments.randint(3, 5)
-        process = life(recipe, run, trace, threads=kills % 5)
+        process = life(recipe, run, trace, threads=done % 5)
         by_kill = died(process, trace, new_steps, moments.uniform(0, 2.0 if new_steps == 0 else 0.2))
         assert by_kill, "the run was done before it was killed often enough"
-        kills += 1
+        done += 1
     process = life(recipe, run, trace, threads=moments.randint(0, 4))
     _, errors = process.communicate()
     assert process.returncode == 0, errors
