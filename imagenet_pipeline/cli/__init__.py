@@ -69,6 +69,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     evaluate.diagnose,
+    train.average,
     train.plot,
 ):
     app.command()(command)

@@ -41,6 +41,11 @@ def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str
     return kind, words
 
 
+def first_of(devices: str) -> str:
+    """The first of a recipe's `devices`, for work that takes one."""
+    return "auto" if devices == "gpu:all" else devices.partition(",")[0]
+
+
 def require_there(devices: str, words: list[str], count: int, found: str, advice: str = "") -> None:
     """Raise BadRecipe for a number of which there are only `count`; `found` says what there is."""
     missing = [word for word in words if int(word) >= count]

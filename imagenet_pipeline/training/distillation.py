@@ -22,6 +22,7 @@ import numpy.typing as npt
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, Size, load_run_recipe, pair, shown_size
 from imagenet_pipeline.engines import Array, Engine, Images, is_installed
+from imagenet_pipeline.engines.devices import first_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, counted, first_few
 from imagenet_pipeline.loading.loader import Batch
 from imagenet_pipeline.progress import Bar
@@ -88,8 +89,7 @@ class Teacher:
             recipe = recipe.model_copy(update={"engine": "auto"})
         engine, devices, precision = scoring_engine(recipe, state), student.devices, student.precision
         if engine != student.engine:
-            devices = "auto" if devices == "gpu:all" else devices.partition(",")[0]
-            precision = precision if precision in ("float32", "float64") else "auto"
+            devices, precision = first_of(devices), precision if precision in ("float32", "float64") else "auto"
         changes = {"engine": engine, "devices": devices, "precision": precision, "sync_batch_norm": False}
         return build_engine(recipe.model_copy(update=changes), state, self.checkpoint.weights)
 
