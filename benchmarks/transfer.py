@@ -1,12 +1,15 @@
-"""Does pre-training on many small classes help 50 photos a class? Three ways to learn from few photos, one table.
+"""Does pre-training on many small classes help 50 photos a class? Four ways to learn from few photos, one table.
 
     python benchmarks/transfer.py DATA OUT [--seeds 1 2 3] [--engine pytorch] [--json]
+                                  [--epochs N] [--distil KEY=VALUE ...]
 
 DATA holds tiny32_200x20.tar (200 ImageNet classes, 20 photos each, 32 px) and imagenette224_6000.tar (10 other
 ImageNet classes). The network of config/transfer/pretrain.toml learns the 200 classes once. Then each seed draws 50
 training photos of each of the 10 classes, and all 1,000 validation photos score: the same network trained on them from
-scratch; a probe on the pre-trained features; the pre-trained network with a new head, which learns alone first.
-Everything lies below OUT; what is finished there is not done again.
+scratch; a probe on the pre-trained features; the pre-trained network with a new head, which learns alone first; the
+same with a teacher beside the labels: a network of twice the width that learned the same two sets in the same way,
+whose own figure stands before the student's. Everything lies below OUT; what is finished there is not done again.
+--epochs shortens every training, to try the script; --distil changes keys of the distilled students.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from typing import Any
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "transfer"
 PHOTOS_A_CLASS = 50
-COLUMNS = ("from scratch", "features + probe", "fine-tuned")
+COLUMNS = ("from scratch", "features + probe", "fine-tuned", "teacher", "distilled")
+WIDER = "network_options.width=2"
+"""The teacher: four times the student's parameters and multiply-adds."""
 # Python before 3.11.4 unpacks without a filter; the archives are our own.
 SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 Row = tuple[int, Path]
@@ -33,8 +38,8 @@ Row = tuple[int, Path]
 
 def main() -> None:
     arguments = parse()
-    pretrained = pretrain(arguments)
-    rows = [of_seed(seed, pretrained, arguments) for seed in arguments.seeds]
+    pretrained, wider = pretrain("pretrained", arguments), pretrain("teacher-pretrained", arguments, WIDER)
+    rows = [of_seed(seed, pretrained, wider, arguments) for seed in arguments.seeds]
     sys.stdout.write(json.dumps(rows, indent=1) + "\n" if arguments.json else table(rows))
 
 
@@ -45,11 +50,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--engine", default="pytorch")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--epochs", type=int, help="epochs of every training [default: the recipes']")
+    parser.add_argument("--distil", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the distilled students")
     return parser.parse_args()
 
 
-def pretrain(arguments: argparse.Namespace) -> Path:
-    """The run on the 200 classes."""
+def pretrain(run: str, arguments: argparse.Namespace, *keys: str) -> Path:
+    """The run on the 200 classes, of the recipe's network or as the keys change it."""
     photos, records = unpacked("tiny32_200x20.tar", arguments), arguments.out / "tiny32"
     classes = sorted(folder.name for folder in (photos / "train").iterdir())
     labels = {name: label for label, name in enumerate(classes)}
@@ -63,21 +70,28 @@ def pretrain(arguments: argparse.Namespace) -> Path:
     ]
     random.Random(1).shuffle(training)
     build(records, photos, classes, training, validation, 0)
-    return train("pretrain", arguments.out / "pretrained", records, arguments, seed=42)
+    return train("pretrain", arguments.out / run, records, arguments, 42, *keys)
 
 
-def of_seed(seed: int, pretrained: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Validation rank-1 in percent of the three ways on a draw of photos."""
+def of_seed(seed: int, pretrained: Path, wider: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Validation rank-1 in percent of the four ways, and the teacher's, on a draw of photos."""
     records = few_photos(seed, arguments)
     scratch = train("scratch", arguments.out / f"scratch-{seed}", records, arguments, seed)
-    tuned = train(
-        "finetune", arguments.out / f"tuned-{seed}", records, arguments, seed, f"initial.weights={pretrained}"
+    start = f"initial.weights={pretrained}"
+    tuned = train("finetune", arguments.out / f"tuned-{seed}", records, arguments, seed, start)
+    teacher = train(
+        "finetune", arguments.out / f"teacher-{seed}", records, arguments, seed, f"initial.weights={wider}", WIDER
     )
+    # Its last epoch: the best was chosen by the photos that score.
+    taught = f"distillation.teacher={teacher}:{last_epoch(teacher)}"
+    name = "-".join(["distilled", *arguments.distil, str(seed)])
+    distilled = train("distil", arguments.out / name, records, arguments, seed, start, taught, *arguments.distil)
     features = arguments.out / f"features-{seed}.npz"
     if not features.exists():
         call("features", pretrained, "--layer", "norm", "--records", records, "--out", features)
     probe = json.loads(call("probe", features, "--seed", seed, "--json"))
-    figures = (last_rank1(scratch), probe["splits"]["val"]["rank1"], last_rank1(tuned))
+    trained = [last_rank1(run) for run in (scratch, tuned, teacher, distilled)]
+    figures = (trained[0], probe["splits"]["val"]["rank1"], *trained[1:])
     return {"seed": seed, **dict(zip(COLUMNS, figures, strict=True)), "C": probe["c"]}
 
 
@@ -125,7 +139,8 @@ def build(
 def train(recipe: str, run: Path, records: Path, arguments: argparse.Namespace, seed: int, *keys: str) -> Path:
     started = time.monotonic()
     resume = ["--resume", "latest"] if (run / "checkpoints" / "latest").exists() else []
-    keys = (f"records={records}", f"seed={seed}", f"engine={arguments.engine}", *keys)
+    shorter = [f"epochs={arguments.epochs}"] if arguments.epochs else []
+    keys = (f"records={records}", f"seed={seed}", f"engine={arguments.engine}", *shorter, *keys)
     call("train", CONFIG / f"{recipe}.toml", *keys, "--run", run, *resume)
     sys.stderr.write(f"{run}: {time.monotonic() - started:.0f} s\n")
     return run
@@ -140,8 +155,16 @@ def call(*words: object) -> str:
 
 def last_rank1(run: Path) -> float:
     """Validation rank-1 after the last epoch: the best epoch's would have been chosen by these very photos."""
-    state = json.loads((run / "checkpoints" / "latest" / "state.json").read_text())
-    return float(state["metrics"]["validation_rank1"])
+    return float(last_state(run)["metrics"]["validation_rank1"])
+
+
+def last_epoch(run: Path) -> int:
+    return int(last_state(run)["epoch"])
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((run / "checkpoints" / "latest" / "state.json").read_text())
+    return state
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -71,6 +71,7 @@ for command in (
     evaluate.evaluate,
     evaluate.diagnose,
     calibrate.calibrate,
+    train.average,
     train.plot,
 ):
     app.command()(command)

@@ -91,7 +91,7 @@ def evaluate(
     from imagenet_pipeline.training.engine_setup import with_engine
 
     views = crops_of(crops)
-    runs, changes = _runs_and_changes(words)
+    runs, changes = runs_and_changes(words, "evaluate")
     split = split or default_split(runs[0], records, changes)
     checkpoints = [which.strip() for which in checkpoint.split(",")]
     page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records, subset)
@@ -149,11 +149,11 @@ def _answer_vectors(findings: VectorFindings, page: Path, as_json: bool) -> None
         raise problem
 
 
-def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
+def runs_and_changes(words: list[str], verb: str) -> tuple[list[Path], dict[str, object]]:
     """Runs come first; what has an equals sign, and is no folder, is a recipe key."""
     runs = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
     if not runs:
-        raise BadRecipe("no run is named", where=" ".join(words), expected="evaluate RUN [RUN...] [key=value...]")
+        raise BadRecipe("no run is named", where=" ".join(words), expected=f"{verb} RUN [RUN...] [key=value...]")
     return runs, overrides_of([word for word in words if Path(word) not in runs])
 
 

@@ -1,4 +1,4 @@
-"""The verbs about networks, recipes and runs: networks, keys, recipes, recipe, train, plot."""
+"""The verbs about networks, recipes and runs: networks, keys, recipes, recipe, train, average, plot."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from imagenet_pipeline.cli.evaluate import Words, runs_and_changes
 from imagenet_pipeline.cli.output import Json, Overrides, overrides_of, say, say_json, say_table
-from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean
+from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean, first_few
 
 
 def networks(
@@ -304,6 +305,44 @@ def train(
     state = "finished" if result.finished else "stopped"
     say(f"{result.run}: {state} after {counted(result.epoch, 'epoch')}, {counted(result.step, 'step')}")
     say(f"curves: {result.run / 'curves.png'}  history: {result.run / 'history.csv'}")
+
+
+def average(
+    words: Words,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    epochs: Annotated[str, typer.Option(help="Epochs to average, as 16-20 or 5,10,best.")] = "",
+    last: Annotated[int, typer.Option(min=0, help="Average the last so many epochs.")] = 0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Leave out those that make the mean worse.")] = False,
+    split: Annotated[str, typer.Option(help="Which split --greedy goes by.")] = "val",
+    as_json: Json = False,
+) -> None:
+    """Average the weights of several epochs of a run, or of several runs of a network, into a new run.
+
+    The mean of all (SWA: Izmailov et al. 2018), or with --greedy of those that, taken from the best on, leave it no
+    worse on a split (model soups: Wortsman et al. 2022); then that split no longer measures the result. Of several runs
+    it is each one's best epoch where none is named. Running statistics of batch normalisation are measured anew on
+    the training records. The new run is evaluated, exported and predicted with like any other.
+
+    \b
+    Examples:
+      imagenet-pipeline average output/runs/demo --last 5 --out output/runs/demo-averaged
+      imagenet-pipeline average output/runs/demo --epochs 16-20 --greedy --out output/runs/demo-soup devices=cpu
+      imagenet-pipeline average output/runs/seed1 output/runs/seed2 output/runs/seed3 --greedy --out output/runs/soup
+    """
+    from imagenet_pipeline.evaluation.averaging import average as average_weights
+
+    runs, changes = runs_and_changes(words, "average")
+    made = average_weights(runs, out, epochs, last, greedy, split, changes)
+    if as_json:
+        say_json(made)
+        return
+    kept = [f"{part.run} {part.checkpoint}" for part in made.parts if part.kept]
+    say(f"{made.run}: the mean of {counted(len(kept), 'checkpoint')} of {made.network}: {first_few(kept)}")
+    if made.greedy:
+        left = len(made.parts) - len(kept)
+        say(f"{made.figure} {made.value:.4f}, chosen by it; {counted(left, 'checkpoint')} left out")
+    if made.statistics_images:
+        say(f"batch normalisation: statistics of {counted(made.statistics_images, 'training image')}")
 
 
 def plot(

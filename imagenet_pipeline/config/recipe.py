@@ -583,6 +583,32 @@ class TransferRecipe(Section):
     (Bao et al. 2022: 0.65 to 0.9); times that of `rates`."""
 
 
+class DistillationRecipe(Section):
+    """Knowledge distillation: a finished run teaches this one; `engines/__init__.py` writes the loss."""
+
+    teacher: str = ""
+    """Run that teaches, its best checkpoint, or RUN:EPOCH; "" is none. It must know the records' classes; its network,
+    engine, input size and normalisation may be others."""
+    kind: Literal["soft", "hard"] = "soft"
+    """Aim at the teacher's probabilities ("soft": Hinton et al. 2015) or at its first class ("hard": Touvron et al.
+    2021)."""
+    temperature: Positive = 4.0
+    """Number that kind "soft" divides the logits of both by: the higher, the more the unlikely classes count."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the teacher's part in the loss; the rest is the labels'."""
+    scores: Literal["batch", "records"] = "batch"
+    """The teacher scores every batch as the student sees it ("batch"), or each record once, before the first step, and
+    whatever the student then sees of it ("records"): cheaper, and kept beside the run."""
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> DistillationRecipe:
+        if not self.teacher:
+            self._require_default(("kind", "temperature", "share", "scores"), "without teacher")
+        if self.kind == "hard":
+            self._require_default(["temperature"], 'on kind "hard"')
+        return self
+
+
 class StoppingRecipe(Section):
     """Early stopping, and the figure that says which epoch is the best."""
 
@@ -718,6 +744,7 @@ class Recipe(Section):
     network_options: NetworkOptions = NetworkOptions()
     initial: InitialRecipe = InitialRecipe()
     transfer: TransferRecipe = TransferRecipe()
+    distillation: DistillationRecipe = DistillationRecipe()
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
@@ -759,6 +786,18 @@ class Recipe(Section):
     def _check_repeats(self) -> Recipe:
         if self.batch_size != "auto" and self.loader.repeats > max(1, self.batch_size // 2):
             raise ValueError(f"loader.repeats: must be at most half of batch_size, {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_teacher(self) -> Recipe:
+        if not self.distillation.teacher:
+            return self
+        if self.loss.kind not in ("cross_entropy", "focal", "hinge"):
+            raise ValueError(f"distillation.teacher: goes with cross_entropy, focal or hinge, not {self.loss.kind}")
+        if self.distillation.scores == "records" and self.augmentation.mixes:
+            raise ValueError('distillation.scores: must be "batch" where mixup or cutmix mix images of two records')
+        if self.distillation.scores == "batch" and self.batch_size == "auto":
+            raise ValueError('batch_size: must be a number beside a teacher, whose memory "auto" does not know')
         return self
 
     @model_validator(mode="after")

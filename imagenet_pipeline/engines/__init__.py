@@ -29,6 +29,15 @@ as PyTorch does: so an image weighs the same whatever shares its batch, and shar
 "balanced" is w_c = n / (C n_c) over all n training images, n_c of them of class c, as scikit-learn has it: the mean
 weight of the training images is 1 then, and both ways to divide agree but for chance.
 
+With a teacher's logits v, a share a and a temperature T (`distillation`) the training loss of an image of one class,
+smoothing included, becomes (1 - a) times the above plus a times
+
+    soft    T^2 sum over j of q_j log(q_j / p_j),  q = softmax(v / T),  p = softmax(s / T)      (Hinton et al. 2015)
+    hard    - log p_c,  c the first class of the largest v_c                       (Touvron et al. 2021, section 4)
+
+and class weights multiply the whole. Auxiliary classifiers learn from the same teacher; of a mixed image it sees the
+mixture.
+
 Scoring uses the same without smoothing and without weights: a validation loss is that of the records as they are.
 """
 
@@ -188,11 +197,13 @@ class Engine(Protocol):
     ranks: int
     """Count of these processes. A method marked collective every rank calls at the same point of its program."""
 
-    def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
+    def train_batch(
+        self, images: Images, labels: Targets, learning_rate: float, seed: int, teacher: Array | None = None
+    ) -> None:
         """Step once on this rank's share of a batch; every rank's share has as many images. Collective.
 
         The gradient is the mean over the images of all ranks. `seed` drives dropout and nothing else. Hits of soft
-        labels count their largest.
+        labels count their largest. `teacher` has a teacher's logits [n, classes], for the recipe's `distillation`.
         """
 
     def score_batch(self, images: Images, labels: Targets) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from imagenet_pipeline.config import Recipe, Size, as_size, pair, require_even_batch
-from imagenet_pipeline.engines import FRAMEWORKS, Images, Targets, gpus_seen, is_installed, may_have_gpus
+from imagenet_pipeline.engines import FRAMEWORKS, Array, Images, Targets, gpus_seen, is_installed, may_have_gpus
 from imagenet_pipeline.errors import BadRecipe, OutOfRoom, counted, is_out_of_memory
 
 log = logging.getLogger("imagenet_pipeline")
@@ -39,6 +39,11 @@ def parse_devices(devices: str, gpus: int, expected: str) -> tuple[str, list[str
     if kind not in ("cpu", "gpu") or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
         raise BadRecipe("the list of devices cannot be read", where=f"devices = {devices!r}", expected=expected)
     return kind, words
+
+
+def first_of(devices: str) -> str:
+    """The first of a recipe's `devices`, for work that takes one."""
+    return "auto" if devices == "gpu:all" else devices.partition(",")[0]
 
 
 def require_there(devices: str, words: list[str], count: int, found: str, advice: str = "") -> None:
@@ -76,7 +81,9 @@ def tell_automatic(engine: str, gpus: int, why_none: Callable[[], str]) -> None:
         log.info("devices=auto: the CPU, since %s can use no GPU of this machine (%s)", LIBRARIES[engine], why_none())
 
 
-def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> list[tuple[Images, Targets]]:
+def micro_batches(
+    images: Images, labels: Targets, parts: int, devices: int, teacher: Array | None = None
+) -> list[tuple[Images, Targets, Array | None]]:
     """Consecutive pieces of a batch, equally long, which the devices can share equally.
 
     Raises BadRecipe where the images do not divide, or are fewer than the devices.
@@ -84,11 +91,11 @@ def micro_batches(images: Images, labels: Targets, parts: int, devices: int) -> 
     if len(images) < devices:
         raise BadRecipe("a step has fewer images than there are devices", expected=devices, found=len(images))
     if parts == 1:
-        return [(images, labels)]
+        return [(images, labels, teacher)]
     require_even_batch(len(images), parts=parts, devices=devices)
     length = len(images) // parts
-    starts = range(0, len(images), length)
-    return [(images[first : first + length], labels[first : first + length]) for first in starts]
+    rows = [slice(first, first + length) for first in range(0, len(images), length)]
+    return [(images[own], labels[own], None if teacher is None else teacher[own]) for own in rows]
 
 
 _Engine = TypeVar("_Engine")

@@ -251,6 +251,11 @@ def has_checkpoint(run: Path) -> bool:
     return bool(_checkpoints(run))
 
 
+def whole_epochs(run: Path) -> list[int]:
+    """The epochs that a run keeps checkpoints of, in order."""
+    return [epoch_of(folder) for folder in _checkpoints(run) if _is_whole(folder)]
+
+
 def find_checkpoint(run: Path, which: str) -> Path:
     """The folder of "latest", "best" or an epoch number, unread. Raises BadRecipe listing what there is."""
     found = _checkpoints(run)

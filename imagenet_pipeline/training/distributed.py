@@ -38,8 +38,8 @@ def require_agreement(engine: Engine, facts: Mapping[str, str]) -> None:
             )
 
 
-OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "loader.threads", "loader.prefetch",
-               "loader.cache", "loader.cache_gb")  # fmt: skip
+OF_ONE_RANK = ("network", "records", "devices", "initial.weights", "distillation.teacher", "loader.threads",
+               "loader.prefetch", "loader.cache", "loader.cache_gb")  # fmt: skip
 """Recipe keys in which processes that train together may differ; the files they name are compared by content."""
 
 

@@ -78,6 +78,8 @@ def fresh_engine(recipe: Recipe, data: DataSet) -> Engine:
 
     Raises BadRecipe where processes that train together do not mean the same, or cannot share a batch evenly.
     """
+    if recipe.distillation.teacher:
+        log.info("the teacher takes no part here: the loss is that of the labels")
     engine, beginning = new_engine(recipe, data)
     facts = {"the content of initial.weights": repr(beginning.journal_entry.get("initial_weights", {}).get("sha256"))}
     require_agreement(engine, facts_of(recipe, data, engine) | facts)

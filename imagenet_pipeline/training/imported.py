@@ -88,15 +88,31 @@ def make_run(
         if imported.layers is not None:
             own = _written_network(part / FILE_NAME, imported, imported.layers)
             recipe, state = recipe.model_copy(update={"network": own}), replace(state, network=own)
-        files.write_whole(part / "recipe.toml", NOTE + recipe_text(as_kept(recipe)))
         values, declared = _with_auxiliary(imported, recipe)
         values |= before.weights if before else {}
-        save_checkpoint(part, state, values, _optimizer_state(before, declared, recipe, steps) if before else {})
-        journal = Journal(part)
-        place = {"epoch": epoch} if before else {}
-        journal.write("import", network=imported.network, **place, **recipe_entry(part, recipe), **origin)
-        write_history(part, journal.events())
-        prune(part, "all")
+        optimizer_state = _optimizer_state(before, declared, recipe, steps) if before else {}
+        made = {"network": imported.network, **({"epoch": epoch} if before else {})}
+        fill_run(part, NOTE, recipe, (state, values, optimizer_state), made, origin)
+
+
+def fill_run(
+    part: Path,
+    note: str,
+    recipe: Recipe,
+    checkpoint: tuple[State, Mapping[str, Array], Mapping[str, Array]],
+    made: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> None:
+    """Write a run of a single checkpoint (state, weights, optimizer state) into its folder.
+
+    `note` heads its recipe; the journal tells what was `made`, and of what `origin`.
+    """
+    files.write_whole(part / "recipe.toml", note + recipe_text(as_kept(recipe)))
+    save_checkpoint(part, *checkpoint)
+    journal = Journal(part)
+    journal.write("import", **made, **recipe_entry(part, recipe), **origin)
+    write_history(part, journal.events())
+    prune(part, "all")
 
 
 def _state(

@@ -38,6 +38,8 @@ def train(run: Run) -> Outcome:
         validation = None
         if run.data.counts.get("val"):
             validation = resources.enter_context(RecordSet.of(run.data, "val"))
+        if run.teacher:
+            run.teacher.begin(run, records)
         interruption = resources.enter_context(Interruption(lambda how: _answer(run, how)))
         draw_weights(run, run.step)
 
@@ -96,7 +98,9 @@ def train_epoch(run: Run, records: RecordSet, epoch: int, interruption: Interrup
     ):
         for batch in islice(batches, max(0, end - passed.step)):
             passed.rate = learning_rate(recipe, passed.step, run.steps_per_epoch, run.rows)
-            engine.train_batch(batch.images, batch.training_targets, passed.rate, step_seed(recipe.seed, passed.step))
+            taught = run.teacher.logits(batch) if run.teacher else None
+            seed = step_seed(recipe.seed, passed.step)
+            engine.train_batch(batch.images, batch.training_targets, passed.rate, seed, taught)
             passed.count(batch, engine.ranks)
             draw_weights(run, passed.step)
             now = time.monotonic()

@@ -27,8 +27,8 @@ _OF_WEIGHTS = (
 """Keys a restart cannot change: the weights would not mean the same."""
 _OF_ORDER = ("seed", "batch_size", "loader.window_shards", "loader.order", "loader.repeats")
 """Nor these, once there was a step: the position in the order of images would not."""
-_KEPT_ON_OR_OFF = ("average_decay",)
-"""These may change but not be switched: no average could make up for the steps it did not see."""
+_KEPT_ON_OR_OFF = ("average_decay", "distillation.teacher")
+"""These may change but not be switched: no average, and no teacher, could make up for the steps it did not see."""
 _INITIAL = (
     "initial.kind", "initial.weights", "initial.new_head", "initial.mean", "initial.std", "initial.zero_last_scale",
     "initial.bias", "input.transform_images", "input.transform_epsilon", "input.transform_components",

@@ -74,7 +74,7 @@ from imagenet_pipeline.training.restart import (
     with_same_decay,
     with_same_window,
 )
-from imagenet_pipeline.training.run import Run, nothing_left, trained_epochs
+from imagenet_pipeline.training.run import Run, nothing_left, teacher_of, trained_epochs
 from imagenet_pipeline.training.schedule import highest_rate, settled_schedule, warmup_steps
 
 log = logging.getLogger("imagenet_pipeline")
@@ -201,17 +201,18 @@ def _new_run(settings: RunSettings) -> Run:
     require_fitting_loss(recipe, data)
     recipe = with_single_output(recipe, data)
     _require_possible(recipe, data)
+    teacher = teacher_of(recipe, data, folder)
     recipe, engine, beginning = _begun(recipe, data)
     entry, steps = beginning.journal_entry, steps_per_epoch(recipe, data)
     recipe = settled_schedule(recipe, recipe.optimizer.learning_rate, steps)
-    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation)
+    run = Run(folder, recipe, data, engine, Journal(folder), None, steps, [], beginning.normalisation, teacher)
     _require_agreement(run, entry.get("initial_weights", {}).get("sha256", ""))
     with _claimed(run):
         if run.leads:
             _require_no_run(folder)
             _keep_recipe(run)
             frozen = _tell(run)
-            origin = {**provenance(recipe, data, engine), **recipe_entry(folder, recipe)}
+            origin = {**provenance(run), **recipe_entry(folder, recipe)}
             run.journal.write("start", overrides=settings.overrides, **entry, **frozen, **origin)
     return run
 
@@ -261,6 +262,7 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     _require_its_own(start, recipe, data)
     recipe = with_window(recipe, data)
     _require_possible(recipe, data)
+    teacher = teacher_of(recipe, data, folder, events)
     steps = steps_per_epoch(recipe, data)
     recipe = settled_schedule(with_same_decay(begun, recipe), first_rate(events, begun), steps)
     start = placed(start, recipe, steps)
@@ -276,7 +278,7 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     recipe = rate.recipe
     weights = class_weights_of(recipe.loss, data)
     engine = resumed_engine(recipe, state, start.trained, start.optimizer_state, weights)
-    run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std))
+    run = Run(folder, recipe, data, engine, journal, start, steps, rows, (state.mean, state.std), teacher)
     _require_agreement(run)
     with _claimed(run):
         if run.leads:
@@ -304,7 +306,7 @@ def _write_resumed(run: Run, entry: dict[str, Any]) -> None:
             log.info("the later checkpoints of the earlier branch are kept in %s", branch)
         _keep_recipe(run)
         position = {"epoch": run.epoch, "step": run.step}
-        origin = {**provenance(run.recipe, run.data, run.engine), **recipe_entry(run.folder, run.recipe)}
+        origin = {**provenance(run), **recipe_entry(run.folder, run.recipe)}
         run.journal.write("resume", **position, **entry, **frozen, **origin)
     write_history(run.folder, run.journal.events())
     prune(run.folder, run.recipe.checkpoint.keep)
@@ -351,6 +353,7 @@ def _require_agreement(run: Run, weights_digest: str = "") -> None:
         "the normalisation of the input": repr(run.normalisation),
         "the checkpoint to go on from": f"{start.folder.name} {start.weights_digest}" if start else "",
         "the history so far": repr(run.rows),
+        "the teacher": run.teacher.digest if run.teacher else "",
     }
     require_agreement(run.engine, facts_of(run.recipe, run.data, run.engine) | facts)
     require_even_shares(run.recipe, run.engine)
@@ -404,8 +407,9 @@ def _tell_warmup(run: Run) -> None:
         )  # fmt: skip
 
 
-def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
-    """Fields of a start or resume event on data, versions and hardware."""
+def provenance(run: Run) -> dict[str, Any]:
+    """Fields of a start or resume event on data, versions and hardware, and the teacher where there is one."""
+    engine = run.engine
     return {
         "engine": engine.name,
         "versions": {
@@ -418,8 +422,9 @@ def provenance(recipe: Recipe, data: DataSet, engine: Engine) -> dict[str, Any]:
         "ranks": engine.ranks,
         "precision": engine.precision,
         "hardware": hardware(),
-        "data_digest": data.digest,
-        "learning_rate": highest_rate(recipe),
+        "data_digest": run.data.digest,
+        "learning_rate": highest_rate(run.recipe),
+        **({"teacher": run.teacher.entry} if run.teacher else {}),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from imagenet_pipeline.training.journal import Event, Journal, epochs_without_be
 from imagenet_pipeline.training.loggers import Loggers
 from imagenet_pipeline.training.metrics import said
 from imagenet_pipeline.training.schedule import steps_of, warmup_steps
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.training.distillation import Teacher
 
 log = logging.getLogger("imagenet_pipeline")
 
@@ -51,6 +54,7 @@ class Run:
     """
     normalisation: Normalisation
     """Mean and std of the network's input, unchanged since the run's beginning."""
+    teacher: Teacher | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     """Open while the run is: its lock, so that no other process trains in the same folder, and its loggers."""
     loggers: Loggers = field(default_factory=Loggers)
@@ -266,6 +270,15 @@ def guessing_loss(recipe: Recipe, classes: int) -> float:
     return math.log(classes) * ((1 - 1 / classes) ** loss.gamma if loss.kind == "focal" else 1)
 
 
+def teacher_of(recipe: Recipe, data: DataSet, folder: Path, events: Sequence[Event] = ()) -> Teacher | None:
+    """The teacher of a run in `folder`, that of its earlier starts by their `events`; None where it has none."""
+    if not recipe.distillation.teacher:
+        return None
+    from imagenet_pipeline.training.distillation import open_teacher  # few runs have one
+
+    return open_teacher(recipe, data, folder, events)
+
+
 def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mapping[str, Any]) -> str:
     """Describe what is wrong with the losses of a history row, in one line, once there were steps enough."""
     enough = warmup_steps(recipe.schedule, steps_per_epoch, steps_of(recipe, steps_per_epoch)) + LEARNED_BY_STEPS
@@ -275,6 +288,8 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     lower = "lower optimizer.learning_rate (imagenet-pipeline find-rate RECIPE looks for a rate)"
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
     largest = max(recipe.loss.class_weights) if isinstance(recipe.loss.class_weights, tuple) else 1
+    if recipe.distillation.teacher:
+        largest *= max(1.0, recipe.distillation.temperature**2 * math.log(classes) / guessing)
     if row.get("train_loss", 0.0) > largest * guessing:
         small = ", or take the recipe `photos` for a small set from scratch"
         return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"

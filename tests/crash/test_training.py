@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline import files
+from imagenet_pipeline.config import InputRecipe, Recipe
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.manifest import read_data_set
 from imagenet_pipeline.storage import Storage
+from imagenet_pipeline.training.loop import train
+from imagenet_pipeline.training.resume import open_run
 
 HARNESS = Path(__file__).with_name("training_harness.py")
 REPOSITORY = HARNESS.parent.parent.parent
@@ -134,6 +137,19 @@ def test_killed_again_and_again_with_a_cache_of_three_shards(object_store: Any, 
         {**keys, "records": sharded, "more": window},
         {**keys, "records": object_store.url, "more": window + cache},
     )
+
+
+@pytest.mark.skipif(KILLS == 3, reason="four runs more: IMAGENET_PIPELINE_LONG=1 runs them")
+@pytest.mark.parametrize("scores", ["batch", "records"])
+@pytest.mark.parametrize("engine", ["gluon", "pytorch"])
+def test_killed_again_and_again_a_run_with_a_teacher(engine: str, scores: str, records: Path, tmp_path: Path) -> None:
+    """Of the other engine; while it scores the records, too."""
+    keys = {"records": str(records), "devices": "cpu", "batch_size": 62, "epochs": 1, "network": "lenet"}
+    other = {"gluon": "pytorch", "pytorch": "gluon"}[engine]
+    train(open_run(Recipe(**keys, engine=other, input=InputRecipe(size=28)), folder=tmp_path / "teacher"))
+    more = f"[distillation]\nteacher = '{tmp_path / 'teacher'}'\nscores = '{scores}'"
+    own = {"engine": engine, "optimizer": "sgd", "augmentation": "", "records": records, "more": more}
+    require_the_same_end(tmp_path, own, own, 57, wanted_kills=5)
 
 
 def require_the_same_end(

@@ -208,7 +208,7 @@ class Full:
         if values is None:
             raise RuntimeError("CUDA out of memory.")
 
-    def train_batch(self, images: Any, labels: Any, learning_rate: float, seed: int) -> None:
+    def train_batch(self, images: Any, labels: Any, learning_rate: float, seed: int, teacher: Any = None) -> None:
         if len(images) == 1:
             raise BadInput("out of memory", where="an error of ours")
 

@@ -148,8 +148,8 @@ def test_the_engines_refuse_it_too(make: MakeEngine, make_batch: MakeBatch) -> N
 def test_parts_are_consecutive_and_equal() -> None:
     images, labels = np.arange(12).reshape(12, 1, 1, 1), np.arange(12)
     parts = micro_batches(images.astype(np.uint8), labels, 3, 2)
-    assert [part.tolist() for _, part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert all((one.ravel() == part).all() for one, part in parts)
+    assert [part.tolist() for _, part, _ in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert all((one.ravel() == part).all() for one, part, _ in parts)
 
 
 OPTIMIZERS = [{"name": "sgd"}, {"name": "sgd", "nesterov": True}, {"name": "adamw"}]

@@ -106,7 +106,7 @@ class PlainEngine:
         self._rows: list[Any] = []
         self.built.append(blueprint)
 
-    def train_batch(self, images: Any, labels: Any, learning_rate: float, seed: int) -> None:
+    def train_batch(self, images: Any, labels: Any, learning_rate: float, seed: int, teacher: Any = None) -> None:
         seen = np.random.default_rng(seed).random(147) < 0.9
         features = self._features(images) * seen
         shares = self._shares(features)
@@ -125,6 +125,9 @@ class PlainEngine:
 
     def score_batch(self, images: Any, labels: Any) -> None:
         self._remember(self._shares(self._features(images)), labels)
+
+    def logits(self, images: Any) -> Any:
+        return np.log(self._shares(self._features(images)))
 
     def totals(self) -> Totals:
         rows, self._rows = np.array(self._rows, np.float64).reshape(-1, 4), []

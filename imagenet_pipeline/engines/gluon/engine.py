@@ -36,7 +36,7 @@ from imagenet_pipeline.engines.devices import (
 from imagenet_pipeline.engines.ema import Averages, Copies, rule_state
 from imagenet_pipeline.engines.gluon import zoo
 from imagenet_pipeline.engines.gluon.distributed import Reducer, all_workers
-from imagenet_pipeline.engines.gluon.losses import METRICS, losses_of, weighted
+from imagenet_pipeline.engines.gluon.losses import METRICS, distilled, losses_of, weighted
 from imagenet_pipeline.engines.gluon.network import GluonNetwork, build, gradients_of
 from imagenet_pipeline.engines.gluon.optimizer import Approach, Optimizer
 from imagenet_pipeline.engines.gluon.runtime import compute_threads, gpu_count, mx, why_no_gpu
@@ -85,7 +85,7 @@ class GluonEngine:
         freeze(built, {name for name, group in groups.items() if group.frozen})
         self._moving = [parameter for parameter in self._trained.values() if parameter.grad_req != "null"]
         self._prepare(first)
-        self._loss = recipe.loss
+        self._loss, self._distillation = recipe.loss, recipe.distillation
         weights = blueprint.class_weights
         self._class_weights = mx.nd.array(weights, dtype=self._dtype) if weights else None
         self._label_kind, self._metrics_of = blueprint.label_kind, METRICS[blueprint.label_kind]
@@ -95,12 +95,14 @@ class GluonEngine:
         self._metrics: list[list[Any]] = []
         self._images = 0
 
-    def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
+    def train_batch(
+        self, images: Images, labels: Targets, learning_rate: float, seed: int, teacher: Array | None = None
+    ) -> None:
         self._averages.begin()
-        metrics = self._pass(images, labels, seed)
+        metrics = self._pass(images, labels, seed, teacher)
         if self._sam_radius:
             with self._optimizer.uphill(self._sam_radius), self._kept_statistics():
-                self._pass(images, labels, seed)
+                self._pass(images, labels, seed, teacher)
         self._optimizer.update(learning_rate, len(images) * self.ranks)
         if self._averages.means:
             self._await_gradients()
@@ -129,8 +131,7 @@ class GluonEngine:
         return self.issue_logits(images)()
 
     def issue_logits(self, images: Images) -> Callable[[], Array]:
-        nothing = np.zeros(len(images), np.int64)
-        parts = [self._network(share) for share, _ in self._shares(images, nothing)]
+        parts = [self._network(share) for (share,) in self._shares(images)]
         return lambda: np.concatenate([part.asnumpy() for part in parts])
 
     def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -193,13 +194,13 @@ class GluonEngine:
             return None
         return mx.gluon.Trainer(self._moving, "sgd", kvstore="device", update_on_kvstore=False)
 
-    def _pass(self, images: Images, labels: Targets, seed: int) -> list[Any]:
+    def _pass(self, images: Images, labels: Targets, seed: int, teacher: Array | None) -> list[Any]:
         """Leave the gradient of the loss, summed over all images, in the parameters; the metrics, an array a device."""
         if self._draws:
             for index, context in enumerate(self._contexts):
                 device_index = self.rank * len(self._contexts) + index
                 mx.random.seed((seed + device_index * 0x9E3779B1) % 2**31, ctx=context)
-        batches = micro_batches(images, labels, self._accumulation, len(self._contexts))
+        batches = micro_batches(images, labels, self._accumulation, len(self._contexts), teacher)
         for parameter in self._moving if len(batches) > 1 else ():
             parameter.zero_grad()
         metrics = [share for batch in batches for share in self._backward(*batch)]
@@ -221,21 +222,23 @@ class GluonEngine:
             for array, value in zip(statistics, kept, strict=True):
                 value.copyto(array)
 
-    def _backward(self, images: Images, labels: Targets) -> list[Any]:
+    def _backward(self, images: Images, labels: Targets, teacher: Array | None) -> list[Any]:
         """Add a micro-batch's share of the gradient of the summed loss; its metrics, an array a device."""
-        shares = list(self._shares(images, labels))
+        shares = list(self._shares(images, labels, teacher))
         losses, objectives = [], []
         with mx.autograd.record():
-            for share, targets in shares:
+            for share, targets, taught in shares:
                 logits, *heads = _listed(self._training(share))
-                losses.append((self._losses(logits, targets), logits, targets))
-                objectives.append(losses[-1][0] + self._auxiliary(heads, targets))
+                losses.append((self._losses(logits, targets, taught), logits, targets))
+                objectives.append(losses[-1][0] + self._auxiliary(heads, targets, taught))
         mx.autograd.backward(objectives)
         return [self._metrics_of(*share) for share in losses]
 
-    def _losses(self, logits: Any, targets: Any) -> Any:
+    def _losses(self, logits: Any, targets: Any, teacher: Any | None) -> Any:
         """The training loss of each image [n]."""
         losses = losses_of(logits, targets, self._loss, training=True, label_kind=self._label_kind)
+        if teacher is not None:
+            losses = distilled(losses, logits, teacher, self._distillation)
         return weighted(losses, targets, self._class_weights)
 
     def _await_gradients(self) -> None:
@@ -244,18 +247,24 @@ class GluonEngine:
             for gradient in parameter.list_grad():
                 gradient.wait_to_read()
 
-    def _auxiliary(self, heads: list[Any], targets: Any) -> Any:
-        return sum(weight * self._losses(head, targets) for weight, head in zip(self._tap_weights, heads, strict=True))
+    def _auxiliary(self, heads: list[Any], targets: Any, teacher: Any | None) -> Any:
+        taps = zip(self._tap_weights, heads, strict=True)
+        return sum(weight * self._losses(head, targets, teacher) for weight, head in taps)
 
-    def _shares(self, images: Images, labels: Targets) -> Iterator[tuple[Any, Any]]:
-        kind = "int32" if labels.ndim == 1 else self._dtype
+    def _shares(self, images: Images, *others: npt.NDArray[Any] | None) -> Iterator[tuple[Any, ...]]:
+        """Each device's rows of the arrays, on it; what is None stays so."""
+        kinds = {"uint8": "uint8", "int64": "int32"}
         for context, rows in zip(
-            self._contexts, np.array_split(np.arange(len(labels)), len(self._contexts)), strict=True
+            self._contexts, np.array_split(np.arange(len(images)), len(self._contexts)), strict=True
         ):
             if len(rows):
-                first, last = int(rows[0]), int(rows[-1]) + 1
-                share = mx.nd.array(images[first:last], ctx=context, dtype="uint8")
-                yield share, mx.nd.array(labels[first:last], ctx=context, dtype=kind)
+                own = slice(int(rows[0]), int(rows[-1]) + 1)
+                yield tuple(
+                    array
+                    if array is None
+                    else mx.nd.array(array[own], context, kinds.get(array.dtype.name, self._dtype))
+                    for array in (images, *others)
+                )
 
     def _add(self, metrics: list[Any], images: int) -> None:
         self._metrics.append(metrics)

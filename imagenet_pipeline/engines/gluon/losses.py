@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from imagenet_pipeline.config import LossRecipe, log_odds
+from imagenet_pipeline.config import DistillationRecipe, LossRecipe, log_odds
 from imagenet_pipeline.engines import LEAST_MISSING
 from imagenet_pipeline.engines.gluon.runtime import mx
 from imagenet_pipeline.errors import BadRecipe
@@ -33,6 +33,17 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool, label
     own = mx.nd.pick(logs, targets) if targets.ndim == 1 else (logs * targets).sum(axis=1)
     share = loss.label_smoothing if training else 0.0
     return -((1 - share) * own + share * logs.mean(axis=1)) if share else -own
+
+
+def distilled(losses: Any, logits: Any, teacher: Any, recipe: DistillationRecipe) -> Any:
+    """The losses [n] mixed with those against a teacher's logits [n, classes], as `engines/__init__.py` writes it."""
+    if recipe.kind == "hard":
+        own = -mx.nd.pick(_log_softmax(logits), mx.nd.argmax(teacher, axis=1))
+    else:
+        aims = mx.nd.log_softmax(teacher / recipe.temperature)
+        misses = aims - _log_softmax(logits / recipe.temperature)
+        own = recipe.temperature**2 * (mx.nd.exp(aims) * misses).sum(axis=1)
+    return (1 - recipe.share) * losses + recipe.share * own
 
 
 def weighted(losses: Any, targets: Any, class_weights: Any | None) -> Any:

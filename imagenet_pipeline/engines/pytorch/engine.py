@@ -29,7 +29,7 @@ from imagenet_pipeline.engines.optimizer_state import parameter_groups
 from imagenet_pipeline.engines.pytorch import zoo
 from imagenet_pipeline.engines.pytorch.distributed import joined_group, naming_lost_ranks, normalised_over_ranks
 from imagenet_pipeline.engines.pytorch.loss_scale import LossScale
-from imagenet_pipeline.engines.pytorch.losses import METRICS, losses_of, weighted
+from imagenet_pipeline.engines.pytorch.losses import METRICS, distilled, losses_of, weighted
 from imagenet_pipeline.engines.pytorch.network import build, gradients_of, normalise_together, watched_layer
 from imagenet_pipeline.engines.pytorch.optimizer import Optimizer
 from imagenet_pipeline.engines.pytorch.runtime import (
@@ -79,7 +79,7 @@ class PyTorchEngine:
         # bfloat16 tells classes apart, but rounds a number to three digits.
         wanted = "float32" if (recipe.precision, blueprint.label_kind) == ("auto", "number") else recipe.precision
         self.precision = choose_precision(wanted, self._device)
-        self._loss = recipe.loss
+        self._loss, self._distillation = recipe.loss, recipe.distillation
         self._class_weights = self._weights_of(blueprint.class_weights)
         self._label_kind, self._metrics_of = blueprint.label_kind, METRICS[blueprint.label_kind]
         built = build_network(blueprint, self._dtype, self._device)
@@ -114,13 +114,15 @@ class PyTorchEngine:
 
     @naming_lost_ranks
     @naming_algorithms
-    def train_batch(self, images: Images, labels: Targets, learning_rate: float, seed: int) -> None:
+    def train_batch(
+        self, images: Images, labels: Targets, learning_rate: float, seed: int, teacher: Array | None = None
+    ) -> None:
         self._train_mode(True)
         self._averages.begin()
-        metrics = self._pass(images, labels, seed)
+        metrics = self._pass(images, labels, seed, teacher)
         if self._sam_radius:
             with self._optimizer.uphill(self._sam_radius), self._kept_statistics():
-                self._pass(images, labels, seed)
+                self._pass(images, labels, seed, teacher)
         self._step(learning_rate)
         self._add(metrics, len(labels))
         self._await_copies()
@@ -260,13 +262,13 @@ class PyTorchEngine:
         with self._autocast():
             return self._logits(self._network(self._put(images))[0])
 
-    def _pass(self, images: Images, labels: Targets, seed: int) -> Any:
+    def _pass(self, images: Images, labels: Targets, seed: int, teacher: Array | None) -> Any:
         """Leave the gradient of the mean loss in the weights' `grad`; the metrics of the batch [3]."""
         if self._draws:
             torch.manual_seed(self._group.seed(seed))
         for tensor in self._trained.values():
             tensor.grad = None
-        batches = micro_batches(images, labels, self._accumulation, devices=1)
+        batches = micro_batches(images, labels, self._accumulation, 1, teacher)
         metrics = []
         for number, batch in enumerate(batches, 1):
             with self._exchanging(number == len(batches)):
@@ -284,24 +286,26 @@ class PyTorchEngine:
             for tensor, value in zip(statistics, kept, strict=True):
                 tensor.copy_(value)
 
-    def _backward(self, images: Images, labels: Targets, parts: int) -> Any:
+    def _backward(self, images: Images, labels: Targets, teacher: Array | None, parts: int) -> Any:
         """Add a micro-batch's share, of `parts`, of the gradient of the mean loss; its metrics [3]."""
-        targets = self._put(labels)
+        targets, taught = self._put(labels), None if teacher is None else self._logits(self._put(teacher))
         with self._autocast():
             outputs = self._training_network(self._put(images))
         logits, *heads = [self._logits(output) for output in outputs]
-        losses = self._losses(logits, targets)
+        losses = self._losses(logits, targets, taught)
         total = losses.mean()
         for weight, head in zip(self._tap_weights, heads, strict=True):
-            total = total + weight * self._losses(head, targets).mean()
+            total = total + weight * self._losses(head, targets, taught).mean()
         if self._loss_scale is not None:
             total = self._loss_scale.scaled(total)
         (total / parts if parts > 1 else total).backward()
         return self._metrics_of(losses, logits, targets)
 
-    def _losses(self, logits: Any, targets: Any) -> Any:
+    def _losses(self, logits: Any, targets: Any, teacher: Any | None) -> Any:
         """The training loss of each image [n]."""
         losses = losses_of(logits, targets, self._loss, training=True, label_kind=self._label_kind)
+        if teacher is not None:
+            losses = distilled(losses, logits, teacher, self._distillation)
         return weighted(losses, targets, self._class_weights)
 
     def _weights_of(self, class_weights: tuple[float, ...]) -> Any | None:

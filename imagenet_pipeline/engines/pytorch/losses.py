@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from imagenet_pipeline.config import LossRecipe, log_odds
+from imagenet_pipeline.config import DistillationRecipe, LossRecipe, log_odds
 from imagenet_pipeline.engines import LEAST_MISSING
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.errors import BadRecipe
@@ -32,6 +32,17 @@ def losses_of(logits: Any, targets: Any, loss: LossRecipe, training: bool, label
     own = _own(logs, targets)
     share = loss.label_smoothing if training else 0.0
     return -((1 - share) * own + share * logs.mean(1)) if share else -own
+
+
+def distilled(losses: Any, logits: Any, teacher: Any, recipe: DistillationRecipe) -> Any:
+    """The losses [n] mixed with those against a teacher's logits [n, classes], as `engines/__init__.py` writes it."""
+    if recipe.kind == "hard":
+        own = -_own(_log_softmax(logits), teacher.argmax(1))
+    else:
+        aims = torch.log_softmax(teacher / recipe.temperature, 1)
+        misses = aims - _log_softmax(logits / recipe.temperature)
+        own = recipe.temperature**2 * (aims.exp() * misses).sum(1)
+    return (1 - recipe.share) * losses + recipe.share * own
 
 
 def weighted(losses: Any, targets: Any, class_weights: Any | None) -> Any:
