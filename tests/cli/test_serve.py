@@ -22,6 +22,7 @@ def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(drawn_run: Callab
         assert process.stderr
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
+        assert process.stdout.readline().startswith("ready after ")
         with urllib.request.urlopen(address) as page:
             assert b"lenet" in page.read()
         process.send_signal(signal.SIGINT)
@@ -36,7 +37,7 @@ def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(drawn_run: Callab
         (["{run}", "--host", "192.0.2.1"], 2, "192.0.2.1:7860: no page can be served here"),
         (["nowhere", "--port", "0"], 2, "nowhere"),
         (["{run}", "--port", "70000"], 2, "--port"),
-        (["{run}", "--port", "0", "epochs=3"], 2, "does not apply"),
+        (["{run}", "--port", "0", "epochs 3"], 2, "not an override"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -49,6 +50,16 @@ def test_a_mistake_is_one_line(
     told = capsys.readouterr()
     assert (ended.value.code, told.out, told.err.count("\n")) == (code, "", 1)
     assert says in told.err
+
+
+def test_what_is_found_while_it_warms_up_ends_it_with_a_line(
+    emotion_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(emotion_run), "--port", "0", "epochs=3"])
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out.count("\n"), told.err.count("\n")) == (2, 1, 1)
+    assert "does not apply" in told.err
 
 
 def test_without_the_extra_it_says_what_to_install(
@@ -69,9 +80,9 @@ def test_another_address_is_warned_of(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import imagenet_pipeline.serving.page as page
+    import imagenet_pipeline.serving.connections as connections
 
-    monkeypatch.setattr(page, "serve", lambda *_: None)
+    monkeypatch.setattr(connections, "serve", lambda *_: None)
     run = str(drawn_run("a", "b"))
     addresses = [("127.0.0.1", "127.0.0.1", False), ("127.0.0.2", "127.0.0.2", False), ("0.0.0.0", "0.0.0.0", True)]
     if Path("/proc/net/if_inet6").exists():
