@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -10,9 +11,12 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from imagenet_pipeline.cli import main
+from imagenet_pipeline.evaluation.predict import open_classifier
 
 
 def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(drawn_run: Callable[..., Path]) -> None:
@@ -28,6 +32,40 @@ def test_it_says_its_address_serves_and_ends_cleanly_on_ctrl_c(drawn_run: Callab
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         assert process.stderr.read() == ""
+
+
+WITHOUT_ENGINES = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "mxnet", "onnx", "gluoncv", "timm")))
+from imagenet_pipeline.cli import main
+main(["serve", *sys.argv[1:], "--port", "0"])
+"""
+
+
+@pytest.mark.pytorch
+def test_an_exported_file_is_served_without_the_engines(drawn_run: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    run = drawn_run("cat", "dog")
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "net")])
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    words = [sys.executable, "-c", WITHOUT_ENGINES, str(tmp_path / "net.onnx")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        address = process.stdout.readline().split()[0]
+        assert "lenet, onnxruntime, 28 pixels" in process.stdout.readline()
+        photo, kind = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes(), {"Content-Type": "image/png"}
+        with urllib.request.urlopen(urllib.request.Request(f"{address}predict", photo, kind)) as asked:
+            answer = json.load(asked)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+        assert process.stderr.read() == ""
+    expected = dict(zip(("cat", "dog"), open_classifier(run).probabilities([pixels])[0], strict=True))
+    assert answer["model"]["engine"] == "onnxruntime"
+    for choice in answer["predictions"]:
+        assert choice["probability"] == pytest.approx(expected[choice["name"]], rel=1e-4)
 
 
 @pytest.mark.parametrize(
