@@ -23,7 +23,6 @@ from imagenet_pipeline.serving.uploads import Refused
 
 PHOTOS_WAITING = 224
 """Photos that may wait, as bytes or decoded; fewer than the connections, so that others are told so."""
-PHOTOS_TOGETHER = 32
 LINGER_SECONDS = 0.005
 BATCHES_AHEAD = 2
 """Batches of decoded photos that are ready beside the one being computed."""
@@ -43,12 +42,15 @@ class _Decoded:
 
 
 class Batches:
-    """`score` gives the probabilities of views [n, crops, height, width, channels]; `engine` is its only thread."""
+    """`score` gives the probabilities of up to `together` views [n, crops, height, width, channels].
+
+    `engine` is the only thread that it is called in.
+    """
 
     def __init__(self, score: Callable[[Pixels], Probabilities], together: int, engine: Executor) -> None:
         self.waiting = self.answered = 0
         self._score, self._engine = score, engine
-        self._together = max(1, min(together, PHOTOS_TOGETHER))
+        self._together = together
         decoders = min(available_processors(), DECODERS_AT_MOST)
         self._decoders, self._free = ThreadPoolExecutor(decoders, "decode"), asyncio.Semaphore(decoders)
         self._decoding = 0

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from imagenet_pipeline.errors import counted
 from imagenet_pipeline.serving.answers import Answers
 from imagenet_pipeline.serving.batches import Batches
 from imagenet_pipeline.serving.uploads import Refused
 
 Status = Literal["warming", "ready", "draining"]
-DRAIN_SECONDS = 25.0
-"""Time at the end for what was taken; Kubernetes kills after 30 unless told otherwise."""
+log = logging.getLogger("imagenet_pipeline")
 
 
 class Service:
@@ -88,7 +89,7 @@ class Service:
         began = time.monotonic()
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._engine, self._open)
-            batches = Batches(answers.score, answers.classifier.images_together(), self._engine)
+            batches = Batches(answers.score, answers.together, self._engine)
             self._ready = answers, batches
             if self._tell_warm:
                 self._tell_warm(answers, time.monotonic() - began)
@@ -103,8 +104,12 @@ class Service:
         return answers
 
     async def drain(self, hurried: Callable[[], bool]) -> None:
-        """Take nothing more, and wait until what was taken is answered, the time is over or it is `hurried`."""
+        """Take nothing more, and wait until what was taken is answered, or it is `hurried`.
+
+        Photos arrive and are computed in bounded time; who wants less kills, as orchestrators do.
+        """
         self._draining = True
-        end = time.monotonic() + DRAIN_SECONDS
-        while self._in_work and time.monotonic() < end and not hurried():
+        if self._in_work:
+            log.info("ending after %s", counted(self._in_work, "request"))
+        while self._in_work and not hurried():
             await asyncio.sleep(0.02)

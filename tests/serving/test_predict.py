@@ -17,7 +17,7 @@ import pytest
 
 from imagenet_pipeline.errors import OutOfRoom
 from imagenet_pipeline.evaluation.predict import open_classifier
-from imagenet_pipeline.serving import batches, openapi, uploads
+from imagenet_pipeline.serving import answers, batches, openapi, uploads
 from imagenet_pipeline.serving.answers import Answers, open_answers
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -196,8 +196,8 @@ def test_a_photo_that_memory_does_not_hold_is_refused_alone(
     photos = [encoded(np.full((30, 30, 3), 255 if number == 5 else number, np.uint8)) for number in range(12)]
     monkeypatch.setattr(Answers, "score", full)
     with serving(odd_run) as site, ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(site.predict, photos))
-    assert [status for status, _ in answers] == [503 if number == 5 else 200 for number in range(12)]
+        given = list(pool.map(site.predict, photos))
+    assert [status for status, _ in given] == [503 if number == 5 else 200 for number in range(12)]
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_more_photos_than_may_wait_are_refused_for_a_moment(
     odd_run: Path, serving: Callable[..., Any], held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "PHOTOS_WAITING", 10)
-    monkeypatch.setattr(batches, "PHOTOS_TOGETHER", 2)
+    monkeypatch.setattr(answers, "TOGETHER_ON_CPU", 2)
     with serving(odd_run) as site, ThreadPoolExecutor(10) as pool:
         waiting = [pool.submit(site.predict, PHOTO) for _ in range(10)]
         waits(site, 10)
