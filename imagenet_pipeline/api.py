@@ -200,6 +200,7 @@ def evaluate(
     split: str | None = None,
     crops: Literal[1, 2, 10] = 1,
     records: AnyPath | None = None,
+    subset: bool | None = None,
     real_labels: AnyPath | None = None,
     report: AnyPath | None = None,
     options: Mapping[str, Any] | None = None,
@@ -211,9 +212,10 @@ def evaluate(
         print(result.rank1, result.rank1_interval)
 
     `checkpoint` is "best", "latest" or an epoch; `split` by default test, or val where there is none. `records` is
-    another data set of the run's classes, `real_labels` the file of ReaL labels for ImageNet. `report` is a page to
-    write, NAME.html, with NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision,
-    batch_size; after a training of PyTorch's on several devices name a single device, as devices="gpu:0".
+    another data set of the run's classes, or some; with `subset` the logits of those alone are scored, by default for
+    ImageNet-A and -R. `real_labels` is the file of ReaL labels for ImageNet, `report` a page to write, NAME.html, with
+    NAME.md and NAME.json beside it. `keys` say how to compute: engine, devices, precision, batch_size; after a training
+    of PyTorch's on several devices name a single device, as devices="gpu:0".
     Of labels that are not one class it is a `VectorEvaluation`, with `figures`. Raises BadRecipe, BadInput, Damaged.
     """
     from imagenet_pipeline.evaluation.compare import examine
@@ -230,7 +232,7 @@ def evaluate(
     asked = [folder], [str(checkpoint)], split, views, data, changes, real
     if vectors := report_where_vectors(*asked, page):
         return vectors
-    findings = findings_of(examine(*asked))
+    findings = findings_of(examine(*asked, subset=subset))
     if page is not None:
         write_report(findings, page)
     return cast("EvaluationReport", report_of(findings, page))  # one checkpoint has one evaluation

@@ -23,10 +23,11 @@ Builder = Callable[..., "Plan"]
 """Turns metadata into a plan. Its parameters are the builder's options; `out` is the folder of the data set."""
 
 _NAMES = (
-    "imagenet", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records", "parquet",
-    "webdataset", "tfrecord",
+    "imagenet", "imagenet-test", "folder", "list", "csv", "digits", "mnist", "cifar", "fer2013", "ckplus", "records",
+    "parquet", "webdataset", "tfrecord",
 )  # fmt: skip
-SHIPPED_BUILDERS = {name: {"list": "listing", "csv": "csv_labels"}.get(name, name) for name in _NAMES}
+_FILES = {"list": "listing", "csv": "csv_labels", "imagenet-test": "imagenet_test"}
+SHIPPED_BUILDERS = {name: _FILES.get(name, name) for name in _NAMES}
 """The file of each builder, by the name of its command."""
 STORED: dict[str, dict[str, Any]] = {
     name: {"resize": 0, "pass_through": True} for name in ("mnist", "cifar", "fer2013", "ckplus")

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 from imagenet_pipeline import __version__
 from imagenet_pipeline.cli import (
     build,
+    calibrate,
     emotion,
     evaluate,
     fetch,
@@ -69,6 +70,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     evaluate.diagnose,
+    calibrate.calibrate,
     train.plot,
 ):
     app.command()(command)

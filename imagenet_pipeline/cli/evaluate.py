@@ -35,6 +35,13 @@ Records = Annotated[
         help="Another data set of the same classes, of some, or of folders 0 to 999 (ImageNetV2); or a .rec file."
     ),
 ]
+Subset = Annotated[
+    bool | None,
+    typer.Option(
+        "--subset/--no-subset",
+        help="Score the logits of the records' own classes alone [default: for ImageNet-A and -R as built by name]",
+    ),
+]
 RealLabels = Annotated[
     Path | None, typer.Option(help="real.json: score ImageNet's validation images by their ReaL labels, too.")
 ]
@@ -51,6 +58,7 @@ def evaluate(
     split: Split = None,
     crops: CropCount = 1,
     records: Records = None,
+    subset: Subset = None,
     real_labels: RealLabels = None,
     report: Report = None,
     as_json: Json = False,
@@ -72,6 +80,7 @@ def evaluate(
       imagenet-pipeline evaluate output/runs/demo --checkpoint 5,10,best
       imagenet-pipeline evaluate output/runs/first output/runs/second devices=cpu
       imagenet-pipeline evaluate output/runs/resnet50 --split val --real-labels real.json
+      imagenet-pipeline evaluate output/runs/resnet50 --records output/imagenet-r
     """
     from imagenet_pipeline.engines import launch_ranks, taking_part
     from imagenet_pipeline.evaluation.compare import examine
@@ -85,7 +94,7 @@ def evaluate(
     runs, changes = _runs_and_changes(words)
     split = split or default_split(runs[0], records, changes)
     checkpoints = [which.strip() for which in checkpoint.split(",")]
-    page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records)
+    page = report or runs[0] / _page_name(runs, checkpoints, split, crops, records, subset)
     require_page(page, own=report is None)
     with taking_part():
         planned = with_engine(scoring_recipe(runs[0], changes, "evaluate"))
@@ -97,7 +106,7 @@ def evaluate(
             if not vectors.evaluation.process:
                 _answer_vectors(vectors, page, as_json)
             return
-        found = examine(runs, checkpoints, split, views, records, changes, real_labels)
+        found = examine(runs, checkpoints, split, views, records, changes, real_labels, subset)
     if not found.result.process:
         _answer(findings_of(found), page, as_json)
 
@@ -148,13 +157,16 @@ def _runs_and_changes(words: list[str]) -> tuple[list[Path], dict[str, object]]:
     return runs, overrides_of([word for word in words if Path(word) not in runs])
 
 
-def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int, records: Path | None) -> str:
+def _page_name(
+    runs: list[Path], checkpoints: list[str], split: str, crops: int, records: Path | None, subset: bool | None
+) -> str:
     """Name a report's page after what differs from the best checkpoint's centre crops on the run's own records."""
     words = [f"{crops}-crops"] if crops > 1 else []
     words += checkpoints if checkpoints != ["best"] else []
     others = [run.resolve() for run in runs[1:]]
     words += [f"with-{run.name}" for run in others]
     words += [f"on-{records.resolve().name}"] if records else []
+    words += [] if subset is None else ["subset" if subset else "all-classes"]
     name = "-".join(["report", split, *words])
     if others or records:
         # Folders of the same name are not the same, and a long name is cut.
@@ -164,7 +176,7 @@ def _page_name(runs: list[Path], checkpoints: list[str], split: str, crops: int,
 
 
 def _say(findings: Findings, page: Path | None) -> None:
-    from imagenet_pipeline.evaluation.report_tables import seen, who
+    from imagenet_pipeline.evaluation.report_tables import in_train_note, seen, who
 
     result, figures = findings.examination.result, findings.figures
     if len(findings.own) > 1:
@@ -186,6 +198,11 @@ def _say(findings: Findings, page: Path | None) -> None:
     said = f"  (95 %: {span[0]:z.4f} to {span[1]:z.4f})" if span else ""
     say(f"loss    {figures.loss.value:z.4f} {unit}{said}")
     say(f"ECE     {100 * figures.calibration.error:.2f} %  (expected calibration error)")
+    if findings.in_train:
+        say(in_train_note(findings))
+        if findings.in_train.images and (without := findings.in_train.rank1_without):
+            (low, high), of = without.interval, f"{without.hits:,} of {without.images:,}"
+            say(f"without them: rank-1 {without.percent:.2f} %  ({of}; 95 %: {low:.2f} to {high:.2f})")
     if page:
         say(f"report: {page}")
 

@@ -155,6 +155,7 @@ class _JsonAnswer:
 
     def __init__(self, classifier: Classifier) -> None:
         head = {"run": str(classifier.run), "checkpoint": classifier.checkpoint.folder.name}
+        head |= {} if classifier.temperature == 1 else {"temperature": classifier.temperature}
         print(f'{json.dumps(head)[:-1]}, "predictions": [', end="")
         self._between = ""
         self._unreadable: list[dict[str, str]] = []

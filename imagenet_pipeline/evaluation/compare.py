@@ -16,14 +16,15 @@ from imagenet_pipeline.evaluation.evaluate import (
     Evaluation,
     Scores,
     candidate_of,
-    is_unnamed,
     open_checkpoint,
     score_candidates,
 )
+from imagenet_pipeline.evaluation.numbering import is_unnamed
 from imagenet_pipeline.evaluation.real_labels import RealLabels, real_labels
-from imagenet_pipeline.evaluation.scoring import Outcomes
+from imagenet_pipeline.evaluation.scoring import Outcomes, Whole
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
+from imagenet_pipeline.records.twins import records_in_train
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.data import records_to_read
 
@@ -44,6 +45,7 @@ class Ensemble:
     rank5_hits: int
     crops: int
     classes: int
+    scored_classes: int
     process: int
     processes: int
     images_per_second: float
@@ -52,10 +54,25 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class InTrain:
+    """The records of a split, by their positions, whose picture is in train, too, but for `distance` bits of a hash."""
+
+    distance: int
+    positions: Whole
+
+
+def _in_train(data: DataSet, split: str) -> InTrain | None:
+    """What `verify --duplicates` found of a split, where it has looked."""
+    found = records_in_train(data, split)
+    return found and InTrain(*found)
+
+
+@dataclass(frozen=True)
 class Examination:
     """A finished evaluation; `outcomes` are those behind the figures of `result`, `own` those of each of its members.
 
-    `table` names the classes by the labels of `outcomes`; `notes` are what a reader must know of them.
+    `table` names the classes by the labels of `outcomes`; `notes` are what a reader must know of them,
+    `in_train` the images of the run's own split that are near duplicates of images in train.
     """
 
     result: Evaluation | Ensemble
@@ -65,6 +82,7 @@ class Examination:
     data: DataSet
     notes: list[str] = field(default_factory=list)
     real: RealLabels | None = None
+    in_train: InTrain | None = None
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -85,15 +103,16 @@ def examine(
     records: Path | None = None,
     overrides: dict[str, object] | None = None,
     real: Path | None = None,
+    subset: bool | None = None,
 ) -> Examination:
     """Score all `checkpoints` of all runs in a single pass over a split of the first run's records, or of `records`.
 
     Networks, engines and input sizes may differ; of several, every member's loss is the cross-entropy of its
-    probabilities. `real` is the file of ReaL labels, for ImageNet's validation images.
-    Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
+    probabilities. `real` is the file of ReaL labels, for ImageNet's validation images; `subset` is
+    as for `candidate_of`. Raises BadInput naming two runs whose class tables differ, and otherwise as `evaluate` does.
     """
     opened, repeats = _opened(runs, checkpoints, overrides or {})
-    candidates = _candidates(opened, split, records)
+    candidates = _candidates(opened, split, records, subset)
     first = next((candidate for candidate in candidates if not is_unnamed(candidate.checkpoint.state)), candidates[0])
     table, data = first.numbering.table, first.data
     reassessed = real_labels(real, table, data, split) if real else None
@@ -103,16 +122,17 @@ def examine(
         reassessed.require_agreement(whole.numbers, whole.labels)
     result = scores.evaluations[0] if len(candidates) == 1 else _ensemble(scores)
     numbered = dict.fromkeys(candidate.numbering.note for candidate in candidates if candidate.numbering.note)
-    notes = [*repeats, *numbered, *_notes_on_crops(candidates, crops)]
-    return Examination(result, whole, own, table, data, notes, reassessed)
+    notes = [*repeats, *numbered, *_notes_on_crops(candidates, crops), *_notes_on_temperatures(candidates, split)]
+    known = data.digest == first.checkpoint.state.data_digest
+    return Examination(result, whole, own, table, data, notes, reassessed, _in_train(data, split) if known else None)
 
 
 def _candidates(
-    opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None
+    opened: Sequence[tuple[Path, tuple[Recipe, Checkpoint]]], split: str, records: Path | None, subset: bool | None
 ) -> list[Candidate]:
     _require_one_table([(run, checkpoint.state) for run, (_, checkpoint) in opened])
     data = records_to_read(opened[0][1][0], records)
-    candidates = [candidate_of(run, checkpoint, split, data) for run, checkpoint in opened]
+    candidates = [candidate_of(run, checkpoint, split, data, subset) for run, checkpoint in opened]
     for candidate in candidates[1:]:
         if not np.array_equal(candidate.numbering.relabel, candidates[0].numbering.relabel):
             raise BadInput(
@@ -131,6 +151,17 @@ def _notes_on_crops(candidates: Sequence[Candidate], crops: Crops) -> list[str]:
     if crops == 10 and any(candidate.checkpoint.state.crop_fraction == 1 for candidate in candidates):
         notes.append("At a crop_fraction of 1 the five crops of a square image are one")
     return notes
+
+
+def _notes_on_temperatures(candidates: Sequence[Candidate], split: str) -> list[str]:
+    notes = []
+    for candidate in candidates:
+        if candidate.temperature:
+            whose = f" of {candidate.checkpoint.folder.name} of {candidate.run}" if len(candidates) > 1 else ""
+            here = ": these very images, so loss and calibration error are those of the fit"
+            said = f"Probabilities{whose} are those at {candidate.temperature.words}"
+            notes.append(said + (here if candidate.is_fitted_on(split) else ""))
+    return [*notes, "Averaged are probabilities without a temperature"] if notes and len(candidates) > 1 else notes
 
 
 def _opened(
@@ -177,6 +208,7 @@ def _ensemble(scores: Scores) -> Ensemble:
         rank5_hits=rank5_hits,
         crops=first.crops,
         classes=first.classes,
+        scored_classes=first.scored_classes,
         process=first.process,
         processes=first.processes,
         images_per_second=first.images_per_second,

@@ -5,33 +5,32 @@ Where the data set numbers its classes otherwise than the network, its labels ar
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
-
-import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import LossRecipe, Recipe, Size, load_run_recipe
 from imagenet_pipeline.engines import Engine, is_installed
-from imagenet_pipeline.errors import BadInput, BadRecipe, counted, extent
+from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation.calibration import Temperature, fit_temperature, temperature_of
+from imagenet_pipeline.evaluation.numbering import Numbering, is_subset_by_name, numbering_of, subset_of
 from imagenet_pipeline.evaluation.scoring import (
     CROSS_ENTROPY,
     Member,
     Outcomes,
     RelabelledSplit,
-    Whole,
     require_finite,
     score_split,
 )
 from imagenet_pipeline.evaluation.scoring import Crops as Crops
-from imagenet_pipeline.records.classes import NUMBERED, ClassTable, require_one_class
+from imagenet_pipeline.records.classes import require_one_class
 from imagenet_pipeline.records.manifest import DataSet, no_split
-from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint
-from imagenet_pipeline.training.data import IMPORTED, records_to_read, require_its_classes
+from imagenet_pipeline.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from imagenet_pipeline.training.data import records_to_read
 from imagenet_pipeline.training.distributed import require_agreement
 from imagenet_pipeline.training.engine_setup import build_engine
 
@@ -43,7 +42,9 @@ HOW_KEYS = ("engine", "devices", "precision", "batch_size", "loader.threads", "l
 class Evaluation:
     """Metrics of a checkpoint on a split, equal in all `processes`, and everything they depend on; ranks are percent.
 
-    `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropies are in nats.
+    `loss` is the mean an image of the run's own kind, `loss_kind`; cross-entropies are in nats. Of the network's
+    `classes` so many are `scored_classes`, all but where a subset of the logits is scored. Probabilities and
+    cross-entropy are at `temperature`, where one was fitted; `fitted_here` says that it was on these very images.
     """
 
     run: str
@@ -62,6 +63,9 @@ class Evaluation:
     input_size: Size
     crop_fraction: float
     classes: int
+    scored_classes: int
+    temperature: float | None
+    fitted_here: bool
     engine: str
     devices: list[str]
     precision: str
@@ -84,11 +88,21 @@ class Candidate:
     data: DataSet
     numbering: Numbering
 
+    @cached_property
+    def temperature(self) -> Temperature | None:
+        """The temperature that was fitted for the checkpoint."""
+        return temperature_of(self.checkpoint)
+
     def engine(self) -> Engine:
         """An engine that holds the checkpoint. Scoring is not compiled: it needs no compiler."""
         return build_engine(
             self.recipe.model_copy(update={"compile": False}), self.checkpoint.state, self.checkpoint.weights
         )
+
+    def is_fitted_on(self, split: str) -> bool:
+        """True where the temperature was fitted on these very images."""
+        fitted = self.temperature
+        return fitted is not None and (fitted.records, fitted.split) == (self.data.digest, split)
 
     def evaluation(self, engine: Engine, outcomes: Outcomes, setting: Setting) -> Evaluation:
         """The figures with everything they depend on. Raises BadInput where they are none."""
@@ -112,6 +126,9 @@ class Candidate:
             input_size=state.input_size,
             crop_fraction=state.crop_fraction,
             classes=len(state.classes),
+            scored_classes=len(self.numbering.table),
+            temperature=self.temperature.temperature if self.temperature else None,
+            fitted_here=self.is_fitted_on(setting.split),
             engine=engine.name,
             devices=list(engine.device_names),
             precision=engine.precision,
@@ -150,15 +167,35 @@ def evaluate(
     crops: Crops = 1,
     records: Path | None = None,
     overrides: dict[str, object] | None = None,
+    subset: bool | None = None,
 ) -> Evaluation:
     """Evaluate checkpoint `which` ("best", "latest" or an epoch) of `run` on a split of its records.
 
-    `records` names another data set, of the run's classes or some of them. With several crops their probabilities
-    are averaged. Raises BadInput where the class tables differ, BadRecipe where there are no records or no such split.
+    `records` names another data set, of the run's classes or some of them; `subset` is as for `candidate_of`. With
+    several crops their probabilities are averaged. Raises BadInput where the class tables differ, BadRecipe where there
+    are no records or no such split.
     """
     recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {})
-    candidate = candidate_of(Path(run), (recipe, checkpoint), split, records_to_read(recipe, records))
+    candidate = candidate_of(Path(run), (recipe, checkpoint), split, records_to_read(recipe, records), subset)
     return score_candidates([candidate], split, crops).evaluations[0]
+
+
+def calibrate(
+    run: Path,
+    which: str = "best",
+    split: str = "val",
+    records: Path | None = None,
+    overrides: dict[str, object] | None = None,
+) -> tuple[Temperature, Path]:
+    """Fit the temperature of a checkpoint on a split and keep it with the checkpoint; its probabilities then use it.
+
+    Gives the temperature and the checkpoint's folder. Raises as `evaluate` does, and where none fits.
+    """
+    recipe, checkpoint = open_checkpoint(Path(run), which, overrides or {}, "calibrate")
+    candidate = candidate_of(Path(run), (recipe, checkpoint), split, records_to_read(recipe, records), subset=False)
+    source = RelabelledSplit(candidate.data, split, candidate.numbering.relabel, recipe)
+    member = replace(member_of(candidate, candidate.engine(), recipe.loss), temperature=1.0)
+    return fit_temperature(checkpoint, source, member), checkpoint.folder
 
 
 def open_checkpoint(
@@ -181,13 +218,19 @@ def scoring_recipe(run: Path, overrides: dict[str, object], verb: str) -> Recipe
     return recipe.model_copy(update={"engine": "auto"})
 
 
-def candidate_of(run: Path, opened: tuple[Recipe, Checkpoint], split: str, data: DataSet | None) -> Candidate:
-    """A checkpoint, and `data`, or the run's own records; they must have the split and its classes."""
+def candidate_of(
+    run: Path, opened: tuple[Recipe, Checkpoint], split: str, data: DataSet | None, subset: bool | None = None
+) -> Candidate:
+    """A checkpoint, and `data`, or the run's own records; they must have the split and its classes.
+
+    `subset`: score the logits of the data set's own classes alone; for None as its authors do, where it has a name.
+    """
     recipe, checkpoint = opened
     data = data or records_to_read(recipe)
     for table, where in ((checkpoint.state.class_table, run), (data.classes, data.name)):
         require_one_class(table, where, "scoring by rank")
-    numbering = numbering_of(checkpoint.state, data)
+    alone = is_subset_by_name(data) if subset is None else subset
+    numbering = (subset_of if alone else numbering_of)(checkpoint.state, data)
     if not data.count(split):
         raise no_split(data.name, split, [name for name, count in data.counts.items() if count])
     return Candidate(run, recipe, checkpoint, data, numbering)
@@ -228,7 +271,7 @@ def score_candidates(
     first, engines = candidates[0], engines or [candidate.engine() for candidate in candidates]
     loss = first.recipe.loss if len(candidates) == 1 else CROSS_ENTROPY
     _require_same_ranks(candidates, engines, split, crops)
-    members = [_member(candidate, engine, loss) for candidate, engine in zip(candidates, engines, strict=True)]
+    members = [member_of(candidate, engine, loss) for candidate, engine in zip(candidates, engines, strict=True)]
     started = time.monotonic()
     source = RelabelledSplit(first.data, split, first.numbering.relabel, first.recipe, every)
     outcomes = score_split(source, crops, members, len(first.numbering.table))
@@ -237,9 +280,11 @@ def score_candidates(
     return Scores([candidate.evaluation(engine, own, setting) for candidate, engine, own in scored], outcomes)
 
 
-def _member(candidate: Candidate, engine: Engine, loss: LossRecipe) -> Member:
-    state = candidate.checkpoint.state
-    return Member(engine, (state.input_size, state.crop_fraction), loss, len(state.mean))
+def member_of(candidate: Candidate, engine: Engine, loss: LossRecipe) -> Member:
+    """A candidate on its engine, as `score_split` takes it."""
+    state, fitted = candidate.checkpoint.state, candidate.temperature
+    view, temperature = (state.input_size, state.crop_fraction), fitted.temperature if fitted else 1.0
+    return Member(engine, view, loss, len(state.mean), candidate.numbering.columns, temperature)
 
 
 def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engine], split: str, crops: int) -> None:
@@ -254,87 +299,3 @@ def _require_same_ranks(candidates: Sequence[Candidate], engines: Sequence[Engin
         facts[name] = candidate.checkpoint.weights_digest
         facts[f"recipe of {name}"] = repr([state.input_size, state.crop_fraction, batch_size])
     require_agreement(engines[0], facts)
-
-
-IMAGENET_CLASSES = 1000
-_NUMBERS = {str(number) for number in range(IMAGENET_CLASSES)}
-_WNID = re.compile(r"n\d{8}")
-
-
-@dataclass(frozen=True)
-class Numbering:
-    """`table` names the network's classes; label i of the records is `relabel[i]` there. `note` says what was done."""
-
-    table: ClassTable
-    relabel: Whole
-    note: str = ""
-
-
-def numbering_of(state: State, data: DataSet) -> Numbering:
-    """Map the data set's labels to the network's. Raises BadInput where a class is none of the network's.
-
-    Records from folders 0 to 999, which ImageNetV2 has, are ImageNet's classes by number. Records of some of the
-    network's classes are matched by class id. A lone record file's labels are the classes of those names, where the
-    network has them, or else its numbers. All others must have its very table, as in training.
-    """
-    own, theirs = state.class_table, data.classes
-    if data.samples is not None:
-        return _by_label(own, data)
-    unnamed = is_unnamed(state)
-    if set(theirs.ids) == _NUMBERS and own.ids != theirs.ids and _has_imagenet_s(own):
-        return _by_number(own, theirs)
-    if unnamed or not set(theirs.ids) < set(own.ids):
-        require_its_classes(state, data)
-        return Numbering(theirs if unnamed else own, np.arange(len(theirs)))
-    label_of = {name: label for label, name in enumerate(own.ids)}
-    relabel = np.array([label_of[name] for name in theirs.ids], np.int64)
-    note = f"the records have {len(theirs):,} of the network's {counted(len(own), 'class')}, matched by class id"
-    return Numbering(own, relabel, note)
-
-
-def is_unnamed(state: State) -> bool:
-    """True for a network that was imported without the names of its classes."""
-    return (state.data_digest, state.class_order) == (IMPORTED, NUMBERED)
-
-
-def sorted_numbers(table: ClassTable) -> Whole:
-    """Find ImageNet's number, the rank among the sorted WordNet ids, of each label [1000].
-
-    Raises BadInput for a table of other classes; of a network whose classes nobody named the labels are those numbers.
-    """
-    if not _has_imagenet_s(table):
-        raise BadInput(
-            "the network's classes are not ImageNet's",
-            expected=f"{IMAGENET_CLASSES:,} WordNet ids",
-            found=f"{counted(len(table), 'class')}, {table.ids[0]} first",
-        )
-    numbers: Whole = np.argsort(np.argsort(table.ids))
-    return np.arange(len(table)) if table.order == NUMBERED else numbers
-
-
-def _by_number(own: ClassTable, theirs: ClassTable) -> Numbering:
-    label_of_number = np.argsort(sorted_numbers(own))
-    relabel = label_of_number[np.array(theirs.ids, np.int64)]
-    return Numbering(own, relabel, "records of folders 0 to 999 are ImageNet's classes in the order of WordNet ids")
-
-
-def _by_label(own: ClassTable, data: DataSet) -> Numbering:
-    label_of, theirs = {name: label for label, name in enumerate(own.ids)}, data.classes.ids
-    if all(name in label_of for name in theirs):
-        note = f"{data.name} names no classes: its labels are taken for the network's classes of those names"
-        return Numbering(own, np.array([label_of[name] for name in theirs], np.int64), note)
-    labels = np.array(theirs, np.int64)
-    if labels[0] < 0 or labels[-1] >= len(own):
-        raise BadInput(
-            "the file's labels are not the network's",
-            where=data.name,
-            expected=extent(0, len(own) - 1),
-            found=extent(int(labels[0]), int(labels[-1])),
-            advice="name the classes of its labels: build records --test FILE.rec --classes NAMES --out DIR",
-        )
-    note = f"{data.name} names no classes: its labels are taken for the network's numbers, 0 for {own.names[0]}"
-    return Numbering(own, labels, f"{note}; nothing here can check it")
-
-
-def _has_imagenet_s(table: ClassTable) -> bool:
-    return len(table) == IMAGENET_CLASSES and (table.order == NUMBERED or all(map(_WNID.fullmatch, table.ids)))

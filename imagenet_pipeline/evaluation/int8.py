@@ -15,7 +15,8 @@ import numpy.typing as npt
 from imagenet_pipeline.config import Recipe, Size
 from imagenet_pipeline.engines import Normalisation
 from imagenet_pipeline.errors import BadInput, PipelineError
-from imagenet_pipeline.evaluation.evaluate import numbering_of, scoring_recipe
+from imagenet_pipeline.evaluation.evaluate import scoring_recipe
+from imagenet_pipeline.evaluation.numbering import numbering_of
 from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Member, Outcomes, RelabelledSplit, View, score_split
 from imagenet_pipeline.interchange.int8 import METHOD, quantise, require_runtime
 from imagenet_pipeline.interchange.onnx_runtime import OnnxScorer, Pixels, pixels_of

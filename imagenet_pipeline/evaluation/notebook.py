@@ -27,7 +27,7 @@ def evaluation_html(report: EvaluationReport) -> str:
     """The head of a report: its figures with their 95 % intervals."""
     hits = f"{_share(report.rank1_hits, report.images)}; chance: {report.rank1_chance:.3g} %"
     rows = [("rank-1", f"{report.rank1:.2f} %", _span(report.rank1_interval), hits)]
-    if says_rank5(report.classes):
+    if says_rank5(report.scored_classes):
         hits = _share(report.rank5_hits, report.images)
         rows.append(("rank-5", f"{report.rank5:.2f} %", _span(report.rank5_interval), hits))
     rows.append(("loss", f"{report.loss:z.4f}", _span(report.loss_interval, 4), report.loss_kind.replace("_", "-")))

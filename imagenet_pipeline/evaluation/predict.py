@@ -26,6 +26,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
+from imagenet_pipeline.evaluation.calibration import temperature_of, tempered
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
 from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, outputs_of, require_finite
 from imagenet_pipeline.loading.augment import evaluation_transform
@@ -197,13 +198,14 @@ def _prediction(path: Path, row: npt.NDArray[np.float64], classes: ClassTable, t
 
 @dataclass(frozen=True)
 class Classifier:
-    """A checkpoint on its engine, and what its classes mean."""
+    """A checkpoint on its engine, what its classes mean, and the temperature of its probabilities."""
 
     run: Path
     recipe: Recipe
     checkpoint: Checkpoint
     engine: Engine
     classes: ClassTable
+    temperature: float = 1.0
 
     def probabilities(self, images: Sequence[Pixels], crops: Crops = 1) -> Probabilities:
         """Probabilities [n, classes] of RGB images [H, W, 3] of any size, cropped as in evaluation.
@@ -244,7 +246,8 @@ class Classifier:
             found = logits()
             require_finite(found, self.checkpoint.folder)
             if self.classes.label_kind == "class":
-                return np.exp(log_probabilities(found, crops))
+                logs = log_probabilities(found, crops)
+                return np.exp(logs if self.temperature == 1 else tempered(logs, self.temperature))
             outputs = outputs_of(found, self.classes.label_kind, crops)
             return outputs if self.classes.label_kind == "number" else np.exp(-np.logaddexp(0, -outputs))
 
@@ -262,7 +265,11 @@ def open_classifier(run: Path, which: str = "best", overrides: dict[str, object]
         raise BadRecipe(
             "predictions run in one process", found=f"{engine.ranks} processes", advice="start a single process"
         )
-    return Classifier(run, recipe, checkpoint, engine, checkpoint.state.class_table)
+    classes = checkpoint.state.class_table
+    fitted = temperature_of(checkpoint) if classes.label_kind == "class" else None
+    if fitted:
+        log.info("probabilities are those at %s", fitted.words)
+    return Classifier(run, recipe, checkpoint, engine, classes, fitted.temperature if fitted else 1.0)
 
 
 LIST_ENDINGS = (".txt", ".lst")

@@ -17,7 +17,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.evaluation.evaluate import IMAGENET_CLASSES, sorted_numbers
+from imagenet_pipeline.evaluation.numbering import IMAGENET_CLASSES, sorted_numbers
 from imagenet_pipeline.evaluation.scoring import Whole
 from imagenet_pipeline.evaluation.stats import Rate, rate
 from imagenet_pipeline.records.classes import ClassTable

@@ -28,6 +28,7 @@ from imagenet_pipeline.evaluation.report_tables import (
     confused_table,
     dependence_table,
     headlines,
+    in_train_table,
     sources,
     title,
 )
@@ -98,6 +99,8 @@ def _sections(findings: Findings) -> Iterator[str]:
     examination = findings.examination
     if len(findings.own) > 1:
         yield table_section(comparison_table(findings))
+    if (twice := in_train_table(findings)).rows:
+        yield table_section(twice)
     confused = table_section(confused_table(findings)) if findings.mistakes else ""
     classes = table_section(class_table(findings))
     if len(findings.classes) <= MANY_CLASSES:

@@ -156,6 +156,31 @@ def confused_table(findings: Findings) -> Table:
     return Table("Most confused", ["class", "taken for", "images", "% of the class"], rows, 2)
 
 
+def in_train_table(findings: Findings) -> Table:
+    """Rank-1 with and without the images that are in train, too; no rows where nobody looked, or there are none."""
+    found, whole = findings.in_train, findings.figures.rank1
+    rates = (
+        {"all": whole, "without those in train": found.rank1_without, "those in train": found.rank1_of_them}
+        if (found and found.images)
+        else {}
+    )
+    rows = [
+        [name, f"{part.images:,}", f"{part.percent:.2f}", _span(part.interval)] for name, part in rates.items() if part
+    ]
+    return Table("Images in train, too", ["", "images", "rank-1 %", "95 % interval"], rows, 1, in_train_note(findings))
+
+
+def in_train_note(findings: Findings) -> str:
+    """The number of images scored that are in train, too, in words; empty where nobody looked."""
+    found = findings.in_train
+    if found is None:
+        return ""
+    images = counted(findings.figures.rank1.images, "image")
+    return (
+        f"{found.images:,} of {images} in train, too, by a perceptual hash (distance <= {found.distance} of 64 bits)."
+    )
+
+
 def calibration_table(findings: Findings) -> Table:
     """The bins of the reliability diagram."""
     rows = [
@@ -205,7 +230,7 @@ def dependence_rows(member: Evaluation | VectorEvaluation, data: str) -> list[li
     crop = f"{shown_size(size)} px, {100 * member.crop_fraction:g} % of the {whole}, {seen(member.crops)}"
     return [
         ["checkpoint", f"{member.checkpoint} of {member.run}"],
-        ["network", f"{member.network}, {counted(member.classes, 'class')}"],
+        ["network", f"{member.network}, {counted(member.classes, 'class')}{_scored(member)}"],
         ["engine", f"{member.engine} on {', '.join(member.devices)}, {member.precision}"],
         ["versions", versions],
         ["input", crop],
@@ -214,6 +239,12 @@ def dependence_rows(member: Evaluation | VectorEvaluation, data: str) -> list[li
         ["data manifest, SHA-256", member.data_digest],
         ["recipe, SHA-256", member.recipe_digest],
     ]
+
+
+def _scored(member: Evaluation | VectorEvaluation) -> str:
+    """Name the number of classes that were scored, where these are not all."""
+    scored = getattr(member, "scored_classes", member.classes)
+    return "" if scored == member.classes else f", scored on the logits of {scored:,}"
 
 
 def certainty(probability: float) -> str:
@@ -271,7 +302,13 @@ def as_markdown(findings: Findings) -> str:
     tables = [Table("", ["figure", "", "95 % interval", "of"], figures, 1)]
     if len(findings.own) > 1:
         tables.append(comparison_table(findings))
-    tables += [calibration_table(findings), confused_table(findings), class_table(findings), mistake_table(findings)]
+    tables += [
+        in_train_table(findings),
+        calibration_table(findings),
+        confused_table(findings),
+        class_table(findings),
+        mistake_table(findings),
+    ]
     tables += [dependence_table(examination, member) for member in examination.evaluations]
     head = [f"# {plain(title(examination))}", plain(sources(examination)), *map(plain, examination.notes)]
     return markdown_of(head, tables)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.evaluation.compare import Ensemble, Examination
+from imagenet_pipeline.evaluation.compare import Ensemble, Examination, InTrain
 from imagenet_pipeline.evaluation.evaluate import Evaluation
 from imagenet_pipeline.evaluation.real_labels import RealLabels
 from imagenet_pipeline.evaluation.scoring import Outcomes, Whole
@@ -55,6 +55,19 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class InTrainFigures:
+    """Near duplicates of images in train among the images scored: rank-1 of them, and without them.
+
+    None where there is no such image.
+    """
+
+    distance: int
+    images: int
+    rank1_of_them: Rate | None
+    rank1_without: Rate | None
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything a report shows; `own` are each member's figures.
 
@@ -68,6 +81,7 @@ class Findings:
     classes: list[ClassFigures]
     confusion: Confusion
     mistakes: list[Mistake]
+    in_train: InTrainFigures | None = None
 
     def class_id(self, label: int) -> str:
         """The id of a class in the data set."""
@@ -82,12 +96,12 @@ class Findings:
     @property
     def chance(self) -> str:
         """The rank-1 of guessing, as it stands beside that of the network."""
-        return f"chance: {chance_percent(self.examination.result.classes):.3g} %"
+        return f"chance: {chance_percent(self.examination.result.scored_classes):.3g} %"
 
     @property
     def says_rank5(self) -> bool:
         """True where readers are shown rank-5; JSON always has it."""
-        return says_rank5(self.examination.result.classes)
+        return says_rank5(self.examination.result.scored_classes)
 
     @cached_property
     def _shared_names(self) -> set[str]:
@@ -110,7 +124,20 @@ def findings_of(examination: Examination) -> Findings:
         classes=per_class(outcomes),
         confusion=confusion(outcomes),
         mistakes=worst_mistakes(outcomes, WORST),
+        in_train=_in_train(outcomes, examination.in_train),
     )
+
+
+def _in_train(outcomes: Outcomes, found: InTrain | None) -> InTrainFigures | None:
+    if found is None:
+        return None
+    them = np.zeros(len(outcomes), bool)
+    them[found.positions] = True
+    rates = [
+        rate(int(outcomes.rank1_right[chosen].sum()), int(chosen.sum())) if chosen.any() else None
+        for chosen in (them, ~them)
+    ]
+    return InTrainFigures(found.distance, int(them.sum()), *rates)
 
 
 def figures_of(outcomes: Outcomes, real: RealLabels | None = None) -> Figures:
@@ -160,6 +187,7 @@ class _ByClass:
     confusion: dict[str, list[int]] = field(repr=False)
     most_confused: list[dict[str, Any]] = field(repr=False)
     worst_mistakes: list[dict[str, Any]] = field(repr=False)
+    in_train: dict[str, Any] | None
     report: Path | None
 
 
@@ -193,7 +221,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     Ranks and class figures are percent, probabilities and the calibration error 0..1.
     """
     examination = findings.examination
-    chance = {"rank1_chance": chance_percent(examination.result.classes)}
+    chance = {"rank1_chance": chance_percent(examination.result.scored_classes)}
     content = dataclasses.asdict(examination.result) | _figures(findings.figures) | chance
     members = content.get("members", [])
     for member, figures in zip(members, findings.own, strict=False):
@@ -218,6 +246,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
             | {"class": findings.class_id(mistake.label), "predicted_class": findings.class_id(mistake.predicted)}
             for mistake in findings.mistakes
         ],
+        "in_train": findings.in_train and dataclasses.asdict(findings.in_train),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -52,12 +52,17 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """A network to be scored; its input has as many `channels`, RGB or grey."""
+    """A network to be scored; its input has as many `channels`, RGB or grey, and its outputs `columns` alone count.
+
+    Its probabilities, and its loss where that is cross-entropy, are those at `temperature`; ranks are the same at any.
+    """
 
     engine: Scorer
     view: View
     loss: LossRecipe
     channels: int = 3
+    columns: Whole | None = None
+    temperature: float = 1.0
 
     @property
     def images(self) -> tuple[View, int]:
@@ -90,11 +95,14 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
         logs = []
         for member, wait, own in zip(members, batch.logits, parts[1:], strict=True):
             logits = _finite(wait())
+            logits = logits if member.columns is None else logits[:, member.columns]
             with np.errstate(invalid="ignore"):
                 logs.append(log_probabilities(logits, crops))
             # A single crop ranks by the scores themselves: what rounds to the same probability is not a tie.
             ranked = logits if crops == 1 else logs[-1]
             outcomes = outcomes_of(batch.numbers, batch.labels, ranked, logs[-1], member.loss)
+            if member.temperature != 1:
+                outcomes = _at_temperature(outcomes, logs[-1], member)
             own.append((batch.first_position, outcomes))
         if len(members) > 1:
             mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
@@ -102,6 +110,25 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
             parts[0].append((batch.first_position, outcomes))
     count = -(-source.data.count(source.split) // source.every)
     return [gathered(members[0].engine, count, classes, own) for own in parts[len(members) == 1 :]]
+
+
+def _at_temperature(outcomes: Outcomes, logs: Logs, member: Member) -> Outcomes:
+    """The outcomes with the confidence, and the cross-entropy, of a member's temperature."""
+    own = log_probabilities(logs / member.temperature)
+    confidence = np.minimum(1.0, np.exp(own[np.arange(len(own)), outcomes.top[:, 0]]))
+    kept = outcomes.losses if member.loss.kind != CROSS_ENTROPY.kind else losses_of(own, outcomes.labels, member.loss)
+    return replace(outcomes, confidence=confidence, losses=kept)
+
+
+def logs_by_batch(source: RelabelledSplit, crops: Crops, member: Member) -> Iterator[tuple[Whole, Logs]]:
+    """Yield labels [n] and log probabilities [n, classes] of a member, a batch at a time; NaN where not finite."""
+    for batch in one_behind(_issued(source, crops, [member])):
+        logits = _finite(batch.logits[0]())
+        with np.errstate(invalid="ignore"):
+            yield (
+                batch.labels,
+                log_probabilities(logits if member.columns is None else logits[:, member.columns], crops),
+            )
 
 
 @dataclass(frozen=True)

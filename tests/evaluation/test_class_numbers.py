@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.evaluation.evaluate import numbering_of, sorted_numbers
+from imagenet_pipeline.evaluation.numbering import numbering_of, sorted_numbers
 from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.records.reader import Index
