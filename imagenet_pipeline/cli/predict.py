@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import logging
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
 
 if TYPE_CHECKING:
     from imagenet_pipeline.evaluation.predict import Classifier, Prediction
-import logging
+    from imagenet_pipeline.serving.answers import Answers
 
-from imagenet_pipeline.cli.output import Overrides
-
+log = logging.getLogger("imagenet_pipeline")
 SubmissionForm = Literal["id-label", "id-probabilities"]
 Words = Annotated[
     list[str],
@@ -38,7 +40,7 @@ Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the f
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.onnx", help="Run folder, or an ONNX file of `export`.")],
     words: Words,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
@@ -53,7 +55,8 @@ def predict(
 
     Folders are looked through with all that is in them. A picture that cannot be read is named with the reason and
     the others go on; the exit code is then 3. Probabilities of several crops are averaged. Of a run whose records
-    have several classes an image, those of a probability above 1/2 are named; of one with numbers, these.
+    have several classes an image, those of a probability above 1/2 are named; of one with numbers, these. An ONNX
+    file that `export` wrote needs neither MXNet nor PyTorch.
 
     \b
     Examples:
@@ -62,8 +65,9 @@ def predict(
       imagenet-pipeline predict output/runs/demo list.txt --root photos --json
     """
     from imagenet_pipeline.evaluation.evaluate import crops_of
-    from imagenet_pipeline.evaluation.predict import open_classifier, prediction_table, require_csv
+    from imagenet_pipeline.evaluation.exported import open_run_or_export
     from imagenet_pipeline.evaluation.predict import predict as predict_pictures
+    from imagenet_pipeline.evaluation.predict import prediction_table, require_csv
     from imagenet_pipeline.evaluation.predict_pictures import Drawings, caption_of
 
     views = crops_of(crops)
@@ -71,7 +75,7 @@ def predict(
         require_csv(out)
     paths, changes = _pictures_and_changes(words, root, (out, sheet))
     drawings = Drawings(paths, annotate, sheet)
-    classifier = open_classifier(run, checkpoint, changes)
+    classifier = open_run_or_export(run, checkpoint, changes)
     answer = _JsonAnswer(classifier) if as_json else _TextAnswer(out)
     with contextlib.ExitStack() as stack:
         # Without a bar the lines of the answer on a terminal say how far it is.
@@ -226,45 +230,72 @@ def submit(
         say(f"{out}: {rows:,} rows of {', '.join(planned.header[:3])}{', ...' if len(planned.header) > 3 else ''}")
 
 
-log = logging.getLogger("imagenet_pipeline")
-
-
 def serve(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.onnx", help="Run folder, or an ONNX file of `export`.")],
     changes: Overrides = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any that is free.")] = 7860,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     checkpoint: Checkpoint = "best",
 ) -> None:
-    """Serve a page that looks at photos.
+    """Serve a page that looks at photos, and an address for programs.
 
-    Dropped, chosen or from the camera: their most probable classes, or faces and emotions.
+    On the page photos are dropped, chosen or taken with the camera: their most probable classes, or faces and emotions.
+    Programs send them to POST /predict, which /openapi.json describes; /health says when they may.
 
     It listens on this machine alone, unless --host says otherwise, and works offline. A photo has 20
-    seconds to arrive. Needs the extra "serve".
+    seconds to arrive. The address is there at once, and says so until the network is ready. What was sent by the time
+    of Ctrl-C or SIGTERM is answered. An ONNX file needs neither MXNet nor PyTorch. Needs the extra "serve".
 
     \b
     Examples:
       imagenet-pipeline serve output/runs/demo
       imagenet-pipeline serve output/runs/fer2013 --port 0 engine=pytorch
+      imagenet-pipeline serve exported/demo.onnx --host 0.0.0.0
+      curl -H "Content-Type: image/jpeg" --data-binary @cat.jpg "http://127.0.0.1:7860/predict?top=3"
+      curl -F file=@cat.jpg -F file=@dog.jpg http://127.0.0.1:7860/predict
     """
-    try:
-        from imagenet_pipeline.serving.page import address, listen, own_names, page_app
-        from imagenet_pipeline.serving.page import serve as serve_page
-    except ModuleNotFoundError as error:
-        advice = "pip install 'imagenet-pipeline[serve]'"
-        raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {error.name}", advice=advice) from error
-    from imagenet_pipeline.serving.answers import open_answers
+    from imagenet_pipeline.serving.address import address, listen, own_names
 
-    # The port first: opening the run takes longer.
+    overrides = overrides_of(changes)
+    _require_server(run)
+    # The port and its address first: the server's own modules and the run take longer.
     with contextlib.closing(listen(host, port)) as listening, contextlib.suppress(KeyboardInterrupt):
-        answers = open_answers(run, checkpoint, overrides_of(changes), top)
-        answers.warm_up()
         names = own_names(host, listening)
         if not names:
             log.warning("warning: whoever reaches %s can send photos; there is no password and no encryption", host)
-        say(f"{address(host, listening)}  (Ctrl-C ends it)")
+        say(f"{address(host, listening)}  warming up (Ctrl-C ends it)")
         sys.stdout.flush()
-        serve_page(page_app(answers, names), listening)
+        _serve(lambda: _open_answers(run, checkpoint, overrides, top), run, names, listening)
     say("ended")
+
+
+def _require_server(run: Path) -> None:
+    """Raise BadRecipe where the server's packages are missing or there is no run."""
+    for name in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            advice = "pip install 'imagenet-pipeline[serve]'"
+            raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {name}", advice=advice)
+    if not run.is_file():
+        from imagenet_pipeline.config import load_run_recipe
+
+        load_run_recipe(run)
+
+
+def _open_answers(run: Path, checkpoint: str, overrides: dict[str, Any], top: int) -> Answers:
+    from imagenet_pipeline.serving.answers import open_answers
+
+    return open_answers(run, checkpoint, overrides, top)
+
+
+def _serve(open_run: Callable[[], Answers], run: Path, names: Sequence[str], listening: socket.socket) -> None:
+    from imagenet_pipeline.serving.connections import serve as serve_app
+    from imagenet_pipeline.serving.page import page_app
+    from imagenet_pipeline.serving.service import Service
+
+    def tell_warm(answers: Answers, seconds: float) -> None:
+        say(f"ready after {seconds:.1f} s: {answers.title}")
+        sys.stdout.flush()
+
+    service = Service(run.resolve().name, open_run, tell_warm)
+    serve_app(page_app(service, names), service, listening)

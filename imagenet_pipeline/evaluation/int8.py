@@ -18,7 +18,8 @@ from imagenet_pipeline.errors import BadInput, PipelineError
 from imagenet_pipeline.evaluation.evaluate import scoring_recipe
 from imagenet_pipeline.evaluation.numbering import numbering_of
 from imagenet_pipeline.evaluation.scoring import CROSS_ENTROPY, Member, Outcomes, RelabelledSplit, View, score_split
-from imagenet_pipeline.interchange.int8 import METHOD, OnnxScorer, Pixels, pixels_of, quantise, require_runtime
+from imagenet_pipeline.interchange.int8 import METHOD, quantise, require_runtime
+from imagenet_pipeline.interchange.onnx_runtime import OnnxScorer, Pixels, pixels_of
 from imagenet_pipeline.loading.loader import Loader
 from imagenet_pipeline.progress import Bar
 from imagenet_pipeline.records.classes import require_one_class

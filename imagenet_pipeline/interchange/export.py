@@ -237,6 +237,8 @@ class Stated:
     classes: ClassTable
     normalisation: Normalisation
     crop_fraction: float
+    raw: bool = False
+    """True where the exported network takes its input normalised."""
 
     @property
     def channels(self) -> int:
@@ -262,12 +264,13 @@ def stated_in(content: Mapping[str, Any]) -> Stated | None:
         mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
         channels, height, width = map(int, content["input"]["shape"][-3:])
         crop_fraction = float(content["crop_fraction"])
+        raw = content["input"].get("values") == contents(channels, normalised=True)
     except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError, Damaged, BadInput):
         return None
     usable = channels in (1, 3) and len(mean) == len(std) == channels and is_usable(mean, std)
     if not (usable and 0 < crop_fraction <= 1 and min(height, width) > 0):
         return None
-    return Stated(str(content.get("network", "")), as_size(height, width), classes, (mean, std), crop_fraction)
+    return Stated(str(content.get("network", "")), as_size(height, width), classes, (mean, std), crop_fraction, raw)
 
 
 def _of_channels(numbers: object, card: Path) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""ONNX files in int8, by ONNX Runtime's static quantisation, and the runtime that runs either.
+"""ONNX files in int8, by ONNX Runtime's static quantisation.
 
 Weights are int8 with a scale for each channel, activations int8 with a scale and an offset an array, from the smallest
 and the largest value seen on some images; a QuantizeLinear and a DequantizeLinear around every operator say so. What
@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.engines import Images
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.frozen import Normalisation
+from imagenet_pipeline.interchange.onnx_runtime import INPUT, Pixels
 from imagenet_pipeline.networks.catalog import INPUT_TRANSFORM
 
-Pixels = npt.NDArray[np.float32]
 METHOD = "static, QDQ: weights int8 a channel, activations int8 an array, least and greatest value seen"
-_ERRORS = 3  # the level of ONNX Runtime's log
 _LOWEST_SCALED = -1e30
 
 
@@ -40,51 +36,6 @@ def require_runtime() -> Any:
             advice="pip install 'imagenet-pipeline[int8]'",
         ) from error
     return onnxruntime
-
-
-class OnnxScorer:
-    """An ONNX file that scores images, as an engine does: uint8 [n, height, width, channels] to logits [n, classes].
-
-    With a `normalisation` the images are normalised before the network sees them, which an export of --raw needs.
-    """
-
-    rank, ranks = 0, 1
-
-    def __init__(self, path: Path, normalisation: Normalisation | None = None) -> None:
-        runtime = require_runtime()
-        options = runtime.SessionOptions()
-        options.log_severity_level = _ERRORS
-        self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._normalisation = normalisation
-
-    def logits(self, images: Images) -> npt.NDArray[np.float32]:
-        """Scores before the softmax."""
-        pixels = pixels_of(images, self._normalisation)
-        scores: npt.NDArray[np.float32] = self._session.run(["logits"], {"images": pixels})[0]
-        return scores
-
-    def issue_logits(self, images: Images) -> Callable[[], npt.NDArray[np.float32]]:
-        """Give the logits to who asks for them: ONNX Runtime computes at once."""
-        logits = self.logits(images)
-        return lambda: logits
-
-    def host_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """An empty array."""
-        return np.empty(shape, dtype)
-
-    def sum_over_ranks(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The same: there is one rank."""
-        return numbers
-
-
-def pixels_of(images: Images, normalisation: Normalisation | None) -> Pixels:
-    """The input of an exported network: float32 [n, channels, height, width], in 0..255 or normalised."""
-    pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
-    if normalisation is None:
-        return np.ascontiguousarray(pixels)
-    mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in normalisation)
-    normalised: Pixels = (pixels - mean) / std
-    return normalised
 
 
 def quantise(path: Path, batches: Iterator[Pixels]) -> None:
@@ -158,7 +109,7 @@ class _Feed:
 
     def get_next(self) -> dict[str, Pixels] | None:
         pixels = next(self._batches, None)
-        return None if pixels is None else {"images": pixels}
+        return None if pixels is None else {INPUT: pixels}
 
 
 @contextmanager

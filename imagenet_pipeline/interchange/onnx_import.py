@@ -6,7 +6,6 @@ The nodes that the scores depend on are followed in order of computation. What d
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from imagenet_pipeline.interchange.onnx_file import Tensors, import_onnx_package
 from imagenet_pipeline.interchange.onnx_layer_operators import LAYER_RULES
 from imagenet_pipeline.interchange.onnx_node import Conversion, Image, Operator, Rule, Value
 from imagenet_pipeline.interchange.onnx_operators import ARRAY_RULES
+from imagenet_pipeline.interchange.onnx_runtime import read_notes
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import without_taps
 from imagenet_pipeline.networks.shapes import describe, parameters
@@ -63,12 +63,7 @@ def import_onnx(
 
 def _stated(model: Any) -> Stated | None:
     """The statements of our exporter on its file; None for another's file, and for notes that are no longer whole."""
-    notes: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        of_json = {key: json.loads(notes[key]) for key in ("classes", "mean", "std", "input", "crop_fraction")}
-    except (KeyError, ValueError, RecursionError):
-        return None
-    return stated_in(notes | of_json)
+    return stated_in(read_notes({entry.key: entry.value for entry in model.metadata_props}))
 
 
 def _own_export(

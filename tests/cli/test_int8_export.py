@@ -17,7 +17,7 @@ from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import OutOfRoom
 from imagenet_pipeline.evaluation.int8 import _Spread
-from imagenet_pipeline.interchange.int8 import OnnxScorer
+from imagenet_pipeline.interchange.onnx_runtime import OnnxScorer
 from imagenet_pipeline.records.reader import RecordSet
 
 Call = Callable[..., tuple[int, str, str]]

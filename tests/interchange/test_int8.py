@@ -11,8 +11,9 @@ import onnx
 import pytest
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.interchange.int8 import OnnxScorer, pixels_of, quantise
+from imagenet_pipeline.interchange.int8 import quantise
 from imagenet_pipeline.interchange.onnx_export import export_onnx
+from imagenet_pipeline.interchange.onnx_runtime import OnnxScorer, pixels_of
 from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Conv, Dense, Flatten, Pad, Pool, stack
 

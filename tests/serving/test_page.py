@@ -19,8 +19,8 @@ from imagenet_pipeline.errors import BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.predict import open_classifier
 from imagenet_pipeline.faces.drawing import BOX_COLOUR
 from imagenet_pipeline.loading.reduced import upright_image
+from imagenet_pipeline.serving.address import address, listen, own_names
 from imagenet_pipeline.serving.answers import SHOWN_PIXELS
-from imagenet_pipeline.serving.page import address, listen, own_names
 
 ODD_NAMES = ("<script>alert(1)</script>", "cats & \"dogs\" 'n' $more", "犬")
 

@@ -268,7 +268,7 @@ def exported_forms() -> dict[str, Callable[[dict[Path, str], Any], Any]]:
 
 
 def through_onnx(files: dict[Path, str], images: Any) -> Any:
-    from imagenet_pipeline.interchange.int8 import OnnxScorer
+    from imagenet_pipeline.interchange.onnx_runtime import OnnxScorer
 
     return OnnxScorer(next(iter(files))).logits(images)
 

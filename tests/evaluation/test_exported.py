@@ -1,0 +1,108 @@
+"""An exported ONNX file classifies as its run does; another's file is refused in a line that says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from imagenet_pipeline.cli import main
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.evaluation.exported import open_export, open_run_or_export
+from imagenet_pipeline.evaluation.predict import open_classifier
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+PHOTOS = [np.random.default_rng(7).integers(0, 256, (60, 40 + n, 3), np.uint8) for n in range(5)]
+
+
+@pytest.fixture(scope="module")
+def run(drawn_run: Callable[..., Path]) -> Path:
+    return drawn_run("n01", "n02", "n03", names=("cat", "dog", "犬"))
+
+
+@pytest.fixture(scope="module")
+def export(run: Path) -> Callable[..., Path]:
+    """`export("--raw")`: the run as an ONNX file."""
+
+    def written(*words: str) -> Path:
+        out = run / f"net{''.join(words)}"
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(run), "--format", "onnx", "--out", str(out), *words])
+        assert not ended.value.code
+        return Path(f"{out}.onnx")
+
+    return written
+
+
+@pytest.mark.pytorch
+@pytest.mark.parametrize("words", [(), ("--raw",)])
+def test_a_file_gives_the_run_s_probabilities(run: Path, export: Callable[..., Path], words: tuple[str, ...]) -> None:
+    opened = open_export(export(*words))
+    np.testing.assert_allclose(
+        opened.probabilities(PHOTOS), open_classifier(run).probabilities(PHOTOS), rtol=1e-4, atol=1e-6
+    )
+    assert opened.classes.names == ("cat", "dog", "犬")
+
+
+def test_predict_takes_a_file(export: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "photo.png"), PHOTOS[0])
+    file = export()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(file), str(tmp_path / "photo.png"), "--top", "2", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert (ended.value.code, answer["checkpoint"]) == (0, "net.onnx")
+    assert len(answer["predictions"][0]["top"]) == 2
+
+
+def changed(file: Path, out: Path, change: Callable[[Any], None]) -> Path:
+    model = onnx.load(file)
+    change(model)
+    onnx.save(model, out)
+    return out
+
+
+def without_notes(model: Any) -> None:
+    del model.metadata_props[:]
+
+
+def of_two_classes(model: Any) -> None:
+    (notes,) = [entry for entry in model.metadata_props if entry.key == "classes"]
+    notes.value = json.dumps({"order": "folder", "ids": ["a", "b"], "names": ["a", "b"]})
+
+
+def of_no_crop(model: Any) -> None:
+    (notes,) = [entry for entry in model.metadata_props if entry.key == "crop_fraction"]
+    notes.value = "[" * 5000
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_notes, "does not say its classes, mean, std and crop; expected .* `export` wrote; .*import --onnx"),
+        (of_no_crop, "does not say its classes"),
+        (of_two_classes, r"notes are not of its graph; expected .*'logits': \[2\].*found .*'logits': \[3\]"),
+    ],
+)
+def test_a_file_that_does_not_say_what_it_is(
+    export: Callable[..., Path], tmp_path: Path, change: Callable[[Any], None], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        open_export(changed(export(), tmp_path / "other.onnx", change))
+
+
+def test_what_is_no_file_of_onnx(tmp_path: Path, export: Callable[..., Path]) -> None:
+    (tmp_path / "text.onnx").write_text("not a graph")
+    with pytest.raises(BadInput, match="ONNX Runtime cannot open this file"):
+        open_export(tmp_path / "text.onnx")
+    with pytest.raises(BadInput, match=r"nothing\.onnx"):
+        open_export(tmp_path / "nothing.onnx")
+    for which, overrides in (("latest", {}), ("best", {"engine": "pytorch"})):
+        with pytest.raises(BadRecipe, match="no checkpoints and no recipe"):
+            open_run_or_export(export(), which, overrides)
