@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_pipeline.errors import BadRecipe, printable
+from imagenet_pipeline.processes import this_process
 
+log = logging.getLogger("imagenet_pipeline")
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 LARGEST_SEED = 2**32 - 1
 """Largest seed that scikit-learn's cuts take."""
@@ -33,6 +36,15 @@ def overrides_of(words: Sequence[str] | None) -> dict[str, Any]:
         found = f"steps={overrides['steps']} epochs={overrides['epochs']}"
         raise BadRecipe("two lengths of the run", where="command line", expected="epochs or steps", found=found)
     return overrides
+
+
+def announce(line: str) -> None:
+    """Say on stderr what a verb is about to do, before it imports what takes seconds.
+
+    Processes that a launcher started say nothing: it has been said.
+    """
+    if not this_process().launched:
+        log.info("%s", printable(line))
 
 
 def say(line: str = "") -> None:
