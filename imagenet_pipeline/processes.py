@@ -260,6 +260,25 @@ def run_apart(words: Sequence[str], environment: Mapping[str, str]) -> str:
     return answer
 
 
+def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
+    """Run a command line of this program in a process of its own, at the same terminal: its exit code and, where it
+    is `captured`, what it answered on stdout.
+
+    It ends with this process. A Ctrl-C is for it: this process waits for what it makes of it.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "imagenet_pipeline", *words],
+        stdout=subprocess.PIPE if captured else None, text=True,
+        preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
+    ) as process:  # fmt: skip
+        while True:
+            try:
+                answer, _ = process.communicate()
+                return process.returncode, answer or ""
+            except KeyboardInterrupt:
+                continue
+
+
 class _Worker(SpawnProcess):
     """A spawned process that does not run the program's own script again: a worker needs nothing of it."""
 

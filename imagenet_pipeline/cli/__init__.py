@@ -20,12 +20,14 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
+from imagenet_pipeline.cli.first_lines import say_first
 from imagenet_pipeline.cli.output import say
 from imagenet_pipeline.errors import BadInput, Negative, OutOfRoom, PipelineError, is_out_of_memory
 from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
 
 SECTIONS = {
     "Look at data": {
+        "start": "start:start",
         "inspect": "records:inspect",
         "picture": "pictures:picture_app",
     },
@@ -81,7 +83,22 @@ def _command(verb: str) -> Any:
         alone.add_typer(found, name=verb)
     else:
         alone.command(verb)(found)
-    return typer.main.get_command(alone).commands[verb]  # type: ignore[attr-defined]
+    command = typer.main.get_command(alone).commands[verb]  # type: ignore[attr-defined]
+    _make_it_speak(command, verb)
+    return command
+
+
+def _make_it_speak(command: Any, words: str) -> None:
+    """Let a command, and those below it, say their first line before their work begins."""
+    for name, inner in getattr(command, "commands", {}).items():
+        _make_it_speak(inner, f"{words} {name}")
+    invoke = command.invoke
+
+    def speak_and_invoke(context: Any) -> Any:
+        say_first(words, context.params)
+        return invoke(context)
+
+    command.invoke = speak_and_invoke
 
 
 class _Commands(Mapping[str, Any]):
@@ -197,7 +214,8 @@ def _explain(error: BaseException, verb: str) -> int:
             message = getattr(error, "format_message", error.__str__)()
             return _fail(f"{message.replace('Value error, ', '')} (--help shows how)", 2)  # pydantic's words
         case KeyboardInterrupt() | typer.Abort():
-            goes_on = "; what was finished is kept, and the same command goes on" if verb == "build" else ""
+            keeps = verb in ("build", "start")
+            goes_on = "; what was finished is kept, and the same command goes on" if keeps else ""
             return _fail(f"interrupted{goes_on}", _INTERRUPTED)
         case Exception() if is_out_of_memory(error):
             advice = "take a smaller batch_size, or fewer threads or workers"

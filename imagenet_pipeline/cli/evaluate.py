@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_run, complete_run_or_key
 from imagenet_pipeline.cli.output import WHICH, Json, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
 
@@ -24,7 +25,11 @@ Penalty = Literal["none", "l1", "l2", "elasticnet"]
 Features = Literal["pixels", "hog", "colour-histogram"]
 Words = Annotated[
     list[str],
-    typer.Argument(metavar="RUN|KEY=VALUE", help="Run folders, and recipe keys to change, as devices=cpu."),
+    typer.Argument(
+        metavar="RUN|KEY=VALUE",
+        help="Run folders, and recipe keys to change, as devices=cpu.",
+        autocompletion=complete_run_or_key,
+    ),
 ]
 Checkpoints = Annotated[str, typer.Option(help=f"{WHICH}; several with commas between, as 5,10,best.")]
 Split = Annotated[str | None, typer.Option(help="Which split to score [default: test, or val where there is none]")]
@@ -223,7 +228,7 @@ def _say_members(findings: Findings) -> None:
 
 
 def features(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=complete_run)],
     layer: Annotated[str, typer.Option(help="Layer, or a group of layers, as `networks NAME` shows it.")],
     out: Annotated[Path, typer.Option(help="File to write, a NumPy archive: NAME.npz.")],
     overrides: Overrides = None,
@@ -346,7 +351,7 @@ def baseline(
 
 
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=complete_run)],
     overrides: Overrides = None,
     checkpoint: Checkpoint = "best",
     target: Annotated[float, typer.Option(help="Rank-1 within reach, percent: people's, or the best known.")] = 100.0,

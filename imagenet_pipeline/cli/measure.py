@@ -10,11 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_recipe
 from imagenet_pipeline.cli.output import Json, Overrides, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import Negative, counted
 from imagenet_pipeline.progress import Bar
 
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, or a shipped recipe's name (`recipes` lists them).")]
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(
+        help="Recipe file, or a shipped recipe's name (`recipes` lists them).", autocompletion=complete_recipe
+    ),
+]
 log = logging.getLogger("imagenet_pipeline")
 
 benchmark_app = typer.Typer(help="Measure this machine: loading, or a training step.", rich_markup_mode=None)

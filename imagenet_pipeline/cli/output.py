@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_key
 from imagenet_pipeline.errors import BadRecipe, printable
 from imagenet_pipeline.processes import this_process
 
@@ -23,7 +24,11 @@ WHICH = '"best" (by validation rank-1 or stopping.figure, the earliest of equals
 Checkpoint = Annotated[str, typer.Option(help=f"{WHICH}.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, as devices=cpu (`keys` lists them)."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Recipe keys to change, as devices=cpu (`keys` lists them).",
+        autocompletion=complete_key,
+    ),
 ]
 
 
