@@ -179,7 +179,7 @@ def _repeated(photos: Sequence[Seen]) -> tuple[tuple[str, ...], ...]:
     for photo in photos:
         alike[photo.digest].append(photo)
     apart = (those for those in alike.values() if len({(photo.split, photo.label) for photo in those}) > 1)
-    return tuple(tuple(photo.path for photo in those) for those in apart)
+    return tuple(sorted(tuple(sorted(photo.path for photo in those)) for those in apart))
 
 
 def _class_counts(plan: Plan) -> dict[str, int]:

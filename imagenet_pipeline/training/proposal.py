@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from imagenet_pipeline.config import Recipe, read_recipe
+from imagenet_pipeline.config import INSTEAD, Recipe, read_recipe
 from imagenet_pipeline.engines import is_installed, may_have_gpus
 from imagenet_pipeline.errors import PipelineError, counted
 from imagenet_pipeline.processes import available_processors
@@ -91,7 +91,7 @@ def propose(survey: Survey, records: Path, weights: Weights | None, changes: Map
     images, on_gpu = survey.images["train"], may_have_gpus()
     reasons = [_seen_in(survey)]
     values = _network(survey, weights, images, on_gpu, reasons)
-    values = {"records": str(records), **values, **_length(images, weights, on_gpu, reasons)}
+    values = {"records": str(records), **values, **_length(images, weights, on_gpu, changes, reasons)}
     values["augmentation"] = {"area": [0.35, 1.0], "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
     reasons.append("Crops, mirror images and changes of colour make more of few photos; augmentation.flip = 0 where "
                    "left and right mean something, as in letters.")  # fmt: skip
@@ -110,7 +110,10 @@ def propose(survey: Survey, records: Path, weights: Weights | None, changes: Map
     values["checkpoint"] = {"keep": 1}
     if is_installed("pytorch"):
         values["engine"] = "pytorch"
+    if "network" in changes and not weights:
+        del values["initial"]  # which residual networks alone have a use for
     for key, value in changes.items():
+        values.pop(INSTEAD.get(key, ""), None)
         _put(values, key, value)
     if changes:
         reasons.append(f"As asked for: {', '.join(changes)}.")
@@ -150,9 +153,13 @@ def _network(survey: Survey, weights: Weights | None, images: int, on_gpu: bool,
     }
 
 
-def _length(images: int, weights: Weights | None, on_gpu: bool, reasons: list[str]) -> dict[str, Any]:
+def _length(
+    images: int, weights: Weights | None, on_gpu: bool, changes: Mapping[str, Any], reasons: list[str]
+) -> dict[str, Any]:
     """Epochs and batch."""
-    if weights:
+    if isinstance(changes.get("epochs"), int):
+        epochs = changes["epochs"]
+    elif weights:
         epochs = 15
     elif on_gpu:
         epochs = max(20, min(90, round(5_000_000 / images)))
@@ -163,7 +170,7 @@ def _length(images: int, weights: Weights | None, on_gpu: bool, reasons: list[st
     while batch_size > max(1, images):
         batch_size //= 2
     reasons.append(f"{counted(epochs, 'epoch')} in batches of {batch_size}: {epochs * (images // batch_size):,} steps"
-                   f"{'; no more, for the time they take' if epochs < 25 and not weights else ''}.")  # fmt: skip
+                   f".")  # fmt: skip
     return {"epochs": epochs, "batch_size": batch_size}
 
 

@@ -77,7 +77,9 @@ def test_without_words_it_shows_help(call: Call) -> None:
 
 
 def test_the_version_is_printed(call: Call) -> None:
-    assert call("--version").out == f"{__version__}\n"
+    first, *engines = call("--version").out.splitlines()
+    assert first == __version__
+    assert [line.split()[0] for line in engines] == ["gluon", "pytorch"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
