@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imagenet_pipeline.cli.output import Json, list_names, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, Negative, counted
 from imagenet_pipeline.progress import Bar
+
+if TYPE_CHECKING:
+    from imagenet_pipeline.records.twins import Duplicates, Twin
 
 PROBLEMS_SHOWN = 20
 """Lines for each kind of problem; --json has them all."""
@@ -30,6 +34,12 @@ def verify(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes for a folder's shards [default: one a core where it is large].")
     ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Look for photos that are there twice, or nearly, as well.")
+    ] = False,
+    distance: Annotated[
+        int | None, typer.Option(help="Bits of 64 by which the hashes of near duplicates may differ [default: 4]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record, index, count and digest.
@@ -37,9 +47,14 @@ def verify(
     A record of ours is whole if its checksum is right; the images of records without a checksum are decoded, and
     those that `build --no-mean` did not decode. The exit code is 1 if anything is wrong.
 
+    --duplicates names the pairs of nearly the same photo, in a split and in two, by a perceptual hash (ImageHash): what
+    was resized, re-encoded or changed in colour is found, what was mirrored or cut to another frame is not. They are
+    kept beside the records, duplicates.json, for the reports of `evaluate`, and do not change the exit code.
+
     \b
     Examples:
       imagenet-pipeline verify output/imagenet
+      imagenet-pipeline verify output/photos --duplicates
       imagenet-pipeline verify s3://bucket/imagenet
       imagenet-pipeline verify theirs/train.rec --no-decode
     """
@@ -47,10 +62,19 @@ def verify(
     from imagenet_pipeline.records.verify import verify as verify_records
 
     started = time.monotonic()
+    if distance is not None and not duplicates:
+        raise BadRecipe(
+            "a distance of nothing", where="--distance", advice="it is of near duplicates: add --duplicates"
+        )
+    if duplicates:
+        from imagenet_pipeline.records.twins import require_searchable
+
+        require_searchable(path, distance)
     with Bar("verify", "records") as bar:
         report = verify_records(path, bar.show, decode=not no_decode, workers=workers)
+    found = _duplicates(path, distance, workers) if duplicates and not report.problems else None
     if as_json:
-        say_json(report)
+        say_json({**dataclasses.asdict(report), "duplicates": found and dataclasses.asdict(found)})
     else:
         _say_problems(report.problems)
         state = f"{len(report.problems):,} wrong" if report.problems else "undamaged"
@@ -58,8 +82,42 @@ def verify(
         say(f"{report.path}: {state}: {counted(report.records, 'record')}{looked}, {time.monotonic() - started:.1f} s")
         if report.problems and path.is_dir():
             say(f"to mend it: {REBUILD}")
+        if found:
+            _say_duplicates(found)
     if report.problems:
         raise Negative
+
+
+def _duplicates(path: Path, distance: int | None, workers: int | None) -> Duplicates:
+    from imagenet_pipeline.records.twins import find_duplicates
+
+    with Bar("duplicates", "photos") as bar:
+        return find_duplicates(path, distance, bar.show, workers)
+
+
+def _say_duplicates(found: Duplicates) -> None:
+    """The pairs in two splits first, then those of two labels, then the rest; and counts."""
+    pairs = sorted(found.pairs, key=lambda pair: (pair.first.split == pair.second.split, pair.same_labels))
+    for pair in pairs[:PROBLEMS_SHOWN]:
+        labels = "" if pair.same_labels else ", DIFFERENT LABELS"
+        say(f"distance {pair.distance}: {_twin(pair.first)} and {_twin(pair.second)}{labels}")
+    if len(pairs) > PROBLEMS_SHOWN:
+        say(f"... and {len(pairs) - PROBLEMS_SHOWN:,} more pairs")
+    counts = {**found.within, **found.between}
+    kinds = ", ".join(f"{count:,} in {name.replace('-', ' and ')}" for name, count in counts.items() if count)
+    different = f"; {found.different_labels:,} of different labels" if found.different_labels else ""
+    unread = f", {found.unreadable:,} unreadable" if found.unreadable else ""
+    said = f"{counted(len(pairs), 'pair')} of near duplicates (distance <= {found.distance} of 64 bits)"
+    say(f"{found.path}: {said} among {counted(found.pictures, 'photo')}{unread}{kinds and f': {kinds}'}{different}")
+    for split, count in found.in_train.items():
+        if count:
+            say(f"{split}: {counted(count, 'photo')} in train, too")
+
+
+def _twin(twin: Twin) -> str:
+    """A record as people know it."""
+    name = twin.photo.removeprefix(f"{twin.split}/") or f"record {twin.record}"
+    return f"{twin.split} {name}" + (f" ({twin.class_id})" if twin.class_id else "")
 
 
 def _say_problems(problems: Sequence[Any]) -> None:
