@@ -63,7 +63,7 @@ def complete_key(context: typer.Context, incomplete: str) -> list[tuple[str, str
     given = list(context.params.get("overrides") or context.params.get("changes") or context.params.get("words") or [])
     key, equals, value = incomplete.partition("=")
     before = f"{key}="
-    if not equals and given[-1:] == ["="]:
+    if not equals and given[1:][-1:] == ["="]:
         key, equals, value, before = given[-2], "=", incomplete, ""
     elif not equals and incomplete == "" and given and given[-1] in _words()["keys"]:
         key, equals, before = given[-1], "=", ""

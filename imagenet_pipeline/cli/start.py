@@ -183,28 +183,25 @@ def _run(words: list[str], places: _Places, as_json: bool) -> Any:
     from imagenet_pipeline.processes import run_along
 
     if words[0] == "train":
-        state = _training_state(places)
-        if state == "finished":
+        event = _last_event(places.run)
+        if event == "end":
             announce(f"{places.run}: trained already")
             return None
-        words = [*words, "--resume", "latest"] if state == "begun" else words
+        words = [*words, "--resume", "latest"] if event else words
     announce(f"$ {_shown(words)}")
     code, answer = run_along([*words, *(["--json"] if as_json else [])], captured=as_json)
     if code:
         raise typer.Exit(code)
-    if words[0] == "train" and _training_state(places) != "finished":
+    if words[0] == "train" and _last_event(places.run) == "stop":
         raise KeyboardInterrupt
     return json.loads(answer) if as_json else None
 
 
-def _training_state(places: _Places) -> str:
-    """ "finished", "begun", or "" where there is no run."""
-    from imagenet_pipeline.api import TrainingResult
+def _last_event(run: Path) -> str:
+    """The last event of a run's journal, "end" or "stop" where it came to that; "" where there is no run."""
     from imagenet_pipeline.training.journal import Journal
 
-    if not Journal(places.run).exists():
-        return ""
-    return "finished" if TrainingResult.of(places.run).finished else "begun"
+    return str(Journal(run).events()[-1]["event"]) if Journal(run).exists() else ""
 
 
 def _agreed(as_json: bool) -> bool:
@@ -232,7 +229,7 @@ def _seen_lines(places: _Places, plan: Plan, survey: Survey, label_from: str | N
     yield f"damaged     {len(survey.unusable) or 'none'}" + "".join(
         f"{'; ' if number else ': '}{path} ({reason})" for number, (path, reason) in enumerate(survey.unusable[:3])
     )
-    alike = "; ".join(" = ".join(paths[:3]) for paths in survey.repeated[:3])
+    alike = "; ".join(" = ".join(pair) for pair in survey.repeated[:3])
     yield f"repeated    {len(survey.repeated) or 'none'}" + (f" in two splits or classes: {alike}" if alike else "")
 
 

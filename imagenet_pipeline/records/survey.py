@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.archives import MemberSpan
+from imagenet_pipeline.records.duplicates import DISTANCE, perceptual_hash, require_hash
 from imagenet_pipeline.records.image import Rejected, silence_opencv
+from imagenet_pipeline.records.near_hashes import near_pairs
 from imagenet_pipeline.records.plan import Images, Plan
 from imagenet_pipeline.records.prepare import examine
 from imagenet_pipeline.records.shard import read_archived_image, read_image_file
@@ -31,7 +34,7 @@ _SIDE_LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class Seen:
-    """One photo: why it cannot be used, or its size in pixels, its format, whether it is grey, and its digest."""
+    """One photo: why it cannot be used, or its size in pixels, its format, whether it is grey, and a hash of it."""
 
     split: str
     path: str
@@ -41,7 +44,7 @@ class Seen:
     width: int = 0
     format: str = ""
     grey: bool = False
-    digest: bytes = b""
+    hash: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Survey:
 
     images: photos of each split. class_counts: photos of each class in train. looked_at: photos decoded, all or a
     sample. edges: shortest, median and longest of their shorter edges, pixels. size: the most frequent, (width,
-    height). unusable: path and reason. repeated: paths whose bytes stand in two splits, or in two classes, of which the
-    first is shown. seconds: for reading and decoding.
+    height). unusable: path and reason. repeated: pairs of paths, in two splits or two classes, of nearly the same photo
+    by a perceptual hash, or without ImageHash of the same bytes. seconds: for reading and decoding.
     """
 
     images: dict[str, int]
@@ -62,7 +65,7 @@ class Survey:
     formats: dict[str, int]
     unusable: tuple[tuple[str, str], ...]
     grey: int
-    repeated: tuple[tuple[str, ...], ...]
+    repeated: tuple[tuple[str, str], ...]
     seconds: float = field(compare=False)
 
     @property
@@ -93,9 +96,10 @@ def survey(plan: Plan, show: Callable[[int, int], None], most: int = MOST_LOOKED
     silence_opencv()
     started = time.perf_counter()
     seen = []
+    hashed = _hash()
     with ThreadPoolExecutor(available_processors()) as pool:
         chosen = list(_chosen(plan, most))
-        for photo in pool.map(lambda job: _look(plan, *job), chosen):
+        for photo in pool.map(lambda job: _look(plan, hashed, *job), chosen):
             seen.append(photo)
             show(len(seen), len(chosen))
     usable = [photo for photo in seen if not photo.reason]
@@ -114,7 +118,7 @@ def survey(plan: Plan, show: Callable[[int, int], None], most: int = MOST_LOOKED
         formats=dict(Counter(photo.format for photo in usable).most_common()),
         unusable=unusable,
         grey=sum(photo.grey for photo in usable),
-        repeated=_repeated(usable),
+        repeated=tuple(_repeated(usable, 0 if hashed is _digest else DISTANCE)),
         seconds=time.perf_counter() - started,
     )
 
@@ -154,7 +158,22 @@ def _chosen(plan: Plan, most: int) -> Iterator[Job]:
             yield name, images.paths[row], int(images.labels[row]), None if spans is None else tuple(spans[row])
 
 
-def _look(plan: Plan, split: str, path: str, label: int, span: MemberSpan | None) -> Seen:
+def _hash() -> Callable[[bytes], int | None]:
+    """The perceptual hash of an encoded photo, or where ImageHash is not installed its digest; 64 bits either."""
+    try:
+        require_hash()
+    except BadRecipe:
+        return _digest
+    return partial(perceptual_hash, upright=True)
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def _look(
+    plan: Plan, hashed: Callable[[bytes], int | None], split: str, path: str, label: int, span: MemberSpan | None
+) -> Seen:
     try:
         if span is None:
             data = read_image_file(plan.root, path, plan.follow_links)
@@ -163,8 +182,8 @@ def _look(plan: Plan, split: str, path: str, label: int, span: MemberSpan | None
         header, pixels, _ = examine(data)
     except Rejected as reason:
         return Seen(split, path, label, str(reason))
-    digest = hashlib.sha256(data).digest()
-    return Seen(split, path, label, "", header.height, header.width, header.format, _is_grey(pixels), digest)
+    hashes = hashed(data) or 0
+    return Seen(split, path, label, "", header.height, header.width, header.format, _is_grey(pixels), hashes)
 
 
 def _is_grey(pixels: NDArray[np.uint8]) -> bool:
@@ -173,13 +192,17 @@ def _is_grey(pixels: NDArray[np.uint8]) -> bool:
     return float(np.abs(np.diff(small, axis=2)).mean()) <= _GREY_DIFFERENCE
 
 
-def _repeated(photos: Sequence[Seen]) -> tuple[tuple[str, ...], ...]:
-    """The photos with the same bytes that stand in two splits or two classes; others are only wasteful."""
-    alike: defaultdict[bytes, list[Seen]] = defaultdict(list)
-    for photo in photos:
-        alike[photo.digest].append(photo)
-    apart = (those for those in alike.values() if len({(photo.split, photo.label) for photo in those}) > 1)
-    return tuple(sorted(tuple(sorted(photo.path for photo in those)) for those in apart))
+def _repeated(photos: Sequence[Seen], distance: int) -> Iterator[tuple[str, str]]:
+    """The pairs of alike photos in two splits or two classes; others are only wasteful. None where nearly all are."""
+    hashes = np.array([photo.hash for photo in photos], np.uint64)
+    try:
+        first, second, _ = near_pairs(hashes, distance)
+    except BadInput:  # drawings, say, whose hashes are all the same
+        return
+    for row, other_row in zip(first.tolist(), second.tolist(), strict=True):
+        own, other = photos[row], photos[other_row]
+        if (own.split, own.label) != (other.split, other.label):
+            yield own.path, other.path
 
 
 def _class_counts(plan: Plan) -> dict[str, int]:

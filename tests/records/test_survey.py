@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,21 @@ def test_it_counts_what_is_there(photos: Path, tmp_path: Path) -> None:
     assert found.size == (40, 30)
     assert found.grey == 1
     assert [path for path, _ in found.unusable] == ["train/dog/0.jpg"]
-    assert found.repeated == (("test/dog/copy.jpg", "train/dog/1.jpg"),)
+    assert found.repeated == (("train/dog/1.jpg", "test/dog/copy.jpg"),)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_photo_saved_anew_is_known_by_its_hash_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near: bool
+) -> None:
+    pytest.importorskip("imagehash")
+    if not near:
+        monkeypatch.setitem(sys.modules, "imagehash", None)
+    whole = cv2.imread(str(photos / "train" / "cat" / "2.jpg"))
+    cv2.imwrite(str(photos / "val" / "cat" / "again.png"), cv2.resize(whole, (80, 60)))
+    found = survey(planned(photos, tmp_path), nothing).repeated
+    pairs = [("train/cat/2.jpg", "val/cat/again.png")] if near else []
+    assert sorted(found) == [*pairs, ("train/dog/1.jpg", "test/dog/copy.jpg")]
 
 
 def test_a_zip_looks_like_the_folder_in_it(photos: Path, tmp_path: Path) -> None:
