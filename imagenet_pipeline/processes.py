@@ -264,11 +264,11 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
     """Run a command line of this program in a process of its own, at the same terminal: its exit code and, where it
     is `captured`, what it answered on stdout.
 
-    It ends with this process. A Ctrl-C is for it: this process waits for what it makes of it.
+    It ends with this process. A Ctrl-C is passed on to it, and this process waits for what it makes of it.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "imagenet_pipeline", *words],
-        stdout=subprocess.PIPE if captured else None, text=True,
+        stdout=subprocess.PIPE if captured else None, text=True, process_group=0,
         preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
     ) as process:  # fmt: skip
         while True:
@@ -276,7 +276,7 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
                 answer, _ = process.communicate()
                 return process.returncode, answer or ""
             except KeyboardInterrupt:
-                continue
+                process.send_signal(signal.SIGINT)
 
 
 class _Worker(SpawnProcess):

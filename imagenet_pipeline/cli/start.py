@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from imagenet_pipeline.training.proposal import Proposal, TimeNeeded, Weights
 
 OUTPUT = Path("output")
+USUAL_FRACTION = 0.1
+_COLUMNS = 100
 _LABELS = (r"^(n\d{8})_", r"^([^\W\d_]+)")
 """Beginnings of file names that may be classes: ImageNet's ids, and words, as in cat.0.jpg."""
 _LEAST_OF_A_CLASS = 3
@@ -76,13 +79,13 @@ def start(
     """
     announce(f"{root}: looking at the photos")
     changes, places = overrides_of(overrides), _Places.of(root, out)
-    plan, label_from = _planned(places)
+    plan, options = _planned(places)
     survey = _survey(plan)
     if not as_json:
-        for line in _seen_lines(places, plan, survey, label_from):
+        for line in _seen_lines(plan, survey):
             say(line)
     proposal, needed = _proposal(places, plan, survey, weights, changes)
-    commands = list(_commands(places, survey, label_from))
+    commands = list(_commands(places, survey, options))
     if not as_json:
         for line in _proposal_lines(places, proposal, needed):
             say(line)
@@ -102,25 +105,32 @@ def start(
         say_json(_answer(places, survey, proposal, needed, commands, answers))
 
 
-def _planned(places: _Places) -> tuple[Plan, str | None]:
-    """The plan of the photos by their folders, or else by the beginnings of their names, and that expression."""
+def _planned(places: _Places) -> tuple[Plan, dict[str, Any]]:
+    """The plan of the photos by their folders, or else by the beginnings of their names; the builder's options.
+
+    Where there are folders of splits, and none for val, a tenth is cut out.
+    """
     from imagenet_pipeline.builders import plan_of
     from imagenet_pipeline.records.archives import is_archive
+
+    def planned(**options: Any) -> tuple[Plan, dict[str, Any]]:
+        plan = plan_of("folder", places.records, {"root": root, **options})
+        return (plan, options) if "val" in plan.splits else planned(**options, val_fraction=USUAL_FRACTION)
 
     root = places.root
     if root.is_file() and not is_archive(root):
         expected, advice = "a folder of photos, or a zip or tar of one", "`predict RUN FILE` names a single photo"
         raise BadInput("a file, not a folder", where=root, expected=expected, advice=advice)
     try:
-        return plan_of("folder", places.records, {"root": root}), None
+        return planned()
     except BadInput as error:
         if "no class folders" not in error.what:
             raise
         for expression in _LABELS:
             with contextlib.suppress(PipelineError):
-                plan = plan_of("folder", places.records, {"root": root, "label_from": expression})
+                plan, options = planned(label_from=expression)
                 if _looks_like_classes(plan):
-                    return plan, expression
+                    return plan, options
         raise
 
 
@@ -164,13 +174,15 @@ def _weights(places: _Places, weights: Path | None) -> Weights | None:
     return weights_of(weights) if weights else weights_at_hand(places.run.parent, places.run)
 
 
-def _commands(places: _Places, survey: Survey, label_from: str | None) -> Iterator[list[str]]:
+def _commands(places: _Places, survey: Survey, options: dict[str, Any]) -> Iterator[list[str]]:
     """The words of each verb, in the order of the work."""
     build = ["build", "folder", "--root", str(places.root), "--out", str(places.records)]
-    build += ["--label-from", label_from] if label_from else []
-    if survey.unusable:
-        # Of a sample there may be more among the others.
-        allowed = len(survey.unusable) if survey.looked_at == survey.total else survey.total
+    for name, value in options.items():
+        build += [f"--{name.replace('_', '-')}", str(value)]
+    if damaged := len(survey.unusable):
+        # Of a sample there are more among the others.
+        whole = survey.looked_at == survey.total
+        allowed = damaged if whole else 10 + round(2 * damaged * survey.total / survey.looked_at)
         build += ["--max-rejects", str(allowed)]
     yield build
     yield ["verify", str(places.records)]
@@ -210,15 +222,14 @@ def _agreed(as_json: bool) -> bool:
     return typer.confirm("\nRun it?", default=True)
 
 
-def _seen_lines(places: _Places, plan: Plan, survey: Survey, label_from: str | None) -> Iterator[str]:
+def _seen_lines(plan: Plan, survey: Survey) -> Iterator[str]:
     """What is there, a line a matter."""
     counts = survey.class_counts
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     each = f"{counts[fewest]:,}" if counts[fewest] == counts[most] else (
         f"{counts[fewest]:,} ({fewest}) to {counts[most]:,} ({most})")  # fmt: skip
     cut = ", cut out here" if "fractions" in plan.source and any(plan.source["fractions"].values()) else ""
-    by = f" by the names of files ({label_from})" if label_from else ""
-    yield f"photos      {survey.total:,} in {counted(len(counts), 'class')}{by}: {list_names(survey.images)}{cut}"
+    yield f"photos      {survey.total:,} in {counted(len(counts), 'class')}: {list_names(survey.images)}{cut}"
     yield f"classes     {first_few(list(counts))}; {each} training photos each"
     width, height = survey.size
     low, middle, high = survey.edges
@@ -231,6 +242,8 @@ def _seen_lines(places: _Places, plan: Plan, survey: Survey, label_from: str | N
     )
     alike = "; ".join(" = ".join(pair) for pair in survey.repeated[:3])
     yield f"repeated    {len(survey.repeated) or 'none'}" + (f" in two splits or classes: {alike}" if alike else "")
+    if alike:
+        yield "            keep either of each: a photo that was trained on flatters the figure of a test"
 
 
 def _proposal_lines(places: _Places, proposal: Proposal | None, needed: TimeNeeded | None) -> Iterator[str]:
@@ -240,7 +253,7 @@ def _proposal_lines(places: _Places, proposal: Proposal | None, needed: TimeNeed
     else:
         yield f"recipe      {places.recipe}"
         for reason in proposal.reasons:
-            yield f"            {reason}"
+            yield from textwrap.wrap(reason, _COLUMNS, initial_indent=" " * 12, subsequent_indent=" " * 14)
         speed = f"a step of {proposal.recipe.images_per_step} takes {1000 * needed.step_seconds:.0f} ms here"
         yield f"time        about {_duration(needed.seconds)} ({speed})"
     yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import textwrap
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,8 @@ class Proposal:
     def text(self) -> str:
         """The recipe's file: the reasons, then the keys."""
         head = ["Proposed by `imagenet-pipeline start`. Every key can be changed: `imagenet-pipeline keys` lists them."]
-        return "\n".join(f"# {line}" for line in [*head, *self.reasons]) + "\n" + tomli_w.dumps(self.values)
+        lines = [line for sentence in (*head, *self.reasons) for line in textwrap.wrap(sentence, 118)]
+        return "\n".join(f"# {line}" for line in lines) + "\n" + tomli_w.dumps(self.values)
 
 
 @dataclass(frozen=True)

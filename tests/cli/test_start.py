@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -67,16 +66,15 @@ def test_without_a_terminal_it_shows_what_it_would_do(
     assert 'network = "lenet"' in recipe
     assert not Path("output/photos").exists()
     shown = [line.strip() for line in out.splitlines() if line.startswith("  imagenet-pipeline ")]
-    assert [line.split()[1] for line in shown] == ["build", "verify", "train", "evaluate"]
-    # They are what a user can give as they stand.
-    for line in shown:
-        assert call(*shlex.split(line)[1:])[0] == 0, line
-    assert Path("output/runs/photos/report.html").is_file()
+    assert shown == [
+        "imagenet-pipeline build folder --root photos --out output/photos",
+        "imagenet-pipeline verify output/photos",
+        "imagenet-pipeline train output/photos.toml --run output/runs/photos",
+        "imagenet-pipeline evaluate output/runs/photos --report output/runs/photos/report.html",
+    ]
 
 
-def test_in_one_command_from_nothing_to_a_report_and_again(
-    call: Call, photos: Path, here: list[Sequence[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_in_one_command_from_nothing_to_a_report_and_again(call: Call, photos: Path, here: list[Sequence[str]]) -> None:
     Path("photos/dog/dog.3.jpg").write_bytes(b"not a photo")
     shutil.copy("photos/cat/cat.1.jpg", "photos/emu/emu.50.jpg")
     code, out, _ = call("start", photos, "--yes", "--json", *SMALL)
@@ -94,22 +92,17 @@ def test_in_one_command_from_nothing_to_a_report_and_again(
     assert call("start", photos, "--yes")[0] == 0
     assert [words[0] for words in here] == ["build", "verify", "train", "evaluate", "build", "verify", "evaluate"]
     assert Path("output/photos.toml").read_text() == recipe
-    code, _, err = call("start", photos, "--yes", "epochs=5")
-    assert (code, "output/photos.toml: the recipe is there already, and is kept; found epochs" in err) == (2, True)
 
-
-def test_a_training_that_was_stopped_goes_on(call: Call, photos: Path, here: list[Sequence[str]]) -> None:
-    assert call("start", photos, *SMALL[:2], "epochs=2", *SMALL[3:])[0] == 0
-    commands = call("start", photos)[1].splitlines()
-    build, _, train, _ = (shlex.split(line)[1:] for line in commands if line.startswith("  imagenet-pipeline "))
-    assert call(*build)[0] == 0
+    # As after a kill.
     journal = Path("output/runs/photos/journal.jsonl")
-    assert call(*train)[0] == 0
     *kept, last = journal.read_text().splitlines()
     assert '"end"' in last
-    journal.write_text("\n".join(kept) + "\n")  # as after a kill
+    journal.write_text("\n".join(kept) + "\n")
     assert call("start", photos, "--yes")[0] == 0
-    assert [*here[-2]][-2:] == ["--resume", "latest"]
+    assert [*here[-2]][-4:] == ["--run", "output/runs/photos", "--resume", "latest"]
+
+    code, _, err = call("start", photos, "--yes", "epochs=5")
+    assert (code, "output/photos.toml: the recipe is there already, and is kept; found epochs" in err) == (2, True)
 
 
 def test_names_of_files_may_be_the_classes(call: Call, photos: Path) -> None:
@@ -119,7 +112,7 @@ def test_names_of_files_may_be_the_classes(call: Call, photos: Path) -> None:
         path.rename(flat / path.name)
     code, out, _ = call("start", flat, *SMALL)
     assert code == 0
-    assert "in 3 classes by the names of files" in out
+    assert "36 in 3 classes:" in out
     assert r"--label-from '^([^\W\d_]+)'" in out
 
 
@@ -173,6 +166,22 @@ def test_nothing_to_start_from_is_one_line(
     assert says in error
     assert err.splitlines()[-1] == error
     assert not Path("output").exists()
+
+
+def test_splits_without_val_get_one(call: Call, photos: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(photos, f"divided/{split}")
+    out = call("start", "divided", *SMALL)[1]
+    assert "72 in 3 classes: 32 train, 4 val, 36 test, cut out here" in out
+    assert "repeated    36 in two splits or classes: " in out
+    assert "--out output/divided --val-fraction 0.1" in out
+
+
+def test_a_run_is_fine_tuned(call: Call, photos: Path, drawn_run: Callable[..., Path]) -> None:
+    run = drawn_run(*"abcde", names=tuple("abcde"))
+    answer = json.loads(call("start", photos, "--weights", run, "--json", "devices=cpu", "precision=float32")[1])
+    assert answer["proposal"]["initial"] == {"weights": str(run), "new_head": True}
+    assert answer["time"]["step_seconds"] > 0
 
 
 @pytest.mark.skipif(not LONG, reason="long: each verb in a process of its own, and a Ctrl-C")
