@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from imagenet_pipeline.cli import SECTIONS
-from imagenet_pipeline.cli.first_lines import FIRST_LINES
+from imagenet_pipeline.cli.output import FIRST_LINES
 from imagenet_pipeline.engines import FRAMEWORKS
 
 HEAVY = ("scipy.stats", "sklearn", "pandas", "onnx", "sympy", "torch._dynamo", "matplotlib", "progressbar")
@@ -99,7 +99,7 @@ def test_records_need_no_framework_and_no_statistics(data_set: Path, photos: Pat
 
 FIRST_WORDS = """
 import json, sys
-from imagenet_pipeline.cli import build, doctor, first_lines, main, start
+from imagenet_pipeline.cli import build, doctor, main, output, start
 
 def stop(line):
     said.append([line, sorted(set(heavy) & sys.modules.keys())])
@@ -107,7 +107,7 @@ def stop(line):
 
 commands, heavy = json.loads(sys.argv[1])
 said = []
-for module in (build, doctor, first_lines, start):
+for module in (build, doctor, output, start):
     module.announce = stop
 for words in commands:
     before = len(said)
@@ -133,7 +133,7 @@ def test_every_verb_speaks_before_it_imports_what_takes_time(tmp_path: Path) -> 
         ("mean-image", run, "--size", 28): f"{run}: the mean of its training photos at 28 pixels",
         ("networks",): "networks: their parameters and multiply-adds",
         ("find-rate", recipe): f"{recipe}: raising the learning rate from 1e-06 to 10.0 in 100 steps",
-        ("train", recipe, "epochs=9"): f"{recipe}: lenet on digits, 9 epochs",
+        ("train", recipe, "epochs=9", "--run", "new"): f"{recipe}: lenet on digits, 9 epochs",
         (
             "train",
             "demo",
@@ -147,7 +147,7 @@ def test_every_verb_speaks_before_it_imports_what_takes_time(tmp_path: Path) -> 
         ("baseline", run): f"{run}: fitting logistic on pixels at 32 pixels",
         ("features", run, "--layer", "a", "--out", "x.npz"): f"{run}: the activations of a",
         ("probe", file): f"{file}: fitting logistic",
-        ("predict", run, "a", "b", "c", "d"): f"{run}: naming the classes of a, b, c and 1 more",
+        ("predict", run, file, "b", "c", "d"): f"{run}: naming the classes of {file}, b, c and 1 more",
         ("submit", run, run): f"{run}: naming the classes of the pictures in {run}",
         ("emotion", run, "a.jpg"): f"{run}: looking for faces in a.jpg",
         ("import", "--out", "x"): "x: a run of a network trained elsewhere",
@@ -159,7 +159,7 @@ def test_every_verb_speaks_before_it_imports_what_takes_time(tmp_path: Path) -> 
         ("picture", "network", "lenet", *out): "lenet: drawing its layers",
         ("picture", "filters", run, *out): f"{run}: drawing the filters of the best checkpoint",
         ("picture", "activations", run, "a.jpg", "--layer", "b", *out): f"{run}: drawing what b makes of a.jpg",
-        ("picture", "grad-cam", run, "a.jpg", *out): f"{run}: looking for where it finds a class in a.jpg",
+        ("picture", "grad-cam", run, file, *out): f"{run}: looking for where it finds a class in {file}",
         ("picture", "augmentation", recipe, *out): f"{recipe}: drawing a training photo 24 times",
         ("picture", "classes", run, *out): f"{run}: counting the images of each class",
         ("picture", "sizes", run, *out): f"{run}: reading the size of every image",
@@ -170,6 +170,17 @@ def test_every_verb_speaks_before_it_imports_what_takes_time(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", FIRST_WORDS, given], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[line, []] for line in commands.values()]
+    # Where what is to be read is not there, the error is all that is said.
+    absent = [
+        ["train", "nowhere.toml"],
+        ["evaluate", "nowhere"],
+        ["predict", "nowhere", "a.jpg"],
+        ["verify", "nowhere"],
+    ]
+    given = json.dumps([absent, []])
+    done = subprocess.run([sys.executable, "-c", FIRST_WORDS, given], check=False, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [[words[0], ["nothing said"]] for words in absent]
+    assert len(done.stderr.splitlines()) == len(absent)
     spoken = {" ".join(map(str, words)).partition(" /")[0] for words in commands}
     assert [command for command in FIRST_LINES if not any(words.startswith(command) for words in spoken)] == []
 

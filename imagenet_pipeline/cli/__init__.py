@@ -20,8 +20,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli.first_lines import say_first
-from imagenet_pipeline.cli.output import say
+from imagenet_pipeline.cli.output import say, say_first
 from imagenet_pipeline.errors import BadInput, Negative, OutOfRoom, PipelineError, is_out_of_memory
 from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
 

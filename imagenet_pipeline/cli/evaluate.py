@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_pipeline.cli.completion import complete_run, complete_run_or_key
+from imagenet_pipeline.cli.completion import complete_run_or_key
 from imagenet_pipeline.cli.output import WHICH, Json, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 import dataclasses
 from typing import Any, Literal
 
-from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Overrides, list_names
+from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Overrides, Run, list_names
 
 Model = Literal["knn", "perceptron", "sgd", "logistic", "svm"]
 Penalty = Literal["none", "l1", "l2", "elasticnet"]
@@ -228,7 +228,7 @@ def _say_members(findings: Findings) -> None:
 
 
 def features(
-    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=complete_run)],
+    run: Run,
     layer: Annotated[str, typer.Option(help="Layer, or a group of layers, as `networks NAME` shows it.")],
     out: Annotated[Path, typer.Option(help="File to write, a NumPy archive: NAME.npz.")],
     overrides: Overrides = None,
@@ -351,7 +351,7 @@ def baseline(
 
 
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=complete_run)],
+    run: Run,
     overrides: Overrides = None,
     checkpoint: Checkpoint = "best",
     target: Annotated[float, typer.Option(help="Rank-1 within reach, percent: people's, or the best known.")] = 100.0,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imagenet_pipeline.cli.completion import complete_run
-from imagenet_pipeline.cli.output import Checkpoint, Json, overrides_of, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Run, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
@@ -39,7 +38,7 @@ Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the f
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=complete_run)],
+    run: Run,
     words: Words,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
@@ -183,7 +182,7 @@ def _called(class_id: str, name: str) -> str:
 
 
 def submit(
-    run: Annotated[Path, typer.Argument(help="Run folder.", autocompletion=complete_run)],
+    run: Run,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the pictures to be classified.")],
     changes: Overrides = None,
     form: Annotated[

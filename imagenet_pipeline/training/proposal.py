@@ -92,7 +92,7 @@ def propose(survey: Survey, records: Path, weights: Weights | None, changes: Map
     """
     images, on_gpu = survey.images["train"], may_have_gpus()
     reasons = [_seen_in(survey)]
-    values = _network(survey, weights, images, on_gpu, reasons)
+    values = _network(survey, weights, images, on_gpu, [] if "network" in changes else reasons)
     values = {"records": str(records), **values, **_length(images, weights, on_gpu, changes, reasons)}
     values["augmentation"] = {"area": [0.35, 1.0], "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
     reasons.append("Crops, mirror images and changes of colour make more of few photos; augmentation.flip = 0 where "
