@@ -41,6 +41,8 @@ from imagenet_pipeline.errors import BadRecipe, PipelineError, error_of
 _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ROOT = Path("/")
+_NO_LIMIT_BYTES = 2**62
+"""More than any machine has: the largest whole pages of 63 bits, cgroup v1's word for no limit, lie above it."""
 
 
 def available_processors(root: Path = _ROOT) -> int:
@@ -91,6 +93,14 @@ def available_memory_bytes(root: Path = _ROOT) -> int | None:
             ]
             free.append(max(0, int(limit) - int(taken) + max(cached, default=0)))
     return min([*free, *_address_space_left(root)], default=None)
+
+
+def quotas(root: Path = _ROOT) -> tuple[float | None, int | None]:
+    """Processors, and memory in bytes, that the control groups around this process leave it; None for no limit."""
+    processors = [_processors(text) for text in _limits(root, "cpu", "cpu.max", "cpu.cfs_quota_us cpu.cfs_period_us")]
+    memory = [int(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes") if text.isdecimal()]
+    least = min(processors, default=math.inf), min(memory, default=_NO_LIMIT_BYTES)
+    return (None if math.isinf(least[0]) else least[0]), (None if least[1] >= _NO_LIMIT_BYTES else least[1])
 
 
 def hardware() -> dict[str, Any]:
@@ -248,6 +258,25 @@ def run_apart(words: Sequence[str], environment: Mapping[str, str]) -> str:
         lines = [line for line in said.splitlines() if line] or [f"ended with exit code {process.returncode}"]
         raise error_of(lines[-1].removeprefix("error: "), process.returncode)
     return answer
+
+
+def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
+    """Run a command line of this program in a process of its own, at the same terminal: its exit code and, where it
+    is `captured`, what it answered on stdout.
+
+    It ends with this process. A Ctrl-C is passed on to it, and this process waits for what it makes of it.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "imagenet_pipeline", *words],
+        stdout=subprocess.PIPE if captured else None, text=True, process_group=0,
+        preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
+    ) as process:  # fmt: skip
+        while True:
+            try:
+                answer, _ = process.communicate()
+                return process.returncode, answer or ""
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
 
 
 class _Worker(SpawnProcess):

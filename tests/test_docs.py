@@ -79,7 +79,7 @@ def command_faults(words: list[str], line: str) -> Iterator[str]:
         words.pop(0)
     if words and words[0] in WORDS_OF_OTHERS:
         return
-    if words and words[0].islower() and hasattr(command, "commands"):
+    if words and words[0].islower() and words[0][0] != "-" and hasattr(command, "commands"):
         yield f"{line}: no verb {words[0]}"
     options = {name for parameter in command.params for name in parameter.opts} | {"--help", "--debug"}
     for word in words:

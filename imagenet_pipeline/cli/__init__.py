@@ -5,39 +5,139 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import importlib
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from imagenet_pipeline import __version__
-from imagenet_pipeline.cli import (
-    build,
-    calibrate,
-    emotion,
-    evaluate,
-    fetch,
-    interchange,
-    measure,
-    pictures,
-    predict,
-    records,
-    train,
-)
-from imagenet_pipeline.cli.output import say
+from imagenet_pipeline.cli.output import say, say_first
 from imagenet_pipeline.errors import BadInput, Negative, OutOfRoom, PipelineError, is_out_of_memory
 from imagenet_pipeline.processes import end_with_launcher, tell_launcher, this_process
 
+SECTIONS = {
+    "Look at data": {
+        "start": "start:start",
+        "inspect": "records:inspect",
+        "picture": "pictures:picture_app",
+    },
+    "Build": {
+        "build": "build:build_app",
+        "verify": "records:verify",
+        "mean-image": "records:mean_image",
+    },
+    "Train": {
+        "networks": "train:networks",
+        "recipes": "train:recipes",
+        "keys": "train:keys",
+        "find-rate": "measure:find_rate",
+        "tune": "tune:tune",
+        "train": "train:train",
+        "average": "train:average",
+        "plot": "train:plot",
+    },
+    "Evaluate": {
+        "evaluate": "evaluate:evaluate",
+        "diagnose": "evaluate:diagnose",
+        "calibrate": "calibrate:calibrate",
+        "baseline": "evaluate:baseline",
+        "features": "evaluate:features",
+        "probe": "evaluate:probe",
+    },
+    "Use": {
+        "predict": "predict:predict",
+        "submit": "predict:submit",
+        "emotion": "emotion:emotion",
+        "serve": "predict:serve",
+    },
+    "Exchange": {
+        "import": "interchange:import_network",
+        "export": "interchange:export",
+        "export-records": "records:export_records",
+        "recipe": "train:recipe",
+        "fetch": "fetch:fetch",
+    },
+    "Measure": {
+        "doctor": "doctor:doctor",
+        "benchmark": "measure:benchmark_app",
+    },
+}
+"""The verbs in the order of the work: in which file of this folder each is, and its function or group of commands."""
+_PLACES = {verb: place for verbs in SECTIONS.values() for verb, place in verbs.items()}
+
+
+@cache
+def _command(verb: str) -> Any:
+    """The command of a verb, its file imported; KeyError where there is none."""
+    module, _, name = _PLACES[verb].partition(":")
+    found = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    alone = typer.Typer(callback=lambda: None, add_completion=False, rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=verb)
+    else:
+        alone.command(verb)(found)
+    command = typer.main.get_command(alone).commands[verb]  # type: ignore[attr-defined]
+    _make_it_speak(command, verb)
+    return command
+
+
+def _make_it_speak(command: Any, words: str) -> None:
+    """Let a command, and those below it, say their first line before their work begins."""
+    for name, inner in getattr(command, "commands", {}).items():
+        _make_it_speak(inner, f"{words} {name}")
+    invoke = command.invoke
+
+    def speak_and_invoke(context: Any) -> Any:
+        say_first(words, context.params)
+        return invoke(context)
+
+    command.invoke = speak_and_invoke
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by verb; a verb's file is imported when the verb is asked for."""
+
+    def __getitem__(self, verb: str) -> Any:
+        return _command(verb)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+class _Verbs(TyperGroup):
+    """The command line as a whole, whose help has the verbs section by section."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Commands()
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, _PLACES))
+        for section, verbs in SECTIONS.items():
+            with formatter.section(section):
+                limit = formatter.width - width - 6
+                # Padded, so that the second column begins at the same place in each section.
+                rows = [(verb.ljust(width), self.commands[verb].get_short_help_str(limit)) for verb in verbs]
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="From folders of photos to a trained, evaluated image classifier at ImageNet scale.\n\n"
-    "build -> verify -> train -> evaluate. Every verb has --help with examples; --debug shows tracebacks.",
-    add_completion=False,
+    "start does it all: build -> verify -> train -> evaluate. Every verb has --help with examples; --debug shows "
+    "tracebacks.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -49,46 +149,16 @@ _TALKATIVE = ("botocore", "aiobotocore")
 
 @app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and those of the engines.")] = False,
     # Read by `main`, wherever it stands.
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if version:
+        from imagenet_pipeline.cli.doctor import engine_versions
+
         say(__version__)
-
-
-app.add_typer(build.build_app, name="build")
-for command in (
-    records.verify,
-    records.inspect,
-    records.mean_image,
-    evaluate.baseline,
-    train.networks,
-    train.keys,
-    train.recipes,
-    train.recipe,
-    train.train,
-    evaluate.evaluate,
-    evaluate.diagnose,
-    calibrate.calibrate,
-    train.average,
-    train.plot,
-):
-    app.command()(command)
-app.command()(records.export_records)
-app.command()(predict.predict)
-app.command()(predict.submit)
-app.add_typer(pictures.picture_app, name="picture")
-app.command()(emotion.emotion)
-app.command()(predict.serve)
-app.command()(measure.doctor)
-app.add_typer(measure.benchmark_app, name="benchmark")
-app.command()(measure.find_rate)
-app.command()(evaluate.features)
-app.command()(evaluate.probe)
-app.command()(interchange.export)
-app.command(name="import")(interchange.import_network)
-app.command()(fetch.fetch)
+        for engine, installed in engine_versions().items():
+            say(f"{engine:<8} {installed or 'not installed'}")
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
@@ -146,7 +216,8 @@ def _explain(error: BaseException, verb: str) -> int:
             message = getattr(error, "format_message", error.__str__)()
             return _fail(f"{message.replace('Value error, ', '')} (--help shows how)", 2)  # pydantic's words
         case KeyboardInterrupt() | typer.Abort():
-            goes_on = "; what was finished is kept, and the same command goes on" if verb == "build" else ""
+            keeps = verb in ("build", "start")
+            goes_on = "; what was finished is kept, and the same command goes on" if keeps else ""
             return _fail(f"interrupted{goes_on}", _INTERRUPTED)
         case Exception() if is_out_of_memory(error):
             advice = "take a smaller batch_size, or fewer threads or workers"

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from imagenet_pipeline.builders import BUILDERS, SHIPPED_BUILDERS, STORED, hints_of, options_of, plan_of, store
-from imagenet_pipeline.cli.output import LARGEST_SEED, Json, list_names, say, say_json
+from imagenet_pipeline.cli.output import LARGEST_SEED, Json, announce, list_names, say, say_json
 from imagenet_pipeline.errors import BadRecipe, PipelineError, counted, first_few
 
 
@@ -313,6 +313,7 @@ def _taken(kind: Any) -> Any:
 
 
 def _make(builder: str, out: Path, options: Mapping[str, Any], common: Common) -> None:
+    announce(f"{out}: planning, by the builder {builder}")
     from imagenet_pipeline.records.build import BuildOptions
     from imagenet_pipeline.records.plan import write_lists
     from imagenet_pipeline.records.tasks import reached

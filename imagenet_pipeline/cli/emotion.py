@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_run
 from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe
 
@@ -39,7 +40,7 @@ NoWindow = Annotated[bool, typer.Option("--no-window", help="Open no window, eve
 
 
 def emotion(
-    run: Annotated[Path, typer.Argument(help="Run folder of a network trained on faces.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of a network trained on faces.", autocompletion=complete_run)],
     source: SourceWord,
     changes: Overrides = None,
     out: Out = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_run_or_key
 from imagenet_pipeline.cli.output import WHICH, Json, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
 
@@ -17,14 +18,18 @@ if TYPE_CHECKING:
 import dataclasses
 from typing import Any, Literal
 
-from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Overrides, list_names
+from imagenet_pipeline.cli.output import LARGEST_SEED, Checkpoint, Overrides, Run, list_names
 
 Model = Literal["knn", "perceptron", "sgd", "logistic", "svm"]
 Penalty = Literal["none", "l1", "l2", "elasticnet"]
 Features = Literal["pixels", "hog", "colour-histogram"]
 Words = Annotated[
     list[str],
-    typer.Argument(metavar="RUN|KEY=VALUE", help="Run folders, and recipe keys to change, as devices=cpu."),
+    typer.Argument(
+        metavar="RUN|KEY=VALUE",
+        help="Run folders, and recipe keys to change, as devices=cpu.",
+        autocompletion=complete_run_or_key,
+    ),
 ]
 Checkpoints = Annotated[str, typer.Option(help=f"{WHICH}; several with commas between, as 5,10,best.")]
 Split = Annotated[str | None, typer.Option(help="Which split to score [default: test, or val where there is none]")]
@@ -240,7 +245,7 @@ def _say_members(findings: Findings) -> None:
 
 
 def features(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     layer: Annotated[str, typer.Option(help="Layer, or a group of layers, as `networks NAME` shows it.")],
     out: Annotated[Path, typer.Option(help="File to write, a NumPy archive: NAME.npz.")],
     overrides: Overrides = None,
@@ -363,7 +368,7 @@ def baseline(
 
 
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     overrides: Overrides = None,
     checkpoint: Checkpoint = "best",
     target: Annotated[float, typer.Option(help="Rank-1 within reach, percent: people's, or the best known.")] = 100.0,

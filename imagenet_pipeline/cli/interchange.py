@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, Run, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe, counted, extent
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CalibrationImages = Annotated[int | None, typer.Option(min=1, help="How many of 
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     form: Annotated[str, typer.Option("--format", help="mxnet, onnx, pytorch, torchscript or torch-export.")],
     out: Annotated[str, typer.Option(help="Where to, without an ending: FOLDER/NAME.")],
     checkpoint: Checkpoint = "best",

@@ -1,61 +1,29 @@
-"""The verbs that look at this machine or measure it: doctor, benchmark loader, benchmark step, find-rate."""
+"""The verbs that measure: benchmark loader, benchmark step, find-rate."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_recipe
 from imagenet_pipeline.cli.output import Json, Overrides, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import Negative, counted
 from imagenet_pipeline.progress import Bar
 
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, or a shipped recipe's name (`recipes` lists them).")]
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(
+        help="Recipe file, or a shipped recipe's name (`recipes` lists them).", autocompletion=complete_recipe
+    ),
+]
 log = logging.getLogger("imagenet_pipeline")
 
 benchmark_app = typer.Typer(help="Measure this machine: loading, or a training step.", rich_markup_mode=None)
-
-
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine and this installation have: engines, processors, memory, the JPEG crop decoder.
-
-    Example: imagenet-pipeline doctor
-    """
-    from imagenet_pipeline.processes import available_processors, memory_bytes
-    from imagenet_pipeline.records.image import WITHOUT_CROP_DECODER, crop_decoder
-
-    found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "gluon": _version("mxnet", "mxnet-cu112"),
-        "pytorch": _version("torch"),
-        "processors": available_processors(),
-        "memory_bytes": memory_bytes(),
-        "crop_decoder": crop_decoder(),
-    }
-    if as_json:
-        say_json(found)
-        return
-    memory = f", {found['memory_bytes'] / 2**30:.1f} GiB" if found["memory_bytes"] else ""
-    decoder = f"libjpeg-turbo {found['crop_decoder']}" if found["crop_decoder"] else WITHOUT_CROP_DECODER
-    say(f"Python        {found['python']}, {counted(found['processors'], 'processor')}{memory}")
-    say(f"gluon         {found['gluon'] or 'no MXNet'}")
-    say(f"pytorch       {found['pytorch'] or 'no PyTorch'}")
-    say(f"crop decoder  {decoder}")
-
-
-def _version(*distributions: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    for name in distributions:
-        with contextlib.suppress(PackageNotFoundError):
-            return version(name)
-    return None
 
 
 @benchmark_app.callback()

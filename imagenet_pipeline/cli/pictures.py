@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json, say_table
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, Run, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, counted
 from imagenet_pipeline.progress import Bar
 
-Run = Annotated[Path, typer.Argument(help="Run folder.")]
 Png = Annotated[Path, typer.Option(help="Picture to write, PNG.")]
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, overrides_of, say, say_json
+from imagenet_pipeline.cli.completion import complete_run
+from imagenet_pipeline.cli.output import Checkpoint, Json, Overrides, Run, overrides_of, say, say_json
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
 from imagenet_pipeline.files import require_separate
 from imagenet_pipeline.progress import Bar
@@ -40,7 +41,12 @@ Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the f
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN|FILE.onnx", help="Run folder, or an ONNX file of `export`.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FILE.onnx", help="Run folder, or an ONNX file of `export`.", autocompletion=complete_run
+        ),
+    ],
     words: Words,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     crops: Annotated[int, typer.Option(help="1 (centre), 2 (and its mirror) or 10.")] = 1,
@@ -154,7 +160,7 @@ class _JsonAnswer:
     """One object, written as it grows: the predictions need not be in memory together."""
 
     def __init__(self, classifier: Classifier) -> None:
-        head = {"run": str(classifier.run), "checkpoint": classifier.checkpoint.folder.name}
+        head: dict[str, Any] = {"run": str(classifier.run), "checkpoint": classifier.checkpoint.folder.name}
         head |= {} if classifier.temperature == 1 else {"temperature": classifier.temperature}
         print(f'{json.dumps(head)[:-1]}, "predictions": [', end="")
         self._between = ""
@@ -187,7 +193,7 @@ def _called(class_id: str, name: str) -> str:
 
 
 def submit(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the pictures to be classified.")],
     changes: Overrides = None,
     form: Annotated[

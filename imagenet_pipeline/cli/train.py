@@ -9,13 +9,17 @@ from typing import Annotated
 
 import typer
 
+from imagenet_pipeline.cli.completion import complete_network, complete_recipe, complete_recipe_or_run
 from imagenet_pipeline.cli.evaluate import Words, runs_and_changes
 from imagenet_pipeline.cli.output import Json, Overrides, overrides_of, say, say_json, say_table
 from imagenet_pipeline.errors import BadRecipe, counted, did_you_mean, first_few
 
 
 def networks(
-    name: Annotated[str | None, typer.Argument(help="One network, layer by layer; a file of one's own.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One network, layer by layer; a file of one's own.", autocompletion=complete_network),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Argument(metavar="[OPTION=VALUE]...", help="Changes to it, as network_options has them."),
@@ -181,7 +185,9 @@ def keys(
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One recipe, as it is written.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One recipe, as it is written.", autocompletion=complete_recipe)
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Write it to a file of your own, to change it.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write [default: NAME.toml in this folder]")] = None,
     as_json: Json = False,
@@ -271,7 +277,11 @@ def recipe(
 def train(
     context: typer.Context,
     recipe: Annotated[
-        Path, typer.Argument(help="Recipe file, TOML, or a shipped recipe's name; or a run folder, to go on with it.")
+        Path,
+        typer.Argument(
+            help="Recipe file, TOML, or a shipped recipe's name; or a run folder, to go on with it.",
+            autocompletion=complete_recipe_or_run,
+        ),
     ],
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option(help="Run folder [default: output/runs/RECIPE's name]")] = None,

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline import __version__
+from imagenet_pipeline.cli import SECTIONS, doctor
 from imagenet_pipeline.records import image
 
 VERBS = [
+    "start",
     "build imagenet",
     "build folder",
     "build list",
@@ -77,7 +79,20 @@ def test_without_words_it_shows_help(call: Call) -> None:
 
 
 def test_the_version_is_printed(call: Call) -> None:
-    assert call("--version").out == f"{__version__}\n"
+    first, *engines = call("--version").out.splitlines()
+    assert first == __version__
+    assert [line.split()[0] for line in engines] == ["gluon", "pytorch"]
+
+
+def test_the_help_has_the_verbs_in_the_order_of_the_work(call: Call) -> None:
+    lines = call("--help").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line[:-1] for line in lines if line.endswith(":") and line[0] != " "] == ["Options", *SECTIONS]
+    verbs = [verb for section in SECTIONS.values() for verb in section]
+    shown = lines[lines.index("Look at data:") :]
+    assert [line.split()[0] for line in shown if line.startswith("  ")] == verbs
+    begins = {len(line) - len(line[2:].partition(" ")[2].lstrip()) for line in shown if line.startswith("  ")}
+    assert len(begins) == 1
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -253,6 +268,7 @@ def test_plot_draws_two_runs(call: Call, world: Path, tmp_path: Path) -> None:
 def test_doctor_says_whether_the_crop_decoder_is_there(
     call: Call, monkeypatch: pytest.MonkeyPatch, compiled: str | None
 ) -> None:
+    monkeypatch.setattr(doctor, "engine_versions", dict)
     monkeypatch.setattr(image, "jpeg_crop", compiled and SimpleNamespace(LIBJPEG_TURBO=compiled))
     assert call("doctor", "--json").json["crop_decoder"] == compiled
     said = call("doctor").out

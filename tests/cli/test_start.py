@@ -1,0 +1,193 @@
+"""The verb start: from a folder of photos to a report, and one line where there is nothing to start from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from imagenet_pipeline import processes
+from imagenet_pipeline.cli import main
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = ("network=lenet", "input.size=28", "epochs=1", "devices=cpu", "precision=float32")
+LONG = bool(os.environ.get("IMAGENET_PIPELINE_LONG"))
+
+
+def draw(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, (60, 50)))
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes of twelve photos, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for label, name in enumerate(("cat", "dog", "emu")):
+        for number in range(12):
+            draw(Path("photos") / name / f"{name}.{number}.jpg", 100 * label + number)
+    return Path("photos")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[Sequence[str]]:
+    """The commands that were run; they run in this process, which has the engine imported already."""
+    ran: list[Sequence[str]] = []
+
+    def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
+        ran.append(words)
+        with pytest.raises(SystemExit) as ended:
+            main([*words])
+        return int(ended.value.code or 0), capsys.readouterr().out if captured else ""
+
+    monkeypatch.setattr(processes, "run_along", run_along)
+    return ran
+
+
+def test_without_a_terminal_it_shows_what_it_would_do(
+    call: Call, photos: Path, here: list[Sequence[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    code, out, _ = call("start", photos, *SMALL)
+    assert (code, here) == (0, [])
+    assert "36 in 3 classes: 28 train, 4 val, 4 test, cut out here" in out
+    assert caplog.messages[0] == "photos: looking at the photos"
+    recipe = Path("output/photos.toml").read_text()
+    assert 'network = "lenet"' in recipe
+    assert not Path("output/photos").exists()
+    shown = [line.strip() for line in out.splitlines() if line.startswith("  imagenet-pipeline ")]
+    assert shown == [
+        "imagenet-pipeline build folder --root photos --out output/photos",
+        "imagenet-pipeline verify output/photos",
+        "imagenet-pipeline train output/photos.toml --run output/runs/photos",
+        "imagenet-pipeline evaluate output/runs/photos --report output/runs/photos/report.html",
+    ]
+
+
+def test_in_one_command_from_nothing_to_a_report_and_again(call: Call, photos: Path, here: list[Sequence[str]]) -> None:
+    Path("photos/dog/dog.3.jpg").write_bytes(b"not a photo")
+    shutil.copy("photos/cat/cat.1.jpg", "photos/emu/emu.50.jpg")
+    code, out, _ = call("start", photos, "--yes", "--json", *SMALL)
+    assert code == 0
+    answer: dict[str, Any] = json.loads(out)
+    assert [path for path, _ in answer["seen"]["unusable"]] == ["dog/dog.3.jpg"]
+    assert ["cat/cat.1.jpg", "emu/emu.50.jpg"] in [sorted(pair) for pair in answer["seen"]["repeated"]]
+    assert list(answer["answers"]) == ["build", "verify", "train", "evaluate"]
+    assert answer["answers"]["train"]["finished"]
+    assert answer["answers"]["evaluate"]["images"] == 4
+    assert Path(answer["report"]).is_file()
+    assert answer["time"]["seconds"] > 0
+    recipe = Path("output/photos.toml").read_text()
+
+    assert call("start", photos, "--yes")[0] == 0
+    assert [words[0] for words in here] == ["build", "verify", "train", "evaluate", "build", "verify", "evaluate"]
+    assert Path("output/photos.toml").read_text() == recipe
+
+    # As after a kill.
+    journal = Path("output/runs/photos/journal.jsonl")
+    *kept, last = journal.read_text().splitlines()
+    assert '"end"' in last
+    journal.write_text("\n".join(kept) + "\n")
+    assert call("start", photos, "--yes")[0] == 0
+    assert [*here[-2]][-4:] == ["--run", "output/runs/photos", "--resume", "latest"]
+
+    code, _, err = call("start", photos, "--yes", "epochs=5")
+    assert (code, "output/photos.toml: the recipe is there already, and is kept; found epochs" in err) == (2, True)
+
+
+def test_names_of_files_may_be_the_classes(call: Call, photos: Path) -> None:
+    flat = Path("flat")
+    flat.mkdir()
+    for path in photos.rglob("*.jpg"):
+        path.rename(flat / path.name)
+    code, out, _ = call("start", flat, *SMALL)
+    assert code == 0
+    assert "36 in 3 classes:" in out
+    assert r"--label-from '^([^\W\d_]+)'" in out
+
+
+def bad_one_photo(root: Path) -> None:
+    draw(root / "cat" / "1.jpg", 1)
+
+
+def bad_one_class(root: Path) -> None:
+    for number in range(9):
+        draw(root / "cat" / f"{number}.jpg", number)
+
+
+def bad_flat(root: Path) -> None:
+    for number in range(9):
+        draw(root / f"IMG_{number}.jpg", number)
+
+
+def bad_damaged(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(9):
+            (root / name / f"{number}.jpg").write_bytes(b"\xff\xd8\xff")
+
+
+def bad_file(root: Path) -> None:
+    draw(root.with_suffix(".jpg"), 1)
+    root.with_suffix(".jpg").rename(root)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (bad_one_photo, "the folder has a single class"),
+        (bad_one_class, "the folder has a single class"),
+        (bad_flat, "the folder has no class folders"),
+        (Path.mkdir, "the folder has no class folders"),
+        (bad_damaged, "no photo can be used"),
+        (bad_file, "a file, not a folder"),
+        (lambda root: None, "no such folder"),
+    ],
+)
+def test_nothing_to_start_from_is_one_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(Path("photos"))
+    code, out, err = call("start", "photos", "--yes")
+    assert (code, out) == (3, "")
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: photos: ")
+    assert says in error
+    assert err.splitlines()[-1] == error
+    assert not Path("output").exists()
+
+
+def test_splits_without_val_get_one(call: Call, photos: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(photos, f"divided/{split}")
+    out = call("start", "divided", *SMALL)[1]
+    assert "72 in 3 classes: 32 train, 4 val, 36 test, cut out here" in out
+    assert "repeated    36 in two splits or classes: " in out
+    assert "--out output/divided --val-fraction 0.1" in out
+
+
+def test_a_run_is_fine_tuned(call: Call, photos: Path, drawn_run: Callable[..., Path]) -> None:
+    run = drawn_run(*"abcde", names=tuple("abcde"))
+    answer = json.loads(call("start", photos, "--weights", run, "--json", "devices=cpu", "precision=float32")[1])
+    assert answer["proposal"]["initial"] == {"weights": str(run), "new_head": True}
+    assert answer["time"]["step_seconds"] > 0
+
+
+@pytest.mark.skipif(not LONG, reason="long: each verb in a process of its own, and a Ctrl-C")
+def test_each_verb_is_a_process_of_its_own(photos: Path) -> None:
+    words = [sys.executable, "-m", "imagenet_pipeline", "start", str(photos), "--yes", *SMALL]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "$ imagenet-pipeline evaluate output/runs/photos" in done.stderr
+    assert done.stdout.splitlines()[-1] == "report: output/runs/photos/report.html"
