@@ -28,6 +28,7 @@ from imagenet_pipeline.cli import (
     predict,
     records,
     train,
+    tune,
 )
 from imagenet_pipeline.cli.output import say
 from imagenet_pipeline.errors import BadInput, Negative, OutOfRoom, PipelineError, is_out_of_memory
@@ -81,6 +82,7 @@ app.command()(predict.serve)
 app.command()(measure.doctor)
 app.add_typer(measure.benchmark_app, name="benchmark")
 app.command()(measure.find_rate)
+app.command()(tune.tune)
 app.command()(evaluate.features)
 app.command()(evaluate.probe)
 app.command()(interchange.export)
