@@ -279,6 +279,19 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
                 process.send_signal(signal.SIGINT)
 
 
+def started_apart(words: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
+    """Start a command line of this program in a process of its own, which is killed if this one dies.
+
+    What it says, answer and log lines, goes into the file `said`, behind what is there.
+    """
+    command = [sys.executable, "-m", "imagenet_pipeline", *words]
+    with said.open("ab") as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
+            preexec_fn=functools.partial(_end_with_parent, signal.SIGKILL),
+        )  # fmt: skip
+
+
 class _Worker(SpawnProcess):
     """A spawned process that does not run the program's own script again: a worker needs nothing of it."""
 

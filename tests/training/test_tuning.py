@@ -1,0 +1,277 @@
+"""Hyperparameter search: what a word of the command line searches, and studies that are killed, pruned and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_pipeline.cli import main
+from imagenet_pipeline.config import load_recipe, parse_overrides
+from imagenet_pipeline.errors import BadRecipe, OutOfRoom, PipelineError
+from imagenet_pipeline.training.journal import Journal
+from imagenet_pipeline.training.tuning_space import Range, Space, read_space
+
+EPOCHS = 4
+SPACE = ["optimizer.learning_rate=0.001..0.5", "optimizer.momentum=0..0.95", "optimizer.nesterov=true..false"]
+
+
+def searched(recipe: Path, *words: str) -> Space:
+    return read_space(recipe, words)[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("optimizer.learning_rate=0.001..0.5", Range(0.001, 0.5, whole=False, logarithmic=True)),
+        ("optimizer.learning_rate=1e-2..0.05", Range(0.01, 0.05, whole=False, logarithmic=False)),
+        ("optimizer.weight_decay=0..1", Range(0, 1, whole=False, logarithmic=False)),
+        ("batch_size=16..256", Range(16, 256, whole=True, logarithmic=True)),
+        ("schedule.warmup_epochs=0..2", Range(0, 2, whole=False, logarithmic=False)),
+        ("batch_size=16..32..64", ("16", "32", "64")),
+        ("optimizer.name=sgd..adamw", ("sgd", "adamw")),
+        ("network=lenet..minivggnet", ("lenet", "minivggnet")),
+        ("augmentation.area=[0.5, 1.0]..[0.8, 1.0]", None),
+    ],
+)
+def test_words_are_ranges_or_choices(recipe: Path, word: str, kind: Range | tuple[str, ...] | None) -> None:
+    if kind is None:  # a value that begins like a list or a path is no search
+        with pytest.raises(BadRecipe, match="no key is searched"):
+            searched(recipe, word)
+        return
+    assert searched(recipe, word).keys == {word.partition("=")[0]: kind}
+
+
+@given(st.floats(1e-6, 1.0))
+def test_a_trial_is_read_back_as_it_was_proposed(rate: float) -> None:
+    space = Space({"optimizer.learning_rate": Range(1e-6, 1, False, True), "optimizer.name": ("sgd", "adam")})
+    values = {"optimizer.learning_rate": rate, "optimizer.name": "adam"}
+    assert space.changes(values) == values
+    assert space.changes({"optimizer.name": "sgd"}) == {"optimizer.name": "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["optimizer.learning_rate=0.1..0.1"], "not a range or choices"),
+        (["optimizer.learning_rate=0.5..0.1"], "the lower first"),
+        (["optimizer.learning_rate=0.5.."], "not a range or choices"),
+        (["optimizer.learning_rate=-1..0.1"], "greater than 0"),
+        (["optimizer.name=sgd..sdg"], "did you mean sgd"),
+        (["optimizer.larning_rate=0.1..0.5"], "did you mean optimizer.learning_rate"),
+        (["records=a..b"], "trials on other records cannot be compared"),
+        (["epochs=2..20"], "cannot be searched"),
+        (["epochs=3"], "no key is searched"),
+        (["augmentation.mixup=0.2", "batch_size=7..13"], "must be even"),
+    ],
+)
+def test_a_range_without_sense_is_refused_before_anything_is_made(
+    recipe: Path, tmp_path: Path, words: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", str(recipe), *words, "--out", str(tmp_path / "study")])
+    assert ended.value.code == 2
+    assert says in capfd.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+class Killed(BaseException):
+    """The searching process dies here."""
+
+
+class Training:
+    """Stands for the process of a run: each look at it is an epoch, whose figure is a function of the recipe."""
+
+    looks_left = math.inf
+    failing: dict[int, PipelineError] = {}  # noqa: RUF012
+    at_work: list[str] = []  # noqa: RUF012
+    seen: set[tuple[str, ...]] = set()  # noqa: RUF012
+
+    def __init__(self, words: list[str], said: Path) -> None:
+        self.run = Path(words[words.index("--run") + 1])
+        keys = [word for word in words[2:] if "=" in word]
+        self.recipe = load_recipe(words[1], parse_overrides(keys))
+        self.returncode: int | None = None
+        self.said, self.asked = said, False
+        self.at_work.append(self.recipe.devices)
+        if not Journal(self.run).exists():
+            self.run.mkdir()
+            Journal(self.run).write("start")
+
+    def poll(self) -> int | None:
+        Training.looks_left -= 1
+        self.seen.add(tuple(sorted(self.at_work)))
+        if Training.looks_left <= 0:
+            raise Killed
+        done = sum(event["event"] == "epoch" for event in Journal(self.run).events())
+        if (error := self.failing.get(int(self.run.name))) and done == 1:
+            self.said.write_text(f"pytorch on cpu\nerror: {error}\n")
+            self.returncode = error.exit_code
+        elif self.asked:
+            self.returncode = 0
+        elif done < EPOCHS:
+            Journal(self.run).write("epoch", epoch=done + 1, step=done, validation_rank1=self.figure(done + 1))
+        else:
+            Journal(self.run).write("end")
+            self.returncode = 0
+        if self.returncode is not None:
+            self.at_work.remove(self.recipe.devices)
+        return self.returncode
+
+    def figure(self, epoch: int) -> float:
+        optimizer = self.recipe.optimizer
+        distance = abs(math.log10(optimizer.learning_rate) + 1.5) + abs(optimizer.momentum - 0.8)
+        return (90 - 20 * distance + 3 * optimizer.nesterov) * epoch / EPOCHS
+
+    def send_signal(self, number: int) -> None:
+        self.asked = True
+
+    def wait(self) -> None:
+        pass
+
+
+@pytest.fixture
+def studied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A study of made-up trainings, by its name: `studied(name, trials, ...)`."""
+    pytest.importorskip("optuna")
+    from imagenet_pipeline.training import tuning
+
+    monkeypatch.setattr(tuning, "started_apart", Training)
+    monkeypatch.setattr(tuning, "SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(Training, "looks_left", math.inf)
+    monkeypatch.setattr(Training, "failing", {})
+    monkeypatch.setattr(Training, "at_work", [])
+    monkeypatch.setattr(Training, "seen", set())
+
+    def made(name: str, trials: int = 14, words: list[str] = SPACE, **options: Any) -> tuning.Findings:
+        space, changes = read_space(recipe, words)
+        plan = tuning.Plan(load_recipe(recipe, changes), space, tmp_path / name, trials, **options)
+        return tuning.tune(plan, lambda done, total, state: None)
+
+    return made
+
+
+def known_of(found: Any) -> list[Any]:
+    return [(trial.number, trial.state, trial.value, trial.epochs, trial.changes) for trial in found.trials]
+
+
+def test_a_study_killed_anywhere_ends_as_if_it_had_not_been(studied: Any) -> None:
+    whole = studied("whole")
+    assert whole.finished
+    assert len(whole.trials) == 14
+    assert {trial.state for trial in whole.trials} == {"complete", "pruned"}
+    for number, looks in enumerate((1, 2, 7, 18, 19, 33)):
+        Training.looks_left = looks
+        while True:
+            try:
+                found = studied(f"killed{number}")
+                break
+            except Killed:
+                Training.looks_left = 23 + looks
+        assert known_of(found) == known_of(whole)
+        assert found.best == whole.best
+
+
+def test_the_first_trial_is_the_recipe_and_later_ones_are_better(studied: Any, recipe: Path) -> None:
+    found = studied("study", 20)
+    own = load_recipe(recipe).optimizer
+    assert found.trials[0].changes["optimizer.learning_rate"] == own.learning_rate
+    assert found.best.value > found.trials[0].value
+    assert found.best.value == max(trial.value for trial in found.trials if trial.state == "complete")
+    assert set(found.importance) == {word.partition("=")[0] for word in SPACE}
+    assert sum(found.importance.values()) == pytest.approx(1)
+    best = load_recipe(found.folder / "best.toml")
+    assert {key: getattr(best.optimizer, key.partition(".")[2]) for key in found.importance} == {
+        key: value == "true" if value in ("true", "false") else value for key, value in found.best.changes.items()
+    }
+    rows = list(csv.DictReader((found.folder / "trials.csv").open()))
+    assert [row["state"] for row in rows] == [trial.state for trial in found.trials]
+    assert (found.folder / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pruned_trial_was_below_the_median_of_its_epoch(studied: Any) -> None:
+    found = studied("study", 20)
+    curves = [list(Journal(found.folder / f"trials/{t.number:04d}").events()) for t in found.trials]
+    figures = [[row["validation_rank1"] for row in rows if row["event"] == "epoch"] for rows in curves]
+    pruned = [trial.number for trial in found.trials if trial.state == "pruned"]
+    assert pruned
+    assert min(pruned) >= 4
+    for number in pruned:
+        epochs = len(figures[number])
+        before = sorted(max(rows[:epochs]) for rows in figures[:number] if len(rows) >= epochs)
+        assert epochs < EPOCHS
+        assert max(figures[number]) <= before[len(before) // 2]
+    assert not [trial for trial in studied("unpruned", 8, prune=False).trials if trial.state == "pruned"]
+
+
+def test_several_places_take_trials_at_the_same_time(studied: Any) -> None:
+    found = studied("study", 7, devices=("cpu:0", "cpu:1"))
+    assert found.finished
+    assert sorted(trial.number for trial in found.trials) == [*range(7)]
+    assert Training.at_work == []
+    assert Training.seen == {("cpu:0",), ("cpu:0", "cpu:1"), ("cpu:1",)}
+
+
+def test_a_study_goes_on_to_more_trials_and_refuses_another_recipe(studied: Any) -> None:
+    few = studied("study", 3)
+    more = studied("study", 6)
+    assert known_of(more)[:3] == known_of(few)
+    for changed, says in (
+        ({"words": [*SPACE, "batch_size=60"]}, "batch_size = 60"),
+        ({"words": ["optimizer.learning_rate=0.001..0.4", *SPACE[1:]]}, "0.001..0.4"),
+        ({"seed": 1}, "seed"),
+    ):
+        with pytest.raises(BadRecipe, match="of another") as refused:
+            studied("study", 6, **changed)
+        assert says in str(refused.value)
+    assert known_of(studied("study", 6)) == known_of(more)
+
+
+def test_a_trial_that_fails_is_told_and_the_others_go_on(studied: Any) -> None:
+    diverged = BadRecipe("the loss is not finite (nan) at step 9, counted from 0")
+    Training.failing = {2: diverged, 3: OutOfRoom("out of memory")}
+    found = studied("study", 6)
+    assert [trial.state for trial in found.trials][2:4] == ["pruned", "failed"]
+    assert "not finite" in found.trials[2].reason
+    assert "out of memory" in found.trials[3].reason
+    assert found.finished
+
+
+def test_the_error_of_the_first_trial_ends_the_search(studied: Any) -> None:
+    Training.failing = {0: OutOfRoom("out of memory")}
+    with pytest.raises(OutOfRoom, match="trial 0: out of memory"):
+        studied("study", 6)
+
+
+@pytest.mark.skipif(os.environ.get("IMAGENET_PIPELINE_LONG") != "1", reason="trains for minutes")
+def test_a_study_of_real_trainings_killed_by_signal_9_ends_as_an_unbroken_one(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    words = [sys.executable, "-m", "imagenet_pipeline", "tune", str(recipe), *SPACE, "epochs=3", "--trials", "6"]
+
+    def known(study: Path) -> list[list[str]]:
+        return list(csv.reader((study / "trials.csv").open()))
+
+    whole = subprocess.run([*words, "--out", str(tmp_path / "whole"), "--json"], stdout=subprocess.PIPE, check=True)
+    for seconds in (6, 13, 21, 34, 55):
+        process = subprocess.Popen([*words, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*words, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, check=True)
+    assert known(tmp_path / "killed") == known(tmp_path / "whole")
+    best = json.loads(whole.stdout)["best"]["number"]
+    runs = [
+        tmp_path / study / f"trials/{best:04d}/checkpoints/best/weights.safetensors" for study in ("whole", "killed")
+    ]
+    assert runs[0].read_bytes() == runs[1].read_bytes()
