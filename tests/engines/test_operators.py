@@ -399,7 +399,7 @@ def test_graphs_within_graphs_of_groups() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16"])
 def test_in_half_precision_they_come_near(precision: str) -> None:
-    for layer, x, _ in (*CASES.values(), (InstanceNorm(), IMAGES, None), (NESTED, IMAGES, None)):
+    for layer, x, _ in (*CASES.values(), *STATED.values(), (InstanceNorm(), IMAGES, None), (NESTED, IMAGES, None)):
         network = stack(layer=layer)
         values = values_of(network, x.shape[1:])
         tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}

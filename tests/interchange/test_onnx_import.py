@@ -473,6 +473,8 @@ def unfit_models() -> list[tuple[Any, str]]:
     one = numpy_helper.from_array(np.ones(2, np.float32), "o0")
     mixed = numpy_helper.from_array(np.array([-1], np.int64), "s")
     other = helper.make_node("Conv", ["x", "w"], ["c"], domain="com.microsoft")
+    bounds = [numpy_helper.from_array(np.array([number], np.int64), name) for name, number in (("o", 1), ("t", 2))]
+    products = [node("Transpose", "x", out="t", perm=[0, 1, 3, 2]), node("MatMul", "x", "t", out="p")]
     return [
         (made([conv, *ends], [numpy_helper.from_array(nan, "w"), *scores]), "not finite"),
         (made([conv, *ends], scores), "reads 'w', which nothing in the file gives"),
@@ -495,7 +497,12 @@ def unfit_models() -> list[tuple[Any, str]]:
         (made([node("Conv", "x", "w", out="c", pads=[-1, 0, 0, 0]), *ends], [weight, *scores]), "attribute 'pads'"),
         (made([node("Conv", "x", "w", out="c", pads=[2**40] * 4), *ends], [weight, *scores]), "larger than any memory"),
         (made([node("Conv", "x", "w", out="c", group="one"), *ends], [weight, *scores]), "attribute 'group'"),
-        (made([node("MatMul", "x", "x", out="c"), *ends], scores), "second factor is computed from the image"),
+        (made([*products, node("MatMul", "t", "p", out="c"), *ends], scores), "as a part of attention alone"),
+        (made([node("Slice", "x", "o", "t", "o", out="s"), node("MatMul", "x", "s", out="c"), *ends],
+              [*bounds, *scores]), "otherwise than self-attention does"),
+        (made([*products, node("Relu", "p", out="c"), *ends], scores), "as a part of attention alone"),
+        (made([*products, node("Softmax", "p", out="c", axis=1), *ends], scores), "is over the keys"),
+        (made([*products, node("MatMul", "p", "x", out="c"), *ends], scores), "not the softmax of products"),
         (made([node("ReduceMean", "x", out="c"), *ends], scores), "mixes images"),
     ]  # fmt: skip
 

@@ -11,7 +11,9 @@ from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
+    Attention,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -20,7 +22,9 @@ from imagenet_pipeline.networks.layers import (
     GlobalAveragePool,
     LocalResponseNorm,
     Pool,
+    Reshape,
     Residual,
+    Scale,
     Sequential,
     stack,
     without_taps,
@@ -139,6 +143,31 @@ def test_the_other_layers_have_the_shapes_they_promise(channels, height, width, 
     assert [report.output_shape for report in head] == [(math.prod(shape),), (units,)]
     assert multiply_adds(head) == parameter_count(head) == math.prod(shape) * units
     assert describe(stack(pool=GlobalAveragePool()), shape)[0].output_shape == (channels, 1, 1)
+
+
+@given(length=st.integers(1, 30), size=st.integers(2, 6), stride=st.integers(1, 4))
+def test_a_blur_leaves_every_stride_th_pixel(length, size, stride):
+    assume(length > size // 2)
+    assert output_shape(stack(blur=BlurPool(size, (stride, 1))), (2, length, 9)) == (
+        2,
+        len(range(0, length, stride)),
+        9,
+    )
+
+
+def test_a_blur_of_an_image_too_small_to_be_mirrored_says_how_large_it_must_be():
+    with pytest.raises(BadRecipe, match=r"layer blur: an input of 3x3 is too small.*at least 4x4"):
+        describe(stack(pool=Pool("max", 3, 1), blur=BlurPool(3)), (3, 3, 3))
+
+
+def test_attention_counts_its_two_products_and_needs_three_widths_of_whole_heads():
+    tokens = stack(rows=Reshape((5, 24)), attention=Attention(4), scale=Scale(0.1))
+    *_, attention, scale = describe(tokens, (3, 8, 5))
+    assert (attention.output_shape, attention.multiply_adds, attention.parameters) == ((5, 8), 2 * 5 * 5 * 8, ())
+    assert [(one.name, one.shape, one.role) for one in scale.parameters] == [("scale.weight", (8,), "scale")]
+    for heads, shape in ((3, (5, 24)), (1, (5, 4, 6)), (1, (6, 20))):
+        with pytest.raises(BadRecipe, match=r"layer attention: .*side by side"):
+            describe(stack(rows=Reshape(shape), attention=Attention(heads)), (3, 8, 5))
 
 
 def test_branches_are_joined_along_the_channels():
