@@ -46,6 +46,8 @@ LONG_GLUONCV: dict[str, tuple[str, int]] = {
     "gluoncv:resnet50_v1d": ("resnet50_d", 64), "gluoncv:resnet18_v1b": ("resnet18", 64),
     "gluoncv:googlenet": ("googlenet_bn", 224), "gluoncv:se_resnet50_v1": ("se_resnet50_v1", 64),
     "gluoncv:alexnet": ("alexnet_one_tower", 224), "gluoncv:inceptionv3": ("inception_v3", 299),
+    "gluoncv:resnext50_32x4d": ("resnext50_32x4d", 64), "gluoncv:se_resnext50_32x4d": ("se_resnext50_32x4d", 64),
+    "gluoncv:resnext101_64x4d": ("resnext101_64x4d", 64),
 }  # fmt: skip
 
 
