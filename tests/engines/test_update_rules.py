@@ -115,30 +115,26 @@ def lars(w: Array, g: Array, kept: Arrays, r: float, t: int, recipe: OptimizerRe
 
 def lion(w: Array, g: Array, kept: Arrays, r: float, t: int, recipe: OptimizerRecipe) -> Array:
     """Algorithm 2 of Lion's paper, literally."""
-    m = kept.get("m", 0 * w)
-    c = recipe.beta1 * m + (1 - recipe.beta1) * g
-    kept["m"] = recipe.beta2 * m + (1 - recipe.beta2) * g
-    return w - r * (np.sign(c) + recipe.weight_decay * w)
+    m, b1, b2 = kept.get("m", 0 * w), recipe.beta1, recipe.beta2
+    kept["m"] = b2 * m + (1 - b2) * g
+    return w - r * (np.sign(b1 * m + (1 - b1) * g) + recipe.weight_decay * w)
 
 
 class Muon:
     """torch.optim.Muon of the kernels as a matrix, its products in float64; AdamW of the rest, as of the head."""
 
     def __init__(self, recipe: OptimizerRecipe, weights: list[Any]) -> None:
-        self.kernels, rest = weights[0], weights[1:]
-        self.matrix = self.kernels.view(len(self.kernels), -1)
+        self.kernels, self.matrix, rest = weights[0], weights[0].view(len(weights[0]), -1), weights[1:]
         options = {"weight_decay": recipe.weight_decay, "momentum": recipe.momentum}
-        self.parts = [
-            torch.optim.Muon([self.matrix], adjust_lr_fn="match_rms_adamw", **options),
-            torch_optimizer(recipe.model_copy(update={"name": "adamw"}), rest),
-        ]
+        muon = torch.optim.Muon([self.matrix], adjust_lr_fn="match_rms_adamw", **options)
+        self.parts = [muon, torch_optimizer(recipe.model_copy(update={"name": "adamw"}), rest)]
         self.param_groups: list[dict[str, float]] = [{}]
 
     def step(self) -> None:
         self.matrix.grad = self.kernels.grad.view_as(self.matrix)
-        with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
-            for part in self.parts:
-                part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        for part in self.parts:
+            part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+            with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
                 part.step()
 
 
@@ -152,10 +148,7 @@ def torch_optimizer(recipe: OptimizerRecipe, weights: list[Any]) -> Any:
             kind = getattr(torch.optim, next(name for name in kinds if name.lower() == recipe.name))
             return kind(weights, betas=betas, eps=recipe.epsilon, **options)
         case "radam":
-            options |= {"decoupled_weight_decay": True}
-            return torch.optim.RAdam(weights, betas=betas, eps=recipe.epsilon, **options)
-        case "muon":
-            return Muon(recipe, weights)
+            return torch.optim.RAdam(weights, betas=betas, eps=recipe.epsilon, decoupled_weight_decay=True, **options)
         case "rmsprop":
             return torch.optim.RMSprop(weights, alpha=recipe.decay, eps=recipe.epsilon, **options)
         case "adagrad":
@@ -174,7 +167,8 @@ class Oracle:
         self.weights = {name: torch.tensor(value) for name, value in values.items()}
         self.kept: dict[str, Arrays] = {name: {} for name in values}
         self.by_hand = {"lamb": lamb, "lars": lars, "lion": lion}.get(recipe.name)
-        self.optimizer = None if self.by_hand else torch_optimizer(recipe, list(self.weights.values()))
+        kind = Muon if recipe.name == "muon" else torch_optimizer
+        self.optimizer = None if self.by_hand else kind(recipe, list(self.weights.values()))
 
     def step(self, rate: float, gradients: Arrays) -> None:
         self.count += 1
@@ -227,9 +221,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "rmsprop", "decay": 0.99, "epsilon": 1e-2},
     {"name": "adadelta", "decay": 0.5, "epsilon": 1e-6},
     {"name": "radam", "beta1": 0.5, "beta2": 0.9, "epsilon": 1e-3},
-    {"name": "radam", "beta2": 0.5},
     {"name": "lion", "beta2": 0.9},
-    {"name": "muon", "momentum": 0.95, "beta1": 0.8},
+    {"name": "muon", "momentum": 0.95},
     {"name": "lars", "momentum": 0.5, "trust": 0.1, "epsilon": 1e-2},
 ]
 REGULARISATIONS: list[dict[str, Any]] = [
