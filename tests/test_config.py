@@ -189,7 +189,7 @@ def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> N
         ("[augmentation]\nmix_epochs = 8", r"'augmentation.mix_epochs': has no effect without mixup or cutmix"),
         ('[augmentation]\nfill = "near"', r"'augmentation.fill': .*'nearest'.*found 'near'"),
         ("[augmentation]\nhue = 0.6", r"'augmentation.hue': input should be less than or equal to 0.5; found 0.6"),
-        ("batch_size = 5\n[loader]\nrepeats = 3", r"'loader.repeats': must be at most half of batch_size, 5"),
+        ("batch_size = 5\n[loader]\nrepeats = 3", r"'loader.repeats': must be at most half of batch_size, 5; found 3"),
         ('[augmentation]\nmixup = 0.2\n[loss]\nkind = "hinge"', r"'loss.kind': hinge looks at one class an image"),
         ("batch_size = 5\n[augmentation]\ncutmix = 1.0", r"'batch_size': must be even where images are mixed .* 5"),
         ("[optimizer]\nbeta1 = 0.8", r"optimizer.beta1': has no effect on sgd, which reads momentum, nesterov"),

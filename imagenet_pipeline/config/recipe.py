@@ -662,8 +662,8 @@ class LoaderRecipe(Section):
     order: Literal["shuffled", "balanced"] = "shuffled"
     """Training images of an epoch: every one once, or as many, every class as often: a rare one's come again."""
     repeats: Annotated[int, Field(ge=1, le=64)] = 1
-    """Times that a batch has each image, changed differently (repeated augmentation, Hoffer et al. 2020); an epoch has
-    as many as before, so that all have come after `repeats` of them."""
+    """Times that a batch has each image, changed differently (repeated augmentation, Hoffer et al. 2020). An epoch is
+    as long as before; after so many epochs all images have come."""
     cache: str = ""
     """Folder for shards of records in cloud storage; "" is one for each data set in the user's own cache folder."""
     cache_gb: Annotated[float, Field(ge=0)] = 0.0
@@ -785,7 +785,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_repeats(self) -> Recipe:
         if self.batch_size != "auto" and self.loader.repeats > max(1, self.batch_size // 2):
-            raise ValueError(f"loader.repeats: must be at most half of batch_size, {self.batch_size}")
+            raise ValueError(
+                f"loader.repeats: must be at most half of batch_size, {self.batch_size}; found {self.loader.repeats}"
+            )
         return self
 
     @model_validator(mode="after")
