@@ -19,7 +19,6 @@ from typer.exceptions import TyperException
 from imagenet_pipeline import __version__
 from imagenet_pipeline.cli import (
     build,
-    calibrate,
     emotion,
     evaluate,
     fetch,
@@ -70,7 +69,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     evaluate.diagnose,
-    calibrate.calibrate,
+    predict.calibrate,
     train.plot,
 ):
     app.command()(command)
