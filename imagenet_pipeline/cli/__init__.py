@@ -48,7 +48,7 @@ SECTIONS = {
     "Evaluate": {
         "evaluate": "evaluate:evaluate",
         "diagnose": "evaluate:diagnose",
-        "calibrate": "calibrate:calibrate",
+        "calibrate": "predict:calibrate",
         "baseline": "evaluate:baseline",
         "features": "evaluate:features",
         "probe": "evaluate:probe",
