@@ -289,7 +289,8 @@ def not_learning(recipe: Recipe, classes: int, steps_per_epoch: int, row: Mappin
     said = f"that of guessing among {classes:,} classes, {guessing:.3f}: {lower}"
     largest = max(recipe.loss.class_weights) if isinstance(recipe.loss.class_weights, tuple) else 1
     if recipe.distillation.teacher:
-        largest *= max(1.0, recipe.distillation.temperature**2 * math.log(classes) / guessing)
+        squared = recipe.distillation.temperature**2 if recipe.distillation.kind == "soft" else 1.0
+        largest *= max(1.0, squared * math.log(classes) / guessing)
     if row.get("train_loss", 0.0) > largest * guessing:
         small = ", or take the recipe `photos` for a small set from scratch"
         return f"the training loss of epoch {row['epoch']}, {row['train_loss']:.3f}, is above {said}{small}"
