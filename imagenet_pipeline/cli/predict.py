@@ -154,7 +154,7 @@ class _JsonAnswer:
     """One object, written as it grows: the predictions need not be in memory together."""
 
     def __init__(self, classifier: Classifier) -> None:
-        head = {"run": str(classifier.run), "checkpoint": classifier.checkpoint.folder.name}
+        head: dict[str, Any] = {"run": str(classifier.run), "checkpoint": classifier.checkpoint.folder.name}
         head |= {} if classifier.temperature == 1 else {"temperature": classifier.temperature}
         print(f'{json.dumps(head)[:-1]}, "predictions": [', end="")
         self._between = ""
