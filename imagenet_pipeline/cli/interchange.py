@@ -127,17 +127,9 @@ def _trained_network(checkpoint: Trained, input_size: int | None) -> TrainedNetw
         require_input_size(state.network, network, input_size, state.input_size, len(state.mean))
     fitted = temperature_of(checkpoint) if state.label_kind == "class" else None
     return TrainedNetwork(
-        state.network,
-        input_size or state.input_size,
-        state.class_table,
-        state.mean,
-        state.std,
-        state.crop_fraction,
-        checkpoint.weights,
-        checkpoint.weights_digest,
-        str(checkpoint.folder),
-        fitted.temperature if fitted else 1.0,
-    )
+        state.network, input_size or state.input_size, state.class_table, state.mean, state.std, state.crop_fraction,
+        checkpoint.weights, checkpoint.weights_digest, str(checkpoint.folder), fitted.temperature if fitted else 1.0,
+    )  # fmt: skip
 
 
 def _say(trained: TrainedNetwork, exported: Exported) -> None:
