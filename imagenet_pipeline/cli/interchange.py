@@ -117,6 +117,7 @@ def _target(out: str) -> Path:
 
 
 def _trained_network(checkpoint: Trained, input_size: int | None) -> TrainedNetwork:
+    from imagenet_pipeline.evaluation.calibration import temperature_of
     from imagenet_pipeline.interchange.export import TrainedNetwork, require_input_size
     from imagenet_pipeline.networks import catalog
 
@@ -124,17 +125,11 @@ def _trained_network(checkpoint: Trained, input_size: int | None) -> TrainedNetw
     if input_size is not None and not catalog.is_zoo_name(state.network):
         network = catalog.build(state.network, len(state.classes))
         require_input_size(state.network, network, input_size, state.input_size, len(state.mean))
+    fitted = temperature_of(checkpoint) if state.label_kind == "class" else None
     return TrainedNetwork(
-        state.network,
-        input_size or state.input_size,
-        state.class_table,
-        state.mean,
-        state.std,
-        state.crop_fraction,
-        checkpoint.weights,
-        checkpoint.weights_digest,
-        str(checkpoint.folder),
-    )
+        state.network, input_size or state.input_size, state.class_table, state.mean, state.std, state.crop_fraction,
+        checkpoint.weights, checkpoint.weights_digest, str(checkpoint.folder), fitted.temperature if fitted else 1.0,
+    )  # fmt: skip
 
 
 def _say(trained: TrainedNetwork, exported: Exported) -> None:

@@ -53,7 +53,7 @@ def open_export(path: Path) -> Classifier:
     checkpoint = Checkpoint(path, _state(stated, scorer), {}, {}, str(content.get("weights_digest", "")))
     recipe = Recipe(network=stated.network, records="", devices="cpu", batch_size=IMAGES_TOGETHER)
     # The part of an engine that a classifier asks for.
-    return Classifier(path, recipe, checkpoint, cast(Engine, scorer), stated.classes)
+    return Classifier(path, recipe, checkpoint, cast(Engine, scorer), stated.classes, stated.temperature)
 
 
 def _state(stated: Stated, scorer: OnnxScorer) -> State:

@@ -6,6 +6,7 @@ The card, `OUT.FORM.json`, says what a program needs to use them: input, normali
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,7 +72,10 @@ def format_of(name: str) -> Format:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network to export, by name: its values, classes and input. Mean and std are in 0..255, RGB or grey."""
+    """A network to export, by name: its values, classes and input. Mean and std are in 0..255, RGB or grey.
+
+    `temperature` is what `calibrate` found its logits to be divided by; the card says it, the network leaves it out.
+    """
 
     network: str
     input_size: Size
@@ -82,6 +86,7 @@ class TrainedNetwork:
     values: Values
     weights_digest: str
     origin: str
+    temperature: float = 1.0
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -163,6 +168,7 @@ def _content(trained: TrainedNetwork, form: str, raw: bool) -> dict[str, Any]:
         "std": trained.std,
         "crop_fraction": trained.crop_fraction,
         "classes": trained.classes.as_json(),
+        **({} if trained.temperature == 1 else {"temperature": trained.temperature}),
     }
 
 
@@ -239,6 +245,7 @@ class Stated:
     crop_fraction: float
     raw: bool = False
     """True where the exported network takes its input normalised."""
+    temperature: float = 1.0
 
     @property
     def channels(self) -> int:
@@ -265,12 +272,14 @@ def stated_in(content: Mapping[str, Any]) -> Stated | None:
         channels, height, width = map(int, content["input"]["shape"][-3:])
         crop_fraction = float(content["crop_fraction"])
         raw = content["input"].get("values") == contents(channels, normalised=True)
+        temperature = float(content.get("temperature", 1.0))
     except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError, Damaged, BadInput):
         return None
     usable = channels in (1, 3) and len(mean) == len(std) == channels and is_usable(mean, std)
-    if not (usable and 0 < crop_fraction <= 1 and min(height, width) > 0):
+    if not (usable and 0 < crop_fraction <= 1 and min(height, width) > 0 and 0 < temperature < math.inf):
         return None
-    return Stated(str(content.get("network", "")), as_size(height, width), classes, (mean, std), crop_fraction, raw)
+    name, size = str(content.get("network", "")), as_size(height, width)
+    return Stated(name, size, classes, (mean, std), crop_fraction, raw, temperature)
 
 
 def _of_channels(numbers: object, card: Path) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.evaluation.calibration import Temperature
 from imagenet_pipeline.evaluation.exported import open_export, open_run_or_export
 from imagenet_pipeline.evaluation.predict import open_classifier
 
@@ -48,6 +51,22 @@ def test_a_file_gives_the_run_s_probabilities(run: Path, export: Callable[..., P
         opened.probabilities(PHOTOS), open_classifier(run).probabilities(PHOTOS), rtol=1e-4, atol=1e-6
     )
     assert opened.classes.names == ("cat", "dog", "犬")
+
+
+@pytest.mark.pytorch
+def test_a_file_keeps_the_temperature_of_its_run(
+    drawn_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = drawn_run("a", "b", "c")
+    plain = open_classifier(run)
+    fitted = Temperature(2.5, plain.checkpoint.weights_digest, "0" * 64, "val", 9, 1.0, 0.9, 0.1, 0.05)
+    files.write_json(plain.checkpoint.folder / "temperature.json", asdict(fitted))
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "net"), "--json"])
+    assert json.loads(capsys.readouterr().out)["temperature"] == 2.5
+    tempered, found = open_classifier(run).probabilities(PHOTOS), open_export(tmp_path / "net.onnx")
+    np.testing.assert_allclose(found.probabilities(PHOTOS), tempered, rtol=1e-4, atol=1e-6)
+    assert np.abs(plain.probabilities(PHOTOS) - tempered).max() > 0.01
 
 
 def test_predict_takes_a_file(export: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from imagenet_pipeline.serving.answers import Answers, open_answers
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (apt-get install chromium)")
@@ -174,6 +177,21 @@ def test_a_photo_that_fails_does_not_hold_up_the_next(page: Any, odd_site: Any, 
     newest, failed = cards(page, 2)
     assert "This photo cannot be shown (out of ink)." in failed
     assert newest.count("%") == 2
+
+
+def test_a_page_that_warms_up_goes_on_by_itself(page: Any, odd_run: Path, serving: Callable[..., Any]) -> None:
+    let_go = threading.Event()
+
+    def opened_late(*words: Any, **keys: Any) -> Answers:
+        let_go.wait(20)
+        return open_answers(*words, **keys)
+
+    with serving(odd_run, opened=opened_late, status="warming") as site:
+        page.goto(site.address)
+        assert "Warming up" in page.inner_text("header")
+        let_go.set()
+        page.wait_for_selector("#drop")
+        assert "3 classes" in page.inner_text("header")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1400])
