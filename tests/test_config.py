@@ -23,7 +23,7 @@ from imagenet_pipeline.config import (
     recipe_keys,
     recipe_text,
 )
-from imagenet_pipeline.config.recipe import fitted_drops
+from imagenet_pipeline.config.optimization import fitted_drops
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.optimizers import OPTIMIZERS
 

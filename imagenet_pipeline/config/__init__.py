@@ -1,5 +1,15 @@
 """Recipes: what to train, on what, how. TOML in, frozen and validated models out; an unknown key is an error."""
 
+from imagenet_pipeline.config.input import Augmentation, Fill, InputRecipe, Policy
+from imagenet_pipeline.config.optimization import (
+    KEYS_OF_ALL_OPTIMIZERS,
+    KEYS_OF_SCHEDULES,
+    LOWER_IS_BETTER,
+    LossRecipe,
+    OptimizerRecipe,
+    ScheduleRecipe,
+    StoppingRecipe,
+)
 from imagenet_pipeline.config.reading import (
     INSTEAD,
     Key,
@@ -15,32 +25,16 @@ from imagenet_pipeline.config.reading import (
     recipe_text,
 )
 from imagenet_pipeline.config.recipe import (
-    KEYS_OF_ALL_OPTIMIZERS,
-    KEYS_OF_SCHEDULES,
-    LOWER_IS_BETTER,
-    Augmentation,
     CheckpointRecipe,
     DistillationRecipe,
-    Fill,
     InitialRecipe,
-    InputRecipe,
     LoaderRecipe,
     LogRecipe,
-    LossRecipe,
-    OptimizerRecipe,
-    Policy,
     Recipe,
-    ScheduleRecipe,
-    Size,
-    StoppingRecipe,
     TransferRecipe,
-    as_size,
-    log_odds,
-    looks_like_0_to_1,
-    pair,
     require_even_batch,
-    shown_size,
 )
+from imagenet_pipeline.config.section import Size, as_size, log_odds, looks_like_0_to_1, pair, shown_size
 
 __all__ = [
     "INSTEAD",

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config.recipe import NameOf, Recipe, network_name
+from imagenet_pipeline.config.recipe import Recipe, network_name
+from imagenet_pipeline.config.section import NameOf
 from imagenet_pipeline.config.shipped import shipped_instead_of
 from imagenet_pipeline.errors import BadRecipe, did_you_mean
 
