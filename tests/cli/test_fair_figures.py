@@ -53,7 +53,7 @@ def test_a_distance_of_nothing_and_a_file_by_itself_are_a_line_each(world: Path,
     assert (code, err) == (2, "error: no distance of near duplicates; expected 0 to 10 of 64 bits; found 11\n")
 
 
-def test_a_calibrated_run_says_so_everywhere(world: Path, call: Call) -> None:
+def test_a_calibrated_run_says_so_everywhere(world: Path, call: Call, caplog: pytest.LogCaptureFixture) -> None:
     before = json.loads(call("evaluate", world / "run", "--json")[1])
     code, out, _ = call("calibrate", world / "run")
     assert code == 0
@@ -67,9 +67,11 @@ def test_a_calibrated_run_says_so_everywhere(world: Path, call: Call) -> None:
     assert json.loads(call("evaluate", world / "run", "--split", "val", "--json")[1])["fitted_here"]
     assert "fitted on 300 val images" in (world / "run" / "report-test.html").read_text()
     photo = next((world / "digits" / "ILSVRC2015").rglob("*.JPEG"))
-    code, out, err = call("predict", world / "run", photo, "--json")
+    with caplog.at_level("INFO"):
+        _, out, _ = call("predict", world / "run", photo, "--json")
     assert json.loads(out)["temperature"] == after["temperature"]
-    assert f"probabilities are those at temperature {after['temperature']:.3f}, fitted on 300 val images" in err
+    said = f"probabilities are those at temperature {after['temperature']:.3f}, fitted on 300 val images"
+    assert said in caplog.text
     code, _, err = call("calibrate", world / "run", "--split", "none")
     assert (code, err.count("\n")) == (2, 1)
     Path(fitted["checkpoint"], "temperature.json").unlink()

@@ -102,7 +102,8 @@ def test_chance_stands_beside_rank1_and_rank5_where_it_says_something(
     findings: Findings, tmp_path: Path, classes: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examination = findings.examination
-    few = replace(findings, examination=replace(examination, result=replace(examination.result, classes=classes)))
+    scored = replace(examination.result, scored_classes=classes)
+    few = replace(findings, examination=replace(examination, result=scored))
     page, markdown, told = written(few, tmp_path)
     assert told["rank1_chance"] == 100 / classes
     assert "rank5" in told
