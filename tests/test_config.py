@@ -25,7 +25,7 @@ from imagenet_pipeline.config import (
 )
 from imagenet_pipeline.config.optimization import fitted_drops
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.rewriting import CHANGES
+from imagenet_pipeline.networks.rewriting import _changes
 from imagenet_pipeline.optimizers import OPTIMIZERS
 
 PACKAGE = Path(config.__file__).parents[1]
@@ -85,7 +85,7 @@ def attributes_read() -> set[str]:
 
 
 def test_every_option_has_a_reader() -> None:
-    read = attributes_read() | CHANGES.keys()  # the options of a network go by their names
+    read = attributes_read() | _changes((3, 8, 8)).keys()  # the options of a network go by their names
     assert {name for name in OPTIONS if name.split(".")[-1] not in read} == set()
 
 
