@@ -298,8 +298,10 @@ def curves(run: Path) -> str:
     """The loss and rank-1 by epoch of a run that was trained here; empty for an imported run."""
     if not (run / "curves.png").is_file() or not Journal(run).exists():
         return ""
-    pictures = zip(("loss", "rank-1"), separate_curves(run), strict=True)
-    shown = [f'<img alt="{name} by epoch" src="{data_address(picture, "png")}">' for name, picture in pictures]
+    shown = [
+        f'<img alt="{name} by epoch" src="{data_address(picture, "png")}">'
+        for name, picture in separate_curves(run).items()
+    ]
     return f'<div class="curves">{"".join(shown)}</div>'
 
 
