@@ -362,7 +362,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .curves img { flex: 1 1 20rem; min-width: 0; max-width: 100%; }
 pre { background: #f7f7f7; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
-       line-height: 1.4; }
+       line-height: 1.4; columns: 3 16rem; }
 @media (max-width: 40rem) {
   body { margin-top: 1.5rem; padding: 0 1rem; }
   .pairs td:first-child { white-space: normal; width: 8rem; }

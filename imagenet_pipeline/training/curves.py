@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Corner = Literal["upper right", "lower right", "upper left", "lower left"]
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "alpha": 0.7},
     "validation": {},
@@ -35,7 +36,12 @@ _KEY_LETTERS = 150
 """About as many fit on a line of the key."""
 _RULED = 0.2
 """A loss is drawn on a logarithmic axis where all but its highest tenth of values lie within this share of the axis."""
-_CORNERS = {"upper right": (1, 1), "lower right": (1, 0), "upper left": (0, 1), "lower left": (0, 0)}
+_CORNERS: dict[Corner, tuple[int, int]] = {
+    "upper right": (1, 1),
+    "lower right": (1, 0),
+    "upper left": (0, 1),
+    "lower left": (0, 0),
+}
 _PANEL_INCHES = 4.6, 3.2
 """About the size of a panel inside its axes."""
 _TITLES = {
@@ -124,7 +130,7 @@ def _figure(columns: Sequence[Sequence[str]], tall: bool = False) -> Figure:
 
 def _draw(figure: Figure, columns: Sequence[Sequence[str]], trainings: Sequence[_Training]) -> list[Axes]:
     """Draw every quantity in its panel; the rate's is a third as high. A single training has its key in each."""
-    panels = []
+    panels: list[Axes] = []
     grid = figure.add_gridspec(1, len(columns))
     for place, column in enumerate(columns):
         below = grid[place].subgridspec(len(column), 1, height_ratios=[3, 1][: len(column)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -180,7 +181,7 @@ def test_no_curve_goes_through_the_key(
         assert legend is not None
         box = legend.get_window_extent()
         points = axes.transData.transform(axes.lines[0].get_xydata())
-        between = np.concatenate([np.linspace(a, b, 50) for a, b in zip(points, points[1:], strict=False)])
+        between = np.concatenate([np.linspace(a, b, 50) for a, b in itertools.pairwise(points)])
         assert not any(box.contains(x, y) for x, y in between)
 
 
