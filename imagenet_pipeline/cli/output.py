@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import tomllib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,15 +167,28 @@ def say_json(value: Any) -> None:
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns, numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    """Print columns, numbers to the right; cells are as wide as a terminal shows them."""
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(shown_width, column)) for column in zip(header, *cells, strict=True)]
     numeric = [all(_is_number(cell) for cell in column) for column in zip(*cells, strict=True)]
     numeric = numeric or [False] * len(header)
     for row in [list(header), *cells]:
         parts = zip(row, widths, numeric, strict=True)
-        line = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts]
+        line = [_padded(cell, width, right) for cell, width, right in parts]
         say("  ".join(line).rstrip())
+
+
+def shown_width(text: str) -> int:
+    """Columns of a terminal that a printable text takes: two for a wide letter, none for a mark on another's."""
+    return sum(
+        0 if unicodedata.category(letter) in ("Mn", "Me") else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - shown_width(cell))
+    return space + cell if right else cell + space
 
 
 def list_names(counts: dict[str, int]) -> str:

@@ -38,7 +38,7 @@ Table = Annotated[
     Path | None, typer.Option(help="Write a table, a row a picture: NAME.csv; then only failures are printed.")
 ]
 Annotate = Annotated[Path | None, typer.Option(help="Folder for copies with their classes below.")]
-Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the first 100, PNG.")]
+Sheet = Annotated[Path | None, typer.Option(help="Write a contact sheet of the 100 least certain, PNG.")]
 
 
 def predict(

@@ -1,7 +1,8 @@
-"""Pictures of predictions: a copy of each picture with its classes below it, and a contact sheet of the first ones."""
+"""Pictures of predictions: copies with the classes below, and a contact sheet, the least certain first."""
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -53,7 +54,9 @@ class Drawings:
         if sheet is not None:
             require_png(sheet)
         self._folder, self._sheet = folder, sheet
-        self._tiles: list[Image.Image] = []
+        self._tiles: list[tuple[float, int, Image.Image]] = []
+        self._seen = 0
+        self._doubted = False
         self._pictures = len(paths)
         self.annotated = 0
         if folder is not None:
@@ -64,7 +67,9 @@ class Drawings:
 
     def add(self, prediction: Prediction) -> None:
         """Draw a prediction, unless its picture could not be read."""
-        on_sheet = self._sheet is not None and len(self._tiles) < SHEET_LIMIT
+        certainty = prediction.top[0].probability if prediction.label_kind == "class" and prediction.top else 1.0
+        full = len(self._tiles) == SHEET_LIMIT
+        on_sheet = self._sheet is not None and (not full or certainty < self._tiles[-1][0])
         if prediction.reason or not (self._folder or on_sheet):
             return
         try:
@@ -72,7 +77,11 @@ class Drawings:
         except Rejected:  # gone or changed since it was looked at
             return
         if on_sheet:
-            self._tiles.append(_tile(pixels, prediction))
+            # In the order of certainty, the first of equals first.
+            bisect.insort(self._tiles, (certainty, self._seen, _tile(pixels, prediction)), key=lambda kept: kept[:2])
+            del self._tiles[SHEET_LIMIT:]
+            self._doubted = prediction.label_kind == "class"
+            self._seen += 1
         if self._folder:
             picture = jpeg(annotated(pixels, prediction.top or prediction.numbers), 92)
             files.write_whole(self._folder / self._free_name(prediction.path), picture)
@@ -86,7 +95,9 @@ class Drawings:
         cut = len(self._tiles) < self._pictures
         all_of_them = f"{self._pictures:,} picture{'' if self._pictures == 1 else 's'}"
         said = f"{len(self._tiles):,} of {all_of_them}" if cut else all_of_them
-        write_png(contact_sheet(self._tiles, columns, f"{said}\n{printable(whose)}"), self._sheet)
+        order = ", least certain first" if self._doubted and len(self._tiles) > 1 else ""
+        tiles = [drawn for _, _, drawn in self._tiles]
+        write_png(contact_sheet(tiles, columns, f"{said}{order}\n{printable(whose)}"), self._sheet)
         return said
 
     def _require_folder(self, folder: Path, paths: Sequence[Path]) -> None:

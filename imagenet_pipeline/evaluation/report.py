@@ -298,8 +298,10 @@ def curves(run: Path) -> str:
     """The loss and rank-1 by epoch of a run that was trained here; empty for an imported run."""
     if not (run / "curves.png").is_file() or not Journal(run).exists():
         return ""
-    pictures = zip(("loss", "rank-1"), separate_curves(run), strict=True)
-    shown = [f'<img alt="{name} by epoch" src="{data_address(picture, "png")}">' for name, picture in pictures]
+    shown = [
+        f'<img alt="{name} by epoch" src="{data_address(picture, "png")}">'
+        for name, picture in separate_curves(run).items()
+    ]
     return f'<div class="curves">{"".join(shown)}</div>'
 
 
@@ -360,7 +362,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .curves img { flex: 1 1 20rem; min-width: 0; max-width: 100%; }
 pre { background: #f7f7f7; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem;
-       line-height: 1.4; }
+       line-height: 1.4; columns: 3 16rem; }
 @media (max-width: 40rem) {
   body { margin-top: 1.5rem; padding: 0 1rem; }
   .pairs td:first-child { white-space: normal; width: 8rem; }

@@ -5,9 +5,11 @@ For the sizes, headers alone are read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -165,6 +167,8 @@ def _name(data: DataSet, label: int) -> str:
 HEAD_BYTES = 4096
 """Bytes read of a record at first; enough for the header of nearly any."""
 _SHOW_EVERY = 256
+_FEW_IMAGES = 100
+"""Images of a split from which on shares say more than counts."""
 _RING_POINTS = 2.5
 """Extra width of a ring over the mark it is drawn around, in points."""
 _LINE_POINTS = 1.4
@@ -262,21 +266,43 @@ def _draw_plane(axes: Axes, shown: dict[str, Sizes]) -> None:
 
 
 def _draw_spread(axes: Axes, by_split: dict[str, NDArray[np.float64]], quantity: str) -> None:
-    """The share of a split's images in each of 40 bins, drawn so that all splits are seen where they coincide."""
-    everything = np.concatenate([*by_split.values()])
-    low, high = float(everything.min()), float(everything.max())
-    # A single size leaves no range to divide.
-    bins = np.linspace(low, high, 41) if high - low >= 1 else np.linspace(low - 20.5, low + 20.5, 42)
+    """The images of a split in each bin, drawn so that all splits are seen where they coincide.
+
+    Shares of the split; where every split has few images their counts.
+    """
+    bins = bins_of(np.concatenate([*by_split.values()]), max(map(len, by_split.values())), "pixels" in quantity)
+    counted = max(map(len, by_split.values())) < _FEW_IMAGES
     for number, (split, values) in enumerate(by_split.items()):
         counts, _ = np.histogram(values, bins)
-        shares, colour = counts / len(values), SPLIT_COLOURS[split]
+        shares, colour = counts / (1 if counted else len(values)), SPLIT_COLOURS[split]
         if number == 0:
             axes.stairs(shares, bins, color=colour, alpha=0.35, fill=True)
         else:
             axes.stairs(shares, bins, color=colour, linewidth=_LINE_POINTS * (len(by_split) - number))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
-    axes.set_title(f"share of images by {quantity.partition(',')[0]}", loc="left", fontsize=10)
+    if counted:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+    kind = "images" if counted else "share of images"
+    axes.set_title(f"{kind} by {quantity.partition(',')[0]}", loc="left", fontsize=10)
     axes.set_xlabel(quantity)
+
+
+def bins_of(values: NDArray[Any], images: int, whole: bool) -> NDArray[np.float64]:
+    """Edges of 5 to 40 equal bins for a split of so many images, by Rice's rule, 2 n^(1/3) (Lane 2013).
+
+    Bins of whole numbers hold equally many of them, one at least. A single size leaves no range to divide: it is the
+    middle one of a few.
+    """
+    low, high = float(values.min()), float(values.max())
+    count = min(40, max(5, math.ceil(2 * images ** (1 / 3))))
+    if high - low < 1:
+        width = max(1.0, round(0.02 * low)) if whole else max(1.0, 0.02 * low)
+        return low + width * (np.arange(8) - 3.5)
+    width = max(1.0, math.ceil((high - low + 1) / count)) if whole else (high - low) / count
+    first = low - 0.5 if whole else low
+    edges: NDArray[np.float64] = first + width * np.arange(1 + max(1, math.ceil((high - first) / width - 1e-9)))
+    return edges
 
 
 def _title(sizes: dict[str, Sizes]) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from imagenet_pipeline.drawing import ACCENT
 from imagenet_pipeline.errors import BadRecipe
+from imagenet_pipeline.evaluation import predict_pictures
 from imagenet_pipeline.evaluation.predict import Choice, Prediction
 from imagenet_pipeline.evaluation.predict_pictures import SHEET_LIMIT, Drawings, annotated
 
@@ -104,3 +105,20 @@ def test_what_could_not_be_read_is_passed_over(tmp_path: Path) -> None:
 def test_a_sheet_is_a_png(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match=r"\.png"):
         Drawings([], None, tmp_path / "sheet.jpg")
+
+
+def test_a_sheet_shows_the_least_certain_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more pictures than fit those in most doubt, wherever they come."""
+    monkeypatch.setattr(predict_pictures, "SHEET_LIMIT", 2)
+    shades = {0.9: 20, 0.4: 120, 0.99: 60, 0.6: 220}
+    drawings = Drawings(
+        paths := [save(tmp_path / f"{shade}.png", (shade,) * 3) for shade in shades.values()],
+        None,
+        tmp_path / "sheet.png",
+    )
+    for path, probability in zip(paths, shades, strict=True):
+        drawings.add(Prediction(path, (Choice("n1", "cat", probability),)))
+    assert drawings.finish("lenet") == "2 of 4 pictures"
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        row = [sheet.getpixel((14 + 90 + place * 194, sheet.height - 14 - 43 - 90)) for place in range(2)]
+    assert row == [(120,) * 3, (220,) * 3]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.pictures.data import HEAD_BYTES, SPLIT_COLOURS, Sizes, draw_sizes, read_sizes
+from imagenet_pipeline.pictures.data import HEAD_BYTES, SPLIT_COLOURS, Sizes, bins_of, draw_sizes, read_sizes
 from imagenet_pipeline.records.image import decode_rgb
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.records.recordio import MAGIC_BYTES, frame, pack, whole_frame_head
@@ -100,3 +100,16 @@ def test_without_an_image_there_is_nothing_to_draw(tmp_path: Path) -> None:
     none = np.zeros(0, np.int64)
     with pytest.raises(BadInput, match="no image whose header can be read"):
         draw_sizes(tmp_path, {"train": Sizes(none, none, none, 3)}, tmp_path / "sizes.png")
+
+
+@pytest.mark.parametrize("images", [1, 2, 30, 1000, 50_000])
+@pytest.mark.parametrize("spread", [0, 1, 7, 3000])
+def test_bins_suit_the_number_of_images(images: int, spread: int) -> None:
+    """All images are in them, few where there are few, and each of whole numbers holds equally many."""
+    values = np.random.default_rng(0).integers(200, 201 + spread, images)
+    for whole in (True, False):
+        bins = bins_of(values, images, whole)
+        assert np.histogram(values, bins)[0].sum() == images
+        assert 1 <= len(bins) - 1 <= max(8, min(41, 3 + 2 * images ** (1 / 3)))
+        assert np.allclose(np.diff(bins), bins[1] - bins[0])
+    assert float(np.diff(bins_of(values, images, True))[0]).is_integer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from imagenet_pipeline.errors import BadInput, BadRecipe
-from imagenet_pipeline.training.curves import COLOURS, draw_curves, separate_curves
+from imagenet_pipeline.training import curves
+from imagenet_pipeline.training.curves import COLOURS, draw_curves, is_ruled, separate_curves, spans_decades
 from imagenet_pipeline.training.journal import Journal
 
 
@@ -135,14 +137,90 @@ def test_curves_come_in_the_order_given(tmp_path: Path, drawn: list[Figure]) -> 
     twice = f"{folder}/training_0"
     assert names == [["training_0", "run1"], ["run1", "training_0"], ["training_0", "run1"], [twice, twice, "run1"]]
     for number, colour in enumerate(COLOURS[:2]):
-        (line,) = [line for line in drawn[number].axes[1].lines if len(np.atleast_1d(line.get_xdata())) == 4]
+        (line,) = [line for line in drawn[number].axes[-1].lines if len(np.atleast_1d(line.get_xdata())) == 4]
         assert line.get_color() == colour
 
 
 def test_loss_and_rank1_apart(tmp_path: Path) -> None:
     pictures = separate_curves(journalled(tmp_path / "run", 4, 2))
-    loss, rank1 = (cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR) for one in pictures)
+    assert list(pictures) == ["loss", "rank-1"]
+    loss, rank1 = (cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR) for one in pictures.values())
     assert loss.shape == rank1.shape == (462, 605, 3)
     assert (loss != rank1).any()
     with pytest.raises(BadRecipe, match="there is no run here"):
         separate_curves(tmp_path)
+
+
+def rows(run: Path, losses: list[float], ranks: list[float], rates: list[float]) -> Path:
+    run.mkdir()
+    journal = Journal(run)
+    journal.write("start", overrides={})
+    for epoch, (loss, rank, rate) in enumerate(zip(losses, ranks, rates, strict=True), 1):
+        journal.write("epoch", epoch=epoch, learning_rate=rate, train_loss=loss, train_rank1=rank)
+    return run
+
+
+EPOCHS = np.arange(1, 21)
+
+
+@pytest.mark.parametrize(
+    ("losses", "ranks"),
+    [
+        (3 * 0.6**EPOCHS, 90 - 80 * 0.7**EPOCHS),
+        (EPOCHS / 10.0, 90.0 - EPOCHS),
+        (np.where(EPOCHS % 2, 0.1, 2.0), np.where(EPOCHS % 2, 10.0, 90.0)),
+    ],
+)
+def test_no_curve_goes_through_the_key(
+    tmp_path: Path, drawn: list[Figure], losses: np.ndarray, ranks: np.ndarray
+) -> None:
+    run = rows(tmp_path / "run", losses.tolist(), ranks.tolist(), [0.1] * 20)
+    draw_curves([run], tmp_path / "curves.png")
+    for axes in (drawn[0].axes[0], drawn[0].axes[-1]):
+        legend = axes.get_legend()
+        assert legend is not None
+        box = legend.get_window_extent()
+        points = axes.transData.transform(axes.lines[0].get_xydata())
+        between = np.concatenate([np.linspace(a, b, 50) for a, b in itertools.pairwise(points)])
+        assert not any(box.contains(x, y) for x, y in between)
+
+
+def test_an_axis_is_logarithmic_where_few_values_take_it_all() -> None:
+    assert is_ruled([80.0, 2.0, 1.9, 1.8, 1.7])
+    assert is_ruled([2.0, 1.9, 60.0, 1.8, 1.7])
+    assert not is_ruled([2.0, 1.6, 1.2, 1.0, 0.9])
+    assert not is_ruled([80.0, 2.0, 0.0, 1.8, 1.7])
+    assert not is_ruled([])
+    cosine = [0.05 * (1 + np.cos(np.pi * part / 30)) for part in range(30)]
+    assert not spans_decades(cosine)
+    assert spans_decades([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+    assert not spans_decades([])
+
+
+def test_the_rate_has_a_panel_and_chance_a_line(
+    tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "_classes", lambda _: 10)
+    run = rows(tmp_path / "run", [80.0, 2.0, 1.9, 1.8], [20.0, 40.0, 60.0, 70.0], [0.1, 0.1, 0.01, 0.001])
+    draw_curves([run], tmp_path / "curves.png")
+    loss, rate, rank1 = drawn[0].axes
+    assert [axes.get_yscale() for axes in (loss, rate, rank1)] == ["log", "log", "linear"]
+    assert [text.get_text() for text in rank1.texts] == ["chance 10 %"]
+    assert list(separate_curves(run)) == ["loss and learning rate", "rank-1"]
+    far = rows(tmp_path / "far", [1.0] * 3, [97.0, 98.0, 99.0], [0.1] * 3)
+    draw_curves([far], tmp_path / "far.png")
+    assert not drawn[-1].axes[-1].texts  # it would flatten the curve
+
+
+def test_a_log_without_a_loss_has_no_panel_for_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    log = tmp_path / "training_0.log"
+    log.write_text("\n".join(f"Epoch[{epoch}] Validation-accuracy=0.{epoch + 1}" for epoch in range(4)))
+    draw_curves([log], tmp_path / "curves.png")
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["rank-1, %"]
+
+
+def test_more_runs_than_colours_are_told_apart(tmp_path: Path, drawn: list[Figure]) -> None:
+    runs = [journalled(tmp_path / f"run{number}", 3) for number in range(len(COLOURS) + 3)]
+    draw_curves(runs, tmp_path / "curves.png")
+    for axes in drawn[0].axes:
+        assert len({tuple(np.atleast_1d(line.get_color())) for line in axes.lines}) == len(axes.lines) == len(runs)
