@@ -37,6 +37,7 @@ from imagenet_pipeline.processes import Interruption, started_apart
 from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.training.data import records_of
 from imagenet_pipeline.training.journal import Journal, branches
+from imagenet_pipeline.training.tuning_pictures import draw_study
 from imagenet_pipeline.training.tuning_space import Range, Space
 
 try:
@@ -51,6 +52,7 @@ log = logging.getLogger("imagenet_pipeline")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_PICTURES = 30.0
 TRIALS_BEFORE_PRUNING = 4
 """Whole trials that a median takes."""
 NAME = "imagenet_pipeline"
@@ -123,7 +125,9 @@ def tune(plan: Plan, show: Callable[[int, int, Sequence[str]], None]) -> Finding
     with files.claim(plan.folder / ".lock", plan.folder, "tuning"):
         study = _study(plan, figure)
         _Search(plan, study, figure, show).run()
-        return findings(plan.folder, study, plan.trials)
+        found = _findings(plan, study, weighed=True)
+        _write(found, plan, drawn=True)
+        return found
 
 
 class _Search:
@@ -132,6 +136,7 @@ class _Search:
     def __init__(self, plan: Plan, study: optuna.Study, figure: str, show: Callable[..., None]) -> None:
         self._plan, self._study, self._figure, self._show = plan, study, figure, show
         self._running: list[_Running] = []
+        self._drawn_at = time.monotonic()
         unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self._left = [Trial(study, trial._trial_id) for trial in unfinished]
 
@@ -203,15 +208,21 @@ class _Search:
             self._study.tell(running.trial, best(row[self._figure] for row in rows))
         else:
             error = _error(running.folder.with_suffix(".log"), code)
-            if not _ended(self._study):
-                self._study.tell(running.trial, state=TrialState.FAIL)
+            if not _ended(self._study):  # it stays unfinished, for the same command to try again
                 raise error.replaced(where=f"trial {number}: {error.where}" if error.where else f"trial {number}")
             running.trial.set_user_attr("reason", str(error))
             # A run that began and cannot go on has left the finite: as bad as can be, and worth knowing.
             diverged = code == BadRecipe.exit_code and Journal(running.folder).exists()
             self._study.tell(running.trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
             log.warning("trial %d: %s", number, error)
-        write_findings(findings(self._plan.folder, self._study, self._plan.trials), self._plan)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write what is found so far; the picture, which takes longest, now and then."""
+        drawn = time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PICTURES
+        _write(_findings(self._plan, self._study, weighed=drawn), self._plan, drawn)
+        if drawn:
+            self._drawn_at = time.monotonic()
 
     def _state(self, running: _Running, rows: list[Any]) -> list[str]:
         best = _best(self._study)
@@ -233,15 +244,14 @@ def _figure(recipe: Recipe) -> str:
 def _study(plan: Plan, figure: str) -> optuna.Study:
     """The study in the folder, or a new one. Raises BadRecipe where that is of another recipe, space or seed."""
     (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
-    better = optuna.study.StudyDirection
-    direction = better.MINIMIZE if figure in LOWER_IS_BETTER else better.MAXIMIZE
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING)
-    storage = f"sqlite:///{plan.folder / 'study.db'}"
-    study = optuna.create_study(
-        storage=storage, study_name=NAME, direction=direction, pruner=pruner, load_if_exists=True
-    )
     recipe = recipe_text(plan.recipe)
     identity = {"recipe": recipe, "space": plan.space.text(), "seed": plan.seed, "figure": figure}
+    study = _opened(plan.folder, figure)
+    if study.user_attrs and not _ended(study) and not _is_same(study, identity):
+        # It has found nothing yet, since its recipe could not be trained.
+        optuna.delete_study(study_name=NAME, storage=study._storage)
+        files.remove_folder(plan.folder / "trials")
+        return _study(plan, figure)
     if study.user_attrs:
         _require_same(study.user_attrs, identity, plan.folder)
         return study
@@ -251,6 +261,21 @@ def _study(plan: Plan, figure: str) -> optuna.Study:
     if (own := plan.space.own_values(plan.recipe)) is not None:
         study.enqueue_trial(own)
     return study
+
+
+def _opened(folder: Path, figure: str) -> optuna.Study:
+    better = optuna.study.StudyDirection
+    return optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}",
+        study_name=NAME,
+        direction=better.MINIMIZE if figure in LOWER_IS_BETTER else better.MAXIMIZE,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
+        load_if_exists=True,
+    )
+
+
+def _is_same(study: optuna.Study, identity: dict[str, Any]) -> bool:
+    return all(study.user_attrs.get(key) == value for key, value in identity.items())
 
 
 def _require_same(kept: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
@@ -332,15 +357,18 @@ STATES = {
 }
 
 
-def findings(folder: Path, study: optuna.Study, planned: int) -> Findings:
-    """What a study has found so far."""
+def _findings(plan: Plan, study: optuna.Study, weighed: bool) -> Findings:
+    """What a study has found so far, with the importance of the keys if it is to be `weighed`."""
     results = tuple(_result(trial, study) for trial in _proposed(study))
     best = _best(study)
-    ended = sum(result.state != "unfinished" for result in results)
     return Findings(
-        folder, study.user_attrs["figure"], ended >= planned, results,
-        results[best.number] if best else None, _importance(study),
-    )  # fmt: skip
+        folder=plan.folder,
+        figure=study.user_attrs["figure"],
+        finished=sum(result.state != "unfinished" for result in results) >= plan.trials,
+        trials=results,
+        best=results[best.number] if best else None,
+        importance=_importance(study) if weighed else {},
+    )
 
 
 def _result(trial: FrozenTrial, study: optuna.Study) -> TrialResult:
@@ -361,10 +389,8 @@ def _importance(study: optuna.Study) -> dict[str, float]:
     return {key: share for key, share in shares.items() if math.isfinite(share)}
 
 
-def write_findings(found: Findings, plan: Plan) -> None:
-    """Write trials.csv, study.png and best.toml into the folder of the study."""
-    from imagenet_pipeline.training.tuning_pictures import draw_study
-
+def _write(found: Findings, plan: Plan, drawn: bool) -> None:
+    """Write trials.csv, best.toml and, if it is to be `drawn`, study.png into the folder of the study."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", found.figure, "epochs", *plan.space.keys, "reason"])
@@ -374,6 +400,7 @@ def write_findings(found: Findings, plan: Plan) -> None:
     files.write_whole(found.folder / "trials.csv", text.getvalue())
     if found.best:
         files.write_whole(found.folder / "best.toml", _best_text(found.best, found, plan))
+    if found.best and drawn:
         draw_study(found, plan.space, found.folder / "study.png")
 
 
