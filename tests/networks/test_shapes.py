@@ -271,5 +271,5 @@ def test_describing_takes_milliseconds():
 
 
 def test_positions_trained_for_another_size_say_so():
-    with pytest.raises(BadRecipe, match="layer tokens.sum: .*fit images of one size alone: set input.size"):
+    with pytest.raises(BadRecipe, match=r"layer tokens\.sum: .* fit images of one size alone: set input\.size"):
         describe(catalog.build("vit_small_patch16_224", 5), (3, 64, 64))
