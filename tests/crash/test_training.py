@@ -138,10 +138,14 @@ repeats = 2
 @pytest.mark.parametrize("engine", ["gluon", "pytorch"])
 @pytest.mark.parametrize("policy", ["auto_augment", "three_augment"])
 def test_killed_with_all_ingredients_together(engine: str, policy: str, records: Path, tmp_path: Path) -> None:
-    """Five times; a ResNet of today's layers, its residuals left out, in half-batches, that ends in unmixed images."""
+    """Five times; a ResNet of today's layers, its residuals left out, in half-batches, that ends in unmixed images.
+
+    PyTorch 2.13 leaves memory as it was in the gradient of a kernel's weights that see padding alone, in bfloat16 on a
+    CPU: those of stage 4, whose input is a single pixel.
+    """
     mixing = f"policy = '{policy}'\nmixup = 0.2\ncutmix = 1.0\nmix_epochs = 1"
     words = {"engine": engine, "optimizer": "radam", "augmentation": mixing, "records": records}
-    words |= {"more": LAYERS, "network": "resnet18", "head": "accumulation = 2"}
+    words |= {"more": LAYERS, "network": "resnet18", "head": "accumulation = 2\nprecision = 'float32'"}
     require_the_same_end(tmp_path, words, words, 38, 5, "lookahead_steps = 3\nsam_radius = 0.05")
 
 
