@@ -19,7 +19,9 @@ from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
     BlurPool,
+    Clip,
     Concat,
+    Constant,
     Conv,
     ConvTranspose,
     Dense,
@@ -45,6 +47,8 @@ WEIGHTED = Conv | ConvTranspose | Dense
 BENDING = ("relu", "leaky", "elu", "prelu", "selu", "sigmoid", "tanh", "gelu", "swish", "softplus", "softsign",
            "mish", "hard_swish", "hard_sigmoid")  # fmt: skip
 """Kinds of activation that bend what a layer gives; the others are arithmetic."""
+RELU6 = Clip(0, 6)
+"""MobileNets' activation (Howard et al. 2017)."""
 GATES = ("sigmoid", "hard_sigmoid")
 SLOPES = {"elu": 1.0, "leaky": 0.01, "prelu": 0.25}
 """Slopes where nobody says them: those of Clevert et al. 2016, Maas et al. 2013 and He et al. 2015."""
@@ -116,7 +120,8 @@ def with_activation(network: Sequential, kind: Any) -> Any:
         raise _Nothing("no activation, whose kind could be another")
 
     def other(layer: Any) -> Any:
-        return made if _bends(layer) and layer.kind != kind else layer
+        is_of_kind = isinstance(layer, Activation) and layer.kind == kind
+        return made if _bends(layer) and not is_of_kind else layer
 
     def other_than_gates(layer: Any) -> Any:
         return layer if isinstance(layer, Activation) and layer.kind in GATES else other(layer)
@@ -133,7 +138,7 @@ def with_activation(network: Sequential, kind: Any) -> Any:
 
 
 def _bends(layer: Layer) -> bool:
-    return isinstance(layer, Activation) and layer.kind in BENDING
+    return layer == RELU6 or (isinstance(layer, Activation) and layer.kind in BENDING)
 
 
 def with_normalisation(network: Sequential, place: str) -> Any:
@@ -206,6 +211,8 @@ def _free(name: str, taken: list[str]) -> str:
 
 def with_width(network: Sequential, factor: float) -> Any:
     """The network with so many times the channels and units; a grouped convolution's stay a multiple of its groups."""
+    if any(isinstance(layer, Constant) for _, layer in walk(network)):
+        raise _Nothing("trained constants, such as a transformer's positions, which go with the width it has")
 
     def wider(layer: Layer) -> Layer:
         match layer:
@@ -312,7 +319,10 @@ def with_squeeze_excitation(network: Sequential, reduction: int, input_shape: Sh
         last = squeeze_excitation(channels, max(1, channels // reduction))
         return replace(layer, body=Sequential((*layer.body.items, (name, last))))
 
-    return _rebuilt(network, residual=excited)
+    changed = _rebuilt(network, residual=excited)
+    if changed == network:
+        raise _Nothing("a gate of its own in each residual body")
+    return changed
 
 
 def _is_gated(layer: Layer) -> bool:

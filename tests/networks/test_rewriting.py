@@ -12,6 +12,7 @@ from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
     BlurPool,
+    Clip,
     Concat,
     Conv,
     Dense,
@@ -206,6 +207,30 @@ def test_every_body_that_makes_an_image_ends_in_a_squeeze_excitation_of_its_chan
     assert made["a"].shortcut == network.items[1][1].shortcut
     assert (made["b"], made["d"]) == (own, vectors)
     assert made["c"].body.items[-1][0] == "squeeze_excitation"
+
+
+def test_relu6_is_an_activation():
+    network = catalog.build("mobilenet_v2", 5)
+    swish = changed(network, activation="swish")
+    assert [path for path, _ in walk(swish)] == [path for path, _ in walk(network)]
+    assert sum(layer == Activation("swish") for _, layer in walk(swish)) == 35
+    assert not any(isinstance(layer, Clip) for _, layer in walk(swish))
+    assert names(dict(changed(network, normalisation="after").items)["stem"]) == ["conv", "active", "norm"]
+    assert names(dict(changed(network, depth=2).items)["stem"])[-3:] == ["conv_2", "norm_2", "active_2"]
+    arithmetic = stack(conv=Conv(4, 1), active=RELU, clip=Clip(0, 255))
+    assert changed(arithmetic, activation="swish").items[-1] == ("clip", Clip(0, 255))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "what"),
+    [
+        ("se_resnet50", {"squeeze_excitation": 4}, "the network has a gate of its own in each residual body"),
+        ("vit_small_patch16_224", {"width": 0.5}, "the network has trained constants"),
+    ],
+)
+def test_networks_that_an_option_would_leave_as_they_are_or_tear_are_refused(name, options, what):
+    with pytest.raises(BadRecipe, match=what):
+        changed(catalog.build(name, 5), **options)
 
 
 def test_the_last_normalisation_before_a_squeeze_excitation_may_start_at_0():

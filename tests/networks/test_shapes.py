@@ -268,3 +268,8 @@ def test_what_is_no_image_shape_is_refused(shape):
 def test_describing_takes_milliseconds():
     network = catalog.build("resnet50", 1000)
     assert min(timeit.repeat(lambda: describe(network, (3, 224, 224)), number=1, repeat=3)) < 0.1
+
+
+def test_positions_trained_for_another_size_say_so():
+    with pytest.raises(BadRecipe, match=r"layer tokens\.sum: .* fit images of one size alone: set input\.size"):
+        describe(catalog.build("vit_small_patch16_224", 5), (3, 64, 64))
