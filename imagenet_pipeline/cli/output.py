@@ -70,7 +70,7 @@ def _train(given: Parameters) -> str:
     except (OSError, ValueError):
         return ""
     values |= dict(word.split("=", 1) for word in given["overrides"] or [] if "=" in word)
-    unit = "step" if "steps" in values else "epoch"
+    unit = "step" if str(values.get("steps", 0)) != "0" else "epoch"
     number = str(values.get(f"{unit}s", 90))
     length = counted(int(number), unit) if number.isdecimal() else f"{number} {unit}s"
     resumed = f", from {given['resume']} on" if given["resume"] else ""

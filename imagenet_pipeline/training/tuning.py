@@ -311,9 +311,12 @@ def _begun(plan: Plan, trial: Trial, place: str) -> _Running:
     """Start the run of a trial, or go on with it; its process ends with this one."""
     folder = plan.folder / "trials" / f"{trial.number:04d}"
     changes = plan.space.changes(trial.params) | ({"devices": place} if plan.devices else {})
-    words = ["train", str(plan.folder / "recipe.toml"), *override_words(changes), "--run", str(folder)]
-    if Journal(folder).exists():
-        words += ["--resume", "latest"]
+    words = ["train", str(plan.folder / "recipe.toml"), "--run", str(folder)]
+    if Journal(folder).exists() and Journal(folder).events():
+        # Its keys are in force; a learning rate given again would be that of its very next step.
+        words += ["--resume", "latest", *override_words({"devices": place} if plan.devices else {})]
+    else:
+        words += override_words(changes)
     return _Running(trial, place, folder, started_apart(words, folder.with_suffix(".log")))
 
 

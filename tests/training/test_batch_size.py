@@ -81,7 +81,7 @@ def tries(engine: Any, inline: Any, monkeypatch: pytest.MonkeyPatch) -> Callable
         def pool(workers: int) -> Iterator[Any]:
             yield inline
 
-        def step(self: Any, images: Any, targets: Any, rate: float, seed: int) -> None:
+        def step(self: Any, images: Any, targets: Any, rate: float, seed: int, teacher: Any = None) -> None:
             if len(images) > capacity:
                 raise OutOfRoom("out of memory")
             tried.append(len(images))

@@ -98,11 +98,16 @@ class Training:
     failing: dict[int, PipelineError] = {}  # noqa: RUF012
     at_work: list[str] = []  # noqa: RUF012
     seen: set[tuple[str, ...]] = set()  # noqa: RUF012
+    carried: dict[Path, Any] = {}  # noqa: RUF012
 
     def __init__(self, words: list[str], said: Path) -> None:
         self.run = Path(words[words.index("--run") + 1])
-        keys = [word for word in words[2:] if "=" in word]
-        self.recipe = load_recipe(words[1], parse_overrides(keys))
+        keys = parse_overrides([word for word in words[2:] if "=" in word])
+        begun = Journal(self.run).exists()
+        assert ("--resume" in words) == begun
+        # A key given again with --resume is a change, which a learning rate makes of the very next step.
+        assert not (begun and keys)
+        self.recipe = load_recipe(words[1], self.carried.setdefault(self.run, keys))
         self.returncode: int | None = None
         self.said, self.asked = said, False
         self.at_work.append(self.recipe.devices)
