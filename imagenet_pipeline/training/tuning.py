@@ -20,19 +20,22 @@ import io
 import logging
 import math
 import signal
+import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import tomli_w
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import LOWER_IS_BETTER, Recipe, load_recipe, override_words, recipe_text
-from imagenet_pipeline.errors import BadRecipe, PipelineError, counted, error_of
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, counted, error_of
 from imagenet_pipeline.processes import Interruption, started_apart
 from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.training.data import records_of
@@ -42,7 +45,9 @@ from imagenet_pipeline.training.tuning_space import Range, Space
 
 try:
     import optuna
+    from optuna.exceptions import StorageInternalError
     from optuna.trial import FrozenTrial, Trial, TrialState
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:
     raise BadRecipe(
         f"Optuna is not installed ({error})", where="tune", advice="pip install 'imagenet-pipeline[tune]'"
@@ -119,15 +124,31 @@ def tune(plan: Plan, show: Callable[[int, int, Sequence[str]], None]) -> Finding
     """Run trials until the study has as many as planned, or a signal asks to stop; those under way are then saved.
 
     A study that is there goes on with the trials it has not ended. `show` is told (trials ended, of how many, state).
-    Raises BadRecipe where the study is of another recipe or space, or where the first trial cannot be trained.
+    Raises BadRecipe where the study is of another recipe or space, or where the first trial cannot be trained, Damaged,
+    OutOfRoom or BadInput where its database cannot be read or written.
     """
     figure = _figure(plan.recipe)
-    with files.claim(plan.folder / ".lock", plan.folder, "tuning"):
+    with files.claim(plan.folder / ".lock", plan.folder, "tuning"), _database(plan.folder / "study.db"):
         study = _study(plan, figure)
         _Search(plan, study, figure, show).run()
         found = _findings(plan, study, weighed=True)
         _write(found, plan, drawn=True)
         return found
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[None]:
+    """Say in a line what SQLite has against the database of the study."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, sqlite3.Error):
+            cause = cause.__cause__ or cause.__context__
+        kinds = {"SQLITE_FULL": OutOfRoom, "SQLITE_NOTADB": Damaged, "SQLITE_CORRUPT": Damaged}
+        kind = kinds.get(getattr(cause, "sqlite_errorname", ""), BadInput)
+        advice = "the runs are whole, the study is lost: give another --out" if kind is Damaged else None
+        raise kind(f"the study cannot be used ({cause or error})", where=path, advice=advice) from error
 
 
 class _Search:
@@ -243,39 +264,39 @@ def _figure(recipe: Recipe) -> str:
 
 def _study(plan: Plan, figure: str) -> optuna.Study:
     """The study in the folder, or a new one. Raises BadRecipe where that is of another recipe, space or seed."""
-    (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
-    recipe = recipe_text(plan.recipe)
+    trials, recipe = plan.folder / "trials", recipe_text(plan.recipe)
+    trials.mkdir(parents=True, exist_ok=True)
     identity = {"recipe": recipe, "space": plan.space.text(), "seed": plan.seed, "figure": figure}
     study = _opened(plan.folder, figure)
-    if study.user_attrs and not _ended(study) and not _is_same(study, identity):
+    is_same = all(study.user_attrs.get(key) == value for key, value in identity.items())
+    if study.user_attrs and not is_same and not _ended(study) and not any(trials.glob("*/checkpoints/*")):
         # It has found nothing yet, since its recipe could not be trained.
+        files.remove_folder(trials)
         optuna.delete_study(study_name=NAME, storage=study._storage)
-        files.remove_folder(plan.folder / "trials")
         return _study(plan, figure)
     if study.user_attrs:
         _require_same(study.user_attrs, identity, plan.folder)
         return study
-    for key, value in identity.items():
-        study.set_user_attr(key, value)
+    if any(trials.iterdir()):
+        advice = "runs of a study that is not known are not gone on with: move them away, or give another --out"
+        raise BadRecipe("trials without their study", where=trials, expected=f"{NAME} in study.db", advice=advice)
     files.write_whole(plan.folder / "recipe.toml", recipe)
-    if (own := plan.space.own_values(plan.recipe)) is not None:
+    if not study.get_trials(deepcopy=False) and (own := plan.space.own_values(plan.recipe)) is not None:
         study.enqueue_trial(own)
+    for key, value in identity.items():  # last: a study with all of them is whole
+        study.set_user_attr(key, value)
     return study
 
 
 def _opened(folder: Path, figure: str) -> optuna.Study:
     better = optuna.study.StudyDirection
     return optuna.create_study(
-        storage=f"sqlite:///{folder / 'study.db'}",
+        storage=f"sqlite:///file:{quote(str(folder / 'study.db'))}?uri=true",  # a "?" ends the name otherwise
         study_name=NAME,
         direction=better.MINIMIZE if figure in LOWER_IS_BETTER else better.MAXIMIZE,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
         load_if_exists=True,
     )
-
-
-def _is_same(study: optuna.Study, identity: dict[str, Any]) -> bool:
-    return all(study.user_attrs.get(key) == value for key, value in identity.items())
 
 
 def _require_same(kept: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:

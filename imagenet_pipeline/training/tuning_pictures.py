@@ -93,16 +93,8 @@ def _dots(axes: Axes, found: Findings, points: list[tuple[TrialResult, Any]]) ->
     for trial, place in points:
         colour = COLOURS[1] if found.best and trial.number == found.best.number else COLOURS[0]
         fill = colour if trial.state == "complete" else "none"
-        axes.plot(
-            [place],
-            [trial.value or 0.0],
-            "o",
-            color=colour,
-            markerfacecolor=fill,
-            markersize=5,
-            zorder=3,
-            clip_on=False,
-        )
+        value = min(max(trial.value or 0.0, low), high)
+        axes.plot([place], [value], "o", color=colour, markerfacecolor=fill, markersize=5, zorder=3, clip_on=False)
 
 
 def _finish(axes: Axes, title: str) -> None:

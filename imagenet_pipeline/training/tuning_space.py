@@ -15,6 +15,7 @@ from typing import Any
 
 from imagenet_pipeline.config import Recipe, load_recipe, options, parse_overrides
 from imagenet_pipeline.errors import BadRecipe, PipelineError, did_you_mean
+from imagenet_pipeline.networks.catalog import entry
 
 TO = ".."
 LOGARITHMIC_FROM = 10.0
@@ -143,6 +144,8 @@ def _ends(kind: Range) -> tuple[float, float]:
 
 def _require_possible(recipe: Path, changes: dict[str, Any], values: dict[str, Any], where: str) -> None:
     try:
-        load_recipe(recipe, {**changes, **values})
+        possible = load_recipe(recipe, {**changes, **values})
+        if "network" in values:
+            entry(possible.whole_network)
     except PipelineError as error:
         raise error.replaced(where=where) from error

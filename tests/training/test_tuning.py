@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import json
 import math
 import os
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 
 from imagenet_pipeline.cli import main
 from imagenet_pipeline.config import load_recipe, parse_overrides
-from imagenet_pipeline.errors import BadRecipe, OutOfRoom, PipelineError
+from imagenet_pipeline.errors import BadRecipe, Damaged, OutOfRoom, PipelineError
 from imagenet_pipeline.training.journal import Journal
 from imagenet_pipeline.training.tuning_space import Range, Space, read_space
 
@@ -74,6 +76,7 @@ def test_a_trial_is_read_back_as_it_was_proposed(rate: float) -> None:
         (["records=a..b"], "trials on other records cannot be compared"),
         (["epochs=2..20"], "cannot be searched"),
         (["epochs=3"], "no key is searched"),
+        (["network=lenet..minivgnet"], "did you mean minivggnet"),
         (["augmentation.mixup=0.2", "batch_size=7..13"], "must be even"),
     ],
 )
@@ -149,7 +152,7 @@ class Training:
 
 @pytest.fixture
 def studied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A study of made-up trainings, by its name: `studied(name, trials, ...)`."""
+    """A study of made-up trainings, by its name: `studied(name, trials, ...)`; its picture only if `drawn`."""
     pytest.importorskip("optuna")
     from imagenet_pipeline.training import tuning
 
@@ -160,7 +163,12 @@ def studied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(Training, "at_work", [])
     monkeypatch.setattr(Training, "seen", set())
 
-    def made(name: str, trials: int = 14, words: list[str] = SPACE, **options: Any) -> tuning.Findings:
+    draw = tuning.draw_study
+
+    def made(
+        name: str, trials: int = 14, words: list[str] = SPACE, drawn: bool = False, **options: Any
+    ) -> tuning.Findings:
+        monkeypatch.setattr(tuning, "draw_study", draw if drawn else lambda *given: None)
         space, changes = read_space(recipe, words)
         plan = tuning.Plan(load_recipe(recipe, changes), space, tmp_path / name, trials, **options)
         return tuning.tune(plan, lambda done, total, state: None)
@@ -177,20 +185,19 @@ def test_a_study_killed_anywhere_ends_as_if_it_had_not_been(studied: Any) -> Non
     assert whole.finished
     assert len(whole.trials) == 10
     assert {trial.state for trial in whole.trials} == {"complete", "pruned"}
-    for number, looks in enumerate((1, 7, 18)):
+    found = None
+    for looks in itertools.chain((1, 3, 7, 13, 5), itertools.repeat(math.inf)):
         Training.looks_left = looks
-        while True:
-            try:
-                found = studied(f"killed{number}", 10)
-                break
-            except Killed:
-                Training.looks_left = 15 + looks
-        assert known_of(found) == known_of(whole)
-        assert found.best == whole.best
+        with contextlib.suppress(Killed):
+            found = studied("killed", 10)
+            break
+    assert looks == math.inf
+    assert known_of(found) == known_of(whole)
+    assert found.best == whole.best
 
 
 def test_the_first_trial_is_the_recipe_and_later_ones_are_better(studied: Any, recipe: Path) -> None:
-    found = studied("study", 14)
+    found = studied("study", 14, drawn=True)
     own = load_recipe(recipe).optimizer
     assert found.trials[0].changes["optimizer.learning_rate"] == own.learning_rate
     assert found.best.value > found.trials[0].value
@@ -207,7 +214,7 @@ def test_the_first_trial_is_the_recipe_and_later_ones_are_better(studied: Any, r
 
 
 def test_a_pruned_trial_was_below_the_median_of_its_epoch(studied: Any) -> None:
-    found = studied("study", 14)
+    found = studied("study", 10)
     curves = [list(Journal(found.folder / f"trials/{t.number:04d}").events()) for t in found.trials]
     figures = [[row["validation_rank1"] for row in rows if row["event"] == "epoch"] for rows in curves]
     pruned = [trial.number for trial in found.trials if trial.state == "pruned"]
@@ -218,7 +225,7 @@ def test_a_pruned_trial_was_below_the_median_of_its_epoch(studied: Any) -> None:
         whole = [trial.number for trial in found.trials[:number] if trial.state == "complete"]
         assert epochs < EPOCHS
         assert max(figures[number]) < statistics.median(figures[other][epochs - 1] for other in whole)
-    assert not [trial for trial in studied("unpruned", 7, prune=False).trials if trial.state == "pruned"]
+    assert not [trial for trial in studied("unpruned", 6, prune=False).trials if trial.state == "pruned"]
 
 
 def test_several_places_take_trials_at_the_same_time(studied: Any) -> None:
@@ -261,6 +268,75 @@ def test_the_error_of_the_first_trial_ends_the_search(studied: Any) -> None:
     Training.failing = {}
     found = studied("study", 2, words=[*SPACE, "batch_size=60"])
     assert [trial.state for trial in found.trials] == ["complete", "complete"]
+
+
+def test_a_study_killed_while_it_was_made_is_made_again(studied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    whole = known_of(studied("whole", 2))
+    kept, keys = optuna.Study.set_user_attr, ["space", "recipe"]
+
+    def killed(study: Any, key: str, value: Any) -> None:
+        if key in keys:
+            keys.remove(key)
+            raise Killed
+        kept(study, key, value)
+
+    monkeypatch.setattr(optuna.Study, "set_user_attr", killed)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            studied("study", 2)
+    assert known_of(studied("study", 2)) == whole
+
+
+def test_what_an_unfinished_study_has_trained_is_never_removed(studied: Any, tmp_path: Path) -> None:
+    Training.looks_left = 3
+    with pytest.raises(Killed):
+        studied("study", 2)
+    Training.looks_left = math.inf
+    checkpoint = tmp_path / "study/trials/0000/checkpoints/epoch-0001"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(BadRecipe, match="of another seed"):
+        studied("study", 2, seed=1)
+    assert checkpoint.exists()
+
+
+def test_trials_without_their_study_are_not_gone_on_with(studied: Any, tmp_path: Path) -> None:
+    studied("study", 1)
+    (tmp_path / "study/study.db").unlink()
+    with pytest.raises(BadRecipe, match="trials without their study"):
+        studied("study", 1, seed=1)
+
+
+def test_the_database_is_in_the_folder_whatever_its_name_and_a_damaged_one_is_a_line(
+    studied: Any, tmp_path: Path
+) -> None:
+    studied("ä?b c#d%20", 1)
+    database = tmp_path / "ä?b c#d%20/study.db"
+    assert database.read_bytes().startswith(b"SQLite")
+    database.write_bytes(b"no database" * 100)
+    with pytest.raises(Damaged, match="file is not a database") as refused:
+        studied("ä?b c#d%20", 1)
+    assert str(database) in str(refused.value)
+
+
+def test_a_trial_far_below_the_others_stands_at_the_edge_of_the_picture() -> None:
+    pytest.importorskip("optuna")
+    from matplotlib.figure import Figure
+
+    from imagenet_pipeline.training.tuning import Findings, TrialResult
+    from imagenet_pipeline.training.tuning_pictures import _dots
+
+    trials = tuple(
+        TrialResult(number, "pruned" if value < 50 else "complete", value, 1, {}, "")
+        for number, value in enumerate((97.0, 96.0, 10.0))
+    )
+    axes = Figure().subplots()
+    _dots(axes, Findings(Path(), "validation_rank1", True, trials, trials[0], {}), [(t, t.number) for t in trials])
+    low, high = axes.get_ylim()
+    drawn = [float(line.get_ydata()[0]) for line in axes.lines]  # type: ignore[index]
+    assert drawn == [97.0, 96.0, low]
+    assert high < 99
 
 
 @pytest.mark.skipif(os.environ.get("IMAGENET_PIPELINE_LONG") != "1", reason="trains for minutes")
