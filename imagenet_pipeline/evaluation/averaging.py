@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,7 @@ class Bench:
     images: int = 0
     """Training images that the last mean's statistics were measured on."""
     _engine: Engine | None = None
+    _frozen: tuple[str, ...] = ()
     _data: DataSet | None = None
     _shares: dict[str, float] = field(init=False)
 
@@ -296,15 +297,18 @@ class Bench:
         if len(folders) == 1:
             return dict(first)
         sums: Sums = {name: value.astype(np.float64) for name, value in first.items()}
+        moved = set[str]()
         for folder in folders[1:]:
             for name, value in load_checkpoint(folder).weights.items():
                 sums[name] += value
+                if name in self._shares and not np.array_equal(value, first[name]):
+                    moved.add(name.rpartition(".running_")[0])
         mean = {name: np.asarray(total / len(folders), first[name].dtype) for name, total in sums.items()}
-        return self._measured(mean) if self._shares else mean
+        return self._measured(mean, moved) if moved else mean
 
     def score(self, values: Values, split: str) -> tuple[float, float]:
         """How good the weights are on a split, higher being better, and the `figure` itself."""
-        engine, data = self._holding(values), self.data()
+        engine, data = self._holding(values, self._frozen), self.data()
         with RecordSet.of(data, split) as records:
             loader = loader_of(
                 self.recipe, records, self.state.input_size, len(data.classes),
@@ -316,17 +320,20 @@ class Bench:
         row = {f"validation_{name}": value for name, value in figures.items()}
         return goodness(row, self.figure) or 0.0, float(row[self.figure])
 
-    def _measured(self, values: dict[str, Array]) -> dict[str, Array]:
+    def _measured(self, values: dict[str, Array], moved: Collection[str]) -> dict[str, Array]:
         """The values with the running statistics of training images: the mean over batches of each batch's.
 
-        A step from statistics of 0 leaves a batch's own in them, times its share. Its weights are set back.
+        Those of layers that have not `moved` from a checkpoint to the next, since they were frozen, stay. A step from
+        statistics of 0 leaves a batch's own in them, times its share. Its weights are set back.
         """
         data = self.data()
-        empty: dict[str, Array] = {**values, **{name: np.zeros_like(values[name]) for name in self._shares}}
-        engine, recipe = self._holding(empty), self.recipe
+        shares = {name: share for name, share in self._shares.items() if name.rpartition(".running_")[0] in moved}
+        empty: dict[str, Array] = {**values, **{name: np.zeros_like(values[name]) for name in shares}}
+        still = tuple(sorted({name.rpartition(".running_")[0] for name in self._shares} - set(moved)))
+        engine, recipe = self._holding(empty, still), self.recipe
         size = recipe.images_per_step
         batches_wanted = min(steps_per_epoch(recipe, data), -(-MOST_IMAGES // size))
-        sums: Sums = {name: np.zeros(values[name].shape) for name in self._shares}
+        sums: Sums = {name: np.zeros(values[name].shape) for name in shares}
         with RecordSet.of(data, "train") as records:
             loader = loader_of(
                 recipe, records, recipe.input.trained_size, len(data.classes), empty=engine.host_array,
@@ -340,7 +347,7 @@ class Bench:
                     engine.set_values(empty)
                     engine.train_batch(batch.images, batch.training_targets, 1e-30, step_seed(recipe.seed, step))
                     found = engine.values()
-                    for name, share in self._shares.items():
+                    for name, share in shares.items():
                         sums[name] += found[name] / share
                     bar.show(step + 1, batches_wanted)
         engine.totals()
@@ -348,12 +355,13 @@ class Bench:
         means = {name: np.asarray(total / batches_wanted, values[name].dtype) for name, total in sums.items()}
         return {**values, **means}
 
-    def _holding(self, values: Values) -> Engine:
-        """The engine, with these values."""
-        if self._engine is None:
+    def _holding(self, values: Values, frozen: tuple[str, ...] = ()) -> Engine:
+        """The engine, with these values, and these layers as they are in training."""
+        if self._engine is None or frozen != self._frozen:
+            self._frozen = frozen
             state, network = self.state, network_of(self.state.network, len(self.state.classes))
             blueprint = Blueprint(
-                network, self.recipe.input.trained_size, state.mean, state.std, self.recipe, label_kind=state.label_kind
+                network, self.recipe.input.trained_size, state.mean, state.std, self.recipe, frozen, state.label_kind
             )
             self._engine = create_engine(self.recipe.engine, blueprint, values)
         self._engine.set_values(values)

@@ -314,7 +314,8 @@ def _place_key(axes: Axes, words: Sequence[Points]) -> None:
     shown = [lines[kind] for kind in _STYLES if kind in lines]
     width = (0.6 + 0.075 * max(map(len, lines))) / _PANEL_INCHES[0]
     height = (0.2 + 0.2 * len(shown)) / _PANEL_INCHES[1]
-    drawn = np.concatenate([_along(_in_panel(axes, points)) for points in _lines(axes)] + list(words))
+    # A run that was resumed within its first epoch has restarts alone.
+    drawn = np.concatenate([np.zeros((0, 2)), *(_along(_in_panel(axes, points)) for points in _lines(axes)), *words])
     for line in axes.lines:
         if line.get_label() == "restart":
             x = _in_panel(axes, np.asarray(line.get_xydata(), np.float64))[0, 0]

@@ -143,7 +143,7 @@ def test_a_report_that_cannot_be_written_costs_no_figures_and_can_be_tried_again
 
 def test_records_of_the_same_folder_name_have_reports_of_their_own() -> None:
     names = {_page_name([Path("run")], ["best"], "val", 1, Path(f"{place}/set"), None) for place in ("a", "b")}
-    names |= {_page_name([Path("run"), *[Path("犬" * 80)] * n], ["best"], "val", 1, None) for n in (2, 3)}
+    names |= {_page_name([Path("run"), *[Path("犬" * 80)] * n], ["best"], "val", 1, None, None) for n in (2, 3)}
     assert len(names) == 4
     assert all(len(name.encode()) <= 255 for name in names)
 

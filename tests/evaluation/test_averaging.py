@@ -110,6 +110,19 @@ def test_both_engines_make_the_same_run(normalised: Path, tmp_path: Path) -> Non
         np.testing.assert_allclose(value, second[name], rtol=1e-6, atol=1e-7)
 
 
+def test_statistics_of_frozen_layers_stay(normalised: Path, digits_records: Path, tmp_path: Path) -> None:
+    first, *later = (name.removesuffix(".running_mean") for name in weights(normalised, 1) if name.endswith("_mean"))
+    options = {"network_options.normalisation": "before", "transfer.frozen": {first: 4}, "epochs": 3}
+    run = go(digits_records, tmp_path / "frozen", network="mlp:32,16", **options)
+    average([run], tmp_path / "mean", epochs="2-3")
+    before, made = weights(run, 2), weights(tmp_path / "mean")
+    assert later == []
+    assert np.array_equal(made[f"{first}.running_var"], before[f"{first}.running_var"])
+    others = [name for name in made if name.endswith("running_var") and not name.startswith(first)]
+    assert others
+    assert not any(np.array_equal(made[name], before[name]) for name in others)
+
+
 def test_the_greedy_mean_keeps_what_leaves_it_no_worse(plain: Path, tmp_path: Path) -> None:
     """Against every step by hand: means in NumPy, scored as runs of their own."""
     made = average([plain], tmp_path / "soup", epochs="1-4", greedy=True)

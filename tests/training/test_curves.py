@@ -224,3 +224,11 @@ def test_more_runs_than_colours_are_told_apart(tmp_path: Path, drawn: list[Figur
     draw_curves(runs, tmp_path / "curves.png")
     for axes in drawn[0].axes:
         assert len({tuple(np.atleast_1d(line.get_color())) for line in axes.lines}) == len(axes.lines) == len(runs)
+
+
+def test_a_run_that_was_resumed_before_any_epoch_has_its_restart_drawn(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    journal.write("start")
+    journal.write("resume", epoch=0, step=3)
+    assert draw_curves([tmp_path / "run"], tmp_path / "curves.png")
