@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -76,7 +77,20 @@ def page_app(service: Service, names: Sequence[str] = LOOPBACK_NAMES) -> Starlet
         Mount("/files", StaticFiles(directory=_HERE / "files")),
     ]
     guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(names))] if names else []
-    return Starlette(routes=routes, middleware=guard, lifespan=lambda _: service.running())
+    return Starlette(
+        routes=routes,
+        middleware=guard,
+        exception_handlers={HTTPException: _no_such},
+        lifespan=lambda _: service.running(),
+    )
+
+
+async def _no_such(request: Request, error: Exception) -> Response:
+    """The answer to an address that is not here, or is not asked by this method."""
+    status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+    what = "is asked by another method" if status == 405 else "is not here"
+    said = f"{request.url.path[:80]} {what}; /openapi.json describes what is."
+    return JSONResponse({"error": said}, status, headers)
 
 
 def _answering(answer: Callable[[Request], Awaitable[dict[str, Any]]]) -> Callable[[Request], Awaitable[Response]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,10 @@ def test_the_page_asks_nothing_of_other_machines(odd_site: Any) -> None:
     "path", ["/files/../page.py", "/files/%2e%2e/page.py", "/page.html", "/docs", "/files/", "/look"]
 )
 def test_nothing_else_is_served(odd_site: Any, path: str) -> None:
-    assert odd_site.ask("GET", path)[0] in (404, 405)
+    status, headers, body = odd_site.ask("GET", path)
+    assert status in (404, 405)
+    assert set(json.loads(body)) == {"error"}
+    assert headers.get("allow") == ("POST" if status == 405 else None)
 
 
 def test_a_photo_gets_the_probabilities_the_run_gives_it(odd_site: Any, odd_run: Any) -> None:
