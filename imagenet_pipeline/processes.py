@@ -264,8 +264,10 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
     """Run a command line of this program in a process of its own, at the same terminal: its exit code and, where it
     is `captured`, what it answered on stdout.
 
-    It ends with this process. A Ctrl-C is passed on to it, and this process waits for what it makes of it.
+    It ends with this process. A Ctrl-C is passed on to it, and this process waits for what it makes of it. Raises
+    KeyboardInterrupt where that is nothing: it came as the other was ending, all done.
     """
+    asked = False
     with subprocess.Popen(
         [sys.executable, "-m", "imagenet_pipeline", *words],
         stdout=subprocess.PIPE if captured else None, text=True, process_group=0,
@@ -274,9 +276,13 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
         while True:
             try:
                 answer, _ = process.communicate()
-                return process.returncode, answer or ""
+                break
             except KeyboardInterrupt:
+                asked = True
                 process.send_signal(signal.SIGINT)
+    if asked and not process.returncode:
+        raise KeyboardInterrupt
+    return process.returncode, answer or ""
 
 
 def started_apart(words: Sequence[str], said: Path) -> subprocess.Popen[bytes]:

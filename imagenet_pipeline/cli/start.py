@@ -155,10 +155,9 @@ def _proposal(
     from imagenet_pipeline.training.proposal import measure_time, propose
 
     if places.recipe.exists():
-        if changes or weights:
-            given = ", ".join([*changes, *(["--weights"] if weights else [])])
-            advice = "change it there, or remove it for a new proposal"
-            raise BadRecipe("the recipe is there already, and is kept", where=places.recipe, found=given, advice=advice)
+        if given := _not_as_kept(places.recipe, weights, changes):
+            found, advice = ", ".join(given), "change it there, or remove it for a new proposal"
+            raise BadRecipe("the recipe is there already, and is kept", where=places.recipe, found=found, advice=advice)
         return None, None
     proposal = propose(survey, places.records, _weights(places, weights), changes)
     announce(f"{proposal.recipe.network}: measuring a step on this machine")
@@ -166,6 +165,15 @@ def _proposal(
     places.recipe.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(places.recipe, proposal.text)
     return proposal, needed
+
+
+def _not_as_kept(recipe: Path, weights: Path | None, changes: dict[str, Any]) -> list[str]:
+    """The keys and options given that say other than the recipe: none where the same command is given again."""
+    from imagenet_pipeline.config import load_recipe
+
+    kept = load_recipe(recipe)
+    given = [key for key, value in changes.items() if load_recipe(recipe, {key: value}) != kept]
+    return [*given, *(["--weights"] if weights and kept.initial.weights != str(weights) else [])]
 
 
 def _weights(places: _Places, weights: Path | None) -> Weights | None:

@@ -89,7 +89,7 @@ def test_in_one_command_from_nothing_to_a_report_and_again(call: Call, photos: P
     assert answer["time"]["seconds"] > 0
     recipe = Path("output/photos.toml").read_text()
 
-    assert call("start", photos, "--yes")[0] == 0
+    assert call("start", photos, "--yes", *SMALL)[0] == 0  # the very same command
     assert [words[0] for words in here] == ["build", "verify", "train", "evaluate", "build", "verify", "evaluate"]
     assert Path("output/photos.toml").read_text() == recipe
 
@@ -101,8 +101,8 @@ def test_in_one_command_from_nothing_to_a_report_and_again(call: Call, photos: P
     assert call("start", photos, "--yes")[0] == 0
     assert [*here[-2]][-4:] == ["--run", "output/runs/photos", "--resume", "latest"]
 
-    code, _, err = call("start", photos, "--yes", "epochs=5")
-    assert (code, "output/photos.toml: the recipe is there already, and is kept; found epochs" in err) == (2, True)
+    code, _, err = call("start", photos, "--yes", "network=lenet", "epochs=5")
+    assert (code, "output/photos.toml: the recipe is there already, and is kept; found epochs;" in err) == (2, True)
 
 
 def test_names_of_files_may_be_the_classes(call: Call, photos: Path) -> None:
@@ -191,3 +191,31 @@ def test_each_verb_is_a_process_of_its_own(photos: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "$ imagenet-pipeline evaluate output/runs/photos" in done.stderr
     assert done.stdout.splitlines()[-1] == "report: output/runs/photos/report.html"
+
+
+def test_a_verb_that_ends_well_in_spite_of_ctrl_c_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ending:
+        """A process that is past hearing a signal, and has done its work."""
+
+        returncode, sent = 0, 0
+
+        def __init__(self, *words: Any, **options: Any) -> None: ...
+
+        def __enter__(self) -> Ending:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def communicate(self) -> tuple[str, None]:
+            if not self.sent:
+                raise KeyboardInterrupt
+            return "", None
+
+        def send_signal(self, number: int) -> None:
+            self.sent = number
+
+    monkeypatch.setattr(subprocess, "Popen", Ending)
+    with pytest.raises(KeyboardInterrupt):
+        processes.run_along(["verify", "photos"])
+    monkeypatch.setattr(Ending, "returncode", 3)
+    assert processes.run_along(["verify", "photos"]) == (3, "")
