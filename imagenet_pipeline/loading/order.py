@@ -167,7 +167,7 @@ def uniforms(
 
 
 # Neighbouring positions are asked for one after the other: the last block of each stream, and those that others are at.
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=4)
 def _block(seed: int, stream: int, epoch: int, block: int, columns: int) -> NDArray[np.float64]:
     numbers = _generator(seed, stream, epoch, block).random((BLOCK, columns))
     numbers.flags.writeable = False
