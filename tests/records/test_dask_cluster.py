@@ -320,9 +320,9 @@ def test_nobody_and_something_else_at_an_address_are_told_apart(
         address = f"dask://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(WorkerLost, match=r"no scheduler of Dask answers.*; found an open port"), connected(address):
             pass
-    # On a busy machine half a second can end before the refusal is heard.
-    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 2.0)
-    with pytest.raises(WorkerLost, match=r"no scheduler of Dask answers.*(refused|within 2 s)"), connected(address):
+    # On a busy machine half a second can end before the refusal is heard, and did so within two.
+    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 5.0)
+    with pytest.raises(WorkerLost, match=r"no scheduler of Dask answers.*refused"), connected(address):
         pass
     monkeypatch.undo()
     worker = next(iter(cluster._client.nthreads())).replace("tcp:", "dask:")

@@ -303,7 +303,9 @@ def test_records_of_other_classes_are_refused(run: Path, recipe: Path, digits_re
     result = subprocess.run(command("evaluate", run, "--records", other), check=False, capture_output=True, text=True)
     assert result.returncode == 3
     assert "class tables differ" in result.stderr
-    assert result.stderr.count("error: ") == 1
+    said, error = result.stderr.splitlines()
+    assert said == f"{run}: scoring the best checkpoint"
+    assert error.startswith("error: ")
 
 
 def test_a_fresh_process_evaluates_to_the_figures_of_the_history(whole_run: Path) -> None:
