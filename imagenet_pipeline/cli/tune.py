@@ -13,7 +13,8 @@ from imagenet_pipeline.errors import counted
 from imagenet_pipeline.progress import Bar
 
 if TYPE_CHECKING:
-    from imagenet_pipeline.training.tuning import Findings, Plan
+    from imagenet_pipeline.training.tuning import Plan
+    from imagenet_pipeline.training.tuning_findings import Findings
 
 
 def tune(

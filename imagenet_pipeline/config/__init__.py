@@ -9,6 +9,7 @@ from imagenet_pipeline.config.optimization import (
     OptimizerRecipe,
     ScheduleRecipe,
     StoppingRecipe,
+    better,
 )
 from imagenet_pipeline.config.reading import (
     INSTEAD,
@@ -59,6 +60,7 @@ __all__ = [
     "StoppingRecipe",
     "TransferRecipe",
     "as_size",
+    "better",
     "find_recipe",
     "load_recipe",
     "load_run_recipe",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -145,6 +145,11 @@ LOWER_IS_BETTER = frozenset(
 """Figures that are better lower; the others are better higher."""
 
 
+def better(figure: str) -> Callable[..., Any]:
+    """`min` of a figure that is better lower, `max` of any other."""
+    return min if figure in LOWER_IS_BETTER else max
+
+
 class ScheduleRecipe(Section):
     """The course of the learning rate; `training/schedule.py` defines each kind."""
 
@@ -240,6 +245,10 @@ class StoppingRecipe(Section):
     def followed(self) -> str:
         """The figure, "auto" settled."""
         return "validation_rank1" if self.figure == "auto" else self.figure
+
+    def followed_of(self, label_kind: str) -> str:
+        """The figure of labels of this kind: those that are not one class have a loss for a rank-1."""
+        return "validation_loss" if label_kind != "class" and self.followed == "validation_rank1" else self.followed
 
     @model_validator(mode="after")
     def _check_min_delta(self) -> StoppingRecipe:

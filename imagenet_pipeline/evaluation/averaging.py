@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import OptimizerRecipe, Recipe, TransferRecipe, load_run_recipe
+from imagenet_pipeline.config import OptimizerRecipe, Recipe, StoppingRecipe, TransferRecipe, load_run_recipe
 from imagenet_pipeline.engines import Array, Blueprint, Engine, Values, create_engine
 from imagenet_pipeline.engines.devices import first_of
 from imagenet_pipeline.engines.zoos import network_of
@@ -273,9 +273,9 @@ class Bench:
     @property
     def figure(self) -> str:
         """The figure that says which weights are better, that of the recipe's `stopping`."""
-        followed = self.recipe.stopping.followed
-        followed = followed if followed.startswith("validation") else "validation_rank1"
-        return "validation_loss" if self.state.label_kind != "class" and followed.endswith("rank1") else followed
+        own = self.recipe.stopping
+        stopping = own if own.followed.startswith("validation") else StoppingRecipe()
+        return stopping.followed_of(self.state.label_kind)
 
     def data(self) -> DataSet:
         """The records of the run. Raises as `records_of`, and BadInput where their classes are others."""

@@ -194,8 +194,7 @@ def _best_to_restore(run: Run) -> Path | None:
 
 def _impatience(run: Run) -> str:
     stopping = run.recipe.stopping
-    followed = "validation_loss" if run.data.classes.label_kind != "class" else "validation_rank1"
-    figure = (followed if stopping.figure == "auto" else stopping.figure).replace("_", " ").replace("rank", "rank-")
+    figure = stopping.followed_of(run.data.classes.label_kind).replace("_", " ").replace("rank", "rank-")
     least = f" by more than {stopping.min_delta:g}" if stopping.min_delta else ""
     return f"{figure} got no better{least} in {counted(stopping.patience_epochs, 'epoch')}"
 

@@ -15,10 +15,7 @@ where it is worse than the median of the earlier trials at that epoch (Golovin e
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import math
 import signal
 import sqlite3
 import subprocess
@@ -31,23 +28,23 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import tomli_w
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import LOWER_IS_BETTER, Recipe, load_recipe, override_words, recipe_text
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, counted, error_of
+from imagenet_pipeline.config import Recipe, better, override_words, recipe_text
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, error_of
 from imagenet_pipeline.processes import Interruption, started_apart
 from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.training.data import records_of
 from imagenet_pipeline.training.journal import Journal, branches
-from imagenet_pipeline.training.tuning_pictures import draw_study
 from imagenet_pipeline.training.tuning_space import Range, Space
 
 try:
     import optuna
     from optuna.exceptions import StorageInternalError
-    from optuna.trial import FrozenTrial, Trial, TrialState
+    from optuna.trial import Trial, TrialState
     from sqlalchemy.exc import SQLAlchemyError
+
+    from imagenet_pipeline.training.tuning_findings import Findings, best_of, ended, findings_of, proposed, write
 except ImportError as error:
     raise BadRecipe(
         f"Optuna is not installed ({error})", where="tune", advice="pip install 'imagenet-pipeline[tune]'"
@@ -84,30 +81,6 @@ class Plan:
         return self.devices or (self.recipe.devices,)
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """A trial: `state` is complete, pruned, failed or unfinished, `value` the figure of its best epoch."""
-
-    number: int
-    state: str
-    value: float | None
-    epochs: int
-    changes: dict[str, Any]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Findings:
-    """A study as it stands. `importance` are shares of 1, empty where trials are too few to say."""
-
-    folder: Path
-    figure: str
-    finished: bool
-    trials: tuple[TrialResult, ...]
-    best: TrialResult | None
-    importance: dict[str, float]
-
-
 @dataclass
 class _Running:
     """A trial whose run is under way in a process of its own."""
@@ -118,6 +91,14 @@ class _Running:
     process: subprocess.Popen[bytes]
     pruned: bool = False
     told: set[int] = field(default_factory=set)
+    journal_bytes: int = -1
+    said: str = ""
+
+    def has_news(self) -> bool:
+        """Tell whether the run's journal has grown since this was asked."""
+        path = self.folder / "journal.jsonl"
+        before, self.journal_bytes = self.journal_bytes, path.stat().st_size if path.exists() else 0
+        return self.journal_bytes != before
 
 
 def tune(plan: Plan, show: Callable[[int, int, Sequence[str]], None]) -> Findings:
@@ -131,8 +112,8 @@ def tune(plan: Plan, show: Callable[[int, int, Sequence[str]], None]) -> Finding
     with files.claim(plan.folder / ".lock", plan.folder, "tuning"), _database(plan.folder / "study.db"):
         study = _study(plan, figure)
         _Search(plan, study, figure, show).run()
-        found = _findings(plan, study, weighed=True)
-        _write(found, plan, drawn=True)
+        found = findings_of(study, plan.folder, plan.trials, weighed=True)
+        write(found, plan.space, drawn=True)
         return found
 
 
@@ -160,6 +141,7 @@ class _Search:
         self._drawn_at = time.monotonic()
         unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self._left = [Trial(study, trial._trial_id) for trial in unfinished]
+        self._count()
 
     def run(self) -> None:
         with Interruption(
@@ -192,16 +174,18 @@ class _Search:
     def _next(self) -> Trial | None:
         if self._left:
             return self._left.pop(0)
-        if len(_proposed(self._study)) >= self._plan.trials:
+        if len(proposed(self._study)) >= self._plan.trials:
             return None
         return self._study.ask()
 
     def _look_at(self, running: _Running) -> None:
         ended = running.process.poll() is not None
-        rows = _rows(running.folder)
-        for row in rows:
-            self._hear(running, row["epoch"], row[self._figure])
-        self._show(len(_ended(self._study)), self._plan.trials, self._state(running, rows))
+        if running.has_news() or ended:
+            rows = _rows(running.folder)
+            for row in rows:
+                self._hear(running, row["epoch"], row[self._figure])
+            running.said = self._said_of(running, rows)
+        self._show(self._ended, self._plan.trials, [*self._best_said, running.said])
         if ended:
             self._running.remove(running)
             self._end(running, rows)
@@ -225,11 +209,10 @@ class _Search:
         elif code == 0 and not _is_whole(running.folder):
             self._left.append(running.trial)  # somebody asked that run alone to stop
         elif code == 0:
-            best = min if self._figure in LOWER_IS_BETTER else max
-            self._study.tell(running.trial, best(row[self._figure] for row in rows))
+            self._study.tell(running.trial, better(self._figure)(row[self._figure] for row in rows))
         else:
             error = _error(running.folder.with_suffix(".log"), code)
-            if not _ended(self._study):  # it stays unfinished, for the same command to try again
+            if not self._ended:  # it stays unfinished, for the same command to try again
                 raise error.replaced(where=f"trial {number}: {error.where}" if error.where else f"trial {number}")
             running.trial.set_user_attr("reason", str(error))
             # A run that began and cannot go on has left the finite: as bad as can be, and worth knowing.
@@ -241,24 +224,27 @@ class _Search:
     def _keep(self) -> None:
         """Write what is found so far; the picture, which takes longest, now and then."""
         drawn = time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PICTURES
-        _write(_findings(self._plan, self._study, weighed=drawn), self._plan, drawn)
+        write(findings_of(self._study, self._plan.folder, self._plan.trials, weighed=drawn), self._plan.space, drawn)
         if drawn:
             self._drawn_at = time.monotonic()
+        self._count()
 
-    def _state(self, running: _Running, rows: list[Any]) -> list[str]:
-        best = _best(self._study)
-        state = [f"best {best.value:#.4g} (trial {best.number})"] if best else []
+    def _count(self) -> None:
+        """Take up from the study how many trials have ended, and which was the best."""
+        best, self._ended = best_of(self._study), len(ended(self._study))
+        self._best_said = [f"best {best.value:#.4g} (trial {best.number})"] if best else []
+
+    def _said_of(self, running: _Running, rows: list[Any]) -> str:
         epoch = f"trial {running.trial.number}: epoch {len(rows)}/{self._plan.recipe.epochs}"
-        return [*state, f"{epoch}  {rows[-1][self._figure]:#.4g}" if rows else epoch]
+        return f"{epoch}  {rows[-1][self._figure]:#.4g}" if rows else epoch
 
 
 def _figure(recipe: Recipe) -> str:
     """The figure trials are compared by. Raises BadRecipe where no split gives it."""
-    data, figure = records_of(recipe), recipe.stopping.followed
+    data = records_of(recipe)
+    figure = recipe.stopping.followed_of(data.classes.label_kind)
     if figure.startswith("validation") and not data.counts.get("val"):
         raise no_split(data.name, "val", data.counts).replaced(advice="trials are compared by validation: build one")
-    if figure == "validation_rank1" and data.classes.label_kind != "class":
-        return "validation_loss"
     return figure
 
 
@@ -269,7 +255,7 @@ def _study(plan: Plan, figure: str) -> optuna.Study:
     identity = {"recipe": recipe, "space": plan.space.text(), "seed": plan.seed, "figure": figure}
     study = _opened(plan.folder, figure)
     is_same = all(study.user_attrs.get(key) == value for key, value in identity.items())
-    if study.user_attrs and not is_same and not _ended(study) and not any(trials.glob("*/checkpoints/*")):
+    if study.user_attrs and not is_same and not ended(study) and not any(trials.glob("*/checkpoints/*")):
         # It has found nothing yet, since its recipe could not be trained.
         files.remove_folder(trials)
         optuna.delete_study(study_name=NAME, storage=study._storage)
@@ -289,11 +275,10 @@ def _study(plan: Plan, figure: str) -> optuna.Study:
 
 
 def _opened(folder: Path, figure: str) -> optuna.Study:
-    better = optuna.study.StudyDirection
     return optuna.create_study(
         storage=f"sqlite:///file:{quote(str(folder / 'study.db'))}?uri=true",  # a "?" ends the name otherwise
         study_name=NAME,
-        direction=better.MINIMIZE if figure in LOWER_IS_BETTER else better.MAXIMIZE,
+        direction="minimize" if better(figure) is min else "maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
         load_if_exists=True,
     )
@@ -355,82 +340,3 @@ def _error(said: Path, code: int) -> PipelineError:
     lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
     line = next((line for line in reversed(lines) if line.strip()), f"ended with exit code {code}")
     return error_of(line.removeprefix("error: "), code)
-
-
-def _proposed(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that were begun."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
-
-
-def _ended(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-
-def _best(study: optuna.Study) -> FrozenTrial | None:
-    """The best of the trials that came to their end, the first of equals."""
-    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = -1 if study.direction == optuna.study.StudyDirection.MINIMIZE else 1
-    return max(whole, key=lambda trial: sign * (trial.value or 0.0), default=None)
-
-
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "unfinished",
-}
-
-
-def _findings(plan: Plan, study: optuna.Study, weighed: bool) -> Findings:
-    """What a study has found so far, with the importance of the keys if it is to be `weighed`."""
-    results = tuple(_result(trial, study) for trial in _proposed(study))
-    best = _best(study)
-    return Findings(
-        folder=plan.folder,
-        figure=study.user_attrs["figure"],
-        finished=sum(result.state != "unfinished" for result in results) >= plan.trials,
-        trials=results,
-        best=results[best.number] if best else None,
-        importance=_importance(study) if weighed else {},
-    )
-
-
-def _result(trial: FrozenTrial, study: optuna.Study) -> TrialResult:
-    best = min if study.direction == optuna.study.StudyDirection.MINIMIZE else max
-    heard = trial.intermediate_values
-    value = trial.value if trial.state is TrialState.COMPLETE else best(heard.values(), default=None)
-    reason = trial.user_attrs.get("reason", "")
-    return TrialResult(trial.number, STATES[trial.state], value, len(heard), dict(trial.params), reason)
-
-
-def _importance(study: optuna.Study) -> dict[str, float]:
-    """Share of each key in how far the trials' values differ (functional ANOVA, Hutter et al. 2014)."""
-    values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    if len(values) < TRIALS_BEFORE_PRUNING:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=study.user_attrs["seed"])
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {key: share for key, share in shares.items() if math.isfinite(share)}
-
-
-def _write(found: Findings, plan: Plan, drawn: bool) -> None:
-    """Write trials.csv, best.toml and, if it is to be `drawn`, study.png into the folder of the study."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", found.figure, "epochs", *plan.space.keys, "reason"])
-    for trial in found.trials:
-        changed = [trial.changes.get(key, "") for key in plan.space.keys]
-        writer.writerow([trial.number, trial.state, trial.value, trial.epochs, *changed, trial.reason])
-    files.write_whole(found.folder / "trials.csv", text.getvalue())
-    if found.best:
-        files.write_whole(found.folder / "best.toml", _best_text(found.best, found, plan))
-    if found.best and drawn:
-        draw_study(found, plan.space, found.folder / "study.png")
-
-
-def _best_text(best: TrialResult, found: Findings, plan: Plan) -> str:
-    """The recipe of the best trial as TOML, without what is as by default."""
-    recipe = load_recipe(found.folder / "recipe.toml", plan.space.changes(best.changes))
-    whose = f"# Trial {best.number} of {found.folder}, the best of {counted(len(found.trials), 'trial')}"
-    values = tomli_w.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
-    return f"{whose}: {found.figure} {best.value:.4f}\n{values}"

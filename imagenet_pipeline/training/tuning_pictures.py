@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import LOWER_IS_BETTER
+from imagenet_pipeline.config import better
 from imagenet_pipeline.drawing import COLOURS, png
 from imagenet_pipeline.training.tuning_space import Range, Space, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from imagenet_pipeline.training.tuning import Findings, TrialResult
+    from imagenet_pipeline.training.tuning_findings import Findings, TrialResult
 
 COLUMNS = 3
 _INCHES = 3.6
@@ -41,15 +41,15 @@ def draw_study(found: Findings, space: Space, out: Path) -> None:
 
 
 def _draw_history(axes: Axes, found: Findings) -> None:
-    better = min if found.figure in LOWER_IS_BETTER else max
+    best_of = better(found.figure)
     ended, best = [trial for trial in found.trials if trial.value is not None], list[float]()
     for trial in ended:
         values = [trial.value] if trial.state == "complete" and trial.value is not None else []
-        best.append(better([*best[-1:], *values], default=float("nan")))
+        best.append(best_of([*best[-1:], *values], default=float("nan")))
     axes.step([trial.number for trial in ended], best, where="post", color=COLOURS[1], label="best so far")
     _dots(axes, found, [(trial, trial.number) for trial in ended])
     axes.set_xlabel("trial")
-    axes.legend(frameon=False, fontsize=8, loc="lower right" if better is max else "upper right")
+    axes.legend(frameon=False, fontsize=8, loc="lower right" if best_of is max else "upper right")
     _finish(axes, found.figure.replace("_", " "))
 
 

@@ -154,7 +154,7 @@ class Training:
 def studied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A study of made-up trainings, by its name: `studied(name, trials, ...)`; its picture only if `drawn`."""
     pytest.importorskip("optuna")
-    from imagenet_pipeline.training import tuning
+    from imagenet_pipeline.training import tuning, tuning_findings
 
     monkeypatch.setattr(tuning, "started_apart", Training)
     monkeypatch.setattr(tuning, "SECONDS_BETWEEN_LOOKS", 0)
@@ -163,12 +163,12 @@ def studied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(Training, "at_work", [])
     monkeypatch.setattr(Training, "seen", set())
 
-    draw = tuning.draw_study
+    draw = tuning_findings.draw_study
 
     def made(
         name: str, trials: int = 14, words: list[str] = SPACE, drawn: bool = False, **options: Any
-    ) -> tuning.Findings:
-        monkeypatch.setattr(tuning, "draw_study", draw if drawn else lambda *given: None)
+    ) -> tuning_findings.Findings:
+        monkeypatch.setattr(tuning_findings, "draw_study", draw if drawn else lambda *given: None)
         space, changes = read_space(recipe, words)
         plan = tuning.Plan(load_recipe(recipe, changes), space, tmp_path / name, trials, **options)
         return tuning.tune(plan, lambda done, total, state: None)
@@ -324,7 +324,7 @@ def test_a_trial_far_below_the_others_stands_at_the_edge_of_the_picture() -> Non
     pytest.importorskip("optuna")
     from matplotlib.figure import Figure
 
-    from imagenet_pipeline.training.tuning import Findings, TrialResult
+    from imagenet_pipeline.training.tuning_findings import Findings, TrialResult
     from imagenet_pipeline.training.tuning_pictures import _dots
 
     trials = tuple(
