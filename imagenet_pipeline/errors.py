@@ -146,3 +146,9 @@ def error_of(line: str, exit_code: int) -> PipelineError:
 
 class Negative(Exception):
     """The check said no (exit code 1); what it found has been printed."""
+
+
+def error_said(said: str, exit_code: int) -> PipelineError:
+    """The error that a command of ours ended with, by what it said: the last line of it."""
+    lines = [line for line in said.splitlines() if line.strip()] or [f"ended with exit code {exit_code}"]
+    return error_of(lines[-1].removeprefix("error: "), exit_code)

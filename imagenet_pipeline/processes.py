@@ -36,7 +36,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.errors import BadRecipe, PipelineError, error_of
+from imagenet_pipeline.errors import BadRecipe, PipelineError, error_said
 
 _WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -52,18 +52,14 @@ def available_processors(root: Path = _ROOT) -> int:
     does not say. `root` holds the system's /proc and /sys.
     """
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [_processors(text) for text in _limits(root, "cpu", "cpu.max", "cpu.cfs_quota_us cpu.cfs_period_us")]
-    return max(1, math.ceil(min([own, *quotas])))
+    return max(1, math.ceil(min([own, *_processor_quotas(root)])))
 
 
 def memory_bytes(root: Path = _ROOT) -> int | None:
     """Memory of this machine, or what its container may take of it, in bytes; None where the system does not say."""
     if not hasattr(os, "sysconf"):
         return None
-    limits = _limits(root, "memory", "memory.max", "memory.limit_in_bytes")
-    return min(
-        [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(int(text) for text in limits if text.isdecimal())]
-    )
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_quotas(root)])
 
 
 def available_memory_bytes(root: Path = _ROOT) -> int | None:
@@ -97,10 +93,17 @@ def available_memory_bytes(root: Path = _ROOT) -> int | None:
 
 def quotas(root: Path = _ROOT) -> tuple[float | None, int | None]:
     """Processors, and memory in bytes, that the control groups around this process leave it; None for no limit."""
-    processors = [_processors(text) for text in _limits(root, "cpu", "cpu.max", "cpu.cfs_quota_us cpu.cfs_period_us")]
-    memory = [int(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes") if text.isdecimal()]
-    least = min(processors, default=math.inf), min(memory, default=_NO_LIMIT_BYTES)
-    return (None if math.isinf(least[0]) else least[0]), (None if least[1] >= _NO_LIMIT_BYTES else least[1])
+    processors = min(_processor_quotas(root), default=math.inf)
+    memory = min(_memory_quotas(root), default=_NO_LIMIT_BYTES)
+    return (None if math.isinf(processors) else processors), (None if memory >= _NO_LIMIT_BYTES else memory)
+
+
+def _processor_quotas(root: Path) -> list[float]:
+    return [_processors(text) for text in _limits(root, "cpu", "cpu.max", "cpu.cfs_quota_us cpu.cfs_period_us")]
+
+
+def _memory_quotas(root: Path) -> list[int]:
+    return [int(text) for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes") if text.isdecimal()]
 
 
 def hardware() -> dict[str, Any]:
@@ -243,21 +246,16 @@ def run_apart(words: Sequence[str], environment: Mapping[str, str]) -> str:
 
     Raises its own error.
     """
-    command = [sys.executable, "-m", "imagenet_pipeline", *words]
-    # Of a Ctrl-C at the terminal this process alone speaks.
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, process_group=0,
-        preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
-    ) as process:  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with _started(words, signal.SIGTERM, env=environment, **pipes) as process:
         try:
             answer, said = process.communicate()
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
-        lines = [line for line in said.splitlines() if line] or [f"ended with exit code {process.returncode}"]
-        raise error_of(lines[-1].removeprefix("error: "), process.returncode)
-    return answer
+        raise error_said(said, process.returncode)
+    return str(answer)
 
 
 def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
@@ -268,11 +266,7 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
     KeyboardInterrupt where that is nothing: it came as the other was ending, all done.
     """
     asked = False
-    with subprocess.Popen(
-        [sys.executable, "-m", "imagenet_pipeline", *words],
-        stdout=subprocess.PIPE if captured else None, text=True, process_group=0,
-        preexec_fn=functools.partial(_end_with_parent, signal.SIGTERM),
-    ) as process:  # fmt: skip
+    with _started(words, signal.SIGTERM, stdout=subprocess.PIPE if captured else None, text=True) as process:
         while True:
             try:
                 answer, _ = process.communicate()
@@ -285,17 +279,23 @@ def run_along(words: Sequence[str], captured: bool = False) -> tuple[int, str]:
     return process.returncode, answer or ""
 
 
-def started_apart(words: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
+def started_apart(words: Sequence[str], said: Path) -> subprocess.Popen[Any]:
     """Start a command line of this program in a process of its own, which is killed if this one dies.
 
     What it says, answer and log lines, goes into the file `said`, behind what is there.
     """
-    command = [sys.executable, "-m", "imagenet_pipeline", *words]
     with said.open("ab") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
-            preexec_fn=functools.partial(_end_with_parent, signal.SIGKILL),
-        )  # fmt: skip
+        return _started(words, signal.SIGKILL, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+
+def _started(words: Sequence[str], number: signal.Signals, **options: Any) -> subprocess.Popen[Any]:
+    """Start a command line of this program, to be sent this signal when this process dies.
+
+    It is a process group of its own: of a Ctrl-C at the terminal this process alone hears.
+    """
+    ends = functools.partial(_end_with_parent, number)
+    command = [sys.executable, "-m", "imagenet_pipeline", *words]
+    return subprocess.Popen(command, process_group=0, preexec_fn=ends, **options)
 
 
 class _Worker(SpawnProcess):

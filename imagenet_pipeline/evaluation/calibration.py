@@ -17,7 +17,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom
-from imagenet_pipeline.evaluation.scoring import Logs, Member, RelabelledSplit, Whole, log_probabilities, logs_by_batch
+from imagenet_pipeline.evaluation.scoring import Logs, Member, RelabelledSplit, Whole, logs_by_batch, tempered
 from imagenet_pipeline.evaluation.stats import calibration
 from imagenet_pipeline.processes import available_memory_bytes
 from imagenet_pipeline.training.checkpoint import Checkpoint
@@ -82,11 +82,6 @@ def mean_loss(logs: Logs, labels: Whole, temperature: float) -> float:
         part = tempered(logs[start : start + _ROWS], temperature)
         total -= float(part[np.arange(len(part)), labels[start : start + _ROWS]].sum())
     return total / len(labels)
-
-
-def tempered(logs: Logs, temperature: float) -> Logs:
-    """Log probabilities [n, classes] at a temperature, of such, or of logits."""
-    return log_probabilities(logs.astype(np.float64) / temperature)
 
 
 def fit_temperature(checkpoint: Checkpoint, source: RelabelledSplit, member: Member) -> Temperature:

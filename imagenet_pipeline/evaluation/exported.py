@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.evaluation.predict import Classifier, open_classifier
@@ -78,8 +78,7 @@ def _state(stated: Stated, scorer: OnnxScorer) -> State:
 
 def _require_fit(scorer: OnnxScorer, stated: Stated, path: Path) -> None:
     """Raise BadInput where the graph has other inputs and outputs than its notes say."""
-    size = stated.size if isinstance(stated.size, tuple) else (stated.size, stated.size)
-    expected = {INPUT: [stated.channels, *size], OUTPUT: [len(stated.classes)]}
+    expected = {INPUT: [stated.channels, *pair(stated.size)], OUTPUT: [len(stated.classes)]}
     found = {name: shape[1:] for name, shape in scorer.shapes.items()}
     if found != expected:
         raise BadInput("the file's notes are not of its graph", where=path, expected=expected, found=found)

@@ -26,9 +26,9 @@ from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadInput, BadRecipe, printable
-from imagenet_pipeline.evaluation.calibration import temperature_of, tempered
+from imagenet_pipeline.evaluation.calibration import temperature_of
 from imagenet_pipeline.evaluation.evaluate import Crops, open_checkpoint
-from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, outputs_of, require_finite
+from imagenet_pipeline.evaluation.scoring import log_probabilities, one_behind, outputs_of, require_finite, tempered
 from imagenet_pipeline.loading.augment import evaluation_transform
 from imagenet_pipeline.loading.reduced import resize_photo_into, upright_image
 from imagenet_pipeline.loading.transforms import Pixels

@@ -114,7 +114,7 @@ def score_split(source: RelabelledSplit, crops: Crops, members: Sequence[Member]
 
 def _at_temperature(outcomes: Outcomes, logs: Logs, member: Member) -> Outcomes:
     """The outcomes with the confidence, and the cross-entropy, of a member's temperature."""
-    own = log_probabilities(logs / member.temperature)
+    own = tempered(logs, member.temperature)
     confidence = np.minimum(1.0, np.exp(own[np.arange(len(own)), outcomes.top[:, 0]]))
     kept = outcomes.losses if member.loss.kind != CROSS_ENTROPY.kind else losses_of(own, outcomes.labels, member.loss)
     return replace(outcomes, confidence=confidence, losses=kept)
@@ -272,6 +272,11 @@ def log_probabilities(logits: Array, crops: int = 1) -> Logs:
     logs = scores.reshape(-1, crops, scores.shape[1])
     mean: Logs = np.logaddexp.reduce(logs, axis=1) - np.log(crops)
     return mean
+
+
+def tempered(logs: Logs, temperature: float) -> Logs:
+    """Log probabilities [n, classes] at a temperature, of such, or of logits."""
+    return log_probabilities(logs.astype(np.float64) / temperature)
 
 
 def outputs_of(logits: Array, label_kind: LabelKind, crops: int = 1) -> Reals:

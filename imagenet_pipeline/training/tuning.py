@@ -31,7 +31,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, better, override_words, recipe_text
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, error_of
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, error_said
 from imagenet_pipeline.processes import Interruption, started_apart
 from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.training.data import records_of
@@ -88,7 +88,7 @@ class _Running:
     trial: Trial
     place: str
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     pruned: bool = False
     told: set[int] = field(default_factory=set)
     journal_bytes: int = -1
@@ -211,7 +211,8 @@ class _Search:
         elif code == 0:
             self._study.tell(running.trial, better(self._figure)(row[self._figure] for row in rows))
         else:
-            error = _error(running.folder.with_suffix(".log"), code)
+            said = running.folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+            error = error_said(said, code)
             if not self._ended:  # it stays unfinished, for the same command to try again
                 raise error.replaced(where=f"trial {number}: {error.where}" if error.where else f"trial {number}")
             running.trial.set_user_attr("reason", str(error))
@@ -333,10 +334,3 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 
 def _is_whole(run: Path) -> bool:
     return bool(Journal(run).events()[-1]["event"] == "end")
-
-
-def _error(said: Path, code: int) -> PipelineError:
-    """The error that a run ended with: the last line of what it said."""
-    lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
-    line = next((line for line in reversed(lines) if line.strip()), f"ended with exit code {code}")
-    return error_of(line.removeprefix("error: "), code)

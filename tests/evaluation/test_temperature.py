@@ -14,11 +14,12 @@ from scipy.special import log_softmax
 
 from imagenet_pipeline.config import LossRecipe, load_run_recipe, recipe_text
 from imagenet_pipeline.errors import BadInput, Damaged
-from imagenet_pipeline.evaluation.calibration import FILE, least_loss, mean_loss, temperature_of, tempered
+from imagenet_pipeline.evaluation.calibration import FILE, least_loss, mean_loss, temperature_of
 from imagenet_pipeline.evaluation.compare import examine
 from imagenet_pipeline.evaluation.evaluate import calibrate, evaluate
 from imagenet_pipeline.evaluation.predict import open_classifier
 from imagenet_pipeline.evaluation.results import as_json, findings_of
+from imagenet_pipeline.evaluation.scoring import tempered
 from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
 
