@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import WNID, ClassTable
 
 from .matlab_table import read_table
 
@@ -41,7 +41,6 @@ FILE_LIMIT_BYTES = 2**24
 
 _CLASS_LINE = re.compile(r"(n\d{8}) (\d{1,6}) (\S+)")
 _NUMBER_LINE = re.compile(r"\d{1,9}")
-_WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _classes_of_meta(path: Path, content: bytes) -> Iterator[tuple[str, int, str
         where = f"{path}, row {row}"
         if not (isinstance(number, float) and isinstance(wnid, str) and isinstance(name, str)):
             raise BadInput("the synset is malformed", where=where, expected="a number, and two texts")
-        if not (number.is_integer() and 0 < number < 10**6 and _WNID.fullmatch(wnid) and name.isprintable()):
+        if not (number.is_integer() and 0 < number < 10**6 and WNID.fullmatch(wnid) and name.isprintable()):
             raise BadInput(
                 "the synset is malformed", where=where, expected="ID, WNID, words", found=f"{number}, {wnid[:20]}"
             )

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagenet_pipeline.errors import BadInput, first_few
+from imagenet_pipeline.records.classes import WNID
 from imagenet_pipeline.records.image_files import IMAGE_ENDINGS
 
 from .imagenet_archives import TRAIN_ARCHIVE, VAL_ARCHIVE, train_members, val_members
@@ -47,7 +48,6 @@ NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
 KAGGLE = "ILSVRC"
 """The folder in which Kaggle's archive has the images, beside the files that name them."""
 
-_WNID = re.compile(r"n\d{8}")
 _TRAIN_LINE = re.compile(r"((n\d{8})/\2_\d{1,9}) \d{1,9}")
 _VAL_LINE = re.compile(r"(ILSVRC\d{4}_val_(\d{8})) (\d{1,9})")
 _VAL_IMAGE = re.compile(r"ILSVRC\d{4}_val_(\d{8})\.JPEG")
@@ -281,7 +281,7 @@ def _solution(path: Path) -> list[str]:
 def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    return [entry.name for entry in _entries(folder) if _WNID.fullmatch(entry.name) and entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if WNID.fullmatch(entry.name) and entry.is_dir()]
 
 
 def _images_in_classes(root: Path, folder: str) -> Iterator[tuple[str, str]]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.records.class_names import names_of
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import WNID, ClassTable
 from imagenet_pipeline.records.plan import Plan
 
 from . import folder
 
 Name = Literal["imagenet-a", "imagenet-r", "imagenet-sketch", "imagenetv2"]
 CLASSES: dict[Name, int] = {"imagenet-a": 200, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenetv2": 1000}
-_WNID = re.compile(r"n\d{8}")
 
 
 def plan(
@@ -55,7 +53,7 @@ def _require_set(name: Name, ids: tuple[str, ...], root: Path) -> None:
         fit, kind = frozenset(ids) == {str(number) for number in range(count)}, "0 to 999"
         other = [class_id for class_id in ids if not class_id.isdecimal()]
     else:
-        other = [class_id for class_id in ids if not _WNID.fullmatch(class_id)]
+        other = [class_id for class_id in ids if not WNID.fullmatch(class_id)]
         fit, kind = not other and len(ids) == count, "named by WordNet id, as n01440764"
     if not fit:
         shown = f", {first_few(other)} among them" if other else ""

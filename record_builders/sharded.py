@@ -17,7 +17,7 @@ import numpy as np
 
 from imagenet_pipeline.errors import BadInput, counted, extent, first_few, printable
 from imagenet_pipeline.records.class_names import classes_of_labels, names_of
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import WNID, ClassTable
 from imagenet_pipeline.records.plan import SPLITS, Images, Plan
 
 from .cutting import cut_shares
@@ -26,7 +26,6 @@ from .split_folders import split_called
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _OF = re.compile(r"(?P<before>.*?)(?P<number>\d{5})-of-(?P<count>\d{5})(?P<after>.*)")
-_WNID = re.compile(r"n\d{8}")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 _FILES_LIMIT = 1_000_000
 
@@ -198,7 +197,7 @@ def _classes(
     numbers = sorted(label for label in labels if isinstance(label, int))
     if len(numbers) < len(labels):
         ids = tuple(sorted(map(str, {*splits["train"].labels})))
-        order = "wnid" if all(map(_WNID.fullmatch, ids)) else "folder"
+        order = "wnid" if all(map(WNID.fullmatch, ids)) else "folder"
         return ClassTable(order, ids, names_of(ids, path) if path else ids), {name: i for i, name in enumerate(ids)}
     if path is not None:
         table, numbered = classes_of_labels(numbers, path)
@@ -210,7 +209,7 @@ def _classes(
         log.info("%s: the labels are %s: the classes are %s, in their order", root, found, classes)
     ids = tuple(known[number][0] if known else str(number) for number in numbers)
     names = tuple(known[number][1] if known else str(number) for number in numbers)
-    order = "wnid" if all(map(_WNID.fullmatch, ids)) and [*ids] == sorted(ids) else "list"
+    order = "wnid" if all(map(WNID.fullmatch, ids)) and [*ids] == sorted(ids) else "list"
     return ClassTable(order, ids, names), {number: i for i, number in enumerate(numbers)}
 
 

@@ -6,21 +6,19 @@ ImageNet-A (Hendrycks et al. 2019, arXiv 1907.07174) and ImageNet-R (arXiv 2006.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from imagenet_pipeline.errors import BadInput, counted, extent, first_few
 from imagenet_pipeline.evaluation.scoring import Whole
-from imagenet_pipeline.records.classes import NUMBERED, ClassTable
+from imagenet_pipeline.records.classes import NUMBERED, WNID, ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State
 from imagenet_pipeline.training.data import IMPORTED, require_its_classes
 
 IMAGENET_CLASSES = 1000
 _NUMBERS = {str(number) for number in range(IMAGENET_CLASSES)}
-_WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -147,4 +145,4 @@ def _by_label(own: ClassTable, data: DataSet) -> Numbering:
 
 
 def _has_imagenet_s(table: ClassTable) -> bool:
-    return len(table) == IMAGENET_CLASSES and (table.order == NUMBERED or all(map(_WNID.fullmatch, table.ids)))
+    return len(table) == IMAGENET_CLASSES and (table.order == NUMBERED or all(map(WNID.fullmatch, table.ids)))

@@ -20,13 +20,12 @@ from typing import Any
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, counted, extent, first_few, printable
-from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.records.classes import WNID, ClassTable
 
 FILE_LIMIT_BYTES = 64 * 2**20
 CLASSES_LIMIT = 1_000_000
 FORMS = "a class a line (name, id TAB name), or JSON: [name, ...], {number: name}, {number: [id, name]}, {name: number}"
 
-_WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -54,7 +53,7 @@ def read_classes(path: Path) -> ClassTable:
     if len(set(ids)) < len(ids):
         log.info("%s: two classes are called %r: the ids are numbers", printable(str(path)), _repeated(ids))
         ids = tuple(map(str, range(len(ids))))
-    sorted_wnids = all(map(_WNID.fullmatch, ids)) and list(ids) == sorted(ids)
+    sorted_wnids = all(map(WNID.fullmatch, ids)) and list(ids) == sorted(ids)
     return ClassTable(rows.order or ("wnid" if sorted_wnids else "list"), ids, rows.names)
 
 
@@ -189,7 +188,7 @@ def _readings_of_text(text: str, path: Path) -> list[_Rows]:
 
 def _are_ids(halves: Sequence[tuple[str, str, str]]) -> bool:
     """Tell whether the first words are ids: WordNet's, or distinct words with a digit before a name on every line."""
-    if all(_WNID.fullmatch(first) for first, _, _ in halves):
+    if all(WNID.fullmatch(first) for first, _, _ in halves):
         return True
     return len({first for first, _, _ in halves}) == len(halves) and all(
         rest and any(letter.isdigit() for letter in first) for first, _, rest in halves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,10 +12,10 @@ from typing import Any, Literal, get_args
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadInput, Damaged, counted
 
+WNID = re.compile(r"n\d{8}")
+"""A WordNet id, by which ImageNet's classes go."""
 NUMBERED = "numbered"
 """Class order where nobody named the classes: of a network imported so, and of a lone record file."""
-
-
 LabelKind = Literal["class", "classes", "number"]
 """The label of a record: one of the classes, by its number; any of them, 0 or 1 for each; or no class but numbers."""
 
