@@ -169,7 +169,7 @@ def _client(address: str, url: str) -> Any:
         raise WorkerLost(
             f"no scheduler of Dask answers within {CONNECT_SECONDS:.0f} s",
             where=address,
-            found=_cause(error) or _open_port(url),
+            found=_cause(error) or _at_port(url),
             advice="start it: dask scheduler; and see that its port is open to this machine",
         ) from error
     except Exception as error:
@@ -194,12 +194,17 @@ def _cause(error: BaseException) -> str | None:
     return str(error) or None
 
 
-def _open_port(url: str) -> str | None:
-    """Name what listens at an address and does not answer; None where the port is not open."""
+def _at_port(url: str) -> str:
+    """Name what a plain connection to an address meets: an open port, or why there is none.
+
+    Dask waits ever shorter between its attempts, up to its last moment: the last may end before the refusal is heard.
+    """
     host, _, port = url.rpartition("//")[2].rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2):
-        return "an open port that does not speak Dask's protocol"
-    return None
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+            return "an open port that does not speak Dask's protocol"
+    except OSError as error:
+        return str(error)
 
 
 @contextlib.contextmanager
