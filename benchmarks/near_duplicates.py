@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from imagenet_pipeline.records.duplicates import near_photos, perceptual_hash
+from imagenet_pipeline.records.duplicates import perceptual_hash
 from imagenet_pipeline.records.image_files import ImageTree
 from imagenet_pipeline.records.near_hashes import near_pairs
 
@@ -54,8 +54,9 @@ def main() -> None:
     for kind, (made, quality) in KINDS.items():
         apart = np.array([distance(paths[place], made, quality) for place in chosen.tolist()])
         say(kind, *(f"{100 * (apart <= most).mean():.1f}" for most in DISTANCES))
-    pairs = near_photos(paths, max(DISTANCES))
-    say(f"pairs among {len(paths):,}", *(str(sum(bits <= most for *_, bits in pairs)) for most in DISTANCES))
+    read = [perceptual_hash(path.read_bytes(), upright=True) for path in paths]
+    *_, apart = near_pairs(np.array([number for number in read if number is not None], np.uint64), max(DISTANCES))
+    say(f"pairs among {len(paths):,}", *(str((apart <= most).sum()) for most in DISTANCES))
     hashes = np.random.default_rng(0).integers(0, 2**64, arguments.hashes, np.uint64)
     for most in (0, 4, 6):
         started = time.process_time()

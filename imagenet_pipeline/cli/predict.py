@@ -313,6 +313,8 @@ def _require_server(run: Path) -> None:
         if importlib.util.find_spec(name) is None:
             advice = "pip install 'imagenet-pipeline[serve]'"
             raise BadRecipe("the page needs Starlette and uvicorn", found=f"no {name}", advice=advice)
+    if run.suffix == ".onnx" and not run.exists():
+        raise BadRecipe("there is no such file", where=run, advice="`export RUN` writes one")
     if not run.is_file():
         from imagenet_pipeline.config import load_run_recipe
 

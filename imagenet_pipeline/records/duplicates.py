@@ -1,4 +1,4 @@
-"""Pictures that are there twice, or nearly: pairs of the same perceptual hash but for a few bits.
+"""The perceptual hash of a picture, by which it is found again where it is there twice, or nearly.
 
 The hash is phash of the package ImageHash, 64 bits: the signs, about their median, of the lowest frequencies of the
 grey picture at 32 x 32 pixels. Another size, other compression and small changes of colour leave it as it is or change
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,13 @@ from PIL import Image
 
 from imagenet_pipeline.errors import BadRecipe, WorkerLost
 from imagenet_pipeline.processes import available_processors, local_pool
-from imagenet_pipeline.records.image import Rejected, calm, decode_file, turn
-from imagenet_pipeline.records.near_hashes import near_pairs
-from imagenet_pipeline.records.shard import read_image_file
+from imagenet_pipeline.records.image import Rejected, decode_file, turn
 
 Progress = Callable[[int, int], None]
 DISTANCE, LARGEST_DISTANCE = 4, 10
 """Bits by which near duplicates may differ: by default, and at most, beyond which it takes hours and finds anything."""
 _LEAST_EDGE = 64
 """Pixels that a larger photo keeps along its shorter edge for the hash, which sees 32."""
-_TOGETHER = 256
 _FEW = 2000
 """Fewer pictures are hashed sooner than worker processes are started."""
 
@@ -53,27 +49,6 @@ def perceptual_hash(data: bytes, upright: bool = False) -> int | None:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def near_photos(
-    paths: Sequence[Path], distance: int = DISTANCE, progress: Progress | None = None, workers: int | None = None
-) -> list[tuple[int, int, int]]:
-    """Pairs of photos that are nearly the same: their places in `paths`, first < second, and the bits that differ.
-
-    A photo that cannot be read is in no pair. `workers`: processes; one a processor where there are many photos.
-    Raises BadRecipe without ImageHash or for a distance that is none, BadInput where half a million pairs are alike.
-    """
-    require_distance(distance)
-    parts = [paths[start : start + _TOGETHER] for start in range(0, len(paths), _TOGETHER)]
-    found: list[int | None] = []
-    for part in mapped(_hash_files, parts, len(paths), workers):
-        found += part
-        if progress:
-            progress(len(found), len(paths))
-    readable = np.flatnonzero([number is not None for number in found])
-    hashes = np.array([number for number in found if number is not None], np.uint64)
-    first, second, bits = near_pairs(hashes, distance)
-    return list(zip(readable[first].tolist(), readable[second].tolist(), bits.tolist(), strict=True))
-
-
 def require_distance(distance: int) -> None:
     """Raise BadRecipe for a distance that is none, or without ImageHash."""
     require_hash()
@@ -81,18 +56,6 @@ def require_distance(distance: int) -> None:
         raise BadRecipe(
             "no distance of near duplicates", expected=f"0 to {LARGEST_DISTANCE} of 64 bits", found=distance
         )
-
-
-def _hash_files(paths: Sequence[Path]) -> list[int | None]:
-    calm()
-    return [_hash_file(path) for path in paths]
-
-
-def _hash_file(path: Path) -> int | None:
-    try:
-        return perceptual_hash(read_image_file(Path(), str(path), follow_links=True), upright=True)
-    except Rejected:
-        return None
 
 
 def mapped(work: Callable[[Any], Any], parts: Sequence[Any], pictures: int, workers: int | None) -> Iterator[Any]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from imagenet_pipeline.config import Recipe, pair
 from imagenet_pipeline.engines import Engine, Targets, gpus_seen, in_cluster
-from imagenet_pipeline.errors import OutOfRoom, WorkerLost, counted
+from imagenet_pipeline.errors import BadRecipe, OutOfRoom, WorkerLost, counted
 from imagenet_pipeline.processes import RankedProcess, available_memory_bytes, local_pool, this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.data import records_of
@@ -58,7 +58,15 @@ class Found:
         return {"batch_size_found": asdict(self)}
 
     def settle(self, recipe: Recipe) -> Recipe:
-        """The recipe with this batch, which is told together with what becomes of the learning rate."""
+        """The recipe with this batch, which is told together with what becomes of the learning rate.
+
+        Raises BadRecipe where `loader.repeats` asks for more copies than half of it.
+        """
+        if recipe.loader.repeats > max(1, self.images // 2):
+            expected = f"at most half of batch_size, {self.images}, the largest that fits"
+            raise BadRecipe(
+                "a batch of one image alone", where="loader.repeats", expected=expected, found=recipe.loader.repeats
+            )
         settled = recipe.model_copy(update={"batch_size": self.images})
         given, reference = recipe.optimizer.learning_rate, recipe.optimizer.reference_batch_size
         rate = f"the learning rate stays {given:g}, optimizer.reference_batch_size=N would scale it from a batch of N"

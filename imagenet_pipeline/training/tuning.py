@@ -15,7 +15,9 @@ where it is worse than the median of the earlier trials at that epoch (Golovin e
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import sqlite3
 import subprocess
@@ -31,7 +33,7 @@ import numpy as np
 
 from imagenet_pipeline import files
 from imagenet_pipeline.config import Recipe, better, override_words, recipe_text
-from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, error_said
+from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, PipelineError, error_said
 from imagenet_pipeline.processes import Interruption, started_apart
 from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.training.data import records_of
@@ -105,8 +107,8 @@ def tune(plan: Plan, show: Callable[[int, int, Sequence[str]], None]) -> Finding
     """Run trials until the study has as many as planned, or a signal asks to stop; those under way are then saved.
 
     A study that is there goes on with the trials it has not ended. `show` is told (trials ended, of how many, state).
-    Raises BadRecipe where the study is of another recipe or space, or where the first trial cannot be trained, Damaged,
-    OutOfRoom or BadInput where its database cannot be read or written.
+    Raises BadRecipe where the study is of another recipe or space, or where the first trial cannot be trained, Damaged
+    or BadInput where its database cannot be read, OutOfRoom where a trial or the database has no room.
     """
     figure = _figure(plan.recipe)
     with files.claim(plan.folder / ".lock", plan.folder, "tuning"), _database(plan.folder / "study.db"):
@@ -202,7 +204,10 @@ class _Search:
             running.process.send_signal(signal.SIGTERM)
 
     def _end(self, running: _Running, rows: list[Any]) -> None:
-        """Tell the study how a trial ended. Raises the error of its run where no trial has come further."""
+        """Tell the study how a trial ended.
+
+        Raises the error of its run where no trial has come further, and where none could.
+        """
         code, number = running.process.returncode, running.trial.number
         if running.pruned:
             self._study.tell(running.trial, state=TrialState.PRUNED)
@@ -213,7 +218,7 @@ class _Search:
         else:
             said = running.folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
             error = error_said(said, code)
-            if not self._ended:  # it stays unfinished, for the same command to try again
+            if not self._ended or _ends_every_trial(error):  # it stays unfinished, for the same command to try again
                 raise error.replaced(where=f"trial {number}: {error.where}" if error.where else f"trial {number}")
             running.trial.set_user_attr("reason", str(error))
             # A run that began and cannot go on has left the finite: as bad as can be, and worth knowing.
@@ -330,6 +335,12 @@ def _begun(plan: Plan, trial: Trial, place: str) -> _Running:
 def _rows(run: Path) -> list[dict[str, Any]]:
     journal = Journal(run)
     return branches(journal.events())[-1] if journal.exists() else []
+
+
+def _ends_every_trial(error: PipelineError) -> bool:
+    """Tell a full disk from what is wrong with a trial alone."""
+    words = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk space")
+    return isinstance(error, OutOfRoom) and any(word in str(error) for word in words)
 
 
 def _is_whole(run: Path) -> bool:

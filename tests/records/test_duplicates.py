@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from imagenet_pipeline.builders import plan_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records.build import BuildOptions, build
-from imagenet_pipeline.records.duplicates import near_photos, perceptual_hash
+from imagenet_pipeline.records.duplicates import DISTANCE, perceptual_hash, require_distance
 from imagenet_pipeline.records.manifest import read_data_set
+from imagenet_pipeline.records.near_hashes import near_pairs
 from imagenet_pipeline.records.twins import FILE, Duplicates, find_duplicates, records_in_train
 
 imagehash = pytest.importorskip("imagehash")
@@ -72,8 +73,8 @@ def test_near_duplicates_of_real_photos_are_found_and_nothing_else(photos: list[
             kinds.append(kind)
             paths.append(tmp_path / f"{number}-{kind}.jpg")
             paths[-1].write_bytes(as_jpeg(image, quality))
-    (tmp_path / "damaged.jpg").write_bytes(b"none")
-    pairs = near_photos([*paths, tmp_path / "damaged.jpg", tmp_path / "absent.jpg"])
+    hashes = np.array([perceptual_hash(path.read_bytes(), upright=True) for path in paths], np.uint64)
+    pairs = list(zip(*(column.tolist() for column in near_pairs(hashes, DISTANCE)), strict=True))
     of = [*range(len(photos)), *(number for number in range(len(photos)) for _ in range(4))]
     assert all(of[first] == of[second] for first, second, _ in pairs)
     found = [kinds[second] for first, second, _ in pairs if kinds[first] == "own"]
@@ -83,11 +84,11 @@ def test_near_duplicates_of_real_photos_are_found_and_nothing_else(photos: list[
 
 def test_a_distance_that_is_none_and_a_missing_package_are_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadRecipe, match="no distance of near duplicates; expected 0 to 10 of 64 bits; found 11"):
-        near_photos([], 11)
-    assert near_photos([], 4) == []
+        require_distance(11)
+    require_distance(DISTANCE)
     monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
     with pytest.raises(BadRecipe, match=r"ImageHash.*pip install 'imagenet-pipeline\[duplicates\]'"):
-        near_photos([])
+        require_distance(DISTANCE)
 
 
 @pytest.fixture(scope="module")

@@ -209,6 +209,13 @@ def test_the_rate_follows_the_batch_where_the_recipe_says_of_which_it_is(
     assert "the learning rate, 0.05 for a batch of 100, becomes 0.2" in caplog.text
 
 
+def test_a_batch_that_fits_but_has_no_room_for_repeats_is_refused(recipe: Path) -> None:
+    wanted = load_recipe(recipe, {"batch_size": "auto", "loader.repeats": 5})
+    assert Found(10, 10, "memory").settle(wanted).batch_size == 10
+    with pytest.raises(BadRecipe, match=r"loader\.repeats.*at most half of batch_size, 8.*found 5"):
+        Found(8, 8, "memory").settle(wanted)
+
+
 def test_a_batch_of_all_images_is_warned_of(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     Found(300, 300, "records").settle(load_recipe(recipe, {"batch_size": "auto"}))
     (warning,) = [line for line in caplog.messages if line.startswith("warning: ")]

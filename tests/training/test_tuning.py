@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import itertools
 import json
 import math
@@ -268,6 +269,15 @@ def test_the_error_of_the_first_trial_ends_the_search(studied: Any) -> None:
     Training.failing = {}
     found = studied("study", 2, words=[*SPACE, "batch_size=60"])
     assert [trial.state for trial in found.trials] == ["complete", "complete"]
+
+
+def test_a_disk_that_fills_ends_the_search_and_fails_no_trial(studied: Any) -> None:
+    whole = known_of(studied("whole", 4))
+    Training.failing = {2: OutOfRoom(f"journal.jsonl: cannot be written ({os.strerror(errno.ENOSPC)})")}
+    with pytest.raises(OutOfRoom, match=r"trial 2: .*No space left"):
+        studied("study", 4)
+    Training.failing = {}
+    assert known_of(studied("study", 4)) == whole
 
 
 def test_a_study_killed_while_it_was_made_is_made_again(studied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
