@@ -124,6 +124,8 @@ def _planned(places: _Places) -> tuple[Plan, dict[str, Any]]:
     try:
         return planned()
     except BadInput as error:
+        if "--val-fraction" in (error.advice or ""):
+            raise error.replaced(where=root, advice="add images of that class") from error
         if "no class folders" not in error.what:
             raise
         for expression in _LABELS:

@@ -125,6 +125,11 @@ def bad_one_class(root: Path) -> None:
         draw(root / "cat" / f"{number}.jpg", number)
 
 
+def bad_one_photo_a_class(root: Path) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        draw(root / name / "1.jpg", number)
+
+
 def bad_flat(root: Path) -> None:
     for number in range(9):
         draw(root / f"IMG_{number}.jpg", number)
@@ -147,6 +152,7 @@ def bad_file(root: Path) -> None:
     [
         (bad_one_photo, "the folder has a single class"),
         (bad_one_class, "the folder has a single class"),
+        (bad_one_photo_a_class, "none to spare (cat/1.jpg); expected an image of each class for every split; add"),
         (bad_flat, "the folder has no class folders"),
         (Path.mkdir, "the folder has no class folders"),
         (bad_damaged, "no photo can be used"),
