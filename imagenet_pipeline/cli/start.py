@@ -164,7 +164,6 @@ def _proposal(
     proposal = propose(survey, places.records, _weights(places, weights), changes)
     announce(f"{proposal.recipe.network}: measuring a step on this machine")
     needed = measure_time(plan, survey, proposal)
-    places.recipe.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(places.recipe, proposal.text)
     return proposal, needed
 

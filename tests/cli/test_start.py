@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -172,6 +173,19 @@ def test_nothing_to_start_from_is_one_line(
     assert says in error
     assert err.splitlines()[-1] == error
     assert not Path("output").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(call: Call, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def refuse(path: Path, *words: Any, **more: Any) -> None:
+        if path == Path("output"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        make(path, *words, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    code, _, err = call("start", photos, "--yes", *SMALL)
+    assert (code, err.splitlines()[-1]) == (3, "error: output/photos.toml: cannot be written (Read-only file system)")
 
 
 def test_splits_without_val_get_one(call: Call, photos: Path) -> None:
