@@ -14,7 +14,14 @@ import numpy as np
 
 from imagenet_pipeline.engines.devices import CPU_CONTEXTS, parse_devices, require_gpus, require_there, tell_automatic
 from imagenet_pipeline.errors import BadRecipe, is_out_of_memory
-from imagenet_pipeline.processes import ALONE, RankedProcess, available_processors, this_process, without_collecting
+from imagenet_pipeline.processes import (
+    ALONE,
+    RankedProcess,
+    available_processors,
+    processor_name,
+    this_process,
+    without_collecting,
+)
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -174,8 +181,10 @@ def choose_precision(precision: str, device: Any) -> str:
         fast = amd or torch.cuda.get_device_capability(device) >= (8, 0)
         lacking = ({"tf32"} if amd else set()) if fast else {"bfloat16", "tf32"}
     else:
-        # A step of ResNet-18 took 0.3 of its float32 time with AMX, 0.6 to 0.7 with AVX-512's dot products alone.
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        # A step of ResNet-18 took 0.3 of its float32 time with AMX; with AVX-512's dot products alone 0.6 to 0.7 on an
+        # AMD processor, and 1.2 on an Intel one, which multiplies bfloat16 no faster by them.
+        dot_products = torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor_name()
+        fast = torch.cpu._is_amx_tile_supported() or dot_products
         # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
         lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -209,15 +209,28 @@ def test_the_constant_scale_of_float16_leaves_the_gradient_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("amx", "avx512", "chosen"), [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")]
+    ("amx", "avx512", "maker", "chosen"),
+    [
+        (True, False, "Intel(R) Xeon(R)", "bfloat16"),
+        (False, True, "AMD EPYC", "bfloat16"),
+        (False, True, "Intel(R) Xeon(R)", "float32"),
+        (False, False, "AMD EPYC", "float32"),
+    ],
 )
-def test_auto_takes_bfloat16_where_it_is_fast(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, chosen: str
+def test_auto_takes_bfloat16_where_a_processor_is_fast_in_it(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, maker: str, chosen: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(pytorch_runtime, "processor_name", lambda: maker)
     assert choose_precision("auto", CPU) == chosen
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0) if amx or avx512 else (7, 5))
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((8, 0), "bfloat16"), ((7, 5), "float32")])
+def test_auto_takes_bfloat16_where_a_gpu_is_fast_in_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert choose_precision("auto", torch.device("cuda", 0)) == chosen
 
 
