@@ -49,15 +49,17 @@ _OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "not enough memory", "failed to allocate", "bad_alloc", "alloc_failed",
     "allocation_failed", "cudaerrormemoryallocation",
 )  # fmt: skip
-"""Words of PyTorch, MXNet, CUDA, cuBLAS, cuDNN and C++, in small letters."""
+"""Words of PyTorch, MXNet, ONNX Runtime, CUDA, cuBLAS, cuDNN and C++, in small letters."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell an error of NumPy or a framework that ran out of memory, on any device, from all others."""
     if isinstance(error, MemoryError):
         return True
+    # ONNX Runtime's own have no base but Exception.
+    of_framework = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
     said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+    return of_framework and any(words in said for words in _OUT_OF_MEMORY)
 
 
 class PipelineError(Exception):

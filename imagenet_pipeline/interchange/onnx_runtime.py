@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from imagenet_pipeline import files
 from imagenet_pipeline.engines import Images
-from imagenet_pipeline.errors import BadInput, BadRecipe, is_out_of_memory
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom, counted, is_out_of_memory
 from imagenet_pipeline.interchange.frozen import Normalisation
 
 Pixels = npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ class OnnxScorer:
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise BadInput("ONNX Runtime cannot open this file", where=path, found=reason) from error
-        self.normalisation = normalisation
+        self._path, self.normalisation = path, normalisation
         self.versions = {"onnxruntime": str(runtime.__version__)}
 
     @property
@@ -68,9 +68,15 @@ class OnnxScorer:
         return {array.name: list(array.shape) for array in (*self._session.get_inputs(), *self._session.get_outputs())}
 
     def logits(self, images: Images) -> npt.NDArray[np.float32]:
-        """Scores before the softmax."""
+        """Scores before the softmax. Raises OutOfRoom where memory does not hold the computation."""
         pixels = pixels_of(images, self.normalisation)
-        scores: npt.NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        try:
+            scores: npt.NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            found = f"{counted(len(images), 'image')} at once"
+            raise OutOfRoom("out of memory", where=self._path, found=found, advice="free some of it") from error
         return scores
 
     def issue_logits(self, images: Images) -> Callable[[], npt.NDArray[np.float32]]:

@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from imagenet_pipeline.errors import PipelineError
 from imagenet_pipeline.evaluation.predict import Probabilities
 from imagenet_pipeline.loading.transforms import Pixels
 from imagenet_pipeline.processes import available_processors
@@ -56,28 +55,35 @@ class Batches:
         self._decoding = 0
         self._decoded: asyncio.Queue[_Decoded] = asyncio.Queue(BATCHES_AHEAD * self._together)
 
-    async def begin(self, decode: Callable[[], tuple[Pixels, Note]]) -> tuple[asyncio.Future[Outcome], Note]:
-        """Decode a photo in a thread to its view and a note, and give both the note and what will be the outcome.
+    def reserve(self, photos: int) -> list[asyncio.Future[Outcome]]:
+        """Take in all photos of a request, and give what will be their outcomes: each is to be begun.
 
-        Returns once the view waits among the decoded. Raises Refused where too many photos wait, and as `decode`.
+        Raises Refused where too many would wait: then none of them does.
         """
-        if self.waiting >= PHOTOS_WAITING:
+        if self.waiting + photos > PHOTOS_WAITING:
             raise Refused(503, "Too many photos at once; try again in a moment.")
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[Outcome] = loop.create_future()
-        outcome.add_done_callback(self._count_answered)
-        self.waiting += 1
+        outcomes: list[asyncio.Future[Outcome]] = [asyncio.get_running_loop().create_future() for _ in range(photos)]
+        for outcome in outcomes:
+            outcome.add_done_callback(self._count_answered)
+        self.waiting += photos
+        return outcomes
+
+    async def begin(self, decode: Callable[[], tuple[Pixels, Note]], outcome: asyncio.Future[Outcome]) -> Note:
+        """Decode a photo in a thread to its view and a note, and give the note once the view waits among the decoded.
+
+        Raises as `decode`; the outcome is cancelled then.
+        """
         self._decoding += 1
         try:
             async with self._free:
-                view, note = await loop.run_in_executor(self._decoders, decode)
+                view, note = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
                 await self._decoded.put(_Decoded(view, outcome))
         except BaseException:
             outcome.cancel()
             raise
         finally:
             self._decoding -= 1
-        return outcome, note
+        return note
 
     async def run(self) -> None:
         """Compute batches until cancelled."""
@@ -104,10 +110,13 @@ class Batches:
         return batch
 
     def _scored(self, views: Sequence[Pixels]) -> list[Outcome]:
-        """The outcome of each photo. Where all together fail each is scored alone, so that none fails for another."""
+        """The outcome of each photo. Where all together fail each is scored alone, so that none fails for another.
+
+        Whatever an engine raises is an outcome: an error of a photo is no end of the service.
+        """
         try:
             return list(self._score(np.stack(views)))
-        except (PipelineError, MemoryError, RuntimeError) as error:
+        except Exception as error:
             if len(views) == 1:
                 return [error]
             return [outcome for view in views for outcome in self._scored([view])]

@@ -14,12 +14,17 @@ import socket
 import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imagenet_pipeline.serving import uploads
 from imagenet_pipeline.serving.service import Service
 
 CONNECTIONS_AT_ONCE = 256
+_TOO_MANY = JSONResponse(
+    {"error": "Too many connections at once; try again in a moment."}, 503, {"Retry-After": "1", "Connection": "close"}
+)
+"""The answer to whatever is asked by one connection more: uvicorn's limit refuses those that were there before, too."""
 
 
 class PageServer(uvicorn.Server):
@@ -37,7 +42,6 @@ class PageServer(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS_AT_ONCE,
             timeout_graceful_shutdown=3,
         )
         super().__init__(config)
@@ -70,8 +74,10 @@ class TimedConnection(H11Protocol):
     _end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
+        """Wait for the first request, to refuse it where there are too many connections."""
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_AT_ONCE:
+            self.app = _TOO_MANY
         self._wait()
 
     def data_received(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from imagenet_pipeline import __version__
 from imagenet_pipeline.records.image import FILE_LIMIT_BYTES
-from imagenet_pipeline.serving.uploads import BYTES, FORM, JSON, PHOTOS_A_REQUEST
+from imagenet_pipeline.serving.uploads import BYTES, FORM, JSON, PARTS_A_FORM, PHOTOS_A_REQUEST
 
 Schema = dict[str, Any]
 
@@ -127,12 +127,13 @@ def description() -> dict[str, Any]:
                         "403": _refusal("Another site's page asks"),
                         "408": _refusal("The photo took too long to arrive"),
                         "413": _refusal(
-                            f"More than {FILE_LIMIT_BYTES:,} bytes, or more than {PHOTOS_A_REQUEST} photos"
+                            f"More than {FILE_LIMIT_BYTES:,} bytes, {PHOTOS_A_REQUEST} photos or {PARTS_A_FORM} parts"
                         ),
                         "415": _refusal("A Content-Type that is none of these"),
                         "422": _refusal("Not the JSON or the form expected, or a `top` that is no number"),
-                        "500": _refusal("The network's output is no number"),
-                        "503": _refusal("Warming up, ending, or too many photos at once") | {"headers": late},
+                        "500": _refusal("The engine failed, or the network's output is no number"),
+                        "503": _refusal("Warming up, ending, too many at once, or too little memory")
+                        | {"headers": late},
                     },
                 }
             },

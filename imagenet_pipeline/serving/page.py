@@ -80,7 +80,7 @@ def page_app(service: Service, names: Sequence[str] = LOOPBACK_NAMES) -> Starlet
     return Starlette(
         routes=routes,
         middleware=guard,
-        exception_handlers={HTTPException: _no_such},
+        exception_handlers={HTTPException: _no_such, Exception: _failed},
         lifespan=lambda _: service.running(),
     )
 
@@ -91,6 +91,11 @@ async def _no_such(request: Request, error: Exception) -> Response:
     what = "is asked by another method" if status == 405 else "is not here"
     said = f"{request.url.path[:80]} {what}; /openapi.json describes what is."
     return JSONResponse({"error": said}, status, headers)
+
+
+async def _failed(*_: object) -> Response:
+    """The answer where an engine fails otherwise than for memory; the server writes its error to the log."""
+    return JSONResponse({"error": "This could not be computed; the log of the service says why."}, 500)
 
 
 def _answering(answer: Callable[[Request], Awaitable[dict[str, Any]]]) -> Callable[[Request], Awaitable[Response]]:

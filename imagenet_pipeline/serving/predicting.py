@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 
 from imagenet_pipeline.records.image import Rejected
@@ -20,12 +19,11 @@ from imagenet_pipeline.serving.uploads import FORM, Photo, Refused, Uploads, med
 
 @dataclass(frozen=True)
 class _Begun:
-    """A photo that waits for its outcome, or the reason why it cannot be read."""
+    """A photo that waits for its outcome, or what its decoding raised."""
 
     name: str
-    outcome: asyncio.Future[Outcome] | None
+    outcome: asyncio.Future[Outcome] | Exception
     damage: str = ""
-    reason: str = ""
 
 
 async def predict(service: Service, uploads: Uploads, request: Request) -> dict[str, Any]:
@@ -56,22 +54,26 @@ async def _begun(
     async with uploads.body(request) as body:
         began = time.perf_counter()
         photos = await asyncio.to_thread(photos_in, body, *kind)
-        return list(await asyncio.gather(*(_begin(answers, batches, photo) for photo in photos))), began
+        outcomes = batches.reserve(len(photos))
+        begins = (_begin(answers, batches, *each) for each in zip(photos, outcomes, strict=True))
+        return list(await asyncio.gather(*begins)), began
 
 
-async def _begin(answers: Answers, batches: Batches, photo: Photo) -> _Begun:
+async def _begin(answers: Answers, batches: Batches, photo: Photo, outcome: asyncio.Future[Outcome]) -> _Begun:
+    """Begin a photo. Never raises of its own: the request would go, and leave the form's other photos behind."""
     try:
-        outcome, damage = await batches.begin(partial(answers.view, photo.data))
+        return _Begun(photo.name, outcome, await batches.begin(partial(answers.view, photo.data), outcome))
     except Rejected as reason:
-        return _Begun(photo.name, None, reason=str(reason))
-    return _Begun(photo.name, outcome, damage)
+        return _Begun(photo.name, Rejected(str(reason)))  # the traceback would keep the photo's bytes
+    except Exception as error:
+        return _Begun(photo.name, error)
 
 
 async def _answered(answers: Answers, photo: _Begun, top: int) -> dict[str, Any]:
-    if photo.outcome is None:
-        return {"error": photo.reason}
-    row = await photo.outcome
-    if not isinstance(row, np.ndarray):
+    row = photo.outcome if isinstance(photo.outcome, Exception) else await photo.outcome
+    if isinstance(row, Rejected):
+        return {"error": str(row)}
+    if isinstance(row, Exception):
         raise row
     damage = {"warning": photo.damage} if photo.damage else {}
     return {"predictions": answers.choices(row, top), **damage}

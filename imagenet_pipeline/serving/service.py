@@ -90,9 +90,9 @@ class Service:
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._engine, self._open)
             batches = Batches(answers.score, answers.together, self._engine)
-            self._ready = answers, batches
             if self._tell_warm:
                 self._tell_warm(answers, time.monotonic() - began)
+            self._ready = answers, batches
             await batches.run()
         except Exception as error:
             self.failure = error
@@ -104,12 +104,12 @@ class Service:
         return answers
 
     async def drain(self, hurried: Callable[[], bool]) -> None:
-        """Take nothing more, and wait until what was taken is answered, or it is `hurried`.
+        """Take nothing more, and wait until what was taken is answered, nothing computes any more, or it is `hurried`.
 
         Photos arrive and are computed in bounded time; who wants less kills, as orchestrators do.
         """
         self._draining = True
         if self._in_work:
             log.info("ending after %s", counted(self._in_work, "request"))
-        while self._in_work and not hurried():
+        while self._in_work and not (self.failure or hurried()):
             await asyncio.sleep(0.02)

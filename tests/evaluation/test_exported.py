@@ -14,7 +14,7 @@ import pytest
 
 from imagenet_pipeline import files
 from imagenet_pipeline.cli import main
-from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.errors import BadInput, BadRecipe, OutOfRoom
 from imagenet_pipeline.evaluation.calibration import Temperature
 from imagenet_pipeline.evaluation.exported import open_export, open_run_or_export
 from imagenet_pipeline.evaluation.predict import open_classifier
@@ -114,6 +114,31 @@ def test_a_file_that_does_not_say_what_it_is(
 ) -> None:
     with pytest.raises(BadInput, match=says):
         open_export(changed(export(), tmp_path / "other.onnx", change))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "raised"),
+    [
+        ("Fail", "bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 9", OutOfRoom),
+        ("RuntimeException", "Exception during initialization: std::bad_alloc", OutOfRoom),
+        ("InvalidArgument", "Got invalid dimensions", None),
+    ],
+)
+def test_of_onnx_runtime_s_errors_those_of_memory_are_told(
+    export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str, said: str, raised: type[Exception] | None
+) -> None:
+    from onnxruntime.capi import onnxruntime_pybind11_state
+
+    kind = getattr(onnxruntime_pybind11_state, name)
+
+    class Session:
+        def run(self, *_: object) -> None:
+            raise kind(said)
+
+    opened = open_export(export())
+    monkeypatch.setattr(opened.engine, "_session", Session())
+    with pytest.raises(raised or kind):
+        opened.probabilities(PHOTOS)
 
 
 def test_what_is_no_file_of_onnx(tmp_path: Path, export: Callable[..., Path]) -> None:

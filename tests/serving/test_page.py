@@ -146,6 +146,9 @@ def test_a_photo_that_memory_does_not_hold_is_refused_and_the_next_is_answered(
     with monkeypatch.context() as patched:
         patched.setattr(class_of("pytorch"), "issue_logits", full)
         assert odd_site.look(photo) == (503, {"error": "There is too little memory for this photo."})
+        patched.setattr(class_of("pytorch"), "issue_logits", lambda *_: 1 / 0)
+        status, answer = odd_site.look(photo)
+        assert (status, list(answer)) == (500, ["error"])
     assert odd_site.look(photo)[0] == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
@@ -19,6 +20,7 @@ from imagenet_pipeline.errors import OutOfRoom
 from imagenet_pipeline.evaluation.predict import open_classifier
 from imagenet_pipeline.serving import answers, batches, openapi, uploads
 from imagenet_pipeline.serving.answers import Answers, open_answers
+from imagenet_pipeline.serving.service import Service
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 BOUNDARY = "----form7"
@@ -60,6 +62,7 @@ def expected(odd_run: Path) -> list[dict[str, Any]]:
         ("image/jpeg", PHOTO),
         ("application/octet-stream", PHOTO),
         ("application/json", in_json(base64.b64encode(PHOTO).decode())),
+        ("application/json", b' {\r\n"image":"%s"} ' % base64.b64encode(PHOTO).replace(b"/", b"\\/")),
         ("application/json; charset=utf-8", in_json(f"data:image/png;base64,{base64.b64encode(PHOTO).decode()}")),
     ],
 )
@@ -102,12 +105,17 @@ def test_a_damaged_photo_that_can_be_read_is_answered_with_a_warning(odd_site: A
         (FORM, form([("a.png", b"only text"), ("b.png", b"")]), 400, "a.png: This cannot be used: not an image"),
         ("image/png", bytes(2**20 + 1), 413, "too large"),
         (FORM, form([("a.png", b"x")] * 33), 413, "More than 32 photos"),
+        (FORM, form([("", b"")] * 100), 413, "More than 100 parts"),
+        (FORM, form([("", b"")] * 99), 422, "no file"),
+        (FORM, form([(";" * 5000, b"x")]), 422, "not whole"),
         ("text/html", PHOTO, 415, "text/html; expected Content-Type: image/jpeg"),
         ("application/x-www-form-urlencoded", PHOTO, 415, "expected Content-Type"),
         ("application/json", b'{"image": ', 422, "not JSON"),
         ("application/json", b"[" * 100_000, 422, "not JSON"),
         ("application/json", b'{"picture": "aa"}', 422, "Expected"),
+        ("application/json", b'{"image": [' + b"[]," * 9 + b"[]]}", 422, "Expected"),
         ("application/json", in_json("a b c"), 422, "not base64"),
+        ("application/json", rb'{"image": "\x"}', 422, "not base64"),
         (FORM, form([]), 422, "no file"),
         (FORM, form([("a.png", PHOTO)], end=""), 422, "not whole"),
         ("multipart/form-data", form([("a.png", PHOTO)]), 422, "not whole"),
@@ -183,21 +191,30 @@ def test_a_photo_in_company_gets_what_it_gets_alone(
         assert shares[0] == pytest.approx(shares[1], rel=1e-5)
 
 
-def test_a_photo_that_memory_does_not_hold_is_refused_alone(
-    odd_run: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+class OfEngine(Exception):
+    """Derives from Exception alone, as those of ONNX Runtime."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "refused"), [(OutOfRoom("out of memory", where="gpu:0"), 503), (OfEngine("no such kernel"), 500)]
+)
+def test_a_photo_that_the_engine_fails_on_is_refused_alone(
+    odd_run: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, failure: Exception, refused: int
 ) -> None:
     score = Answers.score
 
     def full(self: Answers, views: Any) -> Any:
         if (views == 255).all(axis=(1, 2, 3, 4)).any():
-            raise OutOfRoom("out of memory", where="gpu:0")
+            raise failure
         return score(self, views)
 
     photos = [encoded(np.full((30, 30, 3), 255 if number == 5 else number, np.uint8)) for number in range(12)]
     monkeypatch.setattr(Answers, "score", full)
     with serving(odd_run) as site, ThreadPoolExecutor(12) as pool:
         given = list(pool.map(site.predict, photos))
-    assert [status for status, _ in given] == [503 if number == 5 else 200 for number in range(12)]
+        assert site.health()[1]["status"] == "ready"
+    assert [status for status, _ in given] == [refused if number == 5 else 200 for number in range(12)]
+    assert list(given[5][1]) == ["error"]
 
 
 @pytest.fixture
@@ -232,6 +249,56 @@ def test_more_photos_than_may_wait_are_refused_for_a_moment(
         held.set()
         assert [each.result()[0] for each in waiting] == [200] * 10
         assert site.predict(PHOTO)[0] == 200
+
+
+def test_a_form_for_which_there_is_no_room_leaves_nothing_behind(
+    odd_run: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "PHOTOS_WAITING", 10)
+    with serving(odd_run) as site:
+        assert site.predict(form([("a.png", PHOTO)] * 11), FORM)[0] == 503
+        health = site.health()[1]
+        assert (health["waiting"], health["answered"]) == (0, 0)
+        assert site.predict(form([("a.png", PHOTO)] * 10), FORM)[0] == 200
+
+
+def test_a_photo_that_cannot_be_decoded_for_memory_ends_its_form_once_all_have_begun(
+    odd_run: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, viewed = Answers.view, []
+
+    def full(self: Answers, data: bytes) -> Any:
+        if data == b"large":
+            raise MemoryError
+        time.sleep(0.1)
+        viewed.append(data)
+        return view(self, data)
+
+    monkeypatch.setattr(Answers, "view", full)
+    with serving(odd_run) as site:
+        files = [("a.png", b"large"), ("b.png", PHOTO), ("c.png", PHOTO)]
+        assert site.predict(form(files), FORM) == (503, {"error": "There is too little memory for this photo."})
+        assert viewed == [PHOTO] * 2
+
+
+def test_the_end_does_not_wait_for_what_nobody_computes() -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    class Opened:
+        together = 1
+        score = warm_up = broken
+
+    async def failing() -> bool:
+        service = Service("odd", Opened)  # type: ignore[arg-type]
+        async with asyncio.timeout(20), service.running():
+            while not service.failure:
+                await asyncio.sleep(0)
+            service._in_work = 1
+            await service.drain(lambda: False)
+        return True
+
+    assert asyncio.run(failing())
 
 
 def test_at_the_end_what_was_taken_is_answered_and_nothing_new(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import json
 import socket
 import time
 import tracemalloc
@@ -58,6 +60,26 @@ def test_200_megabytes_are_refused_and_not_kept(odd_site: Any, stated: bool) -> 
     assert (got, answer) == (413, {"error": "This file is too large: more than 64 MB."})
     # What was received before it was too large shows that the measure sees it.
     assert 0.9 * FILE_LIMIT_BYTES < most < 1.5 * FILE_LIMIT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (uploads.JSON, b'{"image": [' + b"[]," * 300_000 + b"[]]}"),
+        (uploads.FORM, b"--b\r\n\r\n" * 100_000 + b"--b--"),
+        (uploads.FORM, b"--b\r\n" + b"a:b\r\n" * 200_000 + b"\r\nx\r\n--b--"),
+    ],
+    ids=["brackets", "parts", "headers"],
+)
+def test_a_body_of_very_many_pieces_is_not_taken_apart(kind: str, body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(uploads.Refused):
+            uploads.photos_in(body, kind, "b")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * len(body)
 
 
 def test_an_upload_broken_off_does_no_harm(odd_site: Any) -> None:
@@ -158,11 +180,24 @@ def test_an_upload_that_stops_gives_its_room_back(odd_site: Any, monkeypatch: py
 
 def test_connections_are_bounded(serving: Callable[..., Any], odd_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "CONNECTIONS_AT_ONCE", 4)
-    with serving(odd_run) as site:
-        assert site.ask("GET", "/")[0] == 200
-        # One fewer than the limit: had the server accepted more before it read their heads, it would refuse them all.
-        with half_sent(site, 3):
-            assert any(site.ask("GET", "/")[0] == 503 for _ in range(50))
+
+    def asked(connection: http.client.HTTPConnection) -> int:
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    with serving(odd_run) as site, contextlib.ExitStack() as stack:
+        opened = [http.client.HTTPConnection(site.host, site.port, timeout=20) for _ in range(4)]
+        for connection in opened:
+            stack.callback(connection.close)
+            assert asked(connection) == 200
+        status, headers, body = site.ask("GET", "/health")
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        assert "Too many connections" in json.loads(body)["error"]
+        assert [asked(connection) for connection in opened] == [200] * 4
+        opened[0].close()
+        assert any(site.ask("GET", "/health")[0] == 200 for _ in range(50))
 
 
 TOO_LATE = b"HTTP/1.1 408"
