@@ -33,7 +33,7 @@ FEW_IMAGES = 5_000
 UNEVEN = 3.0
 """Photos of the largest class for each of the smallest from which on classes are weighed."""
 _SAMPLE, _STEPS = 64, 3
-"""Photos of the data set on which the step is measured, and steps of a round."""
+"""Photos, besides those of a step, with which it is measured, and steps of a round."""
 _START_SECONDS = 5.0
 """Each verb imports its engine and opens its files in about so long."""
 _SCORING_SHARE = 1 / 3

@@ -134,7 +134,7 @@ def test_labels_that_are_numbers_are_compared_whole(tmp_path: Path) -> None:
     lists.write_list(tmp_path / "all.lst", range(3), [[0.2], [0.9], [0.2]], ["a.jpg", "b.jpg", "c.jpg"])
     options = {"list_file": tmp_path / "all.lst", "root": tmp_path, "label_kind": "number", "val_fraction": 0.0}
     build(plan_of("list", tmp_path / "data", options), tmp_path / "data", BuildOptions(workers=1))
-    found = find_duplicates(tmp_path / "data")
+    found = find_duplicates(tmp_path / "data", workers=1)
     assert sorted(pair.same_labels for pair in found.pairs) == [False, False, True]
     assert found.different_labels == 2
 
