@@ -20,6 +20,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, PipelineError, counted
 from imagenet_pipeline.progress import Bar
 
 if TYPE_CHECKING:
+    from imagenet_pipeline.config import Recipe
     from imagenet_pipeline.records.plan import Plan
     from imagenet_pipeline.records.survey import Survey
     from imagenet_pipeline.training.proposal import Proposal, TimeNeeded, Weights
@@ -115,7 +116,12 @@ def _planned(places: _Places) -> tuple[Plan, dict[str, Any]]:
 
     def planned(**options: Any) -> tuple[Plan, dict[str, Any]]:
         plan = plan_of("folder", places.records, {"root": root, **options})
-        return (plan, options) if "val" in plan.splits else planned(**options, val_fraction=USUAL_FRACTION)
+        if "val" in plan.splits:
+            return plan, options
+        if "val_fraction" in options:
+            what, advice = "too few training photos to cut val out of", "add photos, or some in a folder val"
+            raise BadInput(what, where=root, found=plan.counts["train"], advice=advice)
+        return planned(**options, val_fraction=USUAL_FRACTION)
 
     root = places.root
     if root.is_file() and not is_archive(root):
@@ -154,14 +160,17 @@ def _proposal(
 ) -> tuple[Proposal | None, TimeNeeded | None]:
     """The proposal, its recipe written, and its time; none where a recipe is there, which is kept."""
     from imagenet_pipeline import files
+    from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.training.proposal import measure_time, propose
 
     if places.recipe.exists():
         if given := _not_as_kept(places.recipe, weights, changes):
             found, advice = ", ".join(given), "change it there, or remove it for a new proposal"
             raise BadRecipe("the recipe is there already, and is kept", where=places.recipe, found=found, advice=advice)
+        _require_its_own_run(places, plan, load_recipe(places.recipe))
         return None, None
     proposal = propose(survey, places.records, _weights(places, weights), changes)
+    _require_its_own_run(places, plan, proposal.recipe)
     announce(f"{proposal.recipe.network}: measuring a step on this machine")
     needed = measure_time(plan, survey, proposal)
     files.write_whole(places.recipe, proposal.text)
@@ -177,6 +186,20 @@ def _not_as_kept(recipe: Path, weights: Path | None, changes: dict[str, Any]) ->
     return [*given, *(["--weights"] if weights and kept.initial.weights != str(weights) else [])]
 
 
+def _require_its_own_run(places: _Places, plan: Plan, recipe: Recipe) -> None:
+    """Raise BadRecipe where the run has ended with another recipe: its figures are not those of this one."""
+    from imagenet_pipeline.training.restart import keys_unlike
+
+    if _last_event(places.run) != "end":
+        return
+    if keys := keys_unlike(recipe, places.run, plan.classes):
+        what, advice = "the finished run here is of another recipe", "move it away to train anew"
+        if places.recipe.exists():
+            words = ["train", str(places.recipe), "--run", str(places.run), "--resume", "latest"]
+            advice += f", or try to go on with it: {_shown(words)}"
+        raise BadRecipe(what, where=places.run, found=f"another {', '.join(keys)}", advice=advice)
+
+
 def _weights(places: _Places, weights: Path | None) -> Weights | None:
     from imagenet_pipeline.training.proposal import weights_at_hand, weights_of
 
@@ -188,10 +211,11 @@ def _commands(places: _Places, survey: Survey, options: dict[str, Any]) -> Itera
     build = ["build", "folder", "--root", str(places.root), "--out", str(places.records)]
     for name, value in options.items():
         build += [f"--{name.replace('_', '-')}", str(value)]
-    if damaged := len(survey.unusable):
-        # Of a sample there are more among the others.
-        whole = survey.looked_at == survey.total
-        allowed = damaged if whole else 10 + round(2 * damaged * survey.total / survey.looked_at)
+    allowed = len(survey.unusable)
+    if survey.looked_at < survey.total:
+        # Of a sample there are more among the others: up to 3 for none seen in it, by the rule of three.
+        allowed = 10 + round((2 * allowed + 3) * survey.total / survey.looked_at)
+    if allowed:
         build += ["--max-rejects", str(allowed)]
     yield build
     yield ["verify", str(places.records)]
@@ -222,7 +246,8 @@ def _last_event(run: Path) -> str:
     """The last event of a run's journal, "end" or "stop" where it came to that; "" where there is no run."""
     from imagenet_pipeline.training.journal import Journal
 
-    return str(Journal(run).events()[-1]["event"]) if Journal(run).exists() else ""
+    last = Journal(run).events()[-1:] if Journal(run).exists() else []
+    return str(last[0]["event"]) if last else ""
 
 
 def _agreed(as_json: bool) -> bool:
@@ -246,11 +271,12 @@ def _seen_lines(plan: Plan, survey: Survey) -> Iterator[str]:
     yield f"sizes       mostly {width}x{height}; shorter edge {low:,} to {high:,} pixels, median {middle:,}{sample}"
     yield f"formats     {list_names(survey.formats)}"
     yield f"grey        {survey.grey:,} of {survey.usable:,}"
-    yield f"damaged     {len(survey.unusable) or 'none'}" + "".join(
+    yield f"damaged     {len(survey.unusable) or 'none'}{sample}" + "".join(
         f"{'; ' if number else ': '}{path} ({reason})" for number, (path, reason) in enumerate(survey.unusable[:3])
     )
     alike = "; ".join(" = ".join(pair) for pair in survey.repeated[:3])
-    yield f"repeated    {len(survey.repeated) or 'none'}" + (f" in two splits or classes: {alike}" if alike else "")
+    where, pairs = (" in two splits or classes", f": {alike}") if alike else ("", "")
+    yield f"repeated    {len(survey.repeated) or 'none'}{where}{sample}{pairs}"
     if alike:
         yield "            keep either of each: a photo that was trained on flatters the figure of a test"
 

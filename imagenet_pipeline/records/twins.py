@@ -118,7 +118,8 @@ def _hashed(data: DataSet, progress: Progress | None, workers: int | None) -> _H
     for shard in shards:
         shard.require_size(data.folder)
     parts, done = [], 0
-    for part in mapped(partial(_hash_shard, data.folder), shards, total, workers):
+    of_classes = data.classes.label_kind == "class"
+    for part in mapped(partial(_hash_shard, data.folder, of_classes), shards, total, workers):
         parts.append(part)
         done += len(part.hashes)
         if progress:
@@ -127,12 +128,12 @@ def _hashed(data: DataSet, progress: Progress | None, workers: int | None) -> _H
     return _Hashed(*(np.concatenate([getattr(part, column) for part in parts]) for column in columns))
 
 
-def _hash_shard(folder: Path, shard: Shard | ForeignShard) -> _Hashed:
+def _hash_shard(folder: Path, of_classes: bool, shard: Shard | ForeignShard) -> _Hashed:
     calm()
     own, path = not isinstance(shard, ForeignShard), folder / shard.file
     with RecordSet(str(path), [path], own, own, [shard_index(folder, shard)]) as records:
         read = (records.read(position) for position in range(len(records)))
-        rows = [(perceptual_hash(record.image), record.number, _label(record.labels)) for record in read]
+        rows = [(perceptual_hash(record.image), record.number, _label(record.labels, of_classes)) for record in read]
     hashes, numbers, labels = zip(*rows, strict=True) if rows else ((), (), ())
     return _Hashed(
         np.array([found or 0 for found in hashes], np.uint64),
@@ -142,9 +143,9 @@ def _hash_shard(folder: Path, shard: Shard | ForeignShard) -> _Hashed:
     )
 
 
-def _label(labels: tuple[float, ...]) -> int:
-    """A class, or of a vector a number that stands for it."""
-    return int(labels[0]) if len(labels) == 1 else zlib.crc32(np.array(labels, np.float32).tobytes())
+def _label(labels: tuple[float, ...], is_class: bool) -> int:
+    """A class, or of other labels a number that stands for them."""
+    return int(labels[0]) if is_class else zlib.crc32(np.array(labels, np.float32).tobytes())
 
 
 def _duplicates(

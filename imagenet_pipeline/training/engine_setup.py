@@ -42,6 +42,7 @@ from imagenet_pipeline.networks.initial import initial_values
 from imagenet_pipeline.networks.layers import Sequential
 from imagenet_pipeline.networks.shapes import Shape
 from imagenet_pipeline.processes import this_process
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.checkpoint import State, find_checkpoint, has_checkpoint, load_checkpoint, state_beside
 from imagenet_pipeline.training.data import class_weights_of, input_statistics, require_fitting_loss
@@ -51,7 +52,7 @@ from imagenet_pipeline.training.distributed import facts_of, require_agreement, 
 def new_engine(recipe: Recipe, data: DataSet) -> tuple[Engine, Beginning]:
     """An engine that begins a run, and what it begins with."""
     require_fitting_loss(recipe, data)
-    recipe = with_single_output(recipe, data)
+    recipe = with_single_output(recipe, data.classes)
     network = network_for(recipe, recipe.whole_network, len(data.classes))
     beginning = beginning_of(recipe, network, data)
     frozen, kind = frozen_layers(recipe, epoch=0), data.classes.label_kind
@@ -165,12 +166,12 @@ def as_kept(recipe: Recipe) -> Recipe:
     return with_network_file(recipe, FILE_NAME) if has_file else recipe
 
 
-def with_single_output(recipe: Recipe, data: DataSet) -> Recipe:
+def with_single_output(recipe: Recipe, classes: ClassTable) -> Recipe:
     """The recipe whose network has a single output where its loss asks for it: binary cross-entropy of two classes.
 
     The threshold is part of the network from there on. Raises BadRecipe for a zoo's network.
     """
-    if recipe.loss.kind != "binary_cross_entropy" or data.classes.label_kind != "class":
+    if recipe.loss.kind != "binary_cross_entropy" or classes.label_kind != "class":
         return recipe
     name = with_threshold(recipe.whole_network, recipe.loss.threshold)
     return with_network_file(recipe, name)

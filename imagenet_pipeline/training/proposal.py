@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import textwrap
 import time
@@ -13,15 +14,17 @@ from typing import Any
 
 import tomli_w
 
-from imagenet_pipeline.config import INSTEAD, Recipe, read_recipe
+from imagenet_pipeline.config import INSTEAD, Recipe, Size, pair, read_recipe, shown_size
 from imagenet_pipeline.engines import is_installed, may_have_gpus
-from imagenet_pipeline.errors import PipelineError, counted
+from imagenet_pipeline.engines.zoos import network_of
+from imagenet_pipeline.errors import BadRecipe, PipelineError, counted
+from imagenet_pipeline.networks.catalog import is_zoo_name
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.plan import Plan
 from imagenet_pipeline.records.survey import Survey, sample_of
 from imagenet_pipeline.training.benchmark import measure_steps
-from imagenet_pipeline.training.checkpoint import State, find_checkpoint, load_checkpoint
+from imagenet_pipeline.training.checkpoint import find_checkpoint, load_checkpoint
 
 SMALL_EDGE = 48
 """Shorter edge, pixels, up to which photos are looked at as CIFAR's are."""
@@ -30,13 +33,15 @@ FEW_IMAGES = 5_000
 UNEVEN = 3.0
 """Photos of the largest class for each of the smallest from which on classes are weighed."""
 _SAMPLE, _STEPS = 64, 3
-"""Photos of the data set on which the step is measured, and steps of a round."""
+"""Photos, besides those of a step, with which it is measured, and steps of a round."""
 _START_SECONDS = 5.0
 """Each verb imports its engine and opens its files in about so long."""
 _SCORING_SHARE = 1 / 3
 """Forward alone, of a training step's time."""
 _MANY_CLASSES = 50
 """From so many classes on a run has learnt enough about photos to start another from."""
+_EDGE_ON_CPU = 128
+"""Side of the input, pixels, up to which fine-tuning on a CPU does not take too long."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,26 @@ class Weights:
     run: Path
     network: str
     classes: int
-    input_size: int
+    input_size: Size
+    channels: int = 3
+
+    def proposed_size(self, on_gpu: bool) -> int:
+        """Its input's side, pixels: on a CPU a smaller one is quicker."""
+        edge = max(pair(self.input_size))
+        return edge if on_gpu else min(edge, _EDGE_ON_CPU)
+
+    def fits(self, size: int) -> bool:
+        """Tell whether the network has the same parameters at that size; of a zoo's, its library alone knows.
+
+        Raises BadRecipe where the network is not to be had.
+        """
+        if is_zoo_name(self.network):
+            return size == self.input_size
+        network = network_of(self.network, self.classes)
+        with contextlib.suppress(BadRecipe):  # too small for it
+            own = network.shapes((self.channels, *pair(self.input_size)))
+            return network.shapes((self.channels, size, size)) == own
+        return False
 
 
 @dataclass(frozen=True)
@@ -110,13 +134,13 @@ def propose(survey: Survey, records: Path, weights: Weights | None, changes: Map
     values["optimizer"] = {"name": "adamw", "learning_rate": rate, "weight_decay": 0.05, "decay_all": False}
     values["schedule"] = {"kind": "cosine", "warmup_epochs": min(3, values["epochs"] / 4)}
     values["checkpoint"] = {"keep": 1}
-    if is_installed("pytorch"):
-        values["engine"] = "pytorch"
     if "network" in changes and not weights:
         del values["initial"]  # which residual networks alone have a use for
     for key, value in changes.items():
         values.pop(INSTEAD.get(key, ""), None)
         _put(values, key, value)
+    if is_installed("pytorch") and not is_zoo_name(str(values["network"])):  # which has an engine of its own
+        values.setdefault("engine", "pytorch")
     if changes:
         reasons.append(f"As asked for: {', '.join(changes)}.")
     # Keys of the recipe itself come before its sections.
@@ -133,11 +157,14 @@ def _network(survey: Survey, weights: Weights | None, images: int, on_gpu: bool,
     """The keys of the network and its input."""
     edge = survey.edges[1]
     if weights:
-        size = weights.input_size if on_gpu else min(weights.input_size, 128)
+        proposed = weights.proposed_size(on_gpu)
+        own = proposed if weights.fits(proposed) else weights.input_size
         reasons.append(f"Fine-tuning: {weights.run} has learnt {weights.classes:,} classes, so that few photos are "
-                       f"enough; {weights.network} with a new last layer, at {size} pixels.")  # fmt: skip
-        values: dict[str, Any] = {"network": weights.network}
-        return {**values, "initial": {"weights": str(weights.run), "new_head": True}, "input": {"size": size}}
+                       f"enough; {weights.network} with a new last layer, at {shown_size(own)} pixels.")  # fmt: skip
+        sides: dict[str, Any] = {"height": own[0], "width": own[1]} if isinstance(own, tuple) else {"size": own}
+        channels = {} if weights.channels == 3 else {"channels": weights.channels}
+        initial = {"weights": str(weights.run), "new_head": True}
+        return {"network": weights.network, "initial": initial, "input": {**sides, **channels}}
     if edge <= SMALL_EDGE:
         name, size = "networks/resnet18_cifar.toml", 32
         reasons.append(f"{name} at {size} pixels: the photos are small, and it keeps their pixels until late.")
@@ -187,25 +214,27 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 def weights_of(run: Path) -> Weights:
     """A run as weights to start from. Raises BadRecipe where it is no run, Damaged."""
     state = load_checkpoint(find_checkpoint(run, "best")).state
-    return _as_weights(run, state)
+    return Weights(run, state.network, len(state.classes), state.input_size, len(state.mean))
 
 
 def weights_at_hand(runs: Path, besides: Path) -> Weights | None:
-    """The run under the folder `runs` that tells the most classes apart, many at least; none of `besides`."""
+    """The run under the folder `runs` that tells the most classes apart, many at least; none of `besides`.
+
+    None that not all photos, sizes and engines suit: those are for who asks for them.
+    """
     found = []
     for recipe in sorted(runs.glob("*/recipe.toml")):
         if recipe.parent != besides:
-            try:
-                found.append(weights_of(recipe.parent))
-            except PipelineError:  # of another's run, which is no matter of the photos
-                continue
-    known = [weights for weights in found if weights.classes >= _MANY_CLASSES]
-    return max(known, key=lambda weights: weights.classes, default=None)
+            with contextlib.suppress(PipelineError):  # of another's run, which is no matter of the photos
+                weights = weights_of(recipe.parent)
+                if weights.classes >= _MANY_CLASSES and _suits_any(weights):
+                    found.append(weights)
+    return max(found, key=lambda weights: weights.classes, default=None)
 
 
-def _as_weights(run: Path, state: State) -> Weights:
-    size = state.input_size if isinstance(state.input_size, int) else max(state.input_size)
-    return Weights(run, state.network, len(state.classes), size)
+def _suits_any(weights: Weights) -> bool:
+    suits = weights.channels == 3 and not is_zoo_name(weights.network)
+    return suits and weights.fits(weights.proposed_size(may_have_gpus()))
 
 
 def measure_time(plan: Plan, survey: Survey, proposal: Proposal) -> TimeNeeded:
@@ -213,9 +242,10 @@ def measure_time(plan: Plan, survey: Survey, proposal: Proposal) -> TimeNeeded:
     without = [path for path, _ in survey.unusable]
     recipe = proposal.recipe
     with tempfile.TemporaryDirectory(prefix="imagenet_pipeline_") as folder, ThreadPoolExecutor(1) as pool:
-        sample = sample_of(plan, max(_SAMPLE, recipe.images_per_step), without)
+        # More than a step takes: of many photos only some were looked at, and others may be damaged.
+        sample = sample_of(plan, recipe.images_per_step + _SAMPLE, without)
         started = time.perf_counter()
-        build(sample, Path(folder) / "data", BuildOptions(max_rejects=len(without)), executor=pool)
+        build(sample, Path(folder) / "data", BuildOptions(max_rejects=_SAMPLE), executor=pool)
         photo_seconds = (time.perf_counter() - started) / sum(sample.counts.values())
         speed = measure_steps(
             read_recipe({**proposal.values, "records": f"{folder}/data"}, "proposal"), _STEPS, 1, False, lambda *_: None

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_pipeline import files
-from imagenet_pipeline.config import Recipe, load_recipe, options, read_recipe
+from imagenet_pipeline.config import Recipe, load_recipe, load_run_recipe, options, read_recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks.catalog import FILE_NAME, is_custom
+from imagenet_pipeline.records.classes import ClassTable
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
 from imagenet_pipeline.training.data import with_window_shards
-from imagenet_pipeline.training.engine_setup import as_kept
+from imagenet_pipeline.training.engine_setup import as_kept, is_network_of, with_single_output
 from imagenet_pipeline.training.journal import Event
 from imagenet_pipeline.training.schedule import relative_rate, steps_of, warmup_steps
 
@@ -263,6 +264,18 @@ def changes_of(begun: Recipe, now: Recipe) -> dict[str, Any]:
     for key, value in changes.items():
         log.info("changed since the last start: %s = %r, was %r", key, value, before[key])
     return changes
+
+
+def keys_unlike(recipe: Recipe, run: Path, classes: ClassTable) -> list[str]:
+    """The keys in which a recipe for these classes differs from a run's own; "auto" is whatever the run made of it.
+
+    Raises BadRecipe where the run's cannot be read.
+    """
+    kept, recipe = load_run_recipe(run), with_single_output(recipe, classes)
+    has_its_network = is_network_of(recipe, kept.whole_network, len(classes))
+    before = dict(options(kept))
+    others = [key for key, value in options(recipe) if not _is_of_network(key) and value not in ("auto", before[key])]
+    return others if has_its_network else ["network", *others]
 
 
 def require_unchanged(begun: Recipe, now: Recipe, step: int, folder: Path) -> None:

@@ -199,7 +199,7 @@ def _new_run(settings: RunSettings) -> Run:
     data = records_of(recipe)
     recipe = with_window(recipe, data)
     require_fitting_loss(recipe, data)
-    recipe = with_single_output(recipe, data)
+    recipe = with_single_output(recipe, data.classes)
     _require_possible(recipe, data)
     teacher = teacher_of(recipe, data, folder)
     recipe, engine, beginning = _begun(recipe, data)
@@ -257,7 +257,7 @@ def _resumed_run(settings: RunSettings, resume: str) -> Run:
     state = start.state
     data = records_of(recipe)
     require_fitting_loss(recipe, data)
-    recipe = with_single_output(recipe, data)
+    recipe = with_single_output(recipe, data.classes)
     require_unchanged(begun, recipe, state.step, folder)
     _require_its_own(start, recipe, data)
     recipe = with_window(recipe, data)

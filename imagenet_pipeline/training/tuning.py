@@ -176,8 +176,11 @@ class _Search:
     def _next(self) -> Trial | None:
         if self._left:
             return self._left.pop(0)
-        if len(proposed(self._study)) >= self._plan.trials:
+        known = proposed(self._study)
+        if len(known) >= self._plan.trials:
             return None
+        if any(trial.state is TrialState.FAIL for trial in known) and not self._has_trained():
+            return None  # what failed may fail every trial: the one under way will tell
         return self._study.ask()
 
     def _look_at(self, running: _Running) -> None:
@@ -206,7 +209,7 @@ class _Search:
     def _end(self, running: _Running, rows: list[Any]) -> None:
         """Tell the study how a trial ended.
 
-        Raises the error of its run where no trial has come further, and where none could.
+        Raises the error of its run where no other trial is under way or has come to an epoch, and where none could.
         """
         code, number = running.process.returncode, running.trial.number
         if running.pruned:
@@ -218,14 +221,20 @@ class _Search:
         else:
             said = running.folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
             error = error_said(said, code)
-            if not self._ended or _ends_every_trial(error):  # it stays unfinished, for the same command to try again
+            # Loss or weights have left the finite: as bad as can be, and worth knowing.
+            diverged = code == BadRecipe.exit_code and "finite" in str(error)
+            is_its_own = diverged or self._running or self._has_trained(besides=number)
+            if not is_its_own or _ends_every_trial(error):  # it stays unfinished, for the same command to try again
                 raise error.replaced(where=f"trial {number}: {error.where}" if error.where else f"trial {number}")
             running.trial.set_user_attr("reason", str(error))
-            # A run that began and cannot go on has left the finite: as bad as can be, and worth knowing.
-            diverged = code == BadRecipe.exit_code and Journal(running.folder).exists()
             self._study.tell(running.trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
             log.warning("trial %d: %s", number, error)
         self._keep()
+
+    def _has_trained(self, besides: int | None = None) -> bool:
+        """Tell whether a trial has come to an epoch or its end, so that the recipe can be trained."""
+        trials = self._study.get_trials(deepcopy=False)
+        return self._ended > 0 or any(trial.intermediate_values for trial in trials if trial.number != besides)
 
     def _keep(self) -> None:
         """Write what is found so far; the picture, which takes longest, now and then."""

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 
 from imagenet_pipeline import processes
+from imagenet_pipeline.builders import plan_of
 from imagenet_pipeline.cli import main
+from imagenet_pipeline.records import survey
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ("network=lenet", "input.size=28", "epochs=1", "devices=cpu", "precision=float32")
@@ -105,6 +108,35 @@ def test_in_one_command_from_nothing_to_a_report_and_again(call: Call, photos: P
     code, _, err = call("start", photos, "--yes", "network=lenet", "epochs=5")
     assert (code, "output/photos.toml: the recipe is there already, and is kept; found epochs;" in err) == (2, True)
 
+    # A finished run does not stand for another recipe, changed by hand or proposed anew.
+    ran, other = len(here), "error: output/runs/photos: the finished run here is of another recipe; found another"
+    Path("output/photos.toml").write_text(recipe.replace("epochs = 1\n", "epochs = 2\n", 1))
+    code, _, err = call("start", photos, "--yes")
+    assert (code, err.splitlines()[-1]) == (
+        2, f"{other} epochs; move it away to train anew, or try to go on with it: imagenet-pipeline train "
+        "output/photos.toml --run output/runs/photos --resume latest",
+    )  # fmt: skip
+    Path("output/photos.toml").unlink()
+    code, _, err = call("start", photos, "--yes", *SMALL, "network=shallownet")
+    assert (code, err.splitlines()[-1]) == (2, f"{other} network; move it away to train anew")
+    assert (len(here), Path("output/photos.toml").exists()) == (ran, False)
+
+
+def test_damage_that_a_sample_did_not_show_is_allowed_for(
+    call: Call, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("folder", "output/photos", {"root": photos})
+    looked_at = {path for _, path, *_ in survey._chosen(plan, 12)}
+    (photos / next(path for path in plan.splits["train"].paths if path not in looked_at)).write_bytes(b"no photo")
+    monkeypatch.setattr(survey, "survey", partial(survey.survey, most=12))
+    Path("output/runs/photos").mkdir(parents=True)
+    Path("output/runs/photos/journal.jsonl").write_bytes(b'{"event": "st')  # of a run killed at its first line
+    code, out, _ = call("start", photos, *SMALL)
+    assert code == 0
+    count = len(looked_at)
+    assert f"damaged     none, of a sample of {count}\nrepeated    none, of a sample of {count}\n" in out
+    assert f"--max-rejects {10 + round(3 * 36 / count)}\n" in out
+
 
 def test_names_of_files_may_be_the_classes(call: Call, photos: Path) -> None:
     flat = Path("flat")
@@ -131,6 +163,12 @@ def bad_one_photo_a_class(root: Path) -> None:
         draw(root / name / "1.jpg", number)
 
 
+def bad_few_without_val(root: Path) -> None:
+    for number, name in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
+        for photo in (1, 2):
+            draw(root / name / f"{photo}.jpg", 10 * number + photo)
+
+
 def bad_flat(root: Path) -> None:
     for number in range(9):
         draw(root / f"IMG_{number}.jpg", number)
@@ -154,6 +192,7 @@ def bad_file(root: Path) -> None:
         (bad_one_photo, "the folder has a single class"),
         (bad_one_class, "the folder has a single class"),
         (bad_one_photo_a_class, "none to spare (cat/1.jpg); expected an image of each class for every split; add"),
+        (bad_few_without_val, "too few training photos to cut val out of; found 4; add photos"),
         (bad_flat, "the folder has no class folders"),
         (Path.mkdir, "the folder has no class folders"),
         (bad_damaged, "no photo can be used"),

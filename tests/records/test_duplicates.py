@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from imagenet_pipeline.builders import plan_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
+from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.build import BuildOptions, build
 from imagenet_pipeline.records.duplicates import DISTANCE, perceptual_hash, require_distance
 from imagenet_pipeline.records.manifest import read_data_set
@@ -125,6 +126,17 @@ def test_a_data_set_names_its_pairs_within_and_between_splits(twice: Path) -> No
     assert (found.in_train, found.different_labels, found.pictures) == ({"test": 2}, 1, 16)
     assert {pair.first.split for pair in found.pairs} == {"train"}
     assert shown[-1] == (16, 16)
+
+
+def test_labels_that_are_numbers_are_compared_whole(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_bytes(as_jpeg(photo(1)))
+    lists.write_list(tmp_path / "all.lst", range(3), [[0.2], [0.9], [0.2]], ["a.jpg", "b.jpg", "c.jpg"])
+    options = {"list_file": tmp_path / "all.lst", "root": tmp_path, "label_kind": "number", "val_fraction": 0.0}
+    build(plan_of("list", tmp_path / "data", options), tmp_path / "data", BuildOptions(workers=1))
+    found = find_duplicates(tmp_path / "data", workers=1)
+    assert sorted(pair.same_labels for pair in found.pairs) == [False, False, True]
+    assert found.different_labels == 2
 
 
 def test_what_was_found_is_kept_for_these_records_alone(twice: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +17,7 @@ from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.records.survey import Survey
 from imagenet_pipeline.training import proposal as proposals
-from imagenet_pipeline.training.proposal import Weights, propose, weights_at_hand
+from imagenet_pipeline.training.proposal import Weights, propose, weights_at_hand, weights_of
 
 RECORDS = Path("output/photos")
 
@@ -74,6 +78,37 @@ def test_uneven_classes_small_and_grey_photos_have_their_keys() -> None:
 def test_weights_of_many_classes_are_fine_tuned() -> None:
     recipe = propose(seen(), RECORDS, Weights(Path("output/runs/before"), "resnet50", 1000, 224), {}).recipe
     assert (recipe.network, recipe.initial.weights, recipe.initial.new_head) == ("resnet50", "output/runs/before", True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "shape"),
+    [
+        (("resnet50", 1000, 224), {"size": 128}),
+        (("resnet50", 1000, (96, 192)), {"size": 128}),
+        (("vgg16", 1000, 224), {"size": 224}),
+        (("alexnet_one_tower", 1000, (224, 256)), {"height": 224, "width": 256}),
+        (("lenet", 60, 28, 1), {"size": 28, "channels": 1}),
+        (("gluoncv:resnet18_v1b", 1000, 224), {"size": 224}),
+    ],
+)
+def test_weights_keep_what_their_shapes_depend_on(
+    monkeypatch: pytest.MonkeyPatch, weights: tuple[Any, ...], shape: dict[str, int]
+) -> None:
+    monkeypatch.setattr(proposals, "may_have_gpus", lambda: False)
+    made = propose(seen(), RECORDS, Weights(Path("output/runs/before"), *weights), {})
+    assert made.values["input"] == shape
+    assert made.recipe.engine != "pytorch" or not weights[0].startswith("gluoncv:")
+
+
+def test_a_run_that_not_all_photos_suit_is_taken_by_who_asks_alone(
+    drawn_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "may_have_gpus", lambda: False)
+    run = shutil.copytree(drawn_run(*(f"c{number}" for number in range(50))), tmp_path / "runs/before")
+    assert weights_at_hand(tmp_path / "runs", tmp_path) == weights_of(run)
+    for unlike in ({"channels": 1}, {"input_size": 224}, {"network": "gluoncv:resnet18_v1b"}, {"network": "nobody's"}):
+        monkeypatch.setattr(proposals, "weights_of", lambda _, unlike=unlike: replace(weights_of(run), **unlike))
+        assert weights_at_hand(tmp_path / "runs", tmp_path) is None
 
 
 def test_a_run_of_few_classes_is_no_start_for_others(tmp_path: Path) -> None:

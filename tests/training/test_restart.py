@@ -10,9 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagenet_pipeline.config import Recipe
+from imagenet_pipeline.config import LossRecipe, Recipe, load_recipe, recipe_text
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.training.restart import AskedRate, require_unchanged, with_rate_asked
+from imagenet_pipeline.networks import catalog
+from imagenet_pipeline.records.classes import ClassTable
+from imagenet_pipeline.training.engine_setup import as_kept, with_network_file
+from imagenet_pipeline.training.restart import AskedRate, keys_unlike, require_unchanged, with_rate_asked
+from imagenet_pipeline.training.resume import open_run
 from imagenet_pipeline.training.schedule import learning_rate, relative_rate
 
 SCHEDULES: list[dict[str, Any]] = [
@@ -104,3 +108,32 @@ def test_averages_may_be_switched_on_before_the_first_step_alone() -> None:
     with pytest.raises(BadRecipe, match="'average_decay' cannot change within a run"):
         require_unchanged(begun, begun.model_copy(update={"average_decay": 0.9}), 1, Path("run"))
     require_unchanged(now, now.model_copy(update={"average_decay": 0.8}), 1, Path("run"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"schedule.kind": "inverse_time", "schedule.warmup_epochs": 0.5},
+        {"network": "mlp:8", "network_options.dropout": 0.2},
+        {"network": "networks/resnet18_cifar.toml", "input.transform": "mean_image"},
+    ],
+)
+def test_a_recipe_is_that_of_its_run_whatever_the_run_settled(
+    recipe: Path, tmp_path: Path, engine: Any, keys: dict[str, Any]
+) -> None:
+    run = open_run(recipe, {**keys, "epochs": 1}, tmp_path)
+    run.resources.close()
+    classes = run.data.classes
+    assert run.recipe != load_recipe(recipe, {**keys, "epochs": 1})
+    assert keys_unlike(load_recipe(recipe, {**keys, "epochs": 1}), tmp_path, classes) == []
+    other = load_recipe(recipe, {**keys, "epochs": 2, "network_options.width": 0.5})
+    assert keys_unlike(other, tmp_path, classes) == ["network", "epochs"]
+
+
+def test_the_single_output_that_a_loss_asks_for_is_the_runs_own_doing(tmp_path: Path) -> None:
+    asked = Recipe(network="lenet", records="y", loss=LossRecipe(kind="binary_cross_entropy"))
+    classes = ClassTable("folder", ("a", "b"), ("a", "b"))
+    (tmp_path / "network.json").write_text(catalog.file_copy(catalog.with_threshold("lenet", 0.5), 2))
+    kept = as_kept(with_network_file(asked, str(tmp_path / "network.json")))
+    (tmp_path / "recipe.toml").write_text(recipe_text(kept))
+    assert keys_unlike(asked, tmp_path, classes) == []

@@ -195,5 +195,18 @@ def test_a_kill_before_it_is_back_leaves_that_to_a_restart(
     ]  # fmt: skip
 
 
+def test_a_kill_before_the_end_is_journalled_leaves_that_to_a_restart(
+    recipe: Path, tmp_path: Path, engine: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(recipe, {"epochs": 1}, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "note_end", lambda *_: _killed())
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+    for _ in range(2):
+        assert train(open_run(recipe, {}, tmp_path, "latest")).finished
+        assert [event["event"] for event in Journal(tmp_path).events()] == ["start", "epoch", "end"]
+
+
 def _killed() -> None:
     raise KeyboardInterrupt

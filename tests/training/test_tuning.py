@@ -100,6 +100,7 @@ class Training:
 
     looks_left = math.inf
     failing: dict[int, PipelineError] = {}  # noqa: RUF012
+    fails_after = 1
     at_work: list[str] = []  # noqa: RUF012
     seen: set[tuple[str, ...]] = set()  # noqa: RUF012
     carried: dict[Path, Any] = {}  # noqa: RUF012
@@ -110,7 +111,7 @@ class Training:
         begun = Journal(self.run).exists()
         assert ("--resume" in words) == begun
         # A key given again with --resume is a change, which a learning rate makes of the very next step.
-        assert not (begun and keys)
+        assert not (begun and keys.keys() - {"devices"})
         self.recipe = load_recipe(words[1], self.carried.setdefault(self.run, keys))
         self.returncode: int | None = None
         self.said, self.asked = said, False
@@ -125,7 +126,7 @@ class Training:
         if Training.looks_left <= 0:
             raise Killed
         done = sum(event["event"] == "epoch" for event in Journal(self.run).events())
-        if (error := self.failing.get(int(self.run.name))) and done == 1:
+        if (error := self.failing.get(int(self.run.name))) and done == self.fails_after:
             self.said.write_text(f"pytorch on cpu\nerror: {error}\n")
             self.returncode = error.exit_code
         elif self.asked:
@@ -161,6 +162,7 @@ def studied(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(tuning, "SECONDS_BETWEEN_LOOKS", 0)
     monkeypatch.setattr(Training, "looks_left", math.inf)
     monkeypatch.setattr(Training, "failing", {})
+    monkeypatch.setattr(Training, "fails_after", 1)
     monkeypatch.setattr(Training, "at_work", [])
     monkeypatch.setattr(Training, "seen", set())
 
@@ -269,6 +271,31 @@ def test_the_error_of_the_first_trial_ends_the_search(studied: Any) -> None:
     Training.failing = {}
     found = studied("study", 2, words=[*SPACE, "batch_size=60"])
     assert [trial.state for trial in found.trials] == ["complete", "complete"]
+
+
+def test_a_trial_that_fails_beside_another_is_told_and_the_search_goes_on(studied: Any) -> None:
+    Training.failing, Training.fails_after = {1: OutOfRoom("out of memory")}, 0
+    found = studied("study", 4, devices=("cpu:0", "cpu:1"))
+    assert [trial.state for trial in found.trials] == ["complete", "failed", "complete", "complete"]
+
+
+def test_where_no_trial_can_be_trained_not_all_of_them_are_spent(studied: Any, tmp_path: Path) -> None:
+    Training.failing, Training.fails_after = dict.fromkeys(range(3), OutOfRoom("out of memory")), 0
+    for _ in range(2):
+        with pytest.raises(OutOfRoom, match="trial 1: out of memory"):
+            studied("study", 3, devices=("cpu:0", "cpu:1"))
+        assert len(list((tmp_path / "study/trials").glob("*.log"))) == 2
+    Training.failing = {}
+    found = studied("study", 3, devices=("cpu:0", "cpu:1"))
+    assert [trial.state for trial in found.trials].count("failed") == 1
+    assert found.finished
+
+
+def test_a_first_trial_that_diverges_was_drawn_badly(studied: Any) -> None:
+    diverged = BadRecipe("the loss is no longer finite (nan) at step 3, counted from 0")
+    Training.failing, Training.fails_after = {0: diverged}, 0
+    found = studied("study", 3, words=["optimizer.learning_rate=0.1..0.5", *SPACE[1:]])
+    assert [trial.state for trial in found.trials] == ["pruned", "complete", "complete"]
 
 
 def test_a_disk_that_fills_ends_the_search_and_fails_no_trial(studied: Any) -> None:
