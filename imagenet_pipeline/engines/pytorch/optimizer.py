@@ -123,8 +123,8 @@ class Optimizer:
             rows = self._rows_of({name: self._in_rows(name, moving[name]) for name in body})
             inside = [self._in_rows(name, gradients[place]) for name, place in body.items()]
             clipped = rows.clipped(inside, self._recipe.clip_share)
-            for place, gradient in zip(body.values(), clipped, strict=True):
-                gradients[place] = gradient.view(gradients[place].shape)
+            for (name, place), gradient in zip(body.items(), clipped, strict=True):
+                gradients[place] = gradient[0] if self._state.groups[name].as_vector else gradient
 
     def _in_rows(self, name: str, array: Any) -> Any:
         return array[None] if self._state.groups[name].as_vector else array
