@@ -46,11 +46,11 @@ ROWS: dict[int, dict[str, list[str]]] = {
     5: {
         "the recipe": [],
         "ReLU, not Mish": ["network_options.activation=own"],
-        "no squeeze-and-excitation": ["network_options.squeeze_excitation=0"],
+        "no squeeze-and-excitation": ["network_options.squeeze_excitation=own"],
         "maxima without blur": ["network_options.blur_pool=own"],
         "none of the three": [
             "network_options.activation=own",
-            "network_options.squeeze_excitation=0",
+            "network_options.squeeze_excitation=own",
             "network_options.blur_pool=own",
         ],
         "RAdam and Lookahead, flat and then cosine, as the board has them": _RANGER.split(),

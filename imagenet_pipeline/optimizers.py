@@ -36,13 +36,15 @@ class Step:
     """The numbers of a step: learning rate, count of steps with this step, and the recipe's section `optimizer`.
 
     For a rule `on_lists` the rate, as the recipe's weight decay, may be several, which compute as a float does.
-    `is_head` where the weight is the head's, the network's last layer.
+    `is_head` where the weight is the head's, the network's last layer; `as_vector` where it has several dimensions and
+    is no matrix of a layer's all the same, as trained positions.
     """
 
     rate: Any
     count: int
     recipe: Any
     is_head: bool = False
+    as_vector: bool = False
 
     def of_count(self, number: Callable[[int], float]) -> Any:
         """A number that depends on the count, for the array of the step: for each of them where it is of several."""
@@ -169,7 +171,7 @@ def muon(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slo
     Vectors and the head move by AdamW, as he advises. The factor (Liu et al. 2025, "Muon is scalable for LLM training")
     makes steps as long as those, so that one rate, found for AdamW, suits both.
     """
-    if len(weight.shape) < 2 or step.is_head:
+    if len(weight.shape) < 2 or step.as_vector or step.is_head:
         return adamw(weight, gradient, slots, step)
     momentum = step.recipe.momentum
     mean = _mean(slots[0], gradient, momentum)
@@ -278,12 +280,12 @@ def limited_norm(weight: Any, limit: float) -> Any:
     return weight / excess(_unit_lengths(weight), limit) if len(weight.shape) > 1 else weight
 
 
-def within_share(weight: Any, gradient: Any, share: float) -> Any:
+def within_share(weight: Any, gradient: Any, share: float, as_vector: bool = False) -> Any:
     """The gradient with each unit's part scaled down to this share of the norm of its weights.
 
-    (Brock et al. 2021, equation 3.) A unit is a row [units, ...]; an array of one dimension is a single unit.
+    (Brock et al. 2021, equation 3.) A unit is a row [units, ...]; a vector, or an array `as_vector`, is a single unit.
     """
-    return gradient / over_share(_unit_lengths(gradient), _unit_lengths(weight), share)
+    return gradient / over_share(_unit_lengths(gradient, as_vector), _unit_lengths(weight, as_vector), share)
 
 
 def over_share(length: Any, of: Any, share: float) -> Any:
@@ -332,11 +334,11 @@ def orthogonal(matrix: Any) -> Any:
     return wide.T if matrix.shape[0] > matrix.shape[1] else wide
 
 
-def _unit_lengths(array: Any) -> Any:
-    """The norm of each row, [units, 1, ...]; that of all numbers of an array of one dimension."""
+def _unit_lengths(array: Any, as_vector: bool = False) -> Any:
+    """The norm of each row, [units, 1, ...]; that of all numbers of an array of one dimension, or `as_vector`."""
     if len(array.shape) < 2:
         return _length(array)
-    rows = array.reshape((array.shape[0], -1))
+    rows = array.reshape((1 if as_vector else array.shape[0], -1))
     return root((rows * rows).sum(1)).reshape((-1,) + (1,) * (len(array.shape) - 1))
 
 

@@ -19,6 +19,7 @@ from imagenet_pipeline.config import (
     option_names,
     override_words,
     parse_overrides,
+    read_recipe,
     reading,
     recipe_keys,
     recipe_text,
@@ -117,6 +118,19 @@ def test_an_optimizer_takes_the_keys_its_rule_reads_and_no_other() -> None:
 
 def test_a_recipe_needs_only_what_differs_from_the_defaults(smallest: Path) -> None:
     assert load_recipe(smallest) == Recipe(network="lenet", records="data")
+
+
+def test_a_run_of_older_versions_keeps_the_network_that_it_has(tmp_path: Path) -> None:
+    """It wrote down 0 where these options change nothing; 0 of the first alone is not asked for by anybody."""
+    text = 'network = "convnext_tiny"\nrecords = "data"\n[network_options]\nactivation = "own"\n'
+    old = load_recipe(write(tmp_path, f"{text}squeeze_excitation = 0\nstochastic_depth = 0.0\n"))
+    recorded = {**old.model_dump(mode="json"), "network_options": {"squeeze_excitation": 0, "stochastic_depth": 0.0}}
+    assert old == read_recipe(recorded, "journal") == Recipe(network="convnext_tiny", records="data")
+    off = load_recipe(write(tmp_path, f"{text}stochastic_depth = 0.0\n"))
+    assert off.whole_network == "convnext_tiny?stochastic_depth=0"
+    assert load_recipe(write(tmp_path, recipe_text(off))) == off
+    with pytest.raises(BadRecipe, match="squeeze_excitation': input should be greater than or equal to 1; found 0"):
+        load_recipe(old, {"network_options.squeeze_excitation": 0})
 
 
 @pytest.mark.parametrize(

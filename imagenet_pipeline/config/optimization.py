@@ -88,8 +88,8 @@ class OptimizerRecipe(Section):
     l1: NotNegative = 0.0
     """Times the sign of the weight, added to the gradient; with weight_decay this is the elastic net."""
     decay_all: bool | Literal["scales"] = True
-    """Let weight_decay and l1 act on biases and normalisation too, not on Conv and Dense weights alone; "scales": on
-    the scales of normalisation, but on no bias, as MXNet's Module does."""
+    """Let weight_decay and l1 act on biases, normalisation and a transformer's positions too, not on Conv and Dense
+    weights alone; "scales": on the scales of normalisation, but on no bias, as MXNet's Module does."""
     clip_norm: NotNegative = 0.0
     """Longest gradient, all parameters together, before a step; 0 is no limit (Pascanu et al. 2013)."""
     reference_batch_size: Annotated[int, Field(ge=0)] = 0

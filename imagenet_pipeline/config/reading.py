@@ -45,6 +45,7 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
             values["network"] = str(path.parent / network)
     epochs = values.get("epochs", Recipe.model_fields["epochs"].default)
     _renew(values)
+    _drop_old_defaults(values)
     for key, value in (overrides or {}).items():
         _put(values, key, value)
         _renew(values)
@@ -88,6 +89,7 @@ def read_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Read a recipe from plain values (`model_dump`'s). Raises BadRecipe as `load_recipe` does, naming `where`."""
     values = copy.deepcopy(values)
     _renew(values)
+    _drop_old_defaults(values)
     return _validated(values, where, {})
 
 
@@ -166,6 +168,14 @@ def _renew(values: dict[str, Any]) -> None:
         if isinstance(others, list | tuple):
             others = [name for name in others if name != "tensorboard"]
             section["loggers"] = [*(["tensorboard"] if wanted else []), *others]
+
+
+def _drop_old_defaults(values: dict[str, Any]) -> None:
+    """Older runs wrote down that network as it is by 0 of both these options, which is now "own"."""
+    section, keys = values.get("network_options"), ("squeeze_excitation", "stochastic_depth")
+    if isinstance(section, dict) and [section.get(key) for key in keys] == [0, 0]:
+        for key in keys:
+            del section[key]
 
 
 def _drop_drawn_scales(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:

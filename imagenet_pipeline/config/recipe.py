@@ -95,13 +95,14 @@ class NetworkOptions(Section):
     """Times every Conv and Dense that has an activation stands there, the scores' apart."""
     stem: Literal["own", "cifar"] = "own"
     """"cifar" makes a ResNet's or DenseNet's stem one for small images: 3x3, stride 1, no pooling."""
-    squeeze_excitation: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Reduction of a squeeze-and-excitation at the end of every residual body; 16 in its paper, 0 is none."""
+    squeeze_excitation: Annotated[int, Field(ge=1, le=1024)] | Literal["own"] = "own"
+    """Reduction of a squeeze-and-excitation at the end of every residual body that has none; 16 in its paper."""
     blur_pool: Literal["own", "max", "all"] = "own"
     """"max" blurs where a maximum pools, before pixels are left out (MaxBlurPool); "all" where a convolution does, too,
     the network's first apart, as in Zhang's networks."""
-    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Rate at which training leaves out the last residual body of an image; those before it rise to that from 0."""
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = "own"
+    """Rate at which training leaves out the last residual body of an image; those before it rise to that from 0. With
+    0 none is left out, in a ConvNeXt or EfficientNet either."""
 
 
 def network_name(network: object) -> object:

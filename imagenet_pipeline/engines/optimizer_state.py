@@ -17,7 +17,7 @@ import numpy as np
 from imagenet_pipeline.config import OptimizerRecipe
 from imagenet_pipeline.engines import Array, Values, check_fits
 from imagenet_pipeline.errors import BadRecipe, first_few
-from imagenet_pipeline.optimizers import OPTIMIZERS, Slots, Step, UpdateRule
+from imagenet_pipeline.optimizers import OPTIMIZERS, Slots, Step, UpdateRule, limited_norm
 
 SLOW_OFFSET = "slow_offset"
 """The slot of `with_lookahead`."""
@@ -26,7 +26,19 @@ SLOW_OFFSET = "slow_offset"
 def rule_of(recipe: OptimizerRecipe) -> UpdateRule:
     """The update rule of a recipe's section `optimizer`."""
     rule = OPTIMIZERS.get(recipe.name)
-    return with_lookahead(rule) if recipe.lookahead_steps else rule
+    if not recipe.lookahead_steps:
+        return rule
+    return with_lookahead(with_max_norm(rule) if recipe.max_norm else rule)
+
+
+def with_max_norm(rule: UpdateRule) -> UpdateRule:
+    """The rule, `max_norm` held within it: what stands around it then sees the weights that a step really makes."""
+
+    def update(weight: Any, gradient: Any, slots: Slots, step: Step) -> tuple[Any, Slots]:
+        moved, own = rule.update(weight, gradient, slots, step)
+        return moved if step.as_vector else limited_norm(moved, step.recipe.max_norm), own
+
+    return UpdateRule(rule.slots, update, rule.keys)
 
 
 def with_lookahead(rule: UpdateRule) -> UpdateRule:
@@ -77,7 +89,11 @@ class OptimizerState:
         """The numbers of a parameter's step at this learning rate: of the step counted last, or of another."""
         count = (self.steps if steps is None else steps) - self._missed[name]
         group = self.groups[name]
-        return Step(rate * group.rate, count, self._recipes[name], group.is_head)
+        return Step(rate * group.rate, count, self._recipes[name], group.is_head, group.as_vector)
+
+    def has_rows(self, name: str) -> bool:
+        """True where each row of a parameter is the weights of an output."""
+        return len(self._shapes[name]) > 1 and not self.groups[name].as_vector
 
     def taken(self, name: str) -> int:
         """Steps a parameter has moved in."""
@@ -156,12 +172,14 @@ class ParameterGroup:
 
     A frozen array does not move. Where it is a running statistic its layer normalises by it, in training too. The head
     is the last layer that has a matrix or kernels: `clip_share` leaves it alone, and some rules treat it apart.
+    An array that is neither counts `as_vector` however many dimensions it has.
     """
 
     rate: float = 1.0
     decays: bool = True
     frozen: bool = False
     is_head: bool = False
+    as_vector: bool = False
 
 
 def parameter_groups(
@@ -190,10 +208,11 @@ def parameter_groups(
         name: ParameterGroup(
             layer_decay ** (deepest - places[name])
             * (rates[max(fitting, key=len)] if (fitting := [key for key in rates if _begins(key, layer)]) else 1.0),
-            len(shapes[name]) > 1
+            is_matrix(name, shapes[name])
             or (name.endswith(SCALES) if optimizer.decay_all == "scales" else optimizer.decay_all),
             any(_begins(key, layer) for key in frozen),
             layer == head,
+            len(shapes[name]) > 1 and not is_matrix(name, shapes[name]),
         )
         for name, layer in layers.items()
     }
@@ -203,16 +222,22 @@ def parameter_groups(
     return groups
 
 
-_GROUP = re.compile(r"[^.]+(\.(?!branch)[^.]*\d(?=\.|$))?")
+_GROUP = re.compile(
+    r"[^.]+\.\d+\.\d+(?=\.\D)"  # timm's blocks.3.2 and GluonCV's features.4.0, which no branches.0.0 is
+    r"|(?!blocks)[^.]+\.\d+\.(blocks|transformer_encoder)\.\d+(?=\.)"  # timm's stages.2.blocks.5
+    r"|features\.denseblock\d+\.denselayer\d+"
+    r"|[^.]+(\.(?!branch)[^.]*\d(?=\.|$))?"
+)
 
 
 def depths(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The group of layers of every parameter, counted from the input, given shapes by name in the order of computation.
 
     A group is what the first word of a path names, or, where the second ends in a digit, both: `stem`, `stage1.unit2`,
-    `block3.conv1`, timm's `blocks.7`, but the whole of a module with branches. What has vectors alone, as a
-    normalisation, and what is in no layer belong to the group before them, or else to the first. (BEiT's layer-wise
-    decay, Bao et al. 2022, with a residual unit or transformer block as a layer, as timm groups them.)
+    `block3.conv1`, timm's `blocks.7` and, a word or two longer, `stages.2.blocks.5`, but the whole of a module with
+    branches. What has no matrix, as a normalisation or a transformer's positions, and what is in no layer belong to the
+    group before them, or else to the first. (BEiT's layer-wise decay, Bao et al. 2022, with a residual unit or
+    transformer block as a layer, as timm groups them.)
     """
     keys = {name: match[0] if (match := _GROUP.match(_layer(name))) else name for name in shapes}
     beginning = {keys[name] for name, shape in shapes.items() if _begins_a_group(name, shape)}
@@ -225,8 +250,17 @@ def depths(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return found
 
 
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """True for the matrix or kernels of a layer, by whose name they are weights.
+
+    Constants are none, whatever their shape: the positions and tokens of our networks (`tokens.positions.value`) and
+    of timm's (`pos_embed`, `relative_position_bias_table`).
+    """
+    return len(shape) > 1 and "weight" in name.rpartition(".")[2]
+
+
 def _begins_a_group(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) > 1 and "." in name
+    return is_matrix(name, shape) and "." in name
 
 
 def _layer(name: str) -> str:

@@ -5,8 +5,9 @@ The uniform mean is that of Izmailov et al. 2018, "Averaging weights leads to wi
 validation figures, and each joins the mean if that is then no worse. Means are summed in float64.
 
 Running statistics of batch normalisation are no mean of the checkpoints': they belong to the averaged weights. So they
-are measured anew, on training images as the recipe augments them, which they were measured on before: the mean over
-batches of each batch's, as torch.optim.swa_utils.update_bn has it.
+are measured anew, on what they were measured on before: training images of the last epoch averaged, as the run had them
+then, and as many at a time (a batch, or its micro-batches): the mean over batches of each batch's, as
+torch.optim.swa_utils.update_bn has it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import numpy.typing as npt
 from imagenet_pipeline import files
 from imagenet_pipeline.config import OptimizerRecipe, Recipe, StoppingRecipe, TransferRecipe, load_run_recipe
 from imagenet_pipeline.engines import Array, Blueprint, Engine, Values, create_engine
-from imagenet_pipeline.engines.devices import first_of
+from imagenet_pipeline.engines.devices import first_of, micro_batches
 from imagenet_pipeline.engines.zoos import network_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, counted
 from imagenet_pipeline.evaluation.evaluate import scoring_recipe
@@ -38,7 +40,7 @@ from imagenet_pipeline.records.manifest import DataSet, no_split
 from imagenet_pipeline.records.reader import RecordSet
 from imagenet_pipeline.training.checkpoint import Checkpoint, State, find_checkpoint, load_checkpoint, whole_epochs
 from imagenet_pipeline.training.data import (
-    balanced_labels,
+    endless_batches,
     loader_of,
     records_of,
     require_its_classes,
@@ -135,7 +137,8 @@ def average(
     )  # fmt: skip
     state = replace(first.state, epoch=0, step=0, metrics={}, partial={}, engine=bench.engine_name)
     averaged = {"greedy": greedy, "parts": [vars(part) for part in parts], "statistics_images": made.statistics_images}
-    recipe, text = load_run_recipe(runs[0]), catalog.file_copy(state.network, len(state.classes))
+    recipe = load_run_recipe(runs[0])
+    text = catalog.file_copy(state.network, len(state.classes)) if catalog.is_custom(state.network) else None
     with files.whole_folder(out) as part:
         if text is not None:
             files.write_whole(part / FILE_NAME, text)
@@ -222,6 +225,12 @@ def _greedy(bench: Bench, folders: Sequence[Path], split: str) -> Soup:
     return Soup({folder: value for folder, (_, value) in scores.items()}, kept, mean, best[1])
 
 
+def _last_epoch(state: State) -> int:
+    """The epoch, counted from 0, that a checkpoint's last step is of."""
+    is_within = bool(state.partial and not state.metrics)
+    return max(0, state.epoch - (not is_within))
+
+
 @dataclass
 class Bench:
     """An engine that measures and scores averaged weights of the network of `state`; made where it is needed."""
@@ -234,9 +243,11 @@ class Bench:
     _frozen: tuple[str, ...] = ()
     _data: DataSet | None = None
     _shares: dict[str, float] = field(init=False)
+    _micro_batches: int = field(init=False)
 
     def __post_init__(self) -> None:
         engine = scoring_engine(self.recipe, self.state)
+        self._micro_batches = self.recipe.accumulation
         changes: dict[str, Any] = {
             "engine": engine, "compile": False, "average_decay": 0.0, "accumulation": 1, "sync_batch_norm": False,
             "devices": first_of(self.recipe.devices) if engine == "pytorch" else self.recipe.devices,
@@ -293,18 +304,19 @@ class Bench:
 
     def mean(self, folders: Sequence[Path]) -> dict[str, Array]:
         """The mean weights of checkpoints, statistics measured anew; of a single one its own weights."""
-        first = load_checkpoint(folders[0]).weights
+        checkpoint = load_checkpoint(folders[0])
+        first, epoch, moved = checkpoint.weights, _last_epoch(checkpoint.state), set[str]()
         if len(folders) == 1:
             return dict(first)
         sums: Sums = {name: value.astype(np.float64) for name, value in first.items()}
-        moved = set[str]()
-        for folder in folders[1:]:
-            for name, value in load_checkpoint(folder).weights.items():
+        for checkpoint in map(load_checkpoint, folders[1:]):
+            epoch = max(epoch, _last_epoch(checkpoint.state))
+            for name, value in checkpoint.weights.items():
                 sums[name] += value
                 if name in self._shares and not np.array_equal(value, first[name]):
                     moved.add(name.rpartition(".running_")[0])
         mean = {name: np.asarray(total / len(folders), first[name].dtype) for name, total in sums.items()}
-        return self._measured(mean, moved) if moved else mean
+        return self._measured(mean, moved, epoch) if moved else mean
 
     def score(self, values: Values, split: str) -> tuple[float, float]:
         """How good the weights are on a split, higher being better, and the `figure` itself."""
@@ -320,8 +332,8 @@ class Bench:
         row = {f"validation_{name}": value for name, value in figures.items()}
         return goodness(row, self.figure) or 0.0, float(row[self.figure])
 
-    def _measured(self, values: dict[str, Array], moved: Collection[str]) -> dict[str, Array]:
-        """The values with the running statistics of training images: the mean over batches of each batch's.
+    def _measured(self, values: dict[str, Array], moved: Collection[str], epoch: int) -> dict[str, Array]:
+        """The values with the running statistics of training images, from an epoch on: the mean over batches.
 
         Those of layers that have not `moved` from a checkpoint to the next, since they were frozen, stay. A step from
         statistics of 0 leaves a batch's own in them, times its share. Its weights are set back.
@@ -331,28 +343,25 @@ class Bench:
         empty: dict[str, Array] = {**values, **{name: np.zeros_like(values[name]) for name in shares}}
         still = tuple(sorted({name.rpartition(".running_")[0] for name in self._shares} - set(moved)))
         engine, recipe = self._holding(empty, still), self.recipe
-        size = recipe.images_per_step
-        batches_wanted = min(steps_per_epoch(recipe, data), -(-MOST_IMAGES // size))
+        size, parts = recipe.images_per_step, self._micro_batches
+        wanted = min(steps_per_epoch(recipe, data) * recipe.loader.repeats, -(-MOST_IMAGES // size))
         sums: Sums = {name: np.zeros(values[name].shape) for name in shares}
-        with RecordSet.of(data, "train") as records:
-            loader = loader_of(
-                recipe, records, recipe.input.trained_size, len(data.classes), empty=engine.host_array,
-                label_kind=data.classes.label_kind, balanced=balanced_labels(recipe, data, records),
-            )  # fmt: skip
-            with (
-                loader.training(recipe.seed, 0, recipe.augmentation) as batches,
-                Bar("statistics", "batches") as bar,
-            ):
-                for step, batch in zip(range(batches_wanted), batches, strict=False):
+        with (
+            RecordSet.of(data, "train") as records,
+            closing(endless_batches(recipe, data, records, empty=engine.host_array, first_epoch=epoch)) as batches,
+            Bar("statistics", "batches") as bar,
+        ):
+            for step, batch in zip(range(wanted), batches, strict=False):
+                for images, targets, _ in micro_batches(batch.images, batch.training_targets, parts, 1):
                     engine.set_values(empty)
-                    engine.train_batch(batch.images, batch.training_targets, 1e-30, step_seed(recipe.seed, step))
+                    engine.train_batch(images, targets, 1e-30, step_seed(recipe.seed, step))
                     found = engine.values()
                     for name, share in shares.items():
                         sums[name] += found[name] / share
-                    bar.show(step + 1, batches_wanted)
+                bar.show(step + 1, wanted)
         engine.totals()
-        self.images = batches_wanted * size
-        means = {name: np.asarray(total / batches_wanted, values[name].dtype) for name, total in sums.items()}
+        self.images = wanted * size
+        means = {name: np.asarray(total / (wanted * parts), values[name].dtype) for name, total in sums.items()}
         return {**values, **means}
 
     def _holding(self, values: Values, frozen: tuple[str, ...] = ()) -> Engine:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagenet_pipeline import files
-from imagenet_pipeline.engines.optimizer_state import SCALES
+from imagenet_pipeline.engines.optimizer_state import SCALES, is_matrix
 from imagenet_pipeline.errors import BadInput, first_few
 from imagenet_pipeline.interchange.frozen import Imported
 from imagenet_pipeline.interchange.params import AnyArray, finite_float32, read_array, read_params
@@ -160,7 +160,7 @@ def _apart(symbol: Path, imported: Imported, trained: Mapping[str, object], is_m
     for ours, theirs in imported.sources.items():
         if theirs in trained:
             multipliers = Attributes(stated.get(theirs, {}), f"{symbol}: {theirs[:80]!a}")
-            is_decaying = not is_module or imported.values[ours].ndim > 1 or ours.endswith(SCALES)
+            is_decaying = not is_module or is_matrix(ours, imported.values[ours].shape) or ours.endswith(SCALES)
             usual = float(not is_module or theirs.endswith(MODULE_DECAYS))
             found = multipliers.real("__lr_mult__", 1.0), multipliers.real("__wd_mult__", usual)
             if found != (1.0, float(is_decaying)):

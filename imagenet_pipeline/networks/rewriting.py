@@ -6,6 +6,7 @@ cannot act on is an error; one that is already as the option says stays as it is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,15 +28,19 @@ from imagenet_pipeline.networks.layers import (
     Dense,
     Dropout,
     Elementwise,
+    Flatten,
     Graph,
     Layer,
     Pool,
     Residual,
     Sequential,
     Tap,
+    Transpose,
     fold,
+    follow,
     joined,
     pair,
+    parts,
     stack,
     walk,
 )
@@ -116,6 +121,8 @@ def with_dropout(network: Sequential, rate: float) -> Any:
 def with_activation(network: Sequential, kind: Any) -> Any:
     """The network with this kind of activation throughout, but for gates: the sigmoids that a Graph multiplies by."""
     made = Activation(kind, SLOPES.get(kind, Activation("relu").slope))
+    if kind == "prelu" and (along := _bending_along_the_last_axis(network)):
+        raise _Nothing(f"its channels along the last axis in {along[0]}; PReLU's slopes are of those along the first")
     if not any(_bends(layer) for _, layer in walk(network)):
         raise _Nothing("no activation, whose kind could be another")
 
@@ -141,6 +148,21 @@ def _bends(layer: Layer) -> bool:
     return layer == RELU6 or (isinstance(layer, Activation) and layer.kind in BENDING)
 
 
+def _bending_along_the_last_axis(network: Sequential) -> list[str]:
+    """The activations that have their channels along the last axis, as those of ConvNeXts and transformers do."""
+    found = []
+
+    def is_last(layer: Layer, path: str, inputs: list[bool]) -> bool:
+        if isinstance(layer, Dense | Transpose | Flatten | Conv):
+            return isinstance(layer, Dense) and layer.last_axis
+        if _bends(layer) and any(inputs):
+            found.append(path)
+        return any(inputs)
+
+    follow(network, "", False, is_last)
+    return found
+
+
 def with_normalisation(network: Sequential, place: str) -> Any:
     """The network with batch normalisation "before" or "after" activations, "first" of all, or with none of it.
 
@@ -156,7 +178,7 @@ def with_normalisation(network: Sequential, place: str) -> Any:
         return replace(network, items=((name, BatchNorm()), *network.items))
     changed = _rebuilt(network, sequence=lambda items, path: _beside_activations(items, place == "after"))
     if not any(isinstance(layer, BatchNorm) for _, layer in walk(changed)):
-        raise _Nothing("no activation behind a Conv or Dense, beside which it could stand")
+        raise _Nothing("no activation behind a Conv, or a Dense of vectors, beside which it could stand")
     return changed
 
 
@@ -182,7 +204,10 @@ def _graph_without_norms(graph: Graph) -> Graph:
 
 
 def _beside_activations(items: Items, after: bool) -> Items:
-    """The items of a sequence with a BatchNorm before (or after) each activation that has one, or a weighted layer."""
+    """The items of a sequence with a BatchNorm before (or after) each activation that has one, or a weighted layer.
+
+    Not behind a Dense along the last axis, where the first, which BatchNorm takes for the channels', is of rows.
+    """
     placed: Items = []
     taken = [name for name, _ in items]
     rest = list(items)
@@ -197,7 +222,7 @@ def _beside_activations(items: Items, after: bool) -> Items:
             norms = [placed.pop()]
         elif isinstance(behind, BatchNorm):
             norms = [rest.pop(0)]
-        elif isinstance(before, WEIGHTED):
+        elif isinstance(before, WEIGHTED) and not (isinstance(before, Dense) and before.last_axis):
             number = name[len(name.rstrip("0123456789")) :]
             norms = [(_free(f"norm{number}", taken), BatchNorm())]
             taken.append(norms[0][0])
@@ -210,7 +235,10 @@ def _free(name: str, taken: list[str]) -> str:
 
 
 def with_width(network: Sequential, factor: float) -> Any:
-    """The network with so many times the channels and units; a grouped convolution's stay a multiple of its groups."""
+    """The network with so many times the channels and units.
+
+    Those of a grouped convolution, and of the layer before it, stay a multiple of its groups.
+    """
     if any(isinstance(layer, Constant) for _, layer in walk(network)):
         raise _Nothing("trained constants, such as a transformer's positions, which go with the width it has")
 
@@ -224,7 +252,22 @@ def with_width(network: Sequential, factor: float) -> Any:
                 return replace(layer, channels=_scaled(channels, factor, groups))
         return layer
 
-    return _rebuilt(network, wider)
+    def dividing(items: Items, path: str) -> Items:
+        fitted, feeder = dict(items), ""
+        for name, layer in items:
+            if isinstance(layer, Conv | ConvTranspose) and feeder:
+                fitted[feeder] = _in_groups(fitted[feeder], layer.groups)
+            feeder = name if isinstance(layer, WEIGHTED) else "" if parts(layer) else feeder
+        return [*fitted.items()]
+
+    return _rebuilt(network, wider, dividing)
+
+
+def _in_groups(layer: Any, groups: int) -> Any:
+    """The layer, if a convolution, with the nearest number of channels that so many groups divide, and its own."""
+    if isinstance(layer, Dense) or not layer.channels % groups:
+        return layer
+    return replace(layer, channels=_scaled(layer.channels, 1.0, math.lcm(groups, layer.groups)))
 
 
 def _scaled(count: int, factor: float, groups: int = 1) -> int:

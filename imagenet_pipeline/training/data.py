@@ -316,7 +316,12 @@ def require_sizes(recipe: Recipe, network: Network) -> None:
 
 
 def endless_batches(
-    recipe: Recipe, data: DataSet, records: RecordSet, share: Share = WHOLE, empty: Empty = np.empty
+    recipe: Recipe,
+    data: DataSet,
+    records: RecordSet,
+    share: Share = WHOLE,
+    empty: Empty = np.empty,
+    first_epoch: int = 0,
 ) -> Generator[Batch, None, None]:
     """The batches of a run's epochs in order, without end; of several processes, its share. It is to be closed.
 
@@ -325,7 +330,7 @@ def endless_batches(
     steps_per_epoch(recipe, data)
     recipe = with_window(recipe, data)
     balanced = balanced_labels(recipe, data, records)
-    for epoch in count():
+    for epoch in count(first_epoch):
         size = training_size(recipe.input, epoch)
         loader = loader_of(
             recipe, records, size, len(data.classes), share,

@@ -12,7 +12,7 @@ from imagenet_pipeline.config import OptimizerRecipe, Recipe
 from imagenet_pipeline.engines import Engine
 from imagenet_pipeline.engines.optimizer_state import rule_of
 from imagenet_pipeline.networks.layers import Activation, BatchNorm, Conv, Dense, Flatten, stack
-from imagenet_pipeline.optimizers import OPTIMIZERS
+from imagenet_pipeline.optimizers import OPTIMIZERS, Step
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -38,13 +38,22 @@ def trained(values: Arrays) -> Arrays:
     return {name: value for name, value in values.items() if "running" not in name}
 
 
+def shortened(values: Arrays, limit: float) -> Arrays:
+    """Each output's weights no longer than the limit."""
+    lengths = {name: np.linalg.norm(one.reshape(len(one), -1), axis=1) for name, one in values.items() if one.ndim > 1}
+    factors = {name: np.minimum(1, limit / length) for name, length in lengths.items()}
+    return {name: (one.T * factors[name]).T if name in factors else one for name, one in values.items()}
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("rule", ["sgd", "adam", "radam", "lion", "muon"])
+@pytest.mark.parametrize(
+    ("rule", "limit"), [("sgd", 0), ("adam", 0), ("radam", 0), ("lion", 0), ("muon", 0), ("sgd", 0.7), ("adam", 0.7)]
+)
 def test_slow_weights_follow_and_the_rule_goes_on_from_them(
-    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, rule: str, engine: str
+    make_engine: MakeEngine, make_batch: MakeBatch, difference: Difference, rule: str, limit: float, engine: str
 ) -> None:
-    """Zhang et al. 2019, algorithm 1, literally; the slots of the rule are left alone."""
-    keys = {"name": rule, "engine": engine, "size": 8, "precision": "float64"}
+    """Zhang et al. 2019, algorithm 1, literally; the slots of the rule are left alone, and `max_norm` holds."""
+    keys = {"name": rule, "engine": engine, "size": 8, "precision": "float64", "max_norm": limit}
     plain, ahead = make_engine(NETWORK, **keys), make_engine(NETWORK, **keys, **AHEAD)
     slow = trained(plain.values())
     for step in range(8):
@@ -52,6 +61,7 @@ def test_slow_weights_follow_and_the_rule_goes_on_from_them(
         if step % 3 == 2:
             fast = plain.values()
             slow = {name: value + 0.25 * (fast[name] - value) for name, value in slow.items()}
+            slow = shortened(slow, limit) if limit else slow
             plain.set_values({**fast, **slow})
         walk(ahead, make_batch, step, step + 1)
         assert difference(trained(ahead.values()), trained(plain.values())) < 1e-11, step
@@ -120,6 +130,16 @@ def test_it_wraps_every_rule(name: Any) -> None:
     plain, ahead = (rule_of(OptimizerRecipe(name=name, **keys)) for keys in ({}, AHEAD))
     assert ahead.slots == (*plain.slots, "slow_offset")
     assert (ahead.on_lists, ahead.keys) == (plain.on_lists, plain.keys)
+
+
+def test_what_max_norm_has_cut_off_does_not_come_back() -> None:
+    """A weight at the limit, pulled outwards, stays there."""
+    recipe = OptimizerRecipe(momentum=0, weight_decay=0, max_norm=1, lookahead_steps=5)
+    weight, slots = np.array([[1.0, 0.0]]), (np.zeros((1, 2)), np.zeros((1, 2)))
+    for count in range(1, 13):
+        step = Step(0.1, count, recipe)
+        weight, slots = rule_of(recipe).update(weight, np.array([[-1.0, 0.0]]), slots, step)
+        np.testing.assert_allclose(weight, [[1, 0]], atol=1e-12)
 
 
 def test_a_share_without_steps_is_refused() -> None:

@@ -18,14 +18,19 @@ from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.layers import (
     Activation,
     BatchNorm,
+    Constant,
     Conv,
     Dense,
     Dropout,
+    Elementwise,
     Flatten,
     GlobalAveragePool,
+    Graph,
+    Reshape,
     Residual,
     Sequential,
     Tap,
+    Transpose,
     stack,
 )
 from imagenet_pipeline.networks.shapes import parameters
@@ -86,6 +91,73 @@ def test_scales_decay_and_biases_do_not_as_with_mxnets_module() -> None:
     assert [name for name, group in found.items() if group.decays] == ["conv.weight", "norm.weight", "act.slope"]
     gluon_s = parameter_groups({"f.1.gamma": (4,), "f.1.beta": (4,)}, OptimizerRecipe(decay_all="scales"))
     assert [name for name, group in gluon_s.items() if group.decays] == ["f.1.gamma"]
+
+
+def test_positions_and_tokens_are_no_matrices() -> None:
+    """Those of our networks and of timm's, which its `no_weight_decay` spares; what a layer calls weights is one."""
+    shapes = {"tokens.positions.value": (5, 4), "pos_embed": (1, 5, 4), "cls_token": (1, 1, 4), "proj.weight": (4, 4)}
+    shapes |= {"blocks.0.attn.relative_position_bias_table": (9, 2), "rnn.weight_ih_l0": (4, 4), "norm.weight": (4,)}
+    found = parameter_groups(shapes, OptimizerRecipe(decay_all=False))
+    matrices = ["proj.weight", "rnn.weight_ih_l0"]
+    assert [name for name, group in found.items() if group.decays] == matrices
+    assert [name for name, group in found.items() if not group.as_vector] == [*matrices, "norm.weight"]
+
+
+TOKENS = stack(
+    conv=Conv(4, 4, stride=4), row=Reshape((4, -1)), turned=Transpose((1, 0)),
+    tokens=Graph((("positions", Constant((4, 4))), ("sum", Elementwise("add"))), ((), ("", "positions"))),
+    dense=Dense(6, last_axis=True), flatten=Flatten(), classifier=Dense(7),
+)  # fmt: skip
+
+
+def tokens_of(make_engine: MakeEngine, make_batch: MakeBatch, engine: str, steps: int, **keys: Any) -> Engine:
+    made = make_engine(TOKENS, size=8, engine=engine, precision="float64", momentum=0.9, **keys)
+    positions = np.linspace(-2, 2, 16).reshape(4, 4)
+    made.set_values({**made.values(), "tokens.positions.value": positions})
+    for step in range(steps):
+        made.train_batch(*make_batch(6, step, 8), 0.1, seed=step)
+    return made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("option", "without"),
+    [
+        ({"name": "muon", "weight_decay": 0.1}, {"name": "adamw", "weight_decay": 0.1}),
+        ({"max_norm": 0.5, "weight_decay": 0.1}, {"weight_decay": 0.1}),
+        ({"max_norm": 0.5, "weight_decay": 0.1, "nesterov": True}, {"weight_decay": 0.1, "nesterov": True}),
+        ({"weight_decay": 0.1, "decay_all": False}, {"weight_decay": 0.0}),
+    ],
+    ids=["muon", "max_norm", "max_norm of a written rule", "decay_all"],
+)
+def test_what_acts_on_matrices_leaves_positions_alone(
+    make_engine: MakeEngine,
+    make_batch: MakeBatch,
+    difference: Difference,
+    option: dict[str, Any],
+    without: dict[str, Any],
+    engine: str,
+) -> None:
+    """In a step, which moves the matrices by the option and the positions as without it."""
+    one, other = (tokens_of(make_engine, make_batch, engine, 1, **keys).values() for keys in (option, without))
+    assert difference({"": one["tokens.positions.value"]}, {"": other["tokens.positions.value"]}) < 1e-12
+    assert difference({"": one["dense.weight"]}, {"": other["dense.weight"]}) > 1e-4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_positions_are_clipped_as_a_single_unit(make_engine: MakeEngine, make_batch: MakeBatch, engine: str) -> None:
+    """Brock et al. 2021, equation 3, of the whole array."""
+    plain = {"momentum": 0.0, "weight_decay": 0.0}
+    before = tokens_of(make_engine, make_batch, engine, 0).values()["tokens.positions.value"]
+    moves = []
+    for share in (0.0, 1e-3):
+        made = make_engine(TOKENS, size=8, engine=engine, precision="float64", clip_share=share, **plain)
+        made.set_values({**made.values(), "tokens.positions.value": before})
+        made.train_batch(*make_batch(6, 0, 8), 1.0, seed=0)
+        moves.append(before - made.values()["tokens.positions.value"])
+    longest = 1e-3 * np.linalg.norm(before)
+    assert np.linalg.norm(moves[0]) > longest
+    np.testing.assert_allclose(moves[1], moves[0] * longest / np.linalg.norm(moves[0]), rtol=1e-9)
 
 
 def test_a_parameter_outside_every_layer_goes_by_its_own_name() -> None:
@@ -241,6 +313,7 @@ def test_decay_of_weights_alone(make_engine: MakeEngine, make_batch: MakeBatch, 
         ("googlenet", 15, {"conv1.conv": 0, "inception3a.branch3.expand.conv": 3, "inception3a.branch1.conv": 3}),
         ("densenet121", 63, {"stem.norm": 0, "block1.unit6.new.conv2": 6, "transition1.norm": 7, "norm": 61}),
         ("squeezenet1_0", 10, {"fire2.squeeze": 1, "fire2.expand.three.conv": 1}),
+        ("vit_small_patch16_224", 14, {"patches.conv": 0, "block1.attention.inputs": 1, "block12.mlp.dense2": 12}),
     ],
 )
 def test_the_depth_of_layers_is_that_of_units(network: str, count: int, some: dict[str, int]) -> None:
@@ -259,6 +332,27 @@ def test_the_depth_of_layers_of_a_zoo() -> None:
     assert list(depths(shapes).values()) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
     resnet = {"conv1.weight": (4, 3, 3, 3), "bn1.weight": (4,), "layer1.0.conv1.weight": (4, 4, 3, 3), "fc.bias": (7,)}
     assert list(depths(resnet).values()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        ("stem.0 stages.0.blocks.0.conv_dw stages.0.blocks.0.mlp.fc1 stages.0.blocks.1.mlp.fc1 stages.1.downsample.1 "
+         "stages.1.blocks.0.mlp.fc1 head.fc", [0, 1, 1, 2, 3, 4, 5]),
+        ("conv_stem blocks.0.0.conv_dw blocks.1.0.conv_pw blocks.1.0.se.conv_reduce blocks.1.1.conv_pw classifier",
+         [0, 1, 2, 2, 3, 4]),
+        ("features.conv0 features.denseblock1.denselayer1.conv1 features.denseblock1.denselayer2.conv1 "
+         "features.transition1.conv classifier", [0, 1, 2, 3, 4]),
+        ("features.0 features.4.0.body.0 features.4.0.downsample.0 features.4.1.body.0 output", [0, 1, 1, 2, 3]),
+        ("features.0 features.7.0.0 features.7.1.0 features.7.1.1 output", [0, 1, 1, 1, 2]),
+        ("conv1 layer1.0.conv1 layer1.0.downsample.0 stage2.0.branches.0.0.conv1 stage2.0.branches.1.0.conv1 head",
+         [0, 1, 1, 2, 2, 3]),
+    ],
+    ids=["convnext", "efficientnet", "densenet", "GluonCV's resnet", "GluonCV's inception", "hrnet"],
+)  # fmt: skip
+def test_the_depth_of_layers_of_a_zoo_is_that_of_units(layers: str, wanted: list[int]) -> None:
+    """Names of timm and GluonCV, counted by hand; branches are a single module."""
+    assert list(depths({f"{layer}.weight": (4, 4) for layer in layers.split()}).values()) == wanted
 
 
 def test_layer_decay_is_a_power_of_the_depth_from_the_head_times_other_rates() -> None:

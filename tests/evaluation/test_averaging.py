@@ -72,24 +72,42 @@ def test_the_uniform_mean_is_numpy_s_and_makes_a_run_like_any_other(plain: Path,
     assert load_checkpoint(tmp_path / "mean" / "checkpoints" / "latest").state.epoch == 1
 
 
-def batches(run: Path) -> Iterator[Any]:
-    """The training batches of the first epoch, as uint8 [n, height, width, channels]."""
+def micro_batches(run: Path, epoch: int) -> Iterator[Any]:
+    """The training images of an epoch as a device had them at a time, as uint8 [n, height, width, channels]."""
     recipe = load_recipe(run / "recipe.toml")
     with (
         RecordSet.of(read_data_set(recipe.records), "train") as records,
-        loader_of(recipe, records, 8, 10).training(recipe.seed, 0, recipe.augmentation) as produced,
+        loader_of(recipe, records, 8, 10).training(recipe.seed, epoch, recipe.augmentation) as produced,
     ):
         for batch in produced:
-            yield batch.images.copy()
+            yield from np.split(batch.images.copy(), recipe.accumulation)
 
 
-def test_statistics_are_those_of_torch_s_update_bn(normalised: Path, tmp_path: Path) -> None:
-    """torch's variances are those of n - 1, as PyTorch keeps them; ours are what both engines keep."""
-    made = average([normalised], tmp_path / "mean", last=3, overrides={"precision": "float64"})
-    assert made.statistics_images == 900
+MIXED = {"augmentation.mixup": 0.4, "augmentation.mix_epochs": 3, "accumulation": 4, "loader.repeats": 2}
+
+
+@pytest.mark.parametrize(
+    ("keys", "which", "epochs"),
+    [({}, "2-4", [3]), ({}, "2-3", [2]), (MIXED, "2-4", [3, 4])],
+    ids=["last", "before", "mixed at first"],
+)
+def test_statistics_are_those_of_torch_s_update_bn_in_the_last_epoch_averaged(
+    keys: dict[str, Any], which: str, epochs: list[int], normalised: Path, digits_records: Path, tmp_path: Path
+) -> None:
+    """torch's variances are those of n - 1, as PyTorch keeps them; ours are what both engines keep.
+
+    Where an epoch is repeated half of the images, the next has the others.
+    """
+    run = normalised
+    if keys:
+        options = {"network_options.normalisation": "before", **keys}
+        run = go(digits_records, tmp_path / "run", network="mlp:32", **options)
+    made = average([run], tmp_path / "mean", epochs=which, overrides={"precision": "float64"})
+    assert made.statistics_images == 900 * len(epochs)
     state = load_checkpoint(tmp_path / "mean" / "checkpoints" / "latest").state
     found = weights(tmp_path / "mean")
-    pixels = [(images - np.array(state.mean)) / np.array(state.std) for images in batches(normalised)]
+    held = [images for epoch in epochs for images in micro_batches(run, epoch)]
+    pixels = [(images - np.array(state.mean)) / np.array(state.std) for images in held]
     flat = [images.transpose(0, 3, 1, 2).reshape(len(images), -1) for images in pixels]
     hidden = [rows @ found["dense1.weight"].T.astype(np.float64) + found["dense1.bias"] for rows in flat]
     twin = torch.nn.BatchNorm1d(32).double()
@@ -139,6 +157,17 @@ def test_the_greedy_mean_keeps_what_leaves_it_no_worse(plain: Path, tmp_path: Pa
     assert (made.figure, made.value) == ("val_rank1", pytest.approx(best))
     assert best >= max(alone.values())
     assert evaluate(tmp_path / "soup", split="val").rank1 == pytest.approx(best)
+
+
+def test_a_mean_is_a_run_with_a_network_file_only_where_its_parts_are(
+    digits_records: Path, plain: Path, tmp_path: Path
+) -> None:
+    lenet = go(digits_records, tmp_path / "lenet", network="lenet", **{"input.size": 28, "epochs": 2})
+    for run, has_file in ((lenet, False), (plain, True)):
+        made = tmp_path / f"mean of {run.name}"
+        average([run], made, last=2)
+        assert (made / "network.json").exists() == (run / "network.json").exists() == has_file
+        assert evaluate(made, split="val").images == 300
 
 
 def test_several_runs_of_a_network_give_their_best(plain: Path, tmp_path: Path) -> None:

@@ -156,6 +156,17 @@ def test_a_depthwise_convolution_stays_one():
     assert (made["b"], made["c"]) == (Conv(12, 3, groups=12), Conv(8, 1, groups=2))
 
 
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "se_resnext50_32x4d", "alexnet"])
+@pytest.mark.parametrize("factor", [0.1, 0.37, 0.9, 1.1])
+def test_what_enters_a_grouped_convolution_divides_by_its_groups(name, factor):
+    size = catalog.entry(name).input_size
+    made = describe(catalog.build(f"{name}?width={factor}", 7), (3, size, size))
+    grouped = [report for report in made if isinstance(report.layer, Conv) and report.layer.groups > 1]
+    assert len(grouped) == (3 if name == "alexnet" else 16)
+    assert not any(shape[0] % report.layer.groups for report in grouped for shape in report.input_shapes)
+    assert made[-1].output_shape == (7,)
+
+
 @pytest.mark.parametrize(
     ("name", "count"),
     [("resnet18", 11_173_962), ("resnet34", 21_282_122), ("resnet50", 23_520_842), ("densenet121", 6_956_298 + 128)],
@@ -226,11 +237,37 @@ def test_relu6_is_an_activation():
     [
         ("se_resnet50", {"squeeze_excitation": 4}, "the network has a gate of its own in each residual body"),
         ("vit_small_patch16_224", {"width": 0.5}, "the network has trained constants"),
+        ("vit_small_patch16_224", {"activation": "prelu"}, "its channels along the last axis in block1.mlp.active"),
+        ("convnext_tiny", {"activation": "prelu"}, "its channels along the last axis in stage1.unit1.active"),
+        ("vit_small_patch16_224", {"normalisation": "after"}, "no activation behind a Conv, or a Dense of vectors"),
+        ("convnext_tiny", {"normalisation": "before"}, "no activation behind a Conv, or a Dense of vectors"),
     ],
 )
 def test_networks_that_an_option_would_leave_as_they_are_or_tear_are_refused(name, options, what):
     with pytest.raises(BadRecipe, match=what):
         changed(catalog.build(name, 5), **options)
+
+
+def test_normalisation_stands_behind_channels_alone():
+    """Not where a Dense along the last axis has put them last; the first axis is theirs again behind a Transpose."""
+    network = stack(
+        conv=Conv(4, 1), relu1=RELU, pixels=Transpose((1, 2, 0)), dense=Dense(6, last_axis=True), relu2=RELU,
+        image=Transpose((2, 0, 1)), relu3=RELU, flatten=Flatten(), fc=Dense(5), relu4=RELU,
+    )  # fmt: skip
+    added = [name for name in names(changed(network, normalisation="before")) if name not in names(network)]
+    assert added == ["norm1", "norm4"]
+    with pytest.raises(BadRecipe, match="in relu2"):
+        changed(network, activation="prelu")
+    turned = stack(**{name: layer for name, layer in network.items if name != "relu2"})
+    assert dict(changed(turned, activation="prelu").items)["relu3"].kind == "prelu"
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "resnet18"])
+def test_stochastic_depth_0_leaves_out_nothing_and_own_what_the_network_does(name):
+    network, without = catalog.build(name, 5), catalog.build(f"{name}?stochastic_depth=0", 5)
+    assert not any(layer.drop_rate for layer in residuals(without).values())
+    assert any(layer.drop_rate for layer in residuals(network).values()) == (name != "resnet18")
+    assert changed(network) == network
 
 
 def test_the_last_normalisation_before_a_squeeze_excitation_may_start_at_0():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from imagenet_pipeline.config import Recipe
 from imagenet_pipeline.engines import Blueprint, create_engine
@@ -21,6 +21,7 @@ from imagenet_pipeline.engines.pytorch import zoo as pytorch_zoo
 from imagenet_pipeline.engines.pytorch.runtime import torch
 from imagenet_pipeline.engines.zoos import ZooNetwork
 from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.evaluation.averaging import average
 from imagenet_pipeline.evaluation.evaluate import evaluate
 from imagenet_pipeline.interchange.zoo_export import export_zoo
 from imagenet_pipeline.training.loop import train
@@ -69,6 +70,18 @@ def test_a_run_taken_up_again_ends_in_equal_bytes(make_recipe: MakeRecipe, tmp_p
     result = evaluate(tmp_path / "whole", "latest", "test", 1, None, {})
     assert (result.network, result.images) == (network, 3)
     assert np.isfinite(result.loss)
+
+
+def test_the_mean_of_epochs_is_numpy_s(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Of a network without batch normalisation, whose statistics would have to be known."""
+    trained(make_recipe("timm:test_vit", "pytorch"), tmp_path / "run")
+    average([tmp_path / "run"], tmp_path / "mean", last=2)
+    first, second, mean = (
+        load_file(tmp_path / run / "checkpoints" / epoch / "weights.safetensors")
+        for run, epoch in (("run", "epoch-0001"), ("run", "epoch-0002"), ("mean", "latest"))
+    )
+    assert all(np.allclose(value, (first[name] + second[name]) / 2, atol=1e-7) for name, value in mean.items())
+    assert evaluate(tmp_path / "mean", "latest", "test", 1, None, {}).images == 3
 
 
 def test_the_first_step_keeps_statistics_too() -> None:

@@ -124,7 +124,8 @@ class Optimizer:
             yield _in_one_call(self._clipped, items, [None] * len(moving))
         yield functools.partial(self._update_fused, list(self._groups()))
         if self._recipe.max_norm:
-            items = [[[weight] for weight in context if weight.ndim > 1] for context in weights]
+            rows = [place for place, name in enumerate(self._state.moving) if self._state.has_rows(name)]
+            items = [[[context[place]] for place in rows] for context in weights]
             yield _in_one_call(self._limited, items, [weight.ndim for (weight,) in items[0]])
 
     def _kinds(self) -> list[Hashable]:
@@ -133,7 +134,7 @@ class Optimizer:
             return []
         groups = ((name, self._state.groups[name]) for name in self._state.moving)
         return [
-            (len(self._parameters[name].shape), group.rate, group.decays, self._state.taken(name))
+            (len(self._parameters[name].shape), group.rate, group.decays, group.as_vector, self._state.taken(name))
             for name, group in groups
         ]
 
@@ -149,12 +150,12 @@ class Optimizer:
             step = self._state.step(self._state.moving[index], rate, steps)
             gradient = gradient * rescale
             if self._recipe.clip_share and not step.is_head:
-                gradient = within_share(weight, gradient, self._recipe.clip_share)
+                gradient = within_share(weight, gradient, self._recipe.clip_share, step.as_vector)
             gradient = with_l1(weight, gradient, step.recipe.l1)
             new, changed = self._state.rule.update(weight, gradient, tuple(slots), step)
+            if self._recipe.max_norm and not step.as_vector:
+                new = limited_norm(new, self._recipe.max_norm)
             moved.append([new, *changed])
-        if self._recipe.max_norm:
-            moved = [[limited_norm(weight, self._recipe.max_norm), *slots] for weight, *slots in moved]
         return moved
 
     def _clipped(

@@ -67,7 +67,7 @@ class Optimizer:
         else:
             self._update_written(moving, gradients, self._steps(moving, rate), overflow)
         if self._recipe.max_norm:
-            matrices = {name: weight for name, weight in moving.items() if weight.ndim > 1}
+            matrices = {name: weight for name, weight in moving.items() if self._state.has_rows(name)}
             if matrices:
                 self._rows_of(matrices).limit(self._recipe.max_norm, overflow)
 
@@ -120,10 +120,14 @@ class Optimizer:
     def _clip_units(self, moving: dict[str, Any], gradients: list[Any]) -> None:
         body = {name: place for place, name in enumerate(moving) if not self._state.groups[name].is_head}
         if body:
-            rows = self._rows_of({name: moving[name] for name in body})
-            clipped = rows.clipped([gradients[place] for place in body.values()], self._recipe.clip_share)
-            for place, gradient in zip(body.values(), clipped, strict=True):
-                gradients[place] = gradient
+            rows = self._rows_of({name: self._in_rows(name, moving[name]) for name in body})
+            inside = [self._in_rows(name, gradients[place]) for name, place in body.items()]
+            clipped = rows.clipped(inside, self._recipe.clip_share)
+            for (name, place), gradient in zip(body.items(), clipped, strict=True):
+                gradients[place] = gradient[0] if self._state.groups[name].as_vector else gradient
+
+    def _in_rows(self, name: str, array: Any) -> Any:
+        return array[None] if self._state.groups[name].as_vector else array
 
     def _rows_of(self, weights: dict[str, Any]) -> Rows:
         names = tuple(weights)
