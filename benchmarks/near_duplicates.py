@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from imagenet_pipeline.records.duplicates import perceptual_hash
 from imagenet_pipeline.records.image_files import ImageTree
-from imagenet_pipeline.records.near_hashes import near_pairs
+from imagenet_pipeline.records.perceptual_hash import near_pairs, perceptual_hash
 
 DISTANCES = (0, 2, 4, 6, 8, 10)
 Made = Callable[[Image.Image], Image.Image]

@@ -188,9 +188,10 @@ def _not_as_kept(recipe: Path, weights: Path | None, changes: dict[str, Any]) ->
 
 def _require_its_own_run(places: _Places, plan: Plan, recipe: Recipe) -> None:
     """Raise BadRecipe where the run has ended with another recipe: its figures are not those of this one."""
+    from imagenet_pipeline.training.journal import Journal
     from imagenet_pipeline.training.restart import keys_unlike
 
-    if _last_event(places.run) != "end":
+    if Journal(places.run).last_event() != "end":
         return
     if keys := keys_unlike(recipe, places.run, plan.classes):
         what, advice = "the finished run here is of another recipe", "move it away to train anew"
@@ -226,9 +227,10 @@ def _commands(places: _Places, survey: Survey, options: dict[str, Any]) -> Itera
 def _run(words: list[str], places: _Places, as_json: bool) -> Any:
     """Run a verb, a training that was begun gone on with; its answer. Ends this program as the verb, where it fails."""
     from imagenet_pipeline.processes import run_along
+    from imagenet_pipeline.training.journal import Journal
 
     if words[0] == "train":
-        event = _last_event(places.run)
+        event = Journal(places.run).last_event()
         if event == "end":
             announce(f"{places.run}: trained already")
             return None
@@ -237,17 +239,9 @@ def _run(words: list[str], places: _Places, as_json: bool) -> Any:
     code, answer = run_along([*words, *(["--json"] if as_json else [])], captured=as_json)
     if code:
         raise typer.Exit(code)
-    if words[0] == "train" and _last_event(places.run) == "stop":
+    if words[0] == "train" and Journal(places.run).last_event() == "stop":
         raise KeyboardInterrupt
     return json.loads(answer) if as_json else None
-
-
-def _last_event(run: Path) -> str:
-    """The last event of a run's journal, "end" or "stop" where it came to that; "" where there is no run."""
-    from imagenet_pipeline.training.journal import Journal
-
-    last = Journal(run).events()[-1:] if Journal(run).exists() else []
-    return str(last[0]["event"]) if last else ""
 
 
 def _agreed(as_json: bool) -> bool:

@@ -34,6 +34,7 @@ from imagenet_pipeline.config.recipe import (
     Recipe,
     TransferRecipe,
     require_even_batch,
+    require_room_for_repeats,
 )
 from imagenet_pipeline.config.section import Size, as_size, log_odds, looks_like_0_to_1, pair, shown_size
 
@@ -75,5 +76,6 @@ __all__ = [
     "recipe_keys",
     "recipe_text",
     "require_even_batch",
+    "require_room_for_repeats",
     "shown_size",
 ]

@@ -193,6 +193,12 @@ class LoaderRecipe(Section):
         return self
 
 
+def require_room_for_repeats(repeats: int, images: int) -> None:
+    """Raise BadRecipe where a batch has not two different images, each so many times."""
+    if repeats > max(1, images // 2):
+        raise BadRecipe(f"must be at most half of batch_size, {images}", where="loader.repeats", found=repeats)
+
+
 def require_even_batch(images: int, ranks: int = 1, parts: int = 1, devices: int = 1, mixes: bool = False) -> None:
     """Raise BadRecipe where a batch does not divide into ranks (whole pairs, to mix), micro-batches and devices."""
     if mixes and ranks == 1 and images % 2:
@@ -289,10 +295,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_repeats(self) -> Recipe:
-        if self.batch_size != "auto" and self.loader.repeats > max(1, self.batch_size // 2):
-            raise ValueError(
-                f"loader.repeats: must be at most half of batch_size, {self.batch_size}; found {self.loader.repeats}"
-            )
+        if self.batch_size == "auto":
+            return self
+        try:
+            require_room_for_repeats(self.loader.repeats, self.batch_size)
+        except BadRecipe as error:
+            raise ValueError(f"loader.repeats: {error.what}; found {error.found}") from error
         return self
 
     @model_validator(mode="after")

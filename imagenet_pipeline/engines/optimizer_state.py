@@ -93,7 +93,7 @@ class OptimizerState:
 
     def has_rows(self, name: str) -> bool:
         """True where each row of a parameter is the weights of an output."""
-        return len(self._shapes[name]) > 1 and not self.groups[name].as_vector
+        return is_matrix(name, self._shapes[name])
 
     def taken(self, name: str) -> int:
         """Steps a parameter has moved in."""

@@ -227,8 +227,7 @@ def _greedy(bench: Bench, folders: Sequence[Path], split: str) -> Soup:
 
 def _last_epoch(state: State) -> int:
     """The epoch, counted from 0, that a checkpoint's last step is of."""
-    is_within = bool(state.partial and not state.metrics)
-    return max(0, state.epoch - (not is_within))
+    return max(0, state.epoch - (not state.is_within_epoch))
 
 
 @dataclass

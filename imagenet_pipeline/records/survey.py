@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from imagenet_pipeline.errors import BadInput, BadRecipe
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.archives import MemberSpan
-from imagenet_pipeline.records.duplicates import DISTANCE, perceptual_hash, require_hash
 from imagenet_pipeline.records.image import Rejected, silence_opencv
-from imagenet_pipeline.records.near_hashes import near_pairs
+from imagenet_pipeline.records.perceptual_hash import DISTANCE, near_pairs, perceptual_hash, require_hash
 from imagenet_pipeline.records.plan import Images, Plan
 from imagenet_pipeline.records.prepare import examine
 from imagenet_pipeline.records.shard import read_archived_image, read_image_file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
@@ -20,14 +20,17 @@ import numpy.typing as npt
 
 from imagenet_pipeline import files
 from imagenet_pipeline.errors import BadRecipe, Damaged
-from imagenet_pipeline.records.duplicates import DISTANCE, Progress, mapped, perceptual_hash, require_distance
+from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.records.image import calm
 from imagenet_pipeline.records.lists import photos_of
 from imagenet_pipeline.records.manifest import DataSet, ForeignShard, Shard, is_remote, read_data_set
-from imagenet_pipeline.records.near_hashes import Hashes, near_pairs
+from imagenet_pipeline.records.perceptual_hash import DISTANCE, Hashes, near_pairs, perceptual_hash, require_distance
 from imagenet_pipeline.records.reader import Numbers, RecordSet, shard_index
 
 FILE = "duplicates.json"
+Progress = Callable[[int, int], None]
+_FEW = 2000
+"""Fewer pictures are hashed sooner than worker processes are started."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,11 @@ def _hashed(data: DataSet, progress: Progress | None, workers: int | None) -> _H
         shard.require_size(data.folder)
     parts, done = [], 0
     of_classes = data.classes.label_kind == "class"
-    for part in mapped(partial(_hash_shard, data.folder, of_classes), shards, total, workers):
+    from imagenet_pipeline.records.verify import over_shards  # which reports, that import this file, have no use for
+
+    work = partial(_hash_shard, data.folder, of_classes)
+    workers = min(workers or (available_processors() if total > _FEW else 1), len(shards))
+    for part in over_shards(work, shards, workers, data.folder) if workers > 1 else map(work, shards):
         parts.append(part)
         done += len(part.hashes)
         if progress:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FEW_RECORDS, FEW_BYTES = 50_000, 2**30
 """A smaller data set is checked sooner than worker processes are started."""
+_Found = TypeVar("_Found")
 
 
 def verify(
@@ -128,9 +129,16 @@ def _checked(
     if workers <= 1 or cache is not None:
         yield from (_check_stored(folder, shard, show, decode, cache) for shard in shards)
         return
+    yield from over_shards(partial(_check_shard, folder, decode=decode), shards, workers, folder)
+
+
+def over_shards(
+    work: Callable[[Any], _Found], shards: Sequence[Shard | ForeignShard], workers: int, folder: Path
+) -> Iterator[_Found]:
+    """Yield what comes of each shard of a folder, in order, from several processes. Raises WorkerLost."""
     with local_pool(workers) as pool:
         try:
-            yield from pool.map(partial(_check_shard, folder, decode=decode), shards)
+            yield from pool.map(work, shards)
         except BrokenExecutor as error:
             advice = "run the same command again, with fewer workers if memory ran out"
             raise WorkerLost("a worker process died", where=folder, advice=advice) from error

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from imagenet_pipeline.config import Recipe, pair
+from imagenet_pipeline.config import Recipe, pair, require_room_for_repeats
 from imagenet_pipeline.engines import Engine, Targets, gpus_seen, in_cluster
-from imagenet_pipeline.errors import BadRecipe, OutOfRoom, WorkerLost, counted
+from imagenet_pipeline.errors import OutOfRoom, WorkerLost, counted
 from imagenet_pipeline.processes import RankedProcess, available_memory_bytes, local_pool, this_process
 from imagenet_pipeline.records.manifest import DataSet
 from imagenet_pipeline.training.data import records_of
@@ -62,11 +62,6 @@ class Found:
 
         Raises BadRecipe where `loader.repeats` asks for more copies than half of it.
         """
-        if recipe.loader.repeats > max(1, self.images // 2):
-            expected = f"at most half of batch_size, {self.images}, the largest that fits"
-            raise BadRecipe(
-                "a batch of one image alone", where="loader.repeats", expected=expected, found=recipe.loader.repeats
-            )
         settled = recipe.model_copy(update={"batch_size": self.images})
         given, reference = recipe.optimizer.learning_rate, recipe.optimizer.reference_batch_size
         rate = f"the learning rate stays {given:g}, optimizer.reference_batch_size=N would scale it from a batch of N"
@@ -76,6 +71,7 @@ class Found:
         log.info(
             "batch_size = %d: %s at a time on a device, limited by the %s; %s", self.images, each, self.limit, rate
         )
+        require_room_for_repeats(recipe.loader.repeats, self.images)
         if self.limit == "records":
             ten = max(1, self.images // 10)
             log.warning(

@@ -81,6 +81,11 @@ class State:
     label_kind: LabelKind = "class"
 
     @property
+    def is_within_epoch(self) -> bool:
+        """True where the epoch after the finished ones has begun."""
+        return bool(self.partial and not self.metrics)
+
+    @property
     def is_cut_short(self) -> bool:
         """True where the last of the finished epochs has steps to come, should the run have more."""
         return bool(self.partial and self.metrics)
@@ -177,7 +182,7 @@ def _state_bytes(state: State) -> bytes:
 
 
 def _name(state: State) -> str:
-    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.partial and not state.metrics else "")
+    return f"epoch-{state.epoch:04d}" + (f"-step-{state.step:08d}" if state.is_within_epoch else "")
 
 
 def _holds(target: Path, contents: Mapping[str, bytes]) -> bool:

@@ -205,8 +205,7 @@ def open_teacher(recipe: Recipe, data: DataSet, folder: Path, events: Sequence[E
         raise BadRecipe("a run cannot be its own teacher", where=where, advice="name another run")
     if not has_checkpoint(run):
         raise BadRecipe("the teacher is no run with a checkpoint", where=where, expected="RUN or RUN:EPOCH")
-    last = Journal(run).events()[-1:]
-    if which == "best" and not (last and last[0]["event"] in _COMPLETE):
+    if which == "best" and Journal(run).last_event() not in _COMPLETE:
         advice = f"let it end, or name its epoch: distillation.teacher={named}:EPOCH"
         raise BadRecipe("the teacher is not finished: its best checkpoint may change", where=where, advice=advice)
     checkpoint = load_checkpoint(find_checkpoint(run, which))

@@ -68,6 +68,11 @@ class Journal:
             before, chained = line, after is not None
         return events
 
+    def last_event(self) -> str:
+        """The name of the last event, "end" or "stop" where the run came to that; "" where there is none yet."""
+        events = self.events() if self.exists() else []
+        return str(events[-1]["event"]) if events else ""
+
     def _lines(self) -> list[bytes]:
         """The whole ones."""
         try:

@@ -172,7 +172,7 @@ def note_end(run: Run, outcome: Outcome) -> Outcome:
             best = _best_to_restore(run)
             restored = {} if best is None else {"restored": epoch_of(best)}
             # After a kill past the last checkpoint the line is the restart's to write.
-            if restored or [event["event"] for event in run.journal.events()[-1:]] != ["end"]:
+            if restored or run.journal.last_event() != "end":
                 run.journal.write("end", epoch=trained, step=outcome.step, **early, **restored)
             if early:
                 more = "" if outcome.step > run.step else "; a larger stopping.patience_epochs trains on"

@@ -214,7 +214,7 @@ class _Search:
         code, number = running.process.returncode, running.trial.number
         if running.pruned:
             self._study.tell(running.trial, state=TrialState.PRUNED)
-        elif code == 0 and not _is_whole(running.folder):
+        elif code == 0 and Journal(running.folder).last_event() != "end":
             self._left.append(running.trial)  # somebody asked that run alone to stop
         elif code == 0:
             self._study.tell(running.trial, better(self._figure)(row[self._figure] for row in rows))
@@ -333,7 +333,7 @@ def _begun(plan: Plan, trial: Trial, place: str) -> _Running:
     folder = plan.folder / "trials" / f"{trial.number:04d}"
     changes = plan.space.changes(trial.params) | ({"devices": place} if plan.devices else {})
     words = ["train", str(plan.folder / "recipe.toml"), "--run", str(folder)]
-    if Journal(folder).exists() and Journal(folder).events():
+    if Journal(folder).last_event():
         # Its keys are in force; a learning rate given again would be that of its very next step.
         words += ["--resume", "latest", *override_words({"devices": place} if plan.devices else {})]
     else:
@@ -350,7 +350,3 @@ def _ends_every_trial(error: PipelineError) -> bool:
     """Tell a full disk from what is wrong with a trial alone."""
     words = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk space")
     return isinstance(error, OutOfRoom) and any(word in str(error) for word in words)
-
-
-def _is_whole(run: Path) -> bool:
-    return bool(Journal(run).events()[-1]["event"] == "end")

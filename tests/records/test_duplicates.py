@@ -16,9 +16,8 @@ from imagenet_pipeline.builders import plan_of
 from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged
 from imagenet_pipeline.records import lists
 from imagenet_pipeline.records.build import BuildOptions, build
-from imagenet_pipeline.records.duplicates import DISTANCE, perceptual_hash, require_distance
 from imagenet_pipeline.records.manifest import read_data_set
-from imagenet_pipeline.records.near_hashes import near_pairs
+from imagenet_pipeline.records.perceptual_hash import DISTANCE, near_pairs, perceptual_hash, require_distance
 from imagenet_pipeline.records.twins import FILE, Duplicates, find_duplicates, records_in_train
 
 imagehash = pytest.importorskip("imagehash")

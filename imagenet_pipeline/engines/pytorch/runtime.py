@@ -183,8 +183,9 @@ def choose_precision(precision: str, device: Any) -> str:
     else:
         # A step of ResNet-18 took 0.3 of its float32 time with AMX; with AVX-512's dot products alone 0.6 to 0.7 on an
         # AMD processor, and 1.2 on an Intel one, which multiplies bfloat16 no faster by them.
-        dot_products = torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor_name()
-        fast = torch.cpu._is_amx_tile_supported() or dot_products
+        fast = torch.cpu._is_amx_tile_supported() or (
+            torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor_name()
+        )
         # Without AMX for it, oneDNN has no fast float16 gradient: a step of ResNet-18 took 80 times as long.
         lacking = set() if torch.cpu._is_amx_fp16_supported() else {"float16"}
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -1,28 +1,71 @@
-"""Pairs among many 64-bit hashes that differ in few bits, without comparing each with each.
+"""The perceptual hash of a picture, and pairs among many hashes that differ in few bits.
 
-Two hashes within 2p - 1 bits of each other, cut into p pieces, are within 1 bit in one of them: what agrees there but
-for a bit is looked up in the sorted pieces, and the rest is never compared (multi-index hashing: Norouzi, Punjani and
-Fleet 2012, "Fast search in Hamming space with multi-index hashing").
+The hash is phash of the package ImageHash, 64 bits: the signs, about their median, of the lowest frequencies of the
+grey picture at 32 x 32 pixels. Another size, other compression and small changes of colour leave it as it is or change
+a few bits; a mirror image, another crop or a turn by more than a few degrees gives another hash.
+
+Pairs are found without comparing each hash with each. Two within 2p - 1 bits of each other, cut into p pieces, are
+within 1 bit in one of them: what agrees there but for a bit is looked up in the sorted pieces, and the rest is never
+compared (multi-index hashing: Norouzi, Punjani and Fleet 2012, "Fast search in Hamming space with multi-index
+hashing").
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from imagenet_pipeline.errors import BadInput
+from imagenet_pipeline.errors import BadInput, BadRecipe
+from imagenet_pipeline.records.image import Rejected, decode_file, turn
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 BITS = 64
+DISTANCE, LARGEST_DISTANCE = 4, 10
+"""Bits by which near duplicates may differ: by default, and at most, beyond which it takes hours and finds anything."""
+_LEAST_EDGE = 64
+"""Pixels that a larger photo keeps along its shorter edge for the hash, which sees 32."""
 MOST_PAIRS = 500_000
 """Beyond so many the pictures are no photos that somebody could look at in pairs."""
 _TOGETHER = 2**21
 """Candidates compared at once: some 100 MB."""
 _ONES = np.array([number.bit_count() for number in range(2**16)], np.uint8)
+
+
+def require_hash() -> Any:
+    """The function phash of ImageHash. Raises BadRecipe where that is not installed."""
+    try:
+        from imagehash import phash
+    except ImportError as error:
+        advice = "pip install 'imagenet-pipeline[duplicates]'"
+        raise BadRecipe(f"near duplicates need the package ImageHash ({error})", advice=advice) from error
+    return phash
+
+
+def perceptual_hash(data: bytes, upright: bool = False) -> int | None:
+    """64 bits of an encoded image, `upright` as its EXIF tag says or as it lies; None where it cannot be read."""
+    try:
+        header, pixels = decode_file(data, least_edge=_LEAST_EDGE)
+    except Rejected:
+        return None
+    if upright:
+        pixels = turn(pixels, header.orientation)
+    bits = np.packbits(require_hash()(Image.fromarray(pixels)).hash)
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def require_distance(distance: int) -> None:
+    """Raise BadRecipe for a distance that is none, or without ImageHash."""
+    require_hash()
+    if not 0 <= distance <= LARGEST_DISTANCE:
+        raise BadRecipe(
+            "no distance of near duplicates", expected=f"0 to {LARGEST_DISTANCE} of 64 bits", found=distance
+        )
 
 
 def distances(first: Hashes, second: Hashes) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagenet_pipeline.errors import BadInput
-from imagenet_pipeline.records.near_hashes import Hashes, distances, near_pairs
+from imagenet_pipeline.records.perceptual_hash import Hashes, distances, near_pairs
 
 
 def clustered(seed: int, count: int) -> Hashes:
@@ -39,7 +39,7 @@ def test_the_pairs_are_those_of_each_compared_with_each(seed: int, count: int, d
 def test_many_candidates_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = clustered(3, 300)
     whole = near_pairs(hashes, 7)
-    monkeypatch.setattr("imagenet_pipeline.records.near_hashes._TOGETHER", 50)
+    monkeypatch.setattr("imagenet_pipeline.records.perceptual_hash._TOGETHER", 50)
     for found, wanted in zip(near_pairs(hashes, 7), whole, strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert len(whole[0]) > 100
