@@ -182,7 +182,7 @@ def choose_precision(precision: str, device: Any) -> str:
         lacking = ({"tf32"} if amd else set()) if fast else {"bfloat16", "tf32"}
     else:
         # A step of ResNet-18 took 0.3 of its float32 time with AMX; with AVX-512's dot products alone 0.6 to 0.7 on an
-        # AMD processor, and 1.2 on an Intel one, which multiplies bfloat16 no faster by them.
+        # AMD processor, and 1.1 to 1.2 on an Intel one, which multiplies bfloat16 no faster by them.
         fast = torch.cpu._is_amx_tile_supported() or (
             torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor_name()
         )
