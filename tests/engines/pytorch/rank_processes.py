@@ -7,6 +7,7 @@ cannot wait for it a dozen times.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ from imagenet_pipeline.training.metrics import score
 Arrays = dict[str, Any]
 IMAGES, SIZE, CLASSES = 24, 12, 7
 PORT_BYTES = 2
+RANK_SECONDS = 150
+"""A scenario takes a second or two; a rank that hangs says in which line, and ends, and so does the whole."""
 TAPPED = stack(
     conv=Conv(6, 3, pad=1),
     relu=Activation("relu"),
@@ -246,6 +249,7 @@ def run_ranks(scenario: str, ranks: int, folder: Path) -> None:
 def _run_rank(scenario: str, rank: int, ranks: int, port: int, folder: Path) -> None:
     code = 1
     try:
+        faulthandler.dump_traceback_later(RANK_SECONDS, exit=True)
         os.environ.update(
             RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
