@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -27,27 +28,34 @@ from imagenet_pipeline.processes import this_process
 distributed = torch.distributed
 PATIENCE = timedelta(minutes=10)
 """Time a rank waits for the others: longer than any of them takes to validate, save or read."""
+_lost = threading.Event()
+"""Set for good once a rank is gone: gloo has been seen to wait for the whole of PATIENCE in what is exchanged after."""
 _STATISTICS = ("running_mean", "running_var")
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
 def naming_lost_ranks(call: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """The same function, but WorkerLost where it talks with the other ranks and any of them is gone."""
+    """The same function, but WorkerLost where it talks with the other ranks and any of them is gone, now or before."""
 
     @functools.wraps(call)
     def guarded(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
+        if _lost.is_set():
+            raise _lost_rank()
         try:
             return call(*arguments, **named)
         except RuntimeError as error:
             if not _is_of_network(error):
                 raise
-            raise WorkerLost(
-                f"rank {this_process().rank} has lost another rank, which has ended or cannot be reached",
-                advice="see why, and go on with --resume latest",
-            ) from error
+            _lost.set()
+            raise _lost_rank() from error
 
     return guarded
+
+
+def _lost_rank() -> WorkerLost:
+    what = f"rank {this_process().rank} has lost another rank, which has ended or cannot be reached"
+    return WorkerLost(what, advice="see why, and go on with --resume latest")
 
 
 class ProcessGroup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagenet_pipeline.engines.pytorch import distributed as ranks_of_pytorch
+from imagenet_pipeline.errors import WorkerLost
 from imagenet_pipeline.record_builders import digits
 from imagenet_pipeline.records.build import BuildOptions, build
 
@@ -179,6 +182,24 @@ def test_the_others_notice_at_once_when_a_rank_is_killed(found: Found) -> None:
         assert one["seconds"] < 10
         assert len(one["said"]) == 2
         assert all(line.startswith(f"rank {number} has lost another rank") for line in one["said"])
+
+
+def test_nothing_is_exchanged_once_a_rank_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo waits, once in some hundred times, for as long as its patience lasts in what follows a failed exchange."""
+    monkeypatch.setattr(ranks_of_pytorch, "_lost", threading.Event())
+    calls = []
+
+    @ranks_of_pytorch.naming_lost_ranks
+    def exchange(message: str) -> None:
+        calls.append(message)
+        raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match="an error of its own"):
+        exchange("an error of its own")
+    for message in ("gloo: connection closed by peer", "never said"):
+        with pytest.raises(WorkerLost, match="rank 0 has lost another rank"):
+            exchange(message)
+    assert calls == ["an error of its own", "gloo: connection closed by peer"]
 
 
 @pytest.mark.skipif(not os.environ.get("IMAGENET_PIPELINE_LONG"), reason="compiles: IMAGENET_PIPELINE_LONG=1 runs it")
