@@ -314,11 +314,10 @@ def test_overrides_win(smallest: Path) -> None:
     assert (recipe.epochs, recipe.optimizer.momentum, recipe.schedule.drops) == (7, 0.0, (1, 2))
 
 
-def test_weights_of_the_command_line_put_a_file_s_zero_scales_out_of_force(smallest: Path) -> None:
-    smallest.write_text(smallest.read_text() + "\n[initial]\nzero_last_scale = true\n")
-    assert load_recipe(smallest).initial.zero_last_scale
-    assert not load_recipe(smallest, {"initial.weights": "a.pth"}).initial.zero_last_scale
-    with pytest.raises(BadRecipe, match=r"^command line: .* has no effect with weights; initial.zero_last_scale=false"):
+def test_zero_scales_go_with_weights_where_they_are_auto(smallest: Path) -> None:
+    smallest.write_text(smallest.read_text() + '\n[initial]\nzero_last_scale = "auto"\n')
+    assert load_recipe(smallest, {"initial.weights": "a.pth"}).initial.zero_last_scale == "auto"
+    with pytest.raises(BadRecipe, match=r'zero_last_scale.: has no effect with weights; "auto" or false is right'):
         load_recipe(smallest, {"initial.weights": "a.pth", "initial.zero_last_scale": True})
 
 

@@ -126,7 +126,7 @@ def _answer(process: subprocess.Popen[str]) -> tuple[int, str]:
             answer, said = process.communicate(timeout=_PROBE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            return 0, f"cannot be imported within {_PROBE_SECONDS:g} seconds"
+            return 0, f"was not imported within {_PROBE_SECONDS:g} seconds: broken, or the machine is slow"
     if process.returncode:
         last = [line for line in said.splitlines() if line.strip()][-1:] or [f"ended with code {process.returncode}"]
         return 0, f"cannot be imported ({last[0].strip()})"

@@ -32,6 +32,8 @@ _LABELS = (r"^(n\d{8})_", r"^([^\W\d_]+)")
 """Beginnings of file names that may be classes: ImageNet's ids, and words, as in cat.0.jpg."""
 _LEAST_OF_A_CLASS = 3
 """Photos of each class from which on beginnings of names are taken for classes."""
+_OF_CAMERAS = {"dsc", "dscf", "dscn", "ilsvrc", "image", "img", "mvimg", "n", "photo", "picture", "pxl", "screenshot"}
+"""Words that cameras, telephones and ImageNet begin file names with, whatever is in the photo."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,7 @@ def start(
     plan, options = _planned(places)
     survey = _survey(plan)
     if not as_json:
-        for line in _seen_lines(plan, survey):
+        for line in _seen_lines(plan, survey, "label_from" in options):
             say(line)
     proposal, needed = _proposal(places, plan, survey, weights, changes)
     commands = list(_commands(places, survey, options))
@@ -145,6 +147,8 @@ def _planned(places: _Places) -> tuple[Plan, dict[str, Any]]:
 def _looks_like_classes(plan: Plan) -> bool:
     import numpy as np
 
+    if _OF_CAMERAS & {name.lower() for name in plan.classes.names}:
+        return False
     return int(np.bincount(plan.splits["train"].labels).min()) >= _LEAST_OF_A_CLASS
 
 
@@ -158,13 +162,18 @@ def _survey(plan: Plan) -> Survey:
 def _proposal(
     places: _Places, plan: Plan, survey: Survey, weights: Path | None, changes: dict[str, Any]
 ) -> tuple[Proposal | None, TimeNeeded | None]:
-    """The proposal, its recipe written, and its time; none where a recipe is there, which is kept."""
+    """The proposal, its recipe written, and its time; none where a recipe is there, which is kept.
+
+    Keys replace a proposal that was made without any, and that nobody has changed or begun to run.
+    """
     from imagenet_pipeline import files
     from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.training.proposal import measure_time, propose
 
-    if places.recipe.exists():
-        if given := _not_as_kept(places.recipe, weights, changes):
+    is_there = places.recipe.exists()
+    given = _not_as_kept(places.recipe, weights, changes) if is_there else []
+    if is_there and not (given and _is_of_a_look(places, survey)):
+        if given:
             found, advice = ", ".join(given), "change it there, or remove it for a new proposal"
             raise BadRecipe("the recipe is there already, and is kept", where=places.recipe, found=found, advice=advice)
         _require_its_own_run(places, plan, load_recipe(places.recipe))
@@ -175,6 +184,16 @@ def _proposal(
     needed = measure_time(plan, survey, proposal)
     files.write_whole(places.recipe, proposal.text)
     return proposal, needed
+
+
+def _is_of_a_look(places: _Places, survey: Survey) -> bool:
+    """Tell whether the recipe is that of a first look, without keys, since when nothing was changed or run."""
+    from imagenet_pipeline.training.journal import Journal
+    from imagenet_pipeline.training.proposal import propose
+
+    if Journal(places.run).last_event():
+        return False
+    return places.recipe.read_text() == propose(survey, places.records, _weights(places, None), {}).text
 
 
 def _not_as_kept(recipe: Path, weights: Path | None, changes: dict[str, Any]) -> list[str]:
@@ -250,7 +269,7 @@ def _agreed(as_json: bool) -> bool:
     return typer.confirm("\nRun it?", default=True)
 
 
-def _seen_lines(plan: Plan, survey: Survey) -> Iterator[str]:
+def _seen_lines(plan: Plan, survey: Survey, by_names: bool) -> Iterator[str]:
     """What is there, a line a matter."""
     counts = survey.class_counts
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
@@ -259,6 +278,8 @@ def _seen_lines(plan: Plan, survey: Survey) -> Iterator[str]:
     cut = ", cut out here" if "fractions" in plan.source and any(plan.source["fractions"].values()) else ""
     yield f"photos      {survey.total:,} in {counted(len(counts), 'class')}: {list_names(survey.images)}{cut}"
     yield f"classes     {first_few(list(counts))}; {each} training photos each"
+    if by_names:
+        yield "            there are no folders of classes: these are the beginnings of the files' names"
     width, height = survey.size
     low, middle, high = survey.edges
     sample = f", of a sample of {survey.looked_at:,}" if survey.looked_at < survey.total else ""

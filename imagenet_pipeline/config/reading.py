@@ -49,7 +49,6 @@ def load_recipe(source: Recipe | str | Path, overrides: dict[str, Any] | None = 
     for key, value in (overrides or {}).items():
         _put(values, key, value)
         _renew(values)
-    _drop_drawn_scales(values, overrides or {})
     return _validated(values, where, overrides or {}, epochs)
 
 
@@ -176,13 +175,6 @@ def _drop_old_defaults(values: dict[str, Any]) -> None:
     if isinstance(section, dict) and [section.get(key) for key in keys] == [0, 0]:
         for key in keys:
             del section[key]
-
-
-def _drop_drawn_scales(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Weights that `overrides` start from have scales of their own: a recipe's zero_last_scale is for drawn values."""
-    initial = values.get("initial")
-    if overrides.get("initial.weights") and "initial.zero_last_scale" not in overrides and isinstance(initial, dict):
-        initial.pop("zero_last_scale", None)
 
 
 def _validated(values: dict[str, Any], where: str, overrides: dict[str, Any], epochs: object = 0) -> Recipe:

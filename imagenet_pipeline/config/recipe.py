@@ -30,8 +30,9 @@ class InitialRecipe(Section):
     """Mean subtracted from the network's input, [R, G, B] or [grey] in 0..255; [] as `weights` say, or the records."""
     std: tuple[Positive, ...] = ()
     """Standard deviation that the input is divided by, [R, G, B] or [grey] in 0..255; goes with `mean`."""
-    zero_last_scale: bool = False
-    """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1)."""
+    zero_last_scale: bool | Literal["auto"] = False
+    """Start the last normalisation of every residual body at scale 0 (Goyal et al. 2017, section 5.1); "auto" is that
+    where the network has such bodies and its values are drawn here."""
 
     @model_validator(mode="after")
     def _check_head(self) -> InitialRecipe:
@@ -39,10 +40,8 @@ class InitialRecipe(Section):
             raise ValueError("new_head: has no effect without weights")
         if self.weights and not self.new_head:
             self._require_default(["bias"], "with weights, which have their own, but on a new_head")
-        if self.zero_last_scale and self.weights:
-            raise ValueError(
-                "zero_last_scale: has no effect with weights; initial.zero_last_scale=false is right there"
-            )
+        if self.zero_last_scale is True and self.weights:
+            raise ValueError('zero_last_scale: has no effect with weights; "auto" or false is right there')
         return self
 
     @model_validator(mode="after")

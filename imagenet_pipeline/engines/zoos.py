@@ -13,7 +13,7 @@ from typing import Any
 from imagenet_pipeline.errors import BadRecipe
 from imagenet_pipeline.networks import catalog
 from imagenet_pipeline.networks.catalog import ZOOS, LayeredNetwork, is_zoo_name
-from imagenet_pipeline.networks.initial import Values
+from imagenet_pipeline.networks.initial import Values, ZeroScale
 from imagenet_pipeline.networks.shapes import Shape
 
 
@@ -42,9 +42,9 @@ class ZooNetwork:
         return self.table(input_shape).shapes
 
     def initial_values(
-        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool, bias: float = 0.0
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: ZeroScale, bias: float = 0.0
     ) -> dict[str, Values] | None:
-        if zero_last_scale or bias:
+        if zero_last_scale is True or bias:
             what = "a zoo's network draws its own values"
             raise BadRecipe(what, where=f"initial.{'bias' if bias else 'zero_last_scale'}", found=str(self))
         return None

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Protocol
 
 from imagenet_pipeline.errors import BadRecipe
-from imagenet_pipeline.networks.initial import Values, initial_values
+from imagenet_pipeline.networks.initial import Values, ZeroScale, initial_values
 from imagenet_pipeline.networks.layers import Sequential, Size, pair
 from imagenet_pipeline.networks.shapes import Shape, output_shape, parameters
 from imagenet_pipeline.registry import Registry
@@ -48,7 +48,7 @@ class Network(Protocol):
         """
 
     def initial_values(
-        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool, bias: float = 0.0
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: ZeroScale, bias: float = 0.0
     ) -> dict[str, Values] | None:
         """The values training begins with, float32 by name; None where its engine draws them as it builds it.
 
@@ -64,7 +64,7 @@ class LayeredNetwork(Sequential):
         return {name: parameter.shape for name, parameter in parameters(self, input_shape).items()}
 
     def initial_values(
-        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool, bias: float = 0.0
+        self, input_shape: Shape, kind: str, seed: int, zero_last_scale: ZeroScale, bias: float = 0.0
     ) -> dict[str, Values] | None:
         return initial_values(self, input_shape, kind, seed, zero_last_scale, bias)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from imagenet_pipeline.networks.layers import (
 from imagenet_pipeline.networks.shapes import Parameter, Shape, describe
 
 Values = NDArray[np.float32]
+ZeroScale = bool | Literal["auto"]
+"""Values of the recipe's `initial.zero_last_scale`."""
 Draw = Callable[[np.random.Generator, Shape], Values]
 
 SPARSE_INPUTS = 15
@@ -93,7 +96,7 @@ KINDS: dict[str, Draw] = {draw.__name__: draw for draw in (xavier, msra, he, lec
 
 
 def initial_values(
-    network: Sequential, input_shape: Shape, kind: str, seed: int, zero_last_scale: bool = False, bias: float = 0.0
+    network: Sequential, input_shape: Shape, kind: str, seed: int, zero_last_scale: ZeroScale = False, bias: float = 0.0
 ) -> dict[str, Values]:
     """Every parameter's first values by name, float32, in order of computation.
 
@@ -101,14 +104,15 @@ def initial_values(
     mean 0, variance 1, a Constant at 0, a Scale and a PReLU at their layers' numbers.
     With `zero_last_scale` the weight of a BatchNorm that ends the body of a Residual, or has only factors behind it, is
     0, so that at first the shortcut alone counts (Goyal et al. 2017, section 5.1). Raises BadRecipe for an unknown
-    kind, where no such BatchNorm is (pre-activation bodies end in a convolution), and as `describe` does.
+    kind, where it is True and there is no such BatchNorm (pre-activation bodies end in a convolution), and as
+    `describe` does.
     """
     if kind not in KINDS:
         raise BadRecipe("unknown kind of initial values", expected=" | ".join(KINDS), found=kind)
     zeros = _last_scales(network) if zero_last_scale else []
-    if zero_last_scale and not zeros:
+    if zero_last_scale is True and not zeros:
         what = "no residual body of this network ends in a batch normalisation with a scale"
-        raise BadRecipe(what, where="initial.zero_last_scale", advice="initial.zero_last_scale=false")
+        raise BadRecipe(what, where="initial.zero_last_scale", advice="initial.zero_last_scale=auto")
     values = {
         parameter.name: _values(parameter, report.layer, KINDS[kind], seed, bias)
         for report in describe(network, input_shape)

@@ -177,7 +177,7 @@ def _network(survey: Survey, weights: Weights | None, images: int, on_gpu: bool,
     return {
         "network": name,
         "average_decay": 0.99 if images <= FEW_IMAGES else 0.999,
-        "initial": {"zero_last_scale": True},
+        "initial": {"zero_last_scale": "auto"},
         "input": {"size": size, "crop_fraction": 1.0},
     }
 

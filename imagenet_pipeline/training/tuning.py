@@ -37,6 +37,7 @@ from imagenet_pipeline.errors import BadInput, BadRecipe, Damaged, OutOfRoom, Pi
 from imagenet_pipeline.processes import Interruption, started_apart
 from imagenet_pipeline.records.manifest import no_split
 from imagenet_pipeline.training.data import records_of
+from imagenet_pipeline.training.engine_setup import image_shape, network_for
 from imagenet_pipeline.training.journal import Journal, branches
 from imagenet_pipeline.training.tuning_space import Range, Space
 
@@ -255,8 +256,9 @@ class _Search:
 
 
 def _figure(recipe: Recipe) -> str:
-    """The figure trials are compared by. Raises BadRecipe where no split gives it."""
+    """The figure trials are compared by. Raises BadRecipe where no split gives it, or for images too small."""
     data = records_of(recipe)
+    network_for(recipe, recipe.whole_network, len(data.classes)).shapes(image_shape(recipe))
     figure = recipe.stopping.followed_of(data.classes.label_kind)
     if figure.startswith("validation") and not data.counts.get("val"):
         raise no_split(data.name, "val", data.counts).replaced(advice="trials are compared by validation: build one")

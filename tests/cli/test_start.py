@@ -20,6 +20,7 @@ import pytest
 from imagenet_pipeline import processes
 from imagenet_pipeline.builders import plan_of
 from imagenet_pipeline.cli import main
+from imagenet_pipeline.config import load_recipe
 from imagenet_pipeline.records import survey
 
 Call = Callable[..., tuple[int, str, str]]
@@ -122,6 +123,20 @@ def test_in_one_command_from_nothing_to_a_report_and_again(call: Call, photos: P
     assert (len(here), Path("output/photos.toml").exists()) == (ran, False)
 
 
+def test_keys_after_a_first_look_make_a_new_proposal(call: Call, photos: Path) -> None:
+    recipe = Path("output/photos.toml")
+    assert call("start", photos)[0] == 0
+    looked = recipe.read_text()
+    assert call("start", photos, "epochs=3", *SMALL[:1])[0] == 0
+    proposed = load_recipe(recipe)
+    assert (proposed.epochs, recipe.read_text() != looked) == (3, True)
+    code, _, err = call("start", photos, "epochs=4")
+    assert (code, "the recipe is there already, and is kept; found epochs; change it there" in err) == (2, True)
+    recipe.write_text(looked.replace("epochs = ", "seed = 1\nepochs = ", 1))
+    assert call("start", photos, "epochs=3")[0] == 2
+    assert load_recipe(recipe).seed == 1
+
+
 def test_damage_that_a_sample_did_not_show_is_allowed_for(
     call: Call, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +161,7 @@ def test_names_of_files_may_be_the_classes(call: Call, photos: Path) -> None:
     code, out, _ = call("start", flat, *SMALL)
     assert code == 0
     assert "36 in 3 classes:" in out
+    assert "\n            there are no folders of classes: these are the beginnings of the files' names\n" in out
     assert r"--label-from '^([^\W\d_]+)'" in out
 
 
@@ -174,6 +190,11 @@ def bad_flat(root: Path) -> None:
         draw(root / f"IMG_{number}.jpg", number)
 
 
+def bad_cameras(root: Path) -> None:
+    for number in range(24):
+        draw(root / f"{('IMG', 'DSC', 'n')[number % 3]}_{number}.jpg", number)
+
+
 def bad_damaged(root: Path) -> None:
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
@@ -194,6 +215,7 @@ def bad_file(root: Path) -> None:
         (bad_one_photo_a_class, "none to spare (cat/1.jpg); expected an image of each class for every split; add"),
         (bad_few_without_val, "too few training photos to cut val out of; found 4; add photos"),
         (bad_flat, "the folder has no class folders"),
+        (bad_cameras, "the folder has no class folders"),
         (Path.mkdir, "the folder has no class folders"),
         (bad_damaged, "no photo can be used"),
         (bad_file, "a file, not a folder"),

@@ -167,6 +167,13 @@ def test_zero_last_scale_is_refused_where_it_has_no_effect(name):
         initial_values(catalog.build(name, 10), (3, 64, 64), "he", 0, zero_last_scale=True)
 
 
+@pytest.mark.parametrize(("name", "equal"), [("lenet", False), ("resnet18_v2", False), ("resnet18", True)])
+def test_automatic_zero_scales_are_where_they_can_be(name, equal):
+    network = catalog.build(name, 10)
+    plain, found = (initial_values(network, (3, 64, 64), "he", 0, zero_last_scale=wish) for wish in (equal, "auto"))
+    assert all(np.array_equal(plain[parameter], found[parameter]) for parameter in plain)
+
+
 def test_a_transposed_convolution_is_drawn_as_the_convolution_of_its_channels_and_turned():
     for groups in (1, 2):
         turned = stack(layer=ConvTranspose(96, 3, groups=groups), flatten=Flatten())

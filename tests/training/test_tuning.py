@@ -79,6 +79,7 @@ def test_a_trial_is_read_back_as_it_was_proposed(rate: float) -> None:
         (["epochs=3"], "no key is searched"),
         (["network=lenet..minivgnet"], "did you mean minivggnet"),
         (["augmentation.mixup=0.2", "batch_size=7..13"], "must be even"),
+        (["network=alexnet", "input.size=12", "optimizer.momentum=0..0.9"], "an input of 12x12 is too small"),
     ],
 )
 def test_a_range_without_sense_is_refused_before_anything_is_made(
