@@ -140,7 +140,7 @@ def test_every_verb_speaks_before_it_imports_what_takes_time(tmp_path: Path) -> 
             "engine=gluon",
             "--resume",
             "best",
-        ): "demo: lenet on output/digits, 15 epochs, gluon, from best on",
+        ): "demo: going on from its best checkpoint",
         ("plot", run, *out): f"x.png: drawing the curves of {run}",
         ("evaluate", run, "devices=cpu"): f"{run}: scoring the best checkpoint",
         ("diagnose", run): f"{run}: scoring the best checkpoint on every split",

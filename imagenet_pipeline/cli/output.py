@@ -61,7 +61,13 @@ Parameters = Mapping[str, Any]
 
 
 def _train(given: Parameters) -> str:
-    """The recipe as it is written, with what the command line changes: it is checked later."""
+    """The recipe as it is written, with what the command line changes: it is checked later.
+
+    A run that is resumed has keys of earlier command lines, too, and says them itself.
+    """
+    if given["resume"]:
+        which = f"epoch {given['resume']}" if given["resume"].isdecimal() else f"its {given['resume']} checkpoint"
+        return f"{given['run'] or given['recipe']}: going on from {which}"
     path = _recipe_file(given["recipe"])
     if path is None:
         return ""
@@ -73,9 +79,8 @@ def _train(given: Parameters) -> str:
     unit = "step" if str(values.get("steps", 0)) != "0" else "epoch"
     number = str(values.get(f"{unit}s", 90))
     length = counted(int(number), unit) if number.isdecimal() else f"{number} {unit}s"
-    resumed = f", from {given['resume']} on" if given["resume"] else ""
     engine = f", {values['engine']}" if values.get("engine", "auto") != "auto" else ""
-    return f"{given['recipe']}: {values.get('network')} on {values.get('records')}, {length}{engine}{resumed}"
+    return f"{given['recipe']}: {values.get('network')} on {values.get('records')}, {length}{engine}"
 
 
 def _recipe_file(recipe: Path) -> Path | None:

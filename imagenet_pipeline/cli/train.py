@@ -323,10 +323,10 @@ def average(
     epochs: Annotated[str, typer.Option(help="Epochs to average, as 16-20 or 5,10,best.")] = "",
     last: Annotated[int, typer.Option(min=0, help="Average the last so many epochs.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Leave out those that make the mean worse.")] = False,
-    split: Annotated[str, typer.Option(help="Which split --greedy goes by.")] = "val",
+    split: Annotated[str, typer.Option(help="Which split --greedy goes by [default: val]")] = "",
     as_json: Json = False,
 ) -> None:
-    """Average the weights of several epochs of a run, or of several runs of a network, into a new run.
+    """Average the weights of several epochs of a run, or of several runs that began with the same, into a new run.
 
     The mean of all (SWA: Izmailov et al. 2018), or with --greedy of those that, taken from the best on, leave it no
     worse on a split (model soups: Wortsman et al. 2022); then that split no longer measures the result. Of several runs
@@ -337,12 +337,14 @@ def average(
     Examples:
       imagenet-pipeline average output/runs/demo --last 5 --out output/runs/demo-averaged
       imagenet-pipeline average output/runs/demo --epochs 16-20 --greedy --out output/runs/demo-soup devices=cpu
-      imagenet-pipeline average output/runs/seed1 output/runs/seed2 output/runs/seed3 --greedy --out output/runs/soup
+      imagenet-pipeline average output/runs/tuned1 output/runs/tuned2 output/runs/tuned3 --greedy --out output/runs/soup
     """
     from imagenet_pipeline.evaluation.averaging import average as average_weights
 
+    if split and not greedy:
+        raise BadRecipe("has no effect without --greedy", where="--split", found=split)
     runs, changes = runs_and_changes(words, "average")
-    made = average_weights(runs, out, epochs, last, greedy, split, changes)
+    made = average_weights(runs, out, epochs, last, greedy, split or "val", changes)
     if as_json:
         say_json(made)
         return

@@ -81,7 +81,8 @@ def _say(found: Findings, plan: Plan) -> None:
         ],
     )  # fmt: skip
     if not found.finished:
-        say(f"stopped after {counted(len(found.trials), 'trial')}; the same command goes on")
+        ended = sum(trial.state != "unfinished" for trial in found.trials)
+        say(f"stopped after {counted(ended, 'trial')}; the same command goes on")
     if found.best:
         say(f"best: trial {found.best.number}, {found.figure} {found.best.value:#.4g}")
         say(f"recipe: {found.folder / 'best.toml'}  picture: {found.folder / 'study.png'}")

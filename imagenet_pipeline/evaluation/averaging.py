@@ -118,6 +118,7 @@ def average(
     folders = _chosen(runs, epochs, last)
     first = load_checkpoint(folders[0][1])
     digests = {folder: _require_alike(first, load_checkpoint(folder)) for _, folder in folders}
+    _warn_of_other_beginnings(runs)
     bench = Bench(recipe, first.state)
     kept = [folder for _, folder in folders]
     if greedy:
@@ -154,18 +155,21 @@ def _chosen(runs: Sequence[Path], epochs: str, last: int) -> list[tuple[Path, Pa
         raise BadRecipe("nothing says which epochs to average", where=runs[0], expected="--epochs 16-20 or --last 5")
     found = {}
     for run in runs:
-        names = [str(epoch) for epoch in whole_epochs(run)][-last:] if last else []
-        if len(names) < last:
-            there, advice = (
-                counted(len(names), "whole epoch"),
-                "train with checkpoint.keep=all, or give a smaller --last",
-            )
-            raise BadRecipe("the run keeps fewer epochs", where=run, expected=last, found=there, advice=advice)
-        for which in names or _epochs(epochs or "best"):
+        for which in _last_epochs(run, last) if last else _epochs(epochs or "best"):
             found[find_checkpoint(run, which)] = run
     if len(found) < 2:
         raise BadRecipe("a mean needs two checkpoints at least", where=runs[0], found=counted(len(found), "checkpoint"))
     return [(run, folder) for folder, run in found.items()]
+
+
+def _last_epochs(run: Path, last: int) -> list[str]:
+    """The last so many epochs of a run. Raises BadRecipe where not all are kept: the best one is, however old."""
+    names = [str(epoch) for epoch in whole_epochs(run)[-last:]]
+    if len(names) < last or int(names[-1]) - int(names[0]) >= last:
+        kept = f"{counted(len(names), 'whole epoch')}{': ' * bool(names)}{', '.join(names)}"
+        advice = "train with checkpoint.keep=all, or give a smaller --last or --epochs"
+        raise BadRecipe("the run keeps fewer epochs", where=run, expected=last, found=kept, advice=advice)
+    return names
 
 
 def _epochs(words: str) -> list[str]:
@@ -180,6 +184,15 @@ def _epochs(words: str) -> list[str]:
         else:
             raise BadRecipe("not epochs of a run", where=f"--epochs {words[:80]}", expected="16-20 or 5,10,best")
     return names
+
+
+def _warn_of_other_beginnings(runs: Sequence[Path]) -> None:
+    """Say so where the runs began from values drawn by other seeds, whose mean is worth nothing."""
+    recipes = [load_run_recipe(run) for run in runs]
+    seeds = [recipe.seed for recipe in recipes if not recipe.initial.weights]
+    if len(set(seeds)) > 1:
+        what = "the runs began with weights drawn by other seeds (%s): their mean is likely no better than chance; %s"
+        log.warning(what, ", ".join(map(str, seeds)), "average runs that began with the same initial.weights")
 
 
 def _require_alike(first: Checkpoint, other: Checkpoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,8 @@ from imagenet_pipeline.interchange.export import Stated, stated_in
 from imagenet_pipeline.interchange.onnx_runtime import INPUT, OUTPUT, OnnxScorer
 from imagenet_pipeline.processes import available_processors
 from imagenet_pipeline.training.checkpoint import Checkpoint, State
+
+log = logging.getLogger("imagenet_pipeline")
 
 ENDING = ".onnx"
 IMAGES_TOGETHER = 32
@@ -46,12 +49,14 @@ def open_export(path: Path) -> Classifier:
             "the file does not say its classes, mean, std and crop",
             where=path,
             expected="an ONNX file that `export` wrote",
-            advice=f"`imagenet-pipeline import --onnx {path.name} --out RUN --classes FILE` makes it a run",
+            advice=f"`imagenet-pipeline import --onnx {path} --out RUN --classes FILE` makes it a run",
         )
     _require_fit(scorer, stated, path)
     scorer.normalisation = stated.normalisation if stated.raw else None
     checkpoint = Checkpoint(path, _state(stated, scorer), {}, {}, str(content.get("weights_digest", "")))
     recipe = Recipe(network=stated.network, records="", devices="cpu", batch_size=IMAGES_TOGETHER)
+    if stated.temperature != 1.0:
+        log.info("probabilities are those at temperature %.3f, which the file holds", stated.temperature)
     # The part of an engine that a classifier asks for.
     return Classifier(path, recipe, checkpoint, cast(Engine, scorer), stated.classes, stated.temperature)
 

@@ -270,7 +270,9 @@ def _joined_shape(path: str, axis: int, shapes: list[Shape]) -> Shape:
 def _broadcast(path: str, shapes: list[Shape]) -> Shape:
     axes = [set(lengths) - {1} for lengths in zip(*shapes, strict=False)]
     if len({len(shape) for shape in shapes}) > 1 or any(len(lengths) > 1 for lengths in axes):
-        advice = "trained positions, as a ViT's, fit images of one size alone: set input.size to it"
+        advice = (
+            "trained positions, as a ViT's, fit images of one size alone: set input.size to what `networks NAME` says"
+        )
         raise BadRecipe("inputs of unequal size", where=f"layer {path}", found=shapes, advice=advice)
     return tuple(max(lengths, default=1) for lengths in axes)
 

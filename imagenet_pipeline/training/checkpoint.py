@@ -265,7 +265,11 @@ def find_checkpoint(run: Path, which: str) -> Path:
     """The folder of "latest", "best" or an epoch number, unread. Raises BadRecipe listing what there is."""
     found = _checkpoints(run)
     if not run.is_dir():
-        raise BadRecipe("there is no run here", where=run, expected="a folder that `train` or `import` made")
+        advice = (
+            "`predict` and `serve` take the file; `import --onnx` makes a run of it" if run.suffix == ".onnx" else None
+        )
+        expected = "a folder that `train` or `import` made"
+        raise BadRecipe("there is no run here", where=run, expected=expected, advice=advice)
     if not found:
         raise BadRecipe("the folder holds no checkpoint", where=run, advice="train without --resume to start the run")
     if which == "latest":

@@ -58,6 +58,12 @@ def carried_network(carried: dict[str, Any], given: dict[str, Any], folder: Path
     return {**others, "network": str(folder / FILE_NAME), "network_options": {}}
 
 
+def without_own_network(carried: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The carried overrides that somebody gave: not the run's own file, which stands for theirs of the network."""
+    own = {"network": str(folder / FILE_NAME), "network_options": {}}
+    return {key: value for key, value in carried.items() if own.get(key) != value}
+
+
 def _is_of_network(key: str) -> bool:
     return key.split(".")[0] in ("network", "network_options")
 

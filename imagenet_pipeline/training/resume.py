@@ -73,6 +73,7 @@ from imagenet_pipeline.training.restart import (
     say_other_threads,
     with_same_decay,
     with_same_window,
+    without_own_network,
 )
 from imagenet_pipeline.training.run import Run, nothing_left, teacher_of, trained_epochs
 from imagenet_pipeline.training.schedule import highest_rate, settled_schedule, warmup_steps
@@ -158,8 +159,8 @@ def open_settled(settings: RunSettings) -> Run:
         return _new_run(settings)
     if not Journal(folder).exists():
         raise BadRecipe("there is no run to resume", where=folder, advice="start it without --resume")
-    if settings.carried:
-        shown = {k: f"{value:g}" if isinstance(value, float) else value for k, value in settings.carried.items()}
+    if carried := without_own_network(settings.carried, folder):
+        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in carried.items()}
         words = " ".join(f"{key}={value}" for key, value in shown.items())
         log.info("still in force from earlier command lines (a key given again changes it): %s", words)
     if settings.given.get("batch_size") == "auto" and settings.recipe.batch_size != "auto":

@@ -179,6 +179,25 @@ def test_several_runs_of_a_network_give_their_best(plain: Path, tmp_path: Path) 
         np.testing.assert_array_equal(value, best[name])
 
 
+def test_runs_drawn_by_other_seeds_are_averaged_with_a_warning(
+    plain: Path, digits_records: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = go(digits_records, tmp_path / "other", network="mlp:32", seed=9, epochs=1)
+    average([plain, other], tmp_path / "mean")
+    assert "began with weights drawn by other seeds (42, 9)" in caplog.text
+    caplog.clear()
+    average([plain], tmp_path / "own", last=2)
+    assert "other seeds" not in caplog.text
+
+
+def test_the_last_epochs_are_those_that_follow_each_other(plain: Path, tmp_path: Path) -> None:
+    """A run keeps its best epoch, too, however old."""
+    run = shutil.copytree(plain, tmp_path / "run", symlinks=True)
+    shutil.rmtree(run / "checkpoints" / "epoch-0003")
+    with pytest.raises(BadRecipe, match=r"keeps fewer epochs; expected 2; found 2 whole epochs: 2, 4; train with"):
+        average([run], tmp_path / "mean", last=2)
+
+
 FAULTS: dict[str, tuple[dict[str, Any], type[PipelineError], str]] = {
     "not kept": ({"epochs": "3-6"}, BadRecipe, r"no checkpoint of epoch 5; expected latest, best or one of 1, 2, 3, 4"),
     "one": ({"epochs": "3"}, BadRecipe, r"a mean needs two checkpoints at least; found 1 checkpoint"),
@@ -223,5 +242,8 @@ def test_the_verb_says_what_it_made(
     said = run("average", normalised, "--last", 2, "--greedy", "--out", tmp_path / "a", "devices=cpu")
     assert f"{tmp_path / 'a'}: the mean of " in said
     assert "val_rank1 " in said
+    with pytest.raises(SystemExit):
+        main(["average", str(normalised), "--last", "2", "--split", "val", "--out", str(tmp_path / "b")])
+    assert capsys.readouterr().err.endswith("error: --split: has no effect without --greedy; found val\n")
     answer = json.loads(run("average", normalised, "--epochs", "3-4", "--out", tmp_path / "b", "--json"))
     assert (answer["run"], answer["statistics_images"], len(answer["parts"])) == (str(tmp_path / "b"), 900, 2)

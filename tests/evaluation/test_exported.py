@@ -55,8 +55,12 @@ def test_a_file_gives_the_run_s_probabilities(run: Path, export: Callable[..., P
 
 @pytest.mark.pytorch
 def test_a_file_keeps_the_temperature_of_its_run(
-    drawn_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drawn_run: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     run = drawn_run("a", "b", "c")
     plain = open_classifier(run)
     fitted = Temperature(2.5, plain.checkpoint.weights_digest, "0" * 64, "val", 9, 1.0, 0.9, 0.1, 0.05)
@@ -65,6 +69,7 @@ def test_a_file_keeps_the_temperature_of_its_run(
         main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "net"), "--json"])
     assert json.loads(capsys.readouterr().out)["temperature"] == 2.5
     tempered, found = open_classifier(run).probabilities(PHOTOS), open_export(tmp_path / "net.onnx")
+    assert caplog.messages[-1] == "probabilities are those at temperature 2.500, which the file holds"
     np.testing.assert_allclose(found.probabilities(PHOTOS), tempered, rtol=1e-4, atol=1e-6)
     assert np.abs(plain.probabilities(PHOTOS) - tempered).max() > 0.01
 
@@ -104,7 +109,7 @@ def of_no_crop(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (without_notes, "does not say its classes, mean, std and crop; expected .* `export` wrote; .*import --onnx"),
+        (without_notes, "does not say its classes, mean, std and crop; expected .* `export` wrote; .*import --onnx /"),
         (of_no_crop, "does not say its classes"),
         (of_two_classes, r"notes are not of its graph; expected .*'logits': \[2\].*found .*'logits': \[3\]"),
     ],
