@@ -5,7 +5,7 @@ those of auxiliary heads) two by two pixels. A difference is relative to the lar
 gradients of that layer: the bias of a convolution before a batch normalisation has a gradient of 0, of which both
 engines find rounding only. IMAGENET_PIPELINE_LONG=1 tries the large networks too.
 
-Measured over all of them: logits within 4.4e-15, gradients within 9e-12 (resnet152).
+Measured over all of them: logits within 8e-15 (se_resnet101: 4.2e-11), gradients within 1.4e-11 (resnet152).
 """
 
 from __future__ import annotations
