@@ -170,14 +170,14 @@ def _proposal(
     from imagenet_pipeline.config import load_recipe
     from imagenet_pipeline.training.proposal import measure_time, propose
 
-    is_there = places.recipe.exists()
-    given = _not_as_kept(places.recipe, weights, changes) if is_there else []
-    if is_there and not (given and _is_of_a_look(places, survey)):
-        if given:
+    if places.recipe.exists():
+        given = _not_as_kept(places.recipe, weights, changes)
+        if not given:
+            _require_its_own_run(places, plan, load_recipe(places.recipe))
+            return None, None
+        if not _is_of_a_look(places, survey):
             found, advice = ", ".join(given), "change it there, or remove it for a new proposal"
             raise BadRecipe("the recipe is there already, and is kept", where=places.recipe, found=found, advice=advice)
-        _require_its_own_run(places, plan, load_recipe(places.recipe))
-        return None, None
     proposal = propose(survey, places.records, _weights(places, weights), changes)
     _require_its_own_run(places, plan, proposal.recipe)
     announce(f"{proposal.recipe.network}: measuring a step on this machine")

@@ -81,7 +81,7 @@ def _say(found: Findings, plan: Plan) -> None:
         ],
     )  # fmt: skip
     if not found.finished:
-        ended = sum(trial.state != "unfinished" for trial in found.trials)
+        ended = sum(trial.has_ended for trial in found.trials)
         say(f"stopped after {counted(ended, 'trial')}; the same command goes on")
     if found.best:
         say(f"best: trial {found.best.number}, {found.figure} {found.best.value:#.4g}")

@@ -55,13 +55,18 @@ def carried_network(carried: dict[str, Any], given: dict[str, Any], folder: Path
     if not is_kept or any(_is_of_network(key) for key in given) or not (folder / FILE_NAME).exists():
         return carried
     others = {key: value for key, value in carried.items() if key not in words}
-    return {**others, "network": str(folder / FILE_NAME), "network_options": {}}
+    return {**others, **_own_network(folder)}
 
 
 def without_own_network(carried: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The carried overrides that somebody gave: not the run's own file, which stands for theirs of the network."""
-    own = {"network": str(folder / FILE_NAME), "network_options": {}}
+    own = _own_network(folder)
     return {key: value for key, value in carried.items() if own.get(key) != value}
+
+
+def _own_network(folder: Path) -> dict[str, Any]:
+    """The overrides that name the run's own file of its network, whose options are made."""
+    return {"network": str(folder / FILE_NAME), "network_options": {}}
 
 
 def _is_of_network(key: str) -> bool:

@@ -34,6 +34,11 @@ class TrialResult:
     changes: dict[str, Any]
     reason: str
 
+    @property
+    def has_ended(self) -> bool:
+        """True of all but a trial that was stopped under way, which the study goes on with."""
+        return self.state != STATES[TrialState.RUNNING]
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -79,7 +84,7 @@ def findings_of(study: optuna.Study, folder: Path, trials: int, weighed: bool) -
     return Findings(
         folder=folder,
         figure=study.user_attrs["figure"],
-        finished=sum(result.state != "unfinished" for result in results) >= trials,
+        finished=sum(result.has_ended for result in results) >= trials,
         trials=results,
         best=results[best.number] if best else None,
         importance=_importance(study) if weighed else {},
